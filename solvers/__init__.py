@@ -1,0 +1,1 @@
+"""Solvers that come with zopde: one PDE or one bridge per file."""

@@ -1,0 +1,176 @@
+"""Forced advection-diffusion ("Burgers") in 2-D, stepped by PhiFlow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from zopde.checks import check_forcing, check_positive, check_state
+from zopde.grid import Grid
+from zopde.protocols import Forcing, Scenario, State
+from zopde.solvers import phiflow
+from zopde.solvers.phiflow import Step
+
+_FORCES = 20
+_KEPT_SHAPES = 16
+
+
+class _Burgers:
+    """One step, with or without a gradient, and the compiled forms of it."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] = (32, 32),
+        extent: float = 32.0,
+        dt: float = 0.1,
+        viscosity: float = 0.1,
+        compiled: bool = True,
+    ) -> None:
+        check_positive("viscosity", viscosity)
+        self._grid = Grid(
+            shape=tuple(shape),
+            extent=(float(extent), float(extent)),
+            dt=float(dt),
+            channels=("velocity_y", "velocity_x"),
+            forcing_channels=("force_y", "force_x"),
+        )
+        self._viscosity = float(viscosity)
+        self._compiled = compiled
+        self._steps: dict[tuple[Any, ...], Step] = {}
+
+    @property
+    def grid(self) -> Grid:
+        """Cell-centred, periodic; velocity in two channels, a body force in two more."""
+        return self._grid
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "shape": self._grid.shape,
+            "extent": self._grid.extent[0],
+            "dt": self._grid.dt,
+            "viscosity": self._viscosity,
+            "compiled": self._compiled,
+        }
+
+    def _checked_step(self, state: State, forcing: Forcing | None) -> State:
+        check_state(self._grid, state)
+        check_forcing(self._grid, forcing, len(state))
+        assert forcing is not None
+        if not self._compiled:
+            with phiflow.like(state):
+                return self._phiflow_step(state, forcing)
+        key = (tuple(state.shape), state.dtype, state.device)
+        if key not in self._steps:
+            while len(self._steps) >= _KEPT_SHAPES:
+                del self._steps[next(iter(self._steps))]
+            self._steps[key] = phiflow.compiled(self._phiflow_step, state, forcing)
+        return self._steps[key](state, forcing)
+
+    def _phiflow_step(self, state: Tensor, forcing: Tensor) -> Tensor:
+        dt = self._grid.dt
+        velocity = phiflow.to_field(state, self._grid)
+        velocity = phiflow.diffuse.explicit(velocity, self._viscosity, dt, self._substeps())
+        velocity = phiflow.advect.semi_lagrangian(velocity, velocity, dt)
+        return phiflow.from_field(velocity, self._grid) + dt * forcing
+
+    def _substeps(self) -> int:
+        """Diffusion substeps such that nu dt / n * sum(1 / dx^2) <= 1/2, the stability limit."""
+        rate = self._viscosity * sum(dx**-2 for dx in self._grid.spacing)
+        return max(1, math.ceil(2 * rate * self._grid.dt))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled steps belong to this process; another one compiles its own.
+        return {**self.__dict__, "_steps": {}}
+
+
+@final
+class Burgers(_Burgers):
+    """Forced 2-D advection-diffusion of a velocity, by PhiFlow, as a black box.
+
+        du/dt + (u . grad) u = nu laplace(u) + f,   periodic on [0, L]^2
+
+    One step: explicit diffusion (in as many substeps as stability asks for), then
+    semi-Lagrangian advection of the velocity by itself, then u += dt f. The forced set-up of
+    Solver-in-the-Loop (Um et al. 2020, appendix B): dt 0.1, nu 0.1, L 32.
+
+    Args:
+        shape: Cells along (y, x).
+        extent: L, the length of both sides.
+        dt: Time of one step.
+        viscosity: nu, > 0.
+        compiled: Record PhiFlow's operations once per batch size (same numbers, less
+            Python); False calls PhiFlow every time.
+    """
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """Advance (batch, 2, y, x) by dt; no gradient. See `zopde.Solver.step`."""
+        with torch.no_grad():
+            return self._checked_step(
+                state.detach(), None if forcing is None else forcing.detach()
+            )
+
+    def differentiable_twin(self) -> DifferentiableBurgers:
+        """The same step with its autograd graph, for the SOL baseline alone."""
+        return DifferentiableBurgers(**self._settings())
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """The physics, without the resolution."""
+        return {k: v for k, v in self._settings().items() if k not in ("shape", "compiled")}
+
+    def at(self, shape: tuple[int, ...]) -> Burgers:
+        """The same physics on another grid."""
+        return Burgers(**{**self._settings(), "shape": shape})
+
+    def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:
+        """Fluid at rest, driven by 20 travelling sine forces per simulation.
+
+            f(x, t) = sum_j a_j sin(k_j . x + w_j t + p_j)
+
+        with direction of k in [0, pi), |k| = 0.8 (1 + U), each component of a = 0.3 (U - 1/2),
+        w in [-0.4, 0.4), p in [0, 2 pi). The waves are not fitted to the period of the domain,
+        as in the published set-up, so f jumps at the seam.
+        """
+        waves = _Waves(simulations, generator)
+        initial = torch.zeros(simulations, *self._grid.state_shape)
+        return Scenario(initial, waves.on(self._grid))
+
+
+@final
+class DifferentiableBurgers(_Burgers):
+    """`Burgers` with its gradient. A scientist's solver has none: baseline only."""
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """Advance (batch, 2, y, x) by dt, keeping the autograd graph."""
+        return self._checked_step(state, forcing)
+
+
+class _Waves:
+    """The parameters of the forces; float64, so that they do not depend on the precision."""
+
+    def __init__(self, simulations: int, generator: torch.Generator) -> None:
+        def uniform(*more: int) -> Tensor:
+            shape = (simulations, _FORCES, *more)
+            return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+        angle, length = math.pi * uniform(), 0.8 * (1 + uniform())
+        self.wave = torch.stack([length * angle.sin(), length * angle.cos()], dim=-1)
+        self.amplitude = 0.3 * (uniform(2) - 0.5)
+        self.frequency = 0.8 * (uniform() - 0.5)
+        self.phase = 2 * math.pi * uniform()
+
+    def on(self, grid: Grid) -> Callable[[int], Tensor]:
+        """Step number -> (simulation, 2, y, x)."""
+        axes = [torch.tensor(grid.centres(axis), dtype=torch.float64) for axis in (0, 1)]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        still = torch.einsum("sjd,dyx->sjyx", self.wave, place) + self.phase[..., None, None]
+
+        def at(step: int) -> Tensor:
+            moved = still + (self.frequency * step * grid.dt)[..., None, None]
+            return torch.einsum("sjc,sjyx->scyx", self.amplitude, moved.sin())
+
+        return at

@@ -1,0 +1,73 @@
+"""zopde: neural correctors for PDE solvers that cannot be differentiated.
+
+Everything public is here; `zopde.<room>` holds the rest. Heavy rooms load on first use, so
+that the command line answers quickly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("zopde")
+
+_ROOM_OF = {
+    "InputError": "errors",
+    "SolverError": "errors",
+    "Grid": "grid",
+    "Oracle": "protocols",
+    "Objective": "protocols",
+    "ReferenceSolver": "protocols",
+    "Scenario": "protocols",
+    "Solver": "protocols",
+    "Window": "protocols",
+    "find_solvers": "plugins",
+    "load_solver": "plugins",
+    "Estimate": "zo",
+    "WeightOracle": "zo",
+    "cge": "zo",
+    "CorrectedSolver": "hybrid",
+    "OneAtATime": "hybrid",
+    "UnrolledObjective": "hybrid",
+    "downsample": "hybrid",
+    "rollout": "hybrid",
+    "rollout_error": "hybrid",
+    "ConvCorrector": "nets",
+    "Normalised": "nets",
+    "ResidualCorrector": "nets",
+    "Trajectories": "data",
+    "load_trajectories": "data",
+    "save_trajectories": "data",
+    "simulate": "data",
+    "load_corrector": "recipes",
+    "run_correction": "recipes",
+}
+
+__all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
+
+if TYPE_CHECKING:
+    from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
+    from zopde.errors import InputError, SolverError
+    from zopde.grid import Grid
+    from zopde.hybrid import (
+        CorrectedSolver,
+        OneAtATime,
+        UnrolledObjective,
+        downsample,
+        rollout,
+        rollout_error,
+    )
+    from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
+    from zopde.plugins import find_solvers, load_solver
+    from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
+    from zopde.recipes import load_corrector, run_correction
+    from zopde.zo import Estimate, WeightOracle, cge
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'zopde' has no attribute {name!r}")
+    value = getattr(import_module(f"zopde.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value

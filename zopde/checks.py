@@ -1,0 +1,80 @@
+"""Argument checks, made once at the public door. Each raises `InputError` in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zopde.errors import InputError
+
+if TYPE_CHECKING:
+    from zopde.grid import Grid
+
+
+def check_positive(name: str, value: float) -> None:
+    """Require value > 0 and finite."""
+    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        raise InputError(name, got=value, expected="a finite number > 0")
+
+
+def check_share(name: str, value: float) -> None:
+    """Require 0 <= value < 1."""
+    if not (isinstance(value, int | float) and 0 <= value < 1):
+        raise InputError(name, got=value, expected="a number in [0, 1)")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Require one of `choices`; the message names the nearest one."""
+    known = list(choices)
+    if value not in known:
+        near = get_close_matches(str(value), known, n=1, cutoff=0.4)
+        remedy = f"did you mean {near[0]!r}?" if near else ""
+        raise InputError(name, got=repr(value), expected=f"one of {known}", remedy=remedy)
+
+
+def check_state(grid: Grid, state: Tensor, name: str = "state") -> None:
+    """Require a floating tensor (batch, *grid.state_shape)."""
+    _check_field(name, state, grid.state_shape)
+
+
+def check_forcing(grid: Grid, forcing: Tensor | None, batch: int) -> None:
+    """Require (batch, *grid.forcing_shape), or None where the grid has no forcing."""
+    if not grid.forcing_channels:
+        if forcing is not None:
+            raise InputError("forcing", got="a tensor", expected="None: this solver takes none")
+        return
+    if forcing is None:
+        names = ", ".join(grid.forcing_channels)
+        raise InputError("forcing", got="None", expected=f"channels {names} for every state")
+    _check_field("forcing", forcing, grid.forcing_shape)
+    if len(forcing) != batch:
+        raise InputError("forcing", got=f"batch {len(forcing)}", expected=f"batch {batch}")
+
+
+def check_folder_writable(name: str, folder: Path) -> None:
+    """Require that `folder` exists, or can be made, and takes new files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".zopde-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            name, got=str(folder), expected="a writable folder", remedy=f"{error.strerror}"
+        ) from error
+
+
+def _check_field(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor) or not torch.is_floating_point(value):
+        raise InputError(name, got=type(value).__name__, expected="a floating-point torch.Tensor")
+    if tuple(value.shape[1:]) != shape:
+        want = ("batch", *shape)
+        raise InputError(
+            name, got=f"shape {tuple(value.shape)}", expected=f"({', '.join(map(str, want))})"
+        )

@@ -1,0 +1,101 @@
+"""Stretches of reference data, in an order that a resumed run can recompute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.data.trajectories import Trajectories
+from zopde.errors import InputError
+from zopde.protocols import Solver, Window
+from zopde.seeding import generator
+
+
+@final
+class Windows:
+    """All stretches of `unroll` steps, shuffled anew every epoch.
+
+    Args:
+        trajectories: The reference.
+        stepped: (simulation, time, channel, *space), the solver's answer to every reference
+            state; see `first_steps`.
+        unroll: Steps in a window, >= 1.
+        batch: Windows side by side, >= 1.
+        seed: Decides the order, together with the number of the epoch.
+
+    Raises:
+        InputError: If the trajectories are shorter than one window.
+    """
+
+    def __init__(
+        self, trajectories: Trajectories, stepped: Tensor, unroll: int, batch: int, seed: int
+    ) -> None:
+        if unroll > trajectories.steps:
+            raise InputError(
+                "unroll", got=unroll, expected=f"at most the data's {trajectories.steps} steps"
+            )
+        self._data = trajectories
+        self._stepped = stepped
+        self._unroll = unroll
+        self._starts = trajectories.steps - unroll + 1
+        self._seed = seed
+        self._batch = min(batch, trajectories.simulations * self._starts)
+        self._epoch = -1
+        self._order = torch.empty(0)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch; a last incomplete one is left out."""
+        return (self._data.simulations * self._starts) // self._batch
+
+    def batch(self, iteration: int) -> Window:
+        """The batch of an iteration: a function of (seed, iteration) alone."""
+        epoch, place = divmod(iteration, self.per_epoch)
+        if epoch != self._epoch:
+            count = self._data.simulations * self._starts
+            self._order = torch.randperm(count, generator=generator(self._seed, "order", epoch))
+            self._epoch = epoch
+        chosen = self._order[place * self._batch : (place + 1) * self._batch]
+        return self._window(chosen // self._starts, chosen % self._starts)
+
+    def _window(self, simulation: Tensor, start: Tensor) -> Window:
+        rows = simulation[:, None]
+        times = start[:, None] + torch.arange(self._unroll)
+        forcing = self._data.forcing
+        return Window(
+            stepped=self._stepped[simulation, start],
+            targets=self._data.states[rows, times + 1],
+            forcing=None if forcing is None else forcing[rows, times],
+        )
+
+
+def first_steps(
+    solver: Solver,
+    trajectories: Trajectories,
+    chunk: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Float[Tensor, "simulation time channel *space"]:
+    """S(u[t], f[t]) for every reference state but the last of each simulation.
+
+    This is the stored data on which NON trains, and the first step of every window of the
+    others. It costs simulations * steps solver steps, once.
+
+    Args:
+        solver: The coarse solver.
+        trajectories: The reference.
+        chunk: States per solver call.
+        progress: Called with the number of states after every call.
+    """
+    states = trajectories.states[:, :-1].flatten(0, 1)
+    forcing = None if trajectories.forcing is None else trajectories.forcing[:, :-1].flatten(0, 1)
+    answers = []
+    for a in range(0, len(states), chunk):
+        part = states[a : a + chunk]
+        answers.append(solver.step(part, None if forcing is None else forcing[a : a + chunk]))
+        if progress:
+            progress(len(part))
+    return torch.cat(answers).unflatten(0, (trajectories.simulations, trajectories.steps))

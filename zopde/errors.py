@@ -1,0 +1,27 @@
+"""What can go wrong, in two families: the caller's fault and the solver's."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The caller's fault: one line that says what, got, expected and remedy.
+
+    Args:
+        what: The thing that is wrong, in the caller's words (an argument, a key, a file).
+        got: What was found.
+        expected: What would have been right.
+        remedy: What to do now; may be empty where `expected` already says it.
+
+    Example:
+        >>> print(InputError("mu", got=-1.0, expected="a number > 0", remedy="try 1e-3"))
+        mu: got -1.0, expected a number > 0; try 1e-3
+    """
+
+    def __init__(self, what: str, *, got: object, expected: str, remedy: str = "") -> None:
+        self.what = what
+        message = f"{what}: got {got}, expected {expected}"
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+
+
+class SolverError(RuntimeError):
+    """The solver's fault: a step that failed, or answered what no state can hold."""

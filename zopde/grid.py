@@ -1,0 +1,80 @@
+"""The coarse grid on which a state lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from zopde.checks import check_positive
+from zopde.errors import InputError
+
+Boundary = Literal["periodic", "open"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform grid of cells, what its channels mean, and the time one step covers.
+
+    Args:
+        shape: Number of cells along each space dimension.
+        extent: Physical length of each space dimension, in `units["space"]`.
+        dt: Time that one solver step covers, in `units["time"]`; > 0.
+        channels: Name of every state channel, in the order of the channel axis.
+        forcing_channels: Name of every forcing channel; empty for a solver without forcing.
+        dims: Name of every space dimension, slowest first.
+        boundary: "periodic", or "open" for everything else; correctors pad accordingly.
+        units: Unit by name of channel, forcing channel, "space" and "time"; "1" if absent.
+
+    Raises:
+        InputError: If a length, a count or `dt` is not positive, or the lengths of `shape`,
+            `extent` and `dims` differ.
+    """
+
+    shape: tuple[int, ...]
+    extent: tuple[float, ...]
+    dt: float
+    channels: tuple[str, ...]
+    forcing_channels: tuple[str, ...] = ()
+    dims: tuple[str, ...] = ("y", "x")
+    boundary: Boundary = "periodic"
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.shape) == len(self.extent) == len(self.dims):
+            raise InputError(
+                "grid",
+                got=f"shape {self.shape}, extent {self.extent}, dims {self.dims}",
+                expected="one cell count and one length per dimension",
+            )
+        check_positive("grid dt", self.dt)
+        for dim, cells, length in zip(self.dims, self.shape, self.extent, strict=True):
+            check_positive(f"grid cells along {dim}", cells)
+            check_positive(f"grid extent along {dim}", length)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Cell size along each dimension: extent / shape."""
+        return tuple(ln / n for ln, n in zip(self.extent, self.shape, strict=True))
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one state without its batch axis: (channel, *space)."""
+        return (len(self.channels), *self.shape)
+
+    @property
+    def forcing_shape(self) -> tuple[int, ...]:
+        """Shape of one forcing without its batch axis: (forcing_channel, *space)."""
+        return (len(self.forcing_channels), *self.shape)
+
+    def centres(self, axis: int) -> list[float]:
+        """Cell-centre coordinates (i + 1/2) * spacing along dimension `axis`."""
+        return [(i + 0.5) * self.spacing[axis] for i in range(self.shape[axis])]
+
+    def unit(self, name: str) -> str:
+        """Unit of a channel, of "space" or of "time"; "1" where none was declared."""
+        return self.units.get(name, "1")
+
+    def with_shape(self, shape: tuple[int, ...]) -> Grid:
+        """The same domain cut into `shape` cells."""
+        return replace(self, shape=tuple(shape))

@@ -1,0 +1,18 @@
+"""Solver and network in one loop. Knows no zeroth order."""
+
+from zopde.hybrid.adapt import OneAtATime
+from zopde.hybrid.corrector import CorrectedSolver
+from zopde.hybrid.metrics import RolloutError, rollout_error
+from zopde.hybrid.objective import UnrolledObjective
+from zopde.hybrid.resample import downsample
+from zopde.hybrid.rollout import rollout
+
+__all__ = [
+    "CorrectedSolver",
+    "OneAtATime",
+    "RolloutError",
+    "UnrolledObjective",
+    "downsample",
+    "rollout",
+    "rollout_error",
+]

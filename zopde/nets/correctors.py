@@ -1,0 +1,166 @@
+"""Correctors: from a state and its forcing to what must be added to the state."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Padding = Literal["periodic", "zero"]
+_MODE = {"periodic": "circular", "zero": "zeros"}
+
+
+@final
+class ConvCorrector(nn.Module):
+    """A plain stack of convolutions with GELU between them.
+
+    With 4 input and 2 output channels, width 8 and depth 3 it has 1,026 parameters. The last
+    layer starts at zero, so training starts from the uncorrected solver.
+
+    Args:
+        inputs: Input channels (state and forcing together).
+        outputs: Output channels (those of the state).
+        width: Channels of every hidden layer.
+        depth: Number of convolutions, >= 1.
+        kernel: Odd width of every kernel, in cells.
+        padding: "periodic" or "zero".
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int = 8,
+        depth: int = 3,
+        kernel: int = 3,
+        padding: Padding = "periodic",
+    ) -> None:
+        super().__init__()
+        channels = [inputs, *[width] * (depth - 1), outputs]
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            layers += [_conv(channels[i], channels[i + 1], kernel, padding), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        _start_at_zero(layers[-2])
+
+    def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:
+        """Map normalised channels to a normalised correction."""
+        answer: Tensor = self.layers(x)
+        return answer
+
+
+@final
+class ResidualCorrector(nn.Module):
+    """The residual network of Solver-in-the-Loop (Um et al. 2020, "mars_moon").
+
+        conv5x5, then `blocks` times  x + conv5x5(act(conv5x5(x))) -> act, then conv5x5
+
+    With 4 inputs, 2 outputs, width 32 and 5 blocks it has 261,154 parameters; act is
+    LeakyReLU. The last layer starts at zero, as in `ConvCorrector`.
+
+    Args:
+        inputs: Input channels (state and forcing together).
+        outputs: Output channels (those of the state).
+        width: Channels of every hidden layer.
+        blocks: Number of residual blocks.
+        kernel: Odd width of every kernel, in cells.
+        padding: "periodic" or "zero".
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int = 32,
+        blocks: int = 5,
+        kernel: int = 5,
+        padding: Padding = "periodic",
+    ) -> None:
+        super().__init__()
+        self.enter = _conv(inputs, width, kernel, padding)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                _conv(width, width, kernel, padding),
+                nn.LeakyReLU(),
+                _conv(width, width, kernel, padding),
+            )
+            for _ in range(blocks)
+        )
+        self.leave = _conv(width, outputs, kernel, padding)
+        self.activation = nn.LeakyReLU()
+        _start_at_zero(self.leave)
+
+    def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:
+        """Map normalised channels to a normalised correction."""
+        x = self.activation(self.enter(x))
+        for block in self.blocks:
+            x = self.activation(x + block(x))
+        answer: Tensor = self.leave(x)
+        return answer
+
+
+@final
+class Normalised(nn.Module):
+    """A corrector in physical units, with its statistics on board.
+
+        C(v, f) = s_v * body( [v / s_v, f / s_f] )
+
+    The standard deviations s are buffers, saved with the weights: whoever loads the model
+    has them.
+
+    Args:
+        body: Maps (batch, state + forcing channels, *space) to (batch, state channels, *space).
+        state_scale: (channel,), training standard deviation of every state channel.
+        forcing_scale: (forcing_channel,), likewise; empty without forcing.
+    """
+
+    state_scale: Tensor
+    input_scale: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        state_scale: Float[Tensor, " channel"],
+        forcing_scale: Float[Tensor, " forcing_channel"],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("state_scale", state_scale.clone())
+        self.register_buffer("input_scale", torch.cat([state_scale, forcing_scale]))
+
+    def forward(
+        self,
+        state: Float[Tensor, "b c *space"],
+        forcing: Float[Tensor, "b f *space"] | None = None,
+    ) -> Float[Tensor, "b c *space"]:
+        """Correction of `state`, in the state's units."""
+        raw = state if forcing is None else torch.cat([state, forcing], dim=1)
+        space = [1] * (raw.dim() - 2)
+        correction: Tensor = self.body(raw / self.input_scale.view(-1, *space))
+        return correction * self.state_scale.view(-1, *space)
+
+
+def build_corrector(
+    kind: Literal["conv", "residual"],
+    inputs: int,
+    outputs: int,
+    padding: Padding,
+    **sizes: int,
+) -> nn.Module:
+    """A corrector's body by name: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`)."""
+    if kind == "conv":
+        return ConvCorrector(inputs, outputs, padding=padding, **sizes)
+    return ResidualCorrector(inputs, outputs, padding=padding, **sizes)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Conv2d:
+    return nn.Conv2d(
+        inputs, outputs, kernel, padding=kernel // 2, padding_mode=_MODE[padding]
+    )
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

@@ -1,0 +1,129 @@
+"""Finding solvers: by entry point, by import string, by file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from zopde.checks import check_choice
+from zopde.errors import InputError
+from zopde.grid import Grid
+from zopde.protocols import Solver
+
+GROUP = "zopde.solvers"
+
+
+@dataclass(frozen=True)
+class SolverInfo:
+    """One line about a solver that is installed.
+
+    Args:
+        name: What the command line calls it.
+        target: Where it is defined, "package.module:Class".
+        summary: First line of its docstring, or why it cannot be imported.
+    """
+
+    name: str
+    target: str
+    summary: str
+
+
+def find_solvers() -> list[SolverInfo]:
+    """Every solver announced under the entry-point group `zopde.solvers`, by name."""
+    found = []
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        try:
+            doc = inspect.getdoc(point.load()) or "no description"
+            summary = doc.splitlines()[0]
+        except ImportError as error:
+            summary = f"not importable: {error}"
+        found.append(SolverInfo(point.name, point.value, summary))
+    return found
+
+
+def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
+    """Build the solver that `spec` names.
+
+    Args:
+        spec: An entry point ("burgers"), "package.module:Class" or "file.py:Class".
+        options: Keyword arguments of the class.
+
+    Returns:
+        An instance with a `grid` and a `step`.
+
+    Raises:
+        InputError: If nothing of that name is found, it does not import, does not take
+            the options, or is not a solver.
+    """
+    factory = _resolve(spec)
+    given = dict(options or {})
+    _check_options(spec, factory, given)
+    solver = factory(**given)
+    if not (isinstance(getattr(solver, "grid", None), Grid) and callable(
+        getattr(solver, "step", None)
+    )):
+        raise InputError(
+            f"solver {spec!r}",
+            got=type(solver).__name__,
+            expected="an object with `grid: zopde.Grid` and `step(state, forcing=None)`",
+        )
+    checked: Solver = solver
+    return checked
+
+
+def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
+    module_name, colon, attribute = spec.rpartition(":")
+    if not colon:
+        points = {point.name: point for point in entry_points(group=GROUP)}
+        check_choice("solver", spec, points)
+        return _import(spec, points[spec].load)
+    if module_name.endswith(".py"):
+        module = _import(spec, lambda: _load_file(Path(module_name)))
+    else:
+        # A module beside the user's data must be found as it is by `python`.
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        module = _import(spec, lambda: importlib.import_module(module_name))
+    if not hasattr(module, attribute):
+        names = [n for n, v in vars(module).items() if inspect.isclass(v)]
+        check_choice(f"class in {module_name}", attribute, names)
+    return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError("solver file", got=str(path), expected="an existing Python file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that its classes can be pickled for workers
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import(spec: str, load: Any) -> Any:  # noqa: ANN401
+    try:
+        return load()
+    except (ImportError, SyntaxError) as error:
+        raise InputError(
+            f"solver {spec!r}",
+            got=f"{type(error).__name__}: {error}",
+            expected="a name of `zopde solvers`, package.module:Class or file.py:Class",
+        ) from error
+
+
+def _check_options(spec: str, factory: Any, options: dict[str, Any]) -> None:  # noqa: ANN401
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in options:
+        check_choice(f"option of solver {spec!r}", name, parameters)

@@ -1,0 +1,150 @@
+"""The contracts between the rooms: what each side may count on, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from zopde.grid import Grid
+
+State = Float[Tensor, "batch channel *space"]
+Forcing = Float[Tensor, "batch forcing_channel *space"]
+
+Network = Callable[..., Tensor]
+"""Maps (state, forcing) to a correction of the state's shape, states side by side."""
+
+
+class Solver(Protocol):
+    """All that a user writes to plug in a solver.
+
+    `step` answers for every state of the batch on its own, leaves its arguments as they
+    are, and carries no gradient. A step that fails raises `SolverError`.
+    """
+
+    @property
+    def grid(self) -> Grid:
+        """The grid on which `step` works."""
+        ...
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """Advance each state by `grid.dt`.
+
+        Args:
+            state: (batch, channel, *space), in the units of the grid's channels.
+            forcing: (batch, forcing_channel, *space), everything known from outside at
+                this step; None for a solver without forcing.
+
+        Returns:
+            The next state, same shape, dtype and device.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Where a family of simulations starts and what drives it.
+
+    Args:
+        initial: (simulation, channel, *space), the states at step 0.
+        forcing: Step number -> (simulation, forcing_channel, *space); None without forcing.
+    """
+
+    initial: Tensor
+    forcing: Callable[[int], Tensor] | None = None
+
+
+@runtime_checkable
+class ReferenceSolver(Solver, Protocol):
+    """A solver that can make its own reference data, at any resolution."""
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """What sets this solver apart from others of its class, without the grid's shape."""
+        ...
+
+    def at(self, shape: tuple[int, ...]) -> ReferenceSolver:
+        """The same physics on a grid of `shape` cells."""
+        ...
+
+    def scenario(self, simulations: int, generator: Generator) -> Scenario:
+        """Draw `simulations` random cases; the draw does not depend on the resolution."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A solver that has a differentiable twin, for the SOL baseline alone."""
+
+    def differentiable_twin(self) -> Solver:
+        """A solver whose `step` gives the same numbers and keeps the autograd graph."""
+        ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A batch of stretches of reference data.
+
+    Args:
+        stepped: (batch, channel, *space), the solver's answer S(u[0], f[0]) to the first
+            reference state. It does not depend on the network, so it is asked for once.
+        targets: (batch, unroll, channel, *space), the reference after 1 .. unroll steps.
+        forcing: (batch, unroll, forcing_channel, *space), or None. Entry k drove the step
+            from k to k + 1.
+    """
+
+    stepped: Tensor
+    targets: Tensor
+    forcing: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """Number of stretches side by side."""
+        return self.targets.shape[0]
+
+    @property
+    def unroll(self) -> int:
+        """Number of corrected steps that the loss sees."""
+        return self.targets.shape[1]
+
+
+class Objective(Protocol):
+    """A loss that answers many probes at once.
+
+    First-order training is the case `num_probes = 1`, so back-propagation and
+    zeroth-order estimates share one objective.
+    """
+
+    def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
+        """Evaluate every probe.
+
+        Args:
+            network: Maps tensors of (num_probes * batch, ...), probe-major, to corrections.
+            num_probes: How many probes lie side by side.
+
+        Returns:
+            One loss per probe.
+        """
+        ...
+
+
+class Oracle(Protocol):
+    """Where losses are answered: a black box l(theta) around a base point theta."""
+
+    @property
+    def num_coordinates(self) -> int:
+        """Length d of theta."""
+        ...
+
+    def base(self) -> Float[Tensor, ""]:
+        """l(theta): one query."""
+        ...
+
+    def coordinates(
+        self, indices: Int[Tensor, " k"], mu: float
+    ) -> Float[Tensor, " k"]:
+        """l(theta + mu e_i) for every i of `indices`: k queries; theta stays as it is."""
+        ...

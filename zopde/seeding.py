@@ -1,0 +1,23 @@
+"""Randomness by name: the same (seed, keys) always gives the same stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+_PURPOSES = {"data": 0, "weights": 1, "order": 2, "mask": 3}
+
+
+def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """A fresh CPU generator for one purpose.
+
+    What is drawn does not depend on what was drawn before, so a resumed run needs no stream
+    position to go on exactly: batch order and masks are functions of (seed, iteration).
+
+    Args:
+        seed: The run's seed, >= 0.
+        purpose: "data", "weights", "order" or "mask".
+        index: Number of the draw: an epoch, a mask.
+    """
+    words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))

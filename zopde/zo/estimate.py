@@ -1,0 +1,25 @@
+"""What an estimator returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A gradient measured by queries.
+
+    Args:
+        gradient: (d,), the estimate; zero at coordinates that were not asked for.
+        loss: l(theta), where the scheme evaluated it.
+        queries: Evaluations of the objective that it took, the base included.
+        standard_error: (d,), where the estimator is random and can tell.
+    """
+
+    gradient: Float[Tensor, " d"]
+    queries: int
+    loss: Float[Tensor, ""] | None = None
+    standard_error: Float[Tensor, " d"] | None = None

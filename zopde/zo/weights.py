@@ -1,0 +1,121 @@
+"""The oracle of a network's weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zopde.checks import check_positive
+from zopde.protocols import Objective
+from zopde.zo.coordinates import Coordinates
+from zopde.zo.probes import Block, rank_one_sites, stacked
+
+log = logging.getLogger(__name__)
+
+
+@final
+class WeightOracle:
+    """Answers l(theta + mu e_i), theta being the weights of a network.
+
+    Probes of convolutions and linear layers are answered `chunk` at a time in one stacked
+    batch; any other parameter is moved in a copy, one at a time, with the same numbers. The
+    network is only read: its weights and buffers are the same objects with the same values
+    afterwards, and no autograd graph is built.
+
+    Args:
+        network: Any module; its trainable parameters are theta, see `Coordinates`.
+        objective: (network, num_probes) -> losses (num_probes,); see
+            `zopde.protocols.Objective`.
+        chunk: Probes per pass. Memory grows with it; the answers depend on it only through
+            round-off.
+        stacked: False answers one probe at a time throughout, whatever the layer.
+
+    Raises:
+        InputError: If `chunk` is not positive.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        chunk: int = 64,
+        stacked: bool = True,
+    ) -> None:
+        check_positive("chunk", chunk)
+        self._network = network
+        self._objective = objective
+        self._chunk = chunk
+        self._coordinates = Coordinates(network)
+        self._sites = rank_one_sites(network) if stacked else {}
+        for slot in self._coordinates.slots:
+            if slot.name not in self._sites:
+                log.debug("%s has no rank-one rule: probed one at a time", slot.name)
+
+    @property
+    def num_coordinates(self) -> int:
+        """Number of trainable weights."""
+        return self._coordinates.total
+
+    @torch.no_grad()
+    def base(self) -> Float[Tensor, ""]:
+        """l(theta): one query."""
+        return self._ask_moved({})
+
+    @torch.no_grad()
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
+        """l(theta + mu e_i) for every i: k queries; see `zopde.protocols.Oracle`."""
+        if not len(indices):
+            return torch.zeros(0)
+        order = torch.argsort(indices, stable=True)
+        stackable, losses = [], []
+        for slot, positions in self._coordinates.split(indices[order]):
+            if slot.name in self._sites:
+                stackable.append(positions + slot.start)
+                losses.append(None)
+            else:
+                losses.append(self._one_at_a_time(slot.name, positions, mu))
+        answered = iter(self._stacked(stackable, mu))
+        in_order = torch.cat([next(answered) if part is None else part for part in losses])
+        result = torch.empty_like(in_order)
+        result[order.to(in_order.device)] = in_order
+        return result
+
+    def _stacked(self, parts: list[Tensor], mu: float) -> tuple[Tensor, ...]:
+        """Answer sorted coordinates chunk by chunk; one result per part."""
+        if not parts:
+            return ()
+        indices = torch.cat(parts)
+        answers = [self._pass(chunk, mu) for chunk in indices.split(self._chunk)]
+        return torch.cat(answers).split([len(part) for part in parts])
+
+    def _pass(self, indices: Tensor, mu: float) -> Tensor:
+        blocks, first = [], 0
+        for slot, positions in self._coordinates.split(indices):
+            blocks.append(Block(slot, first, positions))
+            first += len(positions)
+        with stacked(self._sites, blocks, len(indices), mu):
+            return self._objective(self._network, len(indices))
+
+    def _one_at_a_time(self, name: str, positions: Tensor, mu: float) -> Tensor:
+        weight = self._network.get_parameter(name)
+        answers = []
+        for position in positions:
+            moved = weight.detach().clone(memory_format=torch.contiguous_format)
+            moved.view(-1)[position] += mu
+            answers.append(self._ask_moved({name: moved}))
+        return torch.stack(answers)
+
+    def _ask_moved(self, moved: dict[str, Tensor]) -> Tensor:
+        # Copied buffers, so that a BatchNorm's running statistics survive a query.
+        buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
+
+        def network(*args: Tensor) -> Tensor:
+            answer: Tensor = functional_call(self._network, {**buffers, **moved}, args)
+            return answer
+
+        return self._objective(network, 1)[0]
