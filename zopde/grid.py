@@ -78,3 +78,7 @@ class Grid:
     def with_shape(self, shape: tuple[int, ...]) -> Grid:
         """The same domain cut into `shape` cells."""
         return replace(self, shape=tuple(shape))
+
+    def without_forcing(self) -> Grid:
+        """The same grid for states that come without their forcing."""
+        return replace(self, forcing_channels=())

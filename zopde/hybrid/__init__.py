@@ -2,6 +2,7 @@
 
 from zopde.hybrid.adapt import OneAtATime
 from zopde.hybrid.corrector import CorrectedSolver
+from zopde.hybrid.count import CountedSolver
 from zopde.hybrid.metrics import RolloutError, rollout_error
 from zopde.hybrid.objective import UnrolledObjective
 from zopde.hybrid.resample import downsample
@@ -9,6 +10,7 @@ from zopde.hybrid.rollout import rollout
 
 __all__ = [
     "CorrectedSolver",
+    "CountedSolver",
     "OneAtATime",
     "RolloutError",
     "UnrolledObjective",

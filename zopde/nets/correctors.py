@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Literal, final
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 Padding = Literal["periodic", "zero"]
 _MODE = {"periodic": "circular", "zero": "zeros"}
+_GIVEN = ("inputs", "outputs", "padding")
 
 
 @final
@@ -142,17 +145,38 @@ class Normalised(nn.Module):
         return correction * self.state_scale.view(-1, *space)
 
 
+_KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}
+
+
 def build_corrector(
     kind: Literal["conv", "residual"],
     inputs: int,
     outputs: int,
     padding: Padding,
-    **sizes: int,
+    sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """A corrector's body by name: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`)."""
-    if kind == "conv":
-        return ConvCorrector(inputs, outputs, padding=padding, **sizes)
-    return ResidualCorrector(inputs, outputs, padding=padding, **sizes)
+    """A corrector's body by name.
+
+    Args:
+        kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).
+        inputs: Input channels.
+        outputs: Output channels.
+        padding: "periodic" or "zero".
+        sizes: The other arguments of the class; absent ones keep their defaults.
+
+    Raises:
+        ValueError: If a size is unknown to the class, or not a whole number >= 1.
+    """
+    known = [n for n in signature(_KINDS[kind]).parameters if n not in _GIVEN]
+    for name, size in (sizes or {}).items():
+        if name not in known or type(size) is not int or size < 1:
+            raise ValueError(
+                f"corrector.sizes: got {name} = {size!r}, expected whole numbers >= 1 for "
+                f"{', '.join(known)}"
+            )
+        if name == "kernel" and size % 2 == 0:
+            raise ValueError(f"corrector.sizes: got kernel = {size}, expected an odd width")
+    return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Conv2d:

@@ -1,1 +1,16 @@
-"""."""
+"""Whole jobs: the only room that wires the others together."""
+
+from zopde.recipes.config import PRESETS, CorrectionConfig, load_config
+from zopde.recipes.correction import run_correction
+from zopde.recipes.labels import WAYS
+from zopde.recipes.models import load_corrector, save_corrector
+
+__all__ = [
+    "PRESETS",
+    "WAYS",
+    "CorrectionConfig",
+    "load_config",
+    "load_corrector",
+    "run_correction",
+    "save_corrector",
+]

@@ -1,1 +1,22 @@
-"""."""
+"""One training loop for every way of getting a gradient."""
+
+from zopde.training.checkpoint import load_checkpoint, save_checkpoint
+from zopde.training.fit import Fitted, fit
+from zopde.training.gradients import Backprop, Gradient, GradientSource, ZerothOrder
+from zopde.training.history import History
+from zopde.training.optimise import Optimise
+from zopde.training.schedule import cosine
+
+__all__ = [
+    "Backprop",
+    "Fitted",
+    "Gradient",
+    "GradientSource",
+    "History",
+    "Optimise",
+    "ZerothOrder",
+    "cosine",
+    "fit",
+    "load_checkpoint",
+    "save_checkpoint",
+]

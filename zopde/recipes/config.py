@@ -1,0 +1,199 @@
+"""What a correction run is made of: every setting, its unit and its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from zopde.checks import check_choice, check_positive, check_share
+from zopde.errors import InputError
+from zopde.recipes.settings import assignments, build, merge, read_toml
+from zopde.recipes.span import Span
+
+PRESETS = ("quick", "paper")
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """The coarse solver: `spec` as `zopde solvers` names it, and its class's options."""
+
+    spec: str = "burgers"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Reference data: cells per side of both grids, and how many runs of how many steps.
+
+    `path` is the NetCDF file; "" means <solver>-<fine>-<coarse>-seed<seed>.nc beside the run
+    folder. `skip` steps pass before the first kept state.
+    """
+
+    path: str = ""
+    fine: tuple[int, ...] = (128, 128)
+    coarse: tuple[int, ...] = (32, 32)
+    skip: int = 30
+    steps: int = 200
+    train: int = 10
+    test: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CorrectorSettings:
+    """The network: "conv" or "residual", its sizes, and its padding ("auto": as the grid)."""
+
+    kind: Literal["conv", "residual"] = "conv"
+    sizes: dict[str, int] = field(default_factory=dict)
+    padding: Literal["auto", "periodic", "zero"] = "auto"
+
+
+@dataclass(frozen=True)
+class NonSettings:
+    """The NON stage, one step on stored data, from which labels start where init = "non".
+
+    `batch` counts windows of one step.
+    """
+
+    length: str = "600 iterations"
+    batch: int = 16
+    lr: float = 1e-2
+    warmup: int = 10
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The stage in which the labels differ.
+
+    `batch` windows of `unroll` corrected steps per iteration (NON: batch * unroll windows of
+    one step, as many reference states). `init`: "non" or "scratch".
+    """
+
+    length: str = "200 iterations"
+    batch: int = 4
+    unroll: int = 8
+    init: Literal["non", "scratch"] = "non"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 3e-3
+    warmup: int = 10
+    clip: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class ZoSettings:
+    """Zeroth-order gradients: step `mu` in the units of the weights, share NOT asked for.
+
+    A random mask is drawn every `resample`. `states` is how many states one solver call may
+    hold; it sets how many probes share a pass.
+    """
+
+    mu: float = 1e-3
+    scheme: Literal["forward", "central"] = "forward"
+    sparsity: float = 0.9
+    resample: str = "10 iterations"
+    states: int = 512
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints."""
+
+    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
+    seeds: tuple[int, ...] = (0,)
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    checkpoint_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class CorrectionConfig:
+    """Everything that decides a correction run. Checked when built.
+
+    Raises:
+        InputError: If a value is outside its legal range.
+    """
+
+    solver: SolverSettings = field(default_factory=SolverSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    corrector: CorrectorSettings = field(default_factory=CorrectorSettings)
+    non: NonSettings = field(default_factory=NonSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    zo: ZoSettings = field(default_factory=ZoSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("data.steps", self.data.steps),
+            ("data.train", self.data.train),
+            ("data.test", self.data.test),
+            ("non.batch", self.non.batch),
+            ("non.lr", self.non.lr),
+            ("training.batch", self.training.batch),
+            ("training.unroll", self.training.unroll),
+            ("training.lr", self.training.lr),
+            ("zo.mu", self.zo.mu),
+            ("zo.states", self.zo.states),
+            ("run.checkpoint_seconds", self.run.checkpoint_seconds),
+        ):
+            check_positive(name, value)
+        for name, value in (
+            ("data.skip", self.data.skip),
+            ("data.seed", self.data.seed),
+            ("non.warmup", self.non.warmup),
+            ("training.warmup", self.training.warmup),
+            ("training.clip", self.training.clip),
+            ("training.weight_decay", self.training.weight_decay),
+            *(("run.seeds", seed) for seed in self.run.seeds),
+        ):
+            if value < 0:
+                raise InputError(name, got=value, expected="a number >= 0")
+        check_share("zo.sparsity", self.zo.sparsity)
+        Span.parse("non.length", self.non.length)
+        for name, text in (
+            ("training.length", self.training.length),
+            ("zo.resample", self.zo.resample),
+        ):
+            if Span.parse(name, text).count < 1:
+                raise InputError(name, got=repr(text), expected="a length of at least 1")
+        if not self.run.seeds or len(set(self.run.seeds)) < len(self.run.seeds):
+            raise InputError("run.seeds", got=list(self.run.seeds), expected="distinct seeds")
+        _check_device(self.run.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The torch dtype of `run.dtype`."""
+        return torch.float64 if self.run.dtype == "float64" else torch.float32
+
+
+def load_config(
+    preset: str = "quick",
+    file: Path | None = None,
+    changes: Sequence[str] = (),
+    tables: Mapping[str, Any] | None = None,
+) -> CorrectionConfig:
+    """A preset, with a TOML file, `key=value` texts and tables laid over it, in that order.
+
+    Raises:
+        InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
+    """
+    check_choice("preset", preset, PRESETS)
+    tree = read_toml(Path(str(files("zopde.recipes") / "presets" / f"{preset}.toml")))
+    tree = merge(tree, read_toml(file) if file else {})
+    tree = merge(tree, assignments(changes))
+    return build(CorrectionConfig, merge(tree, tables or {}))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            "run.device", got=f"{device!r} ({reason})", expected="a device that torch has here"
+        ) from error

@@ -1,0 +1,144 @@
+"""The main job: correct a coarse solver, every label beside the others."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zopde import __version__
+from zopde.progress import Progress, Silent
+from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
+from zopde.recipes.labels import WAYS, check_labels
+from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
+from zopde.recipes.runfolder import RunFolder, open_run
+from zopde.recipes.train import Trainer, starts_from_non
+from zopde.report.figures import Curve, save_error_over_time, save_fields
+from zopde.training import Fitted
+from zopde.zo.coordinates import Coordinates
+
+Metrics = dict[str, Any]
+
+
+def run_correction(
+    config: CorrectionConfig,
+    folder: Path | str,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Train a corrector in every configured way and compare them on unseen runs.
+
+    Args:
+        config: From `load_config`.
+        folder: The run folder; see README, "What a run leaves behind".
+        resume: Go on with an interrupted run of the same settings.
+        overwrite: Delete an earlier run in `folder` first.
+        progress: Who is watching; nobody by default.
+
+    Returns:
+        The content of the folder's `metrics.json`: `mae`, `relative_error`, `queries`,
+        `solver_steps`, `seconds` by label, and what is needed to repeat the run.
+
+    Raises:
+        InputError: On settings, data or a folder that will not do; nothing is overwritten.
+        SolverError: If the solver fails.
+    """
+    watcher = progress or Silent()
+    check_labels(config.run.labels)
+    coarse_solver(config)  # a wrong solver must not leave a folder behind
+    run = open_run(Path(folder), config, resume, overwrite)
+    problem = prepare(config, data_path(config, run.root.parent), watcher)
+    labels, skipped = _possible(config, problem)
+    for label, reason in skipped.items():
+        watcher.note(f"{label}: left out, {reason}")
+    trainer = Trainer(config, problem, run, watcher)
+    evaluations: dict[str, list[Evaluation]] = {}
+    costs: dict[str, list[Fitted]] = {}
+    for label in labels:
+        evaluations[label], costs[label] = [], []
+        for seed in config.run.seeds if WAYS[label].gradient != "none" else (0,):
+            network = None
+            if WAYS[label].gradient != "none":
+                network, cost = trainer.train(label, seed)
+                costs[label].append(cost)
+            with watcher.stage(f"{label}, rollouts", problem.test.steps) as advance:
+                evaluation = evaluate(problem, network, advance)
+            save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
+            evaluations[label].append(evaluation)
+    metrics = _metrics(config, problem, evaluations, costs, skipped)
+    _draw(run, problem, evaluations)
+    run.write_json("metrics.json", metrics)
+    return metrics
+
+
+def _possible(config: CorrectionConfig, problem: Problem) -> tuple[list[str], dict[str, str]]:
+    skipped = {
+        label: "the solver has no differentiable twin"
+        for label in config.run.labels
+        if WAYS[label].twin and problem.twin is None
+    }
+    return [label for label in config.run.labels if label not in skipped], skipped
+
+
+def _metrics(
+    config: CorrectionConfig,
+    problem: Problem,
+    evaluations: dict[str, list[Evaluation]],
+    costs: dict[str, list[Fitted]],
+    skipped: dict[str, str],
+) -> Metrics:
+    metrics: Metrics = {"labels": list(evaluations), "seeds": list(config.run.seeds)}
+    for label, found in evaluations.items():
+        for name, value in summary(found).items():
+            metrics.setdefault(name, {})[label] = value
+    # Costs are of one seed: every seed asks the same number of queries.
+    for name in ("iterations", "queries", "solver_steps", "seconds"):
+        metrics[name] = {
+            label: _mean([getattr(cost, name) for cost in costs[label]]) for label in evaluations
+        }
+    metrics["init"] = {
+        label: "none"
+        if WAYS[label].gradient == "none"
+        else ("non" if starts_from_non(config, label) else "scratch")
+        for label in evaluations
+    }
+    stopped = {label: [c.stopped for c in costs[label] if c.stopped] for label in costs}
+    metrics["stopped_early"] = {label: reasons for label, reasons in stopped.items() if reasons}
+    metrics["skipped"] = skipped
+    metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
+    metrics["steps"] = problem.test.steps
+    metrics["test_runs"] = problem.test.simulations
+    network = new_corrector(config, problem, config.run.seeds[0])
+    metrics["parameters"] = Coordinates(network).total
+    metrics["versions"] = {
+        "zopde": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "phiflow", "numpy", "xarray")},
+    }
+    metrics["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return metrics
+
+
+def _mean(values: list[float]) -> float:
+    if not values:
+        return 0
+    mean = sum(values) / len(values)
+    return int(mean) if all(isinstance(v, int) for v in values) else round(mean, 3)
+
+
+def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluation]]) -> None:
+    grid = problem.solver.grid
+    curves = []
+    for label, found in evaluations.items():
+        mean, spread = error_curve(found)
+        curves.append(Curve(label, mean, spread))
+    save_error_over_time(run.root / "error_over_time.png", curves, grid)
+    shown = {"reference": problem.test.states[0, -1]}
+    for label in evaluations:
+        shown[label] = evaluations[label][0].predicted[0, -1]
+    save_fields(run.root / "fields.png", shown, grid, problem.test.steps)

@@ -1,0 +1,47 @@
+"""The compared ways of getting a corrector, and what sets each apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from zopde.checks import check_choice
+from zopde.errors import InputError
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table.
+
+    Args:
+        summary: What it is, in a few words.
+        gradient: "none" (nothing is trained), "backprop" or "zo".
+        unrolled: False trains on one step of stored data.
+        twin: Steps the differentiable twin instead of the black box.
+        always_scratch: Starts from scratch even where the others start from NON.
+    """
+
+    summary: str
+    gradient: Literal["none", "backprop", "zo"]
+    unrolled: bool = True
+    twin: bool = False
+    always_scratch: bool = False
+
+
+WAYS = {
+    "SRC": Way("coarse solver, no correction", "none", unrolled=False),
+    "NON": Way("one step on stored data", "backprop", unrolled=False),
+    "NOG": Way("unrolled, solver output detached", "backprop"),
+    "ZO-weights": Way("unrolled, by queries of the weights", "zo"),
+    "ZO-weights-scratch": Way("the same, without a NON start", "zo", always_scratch=True),
+    "SOL": Way("unrolled, through a differentiable solver", "backprop", twin=True),
+}
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Require known labels, each once, SRC among them (every other is compared with it)."""
+    for label in labels:
+        check_choice("run.labels", label, WAYS)
+    if len(set(labels)) < len(labels) or "SRC" not in labels:
+        raise InputError("run.labels", got=list(labels), expected="SRC and others, each once")

@@ -1,0 +1,74 @@
+"""Trained correctors as files: weights, normalisation and how to build them, in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from zopde import __version__
+from zopde.errors import InputError
+from zopde.nets import Normalised, build_corrector
+from zopde.recipes.config import CorrectionConfig
+
+
+def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) -> None:
+    """Write weights and normalisation as safetensors, the architecture in its metadata."""
+    body = network.body
+    plan = {
+        "kind": config.corrector.kind,
+        "sizes": config.corrector.sizes,
+        "inputs": len(network.input_scale),
+        "outputs": len(network.state_scale),
+        "padding": _padding(body),
+    }
+    metadata = {"corrector": json.dumps(plan), "solver": config.solver.spec, "zopde": __version__}
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_corrector(path: Path | str) -> Normalised:
+    """The corrector of a `model.safetensors`, ready for `CorrectedSolver`.
+
+    Args:
+        path: A file that a correction run wrote.
+
+    Returns:
+        The network in eval mode, with the precision it was trained in.
+
+    Raises:
+        InputError: If the file is missing or no model of zopde.
+
+    Example:
+        >>> from zopde import CorrectedSolver, load_corrector, load_solver
+        >>> def corrected(run):
+        ...     network = load_corrector(run / "ZO-weights" / "seed-0" / "model.safetensors")
+        ...     return CorrectedSolver(load_solver("burgers"), network)
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            plan = json.loads((file.metadata() or {})["corrector"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
+        ) from error
+    body = build_corrector(
+        plan["kind"], plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"]
+    )
+    scale = state["state_scale"]
+    network = Normalised(body, scale, torch.ones(plan["inputs"] - plan["outputs"]))
+    network.to(scale.dtype).load_state_dict(state)
+    return network.eval()
+
+
+def _padding(body: torch.nn.Module) -> str:
+    convolution = next(m for m in body.modules() if isinstance(m, torch.nn.Conv2d))
+    return "periodic" if convolution.padding_mode == "circular" else "zero"

@@ -1,0 +1,172 @@
+"""Solver, data and normalisation of a correction run, ready to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zopde import __version__
+from zopde.data import (
+    Trajectories,
+    first_steps,
+    load_trajectories,
+    save_trajectories,
+    simulate,
+)
+from zopde.data.trajectories import Settings
+from zopde.errors import InputError
+from zopde.hybrid import downsample
+from zopde.nets import Normalised, build_corrector
+from zopde.plugins import load_solver
+from zopde.progress import Progress
+from zopde.protocols import Differentiable, ReferenceSolver, Solver
+from zopde.recipes.config import CorrectionConfig
+from zopde.seeding import generator
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every label shares.
+
+    Args:
+        solver: The coarse black box.
+        twin: Its differentiable twin, for SOL alone; None where it has none.
+        train: Reference data to learn from.
+        test: Reference data of the unseen runs.
+        stepped: The solver's answer to every training state; see `first_steps`.
+    """
+
+    solver: Solver
+    twin: Solver | None
+    train: Trajectories
+    test: Trajectories
+    stepped: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """(channel,), the training data's standard deviation."""
+        return self.train.state_scale()
+
+
+def coarse_solver(config: CorrectionConfig) -> Solver:
+    """The solver of the config; one that can change its resolution is put on `data.coarse`."""
+    solver = load_solver(config.solver.spec, config.solver.options)
+    return solver.at(config.data.coarse) if isinstance(solver, ReferenceSolver) else solver
+
+
+def data_path(config: CorrectionConfig, folder: Path) -> Path:
+    """`data.path`, or a name beside the run folder that tells what is inside."""
+    if config.data.path:
+        return Path(config.data.path)
+    data = config.data
+    sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, data.coarse))
+    name = Path(config.solver.spec.replace(":", "-")).name
+    return folder / f"{name}-{sizes}-seed{data.seed}.nc"
+
+
+def data_settings(config: CorrectionConfig, solver: ReferenceSolver) -> Settings:
+    """Everything that decides the reference data, in plain values."""
+    data = config.data
+    return {
+        "solver": config.solver.spec,
+        "options": dict(solver.options),
+        "fine": list(data.fine),
+        "coarse": list(data.coarse),
+        "skip": data.skip,
+        "steps": data.steps,
+        "simulations": data.train + data.test,
+        "seed": data.seed,
+        "dtype": config.run.dtype,
+        "zopde_version": __version__,
+    }
+
+
+def make_data(config: CorrectionConfig, progress: Progress) -> Trajectories:
+    """Simulate the reference on the fine grid and bring it to the coarse one.
+
+    Raises:
+        InputError: If the solver cannot make its own data.
+    """
+    solver = coarse_solver(config)
+    if not isinstance(solver, ReferenceSolver):
+        raise InputError(
+            f"solver {config.solver.spec!r}",
+            got="no `at` and `scenario` to make data with",
+            expected="reference data in a NetCDF file",
+            remedy="name it with --data, or give the solver both methods",
+        )
+    data = config.data
+    with progress.stage("reference data", data.skip + data.steps) as advance:
+        made = simulate(
+            solver.at(data.fine),
+            lambda fine: downsample(fine, data.coarse),
+            solver.grid,
+            simulations=data.train + data.test,
+            skip=data.skip,
+            steps=data.steps,
+            generator=generator(data.seed, "data"),
+            dtype=config.dtype,
+            device=config.run.device,
+            progress=advance,
+        )
+    return Trajectories(made.grid, made.states, made.forcing, data_settings(config, solver))
+
+
+def prepare(config: CorrectionConfig, path: Path, progress: Progress) -> Problem:
+    """Load the data, or make and keep it where `path` does not exist; step it once."""
+    solver = coarse_solver(config)
+    if path.exists() or not isinstance(solver, ReferenceSolver):
+        wanted = data_settings(config, solver) if isinstance(solver, ReferenceSolver) else None
+        data = load_trajectories(path, solver.grid, wanted)
+        progress.note(f"reference data: {path}")
+    else:
+        data = make_data(config, progress)
+        save_trajectories(data, path)
+        progress.note(f"reference data: made {path}")
+    return problem_from(config, solver, data, progress)
+
+
+def problem_from(
+    config: CorrectionConfig, solver: Solver, data: Trajectories, progress: Progress
+) -> Problem:
+    """Split the simulations, the last ones unseen, and step every training state once."""
+    train, test = config.data.train, config.data.test
+    if data.simulations < train + test:
+        raise InputError(
+            "data",
+            got=f"{data.simulations} simulations",
+            expected=f"at least data.train + data.test = {train + test}",
+        )
+    data = data.to(config.run.device, config.dtype)
+    seen = data.take(slice(0, train))
+    with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
+        stepped = first_steps(solver, seen, progress=advance)
+    return Problem(
+        solver=solver,
+        twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
+        train=seen,
+        test=data.take(slice(train, train + test)),
+        stepped=stepped,
+    )
+
+
+def new_corrector(config: CorrectionConfig, problem: Problem, seed: int) -> Normalised:
+    """An untrained corrector; the same for every label of a seed."""
+    grid = problem.solver.grid
+    auto = "periodic" if grid.boundary == "periodic" else "zero"
+    padding = auto if config.corrector.padding == "auto" else config.corrector.padding
+    # torch's initialisers read the global stream: set it from ours, and put it back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        body = build_corrector(
+            config.corrector.kind,
+            inputs=len(grid.channels) + len(grid.forcing_channels),
+            outputs=len(grid.channels),
+            padding="periodic" if padding == "periodic" else "zero",
+            sizes=config.corrector.sizes,
+        )
+    network = Normalised(body, problem.scale, problem.train.forcing_scale())
+    return network.to(config.run.device, config.dtype)

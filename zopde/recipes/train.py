@@ -1,0 +1,170 @@
+"""Training one label with one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import nn
+
+from zopde.data import Windows
+from zopde.hybrid import CountedSolver, UnrolledObjective
+from zopde.nets import Normalised
+from zopde.progress import Progress
+from zopde.protocols import Objective, Solver
+from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.labels import WAYS, Way
+from zopde.recipes.models import save_corrector
+from zopde.recipes.problem import Problem, new_corrector
+from zopde.recipes.runfolder import RunFolder
+from zopde.recipes.span import Span
+from zopde.sparsity import RandomMasks
+from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
+from zopde.zo.coordinates import Coordinates
+
+START = "NON-start"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training: on what, by which gradient, how long.
+
+    Args:
+        objective_at: Iteration -> objective.
+        gradient: Where gradients come from.
+        optimise: How they become updates.
+        iterations: How many.
+        counter: Counts the solver steps.
+    """
+
+    objective_at: Callable[[int], Objective]
+    gradient: GradientSource
+    optimise: Optimise
+    iterations: int
+    counter: CountedSolver
+
+
+@final
+class Trainer:
+    """Trains the labels of a run, each in its own folder, each resumable.
+
+    Args:
+        config: The run's settings.
+        problem: Solver and data.
+        folder: Where checkpoints, histories and models go.
+        progress: Who is watching.
+    """
+
+    def __init__(
+        self, config: CorrectionConfig, problem: Problem, folder: RunFolder, progress: Progress
+    ) -> None:
+        self._config = config
+        self._problem = problem
+        self._folder = folder
+        self._progress = progress
+
+    def train(self, label: str, seed: int) -> tuple[Normalised, Fitted]:
+        """The trained network, and what it cost with the NON start it began from."""
+        way, config = WAYS[label], self._config
+        network = new_corrector(config, self._problem, seed)
+        before = Fitted(0, 0, 0, 0.0)
+        if starts_from_non(config, label):
+            before = self._fit(network, start_stage(config, self._problem, seed), START, seed)
+        stage = label_stage(config, self._problem, way, network, seed)
+        cost = self._fit(network, stage, label, seed)
+        save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
+        total = Fitted(
+            before.iterations + cost.iterations,
+            before.queries + cost.queries,
+            before.solver_steps + cost.solver_steps,
+            before.seconds + cost.seconds,
+            before.stopped or cost.stopped,
+        )
+        return network, total
+
+    def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
+        with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
+            cost = fit(
+                network,
+                stage.objective_at,
+                stage.gradient,
+                stage.optimise,
+                stage.iterations,
+                self._folder.of(name, seed),
+                solver_steps=lambda: stage.counter.steps,
+                every_seconds=self._config.run.checkpoint_seconds,
+                progress=lambda loss: advance(1, f"loss {loss:.4g}"),
+            )
+        if cost.stopped:
+            self._progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
+        return cost
+
+
+def starts_from_non(config: CorrectionConfig, label: str) -> bool:
+    """Whether a label begins with the NON stage's network."""
+    return config.training.init == "non" and not WAYS[label].always_scratch
+
+
+def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
+    """NON on stored data, as the others' start: back-propagation, no solver step."""
+    non = config.non
+    windows = Windows(problem.train, problem.stepped, 1, non.batch, seed)
+    iterations = Span.parse("non.length", non.length).iterations(windows.per_epoch)
+    optimise = Optimise(lr=non.lr, warmup=non.warmup)
+    return _stage(problem, problem.solver, windows, Backprop(), optimise, iterations)
+
+
+def label_stage(
+    config: CorrectionConfig, problem: Problem, way: Way, network: nn.Module, seed: int
+) -> Stage:
+    """The stage in which the labels differ."""
+    training = config.training
+    unrolled = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
+    per_epoch = unrolled.per_epoch
+    iterations = Span.parse("training.length", training.length).iterations(per_epoch)
+    windows = unrolled
+    if not way.unrolled:
+        states = training.batch * training.unroll
+        windows = Windows(problem.train, problem.stepped, 1, states, seed)
+    solver = problem.twin if way.twin and problem.twin is not None else problem.solver
+    optimise = Optimise(
+        training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
+    )
+    gradient: GradientSource = Backprop()
+    if way.gradient == "zo":
+        gradient = zeroth_order(config, network, per_epoch, seed)
+    return _stage(problem, solver, windows, gradient, optimise, iterations)
+
+
+def zeroth_order(
+    config: CorrectionConfig, network: nn.Module, per_epoch: int, seed: int
+) -> ZerothOrder:
+    """The weight cut: CGE over a random mask, probes in passes of at most `zo.states` states."""
+    zo = config.zo
+    masks = RandomMasks(
+        Coordinates(network).total,
+        zo.sparsity,
+        every=Span.parse("zo.resample", zo.resample).iterations(per_epoch),
+        seed=seed,
+    )
+    chunk = max(1, zo.states // config.training.batch)
+    return ZerothOrder(masks, zo.mu, zo.scheme, chunk)
+
+
+def _stage(
+    problem: Problem,
+    solver: Solver,
+    windows: Windows,
+    gradient: GradientSource,
+    optimise: Optimise,
+    iterations: int,
+) -> Stage:
+    counter = CountedSolver(solver)
+    scale: torch.Tensor = problem.scale
+
+    def objective_at(iteration: int) -> Objective:
+        return UnrolledObjective(counter, windows.batch(iteration), scale)
+
+    return Stage(objective_at, gradient, optimise, iterations, counter)

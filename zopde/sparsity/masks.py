@@ -1,0 +1,47 @@
+"""Random masks, drawn anew from time to time."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from zopde.checks import check_positive, check_share
+from zopde.seeding import generator
+
+
+@final
+class RandomMasks:
+    """A uniformly random mask at a given sparsity, resampled every few iterations.
+
+    Draw number `iteration // every` activates round((1 - sparsity) d) coordinates, at least
+    one. It is a function of (seed, iteration) alone. Every coordinate has the same chance, so
+    over many draws the sparse gradient points along the dense one. (Chen et al., ICLR 2024,
+    Algorithm 1, with the same ratio in every layer.)
+
+    Args:
+        total: d, the number of coordinates.
+        sparsity: Share that is NOT active, in [0, 1).
+        every: Iterations between two draws, >= 1.
+        seed: Decides the draws.
+
+    Raises:
+        InputError: If the sparsity is outside [0, 1) or `every` is not positive.
+    """
+
+    def __init__(self, total: int, sparsity: float, every: int, seed: int) -> None:
+        check_share("sparsity", sparsity)
+        check_positive("resample", every)
+        self._total = total
+        self._every = every
+        self._seed = seed
+        self.active = max(1, round((1 - sparsity) * total))
+
+    def mask(self, iteration: int) -> Bool[Tensor, " d"]:
+        """The mask of an iteration; True = active."""
+        draw = generator(self._seed, "mask", iteration // self._every)
+        mask = torch.zeros(self._total, dtype=torch.bool)
+        mask[torch.randperm(self._total, generator=draw)[: self.active]] = True
+        return mask

@@ -1,0 +1,43 @@
+"""Checkpoints: written whole or not at all, read without running anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zopde.errors import InputError
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain values) so that a kill leaves the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint, with `weights_only=True`; None where there is no such file.
+
+    Raises:
+        InputError: If the file is not a complete checkpoint.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"checkpoint {path}",
+            got=f"unreadable ({str(error).splitlines()[0]})",
+            expected="a checkpoint of zopde",
+            remedy="delete it to train this label again, or start over with --overwrite",
+        ) from error
+    return state

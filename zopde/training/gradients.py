@@ -1,0 +1,78 @@
+"""Where a gradient comes from: back-propagation, or queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from zopde.protocols import Objective
+from zopde.sparsity import RandomMasks
+from zopde.zo import WeightOracle, cge
+from zopde.zo.cge import Scheme
+from zopde.zo.coordinates import Coordinates
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What one gradient cost, and what it touches.
+
+    Args:
+        loss: The objective at the current weights; NaN where the scheme never evaluates it.
+        queries: Evaluations of the objective.
+        active: (d,), True at the coordinates that were asked for; None for all.
+    """
+
+    loss: float
+    queries: int
+    active: Bool[Tensor, " d"] | None = None
+
+
+class GradientSource(Protocol):
+    """Puts a gradient into `.grad` of every trainable parameter."""
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """Measure the gradient of `objective` at the network's present weights."""
+        ...
+
+
+@final
+class Backprop:
+    """Reverse-mode differentiation of whatever part of the objective carries a graph."""
+
+    def __call__(self, network: nn.Module, objective: Objective, _iteration: int) -> Gradient:
+        """One query, and one backward pass."""
+        network.zero_grad(set_to_none=True)
+        loss = objective(network, 1)[0]
+        loss.backward()
+        return Gradient(float(loss.detach()), queries=1)
+
+
+@final
+class ZerothOrder:
+    """Coordinate-wise estimates over a mask of the weights (`cut="weights"`).
+
+    Args:
+        masks: Which coordinates each iteration asks for.
+        mu: Finite-difference step, in the units of the weights.
+        scheme: "forward" or "central".
+        chunk: Probes per pass.
+    """
+
+    def __init__(self, masks: RandomMasks, mu: float, scheme: Scheme, chunk: int) -> None:
+        self._masks = masks
+        self._mu = mu
+        self._scheme = scheme
+        self._chunk = chunk
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """As many queries as the mask has active coordinates, and one for the base."""
+        active = self._masks.mask(iteration)
+        oracle = WeightOracle(network, objective, chunk=self._chunk)
+        estimate = cge(oracle, active.nonzero().flatten(), self._mu, self._scheme)
+        Coordinates(network).set_gradient(estimate.gradient)
+        loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
+        return Gradient(float(loss), estimate.queries, active)

@@ -1,0 +1,75 @@
+"""What happened at every iteration, as CSV."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Self, final
+
+
+@dataclass(frozen=True)
+class Row:
+    """One iteration.
+
+    Args:
+        iteration: Counted from 0, over all stages of the label.
+        loss: The objective before the update.
+        gradient_norm: Euclidean norm of the gradient before clipping.
+        queries: Objective queries so far.
+        solver_steps: Solver steps so far, in states.
+        seconds: Training time so far.
+    """
+
+    iteration: int
+    loss: float
+    gradient_norm: float
+    queries: int
+    solver_steps: int
+    seconds: float
+
+
+@final
+class History:
+    """Appends rows to a CSV file; rows after the point of resumption are dropped.
+
+    Args:
+        path: The file.
+        start: First iteration that will be added; earlier rows of an existing file stay.
+    """
+
+    def __init__(self, path: Path, start: int) -> None:
+        kept: list[list[str]] = []
+        if start and path.exists():
+            with path.open(newline="") as old:
+                kept = [row for row in list(csv.reader(old))[1:] if row and int(row[0]) < start]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Under another name first: a kill right here must not lose the rows that are kept.
+        partial = path.with_suffix(".partial")
+        with partial.open("w", newline="") as new:
+            writer = csv.writer(new)
+            writer.writerow(field.name for field in fields(Row))
+            writer.writerows(kept)
+        partial.replace(path)
+        self._file = path.open("a", newline="")
+        self._writer = csv.writer(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        """Append one row."""
+        self._writer.writerow(asdict(row).values())
+
+    def flush(self) -> None:
+        """Hand what was added to the operating system."""
+        self._file.flush()

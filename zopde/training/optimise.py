@@ -1,0 +1,89 @@
+"""One update of the weights, which leaves alone what was not asked about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from zopde.training.schedule import cosine
+from zopde.zo.coordinates import Coordinates
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """How a gradient becomes an update.
+
+    Args:
+        name: "adam" (betas 0.9 and 0.99, so that a coordinate's first update has the size of
+            the learning rate) or "sgd" (momentum 0.9).
+        lr: Learning rate at the top of the schedule.
+        warmup: Iterations of linear rise before the cosine.
+        clip: Largest Euclidean norm of the gradient; larger ones are scaled down. 0: never.
+        weight_decay: L2 penalty added to the gradient, on active coordinates only.
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    warmup: int = 0
+    clip: float = 0.0
+    weight_decay: float = 0.0
+
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """The torch optimiser of this choice."""
+        weights = [p for p in network.parameters() if p.requires_grad]
+        if self.name == "sgd":
+            return torch.optim.SGD(
+                weights, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay
+            )
+        return torch.optim.Adam(
+            weights, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay
+        )
+
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        network: nn.Module,
+        active: Bool[Tensor, " d"] | None,
+        iteration: int,
+        iterations: int,
+    ) -> None:
+        """Clip, set the scheduled learning rate, step.
+
+        Coordinates that are not active keep their weight AND their moments. A zero in a sparse
+        gradient means "not asked", not "flat": letting momentum and weight decay act on it, as
+        a plain optimiser does, moves weights on stale or no evidence.
+        """
+        if self.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), self.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * cosine(iteration, iterations, self.warmup)
+        if active is None:
+            optimizer.step()
+        else:
+            _step_active(optimizer, network, active)
+
+
+@torch.no_grad()
+def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: Tensor) -> None:
+    """Step, then put back every inactive entry of the weights and of the moments."""
+    before = []
+    for slot in Coordinates(network).slots:
+        weight = network.get_parameter(slot.name)
+        mask = active[slot.start : slot.stop].view(slot.shape).to(weight.device)
+        moments = {k: v.clone() for k, v in _moments(optimizer, weight).items()}
+        before.append((weight, weight.clone(), mask, moments))
+    optimizer.step()
+    for weight, old, mask, moments in before:
+        weight.copy_(torch.where(mask, weight, old))
+        for name, moment in _moments(optimizer, weight).items():
+            kept = moments.get(name, torch.zeros_like(moment))
+            moment.copy_(torch.where(mask, moment, kept))
+
+
+def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
+    state = optimizer.state.get(weight, {})
+    return {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == weight.shape}
