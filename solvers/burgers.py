@@ -109,9 +109,7 @@ class Burgers(_Burgers):
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, 2, y, x) by dt; no gradient. See `zopde.Solver.step`."""
         with torch.no_grad():
-            return self._checked_step(
-                state.detach(), None if forcing is None else forcing.detach()
-            )
+            return self._checked_step(state.detach(), None if forcing is None else forcing.detach())
 
     def differentiable_twin(self) -> DifferentiableBurgers:
         """The same step with its autograd graph, for the SOL baseline alone."""

@@ -64,7 +64,7 @@ def compiled(step: Step, state: Tensor, forcing: Tensor) -> Step:
     def run(state: Tensor, forcing: Tensor) -> Tensor:
         # Without the optimiser the operations stay the same ones at every call, which an
         # exact resume needs.
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             answer: Tensor = traced(state, forcing)
         return answer
 

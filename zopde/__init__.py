@@ -40,6 +40,7 @@ _ROOM_OF = {
     "load_trajectories": "data",
     "save_trajectories": "data",
     "simulate": "data",
+    "load_config": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
 }
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
-    from zopde.recipes import load_corrector, run_correction
+    from zopde.recipes import load_config, load_corrector, run_correction
     from zopde.zo import Estimate, WeightOracle, cge
 
 

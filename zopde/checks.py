@@ -70,6 +70,14 @@ def check_folder_writable(name: str, folder: Path) -> None:
         ) from error
 
 
+def check_new_file(name: str, path: Path, overwrite: bool) -> None:
+    """Require that `path` can be written without losing anything."""
+    if path.exists() and not (overwrite and path.is_file()):
+        remedy = "add --overwrite" if path.is_file() else ""
+        raise InputError(name, got=f"{path}, which exists", expected="a new file", remedy=remedy)
+    check_folder_writable(f"folder of {name}", path.parent)
+
+
 def _check_field(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if not isinstance(value, Tensor) or not torch.is_floating_point(value):
         raise InputError(name, got=type(value).__name__, expected="a floating-point torch.Tensor")

@@ -25,3 +25,9 @@ class InputError(ValueError):
 
 class SolverError(RuntimeError):
     """The solver's fault: a step that failed, or answered what no state can hold."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library below says, in one line."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

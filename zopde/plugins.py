@@ -67,9 +67,9 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     given = dict(options or {})
     _check_options(spec, factory, given)
     solver = factory(**given)
-    if not (isinstance(getattr(solver, "grid", None), Grid) and callable(
-        getattr(solver, "step", None)
-    )):
+    if not (
+        isinstance(getattr(solver, "grid", None), Grid) and callable(getattr(solver, "step", None))
+    ):
         raise InputError(
             f"solver {spec!r}",
             got=type(solver).__name__,

@@ -143,8 +143,6 @@ class Oracle(Protocol):
         """l(theta): one query."""
         ...
 
-    def coordinates(
-        self, indices: Int[Tensor, " k"], mu: float
-    ) -> Float[Tensor, " k"]:
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
         """l(theta + mu e_i) for every i of `indices`: k queries; theta stays as it is."""
         ...

@@ -9,7 +9,7 @@ import xarray as xr
 
 from zopde.checks import check_folder_writable
 from zopde.data.trajectories import Settings, Trajectories, from_dataset, to_dataset
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 
 
@@ -45,7 +45,7 @@ def load_trajectories(path: Path, grid: Grid, settings: Settings | None = None) 
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             dataset.load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"data file {path}",
             got=f"unreadable ({reason})",

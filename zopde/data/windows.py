@@ -98,4 +98,4 @@ def first_steps(
         answers.append(solver.step(part, None if forcing is None else forcing[a : a + chunk]))
         if progress:
             progress(len(part))
-    return torch.cat(answers).unflatten(0, (trajectories.simulations, trajectories.steps))
+    return torch.cat(answers).view_as(trajectories.states[:, :-1])

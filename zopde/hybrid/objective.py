@@ -45,9 +45,12 @@ class UnrolledObjective:
         """Evaluate `num_probes` losses; see `zopde.protocols.Objective`."""
         window = self._window
         stepped = _per_probe(window.stepped, num_probes)
+        state = stepped
         total = torch.zeros(num_probes, dtype=stepped.dtype, device=stepped.device)
         for k in range(window.unroll):
-            forcing = _per_probe(window.forcing[:, k], num_probes) if window.forcing is not None else None
+            forcing = None
+            if window.forcing is not None:
+                forcing = _per_probe(window.forcing[:, k], num_probes)
             if k:
                 stepped = self._solver.step(state, forcing)
             state = correct(network, stepped, forcing)

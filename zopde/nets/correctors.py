@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Padding = Literal["periodic", "zero"]
-_MODE = {"periodic": "circular", "zero": "zeros"}
 _GIVEN = ("inputs", "outputs", "padding")
 
 
@@ -180,9 +179,8 @@ def build_corrector(
 
 
 def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs, outputs, kernel, padding=kernel // 2, padding_mode=_MODE[padding]
-    )
+    mode: Literal["circular", "zeros"] = "circular" if padding == "periodic" else "zeros"
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
 
 
 def _start_at_zero(layer: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from zopde.checks import check_choice, check_positive, check_share
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 from zopde.recipes.settings import assignments, build, merge, read_toml
 from zopde.recipes.span import Span
 
@@ -193,7 +193,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             "run.device", got=f"{device!r} ({reason})", expected="a device that torch has here"
         ) from error

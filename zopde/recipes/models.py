@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from zopde import __version__
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 from zopde.nets import Normalised, build_corrector
 from zopde.recipes.config import CorrectionConfig
 
@@ -56,7 +56,7 @@ def load_corrector(path: Path | str) -> Normalised:
             plan = json.loads((file.metadata() or {})["corrector"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
         ) from error

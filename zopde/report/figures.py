@@ -76,28 +76,28 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, step: int)
         grid: Where the states live.
         step: Step of the rollout, for the title.
     """
-    fields = {name: state.detach().cpu().numpy() for name, state in states.items()}
+    fields = {name: state.detach().cpu().double().numpy() for name, state in states.items()}
     reference = next(iter(fields.values()))
     magnitudes = {name: np.linalg.norm(field, axis=0) for name, field in fields.items()}
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
     figure = Figure(figsize=(2.1 * len(fields) + 0.9, 4.6), layout="constrained")
     panels = figure.subplots(2, len(fields), squeeze=False)
-    top = [_panel(panels[0, i], v, grid, _limit(magnitudes), "viridis")
-           for i, v in enumerate(magnitudes.values())]
+    top = [
+        _panel(panels[0, i], v, grid, _limit(magnitudes), "viridis")
+        for i, v in enumerate(magnitudes.values())
+    ]
     for i, (name, axes) in enumerate(zip(fields, panels[0], strict=True)):
         axes.set_title(name, fontsize=10)
         if i:
             error = errors[name]
             low = _panel(panels[1, i], error, grid, _limit(errors), "magma")
-            panels[1, i].set_title(f"error, mean {np.nanmean(error):.3f}", fontsize=9)
+            panels[1, i].set_title(f"error, mean {float(error.mean()):.3f}", fontsize=9)
     panels[1, 0].axis("off")
     unit = _unit(grid, grid.channels[0])
     figure.colorbar(top[0], ax=panels[0, :], label=f"|u| [{unit}]", shrink=0.9)
     figure.colorbar(low, ax=panels[1, :], label=f"|u - reference| [{unit}]", shrink=0.9)
-    figure.suptitle(
-        f"Unseen run 1 after {step} steps (t = {step * grid.dt:g} {_unit(grid, 'time')})",
-        fontsize=10,
-    )
+    unit = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
+    figure.suptitle(f"Unseen run 1 after {step} steps (t = {step * grid.dt:g}{unit})", fontsize=10)
     _save(figure, path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             f"checkpoint {path}",
-            got=f"unreadable ({str(error).splitlines()[0]})",
+            got=f"unreadable ({first_line(error)})",
             expected="a checkpoint of zopde",
             remedy="delete it to train this label again, or start over with --overwrite",
         ) from error

@@ -116,9 +116,7 @@ def _gradient_norm(network: nn.Module) -> float:
     return float(torch.cat(grads).norm()) if grads else 0.0
 
 
-def _save(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, cost: Fitted
-) -> None:
+def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, cost: Fitted) -> None:
     state = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),

@@ -43,7 +43,12 @@ class GradientSource(Protocol):
 class Backprop:
     """Reverse-mode differentiation of whatever part of the objective carries a graph."""
 
-    def __call__(self, network: nn.Module, objective: Objective, _iteration: int) -> Gradient:
+    def __call__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        iteration: int,  # noqa: ARG002 - the same at every iteration
+    ) -> Gradient:
         """One query, and one backward pass."""
         network.zero_grad(set_to_none=True)
         loss = objective(network, 1)[0]
@@ -66,12 +71,12 @@ class ZerothOrder:
         self._masks = masks
         self._mu = mu
         self._scheme = scheme
-        self._chunk = chunk
+        self.chunk = chunk
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self._masks.mask(iteration)
-        oracle = WeightOracle(network, objective, chunk=self._chunk)
+        oracle = WeightOracle(network, objective, chunk=self.chunk)
         estimate = cge(oracle, active.nonzero().flatten(), self._mu, self._scheme)
         Coordinates(network).set_gradient(estimate.gradient)
         loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss

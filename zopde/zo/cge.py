@@ -79,7 +79,7 @@ def _checked(indices: Tensor, d: int) -> Tensor:
             got=f"{indices.dtype} of shape {tuple(indices.shape)}",
             expected="a vector of integers",
         )
-    if len(indices) and not (0 <= int(indices.min()) and int(indices.max()) < d):
+    if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < d):
         raise InputError(
             "indices", got=f"[{indices.min()}, {indices.max()}]", expected=f"values in [0, {d})"
         )

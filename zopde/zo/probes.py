@@ -187,7 +187,7 @@ def _conv_weight(conv: Conv, block: Block, mu: float) -> Callable[[Tensor, Tenso
                 slice(i * d, i * d + (n - 1) * s + 1, s)
                 for i, d, s, n in zip(tap, conv.dilation, conv.stride, size, strict=True)
             )
-            y[rows, :, out[rows]] += mu * moved[(..., *window)]
+            y[rows, :, out[rows]] += mu * moved[(slice(None), slice(None), *window)]
 
     return add_share
 

@@ -72,26 +72,24 @@ class WeightOracle:
         if not len(indices):
             return torch.zeros(0)
         order = torch.argsort(indices, stable=True)
-        stackable, losses = [], []
-        for slot, positions in self._coordinates.split(indices[order]):
-            if slot.name in self._sites:
-                stackable.append(positions + slot.start)
-                losses.append(None)
-            else:
-                losses.append(self._one_at_a_time(slot.name, positions, mu))
-        answered = iter(self._stacked(stackable, mu))
-        in_order = torch.cat([next(answered) if part is None else part for part in losses])
+        parts = self._coordinates.split(indices[order])
+        together = [pos + slot.start for slot, pos in parts if slot.name in self._sites]
+        answered = iter(self._stacked(together, mu))
+        losses = [
+            next(answered) if slot.name in self._sites else self._one_at_a_time(slot.name, pos, mu)
+            for slot, pos in parts
+        ]
+        in_order = torch.cat(losses)
         result = torch.empty_like(in_order)
         result[order.to(in_order.device)] = in_order
         return result
 
-    def _stacked(self, parts: list[Tensor], mu: float) -> tuple[Tensor, ...]:
+    def _stacked(self, parts: list[Tensor], mu: float) -> list[Tensor]:
         """Answer sorted coordinates chunk by chunk; one result per part."""
         if not parts:
-            return ()
-        indices = torch.cat(parts)
-        answers = [self._pass(chunk, mu) for chunk in indices.split(self._chunk)]
-        return torch.cat(answers).split([len(part) for part in parts])
+            return []
+        answers = [self._pass(chunk, mu) for chunk in torch.cat(parts).split(self._chunk)]
+        return list(torch.cat(answers).split([len(part) for part in parts]))
 
     def _pass(self, indices: Tensor, mu: float) -> Tensor:
         blocks, first = [], 0

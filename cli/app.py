@@ -1,0 +1,71 @@
+"""The `zopde` command: its sub-commands, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from zopde.cli.console import complain
+from zopde.cli.correct import correct
+from zopde.cli.simulate import simulate
+from zopde.cli.solvers import solvers
+from zopde.errors import InputError, SolverError
+
+app = typer.Typer(
+    name="zopde",
+    help="Neural correctors for PDE solvers that cannot be differentiated.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(correct)
+app.command()(simulate)
+app.command()(solvers)
+
+# The common base of typer's usage errors, which typer itself does not export.
+_UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Neural correctors for PDE solvers that cannot be differentiated."""
+    # `main` looks for --debug itself: it must also work where parsing fails.
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 the solver's fault, 2 the caller's, 130 interrupted."""
+    if "--debug" in sys.argv:
+        app()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        complain(str(error))
+        return 2
+    except SolverError as error:
+        complain(f"the solver failed: {error}")
+        return 1
+    except _UsageProblem as error:
+        said: str = error.format_message()  # type: ignore[attr-defined]
+        if said:  # a bare `zopde` has printed its help and says nothing more
+            complain(said)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    # Typer turns Ctrl-C inside a command into this exit code.
+    return _interrupted() if code == 130 else int(code or 0)
+
+
+def _interrupted() -> int:
+    complain("interrupted; the same command with --resume goes on from the last checkpoint")
+    return 130
+
+
+if __name__ == "__main__":
+    main()

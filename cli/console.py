@@ -1,0 +1,140 @@
+"""The only place that prints: bars on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from zopde.progress import Advance
+
+_LINE_EVERY = 15.0  # seconds between plain progress lines
+
+
+def complain(message: str) -> None:
+    """One line about what went wrong, on stderr."""
+    print(f"zopde: {' '.join(message.split())}", file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """A result, on stdout."""
+    print(text)
+
+
+def say_json(content: object) -> None:
+    """A result for a program, on stdout."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table on stdout; the first column to the left, figures to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        grid.add_row(*row)
+    # Piped output has no width of its own: a table must not be cut there.
+    Console(width=None if sys.stdout.isatty() else 140).print(grid)
+
+
+class Watcher:
+    """Draws the progress of long work on stderr; see `zopde.progress.Progress`."""
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        """A bar with the time to go on a terminal; a line now and then in a log."""
+        draw = self._bar if sys.stderr.isatty() else self._lines
+        with draw(title, total) as advance:
+            yield advance
+
+    def note(self, text: str) -> None:
+        """One line."""
+        print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Advance]:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            task = bars.add_task(title, total=total, text="")
+
+            def advance(steps: int = 1, text: str = "") -> None:
+                bars.update(task, advance=steps, text=text)
+
+            yield advance
+
+    @contextmanager
+    def _lines(self, title: str, total: int) -> Iterator[Advance]:
+        began = spoke = time.monotonic()
+        done = 0
+
+        def advance(steps: int = 1, text: str = "") -> None:
+            nonlocal done, spoke
+            done += steps
+            now = time.monotonic()
+            if now - spoke > _LINE_EVERY and done < total:
+                spoke = now
+                left = (now - began) / done * (total - done)
+                tail = f", {text}" if text else ""
+                self.note(f"{title}: {done}/{total}, about {left:.0f} s left{tail}")
+
+        yield advance
+        self.note(f"{title}: {done}/{total} in {time.monotonic() - began:.1f} s")
+
+
+def metrics_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a run's table, one per label."""
+    source = metrics["mae"]["SRC"]["mean"]
+    return [_row(metrics, label, source) for label in metrics["labels"]]
+
+
+METRICS_COLUMNS = (
+    "label",
+    "start",
+    "MAE",
+    "± runs",
+    "vs SRC",
+    "iterations",
+    "queries",
+    "solver steps",
+    "seconds",
+)
+
+
+def _row(metrics: Mapping[str, Any], label: str, source: float | None) -> list[str]:
+    error = metrics["mae"][label]
+    mean = error["mean"]
+    if mean is None:
+        found = [f"{metrics['diverged'][label]} diverged", "", ""]
+    else:
+        change = f"{100 * (mean / source - 1):+.1f} %" if source and label != "SRC" else ""
+        found = [f"{mean:.4f}", f"{error['std']:.4f}", change]
+    return [
+        label,
+        {"none": "", "non": "NON", "scratch": "scratch"}[metrics["init"][label]],
+        *found,
+        *(f"{metrics[name][label]:,}" for name in ("iterations", "queries", "solver_steps")),
+        f"{metrics['seconds'][label]:,.1f}",
+    ]

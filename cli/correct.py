@@ -1,0 +1,86 @@
+"""`zopde correct`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zopde.cli.console import METRICS_COLUMNS, Watcher, metrics_rows, say, say_json, table
+from zopde.cli.options import AsJson, Changes, ConfigFile, DataFile, Overwrite, Preset, SolverSpec
+
+if TYPE_CHECKING:
+    from zopde.recipes import CorrectionConfig
+
+
+def correct(
+    solver: SolverSpec,
+    preset: Preset = "quick",
+    config_file: ConfigFile = None,
+    changes: Changes = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/<solver>-<preset>.", show_default=False),
+    ] = None,
+    data: DataFile = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
+    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a corrector in every way, compare on unseen runs, leave a run folder."""
+    from zopde.recipes import load_config, run_correction
+
+    tables: dict[str, dict[str, object]] = {"solver": {"spec": solver}}
+    if data is not None:
+        tables["data"] = {"path": str(data)}
+    if device is not None:
+        tables["run"] = {"device": device}
+    config = load_config(preset, config_file, changes or (), tables)
+    folder = out or Path("runs") / f"{Path(solver.replace(':', '-')).name}-{preset}"
+    if dry_run:
+        _dry_run(config, folder, as_json)
+        return
+    metrics = run_correction(config, folder, resume, overwrite, Watcher())
+    if as_json:
+        say_json(metrics)
+        return
+    table(METRICS_COLUMNS, metrics_rows(metrics), _title(metrics))
+    say(f"pictures: {folder / 'error_over_time.png'}, {folder / 'fields.png'}")
+    say(f"everything else: {folder}")
+
+
+def _title(metrics: dict[str, object]) -> str:
+    seeds = metrics["seeds"]
+    assert isinstance(seeds, list)
+    return (
+        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
+        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, seeds))}"
+    )
+
+
+def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from zopde.recipes.forecast import forecast
+    from zopde.recipes.problem import data_path
+
+    plan = forecast(config, data_path(config, folder.parent), Watcher())
+    if as_json:
+        say_json([asdict(row) for row in plan])
+        return
+    rows = [
+        [r.label, f"{r.iterations:,}", f"{r.queries:,}", f"{r.solver_steps:,}", f"{r.seconds:,.0f}"]
+        for r in plan
+    ]
+    columns = ("label", "iterations", "queries", "solver steps", "estimated seconds")
+    table(columns, rows, "dry run: nothing was trained or written")

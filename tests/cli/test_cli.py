@@ -1,0 +1,172 @@
+"""The command as a user types it: a process, its exit code, its two streams."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zopde.cli.app import main
+
+ENVIRONMENT = {**os.environ, "COLUMNS": "140", "OMP_NUM_THREADS": "1"}
+
+
+def zopde(*words, cwd, wait=True):
+    command = [sys.executable, "-m", "zopde.cli.app", *map(str, words)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    if wait:
+        return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, check=False, **streams)
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **streams)
+
+
+def sets(changes):
+    return [word for change in changes for word in ("--set", change)]
+
+
+def test_help_and_solvers(tmp_path):
+    done = zopde("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("correct", "simulate", "solvers"))
+    done = zopde("solvers", cwd=tmp_path)
+    assert done.stdout.startswith("burgers ")
+    assert json.loads(zopde("solvers", "--json", cwd=tmp_path).stdout)[0]["name"] == "burgers"
+
+
+def test_correct_ends_with_a_table(toy_spec, tiny, tmp_path):
+    done = zopde("correct", toy_spec, *sets(tiny), "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for label in ("SRC", "NON", "NOG", "ZO-weights", "SOL"):
+        assert label in done.stdout
+    assert "ZO-weights, seed 0: 12/12 in" in done.stderr
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_json_and_nothing_else_on_stdout(toy_spec, tiny, tmp_path):
+    short = [*tiny, 'run.labels=["SRC"]']
+    done = zopde("correct", toy_spec, *sets(short), "--out", "run", "--json", cwd=tmp_path)
+    metrics = json.loads(done.stdout)
+    assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+def test_simulate_then_correct_on_that_file(toy_spec, tiny, tmp_path):
+    short = [*tiny, 'run.labels=["SRC"]']
+    done = zopde("simulate", toy_spec, *sets(short), "--out", "d/data.nc", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = zopde("simulate", toy_spec, *sets(short), "--out", "d/data.nc", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "add --overwrite" in again.stderr
+    done = zopde("correct", toy_spec, *sets(short), "--data", "d/data.nc", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reference data: d/data.nc" in done.stderr
+    other = zopde(
+        "correct",
+        toy_spec,
+        *sets(short),
+        "--set",
+        "data.seed=5",
+        "--data",
+        "d/data.nc",
+        "--out",
+        "other",
+        cwd=tmp_path,
+    )
+    assert other.returncode == 2
+    assert "setting 'seed' of data file" in other.stderr
+
+
+def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
+    done = zopde("correct", toy_spec, *sets(tiny), "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["label"]: row for row in json.loads(done.stdout)}
+    assert rows["ZO-weights"]["queries"] > rows["SOL"]["queries"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["correct", "burgrs"], "did you mean 'burgers'"),
+        (["correct", "{toy}", "--set", "zo.mu=-1"], "zo.mu: got -1"),
+        (["correct", "{toy}", "--set", "zo.sparsity=1"], "zo.sparsity"),
+        (["correct", "{toy}", "--set", "zo.sparsty=0.5"], "did you mean 'zo.sparsity'"),
+        (["correct", "{toy}", "--preset", "quik"], "did you mean 'quick'"),
+        (["correct", "{toy}", "--config", "none.toml"], "config file"),
+        (["correct", "{toy}", "--device", "warp"], "run.device"),
+        (["correct", "{toy}", "--out", "/proc/zopde"], "run folder"),
+        (["correct", "{toy}", "--out", "file"], "run folder"),
+        (["correct", "{toy}", "--data", "file", "--out", "new"], "unreadable"),
+        (["correct"], "Missing argument"),
+        (["corect", "{toy}"], "No such command"),
+        (["simulate", "{toy}"], "--out"),
+        (["simulate", "{toy}", "--out", "/proc/zopde/data.nc"], "writable folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words, expected, toy_spec, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("not a NetCDF file, and no folder")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["zopde", *(word.format(toy=toy_spec) for word in words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 2
+    complaints = [line for line in shown.err.splitlines() if line.startswith("zopde: ")]
+    assert len(complaints) == 1
+    assert expected in complaints[0]
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert (tmp_path / "file").read_text() == "not a NetCDF file, and no folder"
+
+
+def test_debug_shows_the_traceback(toy_spec, tmp_path):
+    done = zopde("--debug", "correct", "burgrs", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def results(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for volatile in ("seconds",):
+        del metrics[volatile]
+    models = {
+        str(path.relative_to(folder)): load_file(path)
+        for path in sorted(folder.rglob("model.safetensors"))
+    }
+    return metrics, models
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_killed_in_zeroth_order_training_and_resumed_is_identical_resumes(
+    stop, toy_spec, tiny, tmp_path
+):
+    command = ["correct", toy_spec, *sets([*tiny, 'training.length="40 iterations"'])]
+    assert zopde(*command, "--out", "whole", cwd=tmp_path).returncode == 0
+
+    process = zopde(*command, "--out", "parts", cwd=tmp_path, wait=False)
+    history = tmp_path / "parts" / "ZO-weights" / "seed-0" / "checkpoint.pt"
+    deadline = time.monotonic() + 60
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+    assert not (tmp_path / "parts" / "metrics.json").exists()
+    if stop == signal.SIGINT:
+        assert "--resume goes on" in errors
+    done = zopde(*command, "--out", "parts", cwd=tmp_path)
+    assert done.returncode == 2, "a started run must not be overwritten"
+    done = zopde(*command, "--out", "parts", "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    whole, parts = results(tmp_path / "whole"), results(tmp_path / "parts")
+    assert parts[0] == whole[0]
+    assert parts[1].keys() == whole[1].keys()
+    for name, weights in whole[1].items():
+        for key, value in weights.items():
+            assert torch.equal(value, parts[1][name][key]), (name, key)

@@ -1,0 +1,67 @@
+"""What several rooms' tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from zopde import ConvCorrector, Normalised, Window, load_solver
+
+HERE = Path(__file__).parent
+TOY = f"{HERE / 'toy_solver.py'}:Toy"
+
+# A run of a second: every label, one seed, tiny grids.
+TINY = [
+    "data.fine=[16,16]",
+    "data.coarse=[4,4]",
+    "data.skip=2",
+    "data.steps=12",
+    "data.train=3",
+    "data.test=2",
+    "corrector.sizes={width=3,depth=2}",
+    'non.length="20 iterations"',
+    "non.batch=4",
+    'training.length="12 iterations"',
+    "training.batch=2",
+    "training.unroll=3",
+    "run.checkpoint_seconds=0.01",
+]
+
+
+@pytest.fixture(scope="session")
+def toy_spec():
+    return TOY
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return list(TINY)
+
+
+@pytest.fixture
+def toy():
+    return load_solver(TOY)
+
+
+@pytest.fixture
+def gen():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def window(gen):
+    def draw(*shape):
+        return torch.randn(*shape, generator=gen, dtype=torch.float64)
+
+    return Window(draw(3, 2, 8, 8), draw(3, 4, 2, 8, 8), 0.1 * draw(3, 4, 2, 8, 8))
+
+
+@pytest.fixture
+def corrector():
+    torch.manual_seed(3)
+    network = Normalised(
+        ConvCorrector(4, 2, width=3, depth=3), torch.tensor([1.5, 0.7]), torch.tensor([0.3, 0.4])
+    ).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from zopde import InputError, Trajectories, downsample, load_trajectories, save_trajectories
+from zopde.data import Windows, first_steps, from_dataset, simulate, to_dataset
+
+
+@pytest.fixture
+def data(toy, gen):
+    coarse = toy.at((4, 4))
+    made = simulate(
+        toy, lambda fine: downsample(fine, (4, 4)), coarse.grid, 3, skip=2, steps=6, generator=gen
+    )
+    settings = {"solver": "toy", "seed": 0, "skip": 2, "zopde_version": "0"}
+    return Trajectories(made.grid, made.states, made.forcing, settings)
+
+
+def test_simulate_follows_the_solver(toy, gen, data):
+    scenario = toy.scenario(3, gen.manual_seed(0))
+    state = scenario.initial
+    for t in range(3):
+        state = toy.step(state, scenario.forcing(t))
+    assert data.states.shape == (3, 7, 2, 4, 4)
+    torch.testing.assert_close(data.states[:, 1], downsample(state, (4, 4)))
+    torch.testing.assert_close(data.forcing[:, 1], downsample(scenario.forcing(3), (4, 4)))
+
+
+def test_dataset_layout(data):
+    dataset = to_dataset(data)
+    assert dict(dataset.sizes) == {"simulation": 3, "time": 7, "y": 4, "x": 4}
+    assert set(dataset.data_vars) == {"velocity_y", "velocity_x", "force_y", "force_x"}
+    assert dataset["velocity_x"].attrs["units"] == "m/s"
+    assert dataset["time"].values[0] == pytest.approx(0.2)
+    assert dataset.attrs["dt"] == 0.1
+    assert dataset.attrs["extent"] == [8.0, 8.0]
+    assert {"solver", "seed", "zopde_version"} <= set(dataset.attrs)
+
+
+def test_saved_and_loaded_is_identical(data, tmp_path):
+    save_trajectories(data, tmp_path / "new" / "data.nc")
+    back = load_trajectories(tmp_path / "new" / "data.nc", data.grid, data.settings)
+    assert torch.equal(back.states, data.states)
+    assert torch.equal(back.forcing, data.forcing)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["data.nc"]
+
+
+def test_other_settings_name_the_difference(data, tmp_path):
+    save_trajectories(data, tmp_path / "data.nc")
+    wanted = {**data.settings, "seed": 7, "zopde_version": "1"}
+    with pytest.raises(InputError, match=r"setting 'seed' of data file .*got 0, expected 7"):
+        load_trajectories(tmp_path / "data.nc", data.grid, wanted)
+
+
+def test_missing_and_truncated_files_raise(data, tmp_path):
+    with pytest.raises(InputError, match="existing NetCDF file"):
+        load_trajectories(tmp_path / "none.nc", data.grid)
+    path = tmp_path / "data.nc"
+    save_trajectories(data, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="unreadable"):
+        load_trajectories(path, data.grid)
+    path.write_text("this is no NetCDF")
+    with pytest.raises(InputError, match="unreadable"):
+        load_trajectories(path, data.grid)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda d: d.drop_vars("velocity_x"), "a variable 'velocity_x'"),
+        (lambda d: d.isel(x=slice(0, 3)), r"got \(4, 3\) cells, expected \(4, 4\)"),
+        (lambda d: d.rename(x="z"), "dims"),
+        (lambda d: d.where(d["time"] < 0.5), "NaN or infinity, first at"),
+        (lambda d: d.assign_attrs(dt=0.2), "data dt: got"),
+        (lambda d: d.assign_attrs(extent=[8.0, 9.0]), "data extent"),
+    ],
+)
+def test_data_that_does_not_fit_raises(data, spoil, words):
+    with pytest.raises(InputError, match=words):
+        from_dataset(spoil(to_dataset(data)), data.grid)
+
+
+def test_a_users_own_dataset_needs_no_settings(data):
+    plain = xr.Dataset(
+        {
+            name: (("time", "simulation", "x", "y"), np.full((5, 2, 4, 4), i, dtype=np.float32))
+            for i, name in enumerate(("velocity_y", "velocity_x", "force_y", "force_x"))
+        }
+    )
+    found = from_dataset(plain, data.grid)
+    assert found.states.shape == (2, 5, 2, 4, 4)
+    assert found.forcing[:, :, 1].unique().tolist() == [3.0]
+
+
+def test_scales_are_standard_deviations(data):
+    expected = data.states[:, :, 1].std()
+    torch.testing.assert_close(data.state_scale()[1], expected)
+
+
+def test_first_steps_are_the_solvers(toy, data):
+    coarse = toy.at((4, 4))
+    stepped = first_steps(coarse, data, chunk=5)
+    assert stepped.shape == (3, 6, 2, 4, 4)
+    alone = coarse.step(data.states[1:2, 4], data.forcing[1:2, 4])[0]
+    torch.testing.assert_close(stepped[1, 4], alone)
+
+
+def test_window_is_a_stretch_of_the_data(data):
+    windows = Windows(data, data.states[:, :-1], unroll=3, batch=2, seed=0)
+    window = windows.batch(0)
+    assert window.targets.shape == (2, 3, 2, 4, 4)
+    starts = [(s, t) for s in range(3) for t in range(4)]
+    place = next(
+        (s, t) for s, t in starts if torch.equal(data.states[s, t + 1], window.targets[0, 0])
+    )
+    s, t = place
+    assert torch.equal(window.targets[0], data.states[s, t + 1 : t + 4])
+    assert torch.equal(window.forcing[0], data.forcing[s, t : t + 3])
+    assert torch.equal(window.stepped[0], data.states[s, t])
+
+
+def test_epoch_covers_every_window_once(data):
+    windows = Windows(data, data.states[:, :-1], unroll=3, batch=2, seed=0)
+    assert windows.per_epoch == 6
+    firsts = torch.cat([windows.batch(i).stepped for i in range(6)])
+    assert len(torch.unique(firsts.flatten(1), dim=0)) == 12
+
+
+def test_batch_is_a_function_of_the_iteration_resumes(data):
+    one = Windows(data, data.states[:, :-1], unroll=3, batch=2, seed=0)
+    for i in range(9):
+        one.batch(i)
+    other = Windows(data, data.states[:, :-1], unroll=3, batch=2, seed=0)
+    assert torch.equal(one.batch(9).stepped, other.batch(9).stepped)
+    assert not torch.equal(one.batch(3).stepped, one.batch(9).stepped)
+
+
+def test_too_long_a_window_raises(data):
+    with pytest.raises(InputError, match="unroll: got 7, expected at most the data's 6 steps"):
+        Windows(data, data.states[:, :-1], unroll=7, batch=2, seed=0)

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from zopde import Grid, InputError, OneAtATime, find_solvers, load_solver
+from zopde.checks import check_forcing, check_positive, check_share, check_state
+from zopde.seeding import generator
+
+
+def grid(**changes):
+    given = {"shape": (4, 6), "extent": (2.0, 3.0), "dt": 0.1, "channels": ("u",)}
+    return Grid(**{**given, **changes})
+
+
+def test_grid_geometry_exact():
+    g = grid()
+    assert g.spacing == (0.5, 0.5)
+    assert g.centres(0) == [0.25, 0.75, 1.25, 1.75]
+    assert g.state_shape == (1, 4, 6)
+    assert g.with_shape((8, 12)).spacing == (0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dt": 0.0}, {"shape": (4,)}, {"extent": (1.0, -1.0)}, {"shape": (0, 6)}]
+)
+def test_grid_raises(changes):
+    with pytest.raises(InputError):
+        grid(**changes)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "a"])
+def test_check_positive_raises(value):
+    with pytest.raises(InputError, match="mu: got"):
+        check_positive("mu", value)
+
+
+@pytest.mark.parametrize("value", [1, -0.1, float("nan"), 1.5])
+def test_check_share_raises(value):
+    with pytest.raises(InputError, match=r"sparsity: got .*expected a number in \[0, 1\)"):
+        check_share("sparsity", value)
+
+
+def test_check_state_and_forcing_raise():
+    g = grid(forcing_channels=("f",))
+    check_state(g, torch.zeros(3, 1, 4, 6))
+    with pytest.raises(InputError, match=r"shape \(3, 2, 4, 6\), expected \(batch, 1, 4, 6\)"):
+        check_state(g, torch.zeros(3, 2, 4, 6))
+    with pytest.raises(InputError, match="floating"):
+        check_state(g, torch.zeros(3, 1, 4, 6, dtype=torch.int64))
+    with pytest.raises(InputError, match="forcing: got None"):
+        check_forcing(g, None, 3)
+    with pytest.raises(InputError, match="batch 2, expected batch 3"):
+        check_forcing(g, torch.zeros(2, 1, 4, 6), 3)
+    with pytest.raises(InputError, match="takes none"):
+        check_forcing(grid(), torch.zeros(3, 1, 4, 6), 3)
+
+
+def test_generator_depends_on_every_key():
+    def draw(*keys):
+        return torch.rand(4, generator=generator(*keys)).tolist()
+
+    assert draw(0, "mask", 3) == draw(0, "mask", 3)
+    others = [draw(1, "mask", 3), draw(0, "order", 3), draw(0, "mask", 4)]
+    assert all(draw(0, "mask", 3) != other for other in others)
+
+
+def test_solver_by_file_and_options(toy_spec):
+    assert load_solver(toy_spec, {"viscosity": 0.5}).viscosity == 0.5
+
+
+def test_solver_by_import_string(tmp_path, monkeypatch, toy_spec):
+    path = toy_spec.rpartition(":")[0]
+    (tmp_path / "my_solver_module.py").write_text(Path(path).read_text())
+    monkeypatch.chdir(tmp_path)
+    assert load_solver("my_solver_module:Toy").grid.shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("burgrs", "did you mean 'burgers'"),
+        ("nowhere.py:Toy", "existing Python file"),
+        ("no_such_module:Toy", "No module named"),
+        ("{file}:Toyy", "did you mean 'Toy'"),
+        ("{file}:NotASolver", "expected an object with `grid"),
+    ],
+)
+def test_unknown_solver_raises(toy_spec, spec, words):
+    with pytest.raises(InputError, match=words):
+        load_solver(spec.format(file=toy_spec.rpartition(":")[0]))
+
+
+def test_unknown_option_raises(toy_spec):
+    with pytest.raises(InputError, match="did you mean 'viscosity'"):
+        load_solver(toy_spec, {"viscosty": 1.0})
+
+
+def test_broken_solver_file_raises(tmp_path):
+    (tmp_path / "broken.py").write_text("def (:\n")
+    with pytest.raises(InputError, match="SyntaxError"):
+        load_solver(f"{tmp_path / 'broken.py'}:Toy")
+
+
+def test_burgers_is_found():
+    assert "burgers" in [info.name for info in find_solvers()]
+
+
+def test_one_at_a_time_agrees(toy):
+    state, forcing = torch.randn(3, 2, 8, 8), torch.randn(3, 2, 8, 8)
+    wrapped = OneAtATime(toy)
+    torch.testing.assert_close(wrapped.step(state, forcing), toy.step(state, forcing))
+    assert wrapped.grid is toy.grid

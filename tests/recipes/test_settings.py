@@ -1,0 +1,82 @@
+import pytest
+
+from zopde import InputError
+from zopde.recipes import PRESETS, load_config
+from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.settings import as_tree, assignments, build, differences, dump_toml, read_toml
+from zopde.recipes.span import Span
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_round_trip(preset, tmp_path):
+    config = load_config(preset)
+    (tmp_path / "config.toml").write_text(dump_toml(as_tree(config)))
+    assert build(CorrectionConfig, read_toml(tmp_path / "config.toml")) == config
+
+
+def test_paper_preset_is_the_published_size():
+    config = load_config("paper")
+    assert config.data.fine == (128, 128)
+    assert config.data.coarse == (32, 32)
+    assert (config.data.train, config.data.test) == (10, 5)
+    assert config.corrector.kind == "residual"
+    assert config.training.length == "100 epochs"
+    assert config.training.lr == 1e-4
+
+
+def test_changes_lie_over_the_file_over_the_preset(tmp_path):
+    (tmp_path / "my.toml").write_text("[zo]\nmu = 1e-2\nsparsity = 0.5\n")
+    config = load_config("quick", tmp_path / "my.toml", ["zo.mu=2e-2", "run.seeds=[3,4]"])
+    assert (config.zo.mu, config.zo.sparsity, config.run.seeds) == (2e-2, 0.5, (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("zo.mu=0", "zo.mu: got 0"),
+        ("zo.mu=-1e-3", "zo.mu: got -0.001"),
+        ("zo.mu=nan", "zo.mu: got nan"),
+        ("zo.mu=small", "a value of type float"),
+        ("zo.sparsity=1.0", r"expected a number in \[0, 1\)"),
+        ("zo.sparsity=-0.1", "zo.sparsity"),
+        ("zo.sparsty=0.5", "did you mean 'zo.sparsity'"),
+        ("sparsity=0.5", "did you mean 'zo.sparsity'"),
+        ("zo=3", "expected a table"),
+        ("training.optimizer=adamw", r"one of \['adam', 'sgd'\]"),
+        ("training.length=600", "a value of type str"),
+        ('training.length="0 epochs"', "at least 1"),
+        ("zo.resample=never", 'such as "600 iterations"'),
+        ("training.batch=1.5", "type int"),
+        ("run.seeds=[]", "distinct seeds"),
+        ("run.seeds=[1,1]", "distinct seeds"),
+        ("run.seeds=[-1]", "run.seeds: got -1"),
+        ("run.device=gpuu", "device"),
+        ("data.train=0", "data.train"),
+        ("zo.mu", "expected key=value"),
+    ],
+)
+def test_bad_settings_raise_one_line(change, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load_config("quick", None, [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_and_broken_file_raise(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'quick'"):
+        load_config("quik")
+    with pytest.raises(InputError, match="readable TOML"):
+        load_config("quick", tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[zo\n")
+    with pytest.raises(InputError, match="valid TOML"):
+        load_config("quick", tmp_path / "bad.toml")
+
+
+def test_assignments_and_differences():
+    tree = assignments(["a.b=1", "a.c=[1, 2]", "d=text", 'e="x=y"'])
+    assert tree == {"a": {"b": 1, "c": [1, 2]}, "d": "text", "e": "x=y"}
+    assert differences(tree, {**tree, "a": {"b": 2, "c": [1, 2]}}) == ["a.b"]
+
+
+def test_span():
+    assert Span.parse("x", "3 epochs").iterations(10) == 30
+    assert Span.parse("x", "1 iteration").iterations(10) == 1

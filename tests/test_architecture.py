@@ -1,0 +1,165 @@
+"""The house plan, enforced: who imports whom, how long a file is, what is public."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import zopde
+
+ROOT = Path(__file__).parent.parent
+GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress"}
+THIRD_PARTY = {
+    "ground": {"torch", "numpy", "jaxtyping"},
+    "zo": {"torch", "jaxtyping"},
+    "sparsity": {"torch", "jaxtyping"},
+    "hybrid": {"torch", "jaxtyping"},
+    "nets": {"torch", "jaxtyping"},
+    "data": {"torch", "numpy", "jaxtyping", "xarray"},
+    "training": {"torch", "jaxtyping"},
+    "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
+    "recipes": {"torch", "numpy", "safetensors"},
+    "solvers": {"torch", "phi", "phiml"},
+    "cli": {"typer", "rich"},
+}
+ROOMS = {
+    "ground": set(),
+    "zo": set(),
+    "sparsity": {"zo"},
+    "hybrid": set(),
+    "nets": set(),
+    "data": set(),
+    "training": {"zo", "sparsity"},
+    "report": set(),
+    "recipes": {"zo", "sparsity", "hybrid", "nets", "data", "training", "report"},
+    "solvers": set(),
+    "cli": {"recipes", "data"},
+}
+STANDARD = set(sys.stdlib_module_names)
+
+
+def sources():
+    for folder in ("zopde", "solvers", "cli"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def room_of(path):
+    first, *rest = path.relative_to(ROOT).parts
+    if first != "zopde":
+        return first
+    return rest[0] if len(rest) > 1 else "ground"
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (
+                f"{node.module}.{alias.name}" if node.module == "zopde" else node.module
+                for alias in node.names
+            )
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_what_its_room_may(path):
+    if path == ROOT / "zopde" / "__init__.py":
+        return  # the front door names every room
+    room = room_of(path)
+    for name in imports_of(path):
+        package, _, rest = name.partition(".")
+        if package != "zopde":
+            assert package in STANDARD | THIRD_PARTY[room], f"{room} may not import {package}"
+            continue
+        other = rest.partition(".")[0]
+        allowed = other in GROUND | ROOMS[room] | {room, "__version__"}
+        assert allowed, f"{room} may not import zopde.{other}"
+
+
+def functions(path):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+
+
+def code_lines(node):
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("folder", ["zopde", "solvers", "cli", "tests", "examples", "benchmarks"])
+def test_files_and_functions_are_short(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        assert len(path.read_text().splitlines()) <= 300, path
+        for node in functions(path):
+            assert code_lines(node) <= 60, f"{path}: {node.name}"
+
+
+def test_only_the_console_prints():
+    for path in sources():
+        if path.name != "console.py":
+            calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+            assert not [c for c in calls if getattr(c.func, "id", "") == "print"], path
+
+
+def test_every_folder_is_a_package_of_the_wheel():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in ROOT.joinpath("zopde").rglob("__init__.py")
+    }
+    assert set(settings["packages"]) == folders | {"zopde.solvers", "zopde.cli"}
+
+
+PUBLIC = """
+__version__ InputError SolverError Grid Oracle Objective ReferenceSolver Scenario Solver Window
+find_solvers load_solver Estimate WeightOracle cge CorrectedSolver OneAtATime UnrolledObjective
+downsample rollout rollout_error ConvCorrector Normalised ResidualCorrector Trajectories
+load_trajectories save_trajectories simulate load_config load_corrector run_correction
+"""
+
+
+def test_public_names_are_frozen():
+    assert set(zopde.__all__) == set(PUBLIC.split())
+    for name in zopde.__all__:
+        assert getattr(zopde, name) is not None
+    with pytest.raises(AttributeError):
+        _ = zopde.no_such_name
+
+
+def modules():
+    yield zopde
+    for info in pkgutil.walk_packages(zopde.__path__, "zopde."):
+        yield importlib.import_module(info.name)
+    for room in ("solvers", "cli"):
+        for path in sorted((ROOT / room).glob("*.py")):
+            if path.stem != "__init__":
+                yield importlib.import_module(f"zopde.{room}.{path.stem}")
+
+
+def test_docstring_examples_are_right():
+    tried = 0
+    for module in modules():
+        result = doctest.testmod(module)
+        assert result.failed == 0, module.__name__
+        tried += result.attempted
+    assert tried >= 4
+
+
+def test_public_docstrings_describe_their_arguments():
+    things = {name: getattr(zopde, name) for name in zopde.__all__ if name != "__version__"}
+    for name, thing in things.items():
+        doc = inspect.getdoc(thing)
+        assert doc, name
+        own = inspect.isfunction(thing) or "__init__" in vars(thing)
+        if own and not getattr(thing, "_is_protocol", False):
+            parameters = inspect.signature(thing).parameters
+            missing = [p for p in parameters if not re.search(rf"\b{p}\b", doc)]
+            assert not missing, f"{name}: {missing}"

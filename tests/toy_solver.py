@@ -1,0 +1,76 @@
+"""A small solver of our own for tests of the core: no package behind it, microseconds a step."""
+
+import torch
+
+from zopde import Grid, Scenario
+
+
+class Toy:
+    """Advection-diffusion of two channels by finite differences, periodic."""
+
+    differentiable = False
+
+    def __init__(self, shape=(8, 8), viscosity=0.2):
+        self.grid = Grid(
+            shape=tuple(shape),
+            extent=(8.0, 8.0),
+            dt=0.1,
+            channels=("velocity_y", "velocity_x"),
+            forcing_channels=("force_y", "force_x"),
+            units={"velocity_y": "m/s", "velocity_x": "m/s", "time": "s", "space": "m"},
+        )
+        self.viscosity = viscosity
+
+    def step(self, state, forcing=None):
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            change = forcing.clone()
+            for axis, dx in zip((2, 3), self.grid.spacing, strict=True):
+                ahead, behind = state.roll(-1, axis), state.roll(1, axis)
+                speed = state[:, axis - 2 : axis - 1]
+                change = change - speed * (ahead - behind) / (2 * dx)
+                change = change + self.viscosity * (ahead - 2 * state + behind) / dx**2
+            return state + self.grid.dt * change
+
+    @property
+    def options(self):
+        return {"viscosity": self.viscosity}
+
+    def at(self, shape):
+        return type(self)(shape, self.viscosity)
+
+    def scenario(self, simulations, generator):
+        angle = 6.283 * torch.rand(simulations, 2, 1, 1, generator=generator)
+        y, x = torch.meshgrid(*map(torch.tensor, map(self.grid.centres, (0, 1))), indexing="ij")
+        waves = torch.sin(0.785 * (x + 2 * y) + angle)
+        return Scenario(0.5 * waves, lambda step: 0.3 * torch.cos(0.1 * step + 0.785 * x + angle))
+
+    def differentiable_twin(self):
+        return ToyTwin(self.grid.shape, self.viscosity)
+
+
+class ToyTwin(Toy):
+    """The same with its gradient."""
+
+    differentiable = True
+
+
+class NoTwin:
+    """A black box as users have them: a grid and a step."""
+
+    def __init__(self):
+        self._toy = Toy((4, 4))
+        self.grid = self._toy.grid
+
+    def step(self, state, forcing=None):
+        return self._toy.step(state, forcing)
+
+
+class Exploding(NoTwin):
+    """Grows tenfold a step."""
+
+    def step(self, state, forcing=None):
+        return 10 * state
+
+
+class NotASolver:
+    """Has neither."""

@@ -1,0 +1,152 @@
+"""Stacked probes against the plain loop, layer kind by layer kind."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from zopde import InputError, WeightOracle, cge
+
+
+class Twice(nn.Module):
+    """One layer used twice, and its weight tied into a third place."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.tied = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+        self.tied.weight = self.inner.weight
+
+    def forward(self, x):
+        return self.tied(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
+
+
+class Custom(nn.Module):
+    """A parameter that no layer owns."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.layer = nn.Parameter(torch.randn(4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.gain * torch.tanh(self.layer(x))
+
+
+IMAGE, LINE, VOLUME, VECTOR = (2, 4, 6, 5), (2, 4, 9), (2, 4, 4, 3, 5), (2, 4)
+CASES = {
+    "linear": (nn.Linear(4, 3), VECTOR),
+    "linear on a sequence": (nn.Linear(4, 3), (2, 7, 4)),
+    "conv1d": (nn.Conv1d(4, 3, 3, padding=1), LINE),
+    "conv2d": (nn.Conv2d(4, 3, 3), IMAGE),
+    "conv2d even kernel": (nn.Conv2d(4, 3, (2, 4), padding=(1, 2)), IMAGE),
+    "conv2d stride": (nn.Conv2d(4, 3, 3, stride=2, padding=1), IMAGE),
+    "conv2d dilation": (nn.Conv2d(4, 3, 2, dilation=(3, 2)), IMAGE),
+    "conv2d groups": (nn.Conv2d(4, 6, 3, groups=2, padding=1), IMAGE),
+    "conv2d depthwise": (nn.Conv2d(4, 4, 3, groups=4), IMAGE),
+    "conv2d circular": (nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular"), IMAGE),
+    "conv2d reflect": (nn.Conv2d(4, 3, 3, padding=1, padding_mode="reflect"), IMAGE),
+    "conv2d replicate": (nn.Conv2d(4, 3, 3, padding=2, padding_mode="replicate"), IMAGE),
+    "conv2d same": (nn.Conv2d(4, 3, (5, 3), padding="same", dilation=(1, 2)), IMAGE),
+    "conv2d valid no bias": (nn.Conv2d(4, 3, 3, padding="valid", bias=False), IMAGE),
+    "conv3d": (nn.Conv3d(4, 2, 3, padding=1, stride=(1, 2, 1)), VOLUME),
+    "two layers": (
+        nn.Sequential(nn.Conv2d(4, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2)),
+        IMAGE,
+    ),
+    "used twice and tied": (Twice(), VECTOR),
+    "custom parameter": (Custom(), VECTOR),
+    "batch norm, training": (
+        nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.Tanh()),
+        IMAGE,
+    ),
+    "batch norm, eval": (
+        nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.Tanh()).eval(),
+        IMAGE,
+    ),
+}
+
+
+def objective(x):
+    def evaluate(network, num_probes):
+        y = network(x.repeat(num_probes, *[1] * (x.dim() - 1)))
+        return y.view(num_probes, -1).square().mean(dim=1)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_stacked_agrees_with_loop_and_restores(name, chunk, gen):
+    network, shape = CASES[name]
+    network = network.double()
+    loss = objective(torch.randn(shape, generator=gen, dtype=torch.float64))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    oracle = WeightOracle(network, loss, chunk=chunk)
+    total = oracle.num_coordinates
+    indices = torch.randperm(total, generator=gen)[: min(total, 60)]
+    fast = cge(oracle, indices, mu=1e-4)
+    slow = cge(WeightOracle(network, loss, stacked=False), indices, mu=1e-4)
+    scale = slow.gradient.abs().max()
+    torch.testing.assert_close(fast.gradient, slow.gradient, rtol=0, atol=1e-9 * float(scale))
+    assert fast.queries == slow.queries == len(indices) + 1
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_agrees_with_autograd(gen):
+    network = nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 2, 3)).double()
+    loss = objective(torch.randn(IMAGE, generator=gen, dtype=torch.float64))
+    loss(network, 1)[0].backward()
+    exact = torch.cat([p.grad.flatten() for p in network.parameters()])
+    found = cge(WeightOracle(network, loss), mu=1e-4, scheme="central").gradient
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-7)
+
+
+def test_frozen_parameters_are_no_coordinates():
+    network = nn.Linear(4, 3)
+    network.weight.requires_grad_(False)
+    assert WeightOracle(network, objective(torch.ones(2, 4))).num_coordinates == 3
+
+
+def test_no_graph_is_built(gen):
+    network = nn.Linear(4, 3)
+
+    def loss(f, num_probes):
+        assert not torch.is_grad_enabled()
+        return objective(torch.ones(2, 4))(f, num_probes)
+
+    oracle = WeightOracle(network, loss)
+    assert not oracle.base().requires_grad
+    assert not oracle.coordinates(torch.arange(3), 1e-3).requires_grad
+
+
+def test_no_coordinates_asked():
+    oracle = WeightOracle(nn.Linear(4, 3), objective(torch.ones(2, 4)))
+    empty = torch.empty(0, dtype=torch.int64)
+    assert cge(oracle, empty).gradient.count_nonzero() == 0
+
+
+def test_what_runs_one_at_a_time_is_logged(caplog):
+    with caplog.at_level(logging.DEBUG, logger="zopde"):
+        WeightOracle(Custom(), objective(torch.ones(2, 4)))
+    assert "gain has no rank-one rule" in caplog.text
+
+
+def test_weight_used_behind_its_layers_back_raises():
+    class Sneaky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return F.linear(x, self.layer.weight, self.layer.bias)
+
+    with pytest.raises(InputError, match="never calls"):
+        cge(WeightOracle(Sneaky(), objective(torch.ones(2, 4))))
+
+
+def test_bad_chunk_raises():
+    with pytest.raises(InputError, match="chunk: got 0"):
+        WeightOracle(nn.Linear(4, 3), objective(torch.ones(2, 4)), chunk=0)

@@ -1,0 +1,171 @@
+"""What a run will ask for and how long it will take, after a measured sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from zopde.data import Trajectories, load_trajectories, simulate
+from zopde.progress import Progress, Silent
+from zopde.protocols import ReferenceSolver
+from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.evaluation import evaluate
+from zopde.recipes.labels import WAYS, check_labels
+from zopde.recipes.problem import Problem, coarse_solver, new_corrector, problem_from
+from zopde.recipes.span import Span
+from zopde.recipes.train import Stage, label_stage, start_stage, starts_from_non
+from zopde.seeding import generator
+from zopde.sparsity import RandomMasks
+from zopde.training import ZerothOrder
+from zopde.zo import WeightOracle, cge
+
+_SAMPLE_PROBES = 32
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one label will cost, for all seeds together.
+
+    Args:
+        label: Its name; "data" is the reference data, where it has to be made.
+        iterations: Updates of the weights.
+        queries: Evaluations of the objective.
+        solver_steps: Solver steps, in states.
+        seconds: Estimated time, rollouts included.
+    """
+
+    label: str
+    iterations: int
+    queries: int
+    solver_steps: int
+    seconds: float
+
+
+def forecast(
+    config: CorrectionConfig, path: Path, progress: Progress | None = None
+) -> list[Forecast]:
+    """Measure a gradient of every label on this machine and scale it up; writes nothing.
+
+    Args:
+        config: The run that is planned.
+        path: Its data file; where there is none yet, short coarse runs stand in.
+        progress: Who is watching.
+
+    Returns:
+        One `Forecast` per label, after one for the data where they have to be made.
+    """
+    check_labels(config.run.labels)
+    watcher = progress or Silent()
+    solver = coarse_solver(config)
+    plan = []
+    if path.exists() or not isinstance(solver, ReferenceSolver):
+        data = load_trajectories(path, solver.grid)
+    else:
+        data = _stand_in(config, solver)
+        plan.append(_forecast_data(config, solver))
+    small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
+    sample = problem_from(small, solver, data, Silent())
+    rollout = _seconds(lambda: evaluate(sample, None, lambda *_: None)) / sample.test.steps
+    with watcher.stage("measuring a sample", len(config.run.labels)) as advance:
+        for label in config.run.labels:
+            if not (WAYS[label].twin and sample.twin is None):
+                plan.append(_forecast_label(config, sample, label, rollout))
+            advance(1, label)
+    return plan
+
+
+def _stand_in(config: CorrectionConfig, solver: ReferenceSolver) -> Trajectories:
+    """Coarse runs of a few windows' length, as many as a batch needs."""
+    count, steps = config.training.batch + 1, config.training.unroll + 2
+    draw = generator(config.data.seed, "data")
+    return simulate(solver, lambda u: u, solver.grid, count, 2, steps, draw, config.dtype)
+
+
+def _forecast_data(config: CorrectionConfig, solver: ReferenceSolver) -> Forecast:
+    count, steps = config.data.train + config.data.test, config.data.skip + config.data.steps
+    fine = solver.at(config.data.fine)
+    scenario = fine.scenario(count, generator(config.data.seed, "data"))
+    state = scenario.initial.to(config.run.device, config.dtype)
+    forcing = scenario.forcing(0).to(state) if scenario.forcing else None
+
+    def step() -> None:
+        if scenario.forcing:
+            scenario.forcing(0)
+        fine.step(state, forcing)
+
+    return Forecast("data", 0, 0, count * steps, _seconds(step) * steps)
+
+
+def _forecast_label(
+    config: CorrectionConfig, sample: Problem, label: str, rollout: float
+) -> Forecast:
+    way, seeds = WAYS[label], len(config.run.seeds)
+    last = rollout * config.data.steps
+    if way.gradient == "none":
+        return Forecast(label, 0, 0, 0, last)
+    network = new_corrector(config, sample, 0)
+    # Epochs are counted on the real data, not on the sample.
+    windows = config.data.train * (config.data.steps - config.training.unroll + 1)
+    per_epoch = max(1, windows // config.training.batch)
+    stage = label_stage(_in_iterations(config, per_epoch), sample, way, network, 0)
+    seconds, queries = _cost_per_iteration(config, stage, network)
+    seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
+    steps = (config.training.unroll - 1) * config.training.batch if way.unrolled else 0
+    iterations = stage.iterations
+    if starts_from_non(config, label):
+        start = start_stage(config, sample, 0)
+        seconds += _cost_per_iteration(config, start, network)[0] * start.iterations
+        iterations, all_queries = iterations + start.iterations, all_queries + start.iterations
+    return Forecast(
+        label,
+        iterations * seeds,
+        all_queries * seeds,
+        queries * stage.iterations * steps * seeds,
+        (seconds + last) * seeds,
+    )
+
+
+def _in_iterations(config: CorrectionConfig, per_epoch: int) -> CorrectionConfig:
+    def fixed(text: str) -> str:
+        return f"{Span.parse('length', text).iterations(per_epoch)} iterations"
+
+    return replace(
+        config,
+        training=replace(config.training, length=fixed(config.training.length)),
+        zo=replace(config.zo, resample=fixed(config.zo.resample)),
+    )
+
+
+def _cost_per_iteration(
+    config: CorrectionConfig, stage: Stage, network: torch.nn.Module
+) -> tuple[float, int]:
+    """(seconds, queries) of one gradient, from as few probes as tell."""
+    objective = stage.objective_at(0)
+    if not isinstance(stage.gradient, ZerothOrder):
+        return _seconds(lambda: stage.gradient(network, objective, 0)), 1
+    oracle = WeightOracle(network, objective, stage.gradient.chunk)
+    active = RandomMasks(oracle.num_coordinates, config.zo.sparsity, 1, 0).active
+    probes = min(active, stage.gradient.chunk, _SAMPLE_PROBES)
+    indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
+    base = _seconds(oracle.base)
+    probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
+    both = 2 if config.zo.scheme == "central" else 1
+    if config.zo.scheme == "forward":
+        probing -= base
+    return base + probing * active / probes, active * both + (2 - both)
+
+
+def _seconds(work: Callable[[], object], repeat: int = 3) -> float:
+    """Median of a few calls, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return median(times)
