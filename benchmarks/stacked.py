@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zopde import ConvCorrector, Normalised, UnrolledObjective, WeightOracle, Window, load_solver
+from zopde.memory import keep_freed_memory
 
 
 def build(compiled: bool, batch: int, unroll: int) -> tuple[nn.Module, UnrolledObjective]:
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="turns of both sides")
     parser.add_argument("--mu", type=float, default=1e-3, help="finite-difference step")
     options = parser.parse_args()
+    keep_freed_memory()
     plain, compiled = measure(False, options), measure(True, options)
     result = {
         **plain,

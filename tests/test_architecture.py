@@ -15,7 +15,7 @@ import pytest
 import zopde
 
 ROOT = Path(__file__).parent.parent
-GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress"}
+GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress", "memory"}
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
     "zo": {"torch", "jaxtyping"},

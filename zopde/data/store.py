@@ -14,7 +14,15 @@ from zopde.grid import Grid
 
 
 def save_trajectories(trajectories: Trajectories, path: Path) -> None:
-    """Write NetCDF4 through h5netcdf, under another name first."""
+    """Write NetCDF4 through h5netcdf; a reader sees the old file or the new one, never half.
+
+    Args:
+        trajectories: What to keep; see `to_dataset` for the layout.
+        path: The file; its folder is made where it does not exist.
+
+    Raises:
+        InputError: If the folder is not writable.
+    """
     write_netcdf(to_dataset(trajectories), path)
 
 

@@ -177,7 +177,16 @@ def load_config(
     changes: Sequence[str] = (),
     tables: Mapping[str, Any] | None = None,
 ) -> CorrectionConfig:
-    """A preset, with a TOML file, `key=value` texts and tables laid over it, in that order.
+    """A preset, with more and more particular settings laid over it.
+
+    Args:
+        preset: "quick" or "paper", embedded in the package.
+        file: TOML file laid over the preset.
+        changes: Texts "table.key=value" laid over that.
+        tables: Nested dicts laid over all.
+
+    Returns:
+        The checked settings.
 
     Raises:
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.

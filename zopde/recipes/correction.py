@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zopde import __version__
+from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
@@ -48,6 +49,7 @@ def run_correction(
         InputError: On settings, data or a folder that will not do; nothing is overwritten.
         SolverError: If the solver fails.
     """
+    keep_freed_memory()
     watcher = progress or Silent()
     check_labels(config.run.labels)
     coarse_solver(config)  # a wrong solver must not leave a folder behind

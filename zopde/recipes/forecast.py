@@ -11,6 +11,7 @@ from statistics import median
 import torch
 
 from zopde.data import Trajectories, load_trajectories, simulate
+from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.protocols import ReferenceSolver
 from zopde.recipes.config import CorrectionConfig
@@ -59,6 +60,7 @@ def forecast(
     Returns:
         One `Forecast` per label, after one for the data where they have to be made.
     """
+    keep_freed_memory()
     check_labels(config.run.labels)
     watcher = progress or Silent()
     solver = coarse_solver(config)

@@ -13,7 +13,6 @@ from zopde.protocols import Objective
 from zopde.sparsity import RandomMasks
 from zopde.zo import WeightOracle, cge
 from zopde.zo.cge import Scheme
-from zopde.zo.coordinates import Coordinates
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,6 @@ class ZerothOrder:
         active = self._masks.mask(iteration)
         oracle = WeightOracle(network, objective, chunk=self.chunk)
         estimate = cge(oracle, active.nonzero().flatten(), self._mu, self._scheme)
-        Coordinates(network).set_gradient(estimate.gradient)
+        oracle.set_gradient(estimate.gradient)
         loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
         return Gradient(float(loss), estimate.queries, active)

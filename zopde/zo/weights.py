@@ -84,6 +84,14 @@ class WeightOracle:
         result[order.to(in_order.device)] = in_order
         return result
 
+    def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
+        """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
+
+        Args:
+            gradient: (d,), for example `Estimate.gradient`.
+        """
+        self._coordinates.set_gradient(gradient)
+
     def _stacked(self, parts: list[Tensor], mu: float) -> list[Tensor]:
         """Answer sorted coordinates chunk by chunk; one result per part."""
         if not parts:

@@ -1,0 +1,27 @@
+"""Every example runs and ends with its golden number."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name):
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main()
+
+
+def test_your_solver_golden():
+    """Made by this example on 2026-11-22; the spread over thread counts and CPUs is far less."""
+    errors = run("01_your_solver.py")
+    assert errors["SRC"] == pytest.approx(0.0190, abs=2e-4)
+    assert errors["ZO-weights"] == pytest.approx(0.0030, abs=4e-4)
+
+
+def test_examples_are_short():
+    for path in EXAMPLES.glob("*.py"):
+        assert 60 <= len(path.read_text().splitlines()) <= 120, path
