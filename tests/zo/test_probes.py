@@ -33,6 +33,61 @@ class Custom(nn.Module):
         return self.gain * torch.tanh(self.layer(x))
 
 
+class Skips(nn.Module):
+    """A small U-Net: branches, a concatenation, a residual, a stride and an upsampling."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv2d(4, 3, 3, padding=1)
+        self.down = nn.Conv2d(3, 5, 2, stride=2)
+        self.deep = nn.Conv2d(5, 5, 3, padding=1, padding_mode="circular")
+        self.merge = nn.Conv2d(8, 2, 3, padding=1)
+        self.side = nn.Linear(4, 2)
+
+    def forward(self, x):
+        top = torch.relu(self.enter(x))
+        low = torch.relu(self.down(top))
+        low = low + torch.tanh(self.deep(low))
+        up = F.interpolate(low, scale_factor=2.0, mode="nearest")
+        both = self.merge(torch.cat([top, up], dim=1))
+        mean = x.mean(dim=(2, 3)).view(x.size(0), -1)
+        return both * self.side(mean)[:, :, None, None]
+
+
+class Sneaky(nn.Module):
+    """Uses its layer's weight behind the layer's back."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)) + F.linear(x, self.layer.weight)
+
+
+class Flattens(nn.Module):
+    """Mixes the batch axis into others and back: reuse must give up, not go wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = torch.tanh(self.one(x))
+        return self.two(y.flatten().view(-1, 4))
+
+
+class Untraceable(nn.Module):
+    """Control flow that depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x) if x.sum() > -1e9 else x
+
+
 IMAGE, LINE, VOLUME, VECTOR = (2, 4, 6, 5), (2, 4, 9), (2, 4, 4, 3, 5), (2, 4)
 CASES = {
     "linear": (nn.Linear(4, 3), VECTOR),
@@ -55,6 +110,10 @@ CASES = {
         IMAGE,
     ),
     "used twice and tied": (Twice(), VECTOR),
+    "branches and skips": (Skips(), (2, 4, 6, 8)),
+    "weight used twice, once outside": (Sneaky(), VECTOR),
+    "batch axis mixed": (Flattens(), VECTOR),
+    "untraceable": (Untraceable(), VECTOR),
     "custom parameter": (Custom(), VECTOR),
     "batch norm, training": (
         nn.Sequential(nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.Tanh()),
@@ -68,6 +127,8 @@ CASES = {
 
 
 def objective(x):
+    """All probes see the same input: their work is shared up to the layer they move."""
+
     def evaluate(network, num_probes):
         y = network(x.repeat(num_probes, *[1] * (x.dim() - 1)))
         return y.view(num_probes, -1).square().mean(dim=1)
@@ -75,12 +136,26 @@ def objective(x):
     return evaluate
 
 
+def unrolled(x):
+    """The second call's input depends on the probe, as in a loss that runs through a solver."""
+
+    def evaluate(network, num_probes):
+        first = x.repeat(num_probes, *[1] * (x.dim() - 1))
+        y = network(first)
+        state = y.flatten(1).mean(dim=1).view(-1, *[1] * (x.dim() - 1))
+        z = network(first * (1 + state))
+        return (y.view(num_probes, -1) - z.view(num_probes, -1).cos()).square().mean(dim=1)
+
+    return evaluate
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_stacked_agrees_with_loop_and_restores(name, chunk, gen):
+@pytest.mark.parametrize("make", [objective, unrolled])
+def test_stacked_agrees_with_loop_and_restores(make, name, chunk, gen):
     network, shape = CASES[name]
     network = network.double()
-    loss = objective(torch.randn(shape, generator=gen, dtype=torch.float64))
+    loss = make(torch.randn(shape, generator=gen, dtype=torch.float64))
     before = {k: v.clone() for k, v in network.state_dict().items()}
     oracle = WeightOracle(network, loss, chunk=chunk)
     total = oracle.num_coordinates
@@ -134,17 +209,24 @@ def test_what_runs_one_at_a_time_is_logged(caplog):
     assert "gain has no rank-one rule" in caplog.text
 
 
-def test_weight_used_behind_its_layers_back_raises():
-    class Sneaky(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 3)
-
+def test_weight_whose_layer_never_runs_raises():
+    class Hidden(Untraceable):
         def forward(self, x):
-            return F.linear(x, self.layer.weight, self.layer.bias)
+            return F.linear(x, self.layer.weight) if x.sum() > -1e9 else x
 
     with pytest.raises(InputError, match="never calls"):
-        cge(WeightOracle(Sneaky(), objective(torch.ones(2, 4))))
+        cge(WeightOracle(Hidden(), objective(torch.ones(2, 4))))
+
+
+def test_shared_input_costs_less_work(gen):
+    """Of three equal layers the first runs on the base alone, the second on a third more."""
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    rows = []
+    for layer in network:
+        layer.register_forward_hook(lambda _m, args, _y: rows.append(len(args[0])))
+    total = WeightOracle(network, objective(torch.ones(2, 4)), chunk=1000)
+    total.coordinates(torch.arange(60), 1e-3)
+    assert rows == [2 * (1 + 0), 2 * (1 + 20), 2 * (1 + 40)]
 
 
 def test_bad_chunk_raises():

@@ -116,6 +116,7 @@ class Normalised(nn.Module):
         body: Maps (batch, state + forcing channels, *space) to (batch, state channels, *space).
         state_scale: (channel,), training standard deviation of every state channel.
         forcing_scale: (forcing_channel,), likewise; empty without forcing.
+        dims: Number of space dimensions.
     """
 
     state_scale: Tensor
@@ -126,11 +127,15 @@ class Normalised(nn.Module):
         body: nn.Module,
         state_scale: Float[Tensor, " channel"],
         forcing_scale: Float[Tensor, " forcing_channel"],
+        dims: int = 2,
     ) -> None:
         super().__init__()
         self.body = body
-        self.register_buffer("state_scale", state_scale.clone())
-        self.register_buffer("input_scale", torch.cat([state_scale, forcing_scale]))
+        # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
+        space = [1] * dims
+        self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
+        both = torch.cat([state_scale.flatten(), forcing_scale.flatten()])
+        self.register_buffer("input_scale", both.reshape(-1, *space))
 
     def forward(
         self,
@@ -139,9 +144,8 @@ class Normalised(nn.Module):
     ) -> Float[Tensor, "b c *space"]:
         """Correction of `state`, in the state's units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
-        space = [1] * (raw.dim() - 2)
-        correction: Tensor = self.body(raw / self.input_scale.view(-1, *space))
-        return correction * self.state_scale.view(-1, *space)
+        correction: Tensor = self.body(raw / self.input_scale)
+        return correction * self.state_scale
 
 
 _KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}

@@ -64,7 +64,7 @@ def load_corrector(path: Path | str) -> Normalised:
         plan["kind"], plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"]
     )
     scale = state["state_scale"]
-    network = Normalised(body, scale, torch.ones(plan["inputs"] - plan["outputs"]))
+    network = Normalised(body, scale, torch.ones(plan["inputs"] - plan["outputs"]), scale.dim() - 1)
     network.to(scale.dtype).load_state_dict(state)
     return network.eval()
 

@@ -67,6 +67,27 @@ def rank_one_sites(module: nn.Module) -> dict[str, list[Site]]:
     }
 
 
+Share = Callable[[Tensor, Tensor], None]
+"""add_share(x, y): adds what k probes change at a layer, from (k, batch, ...) inputs in place."""
+
+
+def share(site: Site, block: Block, mu: float) -> Share:
+    """What moving the block's weights by mu adds to the output at one place."""
+    rule = _rule_for(site)
+    assert rule is not None
+    return rule(site.module, block, mu)
+
+
+def never_called(block: Block) -> InputError:
+    """A moved weight whose layer never ran is used in some other way, or not at all."""
+    return InputError(
+        f"parameter {block.slot.name!r}",
+        got="a layer that the objective never calls",
+        expected="weights used through their layer's forward",
+        remedy="freeze it (requires_grad_(False)) or pass stacked=False",
+    )
+
+
 @contextmanager
 def stacked(
     sites: dict[str, list[Site]], blocks: list[Block], num_probes: int, mu: float
@@ -74,24 +95,18 @@ def stacked(
     """Inside this context the network's batch axis holds `num_probes` probes, probe-major.
 
     Raises:
-        InputError: On leaving, if a moved parameter's layer was never called: then its weight
-            is used behind the layer's back, and the answers would be wrong.
+        InputError: On leaving, if a moved parameter's layer was never called.
     """
     called: set[str] = set()
     with ExitStack() as stack:
         for block in blocks:
             for site in sites[block.slot.name]:
-                hook = _hook(site, block, num_probes, mu, called)
+                hook = _hook(share(site, block, mu), block, num_probes, called)
                 stack.callback(site.module.register_forward_hook(hook).remove)
         yield
     for block in blocks:
         if block.slot.name not in called:
-            raise InputError(
-                f"parameter {block.slot.name!r}",
-                got="a layer that the objective never calls",
-                expected="weights used through their layer's forward",
-                remedy="freeze it (requires_grad_(False)) or pass stacked=False",
-            )
+            raise never_called(block)
 
 
 def _couples_states(part: nn.Module) -> bool:
@@ -99,7 +114,7 @@ def _couples_states(part: nn.Module) -> bool:
     return part.training and isinstance(part, coupling)
 
 
-def _rule_for(site: Site) -> Callable[..., Callable[..., None]] | None:
+def _rule_for(site: Site) -> Callable[..., Share] | None:
     # The exact type: a subclass may use its weight in another way.
     kind = type(site.module)
     if kind is nn.Linear:
@@ -110,12 +125,8 @@ def _rule_for(site: Site) -> Callable[..., Callable[..., None]] | None:
 
 
 def _hook(
-    site: Site, block: Block, num_probes: int, mu: float, called: set[str]
+    add_share: Share, block: Block, num_probes: int, called: set[str]
 ) -> Callable[[nn.Module, Any, Tensor], None]:
-    rule = _rule_for(site)
-    assert rule is not None
-    add_share = rule(site.module, block, mu)
-
     def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         called.add(block.slot.name)
         add_share(_probes(args[0], block, num_probes), _probes(output, block, num_probes))
@@ -135,7 +146,7 @@ def _probes(stacked_batch: Tensor, block: Block, num_probes: int) -> Tensor:
     return apart[block.first : block.first + len(block.positions)]
 
 
-def _linear_weight(_: nn.Linear, block: Block, mu: float) -> Callable[[Tensor, Tensor], None]:
+def _linear_weight(_: nn.Linear, block: Block, mu: float) -> Share:
     out, source = torch.unravel_index(block.positions, block.slot.shape)
     rows = torch.arange(len(out))
 
@@ -145,7 +156,7 @@ def _linear_weight(_: nn.Linear, block: Block, mu: float) -> Callable[[Tensor, T
     return add_share
 
 
-def _linear_bias(_: nn.Linear, block: Block, mu: float) -> Callable[[Tensor, Tensor], None]:
+def _linear_bias(_: nn.Linear, block: Block, mu: float) -> Share:
     rows = torch.arange(len(block.positions))
 
     def add_share(_: Tensor, y: Tensor) -> None:
@@ -154,7 +165,7 @@ def _linear_bias(_: nn.Linear, block: Block, mu: float) -> Callable[[Tensor, Ten
     return add_share
 
 
-def _conv_bias(_: Conv, block: Block, mu: float) -> Callable[[Tensor, Tensor], None]:
+def _conv_bias(_: Conv, block: Block, mu: float) -> Share:
     rows = torch.arange(len(block.positions))
 
     def add_share(_: Tensor, y: Tensor) -> None:
@@ -163,7 +174,7 @@ def _conv_bias(_: Conv, block: Block, mu: float) -> Callable[[Tensor, Tensor], N
     return add_share
 
 
-def _conv_weight(conv: Conv, block: Block, mu: float) -> Callable[[Tensor, Tensor], None]:
+def _conv_weight(conv: Conv, block: Block, mu: float) -> Share:
     out, source, *taps = torch.unravel_index(block.positions, block.slot.shape)
     # With groups, the weight counts its input channels from the group's first one.
     group = out // (conv.out_channels // conv.groups)

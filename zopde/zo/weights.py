@@ -13,7 +13,8 @@ from torch.func import functional_call
 from zopde.checks import check_positive
 from zopde.protocols import Objective
 from zopde.zo.coordinates import Coordinates
-from zopde.zo.probes import Block, rank_one_sites, stacked
+from zopde.zo.probes import Block, rank_one_sites
+from zopde.zo.stack import Stack
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ class WeightOracle:
         self._objective = objective
         self._chunk = chunk
         self._coordinates = Coordinates(network)
-        self._sites = rank_one_sites(network) if stacked else {}
+        self._stack = Stack(network, rank_one_sites(network) if stacked else {})
         for slot in self._coordinates.slots:
-            if slot.name not in self._sites:
+            if slot.name not in self._stack.sites:
                 log.debug("%s has no rank-one rule: probed one at a time", slot.name)
 
     @property
@@ -73,12 +74,14 @@ class WeightOracle:
             return torch.zeros(0)
         order = torch.argsort(indices, stable=True)
         parts = self._coordinates.split(indices[order])
-        together = [pos + slot.start for slot, pos in parts if slot.name in self._sites]
+        together = [pos + slot.start for slot, pos in parts if slot.name in self._stack.sites]
         answered = iter(self._stacked(together, mu))
-        losses = [
-            next(answered) if slot.name in self._sites else self._one_at_a_time(slot.name, pos, mu)
-            for slot, pos in parts
-        ]
+        losses = []
+        for slot, positions in parts:
+            if slot.name in self._stack.sites:
+                losses.append(next(answered))
+            else:
+                losses.append(self._one_at_a_time(slot.name, positions, mu))
         in_order = torch.cat(losses)
         result = torch.empty_like(in_order)
         result[order.to(in_order.device)] = in_order
@@ -104,8 +107,8 @@ class WeightOracle:
         for slot, positions in self._coordinates.split(indices):
             blocks.append(Block(slot, first, positions))
             first += len(positions)
-        with stacked(self._sites, blocks, len(indices), mu):
-            return self._objective(self._network, len(indices))
+        with self._stack.probing(blocks, mu) as network:
+            return self._objective(network, len(indices))
 
     def _one_at_a_time(self, name: str, positions: Tensor, mu: float) -> Tensor:
         weight = self._network.get_parameter(name)
