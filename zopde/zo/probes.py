@@ -20,6 +20,14 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.errors import InputError
 from zopde.zo.coordinates import Slot
+from zopde.zo.norms import (
+    BATCH,
+    INSTANCE,
+    NORMS,
+    normalised_entry,
+    statistics_per_probe,
+    updates_statistics,
+)
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -50,11 +58,12 @@ class Block:
 def rank_one_sites(module: nn.Module) -> dict[str, list[Site]]:
     """Where each parameter acts, for those whose every use has a rank-one rule.
 
-    A layer in which the states of a batch influence each other (BatchNorm in train mode) or
-    which draws random numbers (Dropout in train mode) makes stacked probes wrong, so such a
-    module has no sites at all until it is in eval mode.
+    A layer that draws random numbers (Dropout in train mode), writes its own statistics, or
+    couples the states of a batch in a way not known here makes stacked probes wrong, so a
+    network with one has no sites at all until it is in eval mode. BatchNorm in train mode is
+    known: `statistics_per_probe`.
     """
-    if any(_couples_states(part) for part in module.modules()):
+    if any(_forbids_stacking(part) for part in module.modules()):
         return {}
     uses: dict[int, list[Site]] = {}
     for part in module.modules():
@@ -90,7 +99,11 @@ def never_called(block: Block) -> InputError:
 
 @contextmanager
 def stacked(
-    sites: dict[str, list[Site]], blocks: list[Block], num_probes: int, mu: float
+    network: nn.Module,
+    sites: dict[str, list[Site]],
+    blocks: list[Block],
+    num_probes: int,
+    mu: float,
 ) -> Iterator[None]:
     """Inside this context the network's batch axis holds `num_probes` probes, probe-major.
 
@@ -98,7 +111,7 @@ def stacked(
         InputError: On leaving, if a moved parameter's layer was never called.
     """
     called: set[str] = set()
-    with ExitStack() as stack:
+    with ExitStack() as stack, statistics_per_probe(network, lambda x: len(x) // num_probes):
         for block in blocks:
             for site in sites[block.slot.name]:
                 hook = _hook(share(site, block, mu), block, num_probes, called)
@@ -109,9 +122,11 @@ def stacked(
             raise never_called(block)
 
 
-def _couples_states(part: nn.Module) -> bool:
-    coupling = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return part.training and isinstance(part, coupling)
+def _forbids_stacking(part: nn.Module) -> bool:
+    if isinstance(part, nn.modules.batchnorm._NormBase) and type(part) not in NORMS:
+        return part.training or part.running_mean is None
+    random = isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0
+    return random or updates_statistics(part)
 
 
 def _rule_for(site: Site) -> Callable[..., Share] | None:
@@ -120,7 +135,11 @@ def _rule_for(site: Site) -> Callable[..., Share] | None:
     if kind is nn.Linear:
         return {"weight": _linear_weight, "bias": _linear_bias}[site.role]
     if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        return {"weight": _conv_weight, "bias": _conv_bias}[site.role]
+        return {"weight": _conv_weight, "bias": _channel_bias}[site.role]
+    if kind in (*BATCH, *INSTANCE, nn.GroupNorm):
+        return {"weight": _norm_weight, "bias": _channel_bias}[site.role]
+    if kind is nn.LayerNorm:
+        return {"weight": _norm_weight, "bias": _layer_norm_bias}[site.role]
     return None
 
 
@@ -165,11 +184,34 @@ def _linear_bias(_: nn.Linear, block: Block, mu: float) -> Share:
     return add_share
 
 
-def _conv_bias(_: Conv, block: Block, mu: float) -> Share:
+def _channel_bias(_: nn.Module, block: Block, mu: float) -> Share:
     rows = torch.arange(len(block.positions))
 
     def add_share(_: Tensor, y: Tensor) -> None:
         y[rows, :, block.positions] += mu
+
+    return add_share
+
+
+def _norm_weight(norm: nn.Module, block: Block, mu: float) -> Share:
+    rows, entry = torch.arange(len(block.positions)), normalised_entry(norm)
+    axes = len(block.slot.shape) if isinstance(norm, nn.LayerNorm) else 0
+
+    def add_share(x: Tensor, y: Tensor) -> None:
+        moved = mu * entry(x, rows, block.positions)
+        if axes:
+            y.flatten(-axes)[rows, ..., block.positions] += moved
+        else:
+            y[rows, :, block.positions] += moved
+
+    return add_share
+
+
+def _layer_norm_bias(_: nn.LayerNorm, block: Block, mu: float) -> Share:
+    rows, axes = torch.arange(len(block.positions)), len(block.slot.shape)
+
+    def add_share(_: Tensor, y: Tensor) -> None:
+        y.flatten(-axes)[rows, ..., block.positions] += mu
 
     return add_share
 

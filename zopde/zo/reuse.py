@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from zopde.zo.norms import statistics_per_probe
 from zopde.zo.probes import Block, Share, Site, never_called, share
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,9 @@ class Reuse(fx.Interpreter):
         """
         self._batch = next(len(v) for v in args if isinstance(v, Tensor)) // num_probes
         self._first_of, self._joined = {}, 0
-        held = self.run(*(_Held(v[: self._batch], 0) if isinstance(v, Tensor) else v for v in args))
+        start = [_Held(v[: self._batch], 0) if isinstance(v, Tensor) else v for v in args]
+        with statistics_per_probe(self.module, lambda _: self._batch):
+            held = self.run(*start)
         if not isinstance(held, _Held):
             raise CannotReuseError("the answer is not one tensor")
         order = []

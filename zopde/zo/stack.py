@@ -58,7 +58,7 @@ class Stack:
                     self._graph = None
                 else:
                     return answer
-            with stacked(self.sites, blocks, num_probes, mu):
+            with stacked(self._network, self.sites, blocks, num_probes, mu):
                 whole: Tensor = self._network(*args)
             return whole
 
