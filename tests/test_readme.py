@@ -1,0 +1,43 @@
+"""What the README says is true."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_two_lines_come_first():
+    first_screen = README.splitlines()[:16]
+    lines = [line for line in first_screen if line.startswith("python3 -m venv")]
+    assert len(lines) == 2
+    assert lines[0].endswith("pip install -e . && zopde correct burgers")
+    assert lines[1].endswith('pip install -e ".[test]" && pytest')
+
+
+def test_python_blocks_run():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["estimate"].queries == 50
+    weights = sum(p.numel() for p in names["network"].parameters())
+    assert names["estimate"].gradient.count_nonzero() == weights == 49
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_run_folder_table_names_what_a_run_writes():
+    for name in ("config.toml", "metrics.json", "model.safetensors", "rollout.nc", "history.csv"):
+        assert name in README
+
+
+def test_changelog_and_version_belong_together():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"[{version}]" in changelog or "[Unreleased]" in changelog
