@@ -162,11 +162,11 @@ def _cost_per_iteration(
     return base + probing * active / probes, active * both + (2 - both)
 
 
-def _seconds(work: Callable[[], object], repeat: int = 3) -> float:
-    """Median of a few calls, after one to warm up."""
+def _seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:
+    """Median of a few calls after one to warm up; of fewer where they take long."""
     work()
-    times = []
-    for _ in range(repeat):
+    times: list[float] = []
+    while len(times) < repeat and sum(times) < enough:
         began = time.perf_counter()
         work()
         times.append(time.perf_counter() - began)
