@@ -58,12 +58,16 @@ def _run() -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except Exception as error:  # a user's solver may raise anything
+        complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
+        return 1
     # Typer turns Ctrl-C inside a command into this exit code.
     return _interrupted() if code == 130 else int(code or 0)
 
 
 def _interrupted() -> int:
-    complain("interrupted; the same command with --resume goes on from the last checkpoint")
+    remedy = "; the same command with --resume goes on from the last checkpoint"
+    complain(f"interrupted{remedy if 'correct' in sys.argv else ''}")
     return 130
 
 

@@ -106,8 +106,20 @@ class Watcher:
 
 def metrics_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """The rows of a run's table, one per label."""
-    source = metrics["mae"]["SRC"]["mean"]
-    return [_row(metrics, label, source) for label in metrics["labels"]]
+    return [_row(metrics, label) for label in metrics["labels"]]
+
+
+def metrics_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """What the table cannot say by itself."""
+    notes = [
+        f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
+        "on the stored data. A query of NON, NOG and SOL comes with a backward pass."
+    ]
+    if len(set(metrics["iterations"].values()) - {0}) > 1:
+        notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
+    for kind in ("stopped_early", "skipped"):
+        notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
+    return notes
 
 
 METRICS_COLUMNS = (
@@ -123,14 +135,15 @@ METRICS_COLUMNS = (
 )
 
 
-def _row(metrics: Mapping[str, Any], label: str, source: float | None) -> list[str]:
+def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
     error = metrics["mae"][label]
     mean = error["mean"]
     if mean is None:
         found = [f"{metrics['diverged'][label]} diverged", "", ""]
     else:
-        change = f"{100 * (mean / source - 1):+.1f} %" if source and label != "SRC" else ""
-        found = [f"{mean:.4f}", f"{error['std']:.4f}", change]
+        change = metrics["percent_of_src"][label]
+        against = "" if change is None or label == "SRC" else f"{change:+.1f} %"
+        found = [f"{mean:.4f}", f"{error['std']:.4f}", against]
     return [
         label,
         {"none": "", "non": "NON", "scratch": "scratch"}[metrics["init"][label]],

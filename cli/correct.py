@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.console import METRICS_COLUMNS, Watcher, metrics_rows, say, say_json, table
+from zopde.cli.console import (
+    METRICS_COLUMNS,
+    Watcher,
+    metrics_notes,
+    metrics_rows,
+    say,
+    say_json,
+    table,
+)
 from zopde.cli.options import AsJson, Changes, ConfigFile, DataFile, Overwrite, Preset, SolverSpec
 
 if TYPE_CHECKING:
@@ -50,11 +60,14 @@ def correct(
     if dry_run:
         _dry_run(config, folder, as_json)
         return
-    metrics = run_correction(config, folder, resume, overwrite, Watcher())
+    with redirect_stdout(sys.stderr):  # a solver may print; stdout is for the result
+        metrics = run_correction(config, folder, resume, overwrite, Watcher())
     if as_json:
         say_json(metrics)
         return
     table(METRICS_COLUMNS, metrics_rows(metrics), _title(metrics))
+    for line in metrics_notes(metrics):
+        say(line)
     say(f"pictures: {folder / 'error_over_time.png'}, {folder / 'fields.png'}")
     say(f"everything else: {folder}")
 
@@ -74,7 +87,8 @@ def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
     from zopde.recipes.forecast import forecast
     from zopde.recipes.problem import data_path
 
-    plan = forecast(config, data_path(config, folder.parent), Watcher())
+    with redirect_stdout(sys.stderr):
+        plan = forecast(config, data_path(config, folder.parent), Watcher())
     if as_json:
         say_json([asdict(row) for row in plan])
         return

@@ -3,7 +3,14 @@ import pytest
 import torch
 import xarray as xr
 
-from zopde import InputError, Trajectories, downsample, load_trajectories, save_trajectories
+from zopde import (
+    InputError,
+    SolverError,
+    Trajectories,
+    downsample,
+    load_trajectories,
+    save_trajectories,
+)
 from zopde.data import Windows, first_steps, from_dataset, simulate, to_dataset
 
 
@@ -140,3 +147,23 @@ def test_batch_is_a_function_of_the_iteration_resumes(data):
 def test_too_long_a_window_raises(data):
     with pytest.raises(InputError, match="unroll: got 7, expected at most the data's 6 steps"):
         Windows(data, data.states[:, :-1], unroll=7, batch=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda u, v: v / 0, "NaN or infinity for stored state 0"),
+        (lambda u, v: u.copy_(v), "changed argument"),
+    ],
+)
+def test_a_solver_that_answers_wrongly_is_found_out(toy, data, spoil, words):
+    coarse = toy.at((4, 4))
+
+    class Broken:
+        grid = coarse.grid
+
+        def step(self, state, forcing=None):
+            return spoil(state, coarse.step(state, forcing))
+
+    with pytest.raises(SolverError, match=words):
+        first_steps(Broken(), data)

@@ -77,6 +77,18 @@ class Flattens(nn.Module):
         return self.two(y.flatten().view(-1, 4))
 
 
+class Optional(nn.Module):
+    """An argument that may be absent, as a corrector's forcing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.side = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x, side=None):
+        y = torch.tanh(self.layer(x))
+        return y if side is None else y * self.side(side)
+
+
 class Untraceable(nn.Module):
     """Control flow that depends on the data."""
 
@@ -251,6 +263,22 @@ def test_weight_whose_layer_never_runs_raises():
 
     with pytest.raises(InputError, match="never calls"):
         cge(WeightOracle(Hidden(), objective(torch.ones(2, 4))))
+
+
+@pytest.mark.parametrize("extra", [(), (None,), ("x",)])
+def test_absent_arguments_agree(extra, gen):
+    network = spread(Optional().double())
+    x = torch.randn(2, 4, generator=gen, dtype=torch.float64)
+
+    def loss(f, num_probes):
+        full = x.repeat(num_probes, 1)
+        y = f(full, *(full if value == "x" else value for value in extra))
+        return y.view(num_probes, -1).square().mean(dim=1)
+
+    indices = torch.arange(15 if extra != ("x",) else 30)
+    fast = cge(WeightOracle(network, loss), indices, mu=1e-4).gradient
+    slow = cge(WeightOracle(network, loss, stacked=False), indices, mu=1e-4).gradient
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
 
 def test_shared_input_costs_less_work(gen):

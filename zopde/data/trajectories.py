@@ -153,17 +153,39 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     Raises:
         InputError: On a missing variable, other dims or shape, NaN, or another dt or extent.
     """
+    if len(dataset.get("time", ())) > 1 and "dt" not in dataset.attrs:
+        spacing = float(dataset["time"][1] - dataset["time"][0])
+        if "time" in dataset.coords and not np.isclose(spacing, grid.dt):
+            raise InputError("data time", got=f"steps of {spacing:g}", expected=f"{grid.dt:g}")
     dims = ("simulation", "time", *grid.dims)
     for name in (*grid.channels, *grid.forcing_channels):
         _check_variable(dataset, name, dims, grid)
     for name, expected in (("dt", [grid.dt]), ("extent", list(grid.extent))):
-        found = np.atleast_1d(dataset.attrs.get(name, expected))
-        if not np.allclose(found, expected):
-            raise InputError(f"data {name}", got=found.tolist(), expected=str(expected))
+        found = dataset.attrs.get(name, expected)
+        if not _close(found, expected):
+            raise InputError(f"data {name}", got=found, expected=str(expected))
     states = _stack(dataset, grid.channels, dims)
     forcing = _stack(dataset, grid.forcing_channels, dims) if grid.forcing_channels else None
-    settings = json.loads(dataset.attrs.get("settings", "{}"))
-    return Trajectories(grid, states, forcing, settings)
+    if states.shape[1] < 2:
+        raise InputError("data", got=f"{states.shape[1]} times", expected="at least 2")
+    return Trajectories(grid, states, forcing, _settings(dataset))
+
+
+def _settings(dataset: xr.Dataset) -> Settings:
+    try:
+        settings = json.loads(dataset.attrs.get("settings", "{}"))
+    except (TypeError, ValueError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError("data attribute 'settings'", got="no JSON object", expected="one, or none")
+    return settings
+
+
+def _close(found: object, expected: list[float]) -> bool:
+    try:
+        return bool(np.allclose(np.atleast_1d(np.asarray(found, dtype=float)), expected))
+    except (TypeError, ValueError):
+        return False
 
 
 def _check_variable(dataset: xr.Dataset, name: str, dims: tuple[str, ...], grid: Grid) -> None:
@@ -173,6 +195,8 @@ def _check_variable(dataset: xr.Dataset, name: str, dims: tuple[str, ...], grid:
     variable = dataset[name]
     if set(variable.dims) != set(dims):
         raise InputError(f"data {name!r}", got=f"dims {variable.dims}", expected=str(dims))
+    if not np.issubdtype(variable.dtype, np.floating):
+        raise InputError(f"data {name!r}", got=f"type {variable.dtype}", expected="real numbers")
     shape = tuple(variable.sizes[dim] for dim in grid.dims)
     if shape != grid.shape:
         raise InputError(f"data {name!r}", got=f"{shape} cells", expected=f"{grid.shape}")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zopde.data.trajectories import Trajectories
-from zopde.errors import InputError
+from zopde.errors import InputError, SolverError
 from zopde.protocols import Solver, Window
 from zopde.seeding import generator
 
@@ -89,13 +89,27 @@ def first_steps(
         trajectories: The reference.
         chunk: States per solver call.
         progress: Called with the number of states after every call.
+
+    Raises:
+        SolverError: If an answer is not finite, or the solver changed the state it was given.
     """
     states = trajectories.states[:, :-1].flatten(0, 1)
     forcing = None if trajectories.forcing is None else trajectories.forcing[:, :-1].flatten(0, 1)
     answers = []
     for a in range(0, len(states), chunk):
         part = states[a : a + chunk]
-        answers.append(solver.step(part, None if forcing is None else forcing[a : a + chunk]))
+        before = part.clone()
+        answer = solver.step(part, None if forcing is None else forcing[a : a + chunk])
+        if not torch.equal(part, before):
+            raise SolverError("step: got a changed argument, expected the state left as it was")
+        _check_answer(answer, a)
+        answers.append(answer)
         if progress:
             progress(len(part))
     return torch.cat(answers).view_as(trajectories.states[:, :-1])
+
+
+def _check_answer(answer: Tensor, first: int) -> None:
+    if not answer.isfinite().all():
+        bad = first + int((~answer.isfinite().flatten(1).all(dim=1)).nonzero()[0])
+        raise SolverError(f"step: got NaN or infinity for stored state {bad}, expected numbers")

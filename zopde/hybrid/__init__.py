@@ -1,6 +1,7 @@
 """Solver and network in one loop. Knows no zeroth order."""
 
 from zopde.hybrid.adapt import OneAtATime
+from zopde.hybrid.blackbox import BlackBox
 from zopde.hybrid.corrector import CorrectedSolver
 from zopde.hybrid.count import CountedSolver
 from zopde.hybrid.metrics import RolloutError, rollout_error
@@ -9,6 +10,7 @@ from zopde.hybrid.resample import downsample
 from zopde.hybrid.rollout import rollout
 
 __all__ = [
+    "BlackBox",
     "CorrectedSolver",
     "CountedSolver",
     "OneAtATime",

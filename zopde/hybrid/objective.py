@@ -21,7 +21,7 @@ class UnrolledObjective:
 
     (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel.)
     Under autograd the kind of solver decides what the gradient means, nothing else does:
-    with n = 1 it is NON; with a black box, whose answer carries no gradient, NOG; with the
+    with n = 1 it is NON; with a `BlackBox`, whose answer carries no gradient, NOG; with the
     differentiable twin, SOL.
 
     Args:
@@ -35,11 +35,6 @@ class UnrolledObjective:
         self._solver = solver
         self._window = window
         self._scale = scale.view(-1, *[1] * (window.stepped.dim() - 2))
-
-    @property
-    def solver_steps(self) -> int:
-        """Solver steps, in states, that one probe costs."""
-        return (self._window.unroll - 1) * self._window.batch
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """Evaluate `num_probes` losses; see `zopde.protocols.Objective`."""

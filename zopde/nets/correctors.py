@@ -60,7 +60,8 @@ class ResidualCorrector(nn.Module):
         conv5x5, then `blocks` times  x + conv5x5(act(conv5x5(x))) -> act, then conv5x5
 
     With 4 inputs, 2 outputs, width 32 and 5 blocks it has 261,154 parameters; act is
-    LeakyReLU. The last layer starts at zero, as in `ConvCorrector`.
+    LeakyReLU with slope 0.3, that code's default. Unlike there, the last layer starts at zero,
+    as in `ConvCorrector`, and padding may be periodic.
 
     Args:
         inputs: Input channels (state and forcing together).
@@ -85,13 +86,13 @@ class ResidualCorrector(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 _conv(width, width, kernel, padding),
-                nn.LeakyReLU(),
+                nn.LeakyReLU(0.3),
                 _conv(width, width, kernel, padding),
             )
             for _ in range(blocks)
         )
         self.leave = _conv(width, outputs, kernel, padding)
-        self.activation = nn.LeakyReLU()
+        self.activation = nn.LeakyReLU(0.3)
         _start_at_zero(self.leave)
 
     def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:

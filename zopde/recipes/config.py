@@ -12,7 +12,7 @@ import torch
 
 from zopde.checks import check_choice, check_positive, check_share
 from zopde.errors import InputError, first_line
-from zopde.recipes.settings import assignments, build, merge, read_toml
+from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
 from zopde.recipes.span import Span
 
 PRESETS = ("quick", "paper")
@@ -151,8 +151,8 @@ class CorrectionConfig:
             ("training.weight_decay", self.training.weight_decay),
             *(("run.seeds", seed) for seed in self.run.seeds),
         ):
-            if value < 0:
-                raise InputError(name, got=value, expected="a number >= 0")
+            if not 0 <= value < 2**63:  # catches NaN, too
+                raise InputError(name, got=value, expected="a finite number >= 0")
         check_share("zo.sparsity", self.zo.sparsity)
         Span.parse("non.length", self.non.length)
         for name, text in (
@@ -193,15 +193,15 @@ def load_config(
     """
     check_choice("preset", preset, PRESETS)
     tree = read_toml(Path(str(files("zopde.recipes") / "presets" / f"{preset}.toml")))
-    tree = merge(tree, read_toml(file) if file else {})
-    tree = merge(tree, assignments(changes))
-    return build(CorrectionConfig, merge(tree, tables or {}))
+    chosen = merge(read_toml(file) if file else {}, assignments(changes))
+    check_agreement(tables or {}, chosen)
+    return build(CorrectionConfig, merge(merge(tree, chosen), tables or {}))
 
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = first_line(error)
         raise InputError(
             "run.device", got=f"{device!r} ({reason})", expected="a device that torch has here"

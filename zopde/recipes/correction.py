@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
-from zopde.recipes.runfolder import RunFolder, open_run
+from zopde.recipes.runfolder import RunFolder, check_run, open_run
 from zopde.recipes.train import Trainer, starts_from_non
 from zopde.report.figures import Curve, save_error_over_time, save_fields
 from zopde.training import Fitted
@@ -53,8 +54,14 @@ def run_correction(
     watcher = progress or Silent()
     check_labels(config.run.labels)
     coarse_solver(config)  # a wrong solver must not leave a folder behind
-    run = open_run(Path(folder), config, resume, overwrite)
-    problem = prepare(config, data_path(config, run.root.parent), watcher)
+    root = Path(folder)
+    check_run(root, config, resume, overwrite)  # a full folder, not after minutes of data
+    problem = prepare(config, data_path(config, root.parent), watcher)
+    new_corrector(config, problem, config.run.seeds[0])
+    run = open_run(root, config, resume, overwrite)  # nor must data or sizes that will not do
+    run.check_data(problem.digest())
+    if resume and not any(root.glob("*/seed-*/checkpoint.pt")):
+        watcher.note(f"nothing to resume in {root}: starting")
     labels, skipped = _possible(config, problem)
     for label, reason in skipped.items():
         watcher.note(f"{label}: left out, {reason}")
@@ -98,7 +105,12 @@ def _metrics(
     for label, found in evaluations.items():
         for name, value in summary(found).items():
             metrics.setdefault(name, {})[label] = value
-    # Costs are of one seed: every seed asks the same number of queries.
+    source = metrics["mae"]["SRC"]["mean"]
+    metrics["percent_of_src"] = {
+        label: 100 * (error["mean"] / source - 1) if error["mean"] and source else None
+        for label, error in metrics["mae"].items()
+    }
+    # Costs are of one seed, the mean over the seeds.
     for name in ("iterations", "queries", "solver_steps", "seconds"):
         metrics[name] = {
             label: _mean([getattr(cost, name) for cost in costs[label]]) for label in evaluations
@@ -110,7 +122,7 @@ def _metrics(
         for label in evaluations
     }
     stopped = {label: [c.stopped for c in costs[label] if c.stopped] for label in costs}
-    metrics["stopped_early"] = {label: reasons for label, reasons in stopped.items() if reasons}
+    metrics["stopped_early"] = {label: "; ".join(why) for label, why in stopped.items() if why}
     metrics["skipped"] = skipped
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["steps"] = problem.test.steps
@@ -120,17 +132,25 @@ def _metrics(
     metrics["versions"] = {
         "zopde": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "phiflow", "numpy", "xarray")},
+        **_versions("torch", "phiflow", "numpy", "xarray"),
     }
     metrics["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
     return metrics
 
 
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):  # a solver of the user's own may not need it
+            found[name] = version(name)
+    return found
+
+
 def _mean(values: list[float]) -> float:
     if not values:
         return 0
-    mean = sum(values) / len(values)
-    return int(mean) if all(isinstance(v, int) for v in values) else round(mean, 3)
+    mean = round(sum(values) / len(values), 3)
+    return int(mean) if mean == int(mean) and isinstance(values[0], int) else mean
 
 
 def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluation]]) -> None:
@@ -139,6 +159,9 @@ def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluati
     for label, found in evaluations.items():
         mean, spread = error_curve(found)
         curves.append(Curve(label, mean, spread))
+    columns = {"time": [grid.dt * (t + 1) for t in range(problem.test.steps)]}
+    columns.update({curve.label: curve.mean.tolist() for curve in curves})
+    run.write_csv("error_over_time.csv", columns)
     save_error_over_time(run.root / "error_over_time.png", curves, grid)
     shown = {"reference": problem.test.states[0, -1]}
     for label in evaluations:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,8 +76,8 @@ def summary(evaluations: list[Evaluation]) -> dict[str, Any]:
 
 def error_curve(evaluations: list[Evaluation]) -> tuple[Any, Any]:
     """Mean over seeds and test runs of the MAE at each step, and its spread over the runs."""
-    mae = torch.stack([e.error.mae for e in evaluations]).double().cpu().mean(dim=0).numpy()
-    return np.asarray(mae.mean(axis=0)), np.asarray(mae.std(axis=0))
+    mae = torch.stack([e.error.mae for e in evaluations]).double().cpu().mean(dim=0)
+    return mae.mean(dim=0).numpy(), mae.std(dim=0, correction=0).numpy()
 
 
 def _finite(value: Tensor) -> float | None:

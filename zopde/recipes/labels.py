@@ -15,14 +15,12 @@ class Way:
     """One row of the table.
 
     Args:
-        summary: What it is, in a few words.
         gradient: "none" (nothing is trained), "backprop" or "zo".
         unrolled: False trains on one step of stored data.
         twin: Steps the differentiable twin instead of the black box.
         always_scratch: Starts from scratch even where the others start from NON.
     """
 
-    summary: str
     gradient: Literal["none", "backprop", "zo"]
     unrolled: bool = True
     twin: bool = False
@@ -30,12 +28,12 @@ class Way:
 
 
 WAYS = {
-    "SRC": Way("coarse solver, no correction", "none", unrolled=False),
-    "NON": Way("one step on stored data", "backprop", unrolled=False),
-    "NOG": Way("unrolled, solver output detached", "backprop"),
-    "ZO-weights": Way("unrolled, by queries of the weights", "zo"),
-    "ZO-weights-scratch": Way("the same, without a NON start", "zo", always_scratch=True),
-    "SOL": Way("unrolled, through a differentiable solver", "backprop", twin=True),
+    "SRC": Way("none", unrolled=False),
+    "NON": Way("backprop", unrolled=False),
+    "NOG": Way("backprop"),
+    "ZO-weights": Way("zo"),
+    "ZO-weights-scratch": Way("zo", always_scratch=True),
+    "SOL": Way("backprop", twin=True),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from zopde.data import (
     simulate,
 )
 from zopde.data.trajectories import Settings
-from zopde.errors import InputError
-from zopde.hybrid import downsample
+from zopde.errors import InputError, first_line
+from zopde.hybrid import BlackBox, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
@@ -50,10 +51,25 @@ class Problem:
         """(channel,), the training data's standard deviation."""
         return self.train.state_scale()
 
+    def digest(self) -> str:
+        """SHA-256 of the reference data's numbers."""
+        whole = hashlib.sha256()
+        for part in (self.train, self.test):
+            for values in (part.states, part.forcing):
+                if values is not None:
+                    whole.update(values.cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
+
 
 def coarse_solver(config: CorrectionConfig) -> Solver:
     """The solver of the config; one that can change its resolution is put on `data.coarse`."""
     solver = load_solver(config.solver.spec, config.solver.options)
+    if isinstance(solver, ReferenceSolver) and "shape" in config.solver.options:
+        raise InputError(
+            "solver.options.shape",
+            got=config.solver.options["shape"],
+            expected="the resolution in data.coarse",
+        )
     return solver.at(config.data.coarse) if isinstance(solver, ReferenceSolver) else solver
 
 
@@ -141,11 +157,17 @@ def problem_from(
             expected=f"at least data.train + data.test = {train + test}",
         )
     data = data.to(config.run.device, config.dtype)
-    seen = data.take(slice(0, train))
+    if data.steps < max(1, config.training.unroll):
+        raise InputError(
+            "data",
+            got=f"{data.steps} steps in a run",
+            expected=f"at least training.unroll = {config.training.unroll}",
+        )
+    seen, black_box = data.take(slice(0, train)), BlackBox(solver)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        stepped = first_steps(solver, seen, progress=advance)
+        stepped = first_steps(black_box, seen, progress=advance)
     return Problem(
-        solver=solver,
+        solver=black_box,
         twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
         train=seen,
         test=data.take(slice(train, train + test)),
@@ -159,14 +181,24 @@ def new_corrector(config: CorrectionConfig, problem: Problem, seed: int) -> Norm
     auto = "periodic" if grid.boundary == "periodic" else "zero"
     padding = auto if config.corrector.padding == "auto" else config.corrector.padding
     # torch's initialisers read the global stream: set it from ours, and put it back.
+    inputs, outputs = len(grid.channels) + len(grid.forcing_channels), len(grid.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "weights").initial_seed())
-        body = build_corrector(
-            config.corrector.kind,
-            inputs=len(grid.channels) + len(grid.forcing_channels),
-            outputs=len(grid.channels),
-            padding="periodic" if padding == "periodic" else "zero",
-            sizes=config.corrector.sizes,
-        )
+        try:
+            body = build_corrector(
+                config.corrector.kind,
+                inputs,
+                outputs,
+                padding="periodic" if padding == "periodic" else "zero",
+                sizes=config.corrector.sizes,
+            )
+            body(torch.zeros(1, inputs, *grid.shape))
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                "corrector.sizes",
+                got=f"{config.corrector.sizes} ({first_line(error)})",
+                expected=f"sizes of a {config.corrector.kind!r} corrector on {grid.shape} cells",
+                remedy="such as --set corrector.sizes={}",
+            ) from error
     network = Normalised(body, problem.scale, problem.train.forcing_scale())
     return network.to(config.run.device, config.dtype)

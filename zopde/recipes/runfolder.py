@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ from typing import Any
 from zopde.checks import check_folder_writable
 from zopde.errors import InputError
 from zopde.recipes.config import CorrectionConfig
-from zopde.recipes.settings import as_tree, differences, dump_toml, read_toml
+from zopde.recipes.labels import WAYS
+from zopde.recipes.settings import as_tree, build, differences, dump_toml, read_toml
+
+START = "NON-start"
+_FILES = ("metrics.json", "error_over_time.csv", "error_over_time.png", "fields.png")
+# What may differ between a run and its resumption without changing a single number.
+_FREE = ("data.path", "run.checkpoint_seconds")
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,37 @@ class RunFolder:
         """Checkpoint, history, model and rollout of one training."""
         return self.root / label / f"seed-{seed}"
 
+    def check_data(self, digest: str) -> None:
+        """Record what data the run is made from; a resumption must see the same.
+
+        Raises:
+            InputError: If the run was started on other data.
+        """
+        path = self.root / "data.sha256"
+        if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
+            raise InputError(
+                "reference data",
+                got="other numbers than the run was started with",
+                expected="the same file",
+                remedy="restore it, or start over with --overwrite",
+            )
+        _write(path, digest + "\n")
+
+    def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
+        """Write columns of equal length, by name."""
+        rows = [",".join(columns), *(",".join(map(repr, r)) for r in zip(*columns.values()))]
+        _write(self.root / name, "\n".join(rows) + "\n")
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN and infinity are not JSON."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         _write(self.root / name, text)
 
 
-def open_run(
+def check_run(
     root: Path, config: CorrectionConfig, resume: bool = False, overwrite: bool = False
-) -> RunFolder:
-    """Claim a folder for a run and write its resolved `config.toml`.
+) -> None:
+    """Require that `open_run` will succeed; writes nothing but an empty folder.
 
     Args:
         root: The folder; made where it does not exist.
@@ -53,35 +80,55 @@ def open_run(
     """
     if root.exists() and not root.is_dir():
         raise InputError("run folder", got=f"{root}, a file", expected="a folder")
+    if resume and overwrite:
+        raise InputError("--resume", got="--overwrite too", expected="one of the two")
     check_folder_writable("run folder", root)
     record = root / "config.toml"
-    if any(root.iterdir()):
-        if not record.exists():
-            # Nothing of ours is in there: not even --overwrite may delete it.
-            raise InputError(
-                "run folder",
-                got=f"{root}, with files of no zopde run in it",
-                expected="a new or empty folder",
-                remedy="name another with --out",
-            )
-        if overwrite:
-            _clear(root)
-        elif not resume:
-            raise InputError(
-                "run folder",
-                got=f"{root}, which holds a run",
-                expected="an empty folder",
-                remedy="add --resume to go on with it, --overwrite to start over",
-            )
-        else:
-            _check_same(record, config)
-    _write(record, dump_toml(as_tree(config)))
+    # What a kill left of a file being written is nothing to protect.
+    if not any(not entry.name.endswith(".partial") for entry in root.iterdir()):
+        return
+    if not _is_ours(record):
+        # Nothing of ours is in there: not even --overwrite may delete it.
+        raise InputError(
+            "run folder",
+            got=f"{root}, with files of no zopde run in it",
+            expected="a new or empty folder",
+            remedy="name another with --out",
+        )
+    if resume:
+        _check_same(record, config)
+    elif not overwrite:
+        raise InputError(
+            "run folder",
+            got=f"{root}, which holds a run",
+            expected="an empty folder",
+            remedy="add --resume to go on with it, --overwrite to start over",
+        )
+
+
+def open_run(
+    root: Path, config: CorrectionConfig, resume: bool = False, overwrite: bool = False
+) -> RunFolder:
+    """Claim a folder for a run and write its resolved `config.toml`; see `check_run`."""
+    check_run(root, config, resume, overwrite)
+    if overwrite:
+        _clear(root)
+    _write(root / "config.toml", dump_toml(as_tree(config)))
     return RunFolder(root)
+
+
+def _is_ours(record: Path) -> bool:
+    """Whether a `config.toml` is a correction run's; other programs use the name, too."""
+    try:
+        build(CorrectionConfig, read_toml(record))
+    except InputError:
+        return False
+    return record.is_file()
 
 
 def _check_same(record: Path, config: CorrectionConfig) -> None:
     old, new = read_toml(record), as_tree(config)
-    changed = differences(old, new)
+    changed = [name for name in differences(old, new) if name not in _FREE]
     if changed:
         name = changed[0]
         raise InputError(
@@ -100,12 +147,13 @@ def _look_up(tree: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
 
 
 def _clear(root: Path) -> None:
-    """Delete a run's files; the record goes last, so that a kill leaves a run, not litter."""
-    for entry in sorted(root.iterdir(), key=lambda e: e.name == "config.toml"):
+    """Delete what a run writes, and nothing else; the record last, so that a kill leaves a run."""
+    for name in (*WAYS, START, "data.sha256", *_FILES, "config.toml"):
+        entry = root / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
-            entry.unlink()
+            entry.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -29,13 +30,27 @@ def read_toml(path: Path) -> Tree:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`base` with the values of `over` on top, table by table."""
+    """`base` with the settings of `over` on top; a setting that is a table is replaced whole."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(old, value) if both and old is not None else value
+        merged[key] = {**old, **value} if both and old is not None else value
     return merged
+
+
+def check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Require that two sources do not give the same setting two values."""
+    for table, settings in one.items():
+        theirs = other.get(table)
+        for key, value in settings.items():
+            if isinstance(theirs, Mapping) and theirs.get(key, value) != value:
+                raise InputError(
+                    f"setting {table}.{key!s}",
+                    got=f"{theirs[key]!r} and {value!r}",
+                    expected="one value",
+                    remedy="give it in one place",
+                )
 
 
 def assignments(texts: Iterable[str]) -> Tree:
@@ -148,8 +163,7 @@ def _literal(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape alike
     if isinstance(value, list | tuple):
         return f"[{', '.join(_literal(item) for item in value)}]"
     return repr(value)

@@ -18,13 +18,11 @@ from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
 from zopde.recipes.problem import Problem, new_corrector
-from zopde.recipes.runfolder import RunFolder
+from zopde.recipes.runfolder import START, RunFolder
 from zopde.recipes.span import Span
 from zopde.sparsity import RandomMasks
 from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
 from zopde.zo.coordinates import Coordinates
-
-START = "NON-start"
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,8 @@ def label_stage(
     if not way.unrolled:
         states = training.batch * training.unroll
         windows = Windows(problem.train, problem.stepped, 1, states, seed)
-    solver = problem.twin if way.twin and problem.twin is not None else problem.solver
+    solver = problem.twin if way.twin else problem.solver
+    assert solver is not None, "labels without a solver are left out before"
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )

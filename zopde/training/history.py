@@ -14,7 +14,7 @@ class Row:
     """One iteration.
 
     Args:
-        iteration: Counted from 0, over all stages of the label.
+        iteration: Counted from 0; the NON start has a history of its own.
         loss: The objective before the update.
         gradient_norm: Euclidean norm of the gradient before clipping.
         queries: Objective queries so far.
@@ -43,7 +43,12 @@ class History:
         kept: list[list[str]] = []
         if start and path.exists():
             with path.open(newline="") as old:
-                kept = [row for row in list(csv.reader(old))[1:] if row and int(row[0]) < start]
+                kept = [
+                    row
+                    for row in list(csv.reader(old))[1:]
+                    # A row cut off by a kill would pass for an earlier iteration.
+                    if len(row) == len(fields(Row)) and int(row[0]) < start
+                ]
         path.parent.mkdir(parents=True, exist_ok=True)
         # Under another name first: a kill right here must not lose the rows that are kept.
         partial = path.with_suffix(".partial")

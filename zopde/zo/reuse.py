@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, final
 
 import torch
@@ -29,10 +30,23 @@ class CannotReuseError(Exception):
     """The graph does something with the batch axis that reuse cannot follow."""
 
 
-def trace(network: nn.Module) -> fx.GraphModule | None:
-    """The network's graph, or None where torch.fx cannot follow its forward."""
+def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphModule | None:
+    """The network's graph, or None where torch.fx cannot follow its forward.
+
+    Args:
+        network: The module.
+        args: A call that the graph is for: what is no tensor there (a forcing of None), and
+            what is left to its default, is fixed, since code branches on it. None: a call with
+            a tensor for every argument.
+    """
+    fixed: dict[str, Any] = {}
+    if args is not None:
+        for i, parameter in enumerate(signature(network.forward).parameters.values()):
+            value = args[i] if i < len(args) else parameter.default
+            if not isinstance(value, Tensor) and value is not parameter.empty:
+                fixed[parameter.name] = value
     try:
-        return fx.symbolic_trace(network)
+        return fx.symbolic_trace(network, concrete_args=fixed or None)
     except Exception as error:  # user code may raise anything under tracing
         log.debug("no feature reuse, the network cannot be traced: %s", error)
         return None
@@ -101,6 +115,8 @@ class Reuse(fx.Interpreter):
         self._batch = next(len(v) for v in args if isinstance(v, Tensor)) // num_probes
         self._first_of, self._joined = {}, 0
         start = [_Held(v[: self._batch], 0) if isinstance(v, Tensor) else v for v in args]
+        placeholders = sum(node.op == "placeholder" for node in self.graph.nodes)
+        start += [None] * (placeholders - len(start))  # arguments left to their defaults
         with statistics_per_probe(self.module, lambda _: self._batch):
             held = self.run(*start)
         if not isinstance(held, _Held):

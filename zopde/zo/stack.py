@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, fx, nn
 
@@ -36,8 +36,9 @@ class Stack:
 
     def __init__(self, network: nn.Module, sites: dict[str, list[Site]]) -> None:
         self._network = network
-        self._graph = trace(network) if sites else None
-        loose = _used_outside_layers(self._graph)
+        self._graphs: dict[tuple[Any, ...], fx.GraphModule | None] = {}
+        graphs = (trace(network), trace(network, ())) if sites else ()
+        loose = {id(tensor) for graph in graphs for tensor in _read_outside_layers(graph)}
         self.sites = {
             name: places
             for name, places in sites.items()
@@ -50,24 +51,34 @@ class Stack:
         num_probes = sum(len(block.positions) for block in blocks)
 
         def network(*args: Tensor) -> Tensor:
-            if self._graph is not None and same_for_all(args, num_probes):
+            graph = self._graph_for(args) if same_for_all(args, num_probes) else None
+            if graph is not None:
                 try:
-                    answer = Reuse(self._graph, self.sites, blocks, mu).answer(args, num_probes)
+                    return Reuse(graph, self.sites, blocks, mu).answer(args, num_probes)
                 except CannotReuseError as reason:
                     log.debug("no feature reuse: %s", reason)
-                    self._graph = None
-                else:
-                    return answer
+                    self._graphs[_kind(args)] = None
             with stacked(self._network, self.sites, blocks, num_probes, mu):
                 whole: Tensor = self._network(*args)
             return whole
 
         yield network
 
+    def _graph_for(self, args: tuple[Any, ...]) -> fx.GraphModule | None:
+        kind = _kind(args)
+        if kind not in self._graphs:
+            self._graphs[kind] = trace(self._network, args)
+        return self._graphs[kind]
 
-def _used_outside_layers(graph: fx.GraphModule | None) -> set[int]:
-    """Identities of the tensors that the code reads itself, `F.linear(x, self.layer.weight)`."""
+
+def _kind(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a graph depends on: the arguments that are no tensors."""
+    return tuple(Tensor if isinstance(value, Tensor) else value for value in args)
+
+
+def _read_outside_layers(graph: fx.GraphModule | None) -> list[Tensor]:
+    """The tensors that the code reads itself, as in `F.linear(x, self.layer.weight)`."""
     if graph is None:
-        return set()
+        return []
     reads = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
-    return {id(attrgetter(name)(graph)) for name in reads}
+    return [attrgetter(name)(graph) for name in reads]
