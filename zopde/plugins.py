@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from zopde.checks import check_choice
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.protocols import Solver
 
@@ -43,8 +43,8 @@ def find_solvers() -> list[SolverInfo]:
         try:
             doc = inspect.getdoc(point.load()) or "no description"
             summary = doc.splitlines()[0]
-        except ImportError as error:
-            summary = f"not importable: {error}"
+        except Exception as error:  # one broken package must not hide the others
+            summary = f"not importable: {first_line(error)}"
         found.append(SolverInfo(point.name, point.value, summary))
     return found
 
@@ -66,7 +66,16 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     factory = _resolve(spec)
     given = dict(options or {})
     _check_options(spec, factory, given)
-    solver = factory(**given)
+    try:
+        solver = factory(**given)
+    except InputError:
+        raise
+    except Exception as error:  # a user's constructor may raise anything
+        raise InputError(
+            f"solver {spec!r}",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            expected="a class that builds from solver.options",
+        ) from error
     if not (
         isinstance(getattr(solver, "grid", None), Grid) and callable(getattr(solver, "step", None))
     ):
@@ -81,6 +90,8 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
 
 def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
     module_name, colon, attribute = spec.rpartition(":")
+    if colon and not (module_name and attribute):
+        raise InputError("solver", got=repr(spec), expected="package.module:Class or file.py:Class")
     if not colon:
         points = {point.name: point for point in entry_points(group=GROUP)}
         check_choice("solver", spec, points)
@@ -95,28 +106,39 @@ def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module hol
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if inspect.isclass(v)]
         check_choice(f"class in {module_name}", attribute, names)
-    return getattr(module, attribute)
+    factory = getattr(module, attribute)
+    if not inspect.isclass(factory):
+        kind = type(factory).__name__
+        raise InputError(f"solver {spec!r}", got=f"a {kind}", expected="a class")
+    return factory
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError("solver file", got=str(path), expected="an existing Python file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"zopde_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # so that its classes can be pickled for workers
-    spec.loader.exec_module(module)
+    # Registered, so that its classes can be pickled; under a name that hides no real module.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module
 
 
 def _import(spec: str, load: Any) -> Any:  # noqa: ANN401
     try:
         return load()
-    except (ImportError, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # user code may raise anything at import
         raise InputError(
             f"solver {spec!r}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             expected="a name of `zopde solvers`, package.module:Class or file.py:Class",
         ) from error
 

@@ -111,3 +111,27 @@ def test_one_at_a_time_agrees(toy):
     wrapped = OneAtATime(toy)
     torch.testing.assert_close(wrapped.step(state, forcing), toy.step(state, forcing))
     assert wrapped.grid is toy.grid
+
+
+@pytest.mark.parametrize(
+    ("code", "spec", "words"),
+    [
+        ("raise RuntimeError('licence server')", "Toy", "RuntimeError: licence server"),
+        ("class Toy:\n    def __init__(self):\n        1 / 0", "Toy", "ZeroDivisionError"),
+        ("class Toy:\n    def __init__(self, mesh): ...", "Toy", "missing 1 required"),
+        ("Toy = 3", "Toy", "got a int, expected a class|did you mean"),
+        ("", "", "package.module:Class"),
+    ],
+)
+def test_broken_solver_code_raises_one_line(code, spec, words, tmp_path):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(InputError, match=words) as caught:
+        load_solver(f"{tmp_path / 'mine.py'}:{spec}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_solver_file_hides_no_real_module(tmp_path, toy_spec):
+    (tmp_path / "torch.py").write_text(Path(toy_spec.rpartition(":")[0]).read_text())
+    load_solver(f"{tmp_path / 'torch.py'}:Toy").step(
+        torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    )

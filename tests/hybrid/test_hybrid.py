@@ -4,6 +4,7 @@ import torch
 from zopde import (
     CorrectedSolver,
     InputError,
+    SolverError,
     UnrolledObjective,
     WeightOracle,
     cge,
@@ -11,7 +12,7 @@ from zopde import (
     rollout,
     rollout_error,
 )
-from zopde.hybrid import CountedSolver
+from zopde.hybrid import BlackBox, CountedSolver
 
 ONES = torch.ones(2, dtype=torch.float64)
 
@@ -98,3 +99,40 @@ def test_rollout_error_exact():
 def test_growth_counts_as_divergence():
     reference = torch.ones(1, 2, 1, 2, 2)
     assert rollout_error(101 * reference, reference).diverged.all()
+
+
+class Written:
+    """A solver in NumPy, or in torch with its graph, or with a fault."""
+
+    def __init__(self, grid, answer):
+        self.grid, self.answer = grid, answer
+
+    def step(self, state, forcing=None):
+        return self.answer(state)
+
+
+def test_numpy_solver_runs_under_backprop(toy, corrector, window):
+    solver = BlackBox(Written(toy.grid, lambda u: torch.from_numpy(0.9 * u.numpy())))
+    UnrolledObjective(solver, window, ONES)(corrector, 1)[0].backward()
+    assert all(p.grad.isfinite().all() for p in corrector.parameters())
+
+
+def test_black_box_lets_no_gradient_through(toy):
+    state = torch.randn(1, 2, 8, 8, requires_grad=True)
+    gain = torch.ones((), requires_grad=True)
+    assert not BlackBox(Written(toy.grid, lambda u: gain * u)).step(state).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda u: 1 / 0, "step raised ZeroDivisionError"),
+        (lambda u: [][0], "step raised IndexError: list index out of range"),
+        (lambda u: u.numpy(), "got ndarray, expected a torch.Tensor"),
+        (lambda u: u[..., :3], "got shape"),
+        (lambda u: u[:1].double(), "got dtype"),
+    ],
+)
+def test_a_solvers_fault_is_named(toy, answer, words):
+    with pytest.raises(SolverError, match=words):
+        BlackBox(Written(toy.grid, answer)).step(torch.zeros(1, 2, 8, 8))

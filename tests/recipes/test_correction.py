@@ -103,31 +103,6 @@ def test_resuming_a_finished_run_changes_nothing(finished, toy_spec, tiny):
     assert all(path.read_bytes() == content for path, content in histories.items())
 
 
-def test_full_folder_raises_and_keeps_everything(finished, toy_spec, tiny):
-    folder, _ = finished
-    before = sorted(p.stat().st_mtime_ns for p in folder.rglob("*"))
-    with pytest.raises(InputError, match="--resume to go on with it, --overwrite"):
-        run_correction(config_of(toy_spec, tiny), folder)
-    with pytest.raises(InputError, match=r"setting 'run.seeds': got \[0\], expected \[0, 1\]"):
-        run_correction(config_of(toy_spec, tiny), folder, resume=True)
-    assert before == sorted(p.stat().st_mtime_ns for p in folder.rglob("*"))
-
-
-def test_folder_of_something_else_is_never_deleted(tmp_path, toy_spec, tiny):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="no zopde run"):
-        run_correction(config_of(toy_spec, tiny), tmp_path, overwrite=True)
-    assert (tmp_path / "thesis.tex").exists()
-
-
-def test_overwrite_starts_anew(tmp_path, toy_spec, tiny):
-    short = [*tiny, 'run.labels=["SRC"]']
-    run_correction(config_of(toy_spec, short), tmp_path / "run")
-    (tmp_path / "run" / "SRC" / "old").write_text("")
-    run_correction(config_of(toy_spec, short), tmp_path / "run", overwrite=True)
-    assert not (tmp_path / "run" / "SRC" / "old").exists()
-
-
 def test_data_of_other_settings_is_not_reused(tmp_path, toy_spec, tiny):
     short = [*tiny, 'run.labels=["SRC"]', f'data.path="{tmp_path / "data.nc"}"']
     run_correction(config_of(toy_spec, short), tmp_path / "one")
@@ -181,6 +156,29 @@ def test_forecast_counts_what_the_run_asks(finished, tmp_path, toy_spec, tiny):
         assert plan[label].iterations == metrics["iterations"][label], label
         assert plan[label].seconds > 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_forecast_counts_epochs_of_the_real_data(with_data, finished, tmp_path, toy_spec, tiny):
+    lengths = ['non.length="2 epochs"', 'training.length="1 epoch"', 'run.labels=["SRC","NON"]']
+    path = next(finished[0].parent.glob("*.nc")) if with_data else tmp_path / "none.nc"
+    config = config_of(toy_spec, [*tiny, *lengths, f'data.path="{path}"'])
+    planned = {row.label: row.iterations for row in forecast(config, path)}["NON"]
+    assert planned == run_correction(config, tmp_path / "run")["iterations"]["NON"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("data.skip=9", "setting 'skip'"),
+        ("data.test=9", "setting 'simulations'"),
+        ("training.unroll=99", "training.unroll = 99"),
+    ],
+)
+def test_forecast_finds_what_the_run_would(change, words, finished, toy_spec, tiny):
+    path = next(finished[0].parent.glob("*.nc"))
+    with pytest.raises(InputError, match=words):
+        forecast(config_of(toy_spec, [*tiny, change]), path)
 
 
 @pytest.mark.parametrize("content", [b"nothing", None])

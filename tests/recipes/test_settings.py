@@ -51,7 +51,10 @@ def test_changes_lie_over_the_file_over_the_preset(tmp_path):
         ("run.seeds=[1,1]", "distinct seeds"),
         ("run.seeds=[-1]", "run.seeds: got -1"),
         ("run.device=gpuu", "device"),
+        ("run.device=meta", "device"),
         ("data.train=0", "data.train"),
+        ("training.weight_decay=nan", "training.weight_decay: got nan"),
+        ("data.seed=99999999999999999999999", "data.seed"),
         ("zo.mu", "expected key=value"),
     ],
 )
@@ -80,3 +83,19 @@ def test_assignments_and_differences():
 def test_span():
     assert Span.parse("x", "3 epochs").iterations(10) == 30
     assert Span.parse("x", "1 iteration").iterations(10) == 1
+
+
+def test_a_setting_that_is_a_table_is_replaced_whole():
+    config = load_config("quick", None, ["corrector.kind=residual", "corrector.sizes={blocks=2}"])
+    assert config.corrector.sizes == {"blocks": 2}
+
+
+def test_two_sources_that_disagree_raise():
+    with pytest.raises(InputError, match=r"solver.spec: got 'other' and 'burgers'"):
+        load_config("quick", None, ["solver.spec=other"], {"solver": {"spec": "burgers"}})
+
+
+def test_any_text_survives_the_file(tmp_path):
+    tree = {"data": {"path": 'a "b"\\c\nd\t\u00e9'}}
+    (tmp_path / "x.toml").write_text(dump_toml(tree), encoding="utf-8")
+    assert read_toml(tmp_path / "x.toml") == tree

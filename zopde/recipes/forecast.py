@@ -17,7 +17,15 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.labels import WAYS, check_labels
-from zopde.recipes.problem import Problem, coarse_solver, new_corrector, problem_from
+from zopde.recipes.problem import (
+    Problem,
+    check_data,
+    check_steps,
+    coarse_solver,
+    data_settings,
+    new_corrector,
+    problem_from,
+)
 from zopde.recipes.span import Span
 from zopde.recipes.train import Stage, label_stage, start_stage, starts_from_non
 from zopde.seeding import generator
@@ -66,8 +74,13 @@ def forecast(
     solver = coarse_solver(config)
     plan = []
     if path.exists() or not isinstance(solver, ReferenceSolver):
-        data = load_trajectories(path, solver.grid)
+        reference = isinstance(solver, ReferenceSolver)
+        data = load_trajectories(
+            path, solver.grid, data_settings(config, solver) if reference else None
+        )
+        check_data(config, data)
     else:
+        check_steps(config, config.data.steps)
         data = _stand_in(config, solver)
         plan.append(_forecast_data(config, solver))
     small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
@@ -111,10 +124,8 @@ def _forecast_label(
     if way.gradient == "none":
         return Forecast(label, 0, 0, 0, last)
     network = new_corrector(config, sample, 0)
-    # Epochs are counted on the real data, not on the sample.
-    windows = config.data.train * (config.data.steps - config.training.unroll + 1)
-    per_epoch = max(1, windows // config.training.batch)
-    stage = label_stage(_in_iterations(config, per_epoch), sample, way, network, 0)
+    config = _in_iterations(config)
+    stage = label_stage(config, sample, way, network, 0)
     seconds, queries = _cost_per_iteration(config, stage, network)
     seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
     steps = (config.training.unroll - 1) * config.training.batch if way.unrolled else 0
@@ -132,14 +143,21 @@ def _forecast_label(
     )
 
 
-def _in_iterations(config: CorrectionConfig, per_epoch: int) -> CorrectionConfig:
-    def fixed(text: str) -> str:
+def _in_iterations(config: CorrectionConfig) -> CorrectionConfig:
+    """The same lengths without epochs, which must count the real data and not the sample."""
+    data, training = config.data, config.training
+
+    def fixed(text: str, unroll: int, batch: int) -> str:
+        windows = data.train * (data.steps - unroll + 1)
+        per_epoch = max(1, windows // min(batch, windows))
         return f"{Span.parse('length', text).iterations(per_epoch)} iterations"
 
+    unrolled = (training.unroll, training.batch)
     return replace(
         config,
-        training=replace(config.training, length=fixed(config.training.length)),
-        zo=replace(config.zo, resample=fixed(config.zo.resample)),
+        non=replace(config.non, length=fixed(config.non.length, 1, config.non.batch)),
+        training=replace(training, length=fixed(training.length, *unrolled)),
+        zo=replace(config.zo, resample=fixed(config.zo.resample, *unrolled)),
     )
 
 

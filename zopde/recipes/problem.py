@@ -145,24 +145,35 @@ def prepare(config: CorrectionConfig, path: Path, progress: Progress) -> Problem
     return problem_from(config, solver, data, progress)
 
 
+def check_data(config: CorrectionConfig, data: Trajectories) -> None:
+    """Require as many simulations, and as long ones, as the config needs."""
+    wanted = config.data.train + config.data.test
+    if data.simulations < wanted:
+        raise InputError(
+            "data",
+            got=f"{data.simulations} simulations",
+            expected=f"at least data.train + data.test = {wanted}",
+        )
+    check_steps(config, data.steps)
+
+
+def check_steps(config: CorrectionConfig, steps: int) -> None:
+    """Require runs of at least one window."""
+    if steps < config.training.unroll:
+        raise InputError(
+            "data",
+            got=f"{steps} steps in a run",
+            expected=f"at least training.unroll = {config.training.unroll}",
+        )
+
+
 def problem_from(
     config: CorrectionConfig, solver: Solver, data: Trajectories, progress: Progress
 ) -> Problem:
     """Split the simulations, the last ones unseen, and step every training state once."""
     train, test = config.data.train, config.data.test
-    if data.simulations < train + test:
-        raise InputError(
-            "data",
-            got=f"{data.simulations} simulations",
-            expected=f"at least data.train + data.test = {train + test}",
-        )
+    check_data(config, data)
     data = data.to(config.run.device, config.dtype)
-    if data.steps < max(1, config.training.unroll):
-        raise InputError(
-            "data",
-            got=f"{data.steps} steps in a run",
-            expected=f"at least training.unroll = {config.training.unroll}",
-        )
     seen, black_box = data.take(slice(0, train)), BlackBox(solver)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
         stepped = first_steps(black_box, seen, progress=advance)

@@ -54,7 +54,10 @@ class RunFolder:
 
     def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
         """Write columns of equal length, by name."""
-        rows = [",".join(columns), *(",".join(map(repr, r)) for r in zip(*columns.values()))]
+        rows = [
+            ",".join(columns),
+            *(",".join(map(repr, r)) for r in zip(*columns.values(), strict=True)),
+        ]
         _write(self.root / name, "\n".join(rows) + "\n")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

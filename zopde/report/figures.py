@@ -112,8 +112,8 @@ def _limit(fields: Mapping[str, Any]) -> float:
     """Common top of a colour scale, not spoilt by one that diverged."""
     peaks = [float(np.max(f)) for f in fields.values()]
     finite = [p for p in peaks if np.isfinite(p)]
-    reference = finite[0] if finite else 1.0
-    return max([p for p in finite if p <= 20 * reference] or [1.0])
+    least = min(finite, default=1.0)
+    return max([p for p in finite if p <= 20 * least] or [1.0])
 
 
 def _unit(grid: Grid, name: str) -> str:
