@@ -127,7 +127,7 @@ def test_black_box_lets_no_gradient_through(toy):
     ("answer", "words"),
     [
         (lambda u: 1 / 0, "step raised ZeroDivisionError"),
-        (lambda u: [][0], "step raised IndexError: list index out of range"),
+        (lambda u: u.view(7), "step raised RuntimeError: shape"),
         (lambda u: u.numpy(), "got ndarray, expected a torch.Tensor"),
         (lambda u: u[..., :3], "got shape"),
         (lambda u: u[:1].double(), "got dtype"),

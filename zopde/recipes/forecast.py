@@ -22,9 +22,9 @@ from zopde.recipes.problem import (
     check_data,
     check_steps,
     coarse_solver,
-    data_settings,
     new_corrector,
     problem_from,
+    wanted_settings,
 )
 from zopde.recipes.span import Span
 from zopde.recipes.train import Stage, label_stage, start_stage, starts_from_non
@@ -74,10 +74,7 @@ def forecast(
     solver = coarse_solver(config)
     plan = []
     if path.exists() or not isinstance(solver, ReferenceSolver):
-        reference = isinstance(solver, ReferenceSolver)
-        data = load_trajectories(
-            path, solver.grid, data_settings(config, solver) if reference else None
-        )
+        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
         check_data(config, data)
     else:
         check_steps(config, config.data.steps)

@@ -100,6 +100,11 @@ def data_settings(config: CorrectionConfig, solver: ReferenceSolver) -> Settings
     }
 
 
+def wanted_settings(config: CorrectionConfig, solver: Solver) -> Settings | None:
+    """What a data file must record; None for a solver that cannot make its own data."""
+    return data_settings(config, solver) if isinstance(solver, ReferenceSolver) else None
+
+
 def make_data(config: CorrectionConfig, progress: Progress) -> Trajectories:
     """Simulate the reference on the fine grid and bring it to the coarse one.
 
@@ -135,8 +140,7 @@ def prepare(config: CorrectionConfig, path: Path, progress: Progress) -> Problem
     """Load the data, or make and keep it where `path` does not exist; step it once."""
     solver = coarse_solver(config)
     if path.exists() or not isinstance(solver, ReferenceSolver):
-        wanted = data_settings(config, solver) if isinstance(solver, ReferenceSolver) else None
-        data = load_trajectories(path, solver.grid, wanted)
+        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
         progress.note(f"reference data: {path}")
     else:
         data = make_data(config, progress)
