@@ -25,7 +25,9 @@ _ROOM_OF = {
     "find_solvers": "plugins",
     "load_solver": "plugins",
     "Estimate": "zo",
+    "ExecutorOracle": "zo",
     "WeightOracle": "zo",
+    "WorkerPool": "zo",
     "cge": "zo",
     "CorrectedSolver": "hybrid",
     "OneAtATime": "hybrid",
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
     from zopde.recipes import load_config, load_corrector, run_correction
-    from zopde.zo import Estimate, WeightOracle, cge
+    from zopde.zo import Estimate, ExecutorOracle, WeightOracle, WorkerPool, cge
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -6,8 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from zopde.grid import Grid
 from zopde.protocols import Solver
 
 GROUP = "zopde.solvers"
+_FILE_MODULE = "zopde_user_"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,29 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     return checked
 
 
+def user_files() -> tuple[str, ...]:
+    """The solver files loaded so far, for `import_user_files` in another process."""
+    return tuple(
+        str(Path(module.__file__).resolve())
+        for name, module in sys.modules.items()
+        if name.startswith(_FILE_MODULE) and module.__file__
+    )
+
+
+def import_user_files(files: Iterable[str]) -> None:
+    """Load solver files that this process lacks, so that what they define can be unpickled.
+
+    Args:
+        files: From `user_files` of the process that pickles.
+
+    Raises:
+        InputError: If a file is not there or does not import.
+    """
+    for file in files:
+        if f"{_FILE_MODULE}{Path(file).stem}" not in sys.modules:
+            _import(file, partial(_load_file, Path(file)))
+
+
 def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
     module_name, colon, attribute = spec.rpartition(":")
     if colon and not (module_name and attribute):
@@ -116,7 +141,7 @@ def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module hol
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError("solver file", got=str(path), expected="an existing Python file")
-    spec = importlib.util.spec_from_file_location(f"zopde_user_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{_FILE_MODULE}{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

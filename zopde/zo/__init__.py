@@ -2,6 +2,8 @@
 
 from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
+from zopde.zo.executor import ExecutorOracle
+from zopde.zo.pools import WorkerPool
 from zopde.zo.weights import WeightOracle
 
-__all__ = ["Estimate", "WeightOracle", "cge"]
+__all__ = ["Estimate", "ExecutorOracle", "WeightOracle", "WorkerPool", "cge"]

@@ -6,7 +6,7 @@ import logging
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -86,6 +86,12 @@ class WeightOracle:
         result = torch.empty_like(in_order)
         result[order.to(in_order.device)] = in_order
         return result
+
+    def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
+        """True where a sorted coordinate's probe shares a pass with others."""
+        parts = self._coordinates.split(indices)
+        known = [torch.full_like(pos, slot.name in self._stack.sites) for slot, pos in parts]
+        return torch.cat(known).bool()
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.

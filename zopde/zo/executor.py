@@ -1,0 +1,200 @@
+"""The oracle of a network's weights, answered by other processes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from zopde.errors import first_line
+from zopde.protocols import Objective, Tally
+from zopde.zo.parcels import Parcels, Ticket, load
+from zopde.zo.weights import WeightOracle
+
+_SINGLES = 8  # probes per task where each is a pass of its own
+
+
+@final
+class ExecutorOracle:
+    """Answers l(theta + mu e_i) like `WeightOracle`, chunks side by side on an executor.
+
+    A task is (base version, coordinates, mu). The base itself (network, objective) is written
+    to a file once per version and loaded once by every worker that meets it, so a replaced
+    worker needs nothing but its next task. Tasks that an executor lost with a worker are given
+    to it again. A change of the network's weights between two calls is a new version.
+
+    The answers depend neither on the number of workers nor on who answers what, bit for bit:
+    chunks are cut as `WeightOracle` cuts them, whose answers are the same where it runs with
+    the workers' number of torch threads.
+
+    Args:
+        network: Any module that pickles; its trainable parameters are theta.
+        objective: (network, num_probes) -> losses (num_probes,), which pickles too; see
+            `zopde.protocols.Objective`.
+        executor: Anything with the interface of `concurrent.futures.Executor`: a
+            `zopde.WorkerPool`, or `distributed.Client(...).get_executor()` of Dask.
+        chunk: Probes per task.
+        stacked: As in `WeightOracle`.
+        kept: Objects inside the objective that stay the same from version to version, such as
+            the solver: sent once. Steps that the workers' copies of a `zopde.protocols.Tally`
+            count are added to it.
+        folder: Where versions are written; None for this machine's temporary folder. Workers
+            on other machines need one on a disk that all share.
+
+    Raises:
+        InputError: If `chunk` is not positive or a kept object does not pickle.
+
+    Example:
+        >>> import torch
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> from zopde import ExecutorOracle, cge
+        >>> def loss(network, num_probes):
+        ...     return network(torch.eye(2).repeat(num_probes, 1)).view(num_probes, -1).sum(1)
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> with ThreadPoolExecutor(2) as pool:  # WorkerPool(2) for processes
+        ...     cge(ExecutorOracle(net, loss, pool), mu=0.5).gradient.round(decimals=3)
+        tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        executor: Executor,
+        chunk: int = 64,
+        stacked: bool = True,
+        kept: Sequence[object] = (),
+        folder: Path | None = None,
+    ) -> None:
+        # Numbers the weights and says which can be stacked; it is never asked for a loss.
+        self._serial = WeightOracle(network, objective, chunk, stacked)
+        self._base = _Base(network, objective, chunk, stacked, torch.get_default_dtype())
+        self._executor = executor
+        self._chunk = chunk
+        self._kept = tuple(kept)
+        self._parcels = Parcels(self._kept, folder)
+
+    @property
+    def num_coordinates(self) -> int:
+        """Number of trainable weights."""
+        return self._serial.num_coordinates
+
+    def base(self) -> Float[Tensor, ""]:
+        """l(theta): one query, answered by a worker too, so that the bits agree."""
+        return self._ask([None], 0.0)[0][0]
+
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
+        """l(theta + mu e_i) for every i: k queries; see `zopde.protocols.Oracle`.
+
+        Raises:
+            InputError: If network or objective do not pickle.
+            SolverError: If the solver fails in a worker, or workers die again and again.
+        """
+        if not len(indices):
+            return torch.zeros(0)
+        order = torch.argsort(indices, stable=True)
+        together = self._serial.stackable(indices[order])
+        rest = order[~together]
+        places = [p for p in order[together].split(self._chunk) if len(p)]
+        places += [p for p in rest.split(_SINGLES) if len(p)]
+        answers = self._ask([indices[p].tolist() for p in places], mu)
+        result = answers[0].new_empty(len(indices))
+        result[torch.cat(places).to(result.device)] = torch.cat(answers)
+        return result
+
+    def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
+        """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""
+        self._serial.set_gradient(gradient)
+
+    def _ask(self, tasks: Sequence[list[int] | None], mu: float) -> list[Tensor]:
+        """The losses of every task, each redone until its worker lives to answer."""
+        ticket = self._parcels.publish(self._base)
+        answers: dict[int, Tensor] = {}
+        while len(answers) < len(tasks):
+            running: dict[Future[_Answer], int] = {}
+            try:
+                for number, indices in enumerate(tasks):
+                    if number not in answers:
+                        future = self._executor.submit(_answer, ticket, indices, mu)
+                        running[future] = number
+                for future in as_completed(running):
+                    if not isinstance(future.exception(), BrokenExecutor):
+                        answers[running[future]] = self._received(future.result())
+            except BaseException:
+                _cancel(running)
+                raise
+        return [answers[number] for number in range(len(tasks))]
+
+    def _received(self, answer: _Answer) -> Tensor:
+        for tally, steps in zip(_tallies(self._kept), answer.steps, strict=True):
+            tally.steps += steps
+        return torch.tensor(answer.losses, dtype=answer.dtype, device=answer.device)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What a version consists of."""
+
+    network: nn.Module
+    objective: Objective
+    chunk: int
+    stacked: bool
+    default_dtype: torch.dtype
+
+    def oracle(self) -> WeightOracle:
+        # An objective may make tensors of its own.
+        if torch.get_default_dtype() != self.default_dtype:
+            torch.set_default_dtype(self.default_dtype)
+        return WeightOracle(self.network, self.objective, self.chunk, self.stacked)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Losses as plain numbers: a float holds every one of them exactly."""
+
+    losses: list[float]
+    dtype: torch.dtype
+    device: str
+    steps: list[int]
+
+
+def _answer(ticket: Ticket, indices: list[int] | None, mu: float) -> _Answer:
+    """A worker's part: the losses at some coordinates, or at the base itself."""
+    try:
+        oracle, kept = load(ticket, _Base.oracle)
+        before = [tally.steps for tally in _tallies(kept)]
+        if indices is None:
+            losses = oracle.base()[None]
+        else:
+            losses = oracle.coordinates(torch.tensor(indices), mu)
+    except Exception as error:
+        if _travels(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__} in a worker: {first_line(error)}") from None
+    steps = [tally.steps - n for tally, n in zip(_tallies(kept), before, strict=True)]
+    return _Answer(losses.tolist(), losses.dtype, str(losses.device), steps)
+
+
+def _tallies(kept: Iterable[object]) -> list[Tally]:
+    return [thing for thing in kept if isinstance(thing, Tally)]
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an error arrives as itself; one that does not unpickle would break the pool."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        return False
+    return True
+
+
+def _cancel(futures: Iterable[Future[_Answer]]) -> None:
+    for future in futures:
+        future.cancel()
