@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -92,14 +91,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    number: Callable[..., object] = parser.add_argument
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    number("--workers", type=int, default=2, help="processes of the larger pool")
-    number("--batch", type=int, default=4, help="windows side by side")
-    number("--unroll", type=int, default=4, help="corrected steps in the loss")
-    number("--chunk", type=int, default=128, help="probes per task")
-    number("--repeat", type=int, default=7, help="turns")
-    number("--mu", type=float, default=1e-3, help="finite-difference step")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the larger pool")
+    parser.add_argument("--batch", type=int, default=4, help="windows side by side")
+    parser.add_argument("--unroll", type=int, default=4, help="corrected steps in the loss")
+    parser.add_argument("--chunk", type=int, default=128, help="probes per task")
+    parser.add_argument("--repeat", type=int, default=7, help="turns")
+    parser.add_argument("--mu", type=float, default=1e-3, help="finite-difference step")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

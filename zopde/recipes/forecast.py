@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,6 +18,7 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.labels import WAYS, check_labels
+from zopde.recipes.oracles import check_workers, probes_per_pass, side_by_side
 from zopde.recipes.problem import (
     Problem,
     check_data,
@@ -32,6 +34,7 @@ from zopde.seeding import generator
 from zopde.sparsity import RandomMasks
 from zopde.training import ZerothOrder
 from zopde.zo import WeightOracle, cge
+from zopde.zo.coordinates import Coordinates
 
 _SAMPLE_PROBES = 32
 
@@ -72,6 +75,7 @@ def forecast(
     check_labels(config.run.labels)
     watcher = progress or Silent()
     solver = coarse_solver(config)
+    check_workers(config, solver)
     plan = []
     if path.exists() or not isinstance(solver, ReferenceSolver):
         data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
@@ -165,16 +169,30 @@ def _cost_per_iteration(
     objective = stage.objective_at(0)
     if not isinstance(stage.gradient, ZerothOrder):
         return _seconds(lambda: stage.gradient(network, objective, 0)), 1
-    oracle = WeightOracle(network, objective, stage.gradient.chunk)
-    active = RandomMasks(oracle.num_coordinates, config.zo.sparsity, 1, 0).active
-    probes = min(active, stage.gradient.chunk, _SAMPLE_PROBES)
+    active = RandomMasks(Coordinates(network).total, config.zo.sparsity, 1, 0).active
+    chunk = probes_per_pass(config, active)
+    oracle = WeightOracle(network, objective, chunk)
+    probes = min(active, chunk, _SAMPLE_PROBES)
     indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
-    base = _seconds(oracle.base)
-    probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
+    with _threads_of_a_worker(config):
+        base = _seconds(oracle.base)
+        probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
     both = 2 if config.zo.scheme == "central" else 1
     if config.zo.scheme == "forward":
         probing -= base
-    return base + probing * active / probes, active * both + (2 - both)
+    seconds = base + probing * active / probes / side_by_side(config)
+    return seconds, active * both + (2 - both)
+
+
+@contextmanager
+def _threads_of_a_worker(config: CorrectionConfig) -> Iterator[None]:
+    """Measure here what a worker does there, without starting any."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.run.threads if config.run.workers else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:

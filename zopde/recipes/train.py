@@ -13,15 +13,17 @@ from zopde.data import Windows
 from zopde.hybrid import CountedSolver, UnrolledObjective
 from zopde.nets import Normalised
 from zopde.progress import Progress
-from zopde.protocols import Objective, Solver
+from zopde.protocols import Objective
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
+from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
 from zopde.recipes.span import Span
 from zopde.sparsity import RandomMasks
 from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
+from zopde.zo import WorkerPool
 from zopde.zo.coordinates import Coordinates
 
 
@@ -53,11 +55,18 @@ class Trainer:
         problem: Solver and data.
         folder: Where checkpoints, histories and models go.
         progress: Who is watching.
+        pool: Workers for zeroth-order probes; None for this process.
     """
 
     def __init__(
-        self, config: CorrectionConfig, problem: Problem, folder: RunFolder, progress: Progress
+        self,
+        config: CorrectionConfig,
+        problem: Problem,
+        folder: RunFolder,
+        progress: Progress,
+        pool: WorkerPool | None = None,
     ) -> None:
+        self._pool = pool
         self._config = config
         self._problem = problem
         self._folder = folder
@@ -70,7 +79,7 @@ class Trainer:
         before = Fitted(0, 0, 0, 0.0)
         if starts_from_non(config, label):
             before = self._fit(network, start_stage(config, self._problem, seed), START, seed)
-        stage = label_stage(config, self._problem, way, network, seed)
+        stage = label_stage(config, self._problem, way, network, seed, self._pool)
         cost = self._fit(network, stage, label, seed)
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
         total = Fitted(
@@ -111,11 +120,17 @@ def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
     windows = Windows(problem.train, problem.stepped, 1, non.batch, seed)
     iterations = Span.parse("non.length", non.length).iterations(windows.per_epoch)
     optimise = Optimise(lr=non.lr, warmup=non.warmup)
-    return _stage(problem, problem.solver, windows, Backprop(), optimise, iterations)
+    counter = CountedSolver(problem.solver)
+    return _stage(problem, counter, windows, Backprop(), optimise, iterations)
 
 
 def label_stage(
-    config: CorrectionConfig, problem: Problem, way: Way, network: nn.Module, seed: int
+    config: CorrectionConfig,
+    problem: Problem,
+    way: Way,
+    network: nn.Module,
+    seed: int,
+    pool: WorkerPool | None = None,
 ) -> Stage:
     """The stage in which the labels differ."""
     training = config.training
@@ -128,17 +143,23 @@ def label_stage(
         windows = Windows(problem.train, problem.stepped, 1, states, seed)
     solver = problem.twin if way.twin else problem.solver
     assert solver is not None, "labels without a solver are left out before"
+    counter = CountedSolver(solver)
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
     gradient: GradientSource = Backprop()
     if way.gradient == "zo":
-        gradient = zeroth_order(config, network, per_epoch, seed)
-    return _stage(problem, solver, windows, gradient, optimise, iterations)
+        gradient = zeroth_order(config, network, per_epoch, seed, counter, pool)
+    return _stage(problem, counter, windows, gradient, optimise, iterations)
 
 
 def zeroth_order(
-    config: CorrectionConfig, network: nn.Module, per_epoch: int, seed: int
+    config: CorrectionConfig,
+    network: nn.Module,
+    per_epoch: int,
+    seed: int,
+    counter: CountedSolver,
+    pool: WorkerPool | None,
 ) -> ZerothOrder:
     """The weight cut: CGE over a random mask, probes in passes of at most `zo.states` states."""
     zo = config.zo
@@ -148,19 +169,17 @@ def zeroth_order(
         every=Span.parse("zo.resample", zo.resample).iterations(per_epoch),
         seed=seed,
     )
-    chunk = max(1, zo.states // config.training.batch)
-    return ZerothOrder(masks, zo.mu, zo.scheme, chunk)
+    return ZerothOrder(masks, zo.mu, zo.scheme, oracle_at(config, pool, counter, masks.active))
 
 
 def _stage(
     problem: Problem,
-    solver: Solver,
+    counter: CountedSolver,
     windows: Windows,
     gradient: GradientSource,
     optimise: Optimise,
     iterations: int,
 ) -> Stage:
-    counter = CountedSolver(solver)
     scale: torch.Tensor = problem.scale
 
     def objective_at(iteration: int) -> Objective:

@@ -51,16 +51,12 @@ class ExecutorOracle:
     Raises:
         InputError: If `chunk` is not positive or a kept object does not pickle.
 
-    Example:
-        >>> import torch
-        >>> from concurrent.futures import ThreadPoolExecutor
-        >>> from zopde import ExecutorOracle, cge
-        >>> def loss(network, num_probes):
-        ...     return network(torch.eye(2).repeat(num_probes, 1)).view(num_probes, -1).sum(1)
-        >>> net = torch.nn.Linear(2, 1, bias=False)
-        >>> with ThreadPoolExecutor(2) as pool:  # WorkerPool(2) for processes
-        ...     cge(ExecutorOracle(net, loss, pool), mu=0.5).gradient.round(decimals=3)
-        tensor([1., 1.])
+    Example: a gradient by four processes::
+
+        if __name__ == "__main__":  # every worker imports this script, too
+            with WorkerPool(4) as pool:
+                oracle = ExecutorOracle(network, objective, pool, kept=(solver,))
+                print(cge(oracle).gradient)
     """
 
     def __init__(

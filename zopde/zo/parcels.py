@@ -151,10 +151,10 @@ def _pickled(content: object, known: dict[int, int]) -> bytes:
         _Pickler(file, known).dump(content)
     except Exception as error:  # a user's object may raise anything
         raise InputError(
-            "network or objective",
+            "what workers need",
             got=f"{type(error).__name__}: {first_line(error)}",
-            expected="objects that pickle, to be sent to workers",
-            remedy="define classes and functions at the top of a module, without lambdas",
+            expected="a network, an objective and a solver that pickle",
+            remedy="define classes and functions at the top of a module, or take no workers",
         ) from error
     return file.getvalue()
 
@@ -169,4 +169,11 @@ def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
             expected="a folder that every worker can read",
             remedy="give ExecutorOracle a `folder` on a disk that all machines share",
         ) from error
-    return _Unpickler(BytesIO(data), kept).load()
+    try:
+        return _Unpickler(BytesIO(data), kept).load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "what workers need",
+            got=f"{type(error).__name__}: {first_line(error)} in a worker",
+            expected="classes of modules that a worker can import",
+        ) from error

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_GRACE = 5.0  # seconds that a killed process may take to vanish
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -90,9 +91,11 @@ class WorkerPool(Executor):
     def kill(self) -> None:
         """End the workers at once, in the middle of what they do."""
         self.shutdown(wait=False, cancel_futures=True)
-        for process in self._spawn.started:
+        started = [process for process in self._spawn.started if process.pid is not None]
+        for process in started:
             process.kill()
-        self.shutdown(wait=True)
+        for process in started:
+            process.join(_GRACE)
 
     def __exit__(
         self,
@@ -144,8 +147,13 @@ class _Worker(SpawnProcess):
     threads = 1
 
     def start(self) -> None:
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self.threads))):
-            super().start()
+        # Ctrl-C reaches the whole terminal; while it imports, a worker would complain of it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self.threads))):
+                super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Spawn(SpawnContext):
@@ -179,6 +187,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _start(threads: int) -> None:
     """First of all in a new worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with suppress(OSError):
         os.dup2(2, 1)  # a solver may print; stdout belongs to the result of the main process
     torch.set_num_threads(threads)
