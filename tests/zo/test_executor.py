@@ -187,6 +187,15 @@ def test_every_kind_of_layer_agrees_and_restores(name, dtype, gen):
     assert torch.equal(grads, expected.gradient)
 
 
+def test_a_step_for_every_probe_agrees(gen):
+    network, loss = nn.Sequential(nn.Linear(4, 3), nn.Tanh()), Mean(torch.randn(2, 4))
+    indices = torch.randperm(15, generator=gen)
+    steps = torch.linspace(1e-3, 1e-2, 15, dtype=torch.float64)
+    with ThreadPoolExecutor(2) as threads:
+        found = ExecutorOracle(network, loss, threads, 4).coordinates(indices, steps)
+    assert torch.equal(found, WeightOracle(network, loss, 4).coordinates(indices, steps))
+
+
 def test_no_coordinates_asked():
     with ThreadPoolExecutor(1) as threads:
         oracle = ExecutorOracle(nn.Linear(4, 3), Mean(torch.ones(2, 4)), threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from zopde.zo.parcels import Parcels, Ticket, load
 from zopde.zo.weights import WeightOracle
 
 _SINGLES = 8  # probes per task where each is a pass of its own
+# Threads of a worker take turns: torch.fx changes nn.Module while it traces.
+_turn = threading.Lock()
 
 
 @final
@@ -39,7 +42,8 @@ class ExecutorOracle:
         objective: (network, num_probes) -> losses (num_probes,), which pickles too; see
             `zopde.protocols.Objective`.
         executor: Anything with the interface of `concurrent.futures.Executor`: a
-            `zopde.WorkerPool`, or `distributed.Client(...).get_executor()` of Dask.
+            `zopde.WorkerPool`, or `distributed.Client(...).get_executor()` of Dask. Threads of
+            one process take turns, so it is processes that make it faster.
         chunk: Probes per task.
         stacked: As in `WeightOracle`.
         kept: Objects inside the objective that stay the same from version to version, such as
@@ -84,9 +88,9 @@ class ExecutorOracle:
 
     def base(self) -> Float[Tensor, ""]:
         """l(theta): one query, answered by a worker too, so that the bits agree."""
-        return self._ask([None], 0.0)[0][0]
+        return self._ask([_Probes([], [])])[0][0]
 
-    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(theta + mu e_i) for every i: k queries; see `zopde.protocols.Oracle`.
 
         Raises:
@@ -100,7 +104,8 @@ class ExecutorOracle:
         rest = order[~together]
         places = [p for p in order[together].split(self._chunk) if len(p)]
         places += [p for p in rest.split(_SINGLES) if len(p)]
-        answers = self._ask([indices[p].tolist() for p in places], mu)
+        far = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
+        answers = self._ask([_Probes(indices[p].tolist(), far[p].tolist()) for p in places])
         result = answers[0].new_empty(len(indices))
         result[torch.cat(places).to(result.device)] = torch.cat(answers)
         return result
@@ -109,17 +114,16 @@ class ExecutorOracle:
         """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""
         self._serial.set_gradient(gradient)
 
-    def _ask(self, tasks: Sequence[list[int] | None], mu: float) -> list[Tensor]:
+    def _ask(self, tasks: Sequence[_Probes]) -> list[Tensor]:
         """The losses of every task, each redone until its worker lives to answer."""
         ticket = self._parcels.publish(self._base)
         answers: dict[int, Tensor] = {}
         while len(answers) < len(tasks):
             running: dict[Future[_Answer], int] = {}
             try:
-                for number, indices in enumerate(tasks):
+                for number, probes in enumerate(tasks):
                     if number not in answers:
-                        future = self._executor.submit(_answer, ticket, indices, mu)
-                        running[future] = number
+                        running[self._executor.submit(_answer, ticket, probes)] = number
                 for future in as_completed(running):
                     if not isinstance(future.exception(), BrokenExecutor):
                         answers[running[future]] = self._received(future.result())
@@ -152,8 +156,20 @@ class _Base:
 
 
 @dataclass(frozen=True)
+class _Probes:
+    """A task: coordinates and how far each is moved; none asks for the base itself.
+
+    Plain numbers, here and in the answer, which a float holds exactly: some executors send
+    tensors through shared memory that goes with the process that made it.
+    """
+
+    indices: list[int]
+    far: list[float]
+
+
+@dataclass(frozen=True)
 class _Answer:
-    """Losses as plain numbers: a float holds every one of them exactly."""
+    """Losses, what they were made as, and the steps that every kept tally counted."""
 
     losses: list[float]
     dtype: torch.dtype
@@ -161,19 +177,25 @@ class _Answer:
     steps: list[int]
 
 
-def _answer(ticket: Ticket, indices: list[int] | None, mu: float) -> _Answer:
-    """A worker's part: the losses at some coordinates, or at the base itself."""
+def _answer(ticket: Ticket, probes: _Probes) -> _Answer:
+    """A worker's part."""
     try:
-        oracle, kept = load(ticket, _Base.oracle)
-        before = [tally.steps for tally in _tallies(kept)]
-        if indices is None:
-            losses = oracle.base()[None]
-        else:
-            losses = oracle.coordinates(torch.tensor(indices), mu)
+        with _turn:
+            return _answer_here(ticket, probes)
     except Exception as error:
         if _travels(error):
             raise
         raise RuntimeError(f"{type(error).__name__} in a worker: {first_line(error)}") from None
+
+
+def _answer_here(ticket: Ticket, probes: _Probes) -> _Answer:
+    oracle, kept = load(ticket, _Base.oracle)
+    before = [tally.steps for tally in _tallies(kept)]
+    if probes.indices:
+        far = torch.tensor(probes.far, dtype=torch.float64)
+        losses = oracle.coordinates(torch.tensor(probes.indices), far)
+    else:
+        losses = oracle.base()[None]
     steps = [tally.steps - n for tally, n in zip(_tallies(kept), before, strict=True)]
     return _Answer(losses.tolist(), losses.dtype, str(losses.device), steps)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import shutil
 import tempfile
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from zopde.errors import InputError, first_line
-from zopde.plugins import import_user_files, user_files
+from zopde.plugins import UserFile, import_user_files, user_files
 
 T = TypeVar("T")
 _HELD = 2  # parcels of a kind that a worker remembers
@@ -36,7 +35,7 @@ class Ticket:
     folder: str
     version: str
     kept: str
-    files: tuple[str, ...]
+    files: tuple[UserFile, ...]
 
 
 @final
@@ -86,19 +85,15 @@ class Parcels:
         return name
 
 
-class _Shelf(threading.local):
-    """What this thread has loaded; threads share nothing, since a module is no shared thing."""
-
-    def __init__(self) -> None:
-        self.kept: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
-        self.made: OrderedDict[tuple[str, str], Any] = OrderedDict()
-
-
-_shelf = _Shelf()
+# What this process has loaded.
+_kept: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
+_made: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
 
 def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
     """The published object, made ready for use, and what its versions share.
+
+    One thread at a time.
 
     Args:
         ticket: From `Parcels.publish`, perhaps of another process.
@@ -107,15 +102,15 @@ def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
     Raises:
         InputError: If the folder cannot be read here.
     """
-    if ticket.kept not in _shelf.kept:
+    if ticket.kept not in _kept:
         import_user_files(ticket.files)
-        _remember(_shelf.kept, ticket.kept, _read(ticket.folder, ticket.kept, ()))
-    kept = _shelf.kept[ticket.kept]
+        _remember(_kept, ticket.kept, _read(ticket.folder, ticket.kept, ()))
+    kept = _kept[ticket.kept]
     key = (ticket.version, ticket.kept)
-    if key not in _shelf.made:
+    if key not in _made:
         import_user_files(ticket.files)
-        _remember(_shelf.made, key, make(_read(ticket.folder, ticket.version, kept)))
-    made: T = _shelf.made[key]
+        _remember(_made, key, make(_read(ticket.folder, ticket.version, kept)))
+    made: T = _made[key]
     return made, kept
 
 

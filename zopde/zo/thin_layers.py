@@ -55,10 +55,7 @@ _POOLS = (
 )
 _BY_CHANNEL = {getattr(nn, name) for name in _ACTIVATIONS} | {nn.Upsample}
 _BY_CHANNEL |= {
-    getattr(nn, f"{name}{n}d")
-    for name in _POOLS
-    for n in (1, 2, 3)
-    if hasattr(nn, f"{name}{n}d")
+    getattr(nn, f"{name}{n}d") for name in _POOLS for n in (1, 2, 3) if hasattr(nn, f"{name}{n}d")
 }
 
 
