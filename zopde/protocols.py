@@ -143,6 +143,22 @@ class Oracle(Protocol):
         """l(theta): one query."""
         ...
 
-    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
-        """l(theta + mu e_i) for every i of `indices`: k queries; theta stays as it is."""
+    def coordinates(
+        self, indices: Int[Tensor, " k"], mu: float | Float[Tensor, " k"]
+    ) -> Float[Tensor, " k"]:
+        """l(theta + mu_i e_i) for every i of `indices`: k queries; theta stays as it is.
+
+        Args:
+            indices: (k,) coordinates.
+            mu: One step for all, or (k,) steps in the order of `indices`; of either sign.
+        """
+        ...
+
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; theta stays as it is.
+
+        Args:
+            directions: (q, d), of any dtype and device; the rows are not scaled.
+            mu: Step along each, of either sign.
+        """
         ...

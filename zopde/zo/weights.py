@@ -13,6 +13,7 @@ from torch.func import functional_call
 from zopde.checks import check_positive
 from zopde.protocols import Objective
 from zopde.zo.coordinates import Coordinates
+from zopde.zo.directions_stacked import StackedWeights
 from zopde.zo.probes import Block, rank_one_sites
 from zopde.zo.stack import Stack
 
@@ -53,6 +54,8 @@ class WeightOracle:
         self._chunk = chunk
         self._coordinates = Coordinates(network)
         self._stack = Stack(network, rank_one_sites(network) if stacked else {})
+        self._directions = StackedWeights(network, self._coordinates, objective, self._ask_moved)
+        self._one_by_one = not stacked
         for slot in self._coordinates.slots:
             if slot.name not in self._stack.sites:
                 log.debug("%s has no rank-one rule: probed one at a time", slot.name)
@@ -86,6 +89,11 @@ class WeightOracle:
         result = torch.empty_like(in_order)
         result[order.to(in_order.device)] = in_order
         return result
+
+    @torch.no_grad()
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
+        return self._directions.answer(directions, mu, 1 if self._one_by_one else self._chunk)
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
