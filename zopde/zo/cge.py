@@ -46,8 +46,8 @@ def cge(
         `Estimate` with gradient (d,), the queries used, and l(theta) for "forward".
 
     Raises:
-        InputError: If a mu is not positive or not one per coordinate, the scheme is unknown, or an index is repeated
-            or outside [0, d).
+        InputError: If a mu is not positive or not one per coordinate, the scheme is unknown, or
+            an index is repeated or outside [0, d).
 
     Example:
         >>> import torch
