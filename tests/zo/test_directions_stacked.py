@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from zopde import InputError, WeightOracle, rge
+from zopde.protocols import ask_shared
 
 
 class Custom(nn.Module):
@@ -64,18 +65,29 @@ def objective(x):
     def evaluate(network, num_probes):
         y = network(x.repeat(num_probes, *[1] * (x.dim() - 1)))
         y = y[0] if isinstance(y, tuple) else y
-        return y.view(num_probes, -1).square().mean(dim=1)
+        return y.reshape(num_probes, -1).square().mean(dim=1)
+
+    return evaluate
+
+
+def shared(x):
+    def evaluate(network, num_probes):
+        y = ask_shared(network, num_probes, x)
+        y = y[0] if isinstance(y, tuple) else y
+        return y.reshape(num_probes, -1).square().mean(dim=1)
 
     return evaluate
 
 
 @pytest.mark.parametrize("name", [*FOLLOWED, *LEFT])
 @pytest.mark.parametrize("chunk", [3, 100])
-def test_together_agrees_with_one_at_a_time_and_restores(name, chunk, gen, caplog):
+@pytest.mark.parametrize("make", [objective, shared])
+def test_together_agrees_with_one_at_a_time_and_restores(make, name, chunk, gen, caplog):
     network, shape = {**FOLLOWED, **LEFT}[name]
     network = network.double()
-    loss = objective(torch.randn(shape, generator=gen, dtype=torch.float64))
+    loss = make(torch.randn(shape, generator=gen, dtype=torch.float64))
     before = {k: v.clone() for k, v in network.state_dict().items()}
+    own = {k: id(v) for k, v in network.named_parameters()}
     oracle = WeightOracle(network, loss, chunk=chunk)
     along = torch.randn(7, oracle.num_coordinates, generator=gen, dtype=torch.float64)
     with caplog.at_level(logging.DEBUG, logger="zopde.zo.directions_stacked"):
@@ -86,6 +98,7 @@ def test_together_agrees_with_one_at_a_time_and_restores(name, chunk, gen, caplo
     assert ("one at a time" in caplog.text) == (name in LEFT)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
+    assert {k: id(v) for k, v in network.named_parameters()} == own
 
 
 def test_random_layers_are_asked_one_at_a_time(caplog):

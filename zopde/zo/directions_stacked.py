@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from zopde.errors import InputError
 from zopde.protocols import Objective
 from zopde.zo.coordinates import Coordinates
+from zopde.zo.replaced import Replaced
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class StackedWeights:
         self._coordinates = coordinates
         self._objective = objective
         self._ask_moved = ask_moved
+        self._replaced = Replaced(network)
         self._follows = True
 
     def answer(self, directions: Float[Tensor, "q d"], mu: float, chunk: int) -> Tensor:
@@ -106,27 +108,39 @@ class StackedWeights:
             name: buffer.expand(num_probes, *buffer.shape).clone()
             for name, buffer in self._network.named_buffers()
         }
-        weights = {**buffers, **moved}
-
-        def one(own: Weights, *args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
-            answer: Tensor = functional_call(self._network, own, args)
-            return answer
-
-        def network(*args: Any) -> Tensor:  # noqa: ANN401
-            apart = [_per_probe(value, num_probes) for value in args]
-            axes = tuple(0 if isinstance(value, Tensor) else None for value in args)
-            try:
-                answer: Tensor = vmap(one, in_dims=(0, *axes))(weights, *apart)
-                return answer.flatten(0, 1)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # user code, and whatever vmap says about it
-                raise _CannotStackError(f"{type(error).__name__}: {error}") from error
-
+        network = _Pass(self._replaced, {**buffers, **moved}, num_probes)
         with warnings.catch_warnings():
             # vmap loops over what has no batching rule; the loop is what we would do, too.
             warnings.filterwarnings("ignore", message="There is a performance drop")
             return self._objective(network, num_probes)
+
+
+@final
+class _Pass:
+    """The network that an objective gets for one pass; see `zopde.protocols.ask_shared`."""
+
+    def __init__(self, replaced: Replaced, tensors: Weights, num_probes: int) -> None:
+        self._replaced = replaced
+        self._tensors = tensors
+        self._num_probes = num_probes
+
+    def __call__(self, *args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
+        """States of each probe's own: (num_probes * batch, ...)."""
+        apart = [_per_probe(value, self._num_probes) for value in args]
+        return self._mapped(apart, tuple(0 if isinstance(v, Tensor) else None for v in args))
+
+    def shared(self, *args: Any) -> Tensor:  # noqa: ANN401
+        """States that all probes have in common: (batch, ...)."""
+        return self._mapped(args, (None,) * len(args))
+
+    def _mapped(self, args: Sequence[Any], axes: tuple[int | None, ...]) -> Tensor:
+        try:
+            answer: Tensor = vmap(self._replaced, in_dims=(0, *axes))(self._tensors, *args)
+            return answer.flatten(0, 1).contiguous()  # objectives use `view`
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # user code, and whatever vmap says about it
+            raise _CannotStackError(f"{type(error).__name__}: {error}") from error
 
 
 def _per_probe(value: Any, num_probes: int) -> Any:  # noqa: ANN401
