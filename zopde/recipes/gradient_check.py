@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.data import Trajectories, Windows, load_trajectories
@@ -30,7 +29,7 @@ from zopde.seeding import generator
 from zopde.zo import Estimate, SelfCheck, WeightOracle, relative_mu, rge, selfcheck
 
 _START = 20  # iterations of NON before the check
-_COMPARED, _SWEPT = 96, 20  # weights; a query of an unrolled loss takes long
+_COMPARED, _SWEPT = 256, 32  # weights; a query of an unrolled loss takes long
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _started(
     return network
 
 
-def _autograd(objective: UnrolledObjective, network: nn.Module) -> Float[Tensor, " d"]:
+def _autograd(objective: UnrolledObjective, network: nn.Module) -> Tensor:
     weights = [p for p in network.parameters() if p.requires_grad]
     slopes = torch.autograd.grad(
         objective(network, 1)[0], weights, allow_unused=True, materialize_grads=True
