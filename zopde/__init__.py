@@ -25,8 +25,12 @@ _ROOM_OF = {
     "find_solvers": "plugins",
     "load_solver": "plugins",
     "Estimate": "zo",
+    "SelfCheck": "zo",
     "WeightOracle": "zo",
     "cge": "zo",
+    "relative_mu": "zo",
+    "rge": "zo",
+    "selfcheck": "zo",
     "CorrectedSolver": "hybrid",
     "OneAtATime": "hybrid",
     "UnrolledObjective": "hybrid",
@@ -63,7 +67,7 @@ if TYPE_CHECKING:
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
     from zopde.recipes import load_config, load_corrector, run_correction
-    from zopde.zo import Estimate, WeightOracle, cge
+    from zopde.zo import Estimate, SelfCheck, WeightOracle, cge, relative_mu, rge, selfcheck
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

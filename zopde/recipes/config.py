@@ -89,11 +89,13 @@ class TrainingSettings:
 class ZoSettings:
     """Zeroth-order gradients: step `mu` in the units of the weights, share NOT asked for.
 
+    With `mu_relative`, `mu` is in units of each tensor's root mean square, see `relative_mu`.
     A random mask is drawn every `resample`. `states` is how many states one solver call may
     hold; it sets how many probes share a pass.
     """
 
     mu: float = 1e-3
+    mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
     sparsity: float = 0.9
     resample: str = "10 iterations"
