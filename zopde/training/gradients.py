@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from zopde.protocols import Objective
-from zopde.sparsity import RandomMasks
+from zopde.sparsity import Masks
 from zopde.zo import WeightOracle, cge
 from zopde.zo.cge import Scheme
 
@@ -66,15 +66,15 @@ class ZerothOrder:
         chunk: Probes per pass.
     """
 
-    def __init__(self, masks: RandomMasks, mu: float, scheme: Scheme, chunk: int) -> None:
-        self._masks = masks
+    def __init__(self, masks: Masks, mu: float, scheme: Scheme, chunk: int) -> None:
+        self.masks = masks
         self._mu = mu
         self._scheme = scheme
         self.chunk = chunk
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
-        active = self._masks.mask(iteration)
+        active = self.masks.mask(iteration)
         oracle = WeightOracle(network, objective, chunk=self.chunk)
         estimate = cge(oracle, active.nonzero().flatten(), self._mu, self._scheme)
         oracle.set_gradient(estimate.gradient)
