@@ -25,6 +25,7 @@ _ROOM_OF = {
     "find_solvers": "plugins",
     "load_solver": "plugins",
     "Estimate": "zo",
+    "SelfCheck": "zo",
     "WeightOracle": "zo",
     "cge": "zo",
     "LayerMasks": "sparsity",
@@ -36,6 +37,9 @@ _ROOM_OF = {
     "magnitude_scores": "sparsity",
     "random_scores": "sparsity",
     "zo_grasp_scores": "sparsity",
+    "relative_mu": "zo",
+    "rge": "zo",
+    "selfcheck": "zo",
     "CorrectedSolver": "hybrid",
     "OneAtATime": "hybrid",
     "UnrolledObjective": "hybrid",
@@ -83,7 +87,7 @@ if TYPE_CHECKING:
         random_scores,
         zo_grasp_scores,
     )
-    from zopde.zo import Estimate, WeightOracle, cge
+    from zopde.zo import Estimate, SelfCheck, WeightOracle, cge, relative_mu, rge, selfcheck
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -18,6 +18,33 @@ Network = Callable[..., Tensor]
 """Maps (state, forcing) to a correction of the state's shape, states side by side."""
 
 
+def repeat_states(states: Tensor | None, num_probes: int) -> Tensor | None:
+    """(batch, ...) -> (num_probes * batch, ...), probe-major: the same states for every probe."""
+    if states is None or num_probes == 1:
+        return states
+    return states.repeat(num_probes, *[1] * (states.dim() - 1))
+
+
+def ask_shared(network: Network, num_probes: int, *states: Tensor | None) -> Tensor:
+    """Ask a network about states that all probes have in common.
+
+    The same numbers as `network(*repeated)`, but the network of a `WeightOracle` then computes
+    what the probes have in common once, and nothing is repeated.
+
+    Args:
+        network: What an objective was given.
+        num_probes: Probes side by side.
+        states: The network's arguments, (batch, ...) each, or None.
+
+    Returns:
+        (num_probes * batch, ...), probe-major.
+    """
+    shared: Network | None = getattr(network, "shared", None)
+    if shared is not None:
+        return shared(*states)
+    return network(*(repeat_states(value, num_probes) for value in states))
+
+
 class Solver(Protocol):
     """All that a user writes to plug in a solver.
 
@@ -143,6 +170,20 @@ class Oracle(Protocol):
         """l(theta): one query."""
         ...
 
-    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
-        """l(theta + mu e_i) for every i of `indices`: k queries; theta stays as it is."""
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
+        """l(theta + mu e_i) for every i of `indices`: k queries; theta stays as it is.
+
+        Args:
+            indices: (k,) coordinates.
+            mu: How far, in the units of theta: one number, or (k,), one for each.
+        """
+        ...
+
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; theta stays as it is.
+
+        Args:
+            directions: (q, d), of any dtype and device; the rows are not scaled.
+            mu: Step along each, of either sign.
+        """
         ...

@@ -282,14 +282,14 @@ def test_absent_arguments_agree(extra, gen):
 
 
 def test_shared_input_costs_less_work(gen):
-    """Of three equal layers the first runs on the base alone, the second on a third more."""
+    """The base passes all layers once; only the first layer's 16 + 4 probes pass the third."""
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     rows = []
     for layer in network:
         layer.register_forward_hook(lambda _m, args, _y: rows.append(len(args[0])))
     total = WeightOracle(network, objective(torch.ones(2, 4)), chunk=1000)
     total.coordinates(torch.arange(60), 1e-3)
-    assert rows == [2 * (1 + 0), 2 * (1 + 20), 2 * (1 + 40)]
+    assert rows == [2, 2, 2, 2 * 16, 2 * 4]
 
 
 def test_bad_chunk_raises():

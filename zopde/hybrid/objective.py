@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from zopde.hybrid.corrector import correct
-from zopde.protocols import Network, Solver, Window
+from zopde.protocols import Network, Solver, Window, ask_shared, repeat_states
 
 
 @final
@@ -39,24 +38,18 @@ class UnrolledObjective:
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """Evaluate `num_probes` losses; see `zopde.protocols.Objective`."""
         window = self._window
-        stepped = _per_probe(window.stepped, num_probes)
-        state = stepped
-        total = torch.zeros(num_probes, dtype=stepped.dtype, device=stepped.device)
-        for k in range(window.unroll):
-            forcing = None
-            if window.forcing is not None:
-                forcing = _per_probe(window.forcing[:, k], num_probes)
-            if k:
-                stepped = self._solver.step(state, forcing)
-            state = correct(network, stepped, forcing)
+        answer = ask_shared(network, num_probes, window.stepped, self._forcing(0))
+        state = answer + repeat_states(window.stepped, num_probes)
+        total = self._error(state, window.targets[:, 0], num_probes)
+        for k in range(1, window.unroll):
+            forcing = repeat_states(self._forcing(k), num_probes)
+            state = correct(network, self._solver.step(state, forcing), forcing)
             total = total + self._error(state, window.targets[:, k], num_probes)
         return total / window.unroll
+
+    def _forcing(self, k: int) -> Tensor | None:
+        return None if self._window.forcing is None else self._window.forcing[:, k]
 
     def _error(self, state: Tensor, target: Tensor, num_probes: int) -> Tensor:
         probes = state.view(num_probes, *target.shape)
         return ((probes - target) / self._scale).square().flatten(1).mean(dim=1)
-
-
-def _per_probe(batch: Tensor, num_probes: int) -> Tensor:
-    """(batch, ...) -> (num_probes * batch, ...), probe-major."""
-    return batch if num_probes == 1 else batch.repeat(num_probes, *[1] * (batch.dim() - 1))

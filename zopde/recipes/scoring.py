@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -27,6 +28,7 @@ from zopde.sparsity import (
     zo_grasp_scores,
 )
 from zopde.training import Fitted
+from zopde.zo import WeightOracle
 
 FILE = "layer_ratios.json"
 
@@ -132,9 +134,9 @@ def _scores(
     if config.zo.score == "grasp":
         return grasp_scores(network, objective)
     assert config.zo.score == "zo-grasp"
-    return zo_grasp_scores(
-        network, objective, config.zo.score_directions, config.zo.mu, generator=draw
-    )
+    oracle = partial(WeightOracle, chunk=max(1, config.zo.states // config.training.batch))
+    q, mu = config.zo.score_directions, config.zo.mu
+    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle=oracle)
 
 
 def _read(path: Path) -> Scoring:

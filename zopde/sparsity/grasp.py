@@ -8,13 +8,13 @@ from copy import deepcopy
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 
-from zopde.checks import check_positive
 from zopde.errors import InputError
-from zopde.protocols import Objective
+from zopde.protocols import Objective, Oracle
 from zopde.sparsity.scores import Scores, flat_weights
+from zopde.zo import WeightOracle, rge
 from zopde.zo.coordinates import Coordinates
+from zopde.zo.replaced import Replaced
 
 
 def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
@@ -53,7 +53,8 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
     weights = [p for p in network.parameters() if p.requires_grad]
     # Copied buffers: a BatchNorm's running statistics must survive a query.
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    loss = objective(lambda *args: functional_call(network, buffers, args), 1)[0]
+    replaced = Replaced(network)
+    loss = objective(lambda *args: replaced(buffers, *args), 1)[0]
     if not loss.requires_grad:
         raise InputError(
             "objective",
@@ -78,13 +79,14 @@ def zo_grasp_scores(
     mu: float = 1e-3,
     *,
     generator: Generator,
+    oracle: Callable[[nn.Module, Objective], Oracle] = WeightOracle,
 ) -> Scores:
     """ZO-GraSP: the score of `grasp_scores` from queries alone.
 
         S = -theta * [g(theta + t g(theta)) - g(theta)] / t,   t = mu sqrt(d) / |g(theta)|
 
-    with both g by random-direction estimates over the SAME Gaussian directions, so that their
-    common noise cancels in the difference. (Chen et al., ICLR 2024, section 4, with t = mu.)
+    with both g by `rge` over the SAME Gaussian directions, so that their common noise cancels in
+    the difference. (Chen et al., ICLR 2024, section 4, with t = mu.)
     Here t makes the step along g as long as a probe's own, mu sqrt(d): the ranking then does
     not change with the unit of the loss, and one mu serves both. One estimate spans all
     tensors, so no tensor's scores are on a scale of their own.
@@ -101,24 +103,24 @@ def zo_grasp_scores(
         num_directions: q, >= 1; DeepZero took 192.
         mu: Finite-difference step in the units of the weights; > 0.
         generator: Draws the directions; afterwards it has drawn them once.
+        oracle: Where the losses are answered, for example `partial(WeightOracle, chunk=8)`.
 
     Returns:
         `Scores` with values (d,).
 
     Raises:
-        InputError: If mu or `num_directions` is not positive.
+        InputError: If mu is not positive, or `num_directions` is no whole number >= 1.
     """
-    check_positive("mu", mu)
-    check_positive("num_directions", num_directions)
     again = generator.clone_state()
-    slope, queries = _estimate(network, objective, num_directions, mu, generator)
+    here = rge(oracle(network, objective), num_directions, mu, generator)
+    slope = here.gradient
     length = mu * len(slope) ** 0.5
     norm = slope.norm()
     # Dividing by the norm before anything else leaves 0, not NaN, where the slope is zero.
     step = length * slope / norm.clamp_min(torch.finfo(slope.dtype).tiny)
-    ahead, more = _estimate(_moved(network, step), objective, num_directions, mu, again)
-    values = -flat_weights(network) * (ahead - slope) * (norm / length)
-    return Scores(values, queries + more)
+    ahead = rge(oracle(_moved(network, step), objective), num_directions, mu, again)
+    values = -flat_weights(network) * (ahead.gradient - slope) * (norm / length)
+    return Scores(values, here.queries + ahead.queries)
 
 
 @torch.no_grad()
@@ -128,37 +130,3 @@ def _moved(network: nn.Module, step: Float[Tensor, " d"]) -> nn.Module:
     for slot in Coordinates(copy).slots:
         copy.get_parameter(slot.name).add_(step[slot.start : slot.stop].view(slot.shape))
     return copy
-
-
-@torch.no_grad()
-def _estimate(
-    network: nn.Module,
-    objective: Objective,
-    num_directions: int,
-    mu: float,
-    generator: Generator,
-) -> tuple[Tensor, int]:
-    """(g, queries): the forward Gaussian estimate (1/q) sum_j u_j [l(th + mu u_j) - l(th)] / mu."""
-    ask = _asker(network, objective)
-    theta = flat_weights(network)
-    base, slope = ask(theta), torch.zeros_like(theta)
-    for _ in range(num_directions):
-        direction = torch.randn(len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
-        slope += direction * ((ask(theta + mu * direction) - base) / (mu * num_directions))
-    return slope, num_directions + 1
-
-
-def _asker(network: nn.Module, objective: Objective) -> Callable[[Tensor], Tensor]:
-    slots = Coordinates(network).slots
-
-    def ask(theta: Tensor) -> Tensor:
-        moved = {slot.name: theta[slot.start : slot.stop].view(slot.shape) for slot in slots}
-        state = {name: buffer.clone() for name, buffer in network.named_buffers()} | moved
-
-        def moved_network(*args: Tensor) -> Tensor:
-            answer: Tensor = functional_call(network, state, args)
-            return answer
-
-        return objective(moved_network, 1)[0]
-
-    return ask

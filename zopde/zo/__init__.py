@@ -2,6 +2,9 @@
 
 from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
+from zopde.zo.mu import relative_mu
+from zopde.zo.rge import rge
+from zopde.zo.selfcheck import SelfCheck, selfcheck
 from zopde.zo.weights import WeightOracle
 
-__all__ = ["Estimate", "WeightOracle", "cge"]
+__all__ = ["Estimate", "SelfCheck", "WeightOracle", "cge", "relative_mu", "rge", "selfcheck"]

@@ -2,108 +2,122 @@
 
     f_theta(x) = f_{theta >= l}(z_l),   z_l the unperturbed activations before layer l
 
-(Chen et al., ICLR 2024, section 4.) The network runs once, node by node of its torch.fx graph.
-Every value holds the unperturbed states first, then those of the probes that have joined so
-far; the probes of a layer join at that layer, starting from the unperturbed value. Branches and
-skips come out right by themselves: where two values meet, the one with fewer probes is
-completed with unperturbed states, which is what those probes would have computed.
+(Chen et al., ICLR 2024, section 4.) The network runs once, node by node of its torch.fx graph,
+and every value is kept. A pass of probes then visits only the nodes behind a moved layer. A
+value holds, beside the base's, one part for each block of probes that has come by: absent while
+the block's layer lies ahead, `Thin` while its probes differ in one channel, whole afterwards.
+Branches and skips come out right by themselves: where a block is absent, its probes have the
+base's value.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from inspect import signature
+import operator
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 from zopde.zo.norms import statistics_per_probe
-from zopde.zo.probes import Block, Share, Site, never_called, share
+from zopde.zo.probes import never_called
+from zopde.zo.rank_one import Block, Share, Site, share
+from zopde.zo.thin import Thin, joined, through_binary, through_function
+from zopde.zo.thin_layers import through_module
+from zopde.zo.tracing import name_of, out_of_place
 
 log = logging.getLogger(__name__)
+
+_TOGETHER = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
 class CannotReuseError(Exception):
     """The graph does something with the batch axis that reuse cannot follow."""
 
 
-def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphModule | None:
-    """The network's graph, or None where torch.fx cannot follow its forward.
+@final
+class Base(fx.Interpreter):
+    """The unperturbed run of a graph, every value kept.
 
     Args:
-        network: The module.
-        args: A call that the graph is for: what is no tensor there (a forcing of None), and
-            what is left to its default, is fixed, since code branches on it. None: a call with
-            a tensor for every argument.
+        graph: The traced network.
+        args: As the network would get them: tensors of (batch, ...).
+
+    Attributes:
+        batch: States of the call.
+        values: Node -> its value.
     """
-    fixed: dict[str, Any] = {}
-    if args is not None:
-        for i, parameter in enumerate(signature(network.forward).parameters.values()):
-            value = args[i] if i < len(args) else parameter.default
-            if not isinstance(value, Tensor) and value is not parameter.empty:
-                fixed[parameter.name] = value
-    try:
-        return fx.symbolic_trace(network, concrete_args=fixed or None)
-    except Exception as error:  # user code may raise anything under tracing
-        log.debug("no feature reuse, the network cannot be traced: %s", error)
-        return None
+
+    def __init__(self, graph: fx.GraphModule, args: tuple[Any, ...]) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.args_given = args
+        self.batch = next(len(value) for value in args if isinstance(value, Tensor))
+        self.states: set[fx.Node] = set()
+        given = iter(args)
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        start = [next(given, None) for _ in placeholders]  # the rest is left to its defaults
+        for node, value in zip(placeholders, start, strict=True):
+            if isinstance(value, Tensor):
+                self.states.add(node)
+        with statistics_per_probe(graph, lambda _: self.batch), out_of_place(graph):
+            self.run(*start)
+        self.values: dict[fx.Node, Any] = self.env
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - fx's own signature
+        """Run one node, and refuse where a value of states lost its batch axis."""
+        value = super().run_node(n)
+        if n.op == "output" or self.states.isdisjoint(n.all_input_nodes):
+            return value
+        self.states.add(n)
+        check_batch(value, self.batch)
+        return value
+
+    def answers(self, args: tuple[Any, ...]) -> bool:
+        """Whether this is the run of `args`."""
+        return len(args) == len(self.args_given) and all(
+            torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+            for a, b in zip(args, self.args_given, strict=True)
+        )
 
 
-def same_for_all(args: tuple[Any, ...], num_probes: int) -> bool:
-    """Whether every tensor of a stacked call repeats the same states for every probe."""
+def check_batch(value: Any, states: int) -> None:  # noqa: ANN401
+    """Require every tensor of a value to hold `states` states."""
 
-    def repeats(value: Tensor) -> bool:
-        if len(value) % num_probes:
-            return False
-        apart = value.view(num_probes, -1, *value.shape[1:])
-        # The last probe alone rules most cases out.
-        return torch.equal(apart[-1], apart[0]) and bool((apart == apart[:1]).all())
+    def check(part: Any) -> Any:  # noqa: ANN401
+        if isinstance(part, Tensor) and (part.dim() == 0 or len(part) != states):
+            raise CannotReuseError(f"a value of shape {tuple(part.shape)} has no batch axis")
+        return part
 
-    tensors = [value for value in args if isinstance(value, Tensor)]
-    return num_probes > 1 and bool(tensors) and all(repeats(value) for value in tensors)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A value on the way: (1 + probes) * batch states, the unperturbed ones first."""
-
-    value: Tensor
-    probes: int
+    map_aggregate(value, check)
 
 
 @final
-class Reuse(fx.Interpreter):
-    """Runs a graph on unperturbed states and lets probes join on the way.
+class Reuse:
+    """One pass of probes over a base run.
 
     Args:
-        graph: From `trace`.
+        base: The unperturbed run.
+        graph: The traced network.
         sites: Parameter name -> the places where it acts.
-        blocks: The probes of one pass.
-        mu: How far each probe moves its weight.
+        blocks: The probes of this pass, in order.
     """
 
     def __init__(
-        self, graph: fx.GraphModule, sites: dict[str, list[Site]], blocks: list[Block], mu: float
+        self, base: Base, graph: fx.GraphModule, sites: dict[str, list[Site]], blocks: list[Block]
     ) -> None:
-        super().__init__(graph)
+        self._base = base
+        self._graph = graph
         self._blocks = blocks
-        self._at: dict[nn.Module, list[tuple[Block, Share]]] = {}
-        for block in blocks:
+        self._shares: dict[nn.Module, list[tuple[int, Share]]] = {}
+        for i, block in enumerate(blocks):
             for site in sites[block.slot.name]:
-                self._at.setdefault(site.module, []).append((block, share(site, block, mu)))
-        self._batch = 0
-        self._first_of: dict[str, int] = {}  # parameter -> number of its first joined probe
-        self._joined = 0
+                self._shares.setdefault(site.module, []).append((i, share(site, block)))
+        self._parts: dict[fx.Node, dict[int, Any]] = {}
 
-    def answer(self, args: tuple[Any, ...], num_probes: int) -> Tensor:
-        """The network's answer to a stacked call whose probes all have the same input.
-
-        Args:
-            args: As the network would get them: tensors of (num_probes * batch, ...).
-            num_probes: Probes of the pass.
+    def answer(self) -> Tensor:
+        """The network's answer for every probe.
 
         Returns:
             (num_probes * batch, ...), probe-major.
@@ -112,73 +126,170 @@ class Reuse(fx.Interpreter):
             CannotReuseError: If a node mixes or drops states; the plain pass still can.
             InputError: If the layer of a moved weight is never called.
         """
-        self._batch = next(len(v) for v in args if isinstance(v, Tensor)) // num_probes
-        self._first_of, self._joined = {}, 0
-        start = [_Held(v[: self._batch], 0) if isinstance(v, Tensor) else v for v in args]
-        placeholders = sum(node.op == "placeholder" for node in self.graph.nodes)
-        start += [None] * (placeholders - len(start))  # arguments left to their defaults
-        with statistics_per_probe(self.module, lambda _: self._batch):
-            held = self.run(*start)
-        if not isinstance(held, _Held):
-            raise CannotReuseError("the answer is not one tensor")
-        order = []
-        for block in self._blocks:
-            if block.slot.name not in self._first_of:
+        nodes = list(self._graph.graph.nodes)
+        last_use = {source: node for node in nodes for source in node.all_input_nodes}
+        called: set[int] = set()
+        with (
+            statistics_per_probe(self._graph, lambda _: self._base.batch),
+            out_of_place(self._graph),
+        ):
+            for node in nodes[:-1]:
+                self._visit(node, called)
+                for source in node.all_input_nodes:
+                    if last_use[source] is node:
+                        self._parts.pop(source, None)
+        for i, block in enumerate(self._blocks):
+            if i not in called:
                 raise never_called(block)
-            first = 1 + self._first_of[block.slot.name]
-            order.append(torch.arange(first, first + len(block.positions)))
-        rows = self._complete(held, self._joined)
-        apart = rows.view(-1, self._batch, *rows.shape[1:])
-        return apart[torch.cat(order)].flatten(0, 1)
+        return self._gathered(nodes[-1].args[0])
 
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - fx's own signature
-        """Run one node on values completed to the same probes."""
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if n.op in ("placeholder", "get_attr", "output"):
-            return getattr(self, n.op)(n.target, args, kwargs)
-        held: list[_Held] = []
-        map_aggregate((args, kwargs), lambda a: held.append(a) if isinstance(a, _Held) else None)
-        if not held:
-            return getattr(self, n.op)(n.target, args, kwargs)
-        most = max(value.probes for value in held)
+    def _gathered(self, last: Any) -> Tensor:  # noqa: ANN401
+        if not isinstance(last, fx.Node) or not isinstance(self._base.values[last], Tensor):
+            raise CannotReuseError("the answer is not one tensor")
+        parts = self._parts.get(last, {})
+        return torch.cat([self._whole(last, parts.get(i), i) for i in range(len(self._blocks))])
 
-        def plain(value: Any) -> Any:  # noqa: ANN401
-            return self._complete(value, most) if isinstance(value, _Held) else value
+    def _visit(self, node: fx.Node, called: set[int]) -> None:
+        parts: dict[int, Any] = {}
+        for i in self._arrived(node):
+            parts[i] = self._run(node, i)
+        if node.op == "call_module":
+            module = self._graph.get_submodule(str(node.target))
+            for i, change in self._shares.get(module, ()):
+                called.add(i)
+                parts[i] = self._join(node, i, change, parts.get(i))
+        if parts:
+            self._parts[node] = parts
 
-        full_args, full_kwargs = map_aggregate((args, kwargs), plain)
-        found = getattr(self, n.op)(n.target, full_args, full_kwargs)
-        if n.op == "call_module" and self.fetch_attr(str(n.target)) in self._at:
-            return self._join(self.fetch_attr(str(n.target)), full_args[0], found, most)
-        return map_aggregate(found, lambda v: self._hold(v, most))
+    def _arrived(self, node: fx.Node) -> list[int]:
+        """The blocks that some input of the node differs for."""
+        found = {i for source in node.all_input_nodes for i in self._parts.get(source, ())}
+        return sorted(found)
 
-    def _join(self, module: nn.Module, x: Tensor, y: Tensor, probes: int) -> _Held:
-        """Let the module's own probes join, and give each its share of the output."""
-        for block, _ in self._at[module]:
-            if block.slot.name not in self._first_of:
-                self._first_of[block.slot.name] = self._joined
-                self._joined += len(block.positions)
-        x = self._complete(_Held(x, probes), self._joined)
-        y = self._complete(self._hold(y, probes), self._joined)
-        for block, add_share in self._at[module]:
-            first = 1 + self._first_of[block.slot.name]
-            rows = slice(first, first + len(block.positions))
-            add_share(
-                x.view(-1, self._batch, *x.shape[1:])[rows],
-                y.view(-1, self._batch, *y.shape[1:])[rows],
+    def _join(self, node: fx.Node, i: int, change: Share, found: Any) -> Any:  # noqa: ANN401
+        """Let a layer's own probes differ from here on."""
+        source = node.all_input_nodes[0]
+        x, y = self._base.values[source], self._base.values[node]
+        k, part = len(self._blocks[i]), self._parts.get(source, {}).get(i)
+        if part is None and found is None and change.channels_first(y):
+            return Thin(y[:, change.channels] + change.of_base(x), change.channels)
+        probes = x.expand(k, *x.shape)
+        if part is not None:
+            probes = self._whole(source, part, i).view(k, *x.shape)
+        whole = self._whole(node, found, i).view(k, *y.shape)
+        change.add(probes, whole)
+        return whole.flatten(0, 1)
+
+    def _run(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
+        """A node's value for block i, as thin as it can be."""
+        if _is_number(self._base.values[node]):
+            return self._number(node, i)
+        held = {s: part for s in node.all_input_nodes if (part := self._part(s, i)) is not None}
+        if all(isinstance(part, Thin) for part in held.values()):
+            thin = self._thin(node, held)
+            if thin is not None:
+                return thin
+        if node.op == "call_function" and node.target in _TOGETHER:
+            found = self._broadcast(node, i)
+        else:
+            found = self._call(node, lambda source: self._whole(source, held.get(source), i))
+        check_batch(found, len(self._blocks[i]) * self._base.batch)
+        return found
+
+    def _broadcast(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
+        """Entry by entry: where the probes have the base's value it is not repeated."""
+        k = len(self._blocks[i])
+
+        def value(source: fx.Node) -> Any:  # noqa: ANN401
+            base, part = self._base.values[source], self._part(source, i)
+            if not isinstance(base, Tensor) or source not in self._base.states:
+                return self._whole(source, part, i)
+            return base if part is None else self._whole(source, part, i).view(k, *base.shape)
+
+        found = self._call(node, value)
+        return found.flatten(0, 1) if isinstance(found, Tensor) else found
+
+    def _part(self, source: fx.Node, i: int) -> Any:  # noqa: ANN401
+        return self._parts.get(source, {}).get(i)
+
+    def _call(self, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
+        args, kwargs = map_arg((node.args, node.kwargs), value)
+        return getattr(self._base, node.op)(node.target, args, kwargs)
+
+    def _thin(self, node: fx.Node, held: dict[fx.Node, Any]) -> Thin | Tensor | None:
+        sources, values = node.all_input_nodes, self._base.values
+        first = sources[0]
+        if node.op == "call_module":
+            module = self._graph.get_submodule(str(node.target))
+            return through_module(module, held[first], values[first], values[node])
+        name = name_of(node)
+        if len(sources) == 1 and node.args[:1] == (first,):
+            answer = through_function(
+                name,
+                held[first],
+                values[first],
+                lambda value: self._call(node, lambda _: value),
+                node.args[1:],
+                node.kwargs,
             )
-        return _Held(y, self._joined)
+            if answer is not None:
+                return answer
+        if name == "cat":
+            inputs, dim = node.args[0], (*node.args[1:], node.kwargs.get("dim", 0))[0]
+            if isinstance(inputs, list | tuple) and all(s in self._base.states for s in inputs):
+                return joined([held.get(s) for s in inputs], [values[s] for s in inputs], dim)
+            return None
+        return self._thin_binary(node, name, held)
 
-    def _complete(self, held: _Held, probes: int) -> Tensor:
-        """The value with unperturbed states for the probes that joined since."""
-        missing = probes - held.probes
-        if not missing:
-            return held.value
-        base = held.value[: self._batch]
-        return torch.cat([held.value, base.repeat(missing, *[1] * (base.dim() - 1))])
+    def _thin_binary(
+        self, node: fx.Node, name: str, held: dict[fx.Node, Any]
+    ) -> Thin | Tensor | None:
+        if node.op not in ("call_function", "call_method") or len(node.args) != 2:
+            return None
+        nodes = [a if isinstance(a, fx.Node) else None for a in node.args]
+        thins = [held.get(n) if n else None for n in nodes]
+        bases = [self._base.values[n] if n else a for n, a in zip(nodes, node.args, strict=True)]
 
-    def _hold(self, value: Any, probes: int) -> Any:  # noqa: ANN401
-        if not isinstance(value, Tensor):
+        def call(*parts: Any) -> Tensor:  # noqa: ANN401
+            found: Tensor = getattr(self._base, node.op)(node.target, parts, node.kwargs)
+            return found
+
+        return through_binary(name, thins, bases, call)
+
+    def _whole(self, source: fx.Node, part: Any, i: int) -> Any:  # noqa: ANN401
+        """The value for every probe of block i, (k * batch, ...)."""
+        base = self._base.values[source]
+        if isinstance(part, Thin):
+            return part.widen(base)
+        if part is not None or source not in self._base.states:
+            return base if part is None else part
+        k = len(self._blocks[i])
+
+        def repeated(value: Any) -> Any:  # noqa: ANN401
+            if isinstance(value, Tensor):
+                return value.repeat(k, *[1] * (value.dim() - 1))
             return value
-        if value.dim() == 0 or len(value) != (1 + probes) * self._batch:
-            raise CannotReuseError(f"a value of shape {tuple(value.shape)} has no batch axis")
-        return _Held(value, probes)
+
+        if _is_number(base):
+            return self._number(source, i)
+        return map_aggregate(base, repeated)
+
+    def _number(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
+        """A size that the code reads, as it is for the stacked batch; nothing is computed."""
+        states = len(self._blocks[i]) * self._base.batch
+
+        def value(source: fx.Node) -> Any:  # noqa: ANN401
+            base = self._base.values[source]
+            if source not in self._base.states:
+                return base
+            if isinstance(base, Tensor):
+                return torch.empty((states, *base.shape[1:]), dtype=base.dtype, device="meta")
+            return self._number(source, i)
+
+        return self._call(node, value)
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401
+    if isinstance(value, list | tuple):
+        return all(_is_number(part) for part in value)
+    return not isinstance(value, Tensor)

@@ -10,9 +10,11 @@ from typing import Any, final
 
 from torch import Tensor, fx, nn
 
-from zopde.protocols import Network
-from zopde.zo.probes import Block, Site, stacked
-from zopde.zo.reuse import CannotReuseError, Reuse, same_for_all, trace
+from zopde.protocols import Network, repeat_states
+from zopde.zo.probes import stacked
+from zopde.zo.rank_one import Block, Site
+from zopde.zo.reuse import Base, CannotReuseError, Reuse
+from zopde.zo.tracing import trace
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +31,17 @@ class Stack:
         network: The module.
         sites: From `rank_one_sites`; a weight that the network's code also uses outside its
             layer is left out.
+        reuse: False lets every pass go through the whole network.
 
     Attributes:
         sites: Parameter name -> the places where it acts, for those that can be stacked.
     """
 
-    def __init__(self, network: nn.Module, sites: dict[str, list[Site]]) -> None:
+    def __init__(self, network: nn.Module, sites: dict[str, list[Site]], reuse: bool) -> None:
         self._network = network
+        self._reuse = reuse
         self._graphs: dict[tuple[Any, ...], fx.GraphModule | None] = {}
+        self._base: Base | None = None
         graphs = (trace(network), trace(network, ())) if sites else ()
         loose = {id(tensor) for graph in graphs for tensor in _read_outside_layers(graph)}
         self.sites = {
@@ -46,34 +51,90 @@ class Stack:
         }
 
     @contextmanager
-    def probing(self, blocks: list[Block], mu: float) -> Iterator[Network]:
+    def at_these_weights(self) -> Iterator[None]:
+        """Inside this context the weights stay as they are, so passes share one base run."""
+        try:
+            yield
+        finally:
+            self._base = None
+
+    @contextmanager
+    def probing(self, blocks: list[Block]) -> Iterator[Network]:
         """A network for one pass; call it only inside this context."""
-        num_probes = sum(len(block.positions) for block in blocks)
+        yield _Pass(self, blocks)
 
-        def network(*args: Tensor) -> Tensor:
-            graph = self._graph_for(args) if same_for_all(args, num_probes) else None
-            if graph is not None:
-                try:
-                    return Reuse(graph, self.sites, blocks, mu).answer(args, num_probes)
-                except CannotReuseError as reason:
-                    log.debug("no feature reuse: %s", reason)
-                    self._graphs[_kind(args)] = None
-            with stacked(self._network, self.sites, blocks, num_probes, mu):
-                whole: Tensor = self._network(*args)
-            return whole
+    def whole(self, blocks: list[Block], num_probes: int, args: tuple[Any, ...]) -> Tensor:
+        """The answer to a stacked call, (num_probes * batch, ...): every state, every layer."""
+        with stacked(self._network, self.sites, blocks, num_probes):
+            answer: Tensor = self._network(*args)
+        return answer
 
-        yield network
-
-    def _graph_for(self, args: tuple[Any, ...]) -> fx.GraphModule | None:
+    def reused(self, blocks: list[Block], args: tuple[Any, ...]) -> Tensor | None:
+        """The answer where all probes have the states (batch, ...); None if it is not known."""
         kind = _kind(args)
+        if not self._reuse or not any(isinstance(value, Tensor) for value in args):
+            return None
         if kind not in self._graphs:
             self._graphs[kind] = trace(self._network, args)
-        return self._graphs[kind]
+        graph = self._graphs[kind]
+        if graph is None:
+            return None
+        try:
+            if self._base is None or not self._base.answers(args):
+                self._base = None  # the old run's memory goes first
+                self._base = Base(graph, args)
+            return Reuse(self._base, graph, self.sites, blocks).answer()
+        except CannotReuseError as reason:
+            log.debug("no feature reuse: %s", reason)
+            self._graphs[kind] = None
+            return None
+
+
+@final
+class _Pass:
+    """The network of one pass of probes."""
+
+    def __init__(self, stack: Stack, blocks: list[Block]) -> None:
+        self._stack = stack
+        self._blocks = blocks
+        self._num_probes = sum(len(block) for block in blocks)
+
+    def __call__(self, *args: Any) -> Tensor:  # noqa: ANN401
+        """Stacked states (num_probes * batch, ...), probe-major, to stacked answers."""
+        if _same_for_all(args, self._num_probes):
+            first = [v[: len(v) // self._num_probes] if isinstance(v, Tensor) else v for v in args]
+            answer = self._stack.reused(self._blocks, tuple(first))
+            if answer is not None:
+                return answer
+        return self._stack.whole(self._blocks, self._num_probes, args)
+
+    def shared(self, *args: Any) -> Tensor:  # noqa: ANN401
+        """States (batch, ...) that all probes have in common, to stacked answers."""
+        answer = self._stack.reused(self._blocks, args)
+        if answer is not None:
+            return answer
+        repeated = tuple(repeat_states(value, self._num_probes) for value in args)
+        return self._stack.whole(self._blocks, self._num_probes, repeated)
 
 
 def _kind(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a graph depends on: the arguments that are no tensors."""
     return tuple(Tensor if isinstance(value, Tensor) else value for value in args)
+
+
+def _same_for_all(args: tuple[Any, ...], num_probes: int) -> bool:
+    """Whether every tensor of a stacked call repeats the same states for every probe."""
+
+    def repeats(value: Tensor) -> bool:
+        if len(value) % num_probes:
+            return False
+        apart = value.view(num_probes, -1, *value.shape[1:])
+        # The last probe alone rules most cases out.
+        same = bool((apart[-1] == apart[0]).all())
+        return same and bool((apart == apart[:1]).all())
+
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    return num_probes > 1 and bool(tensors) and all(repeats(value) for value in tensors)
 
 
 def _read_outside_layers(graph: fx.GraphModule | None) -> list[Tensor]:

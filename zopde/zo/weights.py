@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zopde.checks import check_positive
 from zopde.protocols import Objective
 from zopde.zo.coordinates import Coordinates
-from zopde.zo.probes import Block, rank_one_sites
+from zopde.zo.directions_stacked import StackedWeights
+from zopde.zo.probes import rank_one_sites
+from zopde.zo.rank_one import Block
+from zopde.zo.replaced import Replaced
 from zopde.zo.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class WeightOracle:
         chunk: Probes per pass. Memory grows with it; the answers depend on it only through
             round-off.
         stacked: False answers one probe at a time throughout, whatever the layer.
+        reuse: False lets every stacked pass go through the whole network, also where the probes
+            have their input in common.
 
     Raises:
         InputError: If `chunk` is not positive.
@@ -46,13 +50,17 @@ class WeightOracle:
         objective: Objective,
         chunk: int = 64,
         stacked: bool = True,
+        reuse: bool = True,
     ) -> None:
         check_positive("chunk", chunk)
         self._network = network
         self._objective = objective
         self._chunk = chunk
         self._coordinates = Coordinates(network)
-        self._stack = Stack(network, rank_one_sites(network) if stacked else {})
+        self._stack = Stack(network, rank_one_sites(network) if stacked else {}, reuse)
+        self._replaced = Replaced(network)
+        self._directions = StackedWeights(network, self._coordinates, objective, self._ask_moved)
+        self._one_by_one = not stacked
         for slot in self._coordinates.slots:
             if slot.name not in self._stack.sites:
                 log.debug("%s has no rank-one rule: probed one at a time", slot.name)
@@ -68,24 +76,35 @@ class WeightOracle:
         return self._ask_moved({})
 
     @torch.no_grad()
-    def coordinates(self, indices: Int[Tensor, " k"], mu: float) -> Float[Tensor, " k"]:
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(theta + mu e_i) for every i: k queries; see `zopde.protocols.Oracle`."""
         if not len(indices):
             return torch.zeros(0)
         order = torch.argsort(indices, stable=True)
+        steps = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))[order]
         parts = self._coordinates.split(indices[order])
-        together = [pos + slot.start for slot, pos in parts if slot.name in self._stack.sites]
-        answered = iter(self._stacked(together, mu))
-        losses = []
-        for slot, positions in parts:
-            if slot.name in self._stack.sites:
-                losses.append(next(answered))
-            else:
-                losses.append(self._one_at_a_time(slot.name, positions, mu))
+        far = steps.split([len(positions) for _, positions in parts])
+        stackable = [slot.name in self._stack.sites for slot, _ in parts]
+        together = [
+            (pos + slot.start, step)
+            for (slot, pos), step, yes in zip(parts, far, stackable, strict=True)
+            if yes
+        ]
+        with self._stack.at_these_weights():
+            answered = iter(self._stacked(together))
+        losses = [
+            next(answered) if yes else self._one_at_a_time(slot.name, pos, step)
+            for (slot, pos), step, yes in zip(parts, far, stackable, strict=True)
+        ]
         in_order = torch.cat(losses)
         result = torch.empty_like(in_order)
         result[order.to(in_order.device)] = in_order
         return result
+
+    @torch.no_grad()
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
+        return self._directions.answer(directions, mu, 1 if self._one_by_one else self._chunk)
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
@@ -95,27 +114,30 @@ class WeightOracle:
         """
         self._coordinates.set_gradient(gradient)
 
-    def _stacked(self, parts: list[Tensor], mu: float) -> list[Tensor]:
-        """Answer sorted coordinates chunk by chunk; one result per part."""
+    def _stacked(self, parts: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Answer sorted coordinates and their steps chunk by chunk; one result per part."""
         if not parts:
             return []
-        answers = [self._pass(chunk, mu) for chunk in torch.cat(parts).split(self._chunk)]
-        return list(torch.cat(answers).split([len(part) for part in parts]))
+        indices = torch.cat([part for part, _ in parts]).split(self._chunk)
+        steps = torch.cat([step for _, step in parts]).split(self._chunk)
+        answers = [self._pass(i, s) for i, s in zip(indices, steps, strict=True)]
+        return list(torch.cat(answers).split([len(part) for part, _ in parts]))
 
-    def _pass(self, indices: Tensor, mu: float) -> Tensor:
+    def _pass(self, indices: Tensor, steps: Tensor) -> Tensor:
         blocks, first = [], 0
         for slot, positions in self._coordinates.split(indices):
-            blocks.append(Block(slot, first, positions))
-            first += len(positions)
-        with self._stack.probing(blocks, mu) as network:
+            after = first + len(positions)
+            blocks.append(Block(slot, first, positions, steps[first:after]))
+            first = after
+        with self._stack.probing(blocks) as network:
             return self._objective(network, len(indices))
 
-    def _one_at_a_time(self, name: str, positions: Tensor, mu: float) -> Tensor:
+    def _one_at_a_time(self, name: str, positions: Tensor, steps: Tensor) -> Tensor:
         weight = self._network.get_parameter(name)
         answers = []
-        for position in positions:
+        for position, step in zip(positions.tolist(), steps.tolist(), strict=True):
             moved = weight.detach().clone(memory_format=torch.contiguous_format)
-            moved.view(-1)[position] += mu
+            moved.view(-1)[position] += step
             answers.append(self._ask_moved({name: moved}))
         return torch.stack(answers)
 
@@ -123,8 +145,7 @@ class WeightOracle:
         # Copied buffers, so that a BatchNorm's running statistics survive a query.
         buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
 
-        def network(*args: Tensor) -> Tensor:
-            answer: Tensor = functional_call(self._network, {**buffers, **moved}, args)
-            return answer
+        def network(*args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
+            return self._replaced({**buffers, **moved}, *args)
 
         return self._objective(network, 1)[0]

@@ -1,0 +1,107 @@
+"""A network as a torch.fx graph in which no node overwrites another's value."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+log = logging.getLogger(__name__)
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_VIEWS = {"view", "reshape", "flatten", "getitem", "transpose", "permute", "squeeze", "unsqueeze"}
+_VIEWS |= {"chunk", "split", "narrow", "expand", "detach", "unflatten", "movedim", "unbind"}
+
+
+def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphModule | None:
+    """The network's graph, or None where torch.fx cannot follow its forward.
+
+    Args:
+        network: The module.
+        args: A call that the graph is for: what is no tensor there (a forcing of None), and
+            what is left to its default, is fixed, since code branches on it. None: a call with
+            a tensor for every argument.
+    """
+    fixed: dict[str, Any] = {}
+    if args is not None:
+        for i, parameter in enumerate(signature(network.forward).parameters.values()):
+            value = args[i] if i < len(args) else parameter.default
+            if not isinstance(value, Tensor) and value is not parameter.empty:
+                fixed[parameter.name] = value
+    try:
+        graph = fx.symbolic_trace(network, concrete_args=fixed or None)
+    except Exception as error:  # user code may raise anything under tracing
+        log.debug("no feature reuse, the network cannot be traced: %s", error)
+        return None
+    if not all(_made_pure(node, graph) for node in list(graph.graph.nodes)):
+        log.debug("no feature reuse, a value is overwritten and read again")
+        return None
+    return graph
+
+
+@contextmanager
+def out_of_place(network: nn.Module) -> Iterator[None]:
+    """Inside this context modules made with `inplace=True` leave their input alone."""
+    changed = [part for part in network.modules() if getattr(part, "inplace", False) is True]
+    for part in changed:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in changed:
+            part.inplace = True
+
+
+def name_of(node: fx.Node) -> str:
+    """The plain name of the function or method that a node calls."""
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Turn a node that overwrites its input into one that does not, where that is the same."""
+    if not _overwrites(node, graph):
+        return True
+    if node.op == "call_function" and node.target in _OUT_OF_PLACE:
+        node.target = _OUT_OF_PLACE[node.target]  # type: ignore[index]
+    elif node.op == "call_method":
+        node.target = str(node.target).rstrip("_")
+    elif node.op == "call_function" and "inplace" in node.kwargs:
+        node.update_kwarg("inplace", False)
+    elif node.op != "call_module":
+        return False
+    return not _read_later(node)
+
+
+def _overwrites(node: fx.Node, graph: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return getattr(graph.get_submodule(str(node.target)), "inplace", False) is True
+    name = name_of(node)
+    if node.op == "call_method":
+        return name.endswith("_") and not name.endswith("__")
+    if node.op == "call_function":
+        marked = name.endswith("_") and not name.endswith("__")
+        changes = node.target in _OUT_OF_PLACE or marked or name == "setitem"
+        return changes or node.kwargs.get("inplace") is True or "out" in node.kwargs
+    return False
+
+
+def _read_later(node: fx.Node) -> bool:
+    """Whether anybody after `node` reads the value that it would have overwritten."""
+    order = {other: i for i, other in enumerate(node.graph.nodes)}
+    value = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    while isinstance(value, fx.Node):
+        if any(order[user] > order[node] for user in value.users):
+            return True
+        # A view shares its memory with what it was made from.
+        value = value.args[0] if name_of(value) in _VIEWS and value.args else None
+    return False
