@@ -102,7 +102,9 @@ def test_zo_grasp_rank_correlation_rises_with_the_directions():
         ranks = []
         for seed in range(6):
             network, objective = case(seed)
-            scores = zo_grasp_scores(network, objective, q, 1e-4, generator=gen(seed), oracle=many)
+            scores = zo_grasp_scores(
+                network, objective, q, 1e-4, generator=gen(seed), oracle_at=many
+            )
             assert scores.queries == 2 * (q + 1)
             ranks.append(spearmanr(scores.values, exact(network, objective)).statistic)
         found.append(sum(ranks) / len(ranks))

@@ -134,9 +134,9 @@ def _scores(
     if config.zo.score == "grasp":
         return grasp_scores(network, objective)
     assert config.zo.score == "zo-grasp"
-    oracle = partial(WeightOracle, chunk=max(1, config.zo.states // config.training.batch))
+    oracle_at = partial(WeightOracle, chunk=max(1, config.zo.states // config.training.batch))
     q, mu = config.zo.score_directions, config.zo.mu
-    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle=oracle)
+    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracle_at)
 
 
 def _read(path: Path) -> Scoring:

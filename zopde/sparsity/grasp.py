@@ -79,21 +79,21 @@ def zo_grasp_scores(
     mu: float = 1e-3,
     *,
     generator: Generator,
-    oracle: Callable[[nn.Module, Objective], Oracle] = WeightOracle,
+    oracle_at: Callable[[nn.Module, Objective], Oracle] = WeightOracle,
 ) -> Scores:
     """ZO-GraSP: the score of `grasp_scores` from queries alone.
 
         S = -theta * [g(theta + t g(theta)) - g(theta)] / t,   t = mu sqrt(d) / |g(theta)|
 
     with both g by `rge` over the SAME Gaussian directions, so that their common noise cancels in
-    the difference. (Chen et al., ICLR 2024, section 4, with t = mu.)
+    the difference. (Chen et al., ICLR 2024, whose slides have t = mu.)
     Here t makes the step along g as long as a probe's own, mu sqrt(d): the ranking then does
     not change with the unit of the loss, and one mu serves both. One estimate spans all
     tensors, so no tensor's scores are on a scale of their own.
 
     With q directions the estimate is P H P g, P = (1/q) sum_j u_j u_j'. Its mean is, to first
     order in mu, H g + (H g + tr(H) g) / q: far below q = d noise and that tr(H) g dominate,
-    and the order says little about single weights.
+    and the order says little; `benchmarks/grasp.py` measures how little.
 
     Queries: 2 (q + 1). Randomness: the directions.
 
@@ -103,7 +103,8 @@ def zo_grasp_scores(
         num_directions: q, >= 1; DeepZero took 192.
         mu: Finite-difference step in the units of the weights; > 0.
         generator: Draws the directions; afterwards it has drawn them once.
-        oracle: Where the losses are answered, for example `partial(WeightOracle, chunk=8)`.
+        oracle_at: (network, objective) -> where its losses are answered, for example
+            `partial(WeightOracle, chunk=8)`.
 
     Returns:
         `Scores` with values (d,).
@@ -112,13 +113,13 @@ def zo_grasp_scores(
         InputError: If mu is not positive, or `num_directions` is no whole number >= 1.
     """
     again = generator.clone_state()
-    here = rge(oracle(network, objective), num_directions, mu, generator)
+    here = rge(oracle_at(network, objective), num_directions, mu, generator)
     slope = here.gradient
     length = mu * len(slope) ** 0.5
     norm = slope.norm()
     # Dividing by the norm before anything else leaves 0, not NaN, where the slope is zero.
     step = length * slope / norm.clamp_min(torch.finfo(slope.dtype).tiny)
-    ahead = rge(oracle(_moved(network, step), objective), num_directions, mu, again)
+    ahead = rge(oracle_at(_moved(network, step), objective), num_directions, mu, again)
     values = -flat_weights(network) * (ahead.gradient - slope) * (norm / length)
     return Scores(values, here.queries + ahead.queries)
 
