@@ -124,6 +124,8 @@ find_solvers load_solver Estimate SelfCheck WeightOracle cge relative_mu rge sel
 CorrectedSolver OneAtATime UnrolledObjective
 downsample rollout rollout_error ConvCorrector Normalised ResidualCorrector Trajectories
 load_trajectories save_trajectories simulate load_config load_corrector run_correction
+Scores random_scores magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios
+LayerMasks RandomMasks
 """
 
 

@@ -28,6 +28,15 @@ _ROOM_OF = {
     "SelfCheck": "zo",
     "WeightOracle": "zo",
     "cge": "zo",
+    "LayerMasks": "sparsity",
+    "LayerRatios": "sparsity",
+    "RandomMasks": "sparsity",
+    "Scores": "sparsity",
+    "grasp_scores": "sparsity",
+    "layer_ratios": "sparsity",
+    "magnitude_scores": "sparsity",
+    "random_scores": "sparsity",
+    "zo_grasp_scores": "sparsity",
     "relative_mu": "zo",
     "rge": "zo",
     "selfcheck": "zo",
@@ -67,6 +76,17 @@ if TYPE_CHECKING:
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
     from zopde.recipes import load_config, load_corrector, run_correction
+    from zopde.sparsity import (
+        LayerMasks,
+        LayerRatios,
+        RandomMasks,
+        Scores,
+        grasp_scores,
+        layer_ratios,
+        magnitude_scores,
+        random_scores,
+        zo_grasp_scores,
+    )
     from zopde.zo import Estimate, SelfCheck, WeightOracle, cge, relative_mu, rge, selfcheck
 
 

@@ -42,6 +42,8 @@ def test_changes_lie_over_the_file_over_the_preset(tmp_path):
         ("zo.sparsity=1.0", r"expected a number in \[0, 1\)"),
         ("zo.sparsity=-0.1", "zo.sparsity"),
         ("zo.sparsty=0.5", "did you mean 'zo.sparsity'"),
+        ("zo.score=grap", "one of .*'zo-grasp'"),
+        ("zo.score_directions=0", "zo.score_directions: got 0"),
         ("sparsity=0.5", "did you mean 'zo.sparsity'"),
         ("zo=3", "expected a table"),
         ("training.optimizer=adamw", r"one of \['adam', 'sgd'\]"),

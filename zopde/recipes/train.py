@@ -19,8 +19,9 @@ from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
 from zopde.recipes.problem import Problem, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
+from zopde.recipes.scoring import Scoring, kept_scoring, needs_scores
 from zopde.recipes.span import Span
-from zopde.sparsity import RandomMasks
+from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
 from zopde.zo.coordinates import Coordinates
 
@@ -67,20 +68,27 @@ class Trainer:
         """The trained network, and what it cost with the NON start it began from."""
         way, config = WAYS[label], self._config
         network = new_corrector(config, self._problem, seed)
-        before = Fitted(0, 0, 0, 0.0)
+        costs, ratios, ready = [], None, True
         if starts_from_non(config, label):
-            before = self._fit(network, start_stage(config, self._problem, seed), START, seed)
-        stage = label_stage(config, self._problem, way, network, seed)
-        cost = self._fit(network, stage, label, seed)
+            start = start_stage(config, self._problem, seed)
+            costs.append(self._fit(network, start, START, seed))
+        if needs_scores(config, way):
+            scoring = self._score(network, label, seed)
+            ratios, ready = scoring.ratios, scoring.ratios is not None
+            costs.append(scoring.cost)
+        if ready:
+            stage = label_stage(config, self._problem, way, network, seed, ratios)
+            costs.append(self._fit(network, stage, label, seed))
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
-        total = Fitted(
-            before.iterations + cost.iterations,
-            before.queries + cost.queries,
-            before.solver_steps + cost.solver_steps,
-            before.seconds + cost.seconds,
-            before.stopped or cost.stopped,
-        )
-        return network, total
+        return network, _total(costs)
+
+    def _score(self, network: nn.Module, label: str, seed: int) -> Scoring:
+        found = kept_scoring(self._config, self._problem, network, self._folder, label, seed)
+        title = f"layers by score {self._config.zo.score!r}"
+        self._progress.note(f"{label}, seed {seed}: {found.cost.stopped or title}")
+        for line in str(found.ratios or "").splitlines():
+            self._progress.note(f"  {line}")
+        return found
 
     def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
         with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
@@ -100,6 +108,16 @@ class Trainer:
         return cost
 
 
+def _total(costs: list[Fitted]) -> Fitted:
+    return Fitted(
+        sum(cost.iterations for cost in costs),
+        sum(cost.queries for cost in costs),
+        sum(cost.solver_steps for cost in costs),
+        sum(cost.seconds for cost in costs),
+        next((cost.stopped for cost in costs if cost.stopped), ""),
+    )
+
+
 def starts_from_non(config: CorrectionConfig, label: str) -> bool:
     """Whether a label begins with the NON stage's network."""
     return config.training.init == "non" and not WAYS[label].always_scratch
@@ -115,9 +133,14 @@ def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
 
 
 def label_stage(
-    config: CorrectionConfig, problem: Problem, way: Way, network: nn.Module, seed: int
+    config: CorrectionConfig,
+    problem: Problem,
+    way: Way,
+    network: nn.Module,
+    seed: int,
+    ratios: LayerRatios | None = None,
 ) -> Stage:
-    """The stage in which the labels differ."""
+    """The stage in which the labels differ; `ratios` where zo.score gives some."""
     training = config.training
     unrolled = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
     per_epoch = unrolled.per_epoch
@@ -133,21 +156,25 @@ def label_stage(
     )
     gradient: GradientSource = Backprop()
     if way.gradient == "zo":
-        gradient = zeroth_order(config, network, per_epoch, seed)
+        gradient = zeroth_order(config, network, per_epoch, seed, ratios)
     return _stage(problem, solver, windows, gradient, optimise, iterations)
 
 
 def zeroth_order(
-    config: CorrectionConfig, network: nn.Module, per_epoch: int, seed: int
+    config: CorrectionConfig,
+    network: nn.Module,
+    per_epoch: int,
+    seed: int,
+    ratios: LayerRatios | None,
 ) -> ZerothOrder:
     """The weight cut: CGE over a random mask, probes in passes of at most `zo.states` states."""
     zo = config.zo
-    masks = RandomMasks(
-        Coordinates(network).total,
-        zo.sparsity,
-        every=Span.parse("zo.resample", zo.resample).iterations(per_epoch),
-        seed=seed,
-    )
+    every = Span.parse("zo.resample", zo.resample).iterations(per_epoch)
+    masks: Masks
+    if ratios is None:
+        masks = RandomMasks(Coordinates(network).total, zo.sparsity, every, seed)
+    else:
+        masks = LayerMasks(ratios, every, seed)
     chunk = max(1, zo.states // config.training.batch)
     return ZerothOrder(masks, zo.mu, zo.scheme, chunk, zo.mu_relative)
 

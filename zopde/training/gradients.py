@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from zopde.protocols import Objective
-from zopde.sparsity import RandomMasks
+from zopde.sparsity import Masks
 from zopde.zo import WeightOracle, cge, relative_mu
 from zopde.zo.cge import Scheme
 
@@ -69,13 +69,13 @@ class ZerothOrder:
 
     def __init__(
         self,
-        masks: RandomMasks,
+        masks: Masks,
         mu: float,
         scheme: Scheme,
         chunk: int,
         relative: bool = False,
     ) -> None:
-        self._masks = masks
+        self.masks = masks
         self._mu = mu
         self._scheme = scheme
         self._relative = relative
@@ -83,7 +83,7 @@ class ZerothOrder:
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
-        active = self._masks.mask(iteration)
+        active = self.masks.mask(iteration)
         oracle = WeightOracle(network, objective, chunk=self.chunk)
         mu = relative_mu(network, self._mu) if self._relative else self._mu
         estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme)
