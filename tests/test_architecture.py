@@ -123,7 +123,8 @@ __version__ InputError SolverError Grid Oracle Objective ReferenceSolver Scenari
 find_solvers load_solver Estimate ExecutorOracle WeightOracle WorkerPool cge CorrectedSolver
 OneAtATime UnrolledObjective downsample rollout rollout_error ConvCorrector Normalised
 ResidualCorrector Trajectories load_trajectories save_trajectories simulate load_config
-load_corrector run_correction
+load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
+magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
 """
 
 

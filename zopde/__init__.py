@@ -26,9 +26,22 @@ _ROOM_OF = {
     "load_solver": "plugins",
     "Estimate": "zo",
     "ExecutorOracle": "zo",
+    "SelfCheck": "zo",
     "WeightOracle": "zo",
     "WorkerPool": "zo",
     "cge": "zo",
+    "LayerMasks": "sparsity",
+    "LayerRatios": "sparsity",
+    "RandomMasks": "sparsity",
+    "Scores": "sparsity",
+    "grasp_scores": "sparsity",
+    "layer_ratios": "sparsity",
+    "magnitude_scores": "sparsity",
+    "random_scores": "sparsity",
+    "zo_grasp_scores": "sparsity",
+    "relative_mu": "zo",
+    "rge": "zo",
+    "selfcheck": "zo",
     "CorrectedSolver": "hybrid",
     "OneAtATime": "hybrid",
     "UnrolledObjective": "hybrid",
@@ -65,7 +78,28 @@ if TYPE_CHECKING:
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
     from zopde.recipes import load_config, load_corrector, run_correction
-    from zopde.zo import Estimate, ExecutorOracle, WeightOracle, WorkerPool, cge
+    from zopde.sparsity import (
+        LayerMasks,
+        LayerRatios,
+        RandomMasks,
+        Scores,
+        grasp_scores,
+        layer_ratios,
+        magnitude_scores,
+        random_scores,
+        zo_grasp_scores,
+    )
+    from zopde.zo import (
+        Estimate,
+        ExecutorOracle,
+        SelfCheck,
+        WeightOracle,
+        WorkerPool,
+        cge,
+        relative_mu,
+        rge,
+        selfcheck,
+    )
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -23,6 +23,12 @@ def check_positive(name: str, value: float) -> None:
         raise InputError(name, got=value, expected="a finite number > 0")
 
 
+def check_count(name: str, value: int) -> None:
+    """Require a whole number >= 1."""
+    if not (type(value) is int and value >= 1):
+        raise InputError(name, got=value, expected="a whole number >= 1")
+
+
 def check_share(name: str, value: float) -> None:
     """Require 0 <= value < 1."""
     if not (isinstance(value, int | float) and 0 <= value < 1):

@@ -185,3 +185,12 @@ class Oracle(Protocol):
             mu: How far, in the units of theta: one number, or (k,), one for each.
         """
         ...
+
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; theta stays as it is.
+
+        Args:
+            directions: (q, d), of any dtype and device; the rows are not scaled.
+            mu: Step along each, of either sign.
+        """
+        ...

@@ -31,7 +31,7 @@ def sets(changes):
 def test_help_and_solvers(tmp_path):
     done = zopde("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("correct", "simulate", "solvers"))
+    assert all(name in done.stdout for name in ("correct", "check", "simulate", "solvers"))
     done = zopde("solvers", cwd=tmp_path)
     assert done.stdout.startswith("burgers ")
     assert json.loads(zopde("solvers", "--json", cwd=tmp_path).stdout)[0]["name"] == "burgers"
@@ -87,6 +87,26 @@ def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_check_gradient_shows_tables_and_writes_nothing(toy_spec, tiny, tmp_path):
+    done = zopde("check", "gradient", toy_spec, *sets(tiny), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "body.layers.0.weight" in done.stdout
+    assert "recommended: mu " in done.stdout
+    assert "noise of the loss: 0.0e+00 asked again" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_gradient_as_json(toy_spec, tiny, tmp_path):
+    words = ["--directions", "5", "--json"]
+    done = zopde("check", "gradient", toy_spec, *sets(tiny), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["estimator"] == "RGE, 5 directions"
+    assert found["against"] == "autograd"
+    assert found["recommended_mu"] in [point["mu"] for point in found["sweep"]]
+    assert {layer["name"] for layer in found["layers"]} >= {"body.layers.0.bias"}
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -101,6 +121,13 @@ def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
         (["correct", "{toy}", "--out", "file"], "run folder"),
         (["correct", "{toy}", "--data", "file", "--out", "new"], "unreadable"),
         (["correct"], "Missing argument"),
+        (["check", "gradient"], "Missing argument"),
+        (["check", "gradent", "{toy}"], "No such command"),
+        (["check", "gradient", "burgrs"], "did you mean 'burgers'"),
+        (["check", "gradient", "{toy}", "--set", "zo.mu=-1"], "zo.mu: got -1"),
+        (["check", "gradient", "{toy}", "--set", "zo.mu_relative=1"], "zo.mu_relative: got 1"),
+        (["check", "gradient", "{toy}", "--directions", "-2"], "directions: got -2"),
+        (["check", "gradient", "{toy}", "--data", "file"], "unreadable"),
         (["corect", "{toy}"], "No such command"),
         (["simulate", "{toy}"], "--out"),
         (["simulate", "{toy}", "--out", "/proc/zopde/data.nc"], "writable folder"),
@@ -132,7 +159,7 @@ def test_debug_shows_the_traceback(toy_spec, tmp_path):
 
 def results(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
-    for volatile in ("seconds",):
+    for volatile in ("seconds", "workers"):
         del metrics[volatile]
     models = {
         str(path.relative_to(folder)): load_file(path)
@@ -141,12 +168,22 @@ def results(folder):
     return metrics, models
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("stop", "workers"),
+    [
+        (signal.SIGKILL, (0, 0)),
+        (signal.SIGINT, (0, 0)),
+        pytest.param(signal.SIGKILL, (1, 2), marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, (1, 2), marks=pytest.mark.slow),
+    ],
+)
 def test_killed_in_zeroth_order_training_and_resumed_is_identical_resumes(
-    stop, toy_spec, tiny, tmp_path
+    stop, workers, toy_spec, tiny, tmp_path
 ):
-    command = ["correct", toy_spec, *sets([*tiny, 'training.length="40 iterations"'])]
+    changes = [*tiny, 'training.length="40 iterations"']
+    command = ["correct", toy_spec, *sets([*changes, f"run.workers={workers[0]}"])]
     assert zopde(*command, "--out", "whole", cwd=tmp_path).returncode == 0
+    command = ["correct", toy_spec, *sets([*changes, f"run.workers={workers[1]}"])]
 
     process = zopde(*command, "--out", "parts", cwd=tmp_path, wait=False)
     history = tmp_path / "parts" / "ZO-weights" / "seed-0" / "checkpoint.pt"

@@ -19,6 +19,7 @@ from zopde import (
     WorkerPool,
     cge,
     load_solver,
+    rge,
 )
 from zopde.hybrid import CountedSolver
 from zopde.zo.parcels import Parcels, load
@@ -86,6 +87,28 @@ def test_any_number_of_workers_agrees_bit_for_bit(scheme, case, pools):
         assert found.queries == serial.queries
         assert counter.steps == expected == 2 * 2 * found.queries
         counter.steps = 0
+
+
+@pytest.mark.parametrize("scheme", ["forward", "central"])
+def test_directions_agree_bit_for_bit(scheme, case, pools, tmp_path):
+    network, objective = case
+    loss, counter = objective()
+
+    def ask(oracle):
+        return rge(oracle, 40, 1e-3, torch.Generator().manual_seed(0), scheme=scheme)
+
+    serial = ask(WeightOracle(network, loss, CHUNK))
+    expected, counter.steps = counter.steps, 0
+    for name, pool in pools.items():
+        oracle = ExecutorOracle(network, loss, pool, CHUNK, kept=(counter,), folder=tmp_path)
+        found = ask(oracle)
+        assert torch.equal(found.gradient, serial.gradient), name
+        assert torch.equal(found.standard_error, serial.standard_error)
+        assert counter.steps == expected
+        counter.steps = 0
+        (folder,) = tmp_path.iterdir()
+        assert len(list(folder.iterdir())) == 2, "directions are deleted"
+        del oracle
 
 
 def test_new_weights_are_a_new_version(case, three):

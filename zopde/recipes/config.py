@@ -89,13 +89,19 @@ class TrainingSettings:
 class ZoSettings:
     """Zeroth-order gradients: step `mu` in the units of the weights, share NOT asked for.
 
-    A random mask is drawn every `resample`. `states` is how many states one solver call may
-    hold; it sets how many probes share a pass.
+    With `mu_relative`, `mu` is in units of each tensor's root mean square, see `relative_mu`.
+    A random mask is drawn every `resample`. `score` shares its weights out over the layers, once,
+    on the first batch: "none" (uniformly), or the ratios that "random", "magnitude", "grasp" or
+    "zo-grasp" (from `score_directions` directions) gives. `states` is how many states one solver
+    call may hold; it sets how many probes share a pass.
     """
 
     mu: float = 1e-3
+    mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
     sparsity: float = 0.9
+    score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
+    score_directions: int = 192
     resample: str = "10 iterations"
     states: int = 512
 
@@ -144,6 +150,7 @@ class CorrectionConfig:
             ("training.unroll", self.training.unroll),
             ("training.lr", self.training.lr),
             ("zo.mu", self.zo.mu),
+            ("zo.score_directions", self.zo.score_directions),
             ("zo.states", self.zo.states),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
             ("run.threads", self.run.threads),

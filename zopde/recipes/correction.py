@@ -19,6 +19,7 @@ from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, worker_pool
 from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
 from zopde.recipes.runfolder import RunFolder, check_run, open_run
+from zopde.recipes.scoring import check_score
 from zopde.recipes.train import Trainer, starts_from_non
 from zopde.report.figures import Curve, save_error_over_time, save_fields
 from zopde.training import Fitted
@@ -58,6 +59,7 @@ def run_correction(
     root = Path(folder)
     check_run(root, config, resume, overwrite)  # a full folder, not after minutes of data
     problem = prepare(config, data_path(config, root.parent), watcher)
+    check_score(config, problem)
     new_corrector(config, problem, config.run.seeds[0])
     run = open_run(root, config, resume, overwrite)  # nor must data or sizes that will not do
     run.check_data(problem.digest())

@@ -28,15 +28,21 @@ from zopde.recipes.problem import (
     problem_from,
     wanted_settings,
 )
+from zopde.recipes.scoring import (
+    check_score,
+    needs_scores,
+    score_layers,
+    scoring_queries,
+    stand_in_ratios,
+)
 from zopde.recipes.span import Span
 from zopde.recipes.train import Stage, label_stage, start_stage, starts_from_non
 from zopde.seeding import generator
-from zopde.sparsity import RandomMasks
 from zopde.training import ZerothOrder
 from zopde.zo import WeightOracle, cge
-from zopde.zo.coordinates import Coordinates
 
 _SAMPLE_PROBES = 32
+_SAMPLE_DIRECTIONS = 32
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def forecast(
         plan.append(_forecast_data(config, solver))
     small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
     sample = problem_from(small, solver, data, Silent())
+    check_score(config, sample)
     rollout = _seconds(lambda: evaluate(sample, None, lambda *_: None)) / sample.test.steps
     with watcher.stage("measuring a sample", len(config.run.labels)) as advance:
         for label in config.run.labels:
@@ -126,9 +133,13 @@ def _forecast_label(
         return Forecast(label, 0, 0, 0, last)
     network = new_corrector(config, sample, 0)
     config = _in_iterations(config)
-    stage = label_stage(config, sample, way, network, 0)
+    stage = label_stage(config, sample, way, network, 0, stand_in_ratios(config, network))
     seconds, queries = _cost_per_iteration(config, stage, network)
     seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
+    if needs_scores(config, way):
+        seconds += _scoring_seconds(config, sample, network)
+        all_queries += scoring_queries(config)
+    asked = all_queries
     steps = (config.training.unroll - 1) * config.training.batch if way.unrolled else 0
     iterations = stage.iterations
     if starts_from_non(config, label):
@@ -139,9 +150,18 @@ def _forecast_label(
         label,
         iterations * seeds,
         all_queries * seeds,
-        queries * stage.iterations * steps * seeds,
+        asked * steps * seeds,
         (seconds + last) * seeds,
     )
+
+
+def _scoring_seconds(config: CorrectionConfig, sample: Problem, network: torch.nn.Module) -> float:
+    """Time of scoring the layers, from as few directions as tell."""
+    few = min(config.zo.score_directions, _SAMPLE_DIRECTIONS)
+    less = replace(config, zo=replace(config.zo, score_directions=few))
+    with _threads_of_a_worker(config):
+        seconds = _seconds(lambda: score_layers(less, sample, network, 0))
+    return seconds * scoring_queries(config) / max(1, scoring_queries(less)) / side_by_side(config)
 
 
 def _in_iterations(config: CorrectionConfig) -> CorrectionConfig:
@@ -169,7 +189,7 @@ def _cost_per_iteration(
     objective = stage.objective_at(0)
     if not isinstance(stage.gradient, ZerothOrder):
         return _seconds(lambda: stage.gradient(network, objective, 0)), 1
-    active = RandomMasks(Coordinates(network).total, config.zo.sparsity, 1, 0).active
+    active = stage.gradient.masks.active
     chunk = probes_per_pass(config, active)
     oracle = WeightOracle(network, objective, chunk)
     probes = min(active, chunk, _SAMPLE_PROBES)

@@ -20,8 +20,9 @@ from zopde.recipes.models import save_corrector
 from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
+from zopde.recipes.scoring import Scoring, kept_scoring, needs_scores
 from zopde.recipes.span import Span
-from zopde.sparsity import RandomMasks
+from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
 from zopde.zo import WorkerPool
 from zopde.zo.coordinates import Coordinates
@@ -76,20 +77,28 @@ class Trainer:
         """The trained network, and what it cost with the NON start it began from."""
         way, config = WAYS[label], self._config
         network = new_corrector(config, self._problem, seed)
-        before = Fitted(0, 0, 0, 0.0)
+        costs, ratios, ready = [], None, True
         if starts_from_non(config, label):
-            before = self._fit(network, start_stage(config, self._problem, seed), START, seed)
-        stage = label_stage(config, self._problem, way, network, seed, self._pool)
-        cost = self._fit(network, stage, label, seed)
+            start = start_stage(config, self._problem, seed)
+            costs.append(self._fit(network, start, START, seed))
+        if needs_scores(config, way):
+            scoring = self._score(network, label, seed)
+            ratios, ready = scoring.ratios, scoring.ratios is not None
+            costs.append(scoring.cost)
+        if ready:
+            stage = label_stage(config, self._problem, way, network, seed, ratios, self._pool)
+            costs.append(self._fit(network, stage, label, seed))
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
-        total = Fitted(
-            before.iterations + cost.iterations,
-            before.queries + cost.queries,
-            before.solver_steps + cost.solver_steps,
-            before.seconds + cost.seconds,
-            before.stopped or cost.stopped,
-        )
-        return network, total
+        return network, _total(costs)
+
+    def _score(self, network: nn.Module, label: str, seed: int) -> Scoring:
+        folder = self._folder
+        found = kept_scoring(self._config, self._problem, network, folder, label, seed, self._pool)
+        title = f"layers by score {self._config.zo.score!r}"
+        self._progress.note(f"{label}, seed {seed}: {found.cost.stopped or title}")
+        for line in str(found.ratios or "").splitlines():
+            self._progress.note(f"  {line}")
+        return found
 
     def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
         with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
@@ -107,6 +116,16 @@ class Trainer:
         if cost.stopped:
             self._progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
         return cost
+
+
+def _total(costs: list[Fitted]) -> Fitted:
+    return Fitted(
+        sum(cost.iterations for cost in costs),
+        sum(cost.queries for cost in costs),
+        sum(cost.solver_steps for cost in costs),
+        sum(cost.seconds for cost in costs),
+        next((cost.stopped for cost in costs if cost.stopped), ""),
+    )
 
 
 def starts_from_non(config: CorrectionConfig, label: str) -> bool:
@@ -130,9 +149,10 @@ def label_stage(
     way: Way,
     network: nn.Module,
     seed: int,
+    ratios: LayerRatios | None = None,
     pool: WorkerPool | None = None,
 ) -> Stage:
-    """The stage in which the labels differ."""
+    """The stage in which the labels differ; `ratios` where zo.score gives some."""
     training = config.training
     unrolled = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
     per_epoch = unrolled.per_epoch
@@ -149,7 +169,7 @@ def label_stage(
     )
     gradient: GradientSource = Backprop()
     if way.gradient == "zo":
-        gradient = zeroth_order(config, network, per_epoch, seed, counter, pool)
+        gradient = zeroth_order(config, network, per_epoch, seed, ratios, counter, pool)
     return _stage(problem, counter, windows, gradient, optimise, iterations)
 
 
@@ -158,18 +178,20 @@ def zeroth_order(
     network: nn.Module,
     per_epoch: int,
     seed: int,
+    ratios: LayerRatios | None,
     counter: CountedSolver,
     pool: WorkerPool | None,
 ) -> ZerothOrder:
     """The weight cut: CGE over a random mask, probes in passes of at most `zo.states` states."""
     zo = config.zo
-    masks = RandomMasks(
-        Coordinates(network).total,
-        zo.sparsity,
-        every=Span.parse("zo.resample", zo.resample).iterations(per_epoch),
-        seed=seed,
-    )
-    return ZerothOrder(masks, zo.mu, zo.scheme, oracle_at(config, pool, counter, masks.active))
+    every = Span.parse("zo.resample", zo.resample).iterations(per_epoch)
+    masks: Masks
+    if ratios is None:
+        masks = RandomMasks(Coordinates(network).total, zo.sparsity, every, seed)
+    else:
+        masks = LayerMasks(ratios, every, seed)
+    oracles = oracle_at(config, pool, counter, masks.active)
+    return ZerothOrder(masks, zo.mu, zo.scheme, oracles, zo.mu_relative)
 
 
 def _stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Protocol, final
 
 import torch
 from jaxtyping import Bool
@@ -10,6 +10,20 @@ from torch import Tensor
 
 from zopde.checks import check_positive, check_share
 from zopde.seeding import generator
+from zopde.sparsity.ratios import LayerRatios
+
+
+class Masks(Protocol):
+    """Which coordinates each iteration asks for."""
+
+    @property
+    def active(self) -> int:
+        """How many of them, the same at every iteration."""
+        ...
+
+    def mask(self, iteration: int) -> Bool[Tensor, " d"]:
+        """The mask of an iteration, a function of the iteration alone; True = active."""
+        ...
 
 
 @final
@@ -45,3 +59,40 @@ class RandomMasks:
         mask = torch.zeros(self._total, dtype=torch.bool)
         mask[torch.randperm(self._total, generator=draw)[: self.active]] = True
         return mask
+
+
+@final
+class LayerMasks:
+    """A random mask with given layer-wise ratios, resampled every few iterations.
+
+    Draw number `iteration // every` activates exactly `active` random entries of each layer,
+    and all of the always active ones. It is a function of (seed, iteration) alone. (Chen et
+    al., ICLR 2024, Algorithm 1.)
+
+    Args:
+        ratios: From `layer_ratios`.
+        every: Iterations between two draws, >= 1.
+        seed: Decides the draws.
+
+    Raises:
+        InputError: If `every` is not positive.
+    """
+
+    def __init__(self, ratios: LayerRatios, every: int, seed: int) -> None:
+        check_positive("resample", every)
+        self._layers = ratios.layers
+        self._every = every
+        self._seed = seed
+        self.active = ratios.active
+
+    def mask(self, iteration: int) -> Bool[Tensor, " d"]:
+        """The mask of an iteration; True = active."""
+        draw = generator(self._seed, "mask", iteration // self._every)
+        parts = []
+        for layer in self._layers:
+            part = torch.ones(layer.weights, dtype=torch.bool)
+            if layer.maskable:
+                order = torch.randperm(layer.weights, generator=draw)
+                part[order[layer.active :]] = False
+            parts.append(part)
+        return torch.cat(parts)

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zopde.protocols import Objective, Oracle
-from zopde.sparsity import RandomMasks
-from zopde.zo import cge
+from zopde.sparsity import Masks
+from zopde.zo import cge, relative_mu
 from zopde.zo.cge import Scheme
 
 
@@ -76,19 +76,29 @@ class ZerothOrder:
         mu: Finite-difference step, in the units of the weights.
         scheme: "forward" or "central".
         oracle_at: (network, objective) -> what answers the probes, made anew at every iteration.
+        relative: True takes `mu` in units of each tensor's root mean square at that iteration.
     """
 
-    def __init__(self, masks: RandomMasks, mu: float, scheme: Scheme, oracle_at: OracleAt) -> None:
-        self._masks = masks
+    def __init__(
+        self,
+        masks: Masks,
+        mu: float,
+        scheme: Scheme,
+        oracle_at: OracleAt,
+        relative: bool = False,
+    ) -> None:
+        self.masks = masks
         self._mu = mu
         self._scheme = scheme
         self._oracle_at = oracle_at
+        self._relative = relative
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
-        active = self._masks.mask(iteration)
+        active = self.masks.mask(iteration)
         oracle = self._oracle_at(network, objective)
-        estimate = cge(oracle, active.nonzero().flatten(), self._mu, self._scheme)
+        mu = relative_mu(network, self._mu) if self._relative else self._mu
+        estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme)
         oracle.set_gradient(estimate.gradient)
         loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
         return Gradient(float(loss), estimate.queries, active)

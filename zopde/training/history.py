@@ -14,7 +14,8 @@ class Row:
     """One iteration.
 
     Args:
-        iteration: Counted from 0; the NON start has a history of its own.
+        iteration: Counted from 0; the NON start has a history of its own, and the layers'
+            scores keep their cost in `layer_ratios.json`.
         loss: The objective before the update.
         gradient_norm: Euclidean norm of the gradient before clipping.
         queries: Objective queries so far.

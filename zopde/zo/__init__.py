@@ -3,7 +3,20 @@
 from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
 from zopde.zo.executor import ExecutorOracle
+from zopde.zo.mu import relative_mu
 from zopde.zo.pools import WorkerPool
+from zopde.zo.rge import rge
+from zopde.zo.selfcheck import SelfCheck, selfcheck
 from zopde.zo.weights import WeightOracle
 
-__all__ = ["Estimate", "ExecutorOracle", "WeightOracle", "WorkerPool", "cge"]
+__all__ = [
+    "Estimate",
+    "ExecutorOracle",
+    "SelfCheck",
+    "WeightOracle",
+    "WorkerPool",
+    "cge",
+    "relative_mu",
+    "rge",
+    "selfcheck",
+]

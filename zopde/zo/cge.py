@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.checks import check_choice, check_positive
+from zopde.checks import check_choice
 from zopde.errors import InputError
 from zopde.protocols import Oracle
 from zopde.zo.estimate import Estimate
+from zopde.zo.mu import check_mu, step_of
 
 Scheme = Literal["forward", "central"]
 
@@ -19,7 +20,7 @@ Scheme = Literal["forward", "central"]
 def cge(
     oracle: Oracle,
     indices: Int[Tensor, " k"] | None = None,
-    mu: float = 1e-3,
+    mu: float | Float[Tensor, " d"] = 1e-3,
     scheme: Scheme = "forward",
 ) -> Estimate:
     """Coordinate-wise estimate of the gradient of a black box l at theta.
@@ -37,15 +38,16 @@ def cge(
     Args:
         oracle: Answers l around its base point; see `zopde.protocols.Oracle`.
         indices: (k,) integer coordinates, each at most once; None asks for all.
-        mu: Finite-difference step in the units of theta; > 0.
+        mu: Finite-difference step in the units of theta, > 0: one for all, or (d,), one per
+            coordinate, as `relative_mu` gives it. "mu" above is then that of coordinate i.
         scheme: "forward" or "central".
 
     Returns:
         `Estimate` with gradient (d,), the queries used, and l(theta) for "forward".
 
     Raises:
-        InputError: If mu is not positive, the scheme is unknown, or an index is repeated
-            or outside [0, d).
+        InputError: If a mu is not positive or not one per coordinate, the scheme is unknown, or
+            an index is repeated or outside [0, d).
 
     Example:
         >>> import torch
@@ -56,17 +58,19 @@ def cge(
         >>> cge(oracle, scheme="central").gradient.round(decimals=6)
         tensor([1., 1.], dtype=torch.float64)
     """
-    check_positive("mu", mu)
     check_choice("scheme", scheme, ("forward", "central"))
     d = oracle.num_coordinates
+    check_mu(mu, d)
     asked = torch.arange(d) if indices is None else _checked(indices, d)
-    ahead = oracle.coordinates(asked, mu)
+    step = step_of(mu, asked)
+    ahead = oracle.coordinates(asked, step)
     if scheme == "forward":
         base = oracle.base()
-        slope, queries = (ahead - base) / mu, len(asked) + 1
+        rise, queries = ahead - base, len(asked) + 1
     else:
         base = None
-        slope, queries = (ahead - oracle.coordinates(asked, -mu)) / (2 * mu), 2 * len(asked)
+        rise, queries = (ahead - oracle.coordinates(asked, -step)) / 2, 2 * len(asked)
+    slope = rise / (step.to(rise) if isinstance(step, Tensor) else step)
     gradient = torch.zeros(d, dtype=slope.dtype, device=slope.device)
     gradient[asked.to(slope.device)] = slope
     return Estimate(gradient, queries, loss=base)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zopde.errors import first_line
 from zopde.protocols import Objective, Tally
-from zopde.zo.parcels import Parcels, Ticket, load
+from zopde.zo.parcels import Parcels, Ticket, borrow, load
 from zopde.zo.weights import WeightOracle
 
 _SINGLES = 8  # probes per task where each is a pass of its own
@@ -110,6 +110,18 @@ class ExecutorOracle:
         result[torch.cat(places).to(result.device)] = torch.cat(answers)
         return result
 
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`.
+
+        The rows travel as files: each is as long as the weights.
+        """
+        if not len(directions):
+            return torch.zeros(0)
+        parts = directions.split(self._serial.directions_per_pass)
+        # A view would be pickled with everything that it is a view of.
+        with self._parcels.lent(part.clone() for part in parts) as names:
+            return torch.cat(self._ask([_Probes([], [mu], name) for name in names]))
+
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""
         self._serial.set_gradient(gradient)
@@ -157,7 +169,9 @@ class _Base:
 
 @dataclass(frozen=True)
 class _Probes:
-    """A task: coordinates and how far each is moved; none asks for the base itself.
+    """A task: coordinates and how far each is moved, or lent directions and how far along.
+
+    Neither asks for the base itself.
 
     Plain numbers, here and in the answer, which a float holds exactly: some executors send
     tensors through shared memory that goes with the process that made it.
@@ -165,6 +179,7 @@ class _Probes:
 
     indices: list[int]
     far: list[float]
+    directions: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,7 +206,9 @@ def _answer(ticket: Ticket, probes: _Probes) -> _Answer:
 def _answer_here(ticket: Ticket, probes: _Probes) -> _Answer:
     oracle, kept = load(ticket, _Base.oracle)
     before = [tally.steps for tally in _tallies(kept)]
-    if probes.indices:
+    if probes.directions:
+        losses = oracle.directions(borrow(ticket, probes.directions), probes.far[0])
+    elif probes.indices:
         far = torch.tensor(probes.far, dtype=torch.float64)
         losses = oracle.coordinates(torch.tensor(probes.indices), far)
     else:

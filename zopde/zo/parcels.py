@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
@@ -75,6 +76,16 @@ class Parcels:
         self._version = version
         return Ticket(str(self._folder), version, self._kept, user_files())
 
+    @contextmanager
+    def lent(self, contents: Iterable[object]) -> Iterator[list[str]]:
+        """Names under which `borrow` finds these objects, inside the context only."""
+        names = [self._write(_pickled(content, self._known)) for content in contents]
+        try:
+            yield names
+        finally:
+            for name in {*names} - {self._kept, self._version}:
+                (self._folder / name).unlink(missing_ok=True)
+
     def _write(self, data: bytes) -> str:
         name = blake2b(data, digest_size=16).hexdigest()
         path = self._folder / name
@@ -112,6 +123,11 @@ def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
         _remember(_made, key, make(_read(ticket.folder, ticket.version, kept)))
     made: T = _made[key]
     return made, kept
+
+
+def borrow(ticket: Ticket, name: str) -> Any:  # noqa: ANN401
+    """An object of `Parcels.lent`, read anew and not remembered."""
+    return _read(ticket.folder, name, ())
 
 
 def _remember(held: OrderedDict[Any, Any], key: object, value: object) -> None:

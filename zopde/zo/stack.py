@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from operator import attrgetter
 from typing import Any, final
 
@@ -13,7 +14,7 @@ from torch import Tensor, fx, nn
 from zopde.protocols import Network, repeat_states
 from zopde.zo.probes import stacked
 from zopde.zo.rank_one import Block, Site
-from zopde.zo.reuse import Base, CannotReuseError, Reuse
+from zopde.zo.reuse import Base, CannotReuseError, Reuse, base_run
 from zopde.zo.tracing import trace
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Stack:
 
     def reused(self, blocks: list[Block], args: tuple[Any, ...]) -> Tensor | None:
         """The answer where all probes have the states (batch, ...); None if it is not known."""
+        args = self._with_defaults(args)
         kind = _kind(args)
         if not self._reuse or not any(isinstance(value, Tensor) for value in args):
             return None
@@ -82,12 +84,17 @@ class Stack:
         try:
             if self._base is None or not self._base.answers(args):
                 self._base = None  # the old run's memory goes first
-                self._base = Base(graph, args)
+                self._base = base_run(graph, args)
             return Reuse(self._base, graph, self.sites, blocks).answer()
         except CannotReuseError as reason:
             log.debug("no feature reuse: %s", reason)
             self._graphs[kind] = None
             return None
+
+    def _with_defaults(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        call = signature(self._network.forward).bind(*args)
+        call.apply_defaults()
+        return call.args
 
 
 @final

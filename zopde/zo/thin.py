@@ -37,7 +37,8 @@ class Thin:
     def widen(self, base: Tensor) -> Tensor:
         """(k * batch, channel, ...): the base with each probe's channel put in its place."""
         k = len(self.channels)
-        whole = base.repeat(k, *[1] * (base.dim() - 1)).view(k, *base.shape)
+        # Not `repeat`, which would lose the memory format.
+        whole = torch.cat([base] * k).view(k, *base.shape)
         whole[torch.arange(k), :, self.channels] = self.value.transpose(0, 1)
         return whole.flatten(0, 1)
 

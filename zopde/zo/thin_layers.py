@@ -118,10 +118,12 @@ def _conv(conv: Conv, thin: Thin, x: Tensor, y: Tensor) -> Answer:
     for c, count in zip(channels.tolist(), counts.tolist(), strict=True):
         one = apart[first : first + count].flatten(0, 1)[:, None]
         weight = conv.weight[:, c : c + 1]
+        if y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.contiguous(memory_format=torch.channels_last)  # and so its answer
         share = kernel(pad(conv, one), weight, None, conv.stride, 0, conv.dilation)
-        found.append(share.view(count, *y.shape).add_(y))
+        found.append(share.view(count, *y.shape).add_(y).flatten(0, 1))
         first += count
-    return torch.cat(found).flatten(0, 1) if len(found) > 1 else found[0].flatten(0, 1)
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 def _flatten(module: nn.Flatten, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:

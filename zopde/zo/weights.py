@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zopde.checks import check_positive
 from zopde.protocols import Objective
 from zopde.zo.coordinates import Coordinates
+from zopde.zo.directions_stacked import StackedWeights
 from zopde.zo.probes import rank_one_sites
 from zopde.zo.rank_one import Block
+from zopde.zo.replaced import Replaced
 from zopde.zo.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ class WeightOracle:
         self._chunk = chunk
         self._coordinates = Coordinates(network)
         self._stack = Stack(network, rank_one_sites(network) if stacked else {}, reuse)
+        self._replaced = Replaced(network)
+        self._directions = StackedWeights(network, self._coordinates, objective, self._ask_moved)
+        self._asked_together = chunk if stacked else 1
         for slot in self._coordinates.slots:
             if slot.name not in self._stack.sites:
                 log.debug("%s has no rank-one rule: probed one at a time", slot.name)
@@ -97,11 +101,21 @@ class WeightOracle:
         result[order.to(in_order.device)] = in_order
         return result
 
+    @torch.no_grad()
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
+        return self._directions.answer(directions, mu, self._asked_together)
+
     def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
         """True where a sorted coordinate's probe shares a pass with others."""
         parts = self._coordinates.split(indices)
         known = [torch.full_like(pos, slot.name in self._stack.sites) for slot, pos in parts]
         return torch.cat(known).bool()
+
+    @property
+    def directions_per_pass(self) -> int:
+        """How many directions share a pass."""
+        return self._directions.size(self._asked_together)
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
@@ -142,8 +156,7 @@ class WeightOracle:
         # Copied buffers, so that a BatchNorm's running statistics survive a query.
         buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
 
-        def network(*args: Tensor) -> Tensor:
-            answer: Tensor = functional_call(self._network, {**buffers, **moved}, args)
-            return answer
+        def network(*args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
+            return self._replaced({**buffers, **moved}, *args)
 
         return self._objective(network, 1)[0]

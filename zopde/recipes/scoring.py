@@ -1,0 +1,162 @@
+"""How a label's mask is shared out over the layers: scored once, on the first batch."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from zopde.data import Windows
+from zopde.errors import InputError
+from zopde.hybrid import CountedSolver, UnrolledObjective
+from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.labels import WAYS, Way
+from zopde.recipes.oracles import oracle_at
+from zopde.recipes.problem import Problem
+from zopde.recipes.runfolder import RunFolder
+from zopde.seeding import generator
+from zopde.sparsity import (
+    LayerRatios,
+    Scores,
+    grasp_scores,
+    layer_ratios,
+    magnitude_scores,
+    random_scores,
+    zo_grasp_scores,
+)
+from zopde.training import Fitted, OracleAt
+from zopde.zo import WorkerPool
+
+FILE = "layer_ratios.json"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Layer-wise ratios, and what they cost.
+
+    Args:
+        ratios: None where the scores were not finite, so that nothing can be ranked.
+        cost: Of no iteration; `stopped` says why there are no ratios. With "grasp" its solver
+            steps are the differentiable twin's.
+    """
+
+    ratios: LayerRatios | None
+    cost: Fitted
+
+
+def needs_scores(config: CorrectionConfig, way: Way) -> bool:
+    """Whether a label begins with scoring its layers."""
+    return way.gradient == "zo" and config.zo.score != "none"
+
+
+def check_score(config: CorrectionConfig, problem: Problem) -> None:
+    """Require a solver that can be differentiated where the score needs it."""
+    asked = any(needs_scores(config, WAYS[label]) for label in config.run.labels)
+    if asked and config.zo.score == "grasp" and problem.twin is None:
+        raise InputError(
+            "zo.score",
+            got="'grasp' with a solver that has no differentiable twin",
+            expected="a score that needs no gradient",
+            remedy="use 'zo-grasp', its estimate from queries",
+        )
+
+
+def scoring_queries(config: CorrectionConfig) -> int:
+    """Queries that the configured score takes."""
+    return {"grasp": 1, "zo-grasp": 2 * (config.zo.score_directions + 1)}.get(config.zo.score, 0)
+
+
+def score_layers(
+    config: CorrectionConfig,
+    problem: Problem,
+    network: nn.Module,
+    seed: int,
+    pool: WorkerPool | None = None,
+) -> Scoring:
+    """Score the network on the label's first batch; a function of (config, network, seed)."""
+    began = time.monotonic()
+    solver = problem.twin if config.zo.score == "grasp" else problem.solver
+    assert solver is not None, "see check_score"
+    counter = CountedSolver(solver)
+    training = config.training
+    windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
+    objective = UnrolledObjective(counter, windows.batch(0), problem.scale)
+    oracles = oracle_at(config, pool, counter, config.zo.score_directions)
+    scores = _scores(config, network, objective, seed, oracles)
+    finite = bool(scores.values.isfinite().all())
+    ratios = layer_ratios(network, scores, config.zo.sparsity) if finite else None
+    stopped = "" if finite else "scores of the layers not finite"
+    seconds = time.monotonic() - began
+    return Scoring(ratios, Fitted(0, scores.queries, counter.steps, seconds, stopped))
+
+
+def kept_scoring(
+    config: CorrectionConfig,
+    problem: Problem,
+    network: nn.Module,
+    folder: RunFolder,
+    label: str,
+    seed: int,
+    pool: WorkerPool | None = None,
+) -> Scoring:
+    """`score_layers`, kept in the label's folder: an interrupted run finds it there."""
+    path = folder.of(label, seed) / FILE
+    if path.exists():
+        return _read(path)
+    found = score_layers(config, problem, network, seed, pool)
+    if found.ratios is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "score": config.zo.score,
+            "sparsity": config.zo.sparsity,
+            "queries": found.cost.queries,
+            "solver_steps": found.cost.solver_steps,
+            "seconds": found.cost.seconds,
+            **found.ratios.as_tree(),
+        }
+        folder.write_json(str(path.relative_to(folder.root)), content)
+    return found
+
+
+def stand_in_ratios(config: CorrectionConfig, network: nn.Module) -> LayerRatios | None:
+    """For a dry run: other layers than the score's, but as many active weights, at no cost."""
+    if config.zo.score == "none":
+        return None
+    scores = random_scores(network, generator(0, "scores"))
+    return layer_ratios(network, scores, config.zo.sparsity)
+
+
+def _scores(
+    config: CorrectionConfig,
+    network: nn.Module,
+    objective: UnrolledObjective,
+    seed: int,
+    oracles: OracleAt,
+) -> Scores:
+    draw = generator(seed, "scores")
+    if config.zo.score == "random":
+        return random_scores(network, draw)
+    if config.zo.score == "magnitude":
+        return magnitude_scores(network)
+    if config.zo.score == "grasp":
+        return grasp_scores(network, objective)
+    assert config.zo.score == "zo-grasp"
+    q, mu = config.zo.score_directions, config.zo.mu
+    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracles)
+
+
+def _read(path: Path) -> Scoring:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cost = [content[name] for name in ("queries", "solver_steps", "seconds")]
+        return Scoring(LayerRatios.from_tree(content), Fitted(0, *cost))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{FILE} in {path.parent}",
+            got=f"unreadable ({error})",
+            expected="what the run wrote",
+            remedy="delete it to score again, or start over with --overwrite",
+        ) from error

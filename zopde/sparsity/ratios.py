@@ -1,0 +1,183 @@
+"""Layer-wise pruning ratios: how many weights of each layer a mask may activate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from zopde.checks import check_share
+from zopde.errors import InputError
+from zopde.sparsity.scores import Scores
+from zopde.zo.coordinates import Coordinates
+
+# The norms whose weights may have two dimensions and more.
+_WIDE_NORMS = (nn.LayerNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class LayerRatio:
+    """One parameter tensor's part of a mask.
+
+    Args:
+        name: Qualified name in the module, "body.0.weight".
+        weights: Its entries.
+        active: How many of them a mask activates.
+        maskable: False for what is always active: biases and norms.
+    """
+
+    name: str
+    weights: int
+    active: int
+    maskable: bool
+
+    @property
+    def sparsity(self) -> float:
+        """Share NOT active."""
+        return 1 - self.active / self.weights
+
+
+@dataclass(frozen=True)
+class LayerRatios:
+    """How a mask's active weights are shared out over a network; `print` shows a table.
+
+    Args:
+        layers: One entry per parameter tensor, in the order of `Coordinates`.
+    """
+
+    layers: tuple[LayerRatio, ...]
+
+    @property
+    def total(self) -> int:
+        """d, the number of coordinates."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def active(self) -> int:
+        """Active coordinates of a mask, the always active ones included."""
+        return sum(layer.active for layer in self.layers)
+
+    def as_tree(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"layers": [asdict(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Self:
+        """Back from `as_tree`.
+
+        Raises:
+            InputError: If the values are not those of layer ratios.
+        """
+        try:
+            ratios = cls(tuple(LayerRatio(**layer) for layer in tree["layers"]))
+            sound = all(0 <= layer.active <= layer.weights for layer in ratios.layers)
+        except (KeyError, TypeError) as error:
+            raise _malformed(str(error)) from error
+        if not sound:
+            raise _malformed("more active weights than there are")
+        return ratios
+
+    def __str__(self) -> str:
+        maskable = [layer for layer in self.layers if layer.maskable]
+        always = [layer for layer in self.layers if not layer.maskable]
+        rows = [_row(layer.name, [layer]) for layer in maskable]
+        if always:
+            rows.append(_row(f"always active ({len(always)} tensors)", always))
+        rows.append(_row("all", list(self.layers)))
+        width = max(len("layer"), *(len(row[0]) for row in rows))
+        lines = [("layer", "weights", "active", "sparsity"), *rows]
+        return "\n".join(f"{a:<{width}} {b:>10} {c:>10} {d:>9}" for a, b, c, d in lines)
+
+
+def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRatios:
+    """Layer-wise pruning ratios from one ranking over the whole network.
+
+    Of the m maskable weights (tensors of two dimensions and more, without norms: the weights
+    of convolutions and linear layers) the round(sparsity m) with the highest scores are pruned;
+    what each tensor keeps is its number of active weights. Every tensor keeps at least one, its
+    lowest-scored: a layer with none would never be trained again, and could block all gradient
+    through it. That one counts as part of the kept (unless there are more tensors than weights
+    to keep). Biases and norms are always active and not ranked. Of equal scores the earlier
+    weight is kept. (Chen et al., ICLR 2024, Algorithm 1.)
+
+    Args:
+        network: The module that was scored.
+        scores: From one of the score functions.
+        sparsity: Share of the maskable weights that is NOT active, in [0, 1).
+
+    Returns:
+        `LayerRatios` of all trainable tensors.
+
+    Raises:
+        InputError: If the sparsity is outside [0, 1), or the scores are not finite or not as
+            many as the weights.
+
+    Example:
+        >>> import torch
+        >>> from zopde import layer_ratios, magnitude_scores
+        >>> net = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(4, 1))
+        >>> ratios = layer_ratios(net, magnitude_scores(net), 0.8)
+        >>> ratios.total, ratios.active
+        (45, 13)
+    """
+    check_share("sparsity", sparsity)
+    slots, exempt = Coordinates(network).slots, _of_wide_norms(network)
+    values = _checked(scores.values, slots[-1].stop if slots else 0)
+    maskable = [len(slot.shape) >= 2 and slot.name not in exempt for slot in slots]
+    parts = [values[s.start : s.stop] for s, yes in zip(slots, maskable, strict=True) if yes]
+    kept = iter(_kept(parts, sparsity))
+    return LayerRatios(
+        tuple(
+            LayerRatio(s.name, s.stop - s.start, next(kept) if yes else s.stop - s.start, yes)
+            for s, yes in zip(slots, maskable, strict=True)
+        )
+    )
+
+
+def _kept(parts: list[Tensor], sparsity: float) -> list[int]:
+    """How many weights of each tensor survive the global ranking."""
+    if not parts:
+        return []
+    owner = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
+    ranked = torch.cat(parts).clone()
+    starts = torch.tensor([0, *(len(part) for part in parts[:-1])]).cumsum(0)
+    best = torch.stack([part.argmin() for part in parts]) + starts
+    ranked[best] = -torch.inf
+    keep = max(len(parts), len(ranked) - round(sparsity * len(ranked)))
+    survivors = torch.argsort(ranked, stable=True)[:keep]
+    counts: list[int] = torch.bincount(owner[survivors], minlength=len(parts)).tolist()
+    return counts
+
+
+def _checked(values: Tensor, total: int) -> Tensor:
+    values = values.detach().double().cpu()
+    if values.shape != (total,):
+        raise InputError("scores", got=f"shape {tuple(values.shape)}", expected=f"({total},)")
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise InputError("scores", got=f"{bad} values not finite", expected="finite scores")
+    return values
+
+
+def _of_wide_norms(network: nn.Module) -> set[str]:
+    """Names of the parameters that a LayerNorm or RMSNorm owns."""
+    owned = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, _WIDE_NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    return {name for name, parameter in network.named_parameters() if id(parameter) in owned}
+
+
+def _malformed(reason: str) -> InputError:
+    return InputError("layer ratios", got=reason, expected="the content of LayerRatios.as_tree()")
+
+
+def _row(name: str, layers: list[LayerRatio]) -> tuple[str, str, str, str]:
+    whole = LayerRatio(name, sum(x.weights for x in layers), sum(x.active for x in layers), True)
+    share = f"{100 * whole.sparsity:.1f} %" if whole.weights else ""
+    return name, f"{whole.weights:,}", f"{whole.active:,}", share

@@ -1,0 +1,128 @@
+"""The error of finite differences over a ladder of steps, and the step with the least."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zopde.errors import InputError, SolverError
+from zopde.protocols import Oracle
+
+_RATIO = math.sqrt(10)
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """The relative error |g - reference| / |reference| at one step, NaN where l failed.
+
+    Args:
+        mu: The step.
+        forward: Error of the forward scheme.
+        central: Error of the central scheme.
+    """
+
+    mu: float
+    forward: float
+    central: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A ladder of steps.
+
+    Args:
+        points: From the smallest step to the largest.
+        reference: (k,), what the errors were measured against.
+        reference_mu: Where it was measured; None where it was given.
+        queries: Evaluations it took.
+    """
+
+    points: tuple[SweepPoint, ...]
+    reference: Float[Tensor, " k"]
+    reference_mu: float | None
+    queries: int
+
+    def best(self, scheme: str) -> SweepPoint:
+        """The point with the least error in a scheme."""
+        return min(self.points, key=lambda p: _or_inf(getattr(p, scheme)))
+
+
+def ladder(dtype: torch.dtype) -> list[float]:
+    """Two steps per decade, from where round-off rules in this dtype to 0.1."""
+    lowest = round(2 * math.log10(10 * torch.finfo(dtype).eps))
+    return [10 ** (k / 2) for k in range(max(lowest, -18), -1)]
+
+
+def sweep_mu(
+    oracle: Oracle,
+    indices: Int[Tensor, " k"],
+    mus: list[float],
+    scale: Float[Tensor, " k"],
+    gradient: Float[Tensor, " k"] | None = None,
+) -> Sweep:
+    """Forward and central differences at every mu, against the best that is known.
+
+    Without a gradient the reference is the Richardson extrapolation
+    R(h) = [r^2 D(h) - D(r h)] / (r^2 - 1) of central differences D, free of their error of
+    order h^2, at the h where R changes least from one h to the next: above round-off and below
+    the terms of order h^4. Queries: 2 k per mu, and one.
+
+    Args:
+        oracle: Who answers.
+        indices: (k,) coordinates.
+        mus: Steps in a constant ratio, rising.
+        scale: (k,), probe i moves by mu * scale_i.
+        gradient: (k,), the exact derivatives, where known.
+
+    Raises:
+        InputError: If l answers with finite numbers at no step.
+    """
+    base = oracle.base().double().cpu()
+    scale = scale.double().cpu()
+    forward, central = [], []
+    for mu in mus:
+        ahead, behind = _ask(oracle, indices, mu * scale), _ask(oracle, indices, -mu * scale)
+        forward.append((ahead - base) / (mu * scale))
+        central.append((ahead - behind) / (2 * mu * scale))
+    if gradient is None:
+        best, reference = _richardson(central)
+        measured_at = mus[best]
+    else:
+        measured_at, reference = None, gradient.double().cpu()
+    size = reference.norm()
+
+    def error(found: Tensor) -> float:
+        return float((found - reference).norm() / size)
+
+    points = tuple(
+        SweepPoint(mu, error(f), error(c)) for mu, f, c in zip(mus, forward, central, strict=True)
+    )
+    return Sweep(points, reference, measured_at, 2 * len(mus) * len(indices) + 1)
+
+
+def _ask(oracle: Oracle, indices: Tensor, steps: Tensor) -> Tensor:
+    try:
+        return oracle.coordinates(indices, steps).double().cpu()
+    except SolverError:  # a step too far for the solver is a step with a useless answer
+        return torch.full((len(indices),), torch.nan, dtype=torch.float64)
+
+
+def _richardson(central: list[Tensor]) -> tuple[int, Tensor]:
+    square = _RATIO**2
+    better = [(square * near - far) / (square - 1) for near, far in pairwise(central)]
+    changes = [_or_inf(float((a - b).norm())) for a, b in pairwise(better)]
+    best = min(range(len(changes)), key=changes.__getitem__)
+    if math.isinf(changes[best]):
+        raise InputError(
+            "objective", got="no finite loss at any mu", expected="finite losses near theta"
+        )
+    return best, better[best]
+
+
+def _or_inf(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
