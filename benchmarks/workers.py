@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of the larger pool")
     parser.add_argument("--batch", type=int, default=4, help="windows side by side")
     parser.add_argument("--unroll", type=int, default=4, help="corrected steps in the loss")
-    parser.add_argument("--chunk", type=int, default=128, help="probes per task")
+    parser.add_argument("--chunk", type=int, default=129, help="probes per task")
     parser.add_argument("--repeat", type=int, default=7, help="turns")
     parser.add_argument("--mu", type=float, default=1e-3, help="finite-difference step")
     options = parser.parse_args()

@@ -39,9 +39,12 @@ def check_workers(config: CorrectionConfig, solver: Solver) -> None:
 
 
 def probes_per_pass(config: CorrectionConfig, active: int) -> int:
-    """As many probes as fill `zo.states` states; fewer where workers share `active` ones."""
+    """As many probes as fill `zo.states` states; evenly many where workers share `active` ones."""
     most = max(1, config.zo.states // config.training.batch)
-    return min(most, math.ceil(active / _TASKS)) if config.run.workers else most
+    if not config.run.workers:
+        return most
+    # Equal tasks: a last one of two probes would cost a whole pass while others wait.
+    return math.ceil(active / max(_TASKS, math.ceil(active / most)))
 
 
 def oracle_at(
