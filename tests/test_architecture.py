@@ -120,6 +120,7 @@ def test_every_folder_is_a_package_of_the_wheel():
 
 PUBLIC = """
 __version__ InputError SolverError Grid Oracle Objective ReferenceSolver Scenario Solver Window
+ask_shared
 find_solvers load_solver Estimate SelfCheck WeightOracle cge relative_mu rge selfcheck
 CorrectedSolver OneAtATime UnrolledObjective
 downsample rollout rollout_error ConvCorrector Normalised ResidualCorrector Trajectories

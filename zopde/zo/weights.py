@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zopde.checks import check_positive
 from zopde.protocols import Objective
+from zopde.zo.chunks import Chunks
 from zopde.zo.coordinates import Coordinates
 from zopde.zo.directions_stacked import StackedWeights
 from zopde.zo.probes import rank_one_sites
@@ -19,6 +19,8 @@ from zopde.zo.replaced import Replaced
 from zopde.zo.stack import Stack
 
 log = logging.getLogger(__name__)
+
+_DIRECTIONS = 16  # each is a copy of all weights
 
 
 @final
@@ -34,28 +36,29 @@ class WeightOracle:
         network: Any module; its trainable parameters are theta, see `Coordinates`.
         objective: (network, num_probes) -> losses (num_probes,); see
             `zopde.protocols.Objective`.
-        chunk: Probes per pass. Memory grows with it; the answers depend on it only through
-            round-off.
+        chunk: Probes per pass; None finds out, see `Chunks`. Memory grows with it; the answers
+            depend on it only through round-off.
+        memory: Most bytes of tensors that a pass may hold; None is half of what is free.
         stacked: False answers one probe at a time throughout, whatever the layer.
         reuse: False lets every stacked pass go through the whole network, also where the probes
             have their input in common.
 
     Raises:
-        InputError: If `chunk` is not positive.
+        InputError: If `chunk` or `memory` is not positive.
     """
 
     def __init__(
         self,
         network: nn.Module,
         objective: Objective,
-        chunk: int = 64,
+        chunk: int | None = None,
+        memory: int | None = None,
         stacked: bool = True,
         reuse: bool = True,
     ) -> None:
-        check_positive("chunk", chunk)
         self._network = network
         self._objective = objective
-        self._chunk = chunk
+        self._chunks = Chunks(chunk, memory)
         self._coordinates = Coordinates(network)
         self._stack = Stack(network, rank_one_sites(network) if stacked else {}, reuse)
         self._replaced = Replaced(network)
@@ -69,6 +72,11 @@ class WeightOracle:
     def num_coordinates(self) -> int:
         """Number of trainable weights."""
         return self._coordinates.total
+
+    @property
+    def chunk(self) -> int | None:
+        """Probes per pass; None until it has been found."""
+        return self._chunks.size
 
     @torch.no_grad()
     def base(self) -> Float[Tensor, ""]:
@@ -104,7 +112,8 @@ class WeightOracle:
     @torch.no_grad()
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
-        return self._directions.answer(directions, mu, 1 if self._one_by_one else self._chunk)
+        most = 1 if self._one_by_one else self.chunk or _DIRECTIONS
+        return self._directions.answer(directions, mu, most)
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
@@ -118,10 +127,10 @@ class WeightOracle:
         """Answer sorted coordinates and their steps chunk by chunk; one result per part."""
         if not parts:
             return []
-        indices = torch.cat([part for part, _ in parts]).split(self._chunk)
-        steps = torch.cat([step for _, step in parts]).split(self._chunk)
-        answers = [self._pass(i, s) for i, s in zip(indices, steps, strict=True)]
-        return list(torch.cat(answers).split([len(part) for part, _ in parts]))
+        indices = torch.cat([part for part, _ in parts])
+        steps = torch.cat([step for _, step in parts])
+        answers = self._chunks.answer(indices, steps, self._pass)
+        return list(answers.split([len(part) for part, _ in parts]))
 
     def _pass(self, indices: Tensor, steps: Tensor) -> Tensor:
         blocks, first = [], 0
