@@ -29,7 +29,7 @@ from zopde.seeding import generator
 from zopde.zo import Estimate, SelfCheck, WeightOracle, relative_mu, rge, selfcheck
 
 _START = 20  # iterations of NON before the check
-_COMPARED, _SWEPT = 256, 32  # weights; a query of an unrolled loss takes long
+_COMPARED, _SWEPT = 96, 20  # weights; a query of an unrolled loss takes long
 
 
 @dataclass(frozen=True)
