@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zopde.cli.check import check
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.simulate import simulate
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(correct)
 app.command()(simulate)
 app.command()(solvers)
+app.add_typer(check, name="check")
 
 # The common base of typer's usage errors, which typer itself does not export.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]

@@ -151,3 +151,52 @@ def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
         *(f"{metrics[name][label]:,}" for name in ("iterations", "queries", "solver_steps")),
         f"{metrics['seconds'][label]:,.1f}",
     ]
+
+
+def layer_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a self-check's layers; a column that nobody fills is left out."""
+    columns = {
+        "layer": "name",
+        "weights": "size",
+        "compared": "asked",
+        "|gradient|": "norm",
+        "cosine": "cosine",
+        "norm ratio": "norm_ratio",
+        "standard errors off": "deviation",
+        "Taylor rate": "taylor_rate",
+    }
+    layers = check["layers"]
+    shown = {c: k for c, k in columns.items() if any(layer[k] is not None for layer in layers)}
+    return list(shown), [[_figure(layer[key]) for key in shown.values()] for layer in layers]
+
+
+def sweep_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a sweep over mu."""
+    rows = []
+    for point in check["sweep"]:
+        best = point["mu"] == check["recommended_mu"]
+        errors = (_figure(point[name], ".1e") for name in ("forward", "central"))
+        rows.append([f"{point['mu']:.1e}", *errors, "recommended" if best else ""])
+    return ["mu", "forward", "central", ""], rows
+
+
+def check_notes(check: Mapping[str, Any]) -> list[str]:
+    """What the two tables cannot say."""
+    noise = check["noise"]
+    floor = "" if noise["floor"] is None else f"; below mu {noise['floor']:.1e} probes drown in it"
+    return [
+        f"{check['asked']:,} of {check['total']:,} weights compared, "
+        f"{check['queries']:,} queries, at {check['start']}, on {check['data']}",
+        f"recommended: mu {check['recommended_mu']:.1e} for the {check['scheme']} scheme",
+        f"noise of the loss: {noise['repeated']:.1e} asked again, {noise['nearby']:.1e} nearby"
+        + floor,
+        *(f"warning: {text}" for text in check["warnings"]),
+    ]
+
+
+def _figure(value: Any, form: str = ".4g") -> str:  # noqa: ANN401 - text, a number or nothing
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return format(value, form)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -54,6 +54,12 @@ class ToyTwin(Toy):
     differentiable = True
 
 
+class Blind(Toy):
+    """Makes its own data, and has no gradient."""
+
+    differentiable_twin = None
+
+
 class NoTwin:
     """A black box as users have them: a grid and a step."""
 

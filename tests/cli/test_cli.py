@@ -31,7 +31,7 @@ def sets(changes):
 def test_help_and_solvers(tmp_path):
     done = zopde("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("correct", "simulate", "solvers"))
+    assert all(name in done.stdout for name in ("correct", "check", "simulate", "solvers"))
     done = zopde("solvers", cwd=tmp_path)
     assert done.stdout.startswith("burgers ")
     assert json.loads(zopde("solvers", "--json", cwd=tmp_path).stdout)[0]["name"] == "burgers"
@@ -87,6 +87,26 @@ def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_check_gradient_shows_tables_and_writes_nothing(toy_spec, tiny, tmp_path):
+    done = zopde("check", "gradient", toy_spec, *sets(tiny), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "body.layers.0.weight" in done.stdout
+    assert "recommended: mu " in done.stdout
+    assert "noise of the loss: 0.0e+00 asked again" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_gradient_as_json(toy_spec, tiny, tmp_path):
+    words = ["--directions", "5", "--json"]
+    done = zopde("check", "gradient", toy_spec, *sets(tiny), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["estimator"] == "RGE, 5 directions"
+    assert found["against"] == "autograd"
+    assert found["recommended_mu"] in [point["mu"] for point in found["sweep"]]
+    assert {layer["name"] for layer in found["layers"]} >= {"body.layers.0.bias"}
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -101,6 +121,13 @@ def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
         (["correct", "{toy}", "--out", "file"], "run folder"),
         (["correct", "{toy}", "--data", "file", "--out", "new"], "unreadable"),
         (["correct"], "Missing argument"),
+        (["check", "gradient"], "Missing argument"),
+        (["check", "gradent", "{toy}"], "No such command"),
+        (["check", "gradient", "burgrs"], "did you mean 'burgers'"),
+        (["check", "gradient", "{toy}", "--set", "zo.mu=-1"], "zo.mu: got -1"),
+        (["check", "gradient", "{toy}", "--set", "zo.mu_relative=1"], "zo.mu_relative: got 1"),
+        (["check", "gradient", "{toy}", "--directions", "-2"], "directions: got -2"),
+        (["check", "gradient", "{toy}", "--data", "file"], "unreadable"),
         (["corect", "{toy}"], "No such command"),
         (["simulate", "{toy}"], "--out"),
         (["simulate", "{toy}", "--out", "/proc/zopde/data.nc"], "writable folder"),

@@ -37,6 +37,8 @@ def test_changes_lie_over_the_file_over_the_preset(tmp_path):
         ("zo.mu=-1e-3", "zo.mu: got -0.001"),
         ("zo.mu=nan", "zo.mu: got nan"),
         ("zo.mu=small", "a value of type float"),
+        ("zo.mu_relative=0.01", "zo.mu_relative: got 0.01, expected a value of type bool"),
+        ("zo.mu_relativ=true", "did you mean 'zo.mu_relative'"),
         ("zo.sparsity=1.0", r"expected a number in \[0, 1\)"),
         ("zo.sparsity=-0.1", "zo.sparsity"),
         ("zo.sparsty=0.5", "did you mean 'zo.sparsity'"),

@@ -2,6 +2,7 @@
 
 from zopde.recipes.config import PRESETS, CorrectionConfig, load_config
 from zopde.recipes.correction import run_correction
+from zopde.recipes.gradient_check import GradientCheck, check_gradient
 from zopde.recipes.labels import WAYS
 from zopde.recipes.models import load_corrector, save_corrector
 
@@ -9,6 +10,8 @@ __all__ = [
     "PRESETS",
     "WAYS",
     "CorrectionConfig",
+    "GradientCheck",
+    "check_gradient",
     "load_config",
     "load_corrector",
     "run_correction",

@@ -89,6 +89,7 @@ class TrainingSettings:
 class ZoSettings:
     """Zeroth-order gradients: step `mu` in the units of the weights, share NOT asked for.
 
+    With `mu_relative`, `mu` is in units of each tensor's root mean square, see `relative_mu`.
     A random mask is drawn every `resample`. `score` shares its weights out over the layers, once,
     on the first batch: "none" (uniformly), or the ratios that "random", "magnitude", "grasp" or
     "zo-grasp" (from `score_directions` directions) gives. `states` is how many states one solver
@@ -96,6 +97,7 @@ class ZoSettings:
     """
 
     mu: float = 1e-3
+    mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
     sparsity: float = 0.9
     score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"

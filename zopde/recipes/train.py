@@ -176,7 +176,7 @@ def zeroth_order(
     else:
         masks = LayerMasks(ratios, every, seed)
     chunk = max(1, zo.states // config.training.batch)
-    return ZerothOrder(masks, zo.mu, zo.scheme, chunk)
+    return ZerothOrder(masks, zo.mu, zo.scheme, chunk, zo.mu_relative)
 
 
 def _stage(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zopde.protocols import Objective
 from zopde.sparsity import Masks
-from zopde.zo import WeightOracle, cge
+from zopde.zo import WeightOracle, cge, relative_mu
 from zopde.zo.cge import Scheme
 
 
@@ -64,19 +64,29 @@ class ZerothOrder:
         mu: Finite-difference step, in the units of the weights.
         scheme: "forward" or "central".
         chunk: Probes per pass.
+        relative: True takes `mu` in units of each tensor's root mean square at that iteration.
     """
 
-    def __init__(self, masks: Masks, mu: float, scheme: Scheme, chunk: int) -> None:
+    def __init__(
+        self,
+        masks: Masks,
+        mu: float,
+        scheme: Scheme,
+        chunk: int,
+        relative: bool = False,
+    ) -> None:
         self.masks = masks
         self._mu = mu
         self._scheme = scheme
+        self._relative = relative
         self.chunk = chunk
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
         oracle = WeightOracle(network, objective, chunk=self.chunk)
-        estimate = cge(oracle, active.nonzero().flatten(), self._mu, self._scheme)
+        mu = relative_mu(network, self._mu) if self._relative else self._mu
+        estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme)
         oracle.set_gradient(estimate.gradient)
         loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
         return Gradient(float(loss), estimate.queries, active)

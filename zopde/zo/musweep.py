@@ -53,9 +53,9 @@ class Sweep:
 
 
 def ladder(dtype: torch.dtype) -> list[float]:
-    """Two steps per decade, from where round-off rules in this dtype to 0.3."""
+    """Two steps per decade, from where round-off rules in this dtype to 0.1."""
     lowest = round(2 * math.log10(10 * torch.finfo(dtype).eps))
-    return [10 ** (k / 2) for k in range(max(lowest, -18), 0)]
+    return [10 ** (k / 2) for k in range(max(lowest, -18), -1)]
 
 
 def sweep_mu(

@@ -12,7 +12,7 @@ from torch import Tensor
 from zopde.protocols import Oracle
 from zopde.zo.mu import step_of
 
-_REPEATS, _POINTS, _COORDINATES = 8, 8, 6
+_REPEATS, _POINTS, _COORDINATES = 4, 8, 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def measure_noise(
         oracle: Who answers.
         indices: (k,) coordinates; a few of them, well apart, are used.
         slopes: (k,), dl/d(step along coordinate i) per unit of mu, for the floor.
-        step: mu, a number or one for each coordinate of theta.
+        step: The longest, a number or one for each coordinate of theta.
     """
     base = torch.stack([oracle.base() for _ in range(_REPEATS)]).double().cpu()
     few = indices[torch.linspace(0, len(indices) - 1, min(_COORDINATES, len(indices))).long()]

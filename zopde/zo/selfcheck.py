@@ -23,8 +23,6 @@ from zopde.zo.musweep import Sweep, SweepPoint, ladder, sweep_mu
 from zopde.zo.noise import Noise, measure_noise
 from zopde.zo.taylor import taylor_rate
 
-_SWEPT = 64  # coordinates of the sweep
-
 
 @dataclass(frozen=True)
 class SelfCheck:
@@ -39,6 +37,7 @@ class SelfCheck:
         recommended_mu: The step of the ladder with the least error in this scheme.
         noise: The objective's, and the least sensible mu.
         asked: Coordinates that were compared.
+        swept: Coordinates on which the ladder was tried.
         total: d.
         queries: Evaluations that it took, without those of a given estimate.
         warnings: What is wrong or doubtful, one line each; empty if nothing is.
@@ -52,6 +51,7 @@ class SelfCheck:
     recommended_mu: float
     noise: Noise
     asked: int
+    swept: int
     total: int
     queries: int
     warnings: tuple[str, ...]
@@ -82,14 +82,16 @@ def selfcheck(
     scheme: Scheme = "forward",
     scale: Float[Tensor, " d"] | None = None,
     estimate: Estimate | None = None,
-    num_coordinates: int = 512,
+    num_coordinates: int = 256,
+    num_swept: int = 32,
 ) -> SelfCheck:
     """Compare an estimate with the true gradient, find the best mu, and measure l's noise.
 
     Per parameter tensor: cosine and norm ratio of the estimate to `gradient`. Without one, to
     Richardson-extrapolated central differences, which the Taylor remainder then vouches for:
     |l(theta + h v) - l(theta) - h g . v| must fall like h^2 (`taylor_rate`).
-    Queries: about 1,500 in single precision, 4,000 in double. Randomness: `generator` draws the
+    Queries: 22 per swept coordinate in single precision and 34 in double, one per compared one,
+    and few more. Randomness: `generator` draws the
     coordinates that are compared.
 
     Args:
@@ -102,8 +104,9 @@ def selfcheck(
         scale: (d,), probe i moves by mu * scale_i, as with `mu=mu * scale` in `cge`; see
             `relative_mu`. None: 1 everywhere.
         estimate: What to judge, such as an `rge`; None judges a `cge` with `mu`.
-        num_coordinates: How many weights are compared, at least one per tensor; without a
-            gradient at most 64, where there are no more tensors.
+        num_coordinates: How many weights are compared with `gradient`, at least one per tensor.
+        num_swept: On how many the steps of the ladder are tried, at least one per tensor;
+            without a gradient only these are compared.
 
     Returns:
         `SelfCheck`; nothing is raised for a gradient that is wrong, see its warnings.
@@ -123,18 +126,21 @@ def selfcheck(
     check_positive("mu", mu)
     check_choice("scheme", scheme, ("forward", "central"))
     check_count("num_coordinates", num_coordinates)
+    check_count("num_swept", num_swept)
     d = oracle.num_coordinates
     slots = _slots(network, d)
     scale = torch.ones(d, dtype=torch.float64) if scale is None else scale.detach().cpu()
     check_mu(scale, d, "scale")
-    swept = spread(slots, min(_SWEPT, num_coordinates), generator)
+    swept = spread(slots, num_swept, generator)
     asked = swept if gradient is None else spread(slots, num_coordinates, generator)
     exact = None if gradient is None else _checked(gradient, d)
     base = oracle.base()
     mus = ladder(base.dtype)
     sweep = sweep_mu(oracle, swept, mus, scale[swept], None if exact is None else exact[swept])
     slopes = sweep.reference * scale[swept]
-    noise = measure_noise(oracle, swept, slopes, mu * scale)
+    # A smaller step than this would not move the loss at all, and so show no round-off.
+    span = max(mu, sqrt(torch.finfo(base.dtype).eps))
+    noise = measure_noise(oracle, swept, slopes, span * scale)
     queries = 1 + sweep.queries + noise.queries
     if estimate is None:
         estimate = cge(oracle, asked, mu * scale, scheme)
@@ -157,6 +163,7 @@ def selfcheck(
         sweep.best(scheme).mu,
         noise,
         len(asked),
+        len(swept),
         d,
         queries,
         tuple(_warnings(mu, scheme, layers, sweep, noise)),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zopde.errors import SolverError
 from zopde.protocols import Oracle
 
 _FIT = 4  # points of the ladder that make a rate
@@ -41,7 +42,7 @@ def taylor_rate(
     """
     lengths = torch.tensor([0.0, *steps], dtype=torch.float64)
     rows = lengths[:, None].to(direction) * direction
-    losses = oracle.directions(rows, 1.0).double().cpu()
+    losses = _ask(oracle, rows)
     remainder = (losses[1:] - losses[0] - lengths[1:] * slope).abs().tolist()
     above = [
         (math.log(h), math.log(r))
@@ -53,3 +54,12 @@ def taylor_rate(
     x, y = torch.tensor(above, dtype=torch.float64).T
     x, y = x - x.mean(), y - y.mean()
     return float((x @ y) / (x @ x))
+
+
+def _ask(oracle: Oracle, rows: Tensor) -> Tensor:
+    try:
+        return oracle.directions(rows, 1.0).double().cpu()
+    except SolverError:
+        if len(rows) == 1:  # a step too far for the solver is left out
+            return torch.full((1,), torch.nan, dtype=torch.float64)
+        return torch.cat([_ask(oracle, row) for row in rows.split(1)])
