@@ -28,7 +28,7 @@ from zopde.sparsity import (
     zo_grasp_scores,
 )
 from zopde.training import Fitted
-from zopde.zo import WeightOracle
+from zopde.zo import WeightOracle, relative_mu
 
 FILE = "layer_ratios.json"
 
@@ -136,6 +136,8 @@ def _scores(
     assert config.zo.score == "zo-grasp"
     oracle_at = partial(WeightOracle, chunk=max(1, config.zo.states // config.training.batch))
     q, mu = config.zo.score_directions, config.zo.mu
+    if config.zo.mu_relative:  # a direction moves all tensors at once: as far as their own steps
+        mu = float(relative_mu(network, mu).square().mean().sqrt())
     return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracle_at)
 
 
