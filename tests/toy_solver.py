@@ -1,8 +1,12 @@
 """A small solver of our own for tests of the core: no package behind it, microseconds a step."""
 
+import os
+import signal
+from pathlib import Path
+
 import torch
 
-from zopde import Grid, Scenario
+from zopde import Grid, InputError, Scenario, SolverError
 
 
 class Toy:
@@ -76,6 +80,55 @@ class Exploding(NoTwin):
 
     def step(self, state, forcing=None):
         return 10 * state
+
+
+class Mortal(NoTwin):
+    """Kills its own process at step `after`, as often as `lives` says; then it lives on."""
+
+    def __init__(self, marks, lives=1, after=3):
+        super().__init__()
+        self.marks, self.lives, self.after = Path(marks), lives, after
+        self.steps_here = 0
+
+    def step(self, state, forcing=None):
+        self.steps_here += 1
+        died = len(list(self.marks.iterdir()))
+        if self.steps_here == self.after and died < self.lives:
+            (self.marks / f"{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(state, forcing)
+
+
+class OddError(Exception):
+    """Cannot be unpickled: its arguments are not those of its constructor."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class Failing(NoTwin):
+    """Raises what it is told to."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def step(self, state, forcing=None):
+        if self.how == "solver":
+            raise SolverError("pressure did not converge")
+        if self.how == "input":
+            raise InputError("viscosity", got=3.0, expected="less", remedy="try 1")
+        if self.how == "odd":
+            raise OddError(1, 2)
+        raise torch.OutOfMemoryError("no memory")
+
+
+class Unpicklable(Toy):
+    """Holds what cannot be sent to another process."""
+
+    def __init__(self, shape=(8, 8), viscosity=0.2):
+        super().__init__(shape, viscosity)
+        self.secret = lambda: None
 
 
 class NotASolver:

@@ -26,8 +26,10 @@ _ROOM_OF = {
     "find_solvers": "plugins",
     "load_solver": "plugins",
     "Estimate": "zo",
+    "ExecutorOracle": "zo",
     "SelfCheck": "zo",
     "WeightOracle": "zo",
+    "WorkerPool": "zo",
     "cge": "zo",
     "LayerMasks": "sparsity",
     "LayerRatios": "sparsity",
@@ -96,7 +98,17 @@ if TYPE_CHECKING:
         random_scores,
         zo_grasp_scores,
     )
-    from zopde.zo import Estimate, SelfCheck, WeightOracle, cge, relative_mu, rge, selfcheck
+    from zopde.zo import (
+        Estimate,
+        ExecutorOracle,
+        SelfCheck,
+        WeightOracle,
+        WorkerPool,
+        cge,
+        relative_mu,
+        rge,
+        selfcheck,
+    )
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class InputError(ValueError):
     """The caller's fault: one line that says what, got, expected and remedy.
@@ -21,10 +23,20 @@ class InputError(ValueError):
         self.what = what
         message = f"{what}: got {got}, expected {expected}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
+        self._parts = (got, expected, remedy)
+
+    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, ...]]:
+        """Pickled as text, whatever `got` was: errors come back from worker processes."""
+        got, expected, remedy = self._parts
+        return _rebuilt, (self.what, str(got), expected, remedy)
 
 
 class SolverError(RuntimeError):
     """The solver's fault: a step that failed, or answered what no state can hold."""
+
+
+def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:
+    return InputError(what, got=got, expected=expected, remedy=remedy)
 
 
 def first_line(error: BaseException) -> str:

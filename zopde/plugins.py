@@ -6,8 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,9 @@ from zopde.grid import Grid
 from zopde.protocols import Solver
 
 GROUP = "zopde.solvers"
+_FILE_MODULE = "zopde_user_"
+UserFile = tuple[str, int]  # path, and when it was written (ns)
+_loaded: dict[str, UserFile] = {}  # by module name
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,31 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     return checked
 
 
+def user_files() -> tuple[UserFile, ...]:
+    """The solver files loaded so far, for `import_user_files` in another process."""
+    return tuple(_loaded.values())
+
+
+def import_user_files(files: Iterable[UserFile]) -> None:
+    """Load solver files that this process lacks, so that what they define can be unpickled.
+
+    Args:
+        files: From `user_files` of the process that pickles.
+
+    Raises:
+        InputError: If a file is not there, does not import, or was written anew since.
+    """
+    for path, written in files:
+        _import(path, partial(_load_file, Path(path)))
+        if Path(path).stat().st_mtime_ns != written:
+            raise InputError(
+                "solver file",
+                got=f"{path}, changed since it was loaded",
+                expected="one that stays the same while workers use it",
+                remedy="start again",
+            )
+
+
 def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
     module_name, colon, attribute = spec.rpartition(":")
     if colon and not (module_name and attribute):
@@ -116,9 +145,14 @@ def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module hol
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError("solver file", got=str(path), expected="an existing Python file")
-    spec = importlib.util.spec_from_file_location(f"zopde_user_{path.stem}", path)
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"{_FILE_MODULE}{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
+    # The same file is the same module: else objects of its first classes would not pickle.
+    file = (str(path), path.stat().st_mtime_ns)
+    if _loaded.get(spec.name) == file:
+        return sys.modules[spec.name]
     module = importlib.util.module_from_spec(spec)
     # Registered, so that its classes can be pickled; under a name that hides no real module.
     sys.modules[spec.name] = module
@@ -126,7 +160,9 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[spec.name]
+        _loaded.pop(spec.name, None)
         raise
+    _loaded[spec.name] = file
     return module
 
 

@@ -111,6 +111,13 @@ class Differentiable(Protocol):
         ...
 
 
+@runtime_checkable
+class Tally(Protocol):
+    """Counts solver steps, in states; what its copies in other processes count is added."""
+
+    steps: int
+
+
 @dataclass(frozen=True)
 class Window:
     """A batch of stretches of reference data.

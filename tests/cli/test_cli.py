@@ -159,7 +159,7 @@ def test_debug_shows_the_traceback(toy_spec, tmp_path):
 
 def results(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
-    for volatile in ("seconds",):
+    for volatile in ("seconds", "workers"):
         del metrics[volatile]
     models = {
         str(path.relative_to(folder)): load_file(path)
@@ -168,12 +168,22 @@ def results(folder):
     return metrics, models
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("stop", "workers"),
+    [
+        (signal.SIGKILL, (0, 0)),
+        (signal.SIGINT, (0, 0)),
+        pytest.param(signal.SIGKILL, (1, 2), marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, (1, 2), marks=pytest.mark.slow),
+    ],
+)
 def test_killed_in_zeroth_order_training_and_resumed_is_identical_resumes(
-    stop, toy_spec, tiny, tmp_path
+    stop, workers, toy_spec, tiny, tmp_path
 ):
-    command = ["correct", toy_spec, *sets([*tiny, 'training.length="40 iterations"'])]
+    changes = [*tiny, 'training.length="40 iterations"']
+    command = ["correct", toy_spec, *sets([*changes, f"run.workers={workers[0]}"])]
     assert zopde(*command, "--out", "whole", cwd=tmp_path).returncode == 0
+    command = ["correct", toy_spec, *sets([*changes, f"run.workers={workers[1]}"])]
 
     process = zopde(*command, "--out", "parts", cwd=tmp_path, wait=False)
     history = tmp_path / "parts" / "ZO-weights" / "seed-0" / "checkpoint.pt"

@@ -1,3 +1,5 @@
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ import torch
 
 from zopde import Grid, InputError, OneAtATime, find_solvers, load_solver
 from zopde.checks import check_forcing, check_positive, check_share, check_state
+from zopde.plugins import import_user_files, user_files
 from zopde.seeding import generator
 
 
@@ -135,3 +138,26 @@ def test_a_solver_file_hides_no_real_module(tmp_path, toy_spec):
     load_solver(f"{tmp_path / 'torch.py'}:Toy").step(
         torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
     )
+
+
+def test_a_solver_file_is_one_module_until_it_changes(tmp_path, toy_spec):
+    file = tmp_path / "my_one.py"
+    file.write_text("class Toy:\n    def __init__(self): raise ValueError('one')")
+    for word in ("one", "one", "three"):
+        file.write_text(file.read_text().replace("one", word))
+        with pytest.raises(InputError, match=word):
+            load_solver(f"{file}:Toy")
+    first, second = load_solver(toy_spec), load_solver(toy_spec)
+    assert type(first) is type(second)
+    import_user_files(user_files())
+    assert type(pickle.loads(pickle.dumps(first))) is type(first)
+    os.utime(file, (1, 1))
+    with pytest.raises(InputError, match="changed since it was loaded"):
+        import_user_files([(str(file), 2)])
+
+
+def test_input_error_travels_whole():
+    error = InputError("mu", got=[-1.0], expected="a number > 0", remedy="try 1e-3")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is InputError
+    assert (str(again), again.what) == (str(error), "mu")

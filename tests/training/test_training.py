@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from zopde import InputError
+from zopde import InputError, WeightOracle
 from zopde.sparsity import RandomMasks
 from zopde.training import (
     Backprop,
@@ -38,7 +38,8 @@ def network():
 
 
 def zeroth_order():
-    return ZerothOrder(RandomMasks(5, 0.4, every=3, seed=0), 1e-5, "forward", chunk=2)
+    masks = RandomMasks(5, 0.4, every=3, seed=0)
+    return ZerothOrder(masks, 1e-5, "forward", lambda f, loss: WeightOracle(f, loss, chunk=2))
 
 
 def weights(net):

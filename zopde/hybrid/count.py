@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 from zopde.grid import Grid
 from zopde.protocols import Forcing, Solver, State
@@ -11,6 +11,8 @@ from zopde.protocols import Forcing, Solver, State
 @final
 class CountedSolver:
     """Counts the states that a solver advances.
+
+    A copy, in a worker process for instance, counts from zero; see `zopde.protocols.Tally`.
 
     Args:
         solver: The solver to watch.
@@ -32,3 +34,7 @@ class CountedSolver:
         """One step; see `zopde.Solver.step`."""
         self.steps += len(state)
         return self._solver.step(state, forcing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What one process counted is not another's; and the pickle is the same at any count.
+        return {**self.__dict__, "steps": 0}

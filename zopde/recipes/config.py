@@ -108,13 +108,19 @@ class ZoSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints."""
+    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
+
+    Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
+    same numbers however many they are; 0: in this process.
+    """
 
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
     seeds: tuple[int, ...] = (0,)
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     checkpoint_seconds: float = 10.0
+    workers: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -147,11 +153,13 @@ class CorrectionConfig:
             ("zo.score_directions", self.zo.score_directions),
             ("zo.states", self.zo.states),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
+            ("run.threads", self.run.threads),
         ):
             check_positive(name, value)
         for name, value in (
             ("data.skip", self.data.skip),
             ("data.seed", self.data.seed),
+            ("run.workers", self.run.workers),
             ("non.warmup", self.non.warmup),
             ("training.warmup", self.training.warmup),
             ("training.clip", self.training.clip),

@@ -16,6 +16,7 @@ from zopde.progress import Progress, Silent
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
 from zopde.recipes.labels import WAYS, check_labels
+from zopde.recipes.oracles import check_workers, worker_pool
 from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
 from zopde.recipes.runfolder import RunFolder, check_run, open_run
 from zopde.recipes.scoring import check_score
@@ -54,7 +55,7 @@ def run_correction(
     keep_freed_memory()
     watcher = progress or Silent()
     check_labels(config.run.labels)
-    coarse_solver(config)  # a wrong solver must not leave a folder behind
+    check_workers(config, coarse_solver(config))  # a wrong solver must not leave a folder behind
     root = Path(folder)
     check_run(root, config, resume, overwrite)  # a full folder, not after minutes of data
     problem = prepare(config, data_path(config, root.parent), watcher)
@@ -67,7 +68,23 @@ def run_correction(
     labels, skipped = _possible(config, problem)
     for label, reason in skipped.items():
         watcher.note(f"{label}: left out, {reason}")
-    trainer = Trainer(config, problem, run, watcher)
+    with worker_pool(config) as pool:
+        trainer = Trainer(config, problem, run, watcher, pool)
+        evaluations, costs = _train_all(config, problem, run, labels, trainer, watcher)
+    metrics = _metrics(config, problem, evaluations, costs, skipped)
+    _draw(run, problem, evaluations)
+    run.write_json("metrics.json", metrics)
+    return metrics
+
+
+def _train_all(
+    config: CorrectionConfig,
+    problem: Problem,
+    run: RunFolder,
+    labels: list[str],
+    trainer: Trainer,
+    watcher: Progress,
+) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]]]:
     evaluations: dict[str, list[Evaluation]] = {}
     costs: dict[str, list[Fitted]] = {}
     for label in labels:
@@ -81,10 +98,7 @@ def run_correction(
                 evaluation = evaluate(problem, network, advance)
             save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
             evaluations[label].append(evaluation)
-    metrics = _metrics(config, problem, evaluations, costs, skipped)
-    _draw(run, problem, evaluations)
-    run.write_json("metrics.json", metrics)
-    return metrics
+    return evaluations, costs
 
 
 def _possible(config: CorrectionConfig, problem: Problem) -> tuple[list[str], dict[str, str]]:
@@ -137,6 +151,7 @@ def _metrics(
         **_versions("torch", "phiflow", "numpy", "xarray"),
     }
     metrics["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    metrics["workers"] = config.run.workers
     return metrics
 
 

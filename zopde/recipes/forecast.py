@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,6 +18,7 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.labels import WAYS, check_labels
+from zopde.recipes.oracles import check_workers, probes_per_pass, side_by_side
 from zopde.recipes.problem import (
     Problem,
     check_data,
@@ -79,6 +81,7 @@ def forecast(
     check_labels(config.run.labels)
     watcher = progress or Silent()
     solver = coarse_solver(config)
+    check_workers(config, solver)
     plan = []
     if path.exists() or not isinstance(solver, ReferenceSolver):
         data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
@@ -156,8 +159,9 @@ def _scoring_seconds(config: CorrectionConfig, sample: Problem, network: torch.n
     """Time of scoring the layers, from as few directions as tell."""
     few = min(config.zo.score_directions, _SAMPLE_DIRECTIONS)
     less = replace(config, zo=replace(config.zo, score_directions=few))
-    seconds = _seconds(lambda: score_layers(less, sample, network, 0))
-    return seconds * scoring_queries(config) / max(1, scoring_queries(less))
+    with _threads_of_a_worker(config):
+        seconds = _seconds(lambda: score_layers(less, sample, network, 0))
+    return seconds * scoring_queries(config) / max(1, scoring_queries(less)) / side_by_side(config)
 
 
 def _in_iterations(config: CorrectionConfig) -> CorrectionConfig:
@@ -185,16 +189,30 @@ def _cost_per_iteration(
     objective = stage.objective_at(0)
     if not isinstance(stage.gradient, ZerothOrder):
         return _seconds(lambda: stage.gradient(network, objective, 0)), 1
-    oracle = WeightOracle(network, objective, stage.gradient.chunk)
     active = stage.gradient.masks.active
-    probes = min(active, stage.gradient.chunk, _SAMPLE_PROBES)
+    chunk = probes_per_pass(config, active)
+    oracle = WeightOracle(network, objective, chunk)
+    probes = min(active, chunk, _SAMPLE_PROBES)
     indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
-    base = _seconds(oracle.base)
-    probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
+    with _threads_of_a_worker(config):
+        base = _seconds(oracle.base)
+        probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
     both = 2 if config.zo.scheme == "central" else 1
     if config.zo.scheme == "forward":
         probing -= base
-    return base + probing * active / probes, active * both + (2 - both)
+    seconds = base + probing * active / probes / side_by_side(config)
+    return seconds, active * both + (2 - both)
+
+
+@contextmanager
+def _threads_of_a_worker(config: CorrectionConfig) -> Iterator[None]:
+    """Measure here what a worker does there, without starting any."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.run.threads if config.run.workers else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -15,6 +14,7 @@ from zopde.errors import InputError
 from zopde.hybrid import CountedSolver, UnrolledObjective
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS, Way
+from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem
 from zopde.recipes.runfolder import RunFolder
 from zopde.seeding import generator
@@ -27,8 +27,8 @@ from zopde.sparsity import (
     random_scores,
     zo_grasp_scores,
 )
-from zopde.training import Fitted
-from zopde.zo import WeightOracle, relative_mu
+from zopde.training import Fitted, OracleAt
+from zopde.zo import WorkerPool, relative_mu
 
 FILE = "layer_ratios.json"
 
@@ -70,7 +70,11 @@ def scoring_queries(config: CorrectionConfig) -> int:
 
 
 def score_layers(
-    config: CorrectionConfig, problem: Problem, network: nn.Module, seed: int
+    config: CorrectionConfig,
+    problem: Problem,
+    network: nn.Module,
+    seed: int,
+    pool: WorkerPool | None = None,
 ) -> Scoring:
     """Score the network on the label's first batch; a function of (config, network, seed)."""
     began = time.monotonic()
@@ -80,7 +84,8 @@ def score_layers(
     training = config.training
     windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
     objective = UnrolledObjective(counter, windows.batch(0), problem.scale)
-    scores = _scores(config, network, objective, seed)
+    oracles = oracle_at(config, pool, counter, config.zo.score_directions)
+    scores = _scores(config, network, objective, seed, oracles)
     finite = bool(scores.values.isfinite().all())
     ratios = layer_ratios(network, scores, config.zo.sparsity) if finite else None
     stopped = "" if finite else "scores of the layers not finite"
@@ -95,12 +100,13 @@ def kept_scoring(
     folder: RunFolder,
     label: str,
     seed: int,
+    pool: WorkerPool | None = None,
 ) -> Scoring:
     """`score_layers`, kept in the label's folder: an interrupted run finds it there."""
     path = folder.of(label, seed) / FILE
     if path.exists():
         return _read(path)
-    found = score_layers(config, problem, network, seed)
+    found = score_layers(config, problem, network, seed, pool)
     if found.ratios is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -124,7 +130,11 @@ def stand_in_ratios(config: CorrectionConfig, network: nn.Module) -> LayerRatios
 
 
 def _scores(
-    config: CorrectionConfig, network: nn.Module, objective: UnrolledObjective, seed: int
+    config: CorrectionConfig,
+    network: nn.Module,
+    objective: UnrolledObjective,
+    seed: int,
+    oracles: OracleAt,
 ) -> Scores:
     draw = generator(seed, "scores")
     if config.zo.score == "random":
@@ -134,11 +144,10 @@ def _scores(
     if config.zo.score == "grasp":
         return grasp_scores(network, objective)
     assert config.zo.score == "zo-grasp"
-    oracle_at = partial(WeightOracle, chunk=max(1, config.zo.states // config.training.batch))
     q, mu = config.zo.score_directions, config.zo.mu
     if config.zo.mu_relative:  # a direction moves all tensors at once: as far as their own steps
         mu = float(relative_mu(network, mu).square().mean().sqrt())
-    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracle_at)
+    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracles)
 
 
 def _read(path: Path) -> Scoring:

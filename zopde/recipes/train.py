@@ -13,16 +13,18 @@ from zopde.data import Windows
 from zopde.hybrid import CountedSolver, UnrolledObjective
 from zopde.nets import Normalised
 from zopde.progress import Progress
-from zopde.protocols import Objective, Solver
+from zopde.protocols import Objective
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
+from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
 from zopde.recipes.scoring import Scoring, kept_scoring, needs_scores
 from zopde.recipes.span import Span
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
+from zopde.zo import WorkerPool
 from zopde.zo.coordinates import Coordinates
 
 
@@ -54,11 +56,18 @@ class Trainer:
         problem: Solver and data.
         folder: Where checkpoints, histories and models go.
         progress: Who is watching.
+        pool: Workers for zeroth-order probes; None for this process.
     """
 
     def __init__(
-        self, config: CorrectionConfig, problem: Problem, folder: RunFolder, progress: Progress
+        self,
+        config: CorrectionConfig,
+        problem: Problem,
+        folder: RunFolder,
+        progress: Progress,
+        pool: WorkerPool | None = None,
     ) -> None:
+        self._pool = pool
         self._config = config
         self._problem = problem
         self._folder = folder
@@ -77,13 +86,14 @@ class Trainer:
             ratios, ready = scoring.ratios, scoring.ratios is not None
             costs.append(scoring.cost)
         if ready:
-            stage = label_stage(config, self._problem, way, network, seed, ratios)
+            stage = label_stage(config, self._problem, way, network, seed, ratios, self._pool)
             costs.append(self._fit(network, stage, label, seed))
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
         return network, _total(costs)
 
     def _score(self, network: nn.Module, label: str, seed: int) -> Scoring:
-        found = kept_scoring(self._config, self._problem, network, self._folder, label, seed)
+        folder = self._folder
+        found = kept_scoring(self._config, self._problem, network, folder, label, seed, self._pool)
         title = f"layers by score {self._config.zo.score!r}"
         self._progress.note(f"{label}, seed {seed}: {found.cost.stopped or title}")
         for line in str(found.ratios or "").splitlines():
@@ -129,7 +139,8 @@ def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
     windows = Windows(problem.train, problem.stepped, 1, non.batch, seed)
     iterations = Span.parse("non.length", non.length).iterations(windows.per_epoch)
     optimise = Optimise(lr=non.lr, warmup=non.warmup)
-    return _stage(problem, problem.solver, windows, Backprop(), optimise, iterations)
+    counter = CountedSolver(problem.solver)
+    return _stage(problem, counter, windows, Backprop(), optimise, iterations)
 
 
 def label_stage(
@@ -139,6 +150,7 @@ def label_stage(
     network: nn.Module,
     seed: int,
     ratios: LayerRatios | None = None,
+    pool: WorkerPool | None = None,
 ) -> Stage:
     """The stage in which the labels differ; `ratios` where zo.score gives some."""
     training = config.training
@@ -151,13 +163,14 @@ def label_stage(
         windows = Windows(problem.train, problem.stepped, 1, states, seed)
     solver = problem.twin if way.twin else problem.solver
     assert solver is not None, "labels without a solver are left out before"
+    counter = CountedSolver(solver)
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
     gradient: GradientSource = Backprop()
     if way.gradient == "zo":
-        gradient = zeroth_order(config, network, per_epoch, seed, ratios)
-    return _stage(problem, solver, windows, gradient, optimise, iterations)
+        gradient = zeroth_order(config, network, per_epoch, seed, ratios, counter, pool)
+    return _stage(problem, counter, windows, gradient, optimise, iterations)
 
 
 def zeroth_order(
@@ -166,6 +179,8 @@ def zeroth_order(
     per_epoch: int,
     seed: int,
     ratios: LayerRatios | None,
+    counter: CountedSolver,
+    pool: WorkerPool | None,
 ) -> ZerothOrder:
     """The weight cut: CGE over a random mask, probes in passes of at most `zo.states` states."""
     zo = config.zo
@@ -175,19 +190,18 @@ def zeroth_order(
         masks = RandomMasks(Coordinates(network).total, zo.sparsity, every, seed)
     else:
         masks = LayerMasks(ratios, every, seed)
-    chunk = max(1, zo.states // config.training.batch)
-    return ZerothOrder(masks, zo.mu, zo.scheme, chunk, zo.mu_relative)
+    oracles = oracle_at(config, pool, counter, masks.active)
+    return ZerothOrder(masks, zo.mu, zo.scheme, oracles, zo.mu_relative)
 
 
 def _stage(
     problem: Problem,
-    solver: Solver,
+    counter: CountedSolver,
     windows: Windows,
     gradient: GradientSource,
     optimise: Optimise,
     iterations: int,
 ) -> Stage:
-    counter = CountedSolver(solver)
     scale: torch.Tensor = problem.scale
 
     def objective_at(iteration: int) -> Objective:

@@ -2,7 +2,7 @@
 
 from zopde.training.checkpoint import load_checkpoint, save_checkpoint
 from zopde.training.fit import Fitted, fit
-from zopde.training.gradients import Backprop, Gradient, GradientSource, ZerothOrder
+from zopde.training.gradients import Backprop, Gradient, GradientSource, OracleAt, ZerothOrder
 from zopde.training.history import History
 from zopde.training.optimise import Optimise
 from zopde.training.schedule import cosine
@@ -14,6 +14,7 @@ __all__ = [
     "GradientSource",
     "History",
     "Optimise",
+    "OracleAt",
     "ZerothOrder",
     "cosine",
     "fit",

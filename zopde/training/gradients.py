@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zopde.protocols import Objective
+from zopde.protocols import Objective, Oracle
 from zopde.sparsity import Masks
-from zopde.zo import WeightOracle, cge, relative_mu
+from zopde.zo import cge, relative_mu
 from zopde.zo.cge import Scheme
 
 
@@ -55,6 +56,17 @@ class Backprop:
         return Gradient(float(loss.detach()), queries=1)
 
 
+class NetworkOracle(Oracle, Protocol):
+    """Answers probes of a network's weights: a `WeightOracle`, an `ExecutorOracle`."""
+
+    def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
+        """Put an estimate into `.grad` of every trainable weight."""
+        ...
+
+
+OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
+
+
 @final
 class ZerothOrder:
     """Coordinate-wise estimates over a mask of the weights (`cut="weights"`).
@@ -63,7 +75,7 @@ class ZerothOrder:
         masks: Which coordinates each iteration asks for.
         mu: Finite-difference step, in the units of the weights.
         scheme: "forward" or "central".
-        chunk: Probes per pass.
+        oracle_at: (network, objective) -> what answers the probes, made anew at every iteration.
         relative: True takes `mu` in units of each tensor's root mean square at that iteration.
     """
 
@@ -72,19 +84,19 @@ class ZerothOrder:
         masks: Masks,
         mu: float,
         scheme: Scheme,
-        chunk: int,
+        oracle_at: OracleAt,
         relative: bool = False,
     ) -> None:
         self.masks = masks
         self._mu = mu
         self._scheme = scheme
+        self._oracle_at = oracle_at
         self._relative = relative
-        self.chunk = chunk
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
-        oracle = WeightOracle(network, objective, chunk=self.chunk)
+        oracle = self._oracle_at(network, objective)
         mu = relative_mu(network, self._mu) if self._relative else self._mu
         estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme)
         oracle.set_gradient(estimate.gradient)

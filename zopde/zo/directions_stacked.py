@@ -78,8 +78,12 @@ class StackedWeights:
             )
         if not len(directions):
             return torch.zeros(0)
-        size = max(1, min(chunk, _COPIES // (8 * max(d, 1))))
-        return torch.cat([self._pass(part, mu) for part in directions.split(size)])
+        parts = directions.split(self.size(chunk))
+        return torch.cat([self._pass(part, mu) for part in parts])
+
+    def size(self, chunk: int) -> int:
+        """Probes of a pass: `chunk`, or as many as memory allows."""
+        return max(1, min(chunk, _COPIES // (8 * max(self._coordinates.total, 1))))
 
     def _pass(self, directions: Tensor, mu: float) -> Tensor:
         if len(directions) > 1 and self._follows:

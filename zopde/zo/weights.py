@@ -6,7 +6,7 @@ import logging
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zopde.protocols import Objective
@@ -112,8 +112,22 @@ class WeightOracle:
     @torch.no_grad()
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
-        most = 1 if self._one_by_one else self.chunk or _DIRECTIONS
-        return self._directions.answer(directions, mu, most)
+        return self._directions.answer(directions, mu, self._together)
+
+    def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
+        """True where a sorted coordinate's probe shares a pass with others."""
+        parts = self._coordinates.split(indices)
+        known = [torch.full_like(pos, slot.name in self._stack.sites) for slot, pos in parts]
+        return torch.cat(known).bool()
+
+    @property
+    def directions_per_pass(self) -> int:
+        """How many directions share a pass."""
+        return self._directions.size(self._together)
+
+    @property
+    def _together(self) -> int:
+        return 1 if self._one_by_one else self.chunk or _DIRECTIONS
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.

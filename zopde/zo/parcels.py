@@ -1,0 +1,190 @@
+"""Objects that other processes load by themselves, each of them once."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from zopde.errors import InputError, first_line
+from zopde.plugins import UserFile, import_user_files, user_files
+
+T = TypeVar("T")
+_HELD = 2  # parcels of a kind that a worker remembers
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a worker needs to find a published object.
+
+    Args:
+        folder: Where the parcels lie.
+        version: Name of the object's parcel: a digest of its content.
+        kept: Name of the parcel of what all its versions share.
+        files: Solver files whose classes are inside; see `zopde.plugins.user_files`.
+    """
+
+    folder: str
+    version: str
+    kept: str
+    files: tuple[UserFile, ...]
+
+
+@final
+class Parcels:
+    """A folder of pickled objects, named after their content.
+
+    Publishing the same content again writes nothing, and a worker that has loaded a version
+    never reads it again. The folder is deleted with this object.
+
+    Args:
+        kept: Objects that stay the same from version to version and are costly to make anew,
+            such as a solver with its compiled step; sent once and shared by all versions.
+        folder: Where workers can read; None for the temporary folder of this machine.
+
+    Raises:
+        InputError: If a kept object cannot be pickled.
+    """
+
+    def __init__(self, kept: Sequence[object] = (), folder: Path | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="zopde-", dir=folder))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._known = {id(thing): number for number, thing in enumerate(kept)}
+        self._kept_things = tuple(kept)  # held, so that no id is used twice
+        self._kept = self._write(_pickled(self._kept_things, {}))
+        self._version = ""
+
+    def publish(self, content: object) -> Ticket:
+        """Make `content` loadable as it is now; the version before is deleted.
+
+        Raises:
+            InputError: If it cannot be pickled.
+        """
+        data = _pickled(content, self._known)
+        version = self._write(data)
+        if self._version not in ("", version, self._kept):
+            (self._folder / self._version).unlink(missing_ok=True)
+        self._version = version
+        return Ticket(str(self._folder), version, self._kept, user_files())
+
+    @contextmanager
+    def lent(self, contents: Iterable[object]) -> Iterator[list[str]]:
+        """Names under which `borrow` finds these objects, inside the context only."""
+        names = [self._write(_pickled(content, self._known)) for content in contents]
+        try:
+            yield names
+        finally:
+            for name in {*names} - {self._kept, self._version}:
+                (self._folder / name).unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> str:
+        name = blake2b(data, digest_size=16).hexdigest()
+        path = self._folder / name
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(data)
+            partial.replace(path)
+        return name
+
+
+# What this process has loaded.
+_kept: OrderedDict[str, tuple[Any, ...]] = OrderedDict()
+_made: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+
+def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
+    """The published object, made ready for use, and what its versions share.
+
+    One thread at a time.
+
+    Args:
+        ticket: From `Parcels.publish`, perhaps of another process.
+        make: Called once per version with the object; its answer is remembered.
+
+    Raises:
+        InputError: If the folder cannot be read here.
+    """
+    if ticket.kept not in _kept:
+        import_user_files(ticket.files)
+        _remember(_kept, ticket.kept, _read(ticket.folder, ticket.kept, ()))
+    kept = _kept[ticket.kept]
+    key = (ticket.version, ticket.kept)
+    if key not in _made:
+        import_user_files(ticket.files)
+        _remember(_made, key, make(_read(ticket.folder, ticket.version, kept)))
+    made: T = _made[key]
+    return made, kept
+
+
+def borrow(ticket: Ticket, name: str) -> Any:  # noqa: ANN401
+    """An object of `Parcels.lent`, read anew and not remembered."""
+    return _read(ticket.folder, name, ())
+
+
+def _remember(held: OrderedDict[Any, Any], key: object, value: object) -> None:
+    held[key] = value
+    while len(held) > _HELD:
+        held.popitem(last=False)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes a known object as its number."""
+
+    def __init__(self, file: BytesIO, known: dict[int, int]) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._known = known
+
+    def persistent_id(self, obj: object) -> int | None:
+        return self._known.get(id(obj))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BytesIO, kept: tuple[Any, ...]) -> None:
+        super().__init__(file)
+        self._kept = kept
+
+    def persistent_load(self, pid: int) -> Any:  # noqa: ANN401
+        return self._kept[pid]
+
+
+def _pickled(content: object, known: dict[int, int]) -> bytes:
+    file = BytesIO()
+    try:
+        _Pickler(file, known).dump(content)
+    except Exception as error:  # a user's object may raise anything
+        raise InputError(
+            "what workers need",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            expected="a network, an objective and a solver that pickle",
+            remedy="define classes and functions at the top of a module, or take no workers",
+        ) from error
+    return file.getvalue()
+
+
+def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    try:
+        data = (Path(folder) / name).read_bytes()
+    except OSError as error:
+        raise InputError(
+            "folder",
+            got=f"{folder} ({error.strerror}) in a worker",
+            expected="a folder that every worker can read",
+            remedy="give ExecutorOracle a `folder` on a disk that all machines share",
+        ) from error
+    try:
+        return _Unpickler(BytesIO(data), kept).load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "what workers need",
+            got=f"{type(error).__name__}: {first_line(error)} in a worker",
+            expected="classes of modules that a worker can import",
+        ) from error
