@@ -39,8 +39,8 @@ def check_workers(config: CorrectionConfig, solver: Solver) -> None:
 
 
 def probes_per_pass(config: CorrectionConfig, active: int) -> int:
-    """As many probes as fill `zo.states` states; fewer where workers share `active` ones."""
-    most = max(1, config.zo.states // config.training.batch)
+    """`zo.chunk` probes; fewer where workers share `active` ones."""
+    most = config.zo.chunk
     return min(most, math.ceil(active / _TASKS)) if config.run.workers else most
 
 

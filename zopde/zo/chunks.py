@@ -58,7 +58,7 @@ class Chunks:
         """Losses (k,) of k coordinates, pass by pass."""
         found: list[Tensor] = []
         if self.size is None:
-            found = self._calibrate(indices, steps, ask)
+            found = self.calibrate(indices, steps, ask)
         done = sum(len(part) for part in found)
         while done < len(indices):
             size = self.size or len(indices)
@@ -73,7 +73,8 @@ class Chunks:
             done += len(found[-1])
         return torch.cat(found)
 
-    def _calibrate(self, indices: Tensor, steps: Tensor, ask: Ask) -> list[Tensor]:
+    def calibrate(self, indices: Tensor, steps: Tensor, ask: Ask) -> list[Tensor]:
+        """Find `size`, and answer the coordinates that it took, from the first on."""
         if len(indices) < 8 * _SMALLEST:
             return []  # nothing to learn from so few
         found: list[Tensor] = []

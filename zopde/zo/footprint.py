@@ -19,17 +19,18 @@ def peak_bytes(work: Callable[[], object]) -> int:
     Args:
         work: Called once, somewhat slower than usual.
     """
-    with _Meter() as meter:
+    meter = _Meter()
+    with meter:
         work()
     return meter.peak
 
 
 @final
-class _Meter(TorchDispatchMode):  # type: ignore[misc]
+class _Meter(TorchDispatchMode):
     """Adds up the storages that appear, and takes them away when they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
         self._known: set[int] = set()

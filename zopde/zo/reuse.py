@@ -174,7 +174,8 @@ class Reuse:
             if answer is not None:
                 return answer
         if name == "cat":
-            inputs, dim = node.args[0], (*node.args[1:], node.kwargs.get("dim", 0))[0]
+            inputs: Any = node.args[0]
+            dim: Any = (*node.args[1:], node.kwargs.get("dim", 0))[0]
             if isinstance(inputs, list | tuple) and all(s in self._base.states for s in inputs):
                 return joined([held.get(s) for s in inputs], [values[s] for s in inputs], dim)
             return None

@@ -79,6 +79,22 @@ class WeightOracle:
         return self._chunks.size
 
     @torch.no_grad()
+    def calibrate(self, mu: float = 1e-3) -> int:
+        """Find `chunk` now, by some queries whose answers are thrown away; see `Chunks`."""
+        if self.chunk is None:
+            parts = self._coordinates.split(torch.arange(self._coordinates.total))
+            known = [pos + slot.start for slot, pos in parts if slot.name in self._stack.sites]
+            indices = torch.cat([torch.zeros(0, dtype=torch.long), *known])
+            # Spread over the layers, whose probes cost more the earlier they lie.
+            order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))
+            steps = torch.full((len(indices),), mu, dtype=torch.float64)
+            with self._stack.at_these_weights():
+                self._chunks.calibrate(
+                    indices[order], steps, lambda i, s: self._pass(i.sort().values, s)
+                )
+        return self.chunk or 1
+
+    @torch.no_grad()
     def base(self) -> Float[Tensor, ""]:
         """l(theta): one query."""
         return self._ask_moved({})
