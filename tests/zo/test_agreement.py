@@ -1,19 +1,24 @@
 """Every way of answering probes gives the same gradient, on networks of every kind."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from zopde import WeightOracle, ask_shared, cge
+from zopde import ExecutorOracle, WeightOracle, WorkerPool, ask_shared, cge
 from zopde.zo import stack
 from zopde.zo.reuse import Reuse
 from zopde.zo.thin import Thin
 
-spec = importlib.util.spec_from_file_location("networks", Path(__file__).parent / "networks.py")
-networks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(networks)
+sys.path.insert(0, str(Path(__file__).parent))  # for the workers, too, who inherit it
+import networks
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with WorkerPool(2) as workers:
+        yield workers
 
 
 def case(name, gen):
@@ -26,11 +31,7 @@ def case(name, gen):
                 value.add_(0.3 * torch.rand(value.shape, generator=gen, dtype=value.dtype))
     x = torch.randn(shape, generator=gen, dtype=torch.float64)
 
-    def objective(f, num_probes):
-        y = ask_shared(f, num_probes, x)
-        return y.view(num_probes, -1).square().mean(dim=1)
-
-    return network, objective
+    return network, networks.MeanSquare(x)
 
 
 WAYS = {
@@ -54,6 +55,15 @@ def test_every_way_agrees_with_the_loop(name, way, gen):
     assert error <= 1e-9
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_workers_agree_bit_for_bit(name, pool, gen):
+    network, objective = case(name, gen)
+    here = cge(WeightOracle(network, objective, chunk=16), mu=1e-4)
+    there = cge(ExecutorOracle(network, objective, pool, chunk=16), mu=1e-4)
+    assert torch.equal(here.gradient, there.gradient)
+    assert here.queries == there.queries
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
