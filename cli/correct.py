@@ -38,6 +38,10 @@ def correct(
         str | None,
         typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
     ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Probes per pass; 0 measures what is best. Default: as the settings."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
     ] = False,
@@ -55,6 +59,8 @@ def correct(
         tables["data"] = {"path": str(data)}
     if device is not None:
         tables["run"] = {"device": device}
+    if chunk is not None:
+        tables["zo"] = {"chunk": chunk}
     config = load_config(preset, config_file, changes or (), tables)
     folder = out or Path("runs") / f"{Path(solver.replace(':', '-')).name}-{preset}"
     if dry_run:

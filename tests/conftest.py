@@ -8,6 +8,9 @@ import torch
 from zopde import ConvCorrector, Normalised, Window, load_solver
 
 HERE = Path(__file__).parent
+
+# Tensors of a few numbers gain nothing from threads, and lose much where cores are shared.
+torch.set_num_threads(1)
 TOY = f"{HERE / 'toy_solver.py'}:Toy"
 
 # A run of a second: every label, one seed, tiny grids.

@@ -120,7 +120,8 @@ def test_every_folder_is_a_package_of_the_wheel():
 
 PUBLIC = """
 __version__ InputError SolverError Grid Oracle Objective ReferenceSolver Scenario Solver Window
-find_solvers load_solver Estimate ExecutorOracle WeightOracle WorkerPool cge CorrectedSolver
+ask_shared find_solvers load_solver Estimate ExecutorOracle WeightOracle WorkerPool cge
+CorrectedSolver
 OneAtATime UnrolledObjective downsample rollout rollout_error ConvCorrector Normalised
 ResidualCorrector Trajectories load_trajectories save_trajectories simulate load_config
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores

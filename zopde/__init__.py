@@ -18,6 +18,7 @@ _ROOM_OF = {
     "Grid": "grid",
     "Oracle": "protocols",
     "Objective": "protocols",
+    "ask_shared": "protocols",
     "ReferenceSolver": "protocols",
     "Scenario": "protocols",
     "Solver": "protocols",
@@ -76,7 +77,15 @@ if TYPE_CHECKING:
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver
-    from zopde.protocols import Objective, Oracle, ReferenceSolver, Scenario, Solver, Window
+    from zopde.protocols import (
+        Objective,
+        Oracle,
+        ReferenceSolver,
+        Scenario,
+        Solver,
+        Window,
+        ask_shared,
+    )
     from zopde.recipes import load_config, load_corrector, run_correction
     from zopde.sparsity import (
         LayerMasks,

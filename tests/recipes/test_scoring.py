@@ -39,6 +39,12 @@ def test_costs_are_counted_exact(score, tmp_path, toy_spec, tiny):
     assert LayerRatios.from_tree(kept).active == ACTIVE
 
 
+def test_relative_mu_scores_with_the_mean_of_its_steps(tmp_path, toy_spec, tiny):
+    changes = [*tiny, ZO, FEW, "zo.score=zo-grasp", "zo.mu_relative=true", "zo.mu=1e-2"]
+    metrics = run_correction(config_of(toy_spec, changes), tmp_path / "run")
+    assert metrics["queries"]["ZO-weights"] == 20 + ASKED["zo-grasp"] + 12 * (ACTIVE + 1)
+
+
 def test_uniform_masks_write_no_ratios(tmp_path, toy_spec, tiny):
     run_correction(config_of(toy_spec, [*tiny, ZO]), tmp_path / "run")
     assert not list(tmp_path.rglob("layer_ratios.json"))

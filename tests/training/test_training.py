@@ -46,6 +46,21 @@ def weights(net):
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
+def test_relative_mu_follows_the_weights_exact():
+    """Forward differences of least squares are off by mu H_ii / 2, with mu that of the tensor."""
+    net = network()
+    source = ZerothOrder(RandomMasks(5, 0.0, every=1, seed=0), 1e-2, "forward", 2, relative=True)
+    for scale in (1.0, 3.0):
+        with torch.no_grad():
+            net.weight.fill_(scale)
+            net.bias.fill_(2 * scale)
+        objective = objective_at(0)
+        Backprop()(net, objective, 0)
+        exact = net.bias.grad.item()
+        source(net, objective, 0)
+        assert net.bias.grad.item() - exact == pytest.approx(1e-2 * 2 * scale, rel=1e-6)
+
+
 def test_schedule_golden():
     assert [cosine(i, 10, 2) for i in (0, 1, 2)] == [0.5, 1.0, 1.0]
     assert cosine(6, 10, 2) == pytest.approx(0.5)

@@ -39,7 +39,7 @@ class UnrolledObjective:
         """Evaluate `num_probes` losses; see `zopde.protocols.Objective`."""
         window = self._window
         answer = ask_shared(network, num_probes, window.stepped, self._forcing(0))
-        state = answer + repeat_states(window.stepped, num_probes)
+        state = (answer.view(num_probes, *window.stepped.shape) + window.stepped).flatten(0, 1)
         total = self._error(state, window.targets[:, 0], num_probes)
         for k in range(1, window.unroll):
             forcing = repeat_states(self._forcing(k), num_probes)

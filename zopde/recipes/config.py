@@ -92,8 +92,8 @@ class ZoSettings:
     With `mu_relative`, `mu` is in units of each tensor's root mean square, see `relative_mu`.
     A random mask is drawn every `resample`. `score` shares its weights out over the layers, once,
     on the first batch: "none" (uniformly), or the ratios that "random", "magnitude", "grasp" or
-    "zo-grasp" (from `score_directions` directions) gives. `states` is how many states one solver
-    call may hold; it sets how many probes share a pass.
+    "zo-grasp" (from `score_directions` directions) gives. `chunk` is how many probes share a
+    pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
     mu: float = 1e-3
@@ -103,7 +103,7 @@ class ZoSettings:
     score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
     score_directions: int = 192
     resample: str = "10 iterations"
-    states: int = 512
+    chunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ class CorrectionConfig:
             ("training.lr", self.training.lr),
             ("zo.mu", self.zo.mu),
             ("zo.score_directions", self.zo.score_directions),
-            ("zo.states", self.zo.states),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
             ("run.threads", self.run.threads),
         ):
             check_positive(name, value)
         for name, value in (
             ("data.skip", self.data.skip),
+            ("zo.chunk", self.zo.chunk),
             ("data.seed", self.data.seed),
             ("run.workers", self.run.workers),
             ("non.warmup", self.non.warmup),

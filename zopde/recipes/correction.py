@@ -13,12 +13,13 @@ import torch
 from zopde import __version__
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
+from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, worker_pool
 from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
-from zopde.recipes.runfolder import RunFolder, check_run, open_run
+from zopde.recipes.runfolder import CHUNK, RunFolder, check_run, open_run
 from zopde.recipes.scoring import check_score
 from zopde.recipes.train import Trainer, starts_from_non
 from zopde.report.figures import Curve, save_error_over_time, save_fields
@@ -65,6 +66,7 @@ def run_correction(
     run.check_data(problem.digest())
     if resume and not any(root.glob("*/seed-*/checkpoint.pt")):
         watcher.note(f"nothing to resume in {root}: starting")
+    config = with_chunk(config, problem, watcher, root / CHUNK)
     labels, skipped = _possible(config, problem)
     for label, reason in skipped.items():
         watcher.note(f"{label}: left out, {reason}")

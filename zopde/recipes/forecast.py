@@ -15,6 +15,7 @@ from zopde.data import Trajectories, load_trajectories, simulate
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.protocols import ReferenceSolver
+from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.labels import WAYS, check_labels
@@ -93,6 +94,7 @@ def forecast(
     small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
     sample = problem_from(small, solver, data, Silent())
     check_score(config, sample)
+    config = with_chunk(config, sample, watcher)
     rollout = _seconds(lambda: evaluate(sample, None, lambda *_: None)) / sample.test.steps
     with watcher.stage("measuring a sample", len(config.run.labels)) as advance:
         for label in config.run.labels:

@@ -29,7 +29,7 @@ from zopde.seeding import generator
 from zopde.zo import Estimate, SelfCheck, WeightOracle, relative_mu, rge, selfcheck
 
 _START = 20  # iterations of NON before the check
-_COMPARED, _SWEPT = 256, 32  # weights; a query of an unrolled loss takes long
+_COMPARED, _SWEPT = 96, 20  # weights; a query of an unrolled loss takes long
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def check_gradient(
     network = _started(small, problem, seed, watcher)
     windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
     objective = UnrolledObjective(problem.solver, windows.batch(0), problem.scale)
-    oracle = WeightOracle(network, objective, max(1, config.zo.states // training.batch))
+    oracle = WeightOracle(network, objective, config.zo.chunk or None)
     exact = None
     if problem.twin is not None:
         twin = UnrolledObjective(problem.twin, windows.batch(0), problem.scale)

@@ -39,8 +39,8 @@ def check_workers(config: CorrectionConfig, solver: Solver) -> None:
 
 
 def probes_per_pass(config: CorrectionConfig, active: int) -> int:
-    """As many probes as fill `zo.states` states; evenly many where workers share `active` ones."""
-    most = max(1, config.zo.states // config.training.batch)
+    """`zo.chunk` probes; fewer, and evenly many, where workers share `active` ones."""
+    most = config.zo.chunk
     if not config.run.workers:
         return most
     # Equal tasks: a last one of two probes would cost a whole pass while others wait.

@@ -17,7 +17,8 @@ from zopde.recipes.labels import WAYS
 from zopde.recipes.settings import as_tree, build, differences, dump_toml, read_toml
 
 START = "NON-start"
-_FILES = ("metrics.json", "error_over_time.csv", "error_over_time.png", "fields.png")
+CHUNK = "chunk.txt"
+_FILES = (CHUNK, "metrics.json", "error_over_time.csv", "error_over_time.png", "fields.png")
 # What may differ between a run and its resumption without changing a single number.
 _FREE = ("data.path", "run.checkpoint_seconds")
 

@@ -28,7 +28,7 @@ from zopde.sparsity import (
     zo_grasp_scores,
 )
 from zopde.training import Fitted, OracleAt
-from zopde.zo import WorkerPool
+from zopde.zo import WorkerPool, relative_mu
 
 FILE = "layer_ratios.json"
 
@@ -145,6 +145,8 @@ def _scores(
         return grasp_scores(network, objective)
     assert config.zo.score == "zo-grasp"
     q, mu = config.zo.score_directions, config.zo.mu
+    if config.zo.mu_relative:  # a direction moves all tensors at once: as far as their own steps
+        mu = float(relative_mu(network, mu).square().mean().sqrt())
     return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracles)
 
 

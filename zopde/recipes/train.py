@@ -182,7 +182,7 @@ def zeroth_order(
     counter: CountedSolver,
     pool: WorkerPool | None,
 ) -> ZerothOrder:
-    """The weight cut: CGE over a random mask, probes in passes of at most `zo.states` states."""
+    """The weight cut: CGE over a random mask, probes `zo.chunk` at a time."""
     zo = config.zo
     every = Span.parse("zo.resample", zo.resample).iterations(per_epoch)
     masks: Masks

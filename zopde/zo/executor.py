@@ -74,7 +74,7 @@ class ExecutorOracle:
         folder: Path | None = None,
     ) -> None:
         # Numbers the weights and says which can be stacked; it is never asked for a loss.
-        self._serial = WeightOracle(network, objective, chunk, stacked)
+        self._serial = WeightOracle(network, objective, chunk, stacked=stacked)
         self._base = _Base(network, objective, chunk, stacked, torch.get_default_dtype())
         self._executor = executor
         self._chunk = chunk
@@ -164,7 +164,7 @@ class _Base:
         # An objective may make tensors of its own.
         if torch.get_default_dtype() != self.default_dtype:
             torch.set_default_dtype(self.default_dtype)
-        return WeightOracle(self.network, self.objective, self.chunk, self.stacked)
+        return WeightOracle(self.network, self.objective, self.chunk, stacked=self.stacked)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +164,8 @@ def _conv_weight(conv: Conv, block: Block) -> Share:
 
     def shifted(x: Tensor, which: Tensor) -> Tensor:
         """(batch, some channels, ...) -> (batch, k, ...): channel `which`, as its tap sees it."""
-        moved = _windows(conv, pad(conv, x))[:, which, *taps]
+        index: tuple[Any, ...] = (slice(None), which, *taps)
+        moved = _windows(conv, pad(conv, x))[index]
         return _along(block.steps, moved[0]) * moved
 
     def of_probes(x: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from typing import Any, final
 from torch import Tensor, fx, nn
 
 from zopde.protocols import Network, repeat_states
+from zopde.zo.base import Base, CannotReuseError, base_run
 from zopde.zo.probes import stacked
 from zopde.zo.rank_one import Block, Site
-from zopde.zo.reuse import Base, CannotReuseError, Reuse, base_run
+from zopde.zo.reuse import Reuse
 from zopde.zo.tracing import trace
 
 log = logging.getLogger(__name__)

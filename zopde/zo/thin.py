@@ -166,11 +166,12 @@ def through_binary(
 
 def joined(thins: list[Thin | None], bases: list[Tensor], dim: int) -> Answer:
     """Values laid side by side along the channels, one of them thin."""
-    if dim % bases[0].dim() != 1 or sum(thin is not None for thin in thins) != 1:
+    there = [(i, thin) for i, thin in enumerate(thins) if thin is not None]
+    if dim % bases[0].dim() != 1 or len(there) != 1:
         return None
-    at = next(i for i, thin in enumerate(thins) if thin is not None)
+    at, thin = there[0]
     before = sum(base.shape[1] for base in bases[:at])
-    return Thin(thins[at].value, thins[at].channels + before)
+    return Thin(thin.value, thin.channels + before)
 
 
 def flat(thin: Thin) -> Answer:

@@ -86,16 +86,16 @@ def _norm(module: nn.modules.batchnorm._NormBase, thin: Thin, _x: Tensor, _y: Te
     value, channels = thin.value, thin.channels
     weight = None if module.weight is None else module.weight[channels]
     bias = None if module.bias is None else module.bias[channels]
-    stored = module.running_mean is not None and not module.training
-    mean = module.running_mean[channels] if stored else None
-    variance = module.running_var[channels] if stored else None
+    mean = variance = None
+    if module.running_mean is not None and module.running_var is not None and not module.training:
+        mean, variance = module.running_mean[channels], module.running_var[channels]
     if isinstance(module, BATCH):
         # The axis of the channels holds the probes, so each gets its own statistics.
         train = uses_batch_statistics(module)
         found = F.batch_norm(value, mean, variance, weight, bias, training=train, eps=module.eps)
     else:
         found = F.instance_norm(
-            value, mean, variance, weight, bias, use_input_stats=not stored, eps=module.eps
+            value, mean, variance, weight, bias, use_input_stats=mean is None, eps=module.eps
         )
     return Thin(found, channels)
 

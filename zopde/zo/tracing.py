@@ -19,6 +19,7 @@ _OUT_OF_PLACE = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+_MARK = "inplace"
 _VIEWS = {"view", "reshape", "flatten", "getitem", "transpose", "permute", "squeeze", "unsqueeze"}
 _VIEWS |= {"chunk", "split", "narrow", "expand", "detach", "unflatten", "movedim", "unbind"}
 
@@ -52,14 +53,14 @@ def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphMo
 @contextmanager
 def out_of_place(network: nn.Module) -> Iterator[None]:
     """Inside this context modules made with `inplace=True` leave their input alone."""
-    changed = [part for part in network.modules() if getattr(part, "inplace", False) is True]
+    changed = [part for part in network.modules() if getattr(part, _MARK, False) is True]
     for part in changed:
-        part.inplace = False
+        setattr(part, _MARK, False)  # mypy takes a module's attributes for tensors
     try:
         yield
     finally:
         for part in changed:
-            part.inplace = True
+            setattr(part, _MARK, True)
 
 
 def name_of(node: fx.Node) -> str:
@@ -72,7 +73,7 @@ def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:
     if not _overwrites(node, graph):
         return True
     if node.op == "call_function" and node.target in _OUT_OF_PLACE:
-        node.target = _OUT_OF_PLACE[node.target]  # type: ignore[index]
+        node.target = _OUT_OF_PLACE[node.target]
     elif node.op == "call_method":
         node.target = str(node.target).rstrip("_")
     elif node.op == "call_function" and "inplace" in node.kwargs:

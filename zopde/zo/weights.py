@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zopde.checks import check_positive
 from zopde.protocols import Objective
+from zopde.zo.chunks import Chunks
 from zopde.zo.coordinates import Coordinates
 from zopde.zo.directions_stacked import StackedWeights
 from zopde.zo.probes import rank_one_sites
@@ -19,6 +19,8 @@ from zopde.zo.replaced import Replaced
 from zopde.zo.stack import Stack
 
 log = logging.getLogger(__name__)
+
+_DIRECTIONS = 16  # each is a copy of all weights
 
 
 @final
@@ -34,33 +36,34 @@ class WeightOracle:
         network: Any module; its trainable parameters are theta, see `Coordinates`.
         objective: (network, num_probes) -> losses (num_probes,); see
             `zopde.protocols.Objective`.
-        chunk: Probes per pass. Memory grows with it; the answers depend on it only through
-            round-off.
+        chunk: Probes per pass; None finds out, see `Chunks`. Memory grows with it; the answers
+            depend on it only through round-off.
+        memory: Most bytes of tensors that a pass may hold; None is half of what is free.
         stacked: False answers one probe at a time throughout, whatever the layer.
         reuse: False lets every stacked pass go through the whole network, also where the probes
             have their input in common.
 
     Raises:
-        InputError: If `chunk` is not positive.
+        InputError: If `chunk` or `memory` is not positive.
     """
 
     def __init__(
         self,
         network: nn.Module,
         objective: Objective,
-        chunk: int = 64,
+        chunk: int | None = None,
+        memory: int | None = None,
         stacked: bool = True,
         reuse: bool = True,
     ) -> None:
-        check_positive("chunk", chunk)
         self._network = network
         self._objective = objective
-        self._chunk = chunk
+        self._chunks = Chunks(chunk, memory)
         self._coordinates = Coordinates(network)
         self._stack = Stack(network, rank_one_sites(network) if stacked else {}, reuse)
         self._replaced = Replaced(network)
         self._directions = StackedWeights(network, self._coordinates, objective, self._ask_moved)
-        self._asked_together = chunk if stacked else 1
+        self._one_by_one = not stacked
         for slot in self._coordinates.slots:
             if slot.name not in self._stack.sites:
                 log.debug("%s has no rank-one rule: probed one at a time", slot.name)
@@ -69,6 +72,27 @@ class WeightOracle:
     def num_coordinates(self) -> int:
         """Number of trainable weights."""
         return self._coordinates.total
+
+    @property
+    def chunk(self) -> int | None:
+        """Probes per pass; None until it has been found."""
+        return self._chunks.size
+
+    @torch.no_grad()
+    def calibrate(self, mu: float = 1e-3) -> int:
+        """Find `chunk` now, by some queries whose answers are thrown away; see `Chunks`."""
+        if self.chunk is None:
+            parts = self._coordinates.split(torch.arange(self._coordinates.total))
+            known = [pos + slot.start for slot, pos in parts if slot.name in self._stack.sites]
+            indices = torch.cat([torch.zeros(0, dtype=torch.long), *known])
+            # Spread over the layers, whose probes cost more the earlier they lie.
+            order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))
+            steps = torch.full((len(indices),), mu, dtype=torch.float64)
+            with self._stack.at_these_weights():
+                self._chunks.calibrate(
+                    indices[order], steps, lambda i, s: self._pass(i.sort().values, s)
+                )
+        return self.chunk or 1
 
     @torch.no_grad()
     def base(self) -> Float[Tensor, ""]:
@@ -104,7 +128,7 @@ class WeightOracle:
     @torch.no_grad()
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
-        return self._directions.answer(directions, mu, self._asked_together)
+        return self._directions.answer(directions, mu, self._together)
 
     def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
         """True where a sorted coordinate's probe shares a pass with others."""
@@ -115,7 +139,11 @@ class WeightOracle:
     @property
     def directions_per_pass(self) -> int:
         """How many directions share a pass."""
-        return self._directions.size(self._asked_together)
+        return self._directions.size(self._together)
+
+    @property
+    def _together(self) -> int:
+        return 1 if self._one_by_one else self.chunk or _DIRECTIONS
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
@@ -129,10 +157,10 @@ class WeightOracle:
         """Answer sorted coordinates and their steps chunk by chunk; one result per part."""
         if not parts:
             return []
-        indices = torch.cat([part for part, _ in parts]).split(self._chunk)
-        steps = torch.cat([step for _, step in parts]).split(self._chunk)
-        answers = [self._pass(i, s) for i, s in zip(indices, steps, strict=True)]
-        return list(torch.cat(answers).split([len(part) for part, _ in parts]))
+        indices = torch.cat([part for part, _ in parts])
+        steps = torch.cat([step for _, step in parts])
+        answers = self._chunks.answer(indices, steps, self._pass)
+        return list(answers.split([len(part) for part, _ in parts]))
 
     def _pass(self, indices: Tensor, steps: Tensor) -> Tensor:
         blocks, first = [], 0

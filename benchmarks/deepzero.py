@@ -1,0 +1,292 @@
+"""One gradient by zopde and by DeepZero's released code: same network, batch, coordinates, threads.
+
+    git clone https://github.com/OPTML-Group/DeepZero
+    python benchmarks/deepzero.py --deepzero DeepZero --json
+
+Both sides are timed in turns, in this process, on a sample of coordinates. DeepZero's `cge`
+(one coordinate at a time, the whole network) is the other side of `burgers`, `cnn1` and `cnn2`;
+its distributed worker's loop, which starts at the block of the moved weight, that of `resnet20`.
+
+The floor of a case is what the arithmetic asks of this machine: the operations of the
+convolutions and linear layers that delta propagation cannot avoid at the measured matmul rate,
+or the activations behind the moved layers, written once and read once, at the measured copy
+rate, whichever takes longer. (Winograd convolutions need fewer operations than are counted.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from roofline import Traffic, rates, seconds
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.flop_counter import FlopCounterMode
+
+from zopde import (
+    ConvCorrector,
+    Grid,
+    Normalised,
+    UnrolledObjective,
+    WeightOracle,
+    Window,
+    ask_shared,
+)
+from zopde.memory import keep_freed_memory
+from zopde.zo.footprint import peak_bytes
+
+MU = 5e-3  # the paper's
+
+
+class Advection:
+    """A torch-native step of the 2-D Burgers equation: central differences, explicit Euler."""
+
+    grid = Grid(shape=(32, 32), extent=(32.0, 32.0), dt=0.1, channels=("u", "v"))
+
+    def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:
+        """u' = u + dt (nu lap u - (u . grad) u + f), periodic, dx = 1."""
+        east, west = state.roll(-1, 3), state.roll(1, 3)
+        north, south = state.roll(-1, 2), state.roll(1, 2)
+        carried = state[:, :1] * (east - west) / 2 + state[:, 1:] * (north - south) / 2
+        spread = 0.1 * (east + west + north + south - 4 * state)
+        pushed = 0.0 if forcing is None else forcing
+        return state + self.grid.dt * (spread - carried + pushed)
+
+
+class Unrolled(nn.Module):
+    """The corrector in the loop, as a network that DeepZero's code can call."""
+
+    def __init__(self, corrector: nn.Module, forcing: Tensor) -> None:
+        super().__init__()
+        self.corrector, self.solver, self.forcing = corrector, Advection(), forcing
+
+    def forward(self, stepped: Tensor) -> Tensor:
+        """States after 1, 2, ... corrected steps, (batch, steps, 2, 32, 32)."""
+        states = [stepped + self.corrector(stepped, self.forcing[:, 0])]
+        for k in range(1, self.forcing.shape[1]):
+            ahead = self.solver.step(states[-1], self.forcing[:, k])
+            states.append(ahead + self.corrector(ahead, self.forcing[:, k]))
+        return torch.stack(states, dim=1)
+
+
+@dataclass
+class Case:
+    """Two ways to the same losses.
+
+    Args:
+        make: zopde's side.
+        coordinates: (n,), sorted.
+        theirs: DeepZero's side: finite differences (n,) at those coordinates.
+    """
+
+    make: Callable[[], WeightOracle]
+    coordinates: Tensor
+    theirs: Callable[[], Tensor]
+
+    def ours(self) -> Tensor:
+        """Finite differences at the coordinates, the base included."""
+        oracle = self.make()
+        return (oracle.coordinates(self.coordinates, MU) - oracle.base()) / MU
+
+
+def burgers(sample: int, gen: torch.Generator) -> Case:
+    """The 1,026-weight corrector, batch 4, 4 unrolled steps."""
+    from algorithm.zoo.gradient_estimate import f
+
+    corrector = Normalised(ConvCorrector(4, 2), torch.ones(2), torch.ones(2))
+    for parameter in corrector.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=gen)
+    stepped = torch.randn(4, 2, 32, 32, generator=gen)
+    targets = torch.randn(4, 4, 2, 32, 32, generator=gen)
+    forcing = torch.randn(4, 4, 2, 32, 32, generator=gen)
+    objective = UnrolledObjective(Advection(), Window(stepped, targets, forcing), torch.ones(2))
+    network = Unrolled(corrector, forcing)
+    coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
+    return Case(
+        lambda: WeightOracle(corrector, objective),
+        coordinates,
+        lambda: by_cge(network, coordinates, lambda p: f(p, network, stepped, targets, F.mse_loss)),
+    )
+
+
+def cnn(depth: int, sample: int, gen: torch.Generator) -> Case:
+    """The CNN of 18 channels, batch 256, BatchNorm in train mode."""
+    from algorithm.zoo.gradient_estimate import f
+    from models.cnn import AdjustableCNN
+
+    network = AdjustableCNN(depth, channel_num=18).train()
+    x = torch.randn(256, 3, 32, 32, generator=gen)
+    y = torch.randint(10, (256,), generator=gen)
+    coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
+    return Case(
+        lambda: WeightOracle(network, classification(x, y)),
+        coordinates,
+        lambda: by_cge(network, coordinates, lambda p: f(p, network, x, y, F.cross_entropy)),
+    )
+
+
+def resnet20(sample: int, gen: torch.Generator, batch: int = 64) -> Case:
+    """ResNet-20 at 90 % sparsity: a sample with the layers' shares of the 28,220 active weights."""
+    from models.distributed_model import DistributedCGEModel
+    from models.resnet_s import param_name_to_module_id_rn20, resnet20
+
+    network = resnet20().train()
+    x = torch.randn(batch, 3, 32, 32, generator=gen)
+    y = torch.randint(10, (batch,), generator=gen)
+    named = list(network.named_parameters())
+    dense = torch.cat([torch.full((p.numel(),), p.dim() < 2) for _, p in named])
+    active = dense | (torch.rand(len(dense), generator=gen) < 0.1)
+    active = active.nonzero().flatten()
+    some = torch.randperm(len(active), generator=gen)[:sample]
+    coordinates = active[some].sort().values
+    worker = DistributedCGEModel(
+        "cpu", resnet20, F.cross_entropy, param_name_to_module_id_rn20, pruned=False
+    )
+    worker.network.load_state_dict(network.state_dict())
+    ends = torch.tensor([p.numel() for _, p in named]).cumsum(0)
+    which = torch.searchsorted(ends, coordinates, right=True)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])
+    instruction = torch.stack([which, coordinates - starts[which]], dim=1)
+    worker.set_params_to_be_perturbed(Here(instruction), [name for name, _ in named])
+
+    def theirs() -> Tensor:
+        found: Tensor = worker.calculate_grads(Here(x), Here(y), MU)
+        return found[:, 2]
+
+    return Case(lambda: WeightOracle(network, classification(x, y)), coordinates, theirs)
+
+
+class Here:
+    """A value where DeepZero expects a remote reference."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def to_here(self) -> Tensor:
+        """It is already here."""
+        return self.value
+
+
+def classification(x: Tensor, y: Tensor) -> Callable[..., Tensor]:
+    """Cross-entropy of a batch."""
+
+    def objective(network: Any, num_probes: int) -> Tensor:  # noqa: ANN401
+        answers = ask_shared(network, num_probes, x)
+        losses = F.cross_entropy(answers, y.repeat(num_probes), reduction="none")
+        return losses.view(num_probes, -1).mean(dim=1)
+
+    return objective
+
+
+def spread(total: int, sample: int) -> Tensor:
+    """At most `sample` coordinates, evenly spread."""
+    return torch.arange(total)[:: max(1, -(-total // sample))]
+
+
+def by_cge(network: nn.Module, coordinates: Tensor, f: Callable[[dict], float]) -> Tensor:
+    """DeepZero's `cge` on a mask that leaves only `coordinates`."""
+    from algorithm.zoo.gradient_estimate import cge
+
+    flat = torch.zeros(sum(p.numel() for p in network.parameters()))
+    flat[coordinates] = 1
+    parameters, masks, first = {}, {}, 0
+    for name, parameter in network.named_parameters():
+        # Their code knows a masked tensor by its name.
+        parameters[f"{name}_orig"] = parameter.detach().clone()
+        masks[f"{name}_mask"] = flat[first : first + parameter.numel()].view(parameter.shape)
+        first += parameter.numel()
+
+    def plain(moved: dict[str, Tensor]) -> float:
+        return f({name.removesuffix("_orig"): value for name, value in moved.items()})
+
+    found = cge(plain, parameters, masks, MU)
+    return torch.cat([grad.flatten() for grad in found.values()])[coordinates]
+
+
+@torch.no_grad()
+def measure(case: Case, repeat: int, matmul: float, copy: float) -> dict[str, float]:
+    """Both sides in turns."""
+    mine, other = case.ours(), case.theirs()  # warm, and compared
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeat):
+        times[0].append(seconds(case.ours)[0])
+        times[1].append(seconds(case.theirs)[0])
+    ours, theirs = median(times[0]), median(times[1])
+    with FlopCounterMode(display=False) as operations:
+        case.ours()
+    with Traffic() as traffic:
+        case.ours()
+    by_operations = operations.get_total_flops() / matmul
+    by_bytes = 2 * traffic.bytes / copy
+    n = len(case.coordinates)
+    return {
+        "ratio": theirs / ours,
+        "floor_fraction": max(by_operations, by_bytes) / ours,
+        "peak_mib": peak_bytes(case.ours) / 2**20,
+        "coordinates": n,
+        "ms_per_coordinate": 1e3 * ours / n,
+        "deepzero_ms_per_coordinate": 1e3 * theirs / n,
+        "floor_operations_ms": 1e3 * by_operations / n,
+        "floor_bytes_ms": 1e3 * by_bytes / n,
+        "relative_difference": float((mine - other).norm() / other.norm()),
+    }
+
+
+@torch.no_grad()
+def growth(gen: torch.Generator, counts: list[int]) -> dict[str, list[float]]:
+    """Time and memory of ResNet-20, batch 8, over the number of coordinates."""
+    found: dict[str, list[float]] = {"coordinates": [], "seconds": [], "peak_mib": []}
+    for count in counts:
+        case = resnet20(count, gen, batch=8)
+        found["coordinates"].append(len(case.coordinates))
+        found["seconds"].append(seconds(case.ours)[0])
+        # The memory of a pass does not depend on how many follow: a sample shows it.
+        found["peak_mib"].append(peak_bytes(case.ours) / 2**20)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--deepzero", type=Path, required=True, help="checkout of DeepZero")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeat", type=int, default=3, help="turns of both sides")
+    parser.add_argument("--sample", type=int, default=200, help="coordinates per gradient")
+    options = parser.parse_args()
+    sys.path.insert(0, str(options.deepzero.resolve()))
+    keep_freed_memory()
+    matmul, copy = rates()
+    gen = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)  # DeepZero's networks draw their weights from the global generator
+    cases = {
+        "burgers": lambda: burgers(10**9, gen),
+        "resnet20": lambda: resnet20(options.sample, gen),
+        "cnn1": lambda: cnn(1, options.sample, gen),
+        "cnn2": lambda: cnn(2, options.sample, gen),
+    }
+    result: dict[str, Any] = {
+        name: measure(make(), options.repeat, matmul, copy) for name, make in cases.items()
+    }
+    result["growth"] = growth(gen, [100, 300, 1000, 3000, 10000])
+    result["machine"] = {
+        "threads": torch.get_num_threads(),
+        "matmul_gflops": matmul / 1e9,
+        "copy_gb_per_second": copy / 1e9,
+    }
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, values in result.items():
+        shown = {k: v if isinstance(v, list) else f"{v:.4g}" for k, v in values.items()}
+        print(f"{name}: {shown}")
+
+
+if __name__ == "__main__":
+    main()
