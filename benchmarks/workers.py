@@ -4,9 +4,10 @@
 
 Every worker has one thread. Both pools answer the same coordinates of the same objective in
 the same chunks, in turns, after a gradient to warm up (a worker imports PhiFlow and records its
-step once); `speedup` is the ratio of the medians. `serial_seconds` is the same gradient in this
-process with one thread, `efficiency` the share of a core-for-core speedup that is reached.
-The gradients of all three must be the same, bit for bit.
+step once); `speedup` is the ratio of the medians. `ceiling` is what the machine allows: each
+worker makes the whole gradient for itself, at once with the others and alone, and nothing is
+shared but cache and memory. `reached` is the one over the other, `serial_seconds` the same
+gradient in this process with one thread. All gradients must be the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from concurrent.futures import wait
+from functools import cache
 from statistics import median
 
 import torch
@@ -46,6 +49,26 @@ def problem(batch: int, unroll: int) -> tuple[nn.Module, UnrolledObjective, obje
     return network, UnrolledObjective(solver, window, torch.ones(2)), solver
 
 
+@cache
+def whole_oracle(batch: int, unroll: int, chunk: int) -> WeightOracle:
+    """A worker's own copy of everything."""
+    network, objective, _ = problem(batch, unroll)
+    return WeightOracle(network, objective, chunk)
+
+
+def whole(batch: int, unroll: int, chunk: int, mu: float) -> None:
+    """A gradient that a worker makes by itself."""
+    cge(whole_oracle(batch, unroll, chunk), mu=mu)
+
+
+def at_once(pool: WorkerPool, options: argparse.Namespace) -> float:
+    """Seconds in which every worker of a pool makes a whole gradient."""
+    began = time.perf_counter()
+    task = (whole, options.batch, options.unroll, options.chunk, options.mu)
+    wait([pool.submit(*task) for _ in range(pool.workers)])
+    return time.perf_counter() - began
+
+
 def timed(oracle: Oracle, mu: float) -> tuple[float, Tensor]:
     """Seconds of a gradient, and the gradient."""
     began = time.perf_counter()
@@ -53,38 +76,36 @@ def timed(oracle: Oracle, mu: float) -> tuple[float, Tensor]:
     return time.perf_counter() - began, gradient
 
 
-def turns(oracles: list[Oracle], mu: float, repeat: int) -> list[float]:
-    """Median seconds of each oracle; they take turns."""
-    times: list[list[float]] = [[] for _ in oracles]
-    first = timed(oracles[0], mu)[1]
-    for oracle in oracles[1:]:
-        assert torch.equal(first, timed(oracle, mu)[1]), "the gradients differ"
-    for _ in range(repeat):
-        for oracle, kept in zip(oracles, times, strict=True):
-            kept.append(timed(oracle, mu)[0])
-    return [median(kept) for kept in times]
-
-
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Seconds with one worker, with several, and in this process."""
+    """Medians with one worker, with several, in this process, and of whole gradients at once."""
     network, objective, solver = problem(options.batch, options.unroll)
-    count = options.workers
-
-    def on(pool: WorkerPool) -> ExecutorOracle:
-        return ExecutorOracle(network, objective, pool, options.chunk, kept=(solver,))
-
+    count, mu, chunk = options.workers, options.mu, options.chunk
+    times: list[tuple[float, ...]] = []
     with WorkerPool(1) as single, WorkerPool(count) as several:
-        serial: Oracle = WeightOracle(network, objective, options.chunk)
-        one, many, here = turns([on(single), on(several), serial], options.mu, options.repeat)
+        oracles: list[Oracle] = [
+            ExecutorOracle(network, objective, pool, chunk, kept=(solver,))
+            for pool in (single, several)
+        ]
+        oracles.append(WeightOracle(network, objective, chunk))
+        first = timed(oracles[0], mu)[1]
+        for oracle in oracles[1:]:
+            assert torch.equal(first, timed(oracle, mu)[1]), "the gradients differ"
+        for pool in (single, several, several):
+            at_once(pool, options)
+        for _ in range(options.repeat):
+            turn = [timed(oracle, mu)[0] for oracle in oracles]
+            times.append((*turn, at_once(single, options), at_once(several, options)))
+    one, many, here, alone, together = (median(column) for column in zip(*times, strict=True))
     return {
         "speedup": one / many,
-        "efficiency": one / many / count,
+        "ceiling": count * alone / together,
+        "reached": one / many / (count * alone / together),
         "workers": count,
         "one_worker_seconds": one,
         "workers_seconds": many,
         "serial_seconds": here,
-        "coordinates": serial.num_coordinates,
-        "chunk": options.chunk,
+        "coordinates": len(first),
+        "chunk": chunk,
     }
 
 
@@ -95,7 +116,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of the larger pool")
     parser.add_argument("--batch", type=int, default=4, help="windows side by side")
     parser.add_argument("--unroll", type=int, default=4, help="corrected steps in the loss")
-    parser.add_argument("--chunk", type=int, default=129, help="probes per task")
+    parser.add_argument("--chunk", type=int, default=86, help="probes per task")
     parser.add_argument("--repeat", type=int, default=7, help="turns")
     parser.add_argument("--mu", type=float, default=1e-3, help="finite-difference step")
     options = parser.parse_args()
