@@ -49,7 +49,9 @@ def weights(net):
 def test_relative_mu_follows_the_weights_exact():
     """Forward differences of least squares are off by mu H_ii / 2, with mu that of the tensor."""
     net = network()
-    source = ZerothOrder(RandomMasks(5, 0.0, every=1, seed=0), 1e-2, "forward", 2, relative=True)
+    source = ZerothOrder(
+        RandomMasks(5, 0.0, every=1, seed=0), 1e-2, "forward", WeightOracle, relative=True
+    )
     for scale in (1.0, 3.0):
         with torch.no_grad():
             net.weight.fill_(scale)
