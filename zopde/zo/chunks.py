@@ -91,7 +91,7 @@ class Chunks:
         most = self._most(one, two - one, found[0].device)
         seconds: dict[int, float] = {}
         size = _SMALLEST
-        while size <= min(most, len(indices) - done) and not _got_slower(seconds):
+        while size <= min(most, len(indices) - done) and not _no_longer_pays(seconds):
             began = time.perf_counter()
             take(size)
             seconds[size] = (time.perf_counter() - began) / size
@@ -115,10 +115,10 @@ def free_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
-def _got_slower(seconds: dict[int, float]) -> bool:
-    """Two sizes in a row, each well above the best: the cache is behind us."""
-    last = list(seconds.values())[-2:]
-    return len(seconds) > 2 and min(last) > 1.3 * min(seconds.values())
+def _no_longer_pays(seconds: dict[int, float]) -> bool:
+    """Twice in a row, twice the size was not faster by 5 %."""
+    *before, one, two = [float("inf")] * 3 + list(seconds.values())
+    return min(one, two) > 0.95 * min(before)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

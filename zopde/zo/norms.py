@@ -70,11 +70,22 @@ def _per_probe(module: nn.Module, states_of: Callable[[Tensor], int]) -> Callabl
     assert isinstance(module, BATCH)
 
     def forward(x: Tensor) -> Tensor:
-        parts = x.split(states_of(x))
-        weight, bias, eps = module.weight, module.bias, module.eps
-        return torch.cat(
-            [F.batch_norm(p, None, None, weight, bias, training=True, eps=eps) for p in parts]
-        )
+        # Written where it is to lie: joining the probes afterwards would copy it all once more.
+        answer, size = torch.empty_like(x), states_of(x)
+        unused = x.new_empty(x.shape[1])
+        for part, out in zip(x.split(size), answer.split(size), strict=True):
+            torch.native_batch_norm(
+                part,
+                module.weight,
+                module.bias,
+                None,
+                None,
+                True,
+                0.0,
+                module.eps,
+                out=(out, unused, unused.clone()),
+            )
+        return answer
 
     return forward
 

@@ -19,15 +19,17 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.zo.base import Base, CannotReuseError, check_batch
-from zopde.zo.norms import statistics_per_probe
+from zopde.zo.norms import NORMS, statistics_per_probe
 from zopde.zo.probes import never_called
-from zopde.zo.rank_one import Block, Share, Site, share
+from zopde.zo.rank_one import CONVS, Block, Share, Site, share
 from zopde.zo.thin import Thin, joined, through_binary, through_function
 from zopde.zo.thin_layers import through_module
 from zopde.zo.tracing import name_of, out_of_place
 
+_LAYERS = (*CONVS, *NORMS, nn.Linear)
 _TOGETHER = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
@@ -53,6 +55,8 @@ class Reuse:
             for site in sites[block.slot.name]:
                 self._shares.setdefault(site.module, []).append((i, share(site, block)))
         self._parts: dict[fx.Node, dict[int, Any]] = {}
+        nodes = graph.graph.nodes
+        self._last_use = {source: node for node in nodes for source in node.all_input_nodes}
 
     def answer(self) -> Tensor:
         """The network's answer for every probe.
@@ -65,7 +69,6 @@ class Reuse:
             InputError: If the layer of a moved weight is never called.
         """
         nodes = list(self._graph.graph.nodes)
-        last_use = {source: node for node in nodes for source in node.all_input_nodes}
         called: set[int] = set()
         with (
             statistics_per_probe(self._graph, lambda _: self._base.batch),
@@ -74,7 +77,7 @@ class Reuse:
             for node in nodes[:-1]:
                 self._visit(node, called)
                 for source in node.all_input_nodes:
-                    if last_use[source] is node:
+                    if self._last_use[source] is node:
                         self._parts.pop(source, None)
         for i, block in enumerate(self._blocks):
             if i not in called:
@@ -128,23 +131,46 @@ class Reuse:
             thin = self._thin(node, held)
             if thin is not None:
                 return thin
-        if node.op == "call_function" and node.target in _TOGETHER:
-            found = self._broadcast(node, i)
+        spare = next((s for s in held if self._is_spare(s, held[s], node)), None)
+        if spare and self._is_relu(node):
+            found: Any = torch.relu_(held[spare])
+        elif node.op == "call_function" and node.target in _TOGETHER:
+            found = self._broadcast(node, i, spare)
         else:
             found = self._call(node, lambda source: self._whole(source, held.get(source), i))
         check_batch(found, len(self._blocks[i]) * self._base.batch)
         return found
 
-    def _broadcast(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
+    def _is_spare(self, source: fx.Node, part: Any, node: fx.Node) -> bool:  # noqa: ANN401
+        """Whether `node` may write over its input: a layer's own answer that it reads last."""
+        if not isinstance(part, Tensor) or self._last_use[source] is not node:
+            return False
+        if source.op == "call_module":
+            return isinstance(self._graph.get_submodule(str(source.target)), _LAYERS)
+        return source.op == "call_function" and source.target in _TOGETHER
+
+    def _is_relu(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return type(self._graph.get_submodule(str(node.target))) is nn.ReLU
+        return node.op == "call_function" and node.target in (F.relu, torch.relu)
+
+    def _broadcast(self, node: fx.Node, i: int, spare: fx.Node | None) -> Any:  # noqa: ANN401
         """Entry by entry: where the probes have the base's value it is not repeated."""
         k = len(self._blocks[i])
 
-        def value(source: fx.Node) -> Any:  # noqa: ANN401
+        def value(source: Any) -> Any:  # noqa: ANN401
+            if not isinstance(source, fx.Node):
+                return source
             base, part = self._base.values[source], self._part(source, i)
             if not isinstance(base, Tensor) or source not in self._base.states:
                 return self._whole(source, part, i)
             return base if part is None else self._whole(source, part, i).view(k, *base.shape)
 
+        if spare and node.target is operator.add:
+            other = next((a for a in node.args if a is not spare), spare)
+            whole, more = value(spare), value(other)
+            if isinstance(more, Tensor) and more.dtype == whole.dtype:
+                return whole.add_(more).flatten(0, 1)
         found = self._call(node, value)
         return found.flatten(0, 1) if isinstance(found, Tensor) else found
 
