@@ -96,18 +96,19 @@ class Case:
         return (oracle.coordinates(self.coordinates, MU) - oracle.base()) / MU
 
 
-def burgers(sample: int, gen: torch.Generator) -> Case:
+def burgers(sample: int, gen: torch.Generator, device: torch.device) -> Case:
     """The 1,026-weight corrector, batch 4, 4 unrolled steps."""
     from algorithm.zoo.gradient_estimate import f
 
     corrector = Normalised(ConvCorrector(4, 2), torch.ones(2), torch.ones(2))
     for parameter in corrector.parameters():
         nn.init.normal_(parameter, std=0.1, generator=gen)
-    stepped = torch.randn(4, 2, 32, 32, generator=gen)
-    targets = torch.randn(4, 4, 2, 32, 32, generator=gen)
-    forcing = torch.randn(4, 4, 2, 32, 32, generator=gen)
-    objective = UnrolledObjective(Advection(), Window(stepped, targets, forcing), torch.ones(2))
-    network = Unrolled(corrector, forcing)
+    stepped = torch.randn(4, 2, 32, 32, generator=gen).to(device)
+    targets = torch.randn(4, 4, 2, 32, 32, generator=gen).to(device)
+    forcing = torch.randn(4, 4, 2, 32, 32, generator=gen).to(device)
+    window, scale = Window(stepped, targets, forcing), torch.ones(2, device=device)
+    objective = UnrolledObjective(Advection(), window, scale)
+    network = Unrolled(corrector.to(device), forcing)
     coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
     return Case(
         lambda: WeightOracle(corrector, objective),
@@ -116,14 +117,14 @@ def burgers(sample: int, gen: torch.Generator) -> Case:
     )
 
 
-def cnn(depth: int, sample: int, gen: torch.Generator) -> Case:
+def cnn(depth: int, sample: int, gen: torch.Generator, device: torch.device) -> Case:
     """The CNN of 18 channels, batch 256, BatchNorm in train mode."""
     from algorithm.zoo.gradient_estimate import f
     from models.cnn import AdjustableCNN
 
-    network = AdjustableCNN(depth, channel_num=18).train()
-    x = torch.randn(256, 3, 32, 32, generator=gen)
-    y = torch.randint(10, (256,), generator=gen)
+    network = AdjustableCNN(depth, channel_num=18).train().to(device)
+    x = torch.randn(256, 3, 32, 32, generator=gen).to(device)
+    y = torch.randint(10, (256,), generator=gen).to(device)
     coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
     return Case(
         lambda: WeightOracle(network, classification(x, y)),
@@ -132,14 +133,14 @@ def cnn(depth: int, sample: int, gen: torch.Generator) -> Case:
     )
 
 
-def resnet20(sample: int, gen: torch.Generator, batch: int = 64) -> Case:
+def resnet20(sample: int, gen: torch.Generator, device: torch.device, batch: int = 64) -> Case:
     """ResNet-20 at 90 % sparsity: a sample with the layers' shares of the 28,220 active weights."""
     from models.distributed_model import DistributedCGEModel
     from models.resnet_s import param_name_to_module_id_rn20, resnet20
 
-    network = resnet20().train()
-    x = torch.randn(batch, 3, 32, 32, generator=gen)
-    y = torch.randint(10, (batch,), generator=gen)
+    network = resnet20().train().to(device)
+    x = torch.randn(batch, 3, 32, 32, generator=gen).to(device)
+    y = torch.randint(10, (batch,), generator=gen).to(device)
     named = list(network.named_parameters())
     dense = torch.cat([torch.full((p.numel(),), p.dim() < 2) for _, p in named])
     active = dense | (torch.rand(len(dense), generator=gen) < 0.1)
@@ -147,12 +148,12 @@ def resnet20(sample: int, gen: torch.Generator, batch: int = 64) -> Case:
     some = torch.randperm(len(active), generator=gen)[:sample]
     coordinates = active[some].sort().values
     worker = DistributedCGEModel(
-        "cpu", resnet20, F.cross_entropy, param_name_to_module_id_rn20, pruned=False
+        str(x.device), resnet20, F.cross_entropy, param_name_to_module_id_rn20, pruned=False
     )
     worker.network.load_state_dict(network.state_dict())
     ends = torch.tensor([p.numel() for _, p in named]).cumsum(0)
     which = torch.searchsorted(ends, coordinates, right=True)
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]])
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     instruction = torch.stack([which, coordinates - starts[which]], dim=1)
     worker.set_params_to_be_perturbed(Here(instruction), [name for name, _ in named])
 
@@ -200,14 +201,15 @@ def by_cge(network: nn.Module, coordinates: Tensor, f: Callable[[dict], float]) 
     for name, parameter in network.named_parameters():
         # Their code knows a masked tensor by its name.
         parameters[f"{name}_orig"] = parameter.detach().clone()
-        masks[f"{name}_mask"] = flat[first : first + parameter.numel()].view(parameter.shape)
+        mask = flat[first : first + parameter.numel()].view(parameter.shape)
+        masks[f"{name}_mask"] = mask.to(parameter.device)
         first += parameter.numel()
 
     def plain(moved: dict[str, Tensor]) -> float:
         return f({name.removesuffix("_orig"): value for name, value in moved.items()})
 
     found = cge(plain, parameters, masks, MU)
-    return torch.cat([grad.flatten() for grad in found.values()])[coordinates]
+    return torch.cat([grad.flatten() for grad in found.values()]).cpu()[coordinates]
 
 
 @torch.no_grad()
@@ -235,16 +237,16 @@ def measure(case: Case, repeat: int, matmul: float, copy: float) -> dict[str, fl
         "deepzero_ms_per_coordinate": 1e3 * theirs / n,
         "floor_operations_ms": 1e3 * by_operations / n,
         "floor_bytes_ms": 1e3 * by_bytes / n,
-        "relative_difference": float((mine - other).norm() / other.norm()),
+        "relative_difference": float((mine.cpu() - other.cpu()).norm() / other.cpu().norm()),
     }
 
 
 @torch.no_grad()
-def growth(gen: torch.Generator, counts: list[int]) -> dict[str, list[float]]:
+def growth(gen: torch.Generator, device: torch.device, counts: list[int]) -> dict[str, list[float]]:
     """Time and memory of ResNet-20, batch 8, over the number of coordinates."""
     found: dict[str, list[float]] = {"coordinates": [], "seconds": [], "peak_mib": []}
     for count in counts:
-        case = resnet20(count, gen, batch=8)
+        case = resnet20(count, gen, device, batch=8)
         found["coordinates"].append(len(case.coordinates))
         found["seconds"].append(seconds(case.ours)[0])
         # The memory of a pass does not depend on how many follow: a sample shows it.
@@ -259,23 +261,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repeat", type=int, default=3, help="turns of both sides")
     parser.add_argument("--sample", type=int, default=200, help="coordinates per gradient")
+    parser.add_argument("--device", default="cpu", help="where both sides compute: cpu, cuda, ...")
     options = parser.parse_args()
     sys.path.insert(0, str(options.deepzero.resolve()))
     keep_freed_memory()
-    matmul, copy = rates()
+    device = torch.device(options.device)
+    matmul, copy = rates(device)
     gen = torch.Generator().manual_seed(0)
     torch.manual_seed(0)  # DeepZero's networks draw their weights from the global generator
     cases = {
-        "burgers": lambda: burgers(10**9, gen),
-        "resnet20": lambda: resnet20(options.sample, gen),
-        "cnn1": lambda: cnn(1, options.sample, gen),
-        "cnn2": lambda: cnn(2, options.sample, gen),
+        "burgers": lambda: burgers(10**9, gen, device),
+        "resnet20": lambda: resnet20(options.sample, gen, device),
+        "cnn1": lambda: cnn(1, options.sample, gen, device),
+        "cnn2": lambda: cnn(2, options.sample, gen, device),
     }
     result: dict[str, Any] = {
         name: measure(make(), options.repeat, matmul, copy) for name, make in cases.items()
     }
-    result["growth"] = growth(gen, [100, 300, 1000, 3000, 10000])
+    result["growth"] = growth(gen, device, [100, 300, 1000, 3000, 10000])
     result["machine"] = {
+        "device": device.type,
         "threads": torch.get_num_threads(),
         "matmul_gflops": matmul / 1e9,
         "copy_gb_per_second": copy / 1e9,
@@ -284,7 +289,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     for name, values in result.items():
-        shown = {k: v if isinstance(v, list) else f"{v:.4g}" for k, v in values.items()}
+        shown = {k: v if isinstance(v, list | str) else f"{v:.4g}" for k, v in values.items()}
         print(f"{name}: {shown}")
 
 

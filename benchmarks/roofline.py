@@ -26,13 +26,13 @@ class Traffic(TorchDispatchMode):
         return found
 
 
-def rates() -> tuple[float, float]:
+def rates(device: torch.device) -> tuple[float, float]:
     """This machine's matmul rate in operations per second, and its copy rate in bytes per second.
 
     Bytes read and bytes written both count.
     """
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    source = torch.randn(16 << 20)
+    a, b = torch.randn(2, 1024, 1024, device=device)
+    source = torch.randn(16 << 20, device=device)
     target = torch.empty_like(source)
     matmul = min(seconds(lambda: a @ b)[0] for _ in range(10))
     copy = min(seconds(lambda: target.copy_(source))[0] for _ in range(10))
@@ -43,4 +43,6 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     """How long it took, and what came out."""
     began = time.perf_counter()
     found = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a GPU has only been told so far
     return time.perf_counter() - began, found

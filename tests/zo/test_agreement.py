@@ -113,3 +113,15 @@ def test_overwritten_values_that_are_read_again_end_reuse(gen):
     fast = cge(WeightOracle(network, objective), mu=1e-4).gradient
     slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_same_gradient_on_the_gpu(name, gen):
+    network, objective = case(name, gen)
+    here = cge(WeightOracle(network, objective), mu=1e-4)
+    moved = networks.MeanSquare(objective.x.cuda())
+    there = cge(WeightOracle(network.cuda(), moved), mu=1e-4)
+    error = (there.gradient.cpu() - here.gradient).norm() / here.gradient.norm()
+    assert error <= 1e-7

@@ -142,8 +142,8 @@ class Reuse:
         return found
 
     def _is_spare(self, source: fx.Node, part: Any, node: fx.Node) -> bool:  # noqa: ANN401
-        """Whether `node` may write over its input: a layer's own answer that it reads last."""
-        if not isinstance(part, Tensor) or self._last_use[source] is not node:
+        """Whether `node` may write over its input: a layer's own answer that it alone reads."""
+        if not isinstance(part, Tensor) or list(source.users) != [node]:
             return False
         if source.op == "call_module":
             return isinstance(self._graph.get_submodule(str(source.target)), _LAYERS)
