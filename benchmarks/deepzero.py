@@ -20,11 +20,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from advection import Advection, Unrolled
 from roofline import Traffic, rates, seconds
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -32,7 +34,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zopde import (
     ConvCorrector,
-    Grid,
     Normalised,
     UnrolledObjective,
     WeightOracle,
@@ -45,54 +46,25 @@ from zopde.zo.footprint import peak_bytes
 MU = 5e-3  # the paper's
 
 
-class Advection:
-    """A torch-native step of the 2-D Burgers equation: central differences, explicit Euler."""
-
-    grid = Grid(shape=(32, 32), extent=(32.0, 32.0), dt=0.1, channels=("u", "v"))
-
-    def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:
-        """u' = u + dt (nu lap u - (u . grad) u + f), periodic, dx = 1."""
-        east, west = state.roll(-1, 3), state.roll(1, 3)
-        north, south = state.roll(-1, 2), state.roll(1, 2)
-        carried = state[:, :1] * (east - west) / 2 + state[:, 1:] * (north - south) / 2
-        spread = 0.1 * (east + west + north + south - 4 * state)
-        pushed = 0.0 if forcing is None else forcing
-        return state + self.grid.dt * (spread - carried + pushed)
-
-
-class Unrolled(nn.Module):
-    """The corrector in the loop, as a network that DeepZero's code can call."""
-
-    def __init__(self, corrector: nn.Module, forcing: Tensor) -> None:
-        super().__init__()
-        self.corrector, self.solver, self.forcing = corrector, Advection(), forcing
-
-    def forward(self, stepped: Tensor) -> Tensor:
-        """States after 1, 2, ... corrected steps, (batch, steps, 2, 32, 32)."""
-        states = [stepped + self.corrector(stepped, self.forcing[:, 0])]
-        for k in range(1, self.forcing.shape[1]):
-            ahead = self.solver.step(states[-1], self.forcing[:, k])
-            states.append(ahead + self.corrector(ahead, self.forcing[:, k]))
-        return torch.stack(states, dim=1)
-
-
 @dataclass
 class Case:
     """Two ways to the same losses.
 
     Args:
-        make: zopde's side.
+        network: Whose weights are moved.
+        objective: zopde's loss.
         coordinates: (n,), sorted.
         theirs: DeepZero's side: finite differences (n,) at those coordinates.
     """
 
-    make: Callable[[], WeightOracle]
+    network: nn.Module
+    objective: Callable[..., Tensor]
     coordinates: Tensor
     theirs: Callable[[], Tensor]
 
-    def ours(self) -> Tensor:
+    def ours(self, chunk: int) -> Tensor:
         """Finite differences at the coordinates, the base included."""
-        oracle = self.make()
+        oracle = WeightOracle(self.network, self.objective, chunk)
         return (oracle.coordinates(self.coordinates, MU) - oracle.base()) / MU
 
 
@@ -111,7 +83,8 @@ def burgers(sample: int, gen: torch.Generator, device: torch.device) -> Case:
     network = Unrolled(corrector.to(device), forcing)
     coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
     return Case(
-        lambda: WeightOracle(corrector, objective),
+        corrector,
+        objective,
         coordinates,
         lambda: by_cge(network, coordinates, lambda p: f(p, network, stepped, targets, F.mse_loss)),
     )
@@ -127,7 +100,8 @@ def cnn(depth: int, sample: int, gen: torch.Generator, device: torch.device) -> 
     y = torch.randint(10, (256,), generator=gen).to(device)
     coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
     return Case(
-        lambda: WeightOracle(network, classification(x, y)),
+        network,
+        classification(x, y),
         coordinates,
         lambda: by_cge(network, coordinates, lambda p: f(p, network, x, y, F.cross_entropy)),
     )
@@ -161,7 +135,7 @@ def resnet20(sample: int, gen: torch.Generator, device: torch.device, batch: int
         found: Tensor = worker.calculate_grads(Here(x), Here(y), MU)
         return found[:, 2]
 
-    return Case(lambda: WeightOracle(network, classification(x, y)), coordinates, theirs)
+    return Case(network, classification(x, y), coordinates, theirs)
 
 
 class Here:
@@ -214,43 +188,49 @@ def by_cge(network: nn.Module, coordinates: Tensor, f: Callable[[dict], float]) 
 
 @torch.no_grad()
 def measure(case: Case, repeat: int, matmul: float, copy: float) -> dict[str, float]:
-    """Both sides in turns."""
-    mine, other = case.ours(), case.theirs()  # warm, and compared
+    """Both sides in turns, zopde's with the size of a pass that it found once before."""
+    chunk = WeightOracle(case.network, case.objective).calibrate(MU)
+
+    def mine() -> Tensor:
+        return case.ours(chunk)
+
+    apart = mine().cpu() - (other := case.theirs().cpu())  # both are warm now
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeat):
-        times[0].append(seconds(case.ours)[0])
+        times[0].append(seconds(mine)[0])
         times[1].append(seconds(case.theirs)[0])
     ours, theirs = median(times[0]), median(times[1])
     with FlopCounterMode(display=False) as operations:
-        case.ours()
+        mine()
     with Traffic() as traffic:
-        case.ours()
+        mine()
     by_operations = operations.get_total_flops() / matmul
     by_bytes = 2 * traffic.bytes / copy
     n = len(case.coordinates)
     return {
         "ratio": theirs / ours,
         "floor_fraction": max(by_operations, by_bytes) / ours,
-        "peak_mib": peak_bytes(case.ours) / 2**20,
+        "peak_mib": peak_bytes(mine) / 2**20,
+        "chunk": chunk,
         "coordinates": n,
         "ms_per_coordinate": 1e3 * ours / n,
         "deepzero_ms_per_coordinate": 1e3 * theirs / n,
         "floor_operations_ms": 1e3 * by_operations / n,
         "floor_bytes_ms": 1e3 * by_bytes / n,
-        "relative_difference": float((mine.cpu() - other.cpu()).norm() / other.cpu().norm()),
+        "relative_difference": float(apart.norm() / other.norm()),
     }
 
 
 @torch.no_grad()
 def growth(gen: torch.Generator, device: torch.device, counts: list[int]) -> dict[str, list[float]]:
-    """Time and memory of ResNet-20, batch 8, over the number of coordinates."""
+    """Time and memory of ResNet-20, batch 8, 16 probes per pass, over the coordinates."""
     found: dict[str, list[float]] = {"coordinates": [], "seconds": [], "peak_mib": []}
     for count in counts:
         case = resnet20(count, gen, device, batch=8)
         found["coordinates"].append(len(case.coordinates))
-        found["seconds"].append(seconds(case.ours)[0])
-        # The memory of a pass does not depend on how many follow: a sample shows it.
-        found["peak_mib"].append(peak_bytes(case.ours) / 2**20)
+        ours = partial(case.ours, 16)
+        found["seconds"].append(seconds(ours)[0])
+        found["peak_mib"].append(peak_bytes(ours) / 2**20)
     return found
 
 

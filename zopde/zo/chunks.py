@@ -20,7 +20,7 @@ Ask = Callable[[Tensor, Tensor], Tensor]
 """(indices (k,), steps (k,)) -> losses (k,): one pass."""
 
 _SMALLEST, _LARGEST = 2, 4096
-_GOOD_ENOUGH = 1.1  # a larger pass must pay for its memory
+_GOOD_ENOUGH = 1.05  # a larger pass must pay for its memory
 
 
 @final
@@ -30,7 +30,7 @@ class Chunks:
     Where no size is given it is found on the first coordinates that come, and they are answered
     by the way, so that no query is wasted: passes of 2, 4, 8, ... probes are timed until they
     stop getting faster (on a CPU they outgrow the cache) or would need more than `memory`. The
-    smallest size within 10 % of the fastest is kept. Since clocks are noisy, two calibrations
+    smallest size within 5 % of the fastest is kept. Since clocks are noisy, two calibrations
     may end with different sizes, whose answers differ by round-off; a given size repeats itself
     bit for bit.
 

@@ -85,13 +85,11 @@ class WeightOracle:
             parts = self._coordinates.split(torch.arange(self._coordinates.total))
             known = [pos + slot.start for slot, pos in parts if slot.name in self._stack.sites]
             indices = torch.cat([torch.zeros(0, dtype=torch.long), *known])
-            # Spread over the layers, whose probes cost more the earlier they lie.
-            order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))
+            # Neighbours, as in a gradient, from the middle: neither first layer nor last.
+            indices = indices.roll(-(len(indices) // 2))
             steps = torch.full((len(indices),), mu, dtype=torch.float64)
             with self._stack.at_these_weights():
-                self._chunks.calibrate(
-                    indices[order], steps, lambda i, s: self._pass(i.sort().values, s)
-                )
+                self._chunks.calibrate(indices, steps, lambda i, s: self._pass(i.sort().values, s))
         return self.chunk or 1
 
     @torch.no_grad()
