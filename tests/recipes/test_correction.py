@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 import xarray as xr
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from zopde import CorrectedSolver, InputError, load_corrector, load_solver, rollout
@@ -59,6 +60,10 @@ def test_run_folder_is_complete(finished):
         for seed in (0, 1):
             names = {path.name for path in (folder / label / f"seed-{seed}").iterdir()}
             assert names == {"checkpoint.pt", "history.csv", "model.safetensors", "rollout.nc"}
+    with safe_open(folder / "NON" / "seed-0" / "model.safetensors", framework="pt") as model:
+        assert (
+            len(model.metadata()) == 1
+        )  # more would be written in any order, other bytes each run
     for picture in ("error_over_time.png", "fields.png"):
         assert (folder / picture).stat().st_size > 10_000
     assert "[zo]" in (folder / "config.toml").read_text()

@@ -24,8 +24,11 @@ def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) ->
         "inputs": len(network.input_scale),
         "outputs": len(network.state_scale),
         "padding": _padding(body),
+        "solver": config.solver.spec,
+        "zopde": __version__,
     }
-    metadata = {"corrector": json.dumps(plan), "solver": config.solver.spec, "zopde": __version__}
+    # One entry: several would be written in an order that changes from run to run.
+    metadata = {"corrector": json.dumps(plan)}
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
