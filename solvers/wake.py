@@ -33,8 +33,11 @@ _EXTENT = (200.0, 100.0)
 _CENTRE = (50.0, 50.0)
 _RADIUS = 10.0
 _INFLOW = 1.0
-# States side by side in one pass: their fields stay in a core's cache.
-_CHUNK = 32
+# Where the initial poke is, and how wide: in the near wake, where shedding starts.
+_POKE = (75.0, 50.0)
+_POKE_WIDTH = 6.0
+# Cells side by side in one pass on a CPU: their fields stay in the cache.
+_CHUNK_CELLS = 2**17
 
 
 class _Wake:
@@ -92,7 +95,9 @@ class _Wake:
                 expected=f"at least {0.9 * min(self._reynolds):g}, where the step is stable",
                 remedy="add a lower one to the solver's `reynolds`",
             )
-        parts = zip(state.split(_CHUNK), forcing.split(_CHUNK), strict=True)
+        on_cpu = state.device.type == "cpu"
+        chunk = max(1, _CHUNK_CELLS // math.prod(self._grid.shape)) if on_cpu else len(state)
+        parts = zip(state.split(chunk), forcing.split(chunk), strict=True)
         answers = [self._advance(part, reynolds[:, 0]) for part, reynolds in parts]
         return torch.cat(answers) if len(answers) > 1 else answers[0]
 
@@ -200,10 +205,11 @@ class Wake(_Wake):
     def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:
         """The stream round the cylinder, poked sideways behind it to set off the shedding.
 
-            u(y, x) = a exp(-((y - 112)^2 + (x - 50)^2) / (2 * 4^2))
+            u(y, x) = a exp(-((y - 75)^2 + (x - 50)^2) / (2 * 6^2))
 
-        with |a| uniform in [0.5, 1) and a sign by chance, then projected. Simulation i has
-        `reynolds[i]`.
+        with |a| uniform in [0.5, 1) and a sign by chance, then projected. The published poke lies
+        further downstream, where at Re 97.66 shedding takes 2,000 steps to set in; here, some
+        300. Simulation i has `reynolds[i]`.
         """
         strength = torch.rand(simulations, 2, generator=generator, dtype=torch.float64)
         amplitude = (0.5 + 0.5 * strength[:, 0]) * torch.where(strength[:, 1] < 0.5, -1, 1)
@@ -211,7 +217,8 @@ class Wake(_Wake):
         ny, nx = self._grid.shape
         y = (torch.arange(ny, dtype=torch.float64) + 0.5) * dy
         x = torch.arange(nx + 1, dtype=torch.float64) * dx
-        bump = torch.exp(-((y[:, None] - 112) ** 2 + (x - 50) ** 2) / (2 * 4**2))
+        distance = (y[:, None] - _POKE[0]) ** 2 + (x - _POKE[1]) ** 2
+        bump = torch.exp(-distance / (2 * _POKE_WIDTH**2))
         v = torch.full((simulations, ny, nx), _INFLOW, dtype=torch.float64)
         initial = to_state(self._projected(Faces(v, amplitude[:, None, None] * bump)))
         count = len(self._reynolds)
