@@ -43,6 +43,11 @@ _ROOM_OF = {
     "relative_mu": "zo",
     "rge": "zo",
     "selfcheck": "zo",
+    "AmortisedPullback": "interface",
+    "ColouredPullback": "interface",
+    "DensePullback": "interface",
+    "InterfaceSolver": "interface",
+    "RandomPullback": "interface",
     "CorrectedSolver": "hybrid",
     "OneAtATime": "hybrid",
     "UnrolledObjective": "hybrid",
@@ -76,6 +81,13 @@ if TYPE_CHECKING:
         rollout_error,
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
+    from zopde.interface import (
+        AmortisedPullback,
+        ColouredPullback,
+        DensePullback,
+        InterfaceSolver,
+        RandomPullback,
+    )
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import (
         Objective,
