@@ -80,7 +80,6 @@ if TYPE_CHECKING:
         rollout,
         rollout_error,
     )
-    from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.interface import (
         AmortisedPullback,
         ColouredPullback,
@@ -88,6 +87,7 @@ if TYPE_CHECKING:
         InterfaceSolver,
         RandomPullback,
     )
+    from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import (
         Objective,
