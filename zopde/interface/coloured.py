@@ -87,7 +87,7 @@ class ColouredPullback:
             lines.index_add_(0, line, mask * self._box_sums(weighted))
         return lines.view_as(point)
 
-    def _box_sums(self, values: Float[Tensor, probes * space]) -> Float[Tensor, probes * space]:
+    def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
         """Sum over the box of the radius around every cell."""
         for axis, (n, r) in enumerate(zip(self._grid.shape, self.radius, strict=True), start=1):
             if self._grid.boundary == "periodic":

@@ -26,7 +26,7 @@ class Reach:
             along each axis, the shorter way round on a periodic grid.
     """
 
-    energy: Float[Tensor, probes * distance]
+    energy: Float[Tensor, "probes ..."]
 
     def radius(self, tolerance: float = TOLERANCE) -> tuple[int, ...]:
         """The least box that no probe leaves with more than a share of its squared response.
@@ -104,8 +104,8 @@ def measure_radius(
 
 
 def _by_distance(
-    squares: Float[Tensor, probes * space], cells: Int[Tensor, " probes"], grid: Grid
-) -> Float[Tensor, probes * distance]:
+    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
+) -> Float[Tensor, "probes ..."]:
     """Sum the cells at the same distances, axis by axis."""
     found, stride = squares, squares[0].numel()
     for axis, n in enumerate(grid.shape, start=1):

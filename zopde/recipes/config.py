@@ -107,6 +107,25 @@ class ZoSettings:
 
 
 @dataclass(frozen=True)
+class InterfaceSettings:
+    """The interface cut: how the solver's vector-Jacobian product is asked for.
+
+    `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
+    `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
+    (`directions` of them). `mu` is in units of the training data's standard deviation, the root
+    mean square over the channels. A solver call takes at most `states` states.
+    """
+
+    kind: Literal["coloured", "dense", "random"] = "coloured"
+    mu: float = 1e-3
+    scheme: Literal["forward", "central"] = "forward"
+    radius: tuple[int, ...] = ()
+    allow_bias: bool = False
+    directions: int = 64
+    states: int = 512
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
 
@@ -137,6 +156,7 @@ class CorrectionConfig:
     non: NonSettings = field(default_factory=NonSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     zo: ZoSettings = field(default_factory=ZoSettings)
+    interface: InterfaceSettings = field(default_factory=InterfaceSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
@@ -151,6 +171,9 @@ class CorrectionConfig:
             ("training.lr", self.training.lr),
             ("zo.mu", self.zo.mu),
             ("zo.score_directions", self.zo.score_directions),
+            ("interface.mu", self.interface.mu),
+            ("interface.directions", self.interface.directions),
+            ("interface.states", self.interface.states),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
             ("run.threads", self.run.threads),
         ):
@@ -165,6 +188,7 @@ class CorrectionConfig:
             ("training.clip", self.training.clip),
             ("training.weight_decay", self.training.weight_decay),
             *(("run.seeds", seed) for seed in self.run.seeds),
+            *(("interface.radius", cells) for cells in self.interface.radius),
         ):
             if not 0 <= value < 2**63:  # catches NaN, too
                 raise InputError(name, got=value, expected="a finite number >= 0")
