@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "setup", "asked"),
-    [("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64)],
+    [("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("amortised", 1280, 0)],
 )
 def test_training_by_queries_ends_where_sol_does(folder, toy_spec, tiny, kind, setup, asked):
     """12 iterations of 2 windows of 4 steps, of which 3 ask the solver, forward and backward."""
@@ -46,9 +46,12 @@ def test_training_by_queries_ends_where_sol_does(folder, toy_spec, tiny, kind, s
         assert (zo - sol).norm() < 0.05 * (nog - sol).norm()
 
 
-@pytest.mark.parametrize("kind", ["coloured", "random"])
+WATCHED = "interface={watch_every=2,watch_below=0.999,snapshots=2,more_snapshots=9,kind='%s'}"
+
+
+@pytest.mark.parametrize("kind", ["coloured", "random", "amortised"])
 def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, monkeypatch):
-    config = config_of(toy_spec, tiny, f"interface.kind={kind}")
+    config = config_of(toy_spec, tiny, WATCHED % kind)
     whole = run_correction(config, folder / f"whole-{kind}")
     from zopde.training import optimise
 
@@ -71,6 +74,14 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
     for name in ("whole", "cut"):
         path = folder / f"{name}-{kind}" / "ZO-interface" / "seed-0" / "history.csv"
         rows.append(list(csv.DictReader(path.read_text().splitlines())))
+    if kind == "amortised":
+        watched = [
+            (folder / f"{name}-{kind}/ZO-interface/seed-0/watch.csv").read_text().splitlines()
+            for name in ("whole", "cut")
+        ]
+        assert watched[0] == watched[1]
+        assert len(watched[0]) == 1 + 6
+        assert watched[0][-1].endswith(",11")
     names = ("loss", "gradient_norm", "solver_steps")
     assert [[r[n] for n in names] for r in rows[0]] == [[r[n] for n in names] for r in rows[1]]
 
@@ -83,6 +94,7 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
         ("interface.radius=[1]", "interface.radius"),
         ("interface.radius=[0,0]", r"reaches \(1, 1\) cells"),
         ("data.coarse=[4,4]", "colours"),
+        ("interface={kind='amortised',snapshots=99999}", "99999 x 128 x 128 entries"),
     ],
 )
 def test_settings_that_will_not_do_raise_before_training(folder, toy_spec, tiny, change, words):

@@ -112,16 +112,26 @@ class InterfaceSettings:
 
     `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
     `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
-    (`directions` of them). `mu` is in units of the training data's standard deviation, the root
-    mean square over the channels. A solver call takes at most `states` states.
+    (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
+    training data, at most `limit_gib` of them, found again by `lookup`). With `watch_every` > 0
+    such a bank is compared with the solver every so many iterations, and where they agree less
+    than `watch_below` (a cosine) up to `more_snapshots` are added. `mu` is in units of the
+    training data's standard deviation, the root mean square over the channels. A solver call
+    takes at most `states` states.
     """
 
-    kind: Literal["coloured", "dense", "random"] = "coloured"
+    kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
     mu: float = 1e-3
     scheme: Literal["forward", "central"] = "forward"
     radius: tuple[int, ...] = ()
     allow_bias: bool = False
     directions: int = 64
+    snapshots: int = 10
+    more_snapshots: int = 0
+    lookup: Literal["nearest", "mean", "interpolated"] = "nearest"
+    watch_every: int = 0
+    watch_below: float = 0.9
+    limit_gib: float = 4.0
     states: int = 512
 
 
@@ -174,6 +184,8 @@ class CorrectionConfig:
             ("interface.mu", self.interface.mu),
             ("interface.directions", self.interface.directions),
             ("interface.states", self.interface.states),
+            ("interface.snapshots", self.interface.snapshots),
+            ("interface.limit_gib", self.interface.limit_gib),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
             ("run.threads", self.run.threads),
         ):
@@ -187,6 +199,8 @@ class CorrectionConfig:
             ("training.warmup", self.training.warmup),
             ("training.clip", self.training.clip),
             ("training.weight_decay", self.training.weight_decay),
+            ("interface.more_snapshots", self.interface.more_snapshots),
+            ("interface.watch_every", self.interface.watch_every),
             *(("run.seeds", seed) for seed in self.run.seeds),
             *(("interface.radius", cells) for cells in self.interface.radius),
         ):

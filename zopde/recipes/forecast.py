@@ -18,7 +18,7 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
-from zopde.recipes.interface import check_interface, open_interface
+from zopde.recipes.interface import Interface, check_interface, open_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, probes_per_pass, side_by_side
 from zopde.recipes.problem import (
@@ -137,7 +137,7 @@ def _forecast_label(
         return Forecast(label, 0, 0, 0, last)
     network = new_corrector(config, sample, 0)
     config = _in_iterations(config)
-    interface = open_interface(config, sample, 0) if way.interface else None
+    interface, extra = _open_interface(config, sample) if way.interface else (None, (0.0, 0))
     ratios = stand_in_ratios(config, network)
     stage = label_stage(config, sample, way, network, 0, ratios, interface=interface)
     seconds, queries = _cost_per_iteration(config, stage, network)
@@ -146,11 +146,7 @@ def _forecast_label(
         seconds += _scoring_seconds(config, sample, network)
         all_queries += scoring_queries(config)
     solver_steps = all_queries * (_steps_per_query(config, stage, network) if way.unrolled else 0)
-    if interface:
-        seconds, solver_steps = (
-            seconds + interface.cost.seconds,
-            solver_steps + interface.cost.solver_steps,
-        )
+    seconds, solver_steps = seconds + extra[0], solver_steps + extra[1]
     iterations = stage.iterations
     if starts_from_non(config, label):
         start = start_stage(config, sample, 0)
@@ -163,6 +159,28 @@ def _forecast_label(
         solver_steps * seeds,
         (seconds + last) * seeds,
     )
+
+
+def _open_interface(
+    config: CorrectionConfig, sample: Problem
+) -> tuple[Interface, tuple[float, int]]:
+    """An interface that asks as the run's will, and (seconds, solver steps) of getting ready.
+
+    Of a bank one Jacobian is measured. What its watch adds cannot be known.
+    """
+    table, training = config.interface, config.training
+    if table.kind != "amortised":
+        interface = open_interface(config, sample, 0)
+        return interface, (interface.cost.seconds, interface.cost.solver_steps)
+    one = replace(table, snapshots=1, more_snapshots=0, watch_every=0)
+    interface = open_interface(replace(config, interface=one), sample, 0)
+    seconds, steps = interface.cost.seconds, interface.cost.solver_steps
+    watched = 0
+    if table.watch_every:
+        iterations = Span.parse("training.length", training.length).count
+        watched = -(-iterations // table.watch_every) * (training.unroll - 1)
+    more = watched * seconds / steps, watched
+    return interface, (seconds * table.snapshots + more[0], steps * table.snapshots + more[1])
 
 
 def _steps_per_query(config: CorrectionConfig, stage: Stage, network: torch.nn.Module) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,8 +17,10 @@ from zopde.interface import (
     Pullback,
     RandomPullback,
     Step,
+    check_size,
     coloured_for,
 )
+from zopde.recipes.bank import AmortisedAt
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
 from zopde.recipes.problem import Problem
@@ -37,11 +40,13 @@ class Interface:
         pullback_at: Iteration -> pullback; a function of the iteration, for an exact resume.
         cost: Of no iteration.
         note: What was found, for whom it may concern.
+        finish: To be called after so many iterations.
     """
 
     pullback_at: PullbackAt
     cost: Fitted
     note: str
+    finish: Callable[[int], None] = lambda _: None
 
 
 def check_interface(config: CorrectionConfig, problem: Problem) -> None:
@@ -61,11 +66,29 @@ def check_interface(config: CorrectionConfig, problem: Problem) -> None:
             )
         if config.interface.kind == "coloured":
             open_interface(config, problem, 0)
+        if config.interface.kind == "amortised":
+            count = config.interface.snapshots + config.interface.more_snapshots
+            entries = problem.train.states[0, 0].numel()
+            check_size(entries, entries, count, config.interface.limit_gib)
 
 
-def open_interface(config: CorrectionConfig, problem: Problem, seed: int) -> Interface:
-    """Measure what the configured way needs to know; a function of (config, data, seed)."""
+def open_interface(
+    config: CorrectionConfig, problem: Problem, seed: int, folder: Path | None = None
+) -> Interface:
+    """Measure what the configured way needs to know; a function of (config, data, seed).
+
+    Args:
+        config: The run's settings.
+        problem: Solver and data.
+        seed: The run's.
+        folder: The label's, where a bank is kept; None keeps it in memory.
+    """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
+    if config.interface.kind == "amortised":
+        found = AmortisedAt(config, problem, counter, seed, _mu(config, problem), folder)
+        cost = Fitted(0, 0, found.solver_steps, time.monotonic() - began)
+        note = f"{len(found.bank)} Jacobians, {found.solver_steps:,} solver steps once"
+        return Interface(found, cost, note, found.write)
     make, note = _ways(config, problem, counter, seed)
     return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
 
@@ -74,7 +97,7 @@ def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
     table = config.interface
-    mu = table.mu * float(problem.scale.square().mean().sqrt())
+    mu = _mu(config, problem)
     if table.kind == "dense":
         dense = DensePullback(mu, table.scheme, table.states)
         return lambda _: dense, "every entry of the state is asked for"
@@ -96,6 +119,11 @@ def _ways(
         probes=_PROBES,
     )
     return lambda _: coloured, _describe(coloured)
+
+
+def _mu(config: CorrectionConfig, problem: Problem) -> float:
+    """In the units of the state."""
+    return config.interface.mu * float(problem.scale.square().mean().sqrt())
 
 
 def _describe(coloured: ColouredPullback) -> str:

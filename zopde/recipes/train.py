@@ -95,6 +95,8 @@ class Trainer:
                 config, self._problem, way, network, seed, ratios, self._pool, interface
             )
             costs.append(self._fit(network, stage, label, seed))
+            if interface:
+                interface.finish(stage.iterations)
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
         return network, _total(costs)
 
@@ -108,7 +110,7 @@ class Trainer:
         return found
 
     def _open(self, label: str, seed: int) -> Interface:
-        interface = open_interface(self._config, self._problem, seed)
+        interface = open_interface(self._config, self._problem, seed, self._folder.of(label, seed))
         self._progress.note(f"{label}, seed {seed}: {interface.note}")
         return interface
 
