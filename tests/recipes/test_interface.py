@@ -13,7 +13,7 @@ SIZES = ["data.coarse=[8,8]", "data.fine=[16,16]", "training.unroll=4"]
 
 
 def config_of(spec, tiny, *changes):
-    changes = [*tiny, *SIZES, LABELS, *changes]
+    changes = [*tiny, *SIZES, LABELS, "interface.kind=coloured", *changes]
     return load_config("quick", None, changes, {"solver": {"spec": spec}})
 
 

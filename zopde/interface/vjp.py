@@ -101,7 +101,9 @@ class InterfaceSolver:
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`. Queries are spent in the backward pass only."""
-        stepped: State = _Stepped.apply(state, forcing, self._solver, self._pullback)
+        stepped: State = _Stepped.apply(  # type: ignore[no-untyped-call]
+            state, forcing, self._solver, self._pullback
+        )
         return stepped
 
 
@@ -109,7 +111,7 @@ class _Stepped(torch.autograd.Function):
     """The step as a node of the autograd graph."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401 - torch's own signature
         state: State,
         forcing: Forcing | None,
@@ -124,7 +126,7 @@ class _Stepped(torch.autograd.Function):
         return stepped
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401
         cotangent: State,
