@@ -27,6 +27,7 @@ TINY = [
     'training.length="12 iterations"',
     "training.batch=2",
     "training.unroll=3",
+    "interface.kind=dense",  # 4 x 4 cells are too few for colours
     "run.checkpoint_seconds=0.01",
 ]
 

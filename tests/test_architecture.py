@@ -19,6 +19,7 @@ GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progre
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
     "zo": {"torch", "jaxtyping"},
+    "interface": {"torch", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
     "nets": {"torch", "jaxtyping"},
@@ -32,13 +33,14 @@ THIRD_PARTY = {
 ROOMS = {
     "ground": set(),
     "zo": set(),
+    "interface": {"zo"},
     "sparsity": {"zo"},
     "hybrid": set(),
     "nets": set(),
     "data": set(),
-    "training": {"zo", "sparsity"},
+    "training": {"zo", "interface", "sparsity"},
     "report": set(),
-    "recipes": {"zo", "sparsity", "hybrid", "nets", "data", "training", "report"},
+    "recipes": {"zo", "interface", "sparsity", "hybrid", "nets", "data", "training", "report"},
     "solvers": set(),
     "cli": {"recipes", "data"},
 }
@@ -126,6 +128,7 @@ OneAtATime UnrolledObjective downsample rollout rollout_error ConvCorrector Norm
 ResidualCorrector Trajectories load_trajectories save_trajectories simulate load_config
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
+InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
 """
 
 

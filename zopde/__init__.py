@@ -43,6 +43,11 @@ _ROOM_OF = {
     "relative_mu": "zo",
     "rge": "zo",
     "selfcheck": "zo",
+    "AmortisedPullback": "interface",
+    "ColouredPullback": "interface",
+    "DensePullback": "interface",
+    "InterfaceSolver": "interface",
+    "RandomPullback": "interface",
     "CorrectedSolver": "hybrid",
     "OneAtATime": "hybrid",
     "UnrolledObjective": "hybrid",
@@ -74,6 +79,13 @@ if TYPE_CHECKING:
         downsample,
         rollout,
         rollout_error,
+    )
+    from zopde.interface import (
+        AmortisedPullback,
+        ColouredPullback,
+        DensePullback,
+        InterfaceSolver,
+        RandomPullback,
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver

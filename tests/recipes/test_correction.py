@@ -11,7 +11,7 @@ from zopde import CorrectedSolver, InputError, load_corrector, load_solver, roll
 from zopde.recipes import load_config, run_correction
 from zopde.recipes.forecast import forecast
 
-LABELS = ["SRC", "NON", "NOG", "ZO-weights", "ZO-weights-scratch", "SOL"]
+LABELS = ["SRC", "NON", "NOG", "ZO-weights", "ZO-weights-scratch", "ZO-interface", "SOL"]
 
 
 def config_of(spec, changes):
@@ -40,16 +40,20 @@ def test_metrics_say_everything(finished):
 
 
 def test_costs_are_counted_exact(finished):
-    """20 NON iterations, then 12; 2 windows of 3 steps, of which 2 ask the solver."""
+    """20 NON iterations, then 12; 2 windows of 3 steps, of which 2 ask the solver.
+
+    ZO-interface asks for each of the 2 x 4 x 4 entries of every state again.
+    """
     _, metrics = finished
     active = max(1, round(0.1 * metrics["parameters"]))
-    queries = {"SRC": 0, "NON": 32, "NOG": 32, "SOL": 32}
+    queries = {"SRC": 0, "NON": 32, "NOG": 32, "ZO-interface": 32, "SOL": 32}
     queries["ZO-weights"] = 20 + 12 * (active + 1)
     queries["ZO-weights-scratch"] = 12 * (active + 1)
     assert metrics["queries"] == queries
     unrolled = 2 * 2
     steps = {"SRC": 0, "NON": 0, "NOG": 12 * unrolled, "SOL": 12 * unrolled}
     steps["ZO-weights"] = steps["ZO-weights-scratch"] = 12 * (active + 1) * unrolled
+    steps["ZO-interface"] = 12 * unrolled * (1 + 2 * 4 * 4)
     assert metrics["solver_steps"] == steps
     assert metrics["stored_solver_steps"] == 3 * 12
 
@@ -101,7 +105,7 @@ def test_resuming_a_finished_run_changes_nothing(finished, toy_spec, tiny):
     again = run_correction(config_of(toy_spec, changes), folder, resume=True)
     assert again["mae"] == metrics["mae"]
     assert again["queries"] == metrics["queries"]
-    assert len(models) == 10
+    assert len(models) == 12
     for path, weights in before.items():
         after = load_file(path)
         assert all(torch.equal(after[name], weights[name]) for name in weights)

@@ -107,6 +107,35 @@ class ZoSettings:
 
 
 @dataclass(frozen=True)
+class InterfaceSettings:
+    """The interface cut: how the solver's vector-Jacobian product is asked for.
+
+    `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
+    `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
+    (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
+    training data, at most `limit_gib` of them, found again by `lookup`). With `watch_every` > 0
+    such a bank is compared with the solver every so many iterations, and where they agree less
+    than `watch_below` (a cosine) up to `more_snapshots` are added. `mu` is in units of the
+    training data's standard deviation, the root mean square over the channels. A solver call
+    takes at most `states` states.
+    """
+
+    kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
+    mu: float = 1e-3
+    scheme: Literal["forward", "central"] = "forward"
+    radius: tuple[int, ...] = ()
+    allow_bias: bool = False
+    directions: int = 64
+    snapshots: int = 10
+    more_snapshots: int = 0
+    lookup: Literal["nearest", "mean", "interpolated"] = "nearest"
+    watch_every: int = 0
+    watch_below: float = 0.9
+    limit_gib: float = 4.0
+    states: int = 512
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
 
@@ -137,6 +166,7 @@ class CorrectionConfig:
     non: NonSettings = field(default_factory=NonSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     zo: ZoSettings = field(default_factory=ZoSettings)
+    interface: InterfaceSettings = field(default_factory=InterfaceSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
@@ -151,6 +181,11 @@ class CorrectionConfig:
             ("training.lr", self.training.lr),
             ("zo.mu", self.zo.mu),
             ("zo.score_directions", self.zo.score_directions),
+            ("interface.mu", self.interface.mu),
+            ("interface.directions", self.interface.directions),
+            ("interface.states", self.interface.states),
+            ("interface.snapshots", self.interface.snapshots),
+            ("interface.limit_gib", self.interface.limit_gib),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
             ("run.threads", self.run.threads),
         ):
@@ -164,7 +199,10 @@ class CorrectionConfig:
             ("training.warmup", self.training.warmup),
             ("training.clip", self.training.clip),
             ("training.weight_decay", self.training.weight_decay),
+            ("interface.more_snapshots", self.interface.more_snapshots),
+            ("interface.watch_every", self.interface.watch_every),
             *(("run.seeds", seed) for seed in self.run.seeds),
+            *(("interface.radius", cells) for cells in self.interface.radius),
         ):
             if not 0 <= value < 2**63:  # catches NaN, too
                 raise InputError(name, got=value, expected="a finite number >= 0")

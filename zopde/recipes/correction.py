@@ -16,6 +16,7 @@ from zopde.progress import Progress, Silent
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
+from zopde.recipes.interface import check_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, worker_pool
 from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
@@ -61,6 +62,7 @@ def run_correction(
     check_run(root, config, resume, overwrite)  # a full folder, not after minutes of data
     problem = prepare(config, data_path(config, root.parent), watcher)
     check_score(config, problem)
+    check_interface(config, problem)
     new_corrector(config, problem, config.run.seeds[0])
     run = open_run(root, config, resume, overwrite)  # nor must data or sizes that will not do
     run.check_data(problem.digest())

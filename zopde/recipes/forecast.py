@@ -18,6 +18,7 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
+from zopde.recipes.interface import Interface, check_interface, open_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, probes_per_pass, side_by_side
 from zopde.recipes.problem import (
@@ -94,6 +95,7 @@ def forecast(
     small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
     sample = problem_from(small, solver, data, Silent())
     check_score(config, sample)
+    check_interface(config, sample)
     config = with_chunk(config, sample, watcher)
     rollout = _seconds(lambda: evaluate(sample, None, lambda *_: None)) / sample.test.steps
     with watcher.stage("measuring a sample", len(config.run.labels)) as advance:
@@ -135,14 +137,16 @@ def _forecast_label(
         return Forecast(label, 0, 0, 0, last)
     network = new_corrector(config, sample, 0)
     config = _in_iterations(config)
-    stage = label_stage(config, sample, way, network, 0, stand_in_ratios(config, network))
+    interface, extra = _open_interface(config, sample) if way.interface else (None, (0.0, 0))
+    ratios = stand_in_ratios(config, network)
+    stage = label_stage(config, sample, way, network, 0, ratios, interface=interface)
     seconds, queries = _cost_per_iteration(config, stage, network)
     seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
     if needs_scores(config, way):
         seconds += _scoring_seconds(config, sample, network)
         all_queries += scoring_queries(config)
-    asked = all_queries
-    steps = (config.training.unroll - 1) * config.training.batch if way.unrolled else 0
+    solver_steps = all_queries * (_steps_per_query(config, stage, network) if way.unrolled else 0)
+    seconds, solver_steps = seconds + extra[0], solver_steps + extra[1]
     iterations = stage.iterations
     if starts_from_non(config, label):
         start = start_stage(config, sample, 0)
@@ -152,9 +156,40 @@ def _forecast_label(
         label,
         iterations * seeds,
         all_queries * seeds,
-        asked * steps * seeds,
+        solver_steps * seeds,
         (seconds + last) * seeds,
     )
+
+
+def _open_interface(
+    config: CorrectionConfig, sample: Problem
+) -> tuple[Interface, tuple[float, int]]:
+    """An interface that asks as the run's will, and (seconds, solver steps) of getting ready.
+
+    Of a bank one Jacobian is measured. What its watch adds cannot be known.
+    """
+    table, training = config.interface, config.training
+    if table.kind != "amortised":
+        interface = open_interface(config, sample, 0)
+        return interface, (interface.cost.seconds, interface.cost.solver_steps)
+    one = replace(table, snapshots=1, more_snapshots=0, watch_every=0)
+    interface = open_interface(replace(config, interface=one), sample, 0)
+    seconds, steps = interface.cost.seconds, interface.cost.solver_steps
+    watched = 0
+    if table.watch_every:
+        iterations = Span.parse("training.length", training.length).count
+        watched = -(-iterations // table.watch_every) * (training.unroll - 1)
+    more = watched * seconds / steps, watched
+    return interface, (seconds * table.snapshots + more[0], steps * table.snapshots + more[1])
+
+
+def _steps_per_query(config: CorrectionConfig, stage: Stage, network: torch.nn.Module) -> int:
+    """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
+    if isinstance(stage.gradient, ZerothOrder):
+        return (config.training.unroll - 1) * config.training.batch
+    before = stage.counter.steps
+    stage.gradient(network, stage.objective_at(0), 0)
+    return stage.counter.steps - before
 
 
 def _scoring_seconds(config: CorrectionConfig, sample: Problem, network: torch.nn.Module) -> float:

@@ -18,12 +18,14 @@ class Way:
         gradient: "none" (nothing is trained), "backprop" or "zo".
         unrolled: False trains on one step of stored data.
         twin: Steps the differentiable twin instead of the black box.
+        interface: Back-propagation passes the black box by queries of its states.
         always_scratch: Starts from scratch even where the others start from NON.
     """
 
     gradient: Literal["none", "backprop", "zo"]
     unrolled: bool = True
     twin: bool = False
+    interface: bool = False
     always_scratch: bool = False
 
 
@@ -33,6 +35,7 @@ WAYS = {
     "NOG": Way("backprop"),
     "ZO-weights": Way("zo"),
     "ZO-weights-scratch": Way("zo", always_scratch=True),
+    "ZO-interface": Way("backprop", interface=True),
     "SOL": Way("backprop", twin=True),
 }
 

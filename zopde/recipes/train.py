@@ -11,10 +11,12 @@ from torch import nn
 
 from zopde.data import Windows
 from zopde.hybrid import CountedSolver, UnrolledObjective
+from zopde.interface import InterfaceSolver
 from zopde.nets import Normalised
 from zopde.progress import Progress
-from zopde.protocols import Objective
+from zopde.protocols import Objective, Solver
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.interface import Interface, PullbackAt, open_interface
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
 from zopde.recipes.oracles import oracle_at
@@ -85,9 +87,16 @@ class Trainer:
             scoring = self._score(network, label, seed)
             ratios, ready = scoring.ratios, scoring.ratios is not None
             costs.append(scoring.cost)
+        interface = self._open(label, seed) if way.interface else None
+        if interface:
+            costs.append(interface.cost)
         if ready:
-            stage = label_stage(config, self._problem, way, network, seed, ratios, self._pool)
+            stage = label_stage(
+                config, self._problem, way, network, seed, ratios, self._pool, interface
+            )
             costs.append(self._fit(network, stage, label, seed))
+            if interface:
+                interface.finish(stage.iterations)
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
         return network, _total(costs)
 
@@ -99,6 +108,11 @@ class Trainer:
         for line in str(found.ratios or "").splitlines():
             self._progress.note(f"  {line}")
         return found
+
+    def _open(self, label: str, seed: int) -> Interface:
+        interface = open_interface(self._config, self._problem, seed, self._folder.of(label, seed))
+        self._progress.note(f"{label}, seed {seed}: {interface.note}")
+        return interface
 
     def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
         with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
@@ -151,8 +165,20 @@ def label_stage(
     seed: int,
     ratios: LayerRatios | None = None,
     pool: WorkerPool | None = None,
+    interface: Interface | None = None,
 ) -> Stage:
-    """The stage in which the labels differ; `ratios` where zo.score gives some."""
+    """The stage in which the labels differ.
+
+    Args:
+        config: The run's settings.
+        problem: Solver and data.
+        way: The label's.
+        network: Which will be trained.
+        seed: The run's.
+        ratios: Where zo.score gives some.
+        pool: Workers for zeroth-order probes; None for this process.
+        interface: For a label that passes the solver by queries.
+    """
     training = config.training
     unrolled = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
     per_epoch = unrolled.per_epoch
@@ -170,7 +196,8 @@ def label_stage(
     gradient: GradientSource = Backprop()
     if way.gradient == "zo":
         gradient = zeroth_order(config, network, per_epoch, seed, ratios, counter, pool)
-    return _stage(problem, counter, windows, gradient, optimise, iterations)
+    pullbacks = interface.pullback_at if interface else None
+    return _stage(problem, counter, windows, gradient, optimise, iterations, pullbacks)
 
 
 def zeroth_order(
@@ -201,10 +228,14 @@ def _stage(
     gradient: GradientSource,
     optimise: Optimise,
     iterations: int,
+    pullback_at: PullbackAt | None = None,
 ) -> Stage:
     scale: torch.Tensor = problem.scale
 
     def objective_at(iteration: int) -> Objective:
-        return UnrolledObjective(counter, windows.batch(iteration), scale)
+        solver: Solver = counter
+        if pullback_at:
+            solver = InterfaceSolver(counter, pullback_at(iteration))
+        return UnrolledObjective(solver, windows.batch(iteration), scale)
 
     return Stage(objective_at, gradient, optimise, iterations, counter)

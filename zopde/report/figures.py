@@ -22,6 +22,7 @@ COLOURS = {
     "NOG": "#009E73",
     "ZO-weights": "#0072B2",
     "ZO-weights-scratch": "#56B4E9",
+    "ZO-interface": "#D55E00",
     "SOL": "#CC79A7",
 }
 

@@ -1,0 +1,183 @@
+"""One gradient of the published corrector: what each cut asks the solver for, and how well.
+
+    python benchmarks/cuts.py --json
+
+Burgers at 32 x 32, the residual corrector of 261,154 weights, 16 unrolled steps, on data of a
+128 x 128 reference. `cosine` and `error` compare a gradient with autograd through PhiFlow (SOL);
+`solver_calls_per_state_step` counts solver steps per state and unrolled step in the backward
+pass, `setup_solver_steps` what was asked once, before. The weight cut is not run: its line is
+what DeepZero's 90 % sparse estimate would ask, one rollout for every active weight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zopde import (
+    AmortisedPullback,
+    ColouredPullback,
+    DensePullback,
+    InterfaceSolver,
+    Normalised,
+    RandomPullback,
+    ResidualCorrector,
+    Solver,
+    UnrolledObjective,
+    Window,
+    downsample,
+    load_solver,
+    simulate,
+)
+from zopde.hybrid import BlackBox, CountedSolver
+from zopde.interface import Bank, Step, coloured_for, farthest_points
+from zopde.memory import keep_freed_memory
+
+COARSE, FINE = (32, 32), (128, 128)
+
+
+class Case:
+    """Corrector, solver, reference data, and the gradient that all others are compared with."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.solver, draw = load_solver("burgers"), torch.Generator().manual_seed(options.seed)
+        self.data = simulate(
+            self.solver.at(FINE),
+            lambda fine: downsample(fine, COARSE),
+            self.solver.grid,
+            simulations=options.batch + 2,
+            skip=options.skip,
+            steps=options.unroll + 24,
+            generator=draw,
+        )
+        self.scale = self.data.state_scale()
+        torch.manual_seed(options.seed)
+        body = ResidualCorrector(4, 2)
+        self.network = Normalised(body, self.scale, self.data.forcing_scale())
+        self.weights = sum(p.numel() for p in self.network.parameters())
+        self.options = options
+        states, forcing = self.data.states[: options.batch], self.data.forcing[: options.batch]
+        stepped = self.solver.step(states[:, 12], forcing[:, 12])
+        stop = 12 + options.unroll
+        self.window = Window(stepped, states[:, 13 : stop + 1], forcing[:, 12:stop])
+        # Jacobians come from other simulations than the gradient.
+        known, forces = self.data.states[options.batch :], self.data.forcing[options.batch :]
+        states, forcing = known.flatten(0, 1), forces.flatten(0, 1)
+        self.stored = Step(self.solver, states, forcing, self.solver.step(states, forcing))
+        self.sol = self.gradient(self.solver.differentiable_twin())
+
+    def gradient(self, solver: Solver) -> Tensor:
+        """Of all weights, by back-propagation through `solver` as far as it lets it pass."""
+        self.network.zero_grad()
+        UnrolledObjective(solver, self.window, self.scale)(self.network, 1)[0].backward()
+        return torch.cat([p.grad.flatten() for p in self.network.parameters()])
+
+    def report(self, make: Callable[[Solver], tuple[Solver, int]]) -> dict[str, Any]:
+        """Cosine, solver steps and seconds of one way."""
+        counter = CountedSolver(BlackBox(self.solver))
+        solver, setup = make(counter)
+        before, found = counter.steps, self.gradient(solver)
+        per_state = self.options.batch * (self.options.unroll - 1)
+        asked = (counter.steps - before) / per_state - 1
+        times = []
+        for _ in range(self.options.repeat):
+            began = time.perf_counter()
+            self.gradient(solver)
+            times.append(time.perf_counter() - began)
+        error = (found - self.sol).double().norm() / self.sol.double().norm()
+        cosine = torch.cosine_similarity(found.double(), self.sol.double(), dim=0)
+        return {
+            "cosine": float(cosine),
+            "error": float(error),
+            "solver_calls_per_state_step": max(0.0, asked),
+            "setup_solver_steps": setup,
+            "seconds": median(times),
+        }
+
+    def bank(self, counter: CountedSolver) -> Bank:
+        """Jacobians at a few stored states."""
+        bank = Bank(self.solver.grid, self.options.snapshots, self.scale)
+        key = bank.key(self.stored.state, None)
+        at = farthest_points(key, self.options.snapshots)
+        state, forcing = self.stored.state[at], self.stored.forcing[at]
+        bank.add(Step(counter, state, forcing, self.stored.stepped[at]), self.options.mu)
+        return bank
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Every way, by name."""
+    case, mu = Case(options), options.mu
+    kept: list[Bank] = []
+
+    def amortised(lookup: str) -> Callable[[Solver], tuple[Solver, int]]:
+        def make(counter: CountedSolver) -> tuple[Solver, int]:
+            kept.append(kept[0] if kept else case.bank(counter))
+            setup = options.snapshots * case.stored.state[0].numel()
+            return InterfaceSolver(counter, AmortisedPullback(kept[0], lookup)), setup
+
+        return make
+
+    def coloured(counter: CountedSolver) -> tuple[Solver, int]:
+        step = Step(counter, case.stored.state, case.stored.forcing, case.stored.stepped)
+        return InterfaceSolver(counter, coloured_for(step, mu=mu, probes=64)), 64
+
+    def wide(counter: CountedSolver) -> tuple[Solver, int]:
+        return InterfaceSolver(counter, ColouredPullback(counter.grid, (2, 2), mu)), 0
+
+    def random(counter: CountedSolver) -> tuple[Solver, int]:
+        draw = torch.Generator().manual_seed(1)
+        return InterfaceSolver(counter, RandomPullback(draw, 64, mu)), 0
+
+    ways = {
+        "SOL": lambda _: (case.solver.differentiable_twin(), 0),
+        "NOG": lambda counter: (counter, 0),
+        "coloured": wide,
+        "coloured, measured radius": coloured,
+        **{f"amortised, {name}": amortised(name) for name in ("nearest", "mean", "interpolated")},
+        "random": random,
+    }
+    if options.dense:
+        ways["dense"] = lambda counter: (InterfaceSolver(counter, DensePullback(mu)), 0)
+    found = {name: case.report(make) for name, make in ways.items()}
+    active = round(0.1 * case.weights)
+    found["weights, 90 % sparse"] = {"solver_calls_per_state_step": active}
+    return {
+        **{key: found["coloured"][key] for key in ("cosine", "solver_calls_per_state_step")},
+        "seconds": found["coloured"]["seconds"],
+        "weights": case.weights,
+        "cuts": found,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--batch", type=int, default=1, help="windows side by side")
+    parser.add_argument("--unroll", type=int, default=16, help="corrected steps in the loss")
+    parser.add_argument("--skip", type=int, default=60, help="reference steps before the data")
+    parser.add_argument("--snapshots", type=int, default=10, help="Jacobians in the bank")
+    parser.add_argument("--mu", type=float, default=1e-3, help="finite-difference step")
+    parser.add_argument("--repeat", type=int, default=3, help="timed gradients")
+    parser.add_argument("--seed", type=int, default=0, help="of data and weights")
+    parser.add_argument("--dense", action="store_true", help="the yardstick, too: slow")
+    options = parser.parse_args()
+    keep_freed_memory()
+    result = measure(options)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, figures in result["cuts"].items():
+        print(name, " ".join(f"{key} {value:.6g}" for key, value in figures.items()))
+
+
+if __name__ == "__main__":
+    main()

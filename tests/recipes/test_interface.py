@@ -1,0 +1,103 @@
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zopde import InputError
+from zopde.recipes import load_config, run_correction
+from zopde.recipes.forecast import forecast
+
+LABELS = 'run.labels=["SRC","NOG","ZO-interface","SOL"]'
+SIZES = ["data.coarse=[8,8]", "data.fine=[16,16]", "training.unroll=4"]
+
+
+def config_of(spec, tiny, *changes):
+    changes = [*tiny, *SIZES, LABELS, "interface.kind=coloured", *changes]
+    return load_config("quick", None, changes, {"solver": {"spec": spec}})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("interface")
+
+
+@pytest.mark.parametrize(
+    ("kind", "setup", "asked"),
+    [("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("amortised", 1280, 0)],
+)
+def test_training_by_queries_ends_where_sol_does(folder, toy_spec, tiny, kind, setup, asked):
+    """12 iterations of 2 windows of 4 steps, of which 3 ask the solver, forward and backward."""
+    config = config_of(toy_spec, tiny, f"interface.kind={kind}")
+    metrics = run_correction(config, folder / kind)
+    planned = {row.label: row for row in forecast(config, folder / "none.nc")}
+    assert metrics["solver_steps"]["ZO-interface"] == setup + 12 * 2 * 3 * (1 + asked)
+    assert planned["ZO-interface"].solver_steps == metrics["solver_steps"]["ZO-interface"]
+    assert planned["NOG"].solver_steps == metrics["solver_steps"]["NOG"] == 12 * 2 * 3
+    assert metrics["queries"]["ZO-interface"] == metrics["queries"]["SOL"]
+    if kind != "random":
+        nog, zo, sol = (
+            torch.cat([v.flatten() for _, v in sorted(load_file(place).items())])
+            for place in (
+                folder / kind / label / "seed-0" / "model.safetensors"
+                for label in ("NOG", "ZO-interface", "SOL")
+            )
+        )
+        assert (zo - sol).norm() < 0.05 * (nog - sol).norm()
+
+
+WATCHED = "interface={watch_every=2,watch_below=0.999,snapshots=2,more_snapshots=9,kind='%s'}"
+
+
+@pytest.mark.parametrize("kind", ["coloured", "random", "amortised"])
+def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, monkeypatch):
+    config = config_of(toy_spec, tiny, WATCHED % kind)
+    whole = run_correction(config, folder / f"whole-{kind}")
+    from zopde.training import optimise
+
+    update, calls = optimise.Optimise.update, []
+
+    def dying(self, *given):
+        calls.append(given)
+        if len(calls) == 20 + 12 + 7:  # NON-start and NOG first
+            raise KeyboardInterrupt
+        update(self, *given)
+
+    monkeypatch.setattr(optimise.Optimise, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_correction(config, folder / f"cut-{kind}")
+    monkeypatch.undo()
+    again = run_correction(config, folder / f"cut-{kind}", resume=True)
+    assert again["mae"] == whole["mae"]
+    assert again["solver_steps"] == whole["solver_steps"]
+    rows = []
+    for name in ("whole", "cut"):
+        path = folder / f"{name}-{kind}" / "ZO-interface" / "seed-0" / "history.csv"
+        rows.append(list(csv.DictReader(path.read_text().splitlines())))
+    if kind == "amortised":
+        watched = [
+            (folder / f"{name}-{kind}/ZO-interface/seed-0/watch.csv").read_text().splitlines()
+            for name in ("whole", "cut")
+        ]
+        assert watched[0] == watched[1]
+        assert len(watched[0]) == 1 + 6
+        assert watched[0][-1].endswith(",11")
+    names = ("loss", "gradient_norm", "solver_steps")
+    assert [[r[n] for n in names] for r in rows[0]] == [[r[n] for n in names] for r in rows[1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("interface.kind=colored", "interface.kind"),
+        ("interface.mu=0", "interface.mu"),
+        ("interface.radius=[1]", "interface.radius"),
+        ("interface.radius=[0,0]", r"reaches \(1, 1\) cells"),
+        ("data.coarse=[4,4]", "colours"),
+        ("interface={kind='amortised',snapshots=99999}", "99999 x 128 x 128 entries"),
+    ],
+)
+def test_settings_that_will_not_do_raise_before_training(folder, toy_spec, tiny, change, words):
+    with pytest.raises(InputError, match=words):
+        run_correction(config_of(toy_spec, tiny, change), folder / "never")
+    assert not (folder / "never" / "config.toml").exists()

@@ -1,0 +1,88 @@
+"""Every entry probed at every step: the yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.interface.differences import Scheme, check_probing, differences, probes_per_call
+from zopde.interface.vjp import Step
+from zopde.protocols import State
+
+
+@final
+class DensePullback:
+    """J^T v from one probe per entry of the varied input.
+
+        (J^T v)_j = <v, [S(x + mu e_j) - S(x)] / mu>
+
+    Exact up to O(mu) (forward) or O(mu^2) (central). Queries: D solver steps per state and step
+    (twice as many with the central scheme), D = number of entries. No randomness.
+
+    Args:
+        mu: Finite-difference step, in the units of the varied input; > 0.
+        scheme: "forward" or "central".
+        states: States of a solver call at most.
+
+    Raises:
+        InputError: If `mu` or `states` is not positive, or the scheme is unknown.
+    """
+
+    def __init__(self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512) -> None:
+        check_probing(mu, scheme, states)
+        self._mu, self._scheme, self._states = mu, scheme, states
+
+    def __call__(
+        self, step: Step, cotangent: State
+    ) -> Float[Tensor, "batch varied_channel *space"]:
+        """See `Pullback`."""
+        found = torch.empty_like(step.point).flatten()
+        for first, rows, answers in responses(step, self._mu, self._scheme, self._states):
+            product = (answers * cotangent[rows]).flatten(1).sum(dim=1)
+            found[first : first + len(product)] = product
+        return found.view_as(step.point)
+
+
+def responses(
+    step: Step, mu: float, scheme: Scheme, states: int
+) -> Iterator[tuple[int, Tensor, Float[Tensor, "probes channel *space"]]]:
+    """The response to every entry of the varied input, one solver call at a time.
+
+    Yields:
+        (number of the first entry, counted over the whole batch; the row of each; J e_j).
+    """
+    point = step.point
+    per_state = point[0].numel()
+    chunk = probes_per_call(states, scheme)
+    for first in range(0, point.numel(), chunk):
+        entries = torch.arange(first, min(first + chunk, point.numel()), device=point.device)
+        rows = entries // per_state
+        directions = point.new_zeros(len(entries), per_state)
+        directions[torch.arange(len(entries)), entries % per_state] = 1
+        shaped = directions.view(-1, *point.shape[1:])
+        yield first, rows, differences(step, rows, shaped, mu, scheme)
+
+
+def jacobians(
+    step: Step, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512
+) -> Float[Tensor, "batch inputs outputs"]:
+    """The transposed Jacobian of every state of a batch, J^T[j, i] = d S_i / d x_j.
+
+    Queries: D solver steps per state, twice as many with the central scheme.
+
+    Args:
+        step: Where to differentiate.
+        mu: Finite-difference step, in the units of the varied input.
+        scheme: "forward" or "central".
+        states: States of a solver call at most.
+    """
+    check_probing(mu, scheme, states)
+    outputs = step.stepped[0].numel()
+    found = step.point.new_empty(step.point.numel(), outputs)
+    for first, _, answers in responses(step, mu, scheme, states):
+        found[first : first + len(answers)] = answers.flatten(1)
+    return found.view(len(step.point), -1, outputs)

@@ -1,0 +1,56 @@
+"""Directional derivatives of a solver step, many as one solver call."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zopde.checks import check_choice, check_count, check_positive
+from zopde.interface.vjp import Step
+
+Scheme = Literal["forward", "central"]
+
+
+def differences(
+    step: Step,
+    rows: Int[Tensor, " probes"],
+    directions: Float[Tensor, "probes varied_channel *space"],
+    mu: float,
+    scheme: Scheme = "forward",
+) -> Float[Tensor, "probes channel *space"]:
+    """J d for every probe, by finite differences; one solver call.
+
+        forward:  [S(x + mu d) - S(x)] / mu                error mu/2 S''[d, d] + O(mu^2)
+        central:  [S(x + mu d) - S(x - mu d)] / (2 mu)     error O(mu^2)
+
+    The step's own answer is S(x), so a forward difference is one solver step, a central one two.
+
+    Args:
+        step: The step at which to differentiate.
+        rows: (probes,), which state of its batch each probe belongs to.
+        directions: (probes, varied_channel, *space), d.
+        mu: Finite-difference step, in the units of the varied input; > 0.
+        scheme: "forward" or "central".
+    """
+    point = step.point[rows]
+    ahead = point + mu * directions
+    if scheme == "forward":
+        return (step.ask(rows, ahead) - step.stepped[rows]) / mu
+    both = step.ask(rows.repeat(2), torch.cat([ahead, point - mu * directions]))
+    first, second = both.chunk(2)
+    return (first - second) / (2 * mu)
+
+
+def probes_per_call(states: int, scheme: Scheme) -> int:
+    """Probes of one solver call of at most `states` states."""
+    return max(1, states // 2) if scheme == "central" else states
+
+
+def check_probing(mu: float, scheme: str, states: int) -> None:
+    """Require a positive step, a known scheme, and room for one state."""
+    check_positive("mu", mu)
+    check_choice("scheme", scheme, ("forward", "central"))
+    check_count("states", states)
