@@ -61,15 +61,15 @@ class Pressure:
         """p; see the class."""
         p = self._open(divergence)
         correction = self._jump(p.flatten(1)) @ self._response
-        return p + correction.view_as(p)
+        return torch.add(p, correction.view_as(p))
 
     def _open(self, divergence: Tensor) -> Tensor:
         modes = self._q_y.T @ (divergence @ self._q_x) * self._inverse
-        return self._q_y @ (modes @ self._q_x.T)
+        return torch.matmul(self._q_y, modes @ self._q_x.T)
 
     def _jump(self, p: Tensor) -> Tensor:
         """(batch, m), the gradient of p at the closed faces."""
-        return (p[:, self._above] - p[:, self._below]) / self._width
+        return torch.div(p[:, self._above] - p[:, self._below], self._width)
 
 
 def _eigen(cells: int, width: float, closed_start: bool) -> tuple[Tensor, Tensor]:

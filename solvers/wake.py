@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -140,9 +141,9 @@ class _Wake:
             self._prepared[key] = faces, self._pressure.to(like)
         return self._prepared[key]
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Cheap to make again, and a device of this process may not be there in another.
-        return {**self.__dict__, "_prepared": {}}
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is prepared is megabytes, and made again in less time than it travels.
+        return partial(type(self), **self._settings()), ()
 
 
 @final
@@ -198,7 +199,15 @@ class Wake(_Wake):
 
         Fluid moves through those coarse faces of the cylinder that the fine cylinder leaves
         partly open; the first step stops it.
+
+        Args:
+            fine: Upper and right faces; their counts are multiples of the grid's.
         """
+        counts = tuple(fine.shape[2:])
+        if len(counts) != 2 or any(n % c for n, c in zip(counts, self._grid.shape, strict=True)):
+            raise InputError(
+                "fine state", got=f"{counts} cells", expected=f"multiples of {self._grid.shape}"
+            )
         return downsample_faces(fine, self._grid.shape)
 
     @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
@@ -89,8 +89,11 @@ class ReferenceSolver(Solver, Protocol):
     """A solver that can make its own reference data, at any resolution."""
 
     @property
-    def options(self) -> dict[str, str | int | float]:
-        """What sets this solver apart from others of its class, without the grid's shape."""
+    def options(self) -> Mapping[str, Any]:
+        """What sets this solver apart from others of its class, without the grid's shape.
+
+        Plain values: text, numbers, lists of them.
+        """
         ...
 
     def at(self, shape: tuple[int, ...]) -> ReferenceSolver:
@@ -99,6 +102,19 @@ class ReferenceSolver(Solver, Protocol):
 
     def scenario(self, simulations: int, generator: Generator) -> Scenario:
         """Draw `simulations` random cases; the draw does not depend on the resolution."""
+        ...
+
+
+@runtime_checkable
+class Downsampling(Protocol):
+    """A solver whose state is not cell by cell: it knows how to bring a fine one to its grid.
+
+    Without this method, reference states are brought over by `zopde.downsample`, cell means.
+    A forcing always is.
+    """
+
+    def downsample(self, fine: State) -> State:
+        """(batch, channel, *fine) -> (batch, channel, *grid.shape)."""
         ...
 
 

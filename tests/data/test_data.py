@@ -34,6 +34,19 @@ def test_simulate_follows_the_solver(toy, gen, data):
     torch.testing.assert_close(data.forcing[:, 1], downsample(scenario.forcing(3), (4, 4)))
 
 
+def test_simulate_brings_states_and_forcing_over_each_in_its_way(toy, gen):
+    def corner(fine):
+        return fine[:, :, ::2, ::2]
+
+    grid = toy.at((4, 4)).grid
+    made = simulate(
+        toy, corner, grid, 3, 0, 2, gen, coarse_forcing=lambda fine: downsample(fine, (4, 4))
+    )
+    scenario = toy.scenario(3, gen.manual_seed(0))
+    assert torch.equal(made.states[:, 0], corner(scenario.initial))
+    torch.testing.assert_close(made.forcing[:, 1], downsample(scenario.forcing(1), (4, 4)))
+
+
 def test_dataset_layout(data):
     dataset = to_dataset(data)
     assert dict(dataset.sizes) == {"simulation": 3, "time": 7, "y": 4, "x": 4}

@@ -1,28 +1,15 @@
-import importlib.util
 import math
 import pickle
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
 
-from zopde import Grid, InputError, load_solver
+from zopde import Grid, InputError, load_config, load_solver, load_trajectories, save_trajectories
+from zopde.progress import Silent
 from zopde.protocols import Differentiable, ReferenceSolver
-from zopde.solvers.mac import (
-    Faces,
-    advect,
-    divergence,
-    laplacian,
-    minus_gradient,
-    to_faces,
-    to_state,
-    with_surroundings,
-)
-from zopde.solvers.pressure import Pressure
+from zopde.recipes.problem import make_data
+from zopde.solvers.mac import Faces, divergence, to_faces, to_state
 from zopde.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS, Wake
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "wake_step.py"
 
 
 @pytest.fixture(scope="module")
@@ -219,77 +206,20 @@ def test_bad_options_raise(options, words):
         Wake(**options)
 
 
-def phiflow():
-    spec = importlib.util.spec_from_file_location("wake_step", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_downsampling_to_another_count_raises(solver):
+    with pytest.raises(InputError, match=r"fine state: got \(48, 32\) cells"):
+        solver.downsample(torch.zeros(1, 2, 48, 32))
 
 
-def by_phiflow(faces, reynolds, obstacles):
-    """One step of PhiFlow's, in float64, its CG driven to 1e-12."""
-    other = phiflow()
-    with warnings.catch_warnings(), other.math.precision(64):
-        warnings.simplefilter("ignore")
-        cylinder = (other.CYLINDER,) if obstacles else ()
-        solve = other.Solve("CG", 1e-12, 1e-12)
-        field = other.phiflow_field(faces.v, faces.u)
-        found, _ = other.phiflow_step(field, reynolds, cylinder, solve)
-    return Faces(*(found.vector[name].values.native("states,y,x") for name in "yx"))
-
-
-def test_stages_are_phiflows_agrees():
-    """Viscosity, advection, projection, without the cylinder, the sides undisturbed: 1e-9."""
-    spacing, dt, viscosity = (3.125, 3.125), 1.0, 0.2
-    gen = torch.Generator().manual_seed(0)
-    v, u = (0.3 * torch.randn(2, 64, n, generator=gen, dtype=torch.float64) for n in (32, 33))
-    v[..., :4], v[..., -4:], u[..., :4], u[..., -4:] = 0, 0, 0, 0
-    faces = Faces(1 + v, u)
-    padded = with_surroundings(faces, 1.0)
-    moved = Faces(
-        *(f + viscosity * laplacian(p, spacing) for f, p in zip(faces, padded, strict=True))
-    )
-    moved = advect(with_surroundings(moved, 1.0), dt, spacing)
-    pressure = Pressure(torch.zeros(64, 32, dtype=torch.bool), spacing)
-    ours = minus_gradient(moved, pressure.solve(divergence(moved, 1.0, spacing)), spacing)
-    theirs = by_phiflow(faces, 20 / viscosity, obstacles=False)
-    torch.testing.assert_close(ours.v, theirs.v, rtol=0, atol=1e-9)
-    torch.testing.assert_close(ours.u, theirs.u, rtol=0, atol=1e-9)
-
-
-def test_step_is_phiflows_but_at_the_edge_of_the_cylinder_agrees():
-    """PhiFlow weighs faces that the cylinder covers in part; here whole cells are closed.
-
-    After one step from the same flow: apart by 1 % of the stream in the root mean square, at
-    most by 21 %, on a face beside the cylinder; in the downstream half by at most 0.5 %.
-    """
-    solver = Wake((64, 32))
-    state, forcing = flow(solver, 1)
-    faces = to_faces(state, 1.0, solver.grid.spacing)
-    theirs = by_phiflow(faces, float(forcing[0, 0, 0, 0]), obstacles=True)
-    apart = solver.step(state, forcing) - to_state(theirs)
-    assert 0.002 < apart.square().mean().sqrt() < 0.012
-    assert apart.abs().max() < 0.25
-    assert apart[:, :, 32:].abs().max() < 0.005
-
-
-def strouhal(shape, reynolds):
-    """Sheddings in the time of one diameter, once they are regular."""
-    solver = Wake(shape, reynolds=(reynolds,))
-    scenario = solver.scenario(1, torch.Generator().manual_seed(0))
-    state, forcing, sideways = scenario.initial, scenario.forcing(0), []
-    for _ in range(900):
-        state = solver.step(state, forcing)
-        sideways.append(float(state[0, 1, shape[0] // 2, shape[1] // 2]))
-    late = torch.tensor(sideways[400:])
-    assert late.std() > 0.2
-    rises = ((late[:-1] < 0) & (late[1:] >= 0)).nonzero().flatten()
-    return 20 * (len(rises) - 1) / float(rises[-1] - rises[0])
-
-
-def test_shedding_agrees_with_a_finer_grid():
-    """At Re 390.64, where a cylinder in a wide stream has St 0.2."""
-    found = {cells: strouhal((cells, cells // 2), 390.64) for cells in (128, 192, 256)}
-    assert found[256] == pytest.approx(0.2, rel=0.1)
-    assert found[192] == pytest.approx(found[256], rel=0.06)
-    assert abs(found[128] - found[256]) > abs(found[192] - found[256])
+def test_reference_data_keeps_the_flux_and_tells_the_network_re(tmp_path):
+    changes = ["data.fine=[64,32]", "data.coarse=[32,16]", "data.skip=1", "data.steps=9"]
+    changes += ["data.train=2", "data.test=1", "solver.options.reynolds=[100, 200, 300]"]
+    config = load_config("quick", None, changes, {"solver": {"spec": "wake"}})
+    made = make_data(config, Silent())
+    assert made.states.shape == (3, 10, 2, 32, 16)
+    assert made.forcing[:, 4, 0, 3, 5].tolist() == [100, 200, 300]
+    spacing = made.grid.spacing
+    assert divergence(to_faces(made.states[:, 5], 1.0, spacing), 1.0, spacing).abs().max() < 1e-6
+    save_trajectories(made, tmp_path / "wake.nc")
+    again = load_trajectories(tmp_path / "wake.nc", made.grid, made.settings)
+    assert torch.equal(again.states, made.states)

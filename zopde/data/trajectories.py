@@ -77,6 +77,7 @@ def simulate(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
+    coarse_forcing: Callable[[Tensor], Tensor] | None = None,
 ) -> Trajectories:
     """Run a fine solver from random scenarios and keep what the coarse grid can hold.
 
@@ -91,7 +92,9 @@ def simulate(
         dtype: Precision of solver and result.
         device: Where to compute.
         progress: Called with 1 after every solver step.
+        coarse_forcing: Brings a forcing to the coarse grid; left out, `coarse` does.
     """
+    bring_forcing = coarse_forcing or coarse
     scenario = solver.scenario(simulations, generator)
     state = scenario.initial.to(device, dtype)
     states, forcings = [], []
@@ -100,7 +103,7 @@ def simulate(
         if t >= skip:
             states.append(coarse(state))
             if forcing is not None:
-                forcings.append(coarse(forcing))
+                forcings.append(bring_forcing(forcing))
         if t < skip + steps:
             state = solver.step(state, forcing)
             if progress:

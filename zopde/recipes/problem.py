@@ -23,7 +23,7 @@ from zopde.hybrid import BlackBox, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
-from zopde.protocols import Differentiable, ReferenceSolver, Solver
+from zopde.protocols import Differentiable, Downsampling, ReferenceSolver, Solver
 from zopde.recipes.config import CorrectionConfig
 from zopde.seeding import generator
 
@@ -120,10 +120,14 @@ def make_data(config: CorrectionConfig, progress: Progress) -> Trajectories:
             remedy="name it with --data, or give the solver both methods",
         )
     data = config.data
+
+    def by_cells(fine: Tensor) -> Tensor:
+        return downsample(fine, data.coarse)
+
     with progress.stage("reference data", data.skip + data.steps) as advance:
         made = simulate(
             solver.at(data.fine),
-            lambda fine: downsample(fine, data.coarse),
+            solver.downsample if isinstance(solver, Downsampling) else by_cells,
             solver.grid,
             simulations=data.train + data.test,
             skip=data.skip,
@@ -132,6 +136,7 @@ def make_data(config: CorrectionConfig, progress: Progress) -> Trajectories:
             dtype=config.dtype,
             device=config.run.device,
             progress=advance,
+            coarse_forcing=by_cells,
         )
     return Trajectories(made.grid, made.states, made.forcing, data_settings(config, solver))
 
