@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zopde.cli.console import Watcher, check_notes, layer_rows, say, say_json, sweep_rows, table
-from zopde.cli.options import AsJson, Changes, ConfigFile, Preset, SolverSpec
+from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, configured
 
 if TYPE_CHECKING:
     from zopde.recipes import GradientCheck
@@ -36,24 +36,16 @@ def gradient(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
-    ] = None,
+    device: Device = None,
     directions: Annotated[
         int, typer.Option(help="Judge a random-direction estimate with so many; 0: CGE.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare the zeroth-order gradient with autograd, find the best mu, measure the noise."""
-    from zopde.recipes import check_gradient, load_config
+    from zopde.recipes import check_gradient
 
-    tables: dict[str, dict[str, object]] = {"solver": {"spec": solver}}
-    if data is not None:
-        tables["data"] = {"path": str(data)}
-    if device is not None:
-        tables["run"] = {"device": device}
-    config = load_config(preset, config_file, changes or (), tables)
+    config = configured(solver, preset, config_file, changes, data, device)
     with redirect_stdout(sys.stderr):  # a solver may print; stdout is for the result
         found = check_gradient(config, directions, Watcher())
     if as_json:

@@ -18,7 +18,17 @@ from zopde.cli.console import (
     say_json,
     table,
 )
-from zopde.cli.options import AsJson, Changes, ConfigFile, DataFile, Overwrite, Preset, SolverSpec
+from zopde.cli.options import (
+    AsJson,
+    Changes,
+    ConfigFile,
+    DataFile,
+    Device,
+    Overwrite,
+    Preset,
+    SolverSpec,
+    configured,
+)
 
 if TYPE_CHECKING:
     from zopde.recipes import CorrectionConfig
@@ -34,10 +44,7 @@ def correct(
         typer.Option(help="Run folder. Default: runs/<solver>-<preset>.", show_default=False),
     ] = None,
     data: DataFile = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
-    ] = None,
+    device: Device = None,
     chunk: Annotated[
         int | None,
         typer.Option(help="Probes per pass; 0 measures what is best. Default: as the settings."),
@@ -52,16 +59,10 @@ def correct(
     as_json: AsJson = False,
 ) -> None:
     """Train a corrector in every way, compare on unseen runs, leave a run folder."""
-    from zopde.recipes import load_config, run_correction
+    from zopde.recipes import run_correction
 
-    tables: dict[str, dict[str, object]] = {"solver": {"spec": solver}}
-    if data is not None:
-        tables["data"] = {"path": str(data)}
-    if device is not None:
-        tables["run"] = {"device": device}
-    if chunk is not None:
-        tables["zo"] = {"chunk": chunk}
-    config = load_config(preset, config_file, changes or (), tables)
+    zo: dict[str, object] = {} if chunk is None else {"chunk": chunk}
+    config = configured(solver, preset, config_file, changes, data, device, zo=zo)
     folder = out or Path("runs") / f"{Path(solver.replace(':', '-')).name}-{preset}"
     if dry_run:
         _dry_run(config, folder, as_json)

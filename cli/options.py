@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from zopde.recipes import CorrectionConfig
 
 SolverSpec = Annotated[
     str,
@@ -38,5 +41,29 @@ DataFile = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what is there first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+
+
+def configured(
+    solver: str,
+    preset: str,
+    config_file: Path | None,
+    changes: list[str] | None,
+    data: Path | None,
+    device: str | None,
+    **tables: dict[str, object],
+) -> CorrectionConfig:
+    """The settings that a command's options make, those of `tables` over all others."""
+    from zopde.recipes import load_config
+
+    tables["solver"] = {"spec": solver}
+    if data is not None:
+        tables["data"] = {"path": str(data)}
+    if device is not None:
+        tables["run"] = {"device": device}
+    return load_config(preset, config_file, changes or (), tables)

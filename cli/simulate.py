@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zopde.cli.console import Watcher, say
-from zopde.cli.options import Changes, ConfigFile, Overwrite, Preset, SolverSpec
+from zopde.cli.options import Changes, ConfigFile, Overwrite, Preset, SolverSpec, configured
 
 
 def simulate(
@@ -22,11 +22,9 @@ def simulate(
     """Run a solver on the fine grid and keep the runs on the coarse grid, as NetCDF."""
     from zopde.checks import check_new_file
     from zopde.data import save_trajectories
-    from zopde.recipes import load_config
     from zopde.recipes.problem import make_data
 
-    tables = {"solver": {"spec": solver}}
-    config = load_config(preset, config_file, changes or (), tables)
+    config = configured(solver, preset, config_file, changes, None, None)
     check_new_file("--out", out, overwrite)
     data = make_data(config, Watcher())
     save_trajectories(data, out)

@@ -12,9 +12,10 @@ from torch import Generator, Tensor
 from zopde.checks import check_choice
 from zopde.errors import InputError
 from zopde.interface.bank import Bank
-from zopde.interface.differences import Scheme, check_probing, differences
+from zopde.interface.differences import check_probing, differences
 from zopde.interface.vjp import Step
 from zopde.protocols import State
+from zopde.zo.cge import Scheme
 
 Lookup = Literal["nearest", "mean", "interpolated"]
 

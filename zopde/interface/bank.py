@@ -13,9 +13,9 @@ from zopde.checks import check_count
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.dense import jacobians
-from zopde.interface.differences import Scheme
 from zopde.interface.vjp import Step, Variable
 from zopde.protocols import Forcing, State
+from zopde.zo.cge import Scheme
 
 _GIB = 2**30
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.colouring import lattice_colours
-from zopde.interface.differences import Scheme, check_probing, differences, probes_per_call
+from zopde.interface.differences import check_probing, differences, probes_per_call
 from zopde.interface.reach import TOLERANCE, measure_reach
 from zopde.interface.vjp import Step
 from zopde.protocols import State
+from zopde.zo.cge import Scheme
 
 
 @final

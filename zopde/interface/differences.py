@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zopde.checks import check_choice, check_count, check_positive
 from zopde.interface.vjp import Step
-
-Scheme = Literal["forward", "central"]
+from zopde.zo.cge import Scheme
 
 
 def differences(

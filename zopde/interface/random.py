@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from zopde.checks import check_choice, check_count
-from zopde.interface.differences import Scheme, check_probing, differences, probes_per_call
+from zopde.interface.differences import check_probing, differences, probes_per_call
 from zopde.interface.vjp import Step
 from zopde.protocols import State
+from zopde.zo.cge import Scheme
 from zopde.zo.directions import rademacher
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from zopde.data import Windows
 from zopde.errors import InputError
-from zopde.hybrid import UnrolledObjective
 from zopde.progress import Progress
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
-from zopde.recipes.problem import Problem, new_corrector
+from zopde.recipes.oracles import threads_of_a_worker
+from zopde.recipes.problem import Problem, first_objective, new_corrector
 from zopde.zo import WeightOracle
 
 
@@ -40,12 +37,8 @@ def with_chunk(
     if path and path.exists():
         chunk = _read(path)
     else:
-        before = torch.get_num_threads()
-        torch.set_num_threads(config.run.threads if config.run.workers else before)
-        try:
+        with threads_of_a_worker(config):
             chunk = _measure(config, problem)
-        finally:
-            torch.set_num_threads(before)
         progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
         if path:
             path.write_text(f"{chunk}\n", encoding="utf-8")
@@ -53,9 +46,8 @@ def with_chunk(
 
 
 def _measure(config: CorrectionConfig, problem: Problem) -> int:
-    training, seed = config.training, config.run.seeds[0]
-    windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
-    objective = UnrolledObjective(problem.solver, windows.batch(0), problem.scale)
+    seed = config.run.seeds[0]
+    objective = first_objective(config, problem, problem.solver, seed)
     return WeightOracle(new_corrector(config, problem, seed), objective).calibrate(config.zo.mu)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,12 @@ from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.interface import Interface, check_interface, open_interface
 from zopde.recipes.labels import WAYS, check_labels
-from zopde.recipes.oracles import check_workers, probes_per_pass, side_by_side
+from zopde.recipes.oracles import (
+    check_workers,
+    probes_per_pass,
+    side_by_side,
+    threads_of_a_worker,
+)
 from zopde.recipes.problem import (
     Problem,
     check_data,
@@ -196,7 +200,7 @@ def _scoring_seconds(config: CorrectionConfig, sample: Problem, network: torch.n
     """Time of scoring the layers, from as few directions as tell."""
     few = min(config.zo.score_directions, _SAMPLE_DIRECTIONS)
     less = replace(config, zo=replace(config.zo, score_directions=few))
-    with _threads_of_a_worker(config):
+    with threads_of_a_worker(config):
         seconds = _seconds(lambda: score_layers(less, sample, network, 0))
     return seconds * scoring_queries(config) / max(1, scoring_queries(less)) / side_by_side(config)
 
@@ -231,7 +235,7 @@ def _cost_per_iteration(
     oracle = WeightOracle(network, objective, chunk)
     probes = min(active, chunk, _SAMPLE_PROBES)
     indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
-    with _threads_of_a_worker(config):
+    with threads_of_a_worker(config):
         base = _seconds(oracle.base)
         probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
     both = 2 if config.zo.scheme == "central" else 1
@@ -239,17 +243,6 @@ def _cost_per_iteration(
         probing -= base
     seconds = base + probing * active / probes / side_by_side(config)
     return seconds, active * both + (2 - both)
-
-
-@contextmanager
-def _threads_of_a_worker(config: CorrectionConfig) -> Iterator[None]:
-    """Measure here what a worker does there, without starting any."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.run.threads if config.run.workers else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:

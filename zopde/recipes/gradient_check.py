@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zopde.data import Trajectories, Windows, load_trajectories
+from zopde.data import Trajectories, load_trajectories
 from zopde.errors import InputError
 from zopde.hybrid import UnrolledObjective
 from zopde.memory import keep_freed_memory
@@ -19,6 +19,7 @@ from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.problem import (
     Problem,
     coarse_solver,
+    first_objective,
     make_data,
     new_corrector,
     problem_from,
@@ -81,18 +82,16 @@ def check_gradient(
             "zo.mu_relative", got="true", expected="false where random directions are judged"
         )
     watcher = progress or Silent()
-    training, seed = config.training, config.run.seeds[0]
+    seed = config.run.seeds[0]
     solver = coarse_solver(config)
     small, data, source = _data(config, solver, watcher)
     problem = problem_from(small, solver, data, watcher)
     network = _started(small, problem, seed, watcher)
-    windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
-    objective = UnrolledObjective(problem.solver, windows.batch(0), problem.scale)
+    objective = first_objective(config, problem, problem.solver, seed)
     oracle = WeightOracle(network, objective, config.zo.chunk or None)
     exact = None
     if problem.twin is not None:
-        twin = UnrolledObjective(problem.twin, windows.batch(0), problem.scale)
-        exact = _autograd(twin, network)
+        exact = _autograd(first_objective(config, problem, problem.twin, seed), network)
     draw, zo = generator(seed, "mask"), config.zo
     estimate: Estimate | None = None
     with watcher.stage("checking the gradient", 1) as advance:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import nn
 
 from zopde.hybrid import CountedSolver
@@ -72,3 +74,14 @@ def side_by_side(config: CorrectionConfig) -> int:
     """How many workers this machine's cores let run at full speed."""
     cores = os.cpu_count() or 1
     return max(1, min(config.run.workers, cores // config.run.threads))
+
+
+@contextmanager
+def threads_of_a_worker(config: CorrectionConfig) -> Iterator[None]:
+    """Measure here what a worker does there, without starting any."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.run.threads if config.run.workers else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

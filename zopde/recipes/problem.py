@@ -12,6 +12,7 @@ from torch import Tensor
 from zopde import __version__
 from zopde.data import (
     Trajectories,
+    Windows,
     first_steps,
     load_trajectories,
     save_trajectories,
@@ -19,7 +20,7 @@ from zopde.data import (
 )
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError, first_line
-from zopde.hybrid import BlackBox, downsample
+from zopde.hybrid import BlackBox, UnrolledObjective, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
@@ -222,3 +223,12 @@ def new_corrector(config: CorrectionConfig, problem: Problem, seed: int) -> Norm
             ) from error
     network = Normalised(body, problem.scale, problem.train.forcing_scale())
     return network.to(config.run.device, config.dtype)
+
+
+def first_objective(
+    config: CorrectionConfig, problem: Problem, solver: Solver, seed: int
+) -> UnrolledObjective:
+    """The unrolled loss on a label's first batch, with the steps taken by `solver`."""
+    training = config.training
+    windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
+    return UnrolledObjective(solver, windows.batch(0), problem.scale)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
-from zopde.data import Windows
 from zopde.errors import InputError
 from zopde.hybrid import CountedSolver, UnrolledObjective
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.oracles import oracle_at
-from zopde.recipes.problem import Problem
+from zopde.recipes.problem import Problem, first_objective
 from zopde.recipes.runfolder import RunFolder
 from zopde.seeding import generator
 from zopde.sparsity import (
@@ -81,9 +80,7 @@ def score_layers(
     solver = problem.twin if config.zo.score == "grasp" else problem.solver
     assert solver is not None, "see check_score"
     counter = CountedSolver(solver)
-    training = config.training
-    windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
-    objective = UnrolledObjective(counter, windows.batch(0), problem.scale)
+    objective = first_objective(config, problem, counter, seed)
     oracles = oracle_at(config, pool, counter, config.zo.score_directions)
     scores = _scores(config, network, objective, seed, oracles)
     finite = bool(scores.values.isfinite().all())

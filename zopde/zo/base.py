@@ -50,6 +50,7 @@ class Base(fx.Interpreter):
     Attributes:
         batch: States of the call.
         values: Node -> its value.
+        last_use: Node -> the last one that reads it.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Base(fx.Interpreter):
         with statistics_per_probe(graph, lambda _: self.batch), out_of_place(graph):
             self.run(*args)
         self.values: dict[fx.Node, Any] = self.env
+        nodes = graph.graph.nodes
+        self.last_use = {source: node for node in nodes for source in node.all_input_nodes}
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - fx's own signature
         """Run one node, and refuse where a value of states lost its batch axis."""

@@ -55,8 +55,6 @@ class Reuse:
             for site in sites[block.slot.name]:
                 self._shares.setdefault(site.module, []).append((i, share(site, block)))
         self._parts: dict[fx.Node, dict[int, Any]] = {}
-        nodes = graph.graph.nodes
-        self._last_use = {source: node for node in nodes for source in node.all_input_nodes}
 
     def answer(self) -> Tensor:
         """The network's answer for every probe.
@@ -77,7 +75,7 @@ class Reuse:
             for node in nodes[:-1]:
                 self._visit(node, called)
                 for source in node.all_input_nodes:
-                    if self._last_use[source] is node:
+                    if self._base.last_use[source] is node:
                         self._parts.pop(source, None)
         for i, block in enumerate(self._blocks):
             if i not in called:
