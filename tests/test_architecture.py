@@ -121,11 +121,10 @@ def test_every_folder_is_a_package_of_the_wheel():
 
 
 PUBLIC = """
-__version__ InputError SolverError Grid Oracle Objective ReferenceSolver Scenario Solver Window
-ask_shared find_solvers load_solver Estimate ExecutorOracle WeightOracle WorkerPool cge
-CorrectedSolver
-OneAtATime UnrolledObjective downsample rollout rollout_error ConvCorrector Normalised
-ResidualCorrector Trajectories load_trajectories save_trajectories simulate load_config
+__version__ InputError Failure SolverError Grid Oracle Objective ReferenceSolver Scenario Solver
+Window ask_shared find_solvers load_solver Estimate ExecutorOracle WeightOracle WorkerPool cge
+CorrectedSolver OneAtATime UnrolledObjective downsample rollout rollout_error ConvCorrector
+Normalised ResidualCorrector Trajectories load_trajectories save_trajectories simulate load_config
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
 InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback

@@ -14,6 +14,7 @@ __version__ = version("zopde")
 
 _ROOM_OF = {
     "InputError": "errors",
+    "Failure": "errors",
     "SolverError": "errors",
     "Grid": "grid",
     "Oracle": "protocols",
@@ -70,7 +71,7 @@ __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
 
 if TYPE_CHECKING:
     from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
-    from zopde.errors import InputError, SolverError
+    from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
         CorrectedSolver,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to import
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -31,8 +36,42 @@ class InputError(ValueError):
         return _rebuilt, (self.what, str(got), expected, remedy)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One state of a batch that a solver could not advance.
+
+    Args:
+        row: Which of the batch.
+        reason: What happened, in one line.
+        folder: Where the run's files are kept; "" where there are none.
+        log: The last lines that the run wrote; "" where there are none.
+    """
+
+    row: int
+    reason: str
+    folder: str = ""
+    log: str = ""
+
+
 class SolverError(RuntimeError):
-    """The solver's fault: a step that failed, or answered what no state can hold."""
+    """The solver's fault: a step that failed, or answered what no state can hold.
+
+    Args:
+        message: What failed, in one line.
+        failures: The states of the batch that failed, if the others did not.
+        answers: (batch, channel, *space), the answers of the others; NaN where it failed.
+    """
+
+    def __init__(
+        self, message: str, failures: Sequence[Failure] = (), answers: Tensor | None = None
+    ) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)
+        self.answers = answers
+
+    def __reduce__(self) -> tuple[type[SolverError], tuple[object, ...]]:
+        """Pickled whole: errors come back from worker processes."""
+        return type(self), (str(self), self.failures, self.answers)
 
 
 def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:

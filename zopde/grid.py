@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal
 
-from zopde.checks import check_positive
+from zopde.checks import check_choice, check_positive
 from zopde.errors import InputError
 
 Boundary = Literal["periodic", "open"]
@@ -82,3 +82,26 @@ class Grid:
     def without_forcing(self) -> Grid:
         """The same grid for states that come without their forcing."""
         return replace(self, forcing_channels=())
+
+
+def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
+    """A grid from the table of a settings file; a `Grid` stays as it is.
+
+    Args:
+        grid: The arguments of `Grid` by name, lists where it has tuples.
+
+    Raises:
+        InputError: On an unknown or missing key, or values that are not a grid's.
+    """
+    if isinstance(grid, Grid):
+        return grid
+    known = {one.name: one for one in fields(Grid)}
+    for key in grid:
+        check_choice("grid key", key, known)
+    for name, one in known.items():
+        if name not in grid and one.default is MISSING and one.default_factory is MISSING:
+            raise InputError("grid", got=f"no {name!r}", expected="shape, extent, dt and channels")
+    try:
+        return Grid(**{k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()})
+    except TypeError as error:
+        raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error

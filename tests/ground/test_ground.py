@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zopde import Grid, InputError, OneAtATime, find_solvers, load_solver
+from zopde import Failure, Grid, InputError, OneAtATime, SolverError, find_solvers, load_solver
 from zopde.checks import check_forcing, check_positive, check_share, check_state
+from zopde.grid import as_grid
 from zopde.plugins import import_user_files, user_files
 from zopde.seeding import generator
 
@@ -161,3 +162,32 @@ def test_input_error_travels_whole():
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is InputError
     assert (str(again), again.what) == (str(error), "mu")
+
+
+def test_a_grid_from_a_table_is_the_grid():
+    table = {"shape": [4, 6], "extent": [1.0, 2.0], "dt": 0.1, "channels": ["u"]}
+    made = as_grid(table)
+    assert made == Grid(shape=(4, 6), extent=(1.0, 2.0), dt=0.1, channels=("u",))
+    assert as_grid(made) is made
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"shape": [4]}, "no 'extent'"),
+        ({"shap": [4]}, "shape"),
+        ({"shape": 4, "extent": [1.0], "dt": 0.1, "channels": ["u"]}, "lists"),
+    ],
+)
+def test_a_table_that_is_no_grid_raises(table, message):
+    with pytest.raises(InputError, match=message):
+        as_grid(table)
+
+
+def test_a_solver_error_keeps_what_failed_when_pickled():
+    answers = torch.tensor([[1.0], [float("nan")]])
+    error = SolverError("one of two runs failed", [Failure(1, "exit code 3", "/kept")], answers)
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert copy.failures == (Failure(1, "exit code 3", "/kept"),)
+    torch.testing.assert_close(copy.answers, answers, equal_nan=True)
