@@ -159,7 +159,7 @@ def test_what_openfoam_says_of_a_failure_is_in_the_message(case, tmp_path, gen):
     text = (case / "system" / "fvSolution").read_text()
     (case / "system" / "fvSolution").write_text(text.replace("PCG", "NoSuch"))
     solver = solver_on(case, failed=str(tmp_path / "failed"))
-    with pytest.raises(SolverError, match="icoFoam: 1 of 1 runs failed.*NoSuch") as caught:
+    with pytest.raises(SolverError, match=r"icoFoam: 1 of 1 runs failed.*NoSuch") as caught:
         solver.step(speeds(gen, 1, 3, 6, 8))
     assert (Path(caught.value.failures[0].folder) / "0" / "U").exists()
     mesh = case / "system" / "blockMeshDict"
