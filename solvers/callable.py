@@ -90,8 +90,8 @@ class PythonFunction:
                     answer = self._function(*given)
                 else:
                     answer = np.asarray(self._function(*(values.numpy() for values in given)))
-                    if answer.dtype.kind in "fiu":
-                        answer = torch.from_numpy(answer)
+                    if answer.dtype.kind in "fiub":
+                        answer = torch.from_numpy(np.ascontiguousarray(answer, np.float64))
         except Exception as error:  # it is the user's code and may raise anything
             name = type(error).__name__
             raise RowError(f"the function raised {name}: {first_line(error)}") from error

@@ -24,7 +24,7 @@ from zopde.solvers.rows import RowError
 
 _NUMBER = 8  # bytes
 _LOG_BYTES = 4096
-_LOG_LINES = 10
+_LOG_LINES = 5
 _GRACE = 1.0  # seconds that a killed process may take to vanish
 
 
@@ -163,7 +163,7 @@ class Resident:
 
     def _last_lines(self) -> str:
         lines = self._log.decode(errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
+        return "\n".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
 
     def _epitaph(self) -> str:
         try:

@@ -60,8 +60,8 @@ def step_rows(
 
     Raises:
         InputError: If `state` or `forcing` is not the grid's.
-        SolverError: If states failed, or were answered by another shape or by values that are
-            not finite; it holds the answers of the others.
+        SolverError: If states failed, or they or their answers are not finite, or an answer has
+            another shape; it holds the answers of the others.
     """
     check_state(grid, state)
     check_forcing(grid, forcing, len(state))
@@ -70,6 +70,8 @@ def step_rows(
 
     def one(row: int) -> Tensor | Failure:
         try:
+            if not states[row].isfinite().all():
+                raise RowError("the state to start from is not finite")
             answer = ask(states[row], None if forcings is None else forcings[row])
             return checked(answer, state[row])
         except RowError as error:
@@ -82,14 +84,15 @@ def checked(answer: Tensor, state: Tensor) -> Tensor:
     """An answer in the dtype and on the device of its state.
 
     Raises:
-        RowError: If it has another shape, or is not finite although the state was.
+        RowError: If it has another shape, or is not finite.
     """
     if answer.shape != state.shape:
         shapes = f"{tuple(answer.shape)}, expected {tuple(state.shape)}"
         raise RowError(f"answered an array of shape {shapes}")
     answer = answer.detach().to(state)
-    if not answer.isfinite().all() and state.isfinite().all():
-        raise RowError("answered values that are not finite")
+    bad = int((~answer.isfinite()).sum())
+    if bad:
+        raise RowError(f"{bad:,} of {answer.numel():,} values of the answer are NaN or infinite")
     return answer
 
 
@@ -125,6 +128,9 @@ def _several(
 
 def _said(failures: list[Failure], batch: int) -> str:
     first = failures[0]
-    where = f", kept in {first.folder}" if first.folder else ""
-    log = f"; its last lines: {first.log}" if first.log else ""
-    return f"{len(failures)} of {batch} states failed; state {first.row}: {first.reason}{where}{log}"
+    said = f"{len(failures)} of {batch} states failed; state {first.row}: {first.reason}"
+    if first.folder:
+        said += f"; its folder is {first.folder}"
+    if first.log:
+        said += f"; its log ends: {' | '.join(first.log.splitlines())}"
+    return said
