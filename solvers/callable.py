@@ -96,8 +96,8 @@ class PythonFunction:
             name = type(error).__name__
             raise RowError(f"the function raised {name}: {first_line(error)}") from error
         if not isinstance(answer, Tensor):
-            kind = "tensor" if self._arrays == "torch" else "array of real numbers"
-            raise RowError(f"the function answered something else than an {kind}")
+            kind = "a tensor" if self._arrays == "torch" else "an array of real numbers"
+            raise RowError(f"the function answered something else than {kind}")
         return answer
 
 

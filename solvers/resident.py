@@ -28,7 +28,7 @@ _LOG_LINES = 5
 _GRACE = 1.0  # seconds that a killed process may take to vanish
 
 
-class Declined(RowError):
+class DeclinedError(RowError):
     """The process has no answer to this state, and goes on."""
 
 
@@ -79,10 +79,11 @@ class Resident:
             timeout: Seconds for all of it.
 
         Raises:
-            Declined: If the process says "not this one".
+            DeclinedError: If the process says "not this one".
             RowError: If it dies, hangs or speaks otherwise; it is of no use then.
         """
         deadline = time.monotonic() + timeout
+        self._log.clear()  # what it said about other states explains nothing
         if any(event & select.POLLIN for _, event in self._poll(self._out).poll(0)):
             self._hear()
             raise self._failed("wrote to stdout without being asked; only answers belong there")
@@ -91,7 +92,7 @@ class Resident:
             (found,) = struct.unpack("<i", self._exchange(request, 4, deadline))
             if found == 0:
                 self._hear()
-                raise Declined("the process answered: not this state", log=self._last_lines())
+                raise DeclinedError("the process answered: not this state", log=self._last_lines())
             if found != count:
                 raise self._failed(
                     f"announced {found} numbers, expected {count}; only answers belong on stdout"

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import Any, final
 
 from zopde.errors import SolverError
-from zopde.solvers.resident import Declined, Resident
+from zopde.solvers.resident import DeclinedError, Resident
 
 _GRACE = 1.0  # seconds that a process may take to end by itself
 
@@ -68,7 +68,7 @@ class ResidentPool:
                 resident = None  # where the next line raises
                 resident = self._started()
             answer = resident.ask(sent, count, self._timeout + fresh * self._start_timeout)
-        except Declined:
+        except DeclinedError:
             self._idle.put(resident)
             raise
         except BaseException:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _Answer = dict[str, Any]
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """What the protocol calls an error: a type, and one line."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -61,19 +61,19 @@ class ServedSolver:
         }
         try:
             if path not in ways:
-                raise _Refused("UnsupportedFeature", f"{path}: this server knows {list(ways)}")
+                raise _RefusedError("UnsupportedFeature", f"{path}: this server knows {list(ways)}")
             if path != "/Info" and content.get("name") != self._name:
                 found, expected = content.get("name"), self._name
-                raise _Refused("ModelNotFound", f"name: got {found!r}, expected {expected!r}")
+                raise _RefusedError("ModelNotFound", f"name: got {found!r}, expected {expected!r}")
             return ways[path](content)
-        except _Refused as error:
+        except _RefusedError as error:
             return _error(error.kind, str(error))
 
     def _info(self, _: _Answer) -> _Answer:
         return {"protocolVersion": 1.0, "models": [self._name]}
 
     def _model_info(self, _: _Answer) -> _Answer:
-        able = {name: False for name in ("Gradient", "ApplyJacobian", "ApplyHessian")}
+        able = dict.fromkeys(("Gradient", "ApplyJacobian", "ApplyHessian"), False)
         # The grid is no part of the protocol: it is there for zopde's own client.
         return {"support": {"Evaluate": True, **able}, "grid": asdict(self._solver.grid)}
 
@@ -83,15 +83,17 @@ class ServedSolver:
     def _evaluate(self, content: _Answer) -> _Answer:
         given = content.get("input")
         if not isinstance(given, list) or len(given) != len(self._shapes):
-            raise _Refused("InvalidInput", f"input: expected {len(self._shapes)} lists of numbers")
+            raise _RefusedError(
+                "InvalidInput", f"input: expected {len(self._shapes)} lists of numbers"
+            )
         values = []
         for vector, shape in zip(given, self._shapes, strict=True):
             try:
                 tensor = torch.tensor(vector, dtype=torch.float64)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise _Refused("InvalidInput", f"input: {first_line(error)}") from error
+                raise _RefusedError("InvalidInput", f"input: {first_line(error)}") from error
             if tensor.shape != (math.prod(shape),):
-                raise _Refused(
+                raise _RefusedError(
                     "InvalidInput",
                     f"input: got shape {tuple(tensor.shape)}, expected {math.prod(shape)} numbers",
                 )
@@ -101,10 +103,10 @@ class ServedSolver:
                 answer = self._solver.step(*values)
             except SolverError as error:
                 log.warning("failed: %s", error)
-                raise _Refused("SolverFailed", first_line(error)) from error
+                raise _RefusedError("SolverFailed", first_line(error)) from error
             self.evaluations += 1
         if not answer.isfinite().all():  # JSON has no word for it, and most clients choke on one
-            raise _Refused("SolverFailed", "the solver's answer is not finite")
+            raise _RefusedError("SolverFailed", "the solver's answer is not finite")
         return {"output": [answer.flatten().tolist()]}
 
 
