@@ -37,4 +37,4 @@ def serve(
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            note(f"ended after {served.evaluations:,} evaluations")
+            note(f"ended; steps answered: {served.evaluations:,}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, final
 
@@ -108,17 +109,20 @@ class Http:
         return values.view(state.shape)
 
     def _post(self, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-        return self._request("POST", path, {"name": self._name, **content})
+        with self._session() as session:
+            return session.post(path, {"name": self._name, **content})
 
-    def _request(self, method: str, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
         session = self._idle.get()
         try:
-            return session.request(method, path, content)
+            yield session
         finally:
             self._idle.put(session)
 
     def _agreed(self, declared: Grid | Mapping[str, Any] | None) -> Grid:
-        info = self._request("GET", "/Info", {})
+        with self._session() as session:
+            info = session.get("/Info")
         if info.get("protocolVersion") != 1:
             raise RowError(f"protocol version {info.get('protocolVersion')}")
         check_choice("name", self._name, [str(name) for name in info.get("models", ())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any, final
 from urllib.parse import urlsplit
@@ -30,17 +31,25 @@ class Session:
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         self._connection = kind(parts.netloc, timeout=timeout)
         self._url, self._prefix, self._retries = url, parts.path.rstrip("/"), retries
+        weakref.finalize(self, self._connection.close)
 
-    def request(self, method: str, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    def get(self, path: str) -> dict[str, Any]:
+        """Receive a JSON object; see `post`."""
+        return self._request("GET", path, None)
+
+    def post(self, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Send JSON, receive a JSON object; NaN and Infinity are read as such.
 
         Raises:
             RowError: If no answer came, or one that is an error or no JSON object.
         """
+        return self._request("POST", path, json.dumps(content).encode())
+
+    def _request(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
         attempt = 0
         while True:
             try:
-                return self._answer(method, path, json.dumps(content).encode())
+                return self._answer(method, path, body)
             except (ConnectionError, http.client.HTTPException) as error:
                 self._connection.close()
                 if attempt == self._retries:
@@ -54,7 +63,7 @@ class Session:
             time.sleep(_PAUSE * 2**attempt)
             attempt += 1
 
-    def _answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
+    def _answer(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
         self._connection.request(
             method, self._prefix + path, body, {"Content-Type": "application/json"}
         )
@@ -69,13 +78,9 @@ class Session:
             told = error if isinstance(error, dict) else {"message": error}
             raise RowError(f"the server says {told.get('type', 'error')}: {told.get('message')}")
         if response.status != 200 or not isinstance(found, dict):
-            start = text[:200].decode(errors="replace")
+            start = " ".join(text[:200].decode(errors="replace").split())
             raise RowError(f"the server answered status {response.status}, no JSON object: {start}")
         return found
-
-    def close(self) -> None:
-        """Let go of the connection; the next request makes one again."""
-        self._connection.close()
 
 
 def _said(error: Exception) -> str:
