@@ -29,8 +29,8 @@ class PythonFunction:
     batch. Answers that are not finite are failures of their states in both cases.
 
     Args:
-        grid: The grid of a state, or a table of `zopde.Grid`'s arguments.
         function: "package.module:function", "file.py:function", or the function itself.
+        grid: A `Grid`, or a table of its arguments.
         batched: Whether it takes a batch.
         arrays: "numpy" or "torch".
         home: Folder that a relative "file.py" is in; "": the current one.
@@ -41,8 +41,8 @@ class PythonFunction:
 
     def __init__(
         self,
-        grid: Grid | Mapping[str, Any],
         function: str | Callable[..., Any],
+        grid: Grid | Mapping[str, Any],
         batched: bool = False,
         arrays: Literal["numpy", "torch"] = "numpy",
         home: str = "",

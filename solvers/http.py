@@ -32,8 +32,8 @@ class Http:
 
     Args:
         url: "http://host:port".
-        grid: The grid of a state, or a table of `zopde.Grid`'s arguments; may be left out for
-            `zopde serve`, which tells it.
+        grid: A `Grid`, or a table of its arguments; may be left out for `zopde serve`, which
+            tells it.
         name: The model's name on the server.
         config: Passed on with every state.
         concurrency: How many states are asked about side by side, >= 1.

@@ -40,8 +40,8 @@ def bind(library: str, symbol: str, sizes: Sequence[int], passed: str, status: b
     """
     function = ctypes.CDLL(library)[symbol]
     function.restype = ctypes.c_int if status else None
-    numbers = [ctypes.c_int(size) for size in sizes]
-    extra = {"value": numbers, "reference": [ctypes.byref(n) for n in numbers], "none": []}[passed]
+    numbers = [] if passed == "none" else [ctypes.c_int(size) for size in sizes]
+    extra = [ctypes.byref(number) for number in numbers] if passed == "reference" else numbers
 
     def call(state: bytearray, forcing: bytes) -> None:
         values = (ctypes.c_double * (len(state) // NUMBER)).from_buffer(state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -11,11 +9,12 @@ from typing import Any, final
 from torch import Tensor
 
 from zopde.checks import check_count, check_positive
-from zopde.errors import InputError
 from zopde.grid import Grid, as_grid
 from zopde.protocols import Forcing, State
+from zopde.solvers.batches import filled
 from zopde.solvers.resident_pool import ResidentPool
 from zopde.solvers.rows import step_rows
+from zopde.solvers.runs import command_line
 from zopde.solvers.values import Order, Values
 
 
@@ -33,14 +32,15 @@ class Pipe:
 
     A program that dies, answers something else or nothing within `timeout` is ended with its
     children and started anew for the next state; the states it failed are told apart in one
-    `SolverError`. States are asked about `processes` at a time; the answers do not depend
+    `SolverError`. States are asked about `concurrency` at a time; the answers do not depend
     on how many. Pickled, it starts processes of its own wherever it wakes.
 
     Args:
-        grid: The grid of a state, or a table of `zopde.Grid`'s arguments.
-        command: Program and arguments, as a list or as one line; no shell reads it.
+        command: The arguments, the program first. {home} stands for `home`, where a relative path
+            of the program is looked for.
+        grid: A `Grid`, or a table of its arguments.
         order: "C" or "F".
-        processes: How many run side by side, >= 1.
+        concurrency: How many run side by side, >= 1; give each its own core.
         timeout: Seconds for one answer, > 0.
         start_timeout: Seconds more for the first answer of a fresh process, > 0.
         environment: Variables added to this process's own.
@@ -53,29 +53,29 @@ class Pipe:
 
     def __init__(
         self,
+        command: Sequence[str],
         grid: Grid | Mapping[str, Any],
-        command: str | Sequence[str],
         order: Order = "C",
-        processes: int = 1,
+        concurrency: int = 1,
         timeout: float = 60.0,
         start_timeout: float = 60.0,
         environment: Mapping[str, str] | None = None,
         folder: str = "",
         home: str = "",
     ) -> None:
-        check_count("processes", processes)
+        check_count("concurrency", concurrency)
         check_positive("timeout", timeout)
         check_positive("start_timeout", start_timeout)
         self._grid = as_grid(grid)
         self._values = Values(self._grid, order)
-        self._processes = processes
-        words = shlex.split(command) if isinstance(command, str) else list(command)
+        self._concurrency = concurrency
+        base = Path(home).resolve()
         self._pool = ResidentPool(
-            [_program(words, Path(home)), *words[1:]],
-            processes,
+            [filled(word, {"home": str(base)}) for word in command_line(command, base, None)],
+            concurrency,
             timeout,
             start_timeout,
-            str(Path(home, folder).resolve()),
+            str(base / folder),
             environment,
         )
 
@@ -87,20 +87,10 @@ class Pipe:
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
         try:
-            return step_rows(self._grid, state, forcing, self._ask, self._processes)
+            return step_rows(self._grid, state, forcing, self._ask, self._concurrency)
         except (KeyboardInterrupt, SystemExit):  # other threads may still wait for answers
             self._pool.kill()
             raise
 
     def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
         return self._values.read(self._pool.ask(self._values.sent(state, forcing), state.numel()))
-
-
-def _program(words: Sequence[str], home: Path) -> str:
-    if not words:
-        raise InputError("command", got="nothing", expected="a program and its arguments")
-    name = words[0]
-    path = str((home / name).resolve()) if "/" in name else name
-    if shutil.which(path) is None:
-        raise InputError("command", got=repr(path), expected="a program that can be run")
-    return path

@@ -41,14 +41,14 @@ class SharedLibrary:
     costs some 0.1 ms a state. `isolated=False` calls it in this process, without a time-out.
 
     Args:
-        grid: The grid of a state, or a table of `zopde.Grid`'s arguments.
         library: Path of the .so file; relative to `home`.
+        grid: A `Grid`, or a table of its arguments.
         symbol: Name of the function; gfortran adds a "_" where there is no bind(c).
         sizes: How the sizes are passed: "value", "reference" or "none".
         order: "C" or "F".
         status: Whether the function returns an int, 0 where all went well.
         isolated: Whether helper processes call it.
-        processes: How many of them side by side, >= 1.
+        concurrency: How many of them side by side, >= 1.
         timeout: Seconds for one answer of a helper, > 0.
         home: Folder that relative paths start from; "": the current one.
 
@@ -58,24 +58,24 @@ class SharedLibrary:
 
     def __init__(
         self,
-        grid: Grid | Mapping[str, Any],
         library: str,
+        grid: Grid | Mapping[str, Any],
         symbol: str = "step",
         sizes: Passed = "value",
         order: Order = "C",
         status: bool = False,
         isolated: bool = True,
-        processes: int = 1,
+        concurrency: int = 1,
         timeout: float = 60.0,
         home: str = "",
     ) -> None:
         check_choice("sizes", sizes, ("value", "reference", "none"))
-        check_count("processes", processes)
+        check_count("concurrency", concurrency)
         check_positive("timeout", timeout)
         self._grid = as_grid(grid)
         self._values = Values(self._grid, order)
-        self._isolated, self._processes = isolated, processes if isolated else 1
-        self._settings = {
+        self._isolated, self._concurrency = isolated, concurrency if isolated else 1
+        self._settings: dict[str, Any] = {
             "library": str(Path(home, library).resolve()),
             "symbol": symbol,
             "sizes": self._grid.state_shape,
@@ -85,7 +85,7 @@ class SharedLibrary:
         # -I: neither the user's variables nor the folder's files change what Python this is.
         command = [sys.executable, "-I", native.__file__, json.dumps(self._settings)]
         _check(command, symbol)
-        self._pool = ResidentPool(command, processes, timeout)
+        self._pool = ResidentPool(command, concurrency, timeout)
 
     @property
     def grid(self) -> Grid:
@@ -96,7 +96,7 @@ class SharedLibrary:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
         ask = self._ask if self._isolated else self._call
         try:
-            return step_rows(self._grid, state, forcing, ask, self._processes)
+            return step_rows(self._grid, state, forcing, ask, self._concurrency)
         except (KeyboardInterrupt, SystemExit):  # other threads may still wait for answers
             self._pool.kill()
             raise

@@ -41,7 +41,8 @@ def test_fipy_golden():
 
 
 @pytest.mark.parametrize(
-    ("name", "hide"), [("06_fortran.py", "shutil.which"), ("07_fipy.py", "importlib.util.find_spec")]
+    ("name", "hide"),
+    [("06_fortran.py", "shutil.which"), ("07_fipy.py", "importlib.util.find_spec")],
 )
 def test_what_is_absent_is_said_in_one_line(name, hide, monkeypatch, capsys):
     monkeypatch.setattr(hide, lambda _: None)

@@ -85,7 +85,7 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
         given = {"home": str(home), **given}
     _check_options(spec, factory, given)
     try:
-        solver = factory(**given)
+        solver: Any = factory(**given)
     except InputError:
         raise
     except Exception as error:  # a user's constructor may raise anything

@@ -1,4 +1,4 @@
-! A run per step, as most codes work: reads state.bin, writes next.bin, raw float64.
+! A run per step, as most codes work: reads state.bin, writes answer.bin, raw float64.
 program once
   use, intrinsic :: iso_fortran_env, only: real64
   use transport, only: advance
@@ -10,7 +10,7 @@ program once
   read(file) u
   close(file)
   call advance(u, nx, ny)
-  open(newunit=file, file='next.bin', access='stream', form='unformatted', status='replace')
+  open(newunit=file, file='answer.bin', access='stream', form='unformatted', status='replace')
   write(file) u
   close(file)
 end program once

@@ -73,7 +73,7 @@ def test_a_table_without_a_solver_raises(tmp_path):
     (tmp_path / "case.toml").write_text("dt = 1.0")
     with pytest.raises(InputError, match="a key `solver`"):
         load_solver(str(tmp_path / "case.toml"))
-    with pytest.raises(InputError, match="no_such.toml"):
+    with pytest.raises(InputError, match="no_such"):
         load_solver(str(tmp_path / "no_such.toml"))
 
 

@@ -69,7 +69,7 @@ def test_order_of_the_numbers_exact(order):
     grid = Grid(shape=(2, 3), extent=(1.0, 1.0), dt=0.1, channels=("a", "b"))
     given = torch.arange(12.0).view(1, 2, 2, 3)
     assert pipe("order", grid=grid, order=order).step(given).equal(given)
-    values = load_solver("pipe", {"grid": grid, "command": "cat", "order": order})._values
+    values = load_solver("pipe", {"grid": grid, "command": ["cat"], "order": order})._values
     first = torch.frombuffer(bytearray(values.sent(given[0].double(), None)), dtype=torch.float64)
     expected = given.flatten() if order == "C" else given[0].permute(2, 1, 0).flatten()
     assert first.equal(expected.double())
@@ -83,9 +83,9 @@ def test_large_states_and_much_talk_do_not_lock_up():
 
 def test_processes_side_by_side_agrees():
     given = states(7)
-    alone, together = pipe().step(given), pipe(processes=3).step(given)
+    alone, together = pipe().step(given), pipe(concurrency=3).step(given)
     assert alone.equal(together)
-    pids = pipe("pid", processes=3).step(given)[:, 0, 0, 0]
+    pids = pipe("pid", concurrency=3).step(given)[:, 0, 0, 0]
     assert 1 <= len(set(pids.tolist())) <= 3
 
 
@@ -102,12 +102,12 @@ def test_processes_side_by_side_agrees():
         ("decline", "not this state", "did not converge"),
     ],
 )
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_failed_state_is_told_apart_raises(how, reason, log, processes):
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_failed_state_is_told_apart_raises(how, reason, log, concurrency):
     given = states(4)
     given[2].fill_(13.0)
     patience = {"timeout": 0.5, "start_timeout": 1.0} if how == "hang" else {}
-    solver = pipe(how, processes=processes, **patience)
+    solver = pipe(how, concurrency=concurrency, **patience)
     for _ in range(2):  # what failed has been replaced
         with pytest.raises(SolverError, match="1 of 4 states failed; state 2") as caught:
             solver.step(given)
@@ -156,11 +156,12 @@ def test_pickled_it_starts_its_own_and_ends_with_it():
 
 def test_wrong_settings_raises(tmp_path):
     for options, match in (
-        ({"command": "no-such-program"}, "no-such-program"),
-        ({"command": "./no-such-program", "home": str(tmp_path)}, str(tmp_path)),
-        ({"command": []}, "nothing"),
+        ({"command": ["no-such-program"]}, "no-such-program"),
+        ({"command": ["./no-such-program"], "home": str(tmp_path)}, str(tmp_path)),
+        ({"command": []}, "command"),
+        ({"command": "./program"}, "a list"),
         ({"order": "X"}, "order"),
-        ({"processes": 0}, "processes"),
+        ({"concurrency": 0}, "concurrency"),
         ({"timeout": 0.0}, "timeout"),
     ):
         with pytest.raises(InputError, match=match):
@@ -171,7 +172,7 @@ def test_a_table_runs_in_its_folder(tmp_path):
     (tmp_path / "program").write_text(f"#!{sys.executable}\n{PROGRAM.read_text()}")
     (tmp_path / "program").chmod(0o755)
     (tmp_path / "case.toml").write_text(
-        'solver = "pipe"\ncommand = "./program"\n[grid]\nshape = [2, 2]\nextent = [1.0, 1.0]\n'
+        'solver = "pipe"\ncommand = ["./program"]\n[grid]\nshape = [2, 2]\nextent = [1.0, 1.0]\n'
         'dt = 0.1\nchannels = ["a", "b"]\n'
     )
     solver = load_solver(str(tmp_path / "case.toml"))
@@ -185,7 +186,7 @@ grid = {"shape": [2, 2], "extent": [1.0, 1.0], "dt": 0.1, "channels": ["a", "b"]
 command = [sys.executable, sys.argv[1]]
 asked = load_solver("pipe", {"grid": grid, "command": [*command, "pid"]})
 print(int(asked.step(torch.zeros(1, 2, 2, 2).double())[0, 0, 0, 0]), flush=True)
-slow = load_solver("pipe", {"grid": grid, "command": [*command, "hang"], "processes": 2})
+slow = load_solver("pipe", {"grid": grid, "command": [*command, "hang"], "concurrency": 2})
 slow.step(torch.full((2, 2, 2, 2), 13.0))
 """
 
