@@ -157,7 +157,7 @@ def test_pickled_it_starts_its_own_and_ends_with_it():
 def test_wrong_settings_raises(tmp_path):
     for options, match in (
         ({"command": ["no-such-program"]}, "no-such-program"),
-        ({"command": ["./no-such-program"], "home": str(tmp_path)}, str(tmp_path)),
+        ({"command": ["./no-such-program"], "home": str(tmp_path)}, "executable"),
         ({"command": []}, "command"),
         ({"command": "./program"}, "a list"),
         ({"order": "X"}, "order"),
