@@ -33,7 +33,7 @@ from zopde import (
     rollout_error,
 )
 
-STEPS, UNROLL = 12, 3
+STEPS, UNROLL = 12, 2
 
 
 class Tracer:
@@ -74,7 +74,7 @@ def reference(blobs: int, seed: int) -> Trajectories:
 
 
 def train(solver: Solver, data: Trajectories) -> CorrectedSolver:
-    """Adam on three corrected steps, back-propagated through the model's interface by queries."""
+    """Adam on two corrected steps, back-propagated through the model's interface by queries."""
     torch.manual_seed(0)
     body = ConvCorrector(inputs=1, outputs=1, width=5, depth=3)
     network = Normalised(body, data.state_scale(), data.forcing_scale())
