@@ -48,8 +48,13 @@ _ROOM_OF = {
     "ColouredPullback": "interface",
     "DensePullback": "interface",
     "InterfaceSolver": "interface",
+    "PullbackByVariable": "interface",
     "RandomPullback": "interface",
     "CorrectedSolver": "hybrid",
+    "InjectAfter": "hybrid",
+    "InjectBefore": "hybrid",
+    "InjectForcing": "hybrid",
+    "Injection": "hybrid",
     "OneAtATime": "hybrid",
     "UnrolledObjective": "hybrid",
     "downsample": "hybrid",
@@ -75,6 +80,10 @@ if TYPE_CHECKING:
     from zopde.grid import Grid
     from zopde.hybrid import (
         CorrectedSolver,
+        InjectAfter,
+        InjectBefore,
+        InjectForcing,
+        Injection,
         OneAtATime,
         UnrolledObjective,
         downsample,
@@ -86,6 +95,7 @@ if TYPE_CHECKING:
         ColouredPullback,
         DensePullback,
         InterfaceSolver,
+        PullbackByVariable,
         RandomPullback,
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from zopde.errors import InputError
 from zopde.grid import Grid
 
 State = Float[Tensor, "batch channel *space"]
@@ -140,15 +141,26 @@ class Window:
 
     Args:
         stepped: (batch, channel, *space), the solver's answer S(u[0], f[0]) to the first
-            reference state. It does not depend on the network, so it is asked for once.
+            reference state. With a correction after the step it does not depend on the network,
+            so it is asked for once; None asks every time.
         targets: (batch, unroll, channel, *space), the reference after 1 .. unroll steps.
         forcing: (batch, unroll, forcing_channel, *space), or None. Entry k drove the step
             from k to k + 1.
+        initial: (batch, channel, *space), the first reference state u[0]; may be None where the
+            correction comes after the step.
+
+    Raises:
+        InputError: If there is neither an initial state nor the answer to it.
     """
 
-    stepped: Tensor
+    stepped: Tensor | None
     targets: Tensor
     forcing: Tensor | None = None
+    initial: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.stepped is None and self.initial is None:
+            raise InputError("window", got="no initial state", expected="`initial` or `stepped`")
 
     @property
     def batch(self) -> int:

@@ -70,6 +70,7 @@ class Windows:
             stepped=self._stepped[simulation, start],
             targets=self._data.states[rows, times + 1],
             forcing=None if forcing is None else forcing[rows, times],
+            initial=self._data.states[simulation, start],
         )
 
 
@@ -82,7 +83,7 @@ def first_steps(
     """S(u[t], f[t]) for every reference state but the last of each simulation.
 
     This is the stored data on which NON trains, and the first step of every window of the
-    others. It costs simulations * steps solver steps, once.
+    others where the correction comes after it. It costs simulations * steps solver steps, once.
 
     Args:
         solver: The coarse solver.

@@ -8,7 +8,7 @@ from zopde.interface.dense import DensePullback, jacobians
 from zopde.interface.random import RandomPullback
 from zopde.interface.reach import Reach, measure_radius, measure_reach
 from zopde.interface.snapshots import farthest_points
-from zopde.interface.vjp import InterfaceSolver, Pullback, Step
+from zopde.interface.vjp import InterfaceSolver, Pullback, PullbackByVariable, Step
 
 __all__ = [
     "AmortisedPullback",
@@ -17,6 +17,7 @@ __all__ = [
     "DensePullback",
     "InterfaceSolver",
     "Pullback",
+    "PullbackByVariable",
     "RandomPullback",
     "Reach",
     "Step",

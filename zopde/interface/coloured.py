@@ -63,10 +63,14 @@ class ColouredPullback:
         self._masks = colours == every
 
     @property
+    def probes_per_channel(self) -> int:
+        """Solver steps per state, step and channel of the varied input."""
+        return (2 if self._scheme == "central" else 1) * self.colours
+
+    @property
     def probes_per_state(self) -> int:
         """Solver steps per state and step, for a state's channels."""
-        factor = 2 if self._scheme == "central" else 1
-        return factor * self.colours * len(self._grid.channels)
+        return self.probes_per_channel * len(self._grid.channels)
 
     def __call__(
         self, step: Step, cotangent: State

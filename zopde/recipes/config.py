@@ -12,6 +12,7 @@ import torch
 
 from zopde.checks import check_choice, check_positive, check_share
 from zopde.errors import InputError, first_line
+from zopde.recipes.injection import check_injection, fit_preset
 from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
 from zopde.recipes.span import Span
 
@@ -46,11 +47,17 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class CorrectorSettings:
-    """The network: "conv" or "residual", its sizes, and its padding ("auto": as the grid)."""
+    """The network: "conv" or "residual", its sizes, and its padding ("auto": as the grid).
+
+    `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
+    state, or in the "forcing" of the step, see `zopde.CorrectedSolver`. With the last two NON and
+    NOG have no gradient: presets leave them out and start from scratch.
+    """
 
     kind: Literal["conv", "residual"] = "conv"
     sizes: dict[str, int] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
+    inject: Literal["after", "before", "forcing"] = "after"
 
 
 @dataclass(frozen=True)
@@ -217,6 +224,7 @@ class CorrectionConfig:
         if not self.run.seeds or len(set(self.run.seeds)) < len(self.run.seeds):
             raise InputError("run.seeds", got=list(self.run.seeds), expected="distinct seeds")
         _check_device(self.run.device)
+        check_injection(self.corrector.inject, self.run.labels, self.training.init)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -248,7 +256,8 @@ def load_config(
     tree = read_toml(Path(str(files("zopde.recipes") / "presets" / f"{preset}.toml")))
     chosen = merge(read_toml(file) if file else {}, assignments(changes))
     check_agreement(tables or {}, chosen)
-    return build(CorrectionConfig, merge(merge(tree, chosen), tables or {}))
+    chosen = merge(chosen, tables or {})
+    return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
 
 
 def _check_device(device: str) -> None:

@@ -17,6 +17,7 @@ from zopde.recipes.chunk import with_chunk
 from zopde.recipes.claim import claimed
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
+from zopde.recipes.injection import injection_note
 from zopde.recipes.interface import check_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, worker_pool
@@ -77,6 +78,8 @@ def _run(
     run.check_data(problem.digest())
     if resume and not any(root.glob("*/seed-*/checkpoint.pt")):
         watcher.note(f"nothing to resume in {root}: starting")
+    if injection_note(config.corrector.inject):
+        watcher.note(injection_note(config.corrector.inject))
     config = with_chunk(config, problem, watcher, root / CHUNK)
     labels, skipped = _possible(config, problem)
     for label, reason in skipped.items():
@@ -153,6 +156,7 @@ def _metrics(
     stopped = {label: [c.stopped for c in costs[label] if c.stopped] for label in costs}
     metrics["stopped_early"] = {label: "; ".join(why) for label, why in stopped.items() if why}
     metrics["skipped"] = skipped
+    metrics["inject"] = config.corrector.inject
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["steps"] = problem.test.steps
     metrics["test_runs"] = problem.test.simulations

@@ -17,6 +17,7 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import evaluate
+from zopde.recipes.injection import injection_note
 from zopde.recipes.interface import Interface, check_interface, open_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import (
@@ -86,6 +87,8 @@ def forecast(
     keep_freed_memory()
     check_labels(config.run.labels)
     watcher = progress or Silent()
+    if injection_note(config.corrector.inject):
+        watcher.note(injection_note(config.corrector.inject))
     solver = coarse_solver(config)
     check_workers(config, solver)
     plan = []
@@ -149,7 +152,7 @@ def _forecast_label(
     if needs_scores(config, way):
         seconds += _scoring_seconds(config, sample, network)
         all_queries += scoring_queries(config)
-    solver_steps = all_queries * (_steps_per_query(config, stage, network) if way.unrolled else 0)
+    solver_steps = all_queries * (_steps_per_query(stage, network) if way.unrolled else 0)
     seconds, solver_steps = seconds + extra[0], solver_steps + extra[1]
     iterations = stage.iterations
     if starts_from_non(config, label):
@@ -187,12 +190,14 @@ def _open_interface(
     return interface, (seconds * table.snapshots + more[0], steps * table.snapshots + more[1])
 
 
-def _steps_per_query(config: CorrectionConfig, stage: Stage, network: torch.nn.Module) -> int:
+def _steps_per_query(stage: Stage, network: torch.nn.Module) -> int:
     """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
-    if isinstance(stage.gradient, ZerothOrder):
-        return (config.training.unroll - 1) * config.training.batch
     before = stage.counter.steps
-    stage.gradient(network, stage.objective_at(0), 0)
+    if isinstance(stage.gradient, ZerothOrder):
+        with torch.no_grad():
+            stage.objective_at(0)(network, 1)
+    else:
+        stage.gradient(network, stage.objective_at(0), 0)
     return stage.counter.steps - before
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from zopde.errors import InputError
-from zopde.hybrid import CountedSolver
+from zopde.hybrid import INJECTIONS, CountedSolver
 from zopde.interface import (
     ColouredPullback,
     DensePullback,
     Pullback,
+    PullbackByVariable,
     RandomPullback,
     Step,
     check_size,
     coloured_for,
 )
+from zopde.interface.vjp import Variable
 from zopde.recipes.bank import AmortisedAt
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
@@ -85,7 +87,7 @@ def open_interface(
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     if config.interface.kind == "amortised":
-        found = AmortisedAt(config, problem, counter, seed, _mu(config, problem), folder)
+        found = AmortisedAt(config, problem, counter, seed, mu_of(config, problem), folder)
         cost = Fitted(0, 0, found.solver_steps, time.monotonic() - began)
         note = f"{len(found.bank)} Jacobians, {found.solver_steps:,} solver steps once"
         return Interface(found, cost, note, found.write)
@@ -93,50 +95,80 @@ def open_interface(
     return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
 
 
+def variables(config: CorrectionConfig) -> list[Variable]:
+    """Inputs of the solver that the network feeds, in an unrolled rollout."""
+    moved = INJECTIONS[config.corrector.inject].adds_to
+    return ["state", "forcing"] if moved == "forcing" else ["state"]
+
+
 def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
     table = config.interface
-    mu = _mu(config, problem)
+    mu = {variable: mu_of(config, problem, variable) for variable in variables(config)}
     if table.kind == "dense":
-        dense = DensePullback(mu, table.scheme, table.states)
-        return lambda _: dense, "every entry of the state is asked for"
+        dense = _of_each({v: DensePullback(mu[v], table.scheme, table.states) for v in mu})
+        return lambda _: dense, f"every entry of the {' and the '.join(mu)} is asked for"
     if table.kind == "random":
 
         def draw(iteration: int) -> Pullback:
             draws = generator(seed, "probes", iteration)
-            return RandomPullback(draws, table.directions, mu, table.scheme, table.states)
+            given = table.scheme, table.states
+            return _of_each({v: RandomPullback(draws, table.directions, mu[v], *given) for v in mu})
 
         return draw, f"{table.directions} random directions; noise grows with training.unroll"
-    step = _typical_step(problem, counter, seed)
-    coloured = coloured_for(
-        step,
-        tuple(table.radius) or None,
+    ways = {v: _coloured(config, problem, counter, seed, v) for v in mu}
+    coloured, grid = _of_each(ways), problem.solver.grid
+    note = _describe(ways["state"], len(grid.channels))
+    if "forcing" in ways:
+        note += f"; forcing: {_describe(ways['forcing'], len(grid.forcing_channels))}"
+    return lambda _: coloured, note
+
+
+def _coloured(
+    config: CorrectionConfig,
+    problem: Problem,
+    counter: CountedSolver,
+    seed: int,
+    variable: Variable = "state",
+) -> ColouredPullback:
+    """`interface.radius` is the state's; how far an answer to the forcing reaches is measured."""
+    table = config.interface
+    return coloured_for(
+        _typical_step(problem, counter, seed, variable),
+        tuple(table.radius) or None if variable == "state" else None,
         table.allow_bias,
-        mu,
+        mu_of(config, problem, variable),
         table.scheme,
         table.states,
         probes=_PROBES,
     )
-    return lambda _: coloured, _describe(coloured)
 
 
-def _mu(config: CorrectionConfig, problem: Problem) -> float:
-    """In the units of the state."""
-    return config.interface.mu * float(problem.scale.square().mean().sqrt())
+def _of_each(ways: Mapping[Variable, Pullback]) -> Pullback:
+    if "forcing" in ways:
+        return PullbackByVariable(ways["state"], ways["forcing"])
+    return ways["state"]
 
 
-def _describe(coloured: ColouredPullback) -> str:
-    radius = " x ".join(map(str, coloured.radius))
-    text = f"radius {radius} cells, {coloured.probes_per_state} solver steps per state and step"
+def mu_of(config: CorrectionConfig, problem: Problem, variable: Variable = "state") -> float:
+    """The finite-difference step in the units of an input of the solver."""
+    data = problem.train
+    scale = data.state_scale() if variable == "state" else data.forcing_scale()
+    return config.interface.mu * float(scale.square().mean().sqrt())
+
+
+def _describe(coloured: ColouredPullback, channels: int) -> str:
+    radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_per_channel * channels
+    text = f"radius {radius} cells, {steps} solver steps per state and step"
     return f"{text}, {100 * coloured.bias:.2g} % of a response lies outside"
 
 
-def _typical_step(problem: Problem, solver: CountedSolver, seed: int) -> Step:
+def _typical_step(problem: Problem, solver: CountedSolver, seed: int, variable: Variable) -> Step:
     """Stored steps of the training data, drawn at random; they cost nothing."""
     data = problem.train
     stepped = problem.stepped.flatten(0, 1)
     rows = torch.randperm(len(stepped), generator=generator(seed, "probes"))[:_PROBES]
     rows = rows.to(stepped.device)
     forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
-    return Step(solver, data.states[:, :-1].flatten(0, 1)[rows], forcing, stepped[rows])
+    return Step(solver, data.states[:, :-1].flatten(0, 1)[rows], forcing, stepped[rows], variable)

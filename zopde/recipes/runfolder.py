@@ -131,7 +131,8 @@ def _is_ours(record: Path) -> bool:
 
 
 def _check_same(record: Path, config: CorrectionConfig) -> None:
-    old, new = read_toml(record), as_tree(config)
+    # Built once more: a run of a version with fewer settings had the defaults of the others.
+    old, new = as_tree(build(CorrectionConfig, read_toml(record))), as_tree(config)
     changed = [name for name in differences(old, new) if name not in _FREE]
     # How many workers there are decides no number; whether there are any decides round-off.
     if all(_look_up(tree, "run.workers") for tree in (old, new)):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zopde.data import Windows
-from zopde.hybrid import CountedSolver, UnrolledObjective
+from zopde.hybrid import INJECTIONS, CountedSolver, UnrolledObjective
 from zopde.interface import InterfaceSolver
 from zopde.nets import Normalised
 from zopde.progress import Progress
@@ -154,7 +154,7 @@ def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
     iterations = Span.parse("non.length", non.length).iterations(windows.per_epoch)
     optimise = Optimise(lr=non.lr, warmup=non.warmup)
     counter = CountedSolver(problem.solver)
-    return _stage(problem, counter, windows, Backprop(), optimise, iterations)
+    return _stage(config, problem, counter, windows, Backprop(), optimise, iterations)
 
 
 def label_stage(
@@ -197,7 +197,7 @@ def label_stage(
     if way.gradient == "zo":
         gradient = zeroth_order(config, network, per_epoch, seed, ratios, counter, pool)
     pullbacks = interface.pullback_at if interface else None
-    return _stage(problem, counter, windows, gradient, optimise, iterations, pullbacks)
+    return _stage(config, problem, counter, windows, gradient, optimise, iterations, pullbacks)
 
 
 def zeroth_order(
@@ -222,6 +222,7 @@ def zeroth_order(
 
 
 def _stage(
+    config: CorrectionConfig,
     problem: Problem,
     counter: CountedSolver,
     windows: Windows,
@@ -231,11 +232,12 @@ def _stage(
     pullback_at: PullbackAt | None = None,
 ) -> Stage:
     scale: torch.Tensor = problem.scale
+    injection = INJECTIONS[config.corrector.inject]
 
     def objective_at(iteration: int) -> Objective:
         solver: Solver = counter
         if pullback_at:
             solver = InterfaceSolver(counter, pullback_at(iteration))
-        return UnrolledObjective(solver, windows.batch(iteration), scale)
+        return UnrolledObjective(solver, windows.batch(iteration), scale, injection)
 
     return Stage(objective_at, gradient, optimise, iterations, counter)
