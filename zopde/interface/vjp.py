@@ -74,6 +74,25 @@ class Pullback(Protocol):
 
 
 @final
+class PullbackByVariable:
+    """One way to ask for the influence of the state, another for that of the forcing.
+
+    Args:
+        state: What answers for the state.
+        forcing: What answers for the forcing.
+    """
+
+    def __init__(self, state: Pullback, forcing: Pullback) -> None:
+        self._ways = {"state": state, "forcing": forcing}
+
+    def __call__(
+        self, step: Step, cotangent: State
+    ) -> Float[Tensor, "batch varied_channel *space"]:
+        """See `Pullback`."""
+        return self._ways[step.variable](step, cotangent)
+
+
+@final
 class InterfaceSolver:
     """A black-box solver that back-propagation can pass, by queries: `cut="interface"`.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -17,10 +17,10 @@ from zopde.interface import (
     Pullback,
     RandomPullback,
     Step,
-    check_size,
     coloured_for,
 )
-from zopde.recipes.bank import AmortisedAt
+from zopde.interface.vjp import Variable
+from zopde.recipes.bank import AmortisedAt, Places, forms_of_bank
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
 from zopde.recipes.problem import Problem
@@ -40,13 +40,15 @@ class Interface:
         pullback_at: Iteration -> pullback; a function of the iteration, for an exact resume.
         cost: Of no iteration.
         note: What was found, for whom it may concern.
-        finish: To be called after so many iterations.
+        finish: To be called after so many iterations; what there is to say then, or "".
+        agreement: What the latest iteration's watch saw, a cosine; None if there was none.
     """
 
     pullback_at: PullbackAt
     cost: Fitted
     note: str
-    finish: Callable[[int], None] = lambda _: None
+    finish: Callable[[int], str] = lambda _: ""
+    agreement: Callable[[], float | None] = lambda: None
 
 
 def check_interface(config: CorrectionConfig, problem: Problem) -> None:
@@ -57,23 +59,28 @@ def check_interface(config: CorrectionConfig, problem: Problem) -> None:
             each axis.
     """
     if any(WAYS[label].interface for label in config.run.labels):
-        declared, space = config.interface.radius, problem.solver.grid.shape
-        if declared and len(declared) != len(space):
-            raise InputError(
-                "interface.radius",
-                got=list(declared),
-                expected=f"{len(space)} numbers of cells, one for each axis, or none",
-            )
-        if config.interface.kind == "coloured":
-            open_interface(config, problem, 0)
-        if config.interface.kind == "amortised":
-            count = config.interface.snapshots + config.interface.more_snapshots
-            entries = problem.train.states[0, 0].numel()
-            check_size(entries, entries, count, config.interface.limit_gib)
+        space = problem.solver.grid.shape
+        for name in ("radius", "near"):
+            declared = getattr(config.interface, name)
+            if declared and len(declared) != len(space):
+                raise InputError(
+                    f"interface.{name}",
+                    got=list(declared),
+                    expected=f"{len(space)} numbers of cells, one for each axis, or none",
+                )
+        kind, fallback = config.interface.kind, config.interface.fallback
+        if kind == "amortised":
+            forms_of_bank(config, problem, variables(config))
+        if "coloured" in (kind, fallback if kind == "amortised" else ""):
+            _coloured(config, problem, CountedSolver(problem.solver), 0)
 
 
 def open_interface(
-    config: CorrectionConfig, problem: Problem, seed: int, folder: Path | None = None
+    config: CorrectionConfig,
+    problem: Problem,
+    seed: int,
+    places: Places | None = None,
+    executor: Executor | None = None,
 ) -> Interface:
     """Measure what the configured way needs to know; a function of (config, data, seed).
 
@@ -81,23 +88,32 @@ def open_interface(
         config: The run's settings.
         problem: Solver and data.
         seed: The run's.
-        folder: The label's, where a bank is kept; None keeps it in memory.
+        places: Where a bank is kept; None keeps it in memory.
+        executor: Who fills a bank; None is this process.
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
-    if config.interface.kind == "amortised":
-        found = AmortisedAt(config, problem, counter, seed, _mu(config, problem), folder)
-        cost = Fitted(0, 0, found.solver_steps, time.monotonic() - began)
-        note = f"{len(found.bank)} Jacobians, {found.solver_steps:,} solver steps once"
-        return Interface(found, cost, note, found.write)
-    make, note = _ways(config, problem, counter, seed)
-    return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
+    if config.interface.kind != "amortised":
+        make, note = _ways(config, problem, counter, seed)
+        return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
+    fallback = _fallback(config, problem, counter, seed)
+    extra = counter.steps
+    mu = {variable: mu_of(config, problem, variable) for variable in variables(config)}
+    found = AmortisedAt(config, problem, counter, seed, mu, places or Places(), executor, fallback)
+    cost = Fitted(0, 0, extra + found.solver_steps, time.monotonic() - began)
+    return Interface(found, cost, found.note, found.finish, found.agreement)
+
+
+def variables(config: CorrectionConfig) -> list[Variable]:
+    """Inputs of the solver that the network feeds, in an unrolled rollout."""
+    inject = getattr(config.corrector, "inject", "after")
+    return ["state", "forcing"] if inject == "forcing" else ["state"]
 
 
 def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
     table = config.interface
-    mu = _mu(config, problem)
+    mu = mu_of(config, problem)
     if table.kind == "dense":
         dense = DensePullback(mu, table.scheme, table.states)
         return lambda _: dense, "every entry of the state is asked for"
@@ -108,22 +124,42 @@ def _ways(
             return RandomPullback(draws, table.directions, mu, table.scheme, table.states)
 
         return draw, f"{table.directions} random directions; noise grows with training.unroll"
-    step = _typical_step(problem, counter, seed)
-    coloured = coloured_for(
-        step,
+    coloured = _coloured(config, problem, counter, seed)
+    return lambda _: coloured, _describe(coloured)
+
+
+def _coloured(
+    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
+) -> ColouredPullback:
+    table = config.interface
+    return coloured_for(
+        _typical_step(problem, counter, seed),
         tuple(table.radius) or None,
         table.allow_bias,
-        mu,
+        mu_of(config, problem),
         table.scheme,
         table.states,
         probes=_PROBES,
     )
-    return lambda _: coloured, _describe(coloured)
 
 
-def _mu(config: CorrectionConfig, problem: Problem) -> float:
-    """In the units of the state."""
-    return config.interface.mu * float(problem.scale.square().mean().sqrt())
+def _fallback(
+    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
+) -> Pullback | None:
+    """What answers where a watched bank does not fit."""
+    table = config.interface
+    if table.fallback == "coloured":
+        return _coloured(config, problem, counter, seed)
+    if table.fallback == "dense":
+        return DensePullback(mu_of(config, problem), table.scheme, table.states)
+    return None
+
+
+def mu_of(config: CorrectionConfig, problem: Problem, variable: Variable = "state") -> float:
+    """The finite-difference step in the units of an input of the solver."""
+    data = problem.train
+    scale = data.state_scale() if variable == "state" else data.forcing_scale()
+    return config.interface.mu * float(scale.square().mean().sqrt())
 
 
 def _describe(coloured: ColouredPullback) -> str:

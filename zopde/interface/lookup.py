@@ -1,0 +1,67 @@
+"""Which Jacobians of a bank stand for that of a state, and with what weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.interface.bank import Bank
+from zopde.protocols import Forcing, State
+
+Lookup = Literal["nearest", "mean", "interpolated", "local"]
+Weights = Float[Tensor, "snapshots batch cell"]
+_LEAST = 1e-6  # of a distance, so that a state right at a snapshot gives no infinity
+_LEAST_LOCAL = 1e-3  # of a squared one, in standard deviations: below, states are the same
+
+
+def nearest(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
+    """w_k = 1 for k = argmin |u - u_k|, else 0."""
+    away = bank.distances(state, forcing)
+    return torch.nn.functional.one_hot(away.argmin(dim=1), away.shape[1]).to(away).T[..., None]
+
+
+def mean(bank: Bank, state: State, forcing: Forcing | None) -> Weights:  # noqa: ARG001
+    """w_k = 1 / K."""
+    return state.new_full((len(bank), len(state), 1), 1 / len(bank))
+
+
+def interpolated(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
+    """w_k = |u - u_k|^-2 / sum_i |u - u_i|^-2."""
+    away = bank.distances(state, forcing)
+    least = away.min(dim=1, keepdim=True).values.clamp_min(_LEAST)
+    weights = (least / away.clamp_min(_LEAST)).square()
+    return (weights / weights.sum(dim=1, keepdim=True)).T[..., None]
+
+
+def local(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
+    """Cell by cell: w_k(i) = |u - u_k|_i^-4 / sum_l |u - u_l|_i^-4.
+
+    |.|_i is the distance of the states in the cells around i alone. The weights go with the cell
+    of the varied input: a step that looks around before it acts on the whole (an advection
+    before a projection) has a Jacobian whose columns depend on the state near their cell.
+    """
+    squares = bank.differences(state, forcing).square().mean(dim=2)
+    for axis in range(2, squares.dim()):
+        squares = _three_cells(squares, axis, bank.periodic)
+    weights = (squares.flatten(2) + _LEAST_LOCAL) ** -2
+    return weights / weights.sum(dim=0)
+
+
+LOOKUPS: dict[str, Callable[[Bank, State, Forcing | None], Weights]] = {
+    "nearest": nearest,
+    "mean": mean,
+    "interpolated": interpolated,
+    "local": local,
+}
+
+
+def _three_cells(values: Tensor, axis: int, periodic: bool) -> Tensor:
+    """Mean of every cell and its two neighbours; beyond an end, of the last cell again."""
+    n = values.shape[axis]
+    place = torch.arange(-1, n + 1, device=values.device)
+    place = place % n if periodic else place.clamp(0, n - 1)
+    return values.index_select(axis, place).unfold(axis, 3, 1).mean(dim=-1)
