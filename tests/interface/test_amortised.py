@@ -14,6 +14,7 @@ from zopde.interface import (
     farthest_points,
     form_for,
 )
+from zopde.interface.lookup import LOOKUPS
 
 
 def draw(gen, *shape):
@@ -113,6 +114,27 @@ def test_the_watch_sees_what_fits_and_adds_what_does_not(toy, gen):
     assert watch.added == 1
 
 
+def test_fitted_weights_find_a_state_among_its_snapshots(toy, gen):
+    """Twice as far from one as from the other, in a line: weights 1/3 and 2/3, less the ridge.
+
+    The toy's Jacobian is affine in the state, so that these weights are also the best.
+    """
+    step = step_of(toy, gen, batch=3)
+    bank = bank_at(step)
+    point = ((step.state[0] + 2 * step.state[1]) / 3)[None]
+    weights = LOOKUPS["fitted"](bank, point, None)[:, 0, 0]
+    expected = torch.tensor([1 / 3, 2 / 3, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0.02)
+    between = Step(toy, point, step.forcing[:1], toy.step(point, step.forcing[:1]))
+    v = between.stepped
+    dense = DensePullback(1e-5)(between, v)
+    off = [
+        (AmortisedPullback(bank, lookup)(between, v) - dense).norm()
+        for lookup in ("fitted", "nearest", "mean")
+    ]
+    assert off[0] < 0.1 * min(off[1:])
+
+
 def test_local_lookup_takes_each_cell_from_where_it_is_nearest(toy, gen):
     """Left half of one snapshot, right half of the other: so is the Jacobian, away from seams."""
     step = step_of(toy, gen, batch=2)
@@ -125,7 +147,7 @@ def test_local_lookup_takes_each_cell_from_where_it_is_nearest(toy, gen):
     inside = [1, 2, 5, 6]
     torch.testing.assert_close(found[..., inside], expected[..., inside], rtol=1e-3, atol=1e-3)
     nearest = AmortisedPullback(bank)(mixed, v)
-    assert (nearest - expected)[..., inside].norm() > 0.1 * expected.norm()
+    assert (nearest - expected)[..., inside].norm() > 0.05 * expected.norm()
 
 
 def test_state_and_forcing_agree_with_autograd_through_the_twin(toy, gen):
@@ -183,7 +205,7 @@ def test_farthest_points_exact():
     assert farthest_points(points, 4).tolist() == [2, 4, 0, 1]
     groups = torch.tensor([0, 0, 0, 1, 1])
     assert farthest_points(points, 5, groups).tolist() == [2, 4, 0, 3, 1]
-    assert farthest_points(points, 3, torch.tensor([0, 0, 0, 0, 1])).tolist() == [2, 4, 3]
+    assert farthest_points(points, 3, torch.tensor([0, 0, 0, 1, 0])).tolist() == [2, 3, 0]
     with pytest.raises(InputError, match="snapshots: got 6, expected at most the 5 states"):
         farthest_points(points, 6)
 

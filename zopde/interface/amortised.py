@@ -68,7 +68,7 @@ class AmortisedPullback:
     Args:
         bank: Jacobians of the state or of the forcing, at least one; see `PullbackByVariable`
             for both.
-        lookup: "nearest", "mean", "interpolated" or "local".
+        lookup: "nearest", "mean", "interpolated", "fitted" or "local".
         watch: Compares the bank with the solver at every product; None does not.
 
     Raises:

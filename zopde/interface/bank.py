@@ -168,6 +168,11 @@ class Bank:
         return self._jacobians[k]
 
     @property
+    def keys(self) -> Float[Tensor, "snapshots key_channel *space"]:
+        """Where the snapshots lie."""
+        return torch.stack(self._keys)
+
+    @property
     def mean(self) -> Jacobian:
         """The mean of all of them."""
         if self._mean is None:
@@ -178,9 +183,9 @@ class Bank:
         self, state: State, forcing: Forcing | None
     ) -> Float[Tensor, "snapshots batch key_channel *space"]:
         """Every state's key less every snapshot's."""
-        key = self.key(state, forcing)
         # Differences first: squares of the norms would leave nothing of a small distance.
-        return torch.stack([key - one.to(key) for one in self._keys])
+        key = self.key(state, forcing)
+        return key - self.keys.to(key)[:, None]
 
     def distances(self, state: State, forcing: Forcing | None) -> Float[Tensor, "batch snapshots"]:
         """Root mean square distance of every state to every snapshot, in standard deviations."""

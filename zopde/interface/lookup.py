@@ -12,9 +12,10 @@ from torch import Tensor
 from zopde.interface.bank import Bank
 from zopde.protocols import Forcing, State
 
-Lookup = Literal["nearest", "mean", "interpolated", "local"]
+Lookup = Literal["nearest", "mean", "interpolated", "fitted", "local"]
 Weights = Float[Tensor, "snapshots batch cell"]
 _LEAST = 1e-6  # of a distance, so that a state right at a snapshot gives no infinity
+_RIDGE = 1e-2  # of the spread of weights, against that of states in standard deviations
 _LEAST_LOCAL = 1e-3  # of a squared one, in standard deviations: below, states are the same
 
 
@@ -37,6 +38,25 @@ def interpolated(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
     return (weights / weights.sum(dim=1, keepdim=True)).T[..., None]
 
 
+def fitted(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
+    """The weights that put the snapshots together to the state, as far as they can.
+
+        min_w |u - sum_k w_k u_k|^2 + 0.01 |w - 1 / K|^2,    sum_k w_k = 1
+
+    (|.|^2 a mean over entries, in standard deviations.) Some may be negative. Exact where the
+    Jacobian is affine in the state (a quadratic step) and the snapshots span the state.
+    """
+    count = len(bank)
+    keys = bank.keys.to(state).flatten(1)
+    middle = keys.mean(dim=0)
+    spread = keys - middle
+    away = bank.key(state, forcing).flatten(1) - middle
+    overlaps = spread @ spread.T / keys.shape[1] + _RIDGE * torch.eye(count).to(keys)
+    found = torch.linalg.solve(overlaps, spread @ away.T / keys.shape[1])
+    # The spreads add up to zero, so do these: taking their mean away is round-off's alone.
+    return (1 / count + found - found.mean(dim=0))[..., None]
+
+
 def local(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
     """Cell by cell: w_k(i) = |u - u_k|_i^-4 / sum_l |u - u_l|_i^-4.
 
@@ -55,6 +75,7 @@ LOOKUPS: dict[str, Callable[[Bank, State, Forcing | None], Weights]] = {
     "nearest": nearest,
     "mean": mean,
     "interpolated": interpolated,
+    "fitted": fitted,
     "local": local,
 }
 

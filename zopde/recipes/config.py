@@ -130,7 +130,7 @@ class InterfaceSettings:
     directions: int = 64
     snapshots: int = 10
     more_snapshots: int = 0
-    lookup: Literal["nearest", "mean", "interpolated", "local"] = "nearest"
+    lookup: Literal["nearest", "mean", "interpolated", "fitted", "local"] = "nearest"
     watch_every: int = 0
     watch_below: float = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"

@@ -72,7 +72,7 @@ def check_interface(config: CorrectionConfig, problem: Problem) -> None:
         if kind == "amortised":
             forms_of_bank(config, problem, variables(config))
         if "coloured" in (kind, fallback if kind == "amortised" else ""):
-            _coloured(config, problem, CountedSolver(problem.solver), 0)
+            coloured_of(config, problem, CountedSolver(problem.solver), 0)
 
 
 def open_interface(
@@ -124,13 +124,14 @@ def _ways(
             return RandomPullback(draws, table.directions, mu, table.scheme, table.states)
 
         return draw, f"{table.directions} random directions; noise grows with training.unroll"
-    coloured = _coloured(config, problem, counter, seed)
+    coloured = coloured_of(config, problem, counter, seed)
     return lambda _: coloured, _describe(coloured)
 
 
-def _coloured(
+def coloured_of(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> ColouredPullback:
+    """The coloured interface with the run's settings, its radius measured, or measured against."""
     table = config.interface
     return coloured_for(
         _typical_step(problem, counter, seed),
@@ -149,7 +150,7 @@ def _fallback(
     """What answers where a watched bank does not fit."""
     table = config.interface
     if table.fallback == "coloured":
-        return _coloured(config, problem, counter, seed)
+        return coloured_of(config, problem, counter, seed)
     if table.fallback == "dense":
         return DensePullback(mu_of(config, problem), table.scheme, table.states)
     return None

@@ -95,7 +95,7 @@ class Trainer:
             stage = label_stage(
                 config, self._problem, way, network, seed, ratios, self._pool, interface
             )
-            costs.append(self._fit(network, stage, label, seed))
+            costs.append(self._fit(network, stage, label, seed, interface))
             said = interface.finish(stage.iterations) if interface else ""
             if said:
                 self._progress.note(f"{label}, seed {seed}: {said}")
@@ -120,7 +120,14 @@ class Trainer:
         self._progress.note(f"{label}, seed {seed}: {interface.note}")
         return interface
 
-    def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
+    def _fit(
+        self,
+        network: nn.Module,
+        stage: Stage,
+        name: str,
+        seed: int,
+        interface: Interface | None = None,
+    ) -> Fitted:
         with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
             cost = fit(
                 network,
@@ -132,6 +139,7 @@ class Trainer:
                 solver_steps=lambda: stage.counter.steps,
                 every_seconds=self._config.run.checkpoint_seconds,
                 progress=lambda loss: advance(1, f"loss {loss:.4g}"),
+                agreement=interface.agreement if interface else lambda: None,
             )
         if cost.stopped:
             self._progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
