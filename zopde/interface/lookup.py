@@ -22,7 +22,8 @@ _LEAST_LOCAL = 1e-3  # of a squared one, in standard deviations: below, states a
 def nearest(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
     """w_k = 1 for k = argmin |u - u_k|, else 0."""
     away = bank.distances(state, forcing)
-    return torch.nn.functional.one_hot(away.argmin(dim=1), away.shape[1]).to(away).T[..., None]
+    weights: Tensor = torch.nn.functional.one_hot(away.argmin(dim=1), away.shape[1]).to(away)
+    return weights.T[..., None]
 
 
 def mean(bank: Bank, state: State, forcing: Forcing | None) -> Weights:  # noqa: ARG001
@@ -52,7 +53,7 @@ def fitted(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
     spread = keys - middle
     away = bank.key(state, forcing).flatten(1) - middle
     overlaps = spread @ spread.T / keys.shape[1] + _RIDGE * torch.eye(count).to(keys)
-    found = torch.linalg.solve(overlaps, spread @ away.T / keys.shape[1])
+    found: Tensor = torch.linalg.solve(overlaps, spread @ away.T / keys.shape[1])
     # The spreads add up to zero, so do these: taking their mean away is round-off's alone.
     return (1 / count + found - found.mean(dim=0))[..., None]
 

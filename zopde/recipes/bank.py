@@ -180,9 +180,9 @@ class AmortisedAt:
         text += {0: " once before, none now", self.solver_steps: " once"}.get(
             self.asked, f", {self.asked:,} of them now"
         )
-        lost = max(bank.error for bank in self.banks.values())
-        if lost:
-            text += f"; {100 * lost:.2g} % of a Jacobian lost by compression"
+        lost = {bank.form.name: bank.error for bank in self.banks.values() if bank.error}
+        for name, error in lost.items():
+            text += f"; {name}: {100 * error:.2g} % of a Jacobian is lost"
         return text
 
 
@@ -243,8 +243,9 @@ def _groups(problem: Problem) -> Tensor | None:
     values = _parameters(problem)
     if values is None:
         return None
-    groups = torch.unique(values.flatten(1).cpu(), dim=0, return_inverse=True)[1]
-    return groups.repeat_interleave(problem.train.steps)
+    _, groups = torch.unique(values.flatten(1).cpu(), dim=0, return_inverse=True)
+    members: Tensor = groups.repeat_interleave(problem.train.steps)
+    return members
 
 
 def _key(problem: Problem) -> Key:
