@@ -173,7 +173,7 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 for values in (numbers, stepped.detach().flatten().float().cpu()):
-                    values.contiguous().numpy().tofile(file)
+                    file.write(values.contiguous().numpy().data)
                 file.flush()
                 os.fsync(file.fileno())
             partial.chmod(0o444)

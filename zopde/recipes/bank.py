@@ -21,7 +21,6 @@ from zopde.interface import (
     Key,
     Probing,
     Pullback,
-    PullbackByVariable,
     Step,
     Store,
     Watch,
@@ -29,7 +28,7 @@ from zopde.interface import (
     form_for,
 )
 from zopde.interface.forms import Form
-from zopde.interface.vjp import Variable
+from zopde.interface.vjp import Variable, by_variable
 from zopde.protocols import ReferenceSolver, Solver
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.problem import Problem, coarse_solver
@@ -137,9 +136,7 @@ class AmortisedAt:
                 self._at = iteration
                 self._watches.append(watch)
             found[variable] = AmortisedPullback(bank, table.lookup, watch)
-        if "forcing" not in found:
-            return found["state"]
-        return PullbackByVariable(found["state"], found["forcing"])
+        return by_variable(found)
 
     def agreement(self) -> float | None:
         """What this iteration's watch has seen, the mean; None where it did not look."""

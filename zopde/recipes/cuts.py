@@ -152,7 +152,7 @@ def _asking(
     base: _Base, probes: dict[Variable, int], setup: int = 0, note: str = ""
 ) -> CutForecast:
     """A cut that asks `probes` solver steps for each product."""
-    asked = sum(probes[variable] * count for variable, count in base.products.items())
+    asked = sum(count * probes.get(variable, 0) for variable, count in base.products.items())
     seconds = base.seconds + asked * base.a_step
     return CutForecast("", setup, setup * base.a_step, base.steps + asked, seconds, note)
 
@@ -168,14 +168,14 @@ def _dense(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForeca
 
 
 def _coloured(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForecast:
-    counter, grid = CountedSolver(problem.solver), problem.solver.grid
-    coloured = coloured_of(config, problem, counter, 0)
-    state = coloured.probes_per_state
-    forcing = state // len(grid.channels) * len(grid.forcing_channels)
-    note = f"radius {' x '.join(map(str, coloured.radius))} cells"
-    if coloured.bias:
-        note += f", {100 * coloured.bias:.2g} % of a response outside"
-    return _asking(base, {"state": state, "forcing": forcing}, counter.steps, note)
+    counter = CountedSolver(problem.solver)
+    found = coloured_of(config, problem, counter, 0)
+    probes: dict[Variable, int] = {v: one.probes_for(v) for v, one in found.items()}
+    note = ", ".join(f"radius {' x '.join(map(str, one.radius))} cells" for one in found.values())
+    bias = max(one.bias for one in found.values())
+    if bias:
+        note += f", {100 * bias:.2g} % of a response outside"
+    return _asking(base, probes, counter.steps, note)
 
 
 def _random(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForecast:  # noqa: ARG001

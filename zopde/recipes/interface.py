@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,7 +19,7 @@ from zopde.interface import (
     Step,
     coloured_for,
 )
-from zopde.interface.vjp import Variable
+from zopde.interface.vjp import Variable, by_variable
 from zopde.recipes.bank import AmortisedAt, Places, forms_of_bank
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
@@ -95,9 +95,8 @@ def open_interface(
     if config.interface.kind != "amortised":
         make, note = _ways(config, problem, counter, seed)
         return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
-    fallback = _fallback(config, problem, counter, seed)
+    fallback, mu = _fallback(config, problem, counter, seed), mu_of(config, problem)
     extra = counter.steps
-    mu = {variable: mu_of(config, problem, variable) for variable in variables(config)}
     found = AmortisedAt(config, problem, counter, seed, mu, places or Places(), executor, fallback)
     cost = Fitted(0, 0, extra + found.solver_steps, time.monotonic() - began)
     return Interface(found, cost, found.note, found.finish, found.agreement)
@@ -113,34 +112,52 @@ def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
     table = config.interface
-    mu = mu_of(config, problem)
     if table.kind == "dense":
-        dense = DensePullback(mu, table.scheme, table.states)
-        return lambda _: dense, "every entry of the state is asked for"
+        dense = _dense(config, problem)
+        return lambda _: dense, "every entry is asked for"
     if table.kind == "random":
+        mu = mu_of(config, problem)
 
         def draw(iteration: int) -> Pullback:
             draws = generator(seed, "probes", iteration)
-            return RandomPullback(draws, table.directions, mu, table.scheme, table.states)
+            ways: dict[Variable, Pullback] = {
+                v: RandomPullback(draws, table.directions, m, table.scheme, table.states)
+                for v, m in mu.items()
+            }
+            return by_variable(ways)
 
         return draw, f"{table.directions} random directions; noise grows with training.unroll"
     coloured = coloured_of(config, problem, counter, seed)
-    return lambda _: coloured, _describe(coloured)
+    pullback = by_variable(coloured)
+    return lambda _: pullback, "; ".join(_describe(v, one) for v, one in coloured.items())
 
 
 def coloured_of(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
-) -> ColouredPullback:
+) -> dict[Variable, ColouredPullback]:
     """The coloured interface with the run's settings, its radius measured, or measured against."""
+    table, step = config.interface, _typical_step(problem, counter, seed)
+    return {
+        variable: coloured_for(
+            replace(step, variable=variable),
+            tuple(table.radius) or None,
+            table.allow_bias,
+            mu,
+            table.scheme,
+            table.states,
+            probes=_PROBES,
+        )
+        for variable, mu in mu_of(config, problem).items()
+    }
+
+
+def _dense(config: CorrectionConfig, problem: Problem) -> Pullback:
     table = config.interface
-    return coloured_for(
-        _typical_step(problem, counter, seed),
-        tuple(table.radius) or None,
-        table.allow_bias,
-        mu_of(config, problem),
-        table.scheme,
-        table.states,
-        probes=_PROBES,
+    return by_variable(
+        {
+            variable: DensePullback(mu, table.scheme, table.states)
+            for variable, mu in mu_of(config, problem).items()
+        }
     )
 
 
@@ -148,24 +165,21 @@ def _fallback(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> Pullback | None:
     """What answers where a watched bank does not fit."""
-    table = config.interface
-    if table.fallback == "coloured":
-        return coloured_of(config, problem, counter, seed)
-    if table.fallback == "dense":
-        return DensePullback(mu_of(config, problem), table.scheme, table.states)
-    return None
+    if config.interface.fallback == "coloured":
+        return by_variable(coloured_of(config, problem, counter, seed))
+    return _dense(config, problem) if config.interface.fallback == "dense" else None
 
 
-def mu_of(config: CorrectionConfig, problem: Problem, variable: Variable = "state") -> float:
-    """The finite-difference step in the units of an input of the solver."""
-    data = problem.train
-    scale = data.state_scale() if variable == "state" else data.forcing_scale()
-    return config.interface.mu * float(scale.square().mean().sqrt())
+def mu_of(config: CorrectionConfig, problem: Problem) -> dict[Variable, float]:
+    """The finite-difference step by input of the solver, in its units."""
+    data, mu = problem.train, config.interface.mu
+    scales = {"state": data.state_scale, "forcing": data.forcing_scale}
+    return {v: mu * float(scales[v]().square().mean().sqrt()) for v in variables(config)}
 
 
-def _describe(coloured: ColouredPullback) -> str:
-    radius = " x ".join(map(str, coloured.radius))
-    text = f"radius {radius} cells, {coloured.probes_per_state} solver steps per state and step"
+def _describe(variable: Variable, coloured: ColouredPullback) -> str:
+    radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_for(variable)
+    text = f"{variable}: radius {radius} cells, {steps} solver steps per state and step"
     return f"{text}, {100 * coloured.bias:.2g} % of a response lies outside"
 
 
