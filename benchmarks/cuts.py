@@ -45,6 +45,7 @@ from zopde import (
 from zopde.hybrid import BlackBox, CountedSolver
 from zopde.interface import (
     Bank,
+    CompressedForm,
     Key,
     Probing,
     Step,
@@ -160,14 +161,15 @@ class Case:
             "seconds": median(times),
         }
 
-    def bank(self, solver: Solver, count: int, store: Store) -> Bank:
+    def bank(
+        self, solver: Solver, count: int, store: Store, form: CompressedForm | None = None
+    ) -> Bank:
         """Jacobians at a few stored states, some of every Reynolds number where there are any."""
         varies = self.options.solver == "wake"
         key = Key(self.scale, self.data.forcing_scale() if varies else None)
-        form = form_for(self.solver.grid, "state", count)
-        bank = Bank(
-            self.solver.grid, form, count, key, probing=Probing(self.options.mu), store=store
-        )
+        grid, probing = self.solver.grid, Probing(self.options.mu)
+        kept = form or form_for(grid, "state", count)
+        bank = Bank(grid, kept, count, key, probing=probing, store=store)
         step, groups = self.stored, None
         if varies:
             groups = torch.arange(self.data.simulations).repeat_interleave(STEPS)

@@ -95,7 +95,8 @@ class PullbackByVariable:
 
 def by_variable(ways: Mapping[Variable, Pullback]) -> Pullback:
     """A pullback for each of the inputs that are asked for: the state, or both."""
-    return PullbackByVariable(**ways) if len(ways) > 1 else ways["state"]
+    state = ways["state"]
+    return PullbackByVariable(state, ways["forcing"]) if "forcing" in ways else state
 
 
 @final

@@ -36,7 +36,7 @@ from zopde.seeding import generator
 
 WATCH = "watch.csv"
 _OWN = "bank"
-_NEAR = 3  # cells along each axis
+_NEAR = 5  # cells along each axis
 _HEAD = ["iteration", "mean_agreement", "least_agreement", "snapshots", "fallbacks"]
 
 

@@ -189,7 +189,8 @@ def _amortised(config: CorrectionConfig, problem: Problem, base: _Base) -> CutFo
     inputs = variables(config)
     forms = forms_of_bank(config, problem, inputs)
     used = {"nearest": min(batch, table.snapshots), "mean": 1}.get(table.lookup, table.snapshots)
-    outputs = problem.train.states[:1, 0].flatten(1).expand(max(1, batch // used), -1)
+    rows = max(1, batch // used) if table.lookup == "nearest" else batch
+    outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
     looking = 0.0
     for form in forms.values():
         jacobian = form.open(torch.zeros(form.size))
