@@ -113,11 +113,12 @@ class InterfaceSettings:
     `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
     `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
     (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
-    training data, found again by `lookup`, see `zopde.interface.lookup`). Such a bank takes at most `limit_gib`: where it would
-    not fit, each Jacobian is compressed to the entries within `near` cells along each axis ([]:
-    5) and a product of rank `rank` for the rest. With `watch_every` > 0 it is compared with the
-    solver every so many iterations, and where they agree less than `watch_below` (a cosine) up
-    to `more_snapshots` are added; after that `fallback` answers for the rest of the iteration.
+    training data, found again by `lookup`, see `zopde.interface.lookup`). Such a bank takes at
+    most `limit_gib`: where it would not fit, each Jacobian is compressed to the entries within
+    `near` cells along each axis ([]: 5) and a product of rank `rank` for the rest. With
+    `watch_every` > 0 it is compared with the solver every so many iterations, and where they
+    agree less than `watch_below` (a cosine) up to `more_snapshots` are added; after that
+    `fallback` answers for the rest of the iteration.
     `mu` is in units of the training data's standard deviation, the root mean square over the
     channels. A solver call takes at most `states` states.
     """
