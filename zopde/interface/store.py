@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,6 +65,7 @@ class Store:
     Args:
         folder: Where the files lie; None for memory.
         identity: What decides the solver's answers, and nothing else.
+        progress: Called with the solver steps of what was found or measured.
 
     Attributes:
         asked: Solver steps that were taken. The count of a solver that is a
@@ -72,8 +73,13 @@ class Store:
             it does not depend on who came first.
     """
 
-    def __init__(self, folder: Path | None = None, identity: str = "") -> None:
-        self._folder, self._identity = folder, identity
+    def __init__(
+        self,
+        folder: Path | None = None,
+        identity: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._folder, self._identity, self._progress = folder, identity, progress
         self.asked = 0
 
     def fetch(self, step: Step, form: Form, probing: Probing) -> list[Jacobian]:
@@ -94,7 +100,7 @@ class Store:
             numbers = self._read(file, form.size, step.stepped[row])
             if numbers is not None:
                 found[row] = numbers
-        _count(step, probing, len(found) * step.point[0].numel())
+        self._done(step, probing, len(found) * step.point[0].numel())
         calls = calls_for(step, probing.scheme, probing.states)
         for row, numbers in self._measured(
             step, form, probing, files, [call for call in calls if call.row not in found]
@@ -114,7 +120,7 @@ class Store:
             )
             if known is not None:
                 parts[call] = known.view(call.count, width)
-        _count(step, probing, sum(call.count for call in parts))
+        self._done(step, probing, sum(call.count for call in parts))
         left = [call for call in calls if call not in parts]
         waiting = {
             row: [call for call in calls if call.row == row]
@@ -133,8 +139,7 @@ class Store:
         yield from complete()
         for call, answers in answer_calls(step, left, probing.mu, probing.scheme, probing.executor):
             self.asked += call.count * probing.steps
-            if probing.executor is not None:
-                _count(step, probing, call.count)
+            self._done(step, probing, call.count, here=probing.executor is None)
             kept = self._keep(
                 f"{files[call.row]}.{call.first}", answers.flatten(), step.stepped[call.row]
             )
@@ -192,8 +197,9 @@ class Store:
         if self._folder is not None:
             (self._folder / name).unlink(missing_ok=True)
 
-
-def _count(step: Step, probing: Probing, probes: int) -> None:
-    """Probes that were answered elsewhere."""
-    if isinstance(step.solver, Tally):
-        step.solver.steps += probes * probing.steps
+    def _done(self, step: Step, probing: Probing, probes: int, here: bool = False) -> None:
+        """Count probes; a solver has counted those that it answered in this process."""
+        if isinstance(step.solver, Tally) and not here:
+            step.solver.steps += probes * probing.steps
+        if self._progress and probes:
+            self._progress(probes * probing.steps)

@@ -29,6 +29,7 @@ from zopde.interface import (
 )
 from zopde.interface.forms import Form
 from zopde.interface.vjp import Variable, by_variable
+from zopde.progress import Progress, Silent
 from zopde.protocols import ReferenceSolver, Solver
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.problem import Problem, coarse_solver
@@ -70,6 +71,7 @@ class AmortisedAt:
         places: Where the Jacobians and what the watch saw are kept.
         executor: Who answers the probes; None is this process.
         fallback: What answers where a watch finds no agreement and no room.
+        progress: Who is watching the banks being filled.
 
     Raises:
         InputError: If the banks are too large, or there is less data than snapshots.
@@ -85,6 +87,7 @@ class AmortisedAt:
         places: Places,
         executor: Executor | None = None,
         fallback: Pullback | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._table, self._seed, self._mu = config.interface, seed, dict(mu)
         self._own, self._fallback, self._problem = places.own, fallback, problem
@@ -92,9 +95,25 @@ class AmortisedAt:
         self._at, self._started = 0, False
         here = None if places.own is None else places.own / _OWN
         identity = _identity(config, problem)
-        self._kept, shared = Store(here, identity), Store(places.shared, identity)
-        table = config.interface
-        self.banks = {
+        self._kept, table = Store(here, identity), config.interface
+        self.solver_steps = steps_of_bank(config, problem, list(mu))
+        title = f"{table.snapshots * len(mu)} Jacobians"
+        with (progress or Silent()).stage(title, self.solver_steps) as advance:
+            shared = Store(places.shared, identity, advance)
+            self.banks = self._filled(config, problem, solver, shared, here, executor)
+        self.asked = shared.asked
+
+    def _filled(
+        self,
+        config: CorrectionConfig,
+        problem: Problem,
+        solver: Solver,
+        shared: Store,
+        here: Path | None,
+        executor: Executor | None,
+    ) -> dict[Variable, Bank]:
+        table, mu = config.interface, self._mu
+        banks = {
             variable: Bank(
                 problem.solver.grid,
                 form,
@@ -108,10 +127,9 @@ class AmortisedAt:
             for variable, form in forms_of_bank(config, problem, list(mu)).items()
         }
         snapshots = _snapshots(problem, solver, table.snapshots)
-        for bank in self.banks.values():
+        for bank in banks.values():
             bank.add(snapshots)
-        self.solver_steps = steps_of_bank(config, problem, list(mu))
-        self.asked = shared.asked
+        return banks
 
     def __call__(self, iteration: int) -> Pullback:
         """The pullback of one iteration."""

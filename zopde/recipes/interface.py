@@ -20,6 +20,7 @@ from zopde.interface import (
     coloured_for,
 )
 from zopde.interface.vjp import Variable, by_variable
+from zopde.progress import Progress
 from zopde.recipes.bank import AmortisedAt, Places, forms_of_bank
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
@@ -81,6 +82,7 @@ def open_interface(
     seed: int,
     places: Places | None = None,
     executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> Interface:
     """Measure what the configured way needs to know; a function of (config, data, seed).
 
@@ -90,6 +92,7 @@ def open_interface(
         seed: The run's.
         places: Where a bank is kept; None keeps it in memory.
         executor: Who fills a bank; None is this process.
+        progress: Who is watching.
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     if config.interface.kind != "amortised":
@@ -97,7 +100,9 @@ def open_interface(
         return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
     fallback, mu = _fallback(config, problem, counter, seed), mu_of(config, problem)
     extra = counter.steps
-    found = AmortisedAt(config, problem, counter, seed, mu, places or Places(), executor, fallback)
+    found = AmortisedAt(
+        config, problem, counter, seed, mu, places or Places(), executor, fallback, progress
+    )
     cost = Fitted(0, 0, extra + found.solver_steps, time.monotonic() - began)
     return Interface(found, cost, found.note, found.finish, found.agreement)
 
@@ -135,12 +140,15 @@ def _ways(
 def coloured_of(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> dict[Variable, ColouredPullback]:
-    """The coloured interface with the run's settings, its radius measured, or measured against."""
+    """The coloured interface with the run's settings, its radius measured, or measured against.
+
+    `interface.radius` is the state's; how far an answer to the forcing reaches is measured.
+    """
     table, step = config.interface, _typical_step(problem, counter, seed)
     return {
         variable: coloured_for(
             replace(step, variable=variable),
-            tuple(table.radius) or None,
+            tuple(table.radius) or None if variable == "state" else None,
             table.allow_bias,
             mu,
             table.scheme,

@@ -115,7 +115,7 @@ class Trainer:
         root, own = self._folder.root, self._folder.of(label, seed)
         shared = shared_folder(data_path(self._config, root.parent), root)
         interface = open_interface(
-            self._config, self._problem, seed, Places(shared, own), self._pool
+            self._config, self._problem, seed, Places(shared, own), self._pool, self._progress
         )
         self._progress.note(f"{label}, seed {seed}: {interface.note}")
         return interface
