@@ -47,7 +47,10 @@ def test_training_by_queries_ends_where_sol_does(folder, toy_spec, tiny, kind, s
         assert (zo - sol).norm() < 0.05 * (nog - sol).norm()
 
 
-WATCHED = "interface={watch_every=2,watch_below=0.999,snapshots=2,more_snapshots=9,kind='%s'}"
+WATCHED = (
+    "interface={watch_every=2,watch_below=0.999,snapshots=2,more_snapshots=9,"
+    "lookup='nearest',kind='%s'}"
+)
 
 
 @pytest.mark.parametrize("kind", ["coloured", "random", "amortised"])
