@@ -194,6 +194,17 @@ def check_notes(check: Mapping[str, Any]) -> list[str]:
     ]
 
 
+CUT_COLUMNS = ("cut", "once: solver steps", "seconds", "a gradient: solver steps", "seconds", "")
+
+
+def cut_rows(cuts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of a dry run's second table, one per cut."""
+    names = ("setup_steps", "setup_seconds", "steps", "seconds")
+    return [
+        [cut["cut"], *(_figure(cut[name], ",.3g") for name in names), cut["note"]] for cut in cuts
+    ]
+
+
 def _figure(value: Any, form: str = ".4g") -> str:  # noqa: ANN401 - text, a number or nothing
     if value is None:
         return "-"

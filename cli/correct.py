@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zopde.cli.console import (
+    CUT_COLUMNS,
     METRICS_COLUMNS,
     Watcher,
+    cut_rows,
     metrics_notes,
     metrics_rows,
     say,
@@ -91,13 +93,17 @@ def _title(metrics: dict[str, object]) -> str:
 def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from zopde.recipes.forecast import forecast
+    from zopde.recipes.cuts import forecast_cuts
+    from zopde.recipes.forecast import forecast_labels, open_sample
     from zopde.recipes.problem import data_path
 
+    watcher = Watcher()
     with redirect_stdout(sys.stderr):
-        plan = forecast(config, data_path(config, folder.parent), Watcher())
+        sample = open_sample(config, data_path(config, folder.parent), watcher)
+        plan = forecast_labels(sample, watcher)
+        cuts = forecast_cuts(sample.config, sample.problem, watcher)
     if as_json:
-        say_json([asdict(row) for row in plan])
+        say_json({"labels": [asdict(row) for row in plan], "cuts": [asdict(row) for row in cuts]})
         return
     rows = [
         [r.label, f"{r.iterations:,}", f"{r.queries:,}", f"{r.solver_steps:,}", f"{r.seconds:,.0f}"]
@@ -105,3 +111,4 @@ def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
     ]
     columns = ("label", "iterations", "queries", "solver steps", "estimated seconds")
     table(columns, rows, "dry run: nothing was trained or written")
+    table(CUT_COLUMNS, cut_rows([asdict(row) for row in cuts]), "what a gradient asks, by cut")

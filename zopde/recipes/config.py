@@ -120,11 +120,14 @@ class InterfaceSettings:
     `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
     `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
     (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
-    training data, at most `limit_gib` of them, found again by `lookup`). With `watch_every` > 0
-    such a bank is compared with the solver every so many iterations, and where they agree less
-    than `watch_below` (a cosine) up to `more_snapshots` are added. `mu` is in units of the
-    training data's standard deviation, the root mean square over the channels. A solver call
-    takes at most `states` states.
+    training data, found again by `lookup`, see `zopde.interface.lookup`). Such a bank takes at
+    most `limit_gib`: where it would not fit, each Jacobian is compressed to the entries within
+    `near` cells along each axis ([]: 5) and a product of rank `rank` for the rest. With
+    `watch_every` > 0 it is compared with the solver every so many iterations, and where they
+    agree less than `watch_below` (a cosine) up to `more_snapshots` are added; after that
+    `fallback` answers for the rest of the iteration.
+    `mu` is in units of the training data's standard deviation, the root mean square over the
+    channels. A solver call takes at most `states` states.
     """
 
     kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
@@ -135,10 +138,13 @@ class InterfaceSettings:
     directions: int = 64
     snapshots: int = 10
     more_snapshots: int = 0
-    lookup: Literal["nearest", "mean", "interpolated"] = "nearest"
+    lookup: Literal["nearest", "mean", "interpolated", "fitted", "local"] = "fitted"
     watch_every: int = 0
     watch_below: float = 0.9
+    fallback: Literal["none", "dense", "coloured"] = "none"
     limit_gib: float = 4.0
+    near: tuple[int, ...] = ()
+    rank: int = 64
     states: int = 512
 
 
@@ -193,6 +199,7 @@ class CorrectionConfig:
             ("interface.states", self.interface.states),
             ("interface.snapshots", self.interface.snapshots),
             ("interface.limit_gib", self.interface.limit_gib),
+            ("interface.rank", self.interface.rank),
             ("run.checkpoint_seconds", self.run.checkpoint_seconds),
             ("run.threads", self.run.threads),
         ):
@@ -210,6 +217,7 @@ class CorrectionConfig:
             ("interface.watch_every", self.interface.watch_every),
             *(("run.seeds", seed) for seed in self.run.seeds),
             *(("interface.radius", cells) for cells in self.interface.radius),
+            *(("interface.near", cells) for cells in self.interface.near),
         ):
             if not 0 <= value < 2**63:  # catches NaN, too
                 raise InputError(name, got=value, expected="a finite number >= 0")

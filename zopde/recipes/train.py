@@ -15,12 +15,13 @@ from zopde.interface import InterfaceSolver
 from zopde.nets import Normalised
 from zopde.progress import Progress
 from zopde.protocols import Objective, Solver
+from zopde.recipes.bank import Places, shared_folder
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.interface import Interface, PullbackAt, open_interface
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
 from zopde.recipes.oracles import oracle_at
-from zopde.recipes.problem import Problem, new_corrector
+from zopde.recipes.problem import Problem, data_path, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
 from zopde.recipes.scoring import Scoring, kept_scoring, needs_scores
 from zopde.recipes.span import Span
@@ -94,9 +95,10 @@ class Trainer:
             stage = label_stage(
                 config, self._problem, way, network, seed, ratios, self._pool, interface
             )
-            costs.append(self._fit(network, stage, label, seed))
-            if interface:
-                interface.finish(stage.iterations)
+            costs.append(self._fit(network, stage, label, seed, interface))
+            said = interface.finish(stage.iterations) if interface else ""
+            if said:
+                self._progress.note(f"{label}, seed {seed}: {said}")
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
         return network, _total(costs)
 
@@ -110,11 +112,22 @@ class Trainer:
         return found
 
     def _open(self, label: str, seed: int) -> Interface:
-        interface = open_interface(self._config, self._problem, seed, self._folder.of(label, seed))
+        root, own = self._folder.root, self._folder.of(label, seed)
+        shared = shared_folder(data_path(self._config, root.parent), root)
+        interface = open_interface(
+            self._config, self._problem, seed, Places(shared, own), self._pool, self._progress
+        )
         self._progress.note(f"{label}, seed {seed}: {interface.note}")
         return interface
 
-    def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
+    def _fit(
+        self,
+        network: nn.Module,
+        stage: Stage,
+        name: str,
+        seed: int,
+        interface: Interface | None = None,
+    ) -> Fitted:
         with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
             cost = fit(
                 network,
@@ -126,6 +139,7 @@ class Trainer:
                 solver_steps=lambda: stage.counter.steps,
                 every_seconds=self._config.run.checkpoint_seconds,
                 progress=lambda loss: advance(1, f"loss {loss:.4g}"),
+                agreement=interface.agreement if interface else lambda: None,
             )
         if cost.stopped:
             self._progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")

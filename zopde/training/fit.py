@@ -48,6 +48,7 @@ def fit(
     solver_steps: Callable[[], int] = lambda: 0,
     every_seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
+    agreement: Callable[[], float | None] = lambda: None,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -65,6 +66,7 @@ def fit(
         solver_steps: Reads a counter of solver steps.
         every_seconds: Time between two checkpoints.
         progress: Called with the loss after every iteration, and once per resumed one.
+        agreement: Reads what the latest gradient's watch saw, for the history.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -94,9 +96,9 @@ def fit(
             norm = _gradient_norm(network)
             queries += found.queries
             now = cost(iteration)
-            history.add(
-                Row(iteration, found.loss, norm, queries, now.solver_steps, round(now.seconds, 3))
-            )
+            steps, seen = now.solver_steps, agreement()
+            row = Row(iteration, found.loss, norm, queries, steps, seen, round(now.seconds, 3))
+            history.add(row)
             if math.isinf(found.loss) or not math.isfinite(norm):
                 stopped = f"gradient not finite at iteration {iteration}"
                 break

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from zopde.errors import first_line
 from zopde.protocols import Objective, Tally
+from zopde.zo.lost import answered
 from zopde.zo.parcels import Parcels, Ticket, borrow, load
 from zopde.zo.weights import WeightOracle
 
@@ -129,19 +131,8 @@ class ExecutorOracle:
     def _ask(self, tasks: Sequence[_Probes]) -> list[Tensor]:
         """The losses of every task, each redone until its worker lives to answer."""
         ticket = self._parcels.publish(self._base)
-        answers: dict[int, Tensor] = {}
-        while len(answers) < len(tasks):
-            running: dict[Future[_Answer], int] = {}
-            try:
-                for number, probes in enumerate(tasks):
-                    if number not in answers:
-                        running[self._executor.submit(_answer, ticket, probes)] = number
-                for future in as_completed(running):
-                    if not isinstance(future.exception(), BrokenExecutor):
-                        answers[running[future]] = self._received(future.result())
-            except BaseException:
-                _cancel(running)
-                raise
+        work = partial(_answer, ticket)
+        answers = {n: self._received(a) for n, a in answered(self._executor, work, tasks)}
         return [answers[number] for number in range(len(tasks))]
 
     def _received(self, answer: _Answer) -> Tensor:
@@ -228,8 +219,3 @@ def _travels(error: Exception) -> bool:
     except Exception:  # whatever its class does
         return False
     return True
-
-
-def _cancel(futures: Iterable[Future[_Answer]]) -> None:
-    for future in futures:
-        future.cancel()
