@@ -206,6 +206,30 @@ def test_bad_options_raise(options, words):
         Wake(**options)
 
 
+def test_vorticity_is_none_in_the_free_stream_and_nan_in_the_cylinder_alone(solver):
+    shape = solver.grid.shape
+    stream = torch.stack([torch.ones(shape), torch.zeros(shape)])[None]
+    found = solver.vorticity(stream)
+    assert found.shape == (1, *shape)
+    y, x = (torch.tensor(solver.grid.centres(axis)) for axis in (0, 1))
+    inside = (y[:, None] - 50) ** 2 + (x - 50) ** 2 < 10**2
+    assert torch.equal(found[0].isnan(), inside)
+    assert found[0][~inside].abs().max() == 0
+
+
+def test_vorticity_shows_the_shear_layers_of_the_cylinder(solver):
+    """Where the stream passes at smaller x it turns one way, at larger x the other."""
+    scenario = solver.scenario(1, torch.Generator().manual_seed(0))
+    state = scenario.initial
+    for _ in range(5):
+        state = solver.step(state, scenario.forcing(0))
+    found = solver.vorticity(state)[0]
+    beside = round(50 / solver.grid.spacing[0])
+    middle = solver.grid.shape[1] // 2
+    assert found[beside, :middle].nan_to_num().min() < -0.05
+    assert found[beside, middle:].nan_to_num().max() > 0.05
+
+
 def test_downsampling_to_another_count_raises(solver):
     with pytest.raises(InputError, match=r"fine state: got \(48, 32\) cells"):
         solver.downsample(torch.zeros(1, 2, 48, 32))
