@@ -4,7 +4,15 @@ import pickle
 import pytest
 import torch
 
-from zopde import Grid, InputError, load_config, load_solver, load_trajectories, save_trajectories
+from zopde import (
+    Grid,
+    InputError,
+    load_config,
+    load_solver,
+    load_trajectories,
+    run_correction,
+    save_trajectories,
+)
 from zopde.progress import Silent
 from zopde.protocols import Differentiable, ReferenceSolver
 from zopde.recipes.problem import make_data
@@ -247,3 +255,12 @@ def test_reference_data_keeps_the_flux_and_tells_the_network_re(tmp_path):
     save_trajectories(made, tmp_path / "wake.nc")
     again = load_trajectories(tmp_path / "wake.nc", made.grid, made.settings)
     assert torch.equal(again.states, made.states)
+
+
+def test_a_run_draws_its_vorticity(tmp_path):
+    changes = ["data.fine=[64,32]", "data.coarse=[32,16]", "data.skip=0", "data.steps=16"]
+    changes += ["data.train=1", "data.test=1", "run.labels=SRC"]
+    config = load_config("quick", None, changes, {"solver": {"spec": "wake"}})
+    run_correction(config, tmp_path / "run")
+    for name in ("vorticity.png", "fields.png", "error_over_time.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 10_000

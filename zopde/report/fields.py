@@ -22,8 +22,8 @@ def save_fields(
 ) -> None:
     """States of one unseen run at one time, beside their errors against the first of them.
 
-    The states share one colour scale, the errors another. Of a vector the magnitude is shown,
-    of its error likewise: |u - r|.
+    The states share one colour scale, the errors another; what is far above the others has the
+    scale's last colour. Of a vector the magnitude is shown, of its error likewise: |u - r|.
 
     Args:
         path: PNG to write.
@@ -40,7 +40,7 @@ def save_fields(
     flat = lies_down(grid)
     figure, panels = _figure(grid, *((len(fields), 2) if flat else (2, len(fields))))
     pairs = panels if flat else panels.T
-    highest = _limit(magnitudes), _limit(errors)
+    highest = _limit(magnitudes, 20), _limit(errors, 3)
     for (above, below), name in zip(pairs, fields, strict=True):
         top = draw(above, magnitudes[name], grid, (0, highest[0]), "viridis")
         above.set_title(name, fontsize=10)
@@ -55,7 +55,7 @@ def save_fields(
         (top, pairs[:, 0], f"|u| [{of_space}]"),
         (low, pairs[:, 1], f"|u - reference| [{of_space}]"),
     ):
-        figure.colorbar(drawn, ax=row, label=text, shrink=0.9, location=side)
+        figure.colorbar(drawn, ax=row, label=text, shrink=0.9, location=side, extend="max")
     figure.suptitle(moment(grid, step, run), fontsize=10)
     save(figure, path)
 
@@ -95,14 +95,14 @@ def save_vorticity(
 
 def _figure(grid: Grid, rows: int, columns: int) -> tuple[Figure, Any]:
     width = 3.2 if lies_down(grid) else 2.1
-    height = width / width_to_height(grid) + 0.3
+    height = width / width_to_height(grid) + 0.25
     figure = Figure(figsize=(width * columns + 0.9, height * rows + 0.4), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _limit(fields: Mapping[str, Any]) -> float:
-    """Common top of a colour scale, not spoilt by one that diverged."""
+def _limit(fields: Mapping[str, Any], most: float) -> float:
+    """Common top of a colour scale, not spoilt by one `most` times above the least."""
     peaks = [float(np.max(f)) for f in fields.values()]
     finite = [p for p in peaks if np.isfinite(p)]
     least = min(finite, default=1.0)
-    return max([p for p in finite if p <= 20 * least] or [1.0])
+    return max([p for p in finite if p <= most * least] or [1.0])
