@@ -77,7 +77,7 @@ def correct(
     table(METRICS_COLUMNS, metrics_rows(metrics), _title(metrics))
     for line in metrics_notes(metrics):
         say(line)
-    say(f"pictures: {folder / 'error_over_time.png'}, {folder / 'fields.png'}")
+    say(f"pictures: {', '.join(map(str, sorted(folder.glob('*.png'))))}")
     say(f"everything else: {folder}")
 
 

@@ -52,6 +52,17 @@ def test_what_is_absent_is_said_in_one_line(name, hide, monkeypatch, capsys):
     assert "install" in line
 
 
+def test_wake_golden():
+    """Made by this example on 2026-11-23, one thread; trainings end apart by a few per cent."""
+    found = run("04_wake.py")
+    error = {label: value["mean"] for label, value in found["mae"].items()}
+    assert error["SRC"] == pytest.approx(0.0308, abs=3e-4)
+    assert error["ZO-interface"] == pytest.approx(0.0230, abs=15e-4)
+    assert error["ZO-interface"] == pytest.approx(error["SOL"], rel=0.03)
+    assert error["NON"] > 1.2 * error["ZO-interface"]
+    assert found["solver_steps"]["ZO-interface"] == 100 * 2 * 11 + 6 * 1024
+
+
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
         assert 60 <= len(path.read_text().splitlines()) <= 120, path

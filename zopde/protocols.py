@@ -120,6 +120,18 @@ class Downsampling(Protocol):
 
 
 @runtime_checkable
+class Vortical(Protocol):
+    """A solver of plane flow that tells the vorticity of its states; a run then draws it."""
+
+    def vorticity(self, state: State) -> Float[Tensor, "batch y x"]:
+        """dv/dx - du/dy at the centres of the cells, NaN where there is no fluid.
+
+        v is the velocity along y, the grid's first dimension, u that along x.
+        """
+        ...
+
+
+@runtime_checkable
 class Differentiable(Protocol):
     """A solver that has a differentiable twin, for the SOL baseline alone."""
 

@@ -248,6 +248,9 @@ def load_config(
 ) -> CorrectionConfig:
     """A preset, with more and more particular settings laid over it.
 
+    A solver named in what is laid over may have presets of its own, `presets/<solver>/`; the
+    others share those in `presets/`.
+
     Args:
         preset: "quick" or "paper", embedded in the package.
         file: TOML file laid over the preset.
@@ -261,11 +264,20 @@ def load_config(
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
     check_choice("preset", preset, PRESETS)
-    tree = read_toml(Path(str(files("zopde.recipes") / "presets" / f"{preset}.toml")))
     chosen = merge(read_toml(file) if file else {}, assignments(changes))
     check_agreement(tables or {}, chosen)
     chosen = merge(chosen, tables or {})
+    tree = read_toml(_preset_file(preset, chosen))
     return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
+
+
+def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
+    """The one of the chosen solver where it has a folder of its name, or the common one."""
+    folder = Path(str(files("zopde.recipes") / "presets"))
+    solver = chosen.get("solver")
+    spec = solver.get("spec") if isinstance(solver, Mapping) else None
+    own = {entry.name: entry for entry in folder.iterdir() if entry.is_dir()}
+    return own.get(str(spec), folder) / f"{preset}.toml"
 
 
 def _check_device(device: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from zopde import __version__
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
+from zopde.protocols import Vortical
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.claim import claimed
 from zopde.recipes.config import CorrectionConfig
@@ -25,7 +26,8 @@ from zopde.recipes.problem import Problem, coarse_solver, data_path, new_correct
 from zopde.recipes.runfolder import CHUNK, RunFolder, check_run, open_run
 from zopde.recipes.scoring import check_score
 from zopde.recipes.train import Trainer, starts_from_non
-from zopde.report.figures import Curve, save_error_over_time, save_fields
+from zopde.report.curves import Curve, save_error_over_time
+from zopde.report.fields import save_fields, save_vorticity
 from zopde.training import Fitted
 from zopde.zo.coordinates import Coordinates
 
@@ -88,7 +90,7 @@ def _run(
         trainer = Trainer(config, problem, run, watcher, pool)
         evaluations, costs = _train_all(config, problem, run, labels, trainer, watcher)
     metrics = _metrics(config, problem, evaluations, costs, skipped)
-    _draw(run, problem, evaluations)
+    _draw(config, run, problem, evaluations)
     run.write_json("metrics.json", metrics)
     return metrics
 
@@ -187,7 +189,12 @@ def _mean(values: list[float]) -> float:
     return int(mean) if mean == int(mean) and isinstance(values[0], int) else mean
 
 
-def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluation]]) -> None:
+def _draw(
+    config: CorrectionConfig,
+    run: RunFolder,
+    problem: Problem,
+    evaluations: dict[str, list[Evaluation]],
+) -> None:
     grid = problem.solver.grid
     curves = []
     for label, found in evaluations.items():
@@ -197,7 +204,12 @@ def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluati
     columns.update({curve.label: curve.mean.tolist() for curve in curves})
     run.write_csv("error_over_time.csv", columns)
     save_error_over_time(run.root / "error_over_time.png", curves, grid)
-    shown = {"reference": problem.test.states[0, -1]}
+    last, run_shown = problem.test.steps, problem.test.simulations // 2
+    shown = {"reference": problem.test.states[run_shown, -1]}
     for label in evaluations:
-        shown[label] = evaluations[label][0].predicted[0, -1]
-    save_fields(run.root / "fields.png", shown, grid, problem.test.steps)
+        shown[label] = evaluations[label][0].predicted[run_shown, -1]
+    save_fields(run.root / "fields.png", shown, grid, last, run_shown)
+    solver = coarse_solver(config)
+    if isinstance(solver, Vortical):
+        fields = {label: solver.vorticity(state[None])[0] for label, state in shown.items()}
+        save_vorticity(run.root / "vorticity.png", fields, grid, last, run_shown)

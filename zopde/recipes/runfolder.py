@@ -18,7 +18,8 @@ from zopde.recipes.settings import as_tree, build, differences, dump_toml, read_
 
 START = "NON-start"
 CHUNK = "chunk.txt"
-_FILES = (CHUNK, "metrics.json", "error_over_time.csv", "error_over_time.png", "fields.png")
+_PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
+_FILES = (CHUNK, "metrics.json", "error_over_time.csv", *_PICTURES)
 # What may differ between a run and its resumption without changing a single number.
 _FREE = ("data.path", "run.checkpoint_seconds")
 
