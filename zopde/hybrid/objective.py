@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from zopde.hybrid.corrector import correct
-from zopde.protocols import Network, Solver, Window, ask_shared, repeat_states
+from zopde.protocols import Network, Solver, Window, ask_shared, repeat_states, seeded
 
 
 @final
@@ -28,10 +29,18 @@ class UnrolledObjective:
             num_probes * batch states.
         window: The stretch of reference data to follow.
         scale: (channel,), standard deviation by which each channel's error is divided.
+        seeds: One for every step of the unroll, with which the solver's noise is fixed: the same
+            for every probe; none leaves the solver as it is. See `zopde.protocols.Seeded`.
     """
 
-    def __init__(self, solver: Solver, window: Window, scale: Float[Tensor, " channel"]) -> None:
-        self._solver = solver
+    def __init__(
+        self,
+        solver: Solver,
+        window: Window,
+        scale: Float[Tensor, " channel"],
+        seeds: Sequence[int] = (),
+    ) -> None:
+        self._solver, self._seeds = solver, tuple(seeds)
         self._window = window
         self._scale = scale.view(-1, *[1] * (window.stepped.dim() - 2))
 
@@ -43,9 +52,12 @@ class UnrolledObjective:
         total = self._error(state, window.targets[:, 0], num_probes)
         for k in range(1, window.unroll):
             forcing = repeat_states(self._forcing(k), num_probes)
-            state = correct(network, self._solver.step(state, forcing), forcing)
+            state = correct(network, self._solver_at(k).step(state, forcing), forcing)
             total = total + self._error(state, window.targets[:, k], num_probes)
         return total / window.unroll
+
+    def _solver_at(self, k: int) -> Solver:
+        return seeded(self._solver, self._seeds[k]) if self._seeds else self._solver
 
     def _forcing(self, k: int) -> Tensor | None:
         return None if self._window.forcing is None else self._window.forcing[:, k]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from zopde import __version__
+from zopde.hybrid import failures_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.recipes.chunk import with_chunk
@@ -83,8 +85,9 @@ def _run(
         watcher.note(f"{label}: left out, {reason}")
     with worker_pool(config) as pool:
         trainer = Trainer(config, problem, run, watcher, pool)
-        evaluations, costs = _train_all(config, problem, run, labels, trainer, watcher)
+        evaluations, costs, failed = _train_all(config, problem, run, labels, trainer, watcher)
     metrics = _metrics(config, problem, evaluations, costs, skipped)
+    metrics["failures"] = {label: dict(reasons) for label, reasons in failed.items() if reasons}
     _draw(run, problem, evaluations)
     run.write_json("metrics.json", metrics)
     return metrics
@@ -97,21 +100,25 @@ def _train_all(
     labels: list[str],
     trainer: Trainer,
     watcher: Progress,
-) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]]]:
+) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]], dict[str, Counter[str]]]:
     evaluations: dict[str, list[Evaluation]] = {}
     costs: dict[str, list[Fitted]] = {}
+    failed: dict[str, Counter[str]] = {}
     for label in labels:
-        evaluations[label], costs[label] = [], []
+        evaluations[label], costs[label], failed[label] = [], [], Counter()
         for seed in config.run.seeds if WAYS[label].gradient != "none" else (0,):
             network = None
             if WAYS[label].gradient != "none":
                 network, cost = trainer.train(label, seed)
                 costs[label].append(cost)
+                failed[label].update(cost.failures)
+            before = failures_of(problem.solver)
             with watcher.stage(f"{label}, rollouts", problem.test.steps) as advance:
                 evaluation = evaluate(problem, network, advance)
+            failed[label].update(failures_of(problem.solver) - before)
             save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
             evaluations[label].append(evaluation)
-    return evaluations, costs
+    return evaluations, costs, failed
 
 
 def _possible(config: CorrectionConfig, problem: Problem) -> tuple[list[str], dict[str, str]]:
@@ -153,6 +160,8 @@ def _metrics(
     stopped = {label: [c.stopped for c in costs[label] if c.stopped] for label in costs}
     metrics["stopped_early"] = {label: "; ".join(why) for label, why in stopped.items() if why}
     metrics["skipped"] = skipped
+    missed = {label: sum(cost.skipped for cost in costs[label]) for label in costs}
+    metrics["skipped_iterations"] = {label: n for label, n in missed.items() if n}
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["steps"] = problem.test.steps
     metrics["test_runs"] = problem.test.simulations
