@@ -79,11 +79,8 @@ def test_divergence_is_no_fault_and_what_is_not_finite_is_not_asked_about(batch)
 
 def test_too_many_failures_end_even_a_run_that_drops(batch):
     solver = Dropping(Retrying(flaky("raise", share=0.5), times=1, limit=0.2))
-    with pytest.raises(
-        TooManyFailuresError, match=r"of \d+ solver steps failed, more .* 20 %; the"
-    ):
-        for _ in range(5):
-            solver.step(*batch)
+    with pytest.raises(TooManyFailuresError, match=r"solver steps failed, more .* 20 %; the"):
+        [solver.step(*batch) for _ in range(5)]
     again = pickle.loads(pickle.dumps(TooManyFailuresError("no", [Failure(1, "x")])))
     assert isinstance(again, TooManyFailuresError)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -86,7 +86,7 @@ class Retrying(Wrapper):
     def _attempt(self, state: State, forcing: Forcing | None) -> tuple[State, list[Failure]]:
         self._counts[_ASKED] += len(state)
         if self._times:
-            answers, failures = answered(self._solver, state, forcing)
+            answers, failures = answered(self._solver, state, forcing, self._note)
         else:
             answers, failures = self._step_once(state, forcing), []
         if not _finite(answers):
@@ -138,10 +138,15 @@ class TooManyFailuresError(SolverError):
     """More steps failed than the limit allows: nobody may go on after this."""
 
 
-def answered(solver: Solver, state: State, forcing: Forcing | None) -> tuple[State, list[Failure]]:
+def answered(
+    solver: Solver,
+    state: State,
+    forcing: Forcing | None,
+    note: Callable[[Sequence[Failure]], None] | None = None,
+) -> tuple[State, list[Failure]]:
     """What a solver answers, NaN where it fails, and why it does.
 
-    Where it does not say which states failed, it is asked about each on its own.
+    Where it does not say which states failed, that is noted and it is asked about each alone.
     """
     try:
         return solver.step(state, forcing), []
@@ -153,6 +158,8 @@ def answered(solver: Solver, state: State, forcing: Forcing | None) -> tuple[Sta
         if len(state) == 1:
             known = error.failures[0] if error.failures else Failure(0, str(error))
             return torch.full_like(state, torch.nan), [replace(known, row=0)]
+        if note:
+            note([Failure(0, str(error))])
     parts = [
         answered(solver, state[i : i + 1], None if forcing is None else forcing[i : i + 1])
         for i in range(len(state))
@@ -170,7 +177,7 @@ def failures_of(solver: object) -> Counter[str]:
 
 def _finite(values: Tensor) -> bool:
     # One pass, no mask; a sum that overflows is looked at closely afterwards.
-    return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
+    return math.isfinite(float(values.detach().sum())) or bool(values.isfinite().all())
 
 
 def _finite_rows(state: Tensor, forcing: Tensor | None = None) -> Bool[Tensor, " batch"]:

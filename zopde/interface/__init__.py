@@ -5,6 +5,7 @@ from zopde.interface.bank import Bank, check_size
 from zopde.interface.coloured import ColouredPullback, coloured_for
 from zopde.interface.colouring import lattice_colours
 from zopde.interface.dense import DensePullback, jacobians
+from zopde.interface.entries import EntryOracle
 from zopde.interface.random import RandomPullback
 from zopde.interface.reach import Reach, measure_radius, measure_reach
 from zopde.interface.snapshots import farthest_points
@@ -15,6 +16,7 @@ __all__ = [
     "Bank",
     "ColouredPullback",
     "DensePullback",
+    "EntryOracle",
     "InterfaceSolver",
     "Pullback",
     "RandomPullback",

@@ -53,7 +53,7 @@ def differences(
 
 def failed(answers: Float[Tensor, "probes channel *space"]) -> Bool[Tensor, " probes"]:
     """Which probes have an answer that is not finite."""
-    if math.isfinite(float(answers.sum())):
+    if math.isfinite(float(answers.detach().sum())):
         return torch.zeros(len(answers), dtype=torch.bool, device=answers.device)
     return ~answers.flatten(1).isfinite().all(dim=1)
 
