@@ -26,7 +26,7 @@ THIRD_PARTY = {
     "data": {"torch", "numpy", "jaxtyping", "xarray"},
     "training": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
-    "recipes": {"torch", "numpy", "safetensors"},
+    "recipes": {"torch", "numpy", "safetensors", "distributed"},
     "solvers": {"torch", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }

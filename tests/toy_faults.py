@@ -65,6 +65,24 @@ class Flaky:
 setattr(Flaky, "raise", Flaky.raise_)
 
 
+class Slow:
+    """The toy; once the file `armed` is there, the first process at its third step dies."""
+
+    def __init__(self, marks):
+        self.toy = load_solver(_TOY).at((8, 8))
+        self.grid, self.marks, self.steps = self.toy.grid, Path(marks), 0
+
+    def step(self, state, forcing=None):
+        self.steps += 1
+        if self.steps >= 3 and (self.marks / "armed").exists():
+            try:
+                os.rename(self.marks / "armed", self.marks / f"killed-{os.getpid()}")
+            except FileNotFoundError:  # another one was faster
+                return self.toy.step(state, forcing)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.toy.step(state, forcing)
+
+
 class Noisy:
     """The toy with noise: fresh at every step, or fixed by a seed for every state alike."""
 
