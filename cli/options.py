@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SolverSpec = Annotated[
     str,
     typer.Argument(
-        help="A name of `zopde solvers`, package.module:Class, or file.py:Class.",
+        help="A name of `zopde solvers`, package.module:Class, file.py:Class, or file.toml.",
         show_default=False,
     ),
 ]

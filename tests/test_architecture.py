@@ -27,7 +27,7 @@ THIRD_PARTY = {
     "training": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
     "recipes": {"torch", "numpy", "safetensors", "distributed"},
-    "solvers": {"torch", "jaxtyping", "phi", "phiml"},
+    "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }
 ROOMS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from zopde import __version__
-from zopde.hybrid import failures_of
+from zopde.hybrid import Dropping, failures_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.recipes.chunk import with_chunk
@@ -114,11 +115,18 @@ def _train_all(
                 failed[label].update(cost.failures)
             before = failures_of(problem.solver)
             with watcher.stage(f"{label}, rollouts", problem.test.steps) as advance:
-                evaluation = evaluate(problem, network, advance)
+                evaluation = evaluate(_bearing(config, problem), network, advance)
             failed[label].update(failures_of(problem.solver) - before)
             save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
             evaluations[label].append(evaluation)
     return evaluations, costs, failed
+
+
+def _bearing(config: CorrectionConfig, problem: Problem) -> Problem:
+    """For rollouts: a step that fails again and again is a rollout that diverged."""
+    if config.run.failures == "raise":
+        return problem
+    return replace(problem, solver=Dropping(problem.solver))
 
 
 def _possible(config: CorrectionConfig, problem: Problem) -> tuple[list[str], dict[str, str]]:
