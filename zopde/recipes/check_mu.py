@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,15 +52,15 @@ def stand_in(
     grid, state = solver.grid, states.state
     kind, sizes = config.corrector.kind, config.corrector.sizes
     inputs, outputs = len(grid.channels) + len(grid.forcing_channels), len(grid.channels)
-    padding = "periodic" if grid.boundary == "periodic" else "zero"
+    padding: Literal["periodic", "zero"] = "periodic" if grid.boundary == "periodic" else "zero"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         body = build_corrector(kind, inputs, outputs, padding=padding, sizes=sizes)
         for weight in body.parameters():  # a last layer of zeros would hide the others
             if not weight.any():
                 torch.nn.init.normal_(weight, std=0.1)
-    deviations = [states.scale] * outputs, [1.0] * len(grid.forcing_channels)
-    network = Normalised(body, *(torch.tensor(values) for values in deviations))
+    deviations = torch.full((outputs,), states.scale), torch.ones(len(grid.forcing_channels))
+    network = Normalised(body, *deviations)
     stepped = solver.step(*states.rows(slice(None)))
     second = solver.step(stepped, states.forcing)
     draw = generator(1, "probes")
@@ -81,8 +81,8 @@ def _recommend(
     chosen = draw[:_SWEPT].sort().values
     try:
         sweep = sweep_mu(oracle, chosen, ladder(config.dtype), scale[chosen])
-    except InputError as error:
-        return Point(name, "fail", str(error), "check on states that the solver can take")
+    except InputError as nowhere:
+        return Point(name, "fail", str(nowhere), "check on states that the solver can take")
     best = sweep.best(settings.scheme)
     error = float(getattr(best, settings.scheme))
     noise = measure_noise(oracle, chosen, sweep.reference * scale[chosen], best.mu * scale)

@@ -53,7 +53,8 @@ def check_contract(solver: Solver, states: States) -> tuple[Point, Tensor | None
         remedy = "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
         return Point(name, "fail", str(error), f"{remedy}in zopde.OneAtATime"), None
     changed = not torch.equal(state, states.state)
-    changed |= given is not None and not torch.equal(given, states.forcing)
+    if given is not None and states.forcing is not None:
+        changed |= not torch.equal(given, states.forcing)
     if changed or answer.data_ptr() == state.data_ptr():
         what = "step changes its argument" if changed else "step answers with its argument"
         return Point(name, "fail", what, "work on a copy: state.clone()"), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,4 +97,4 @@ def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:
                 turns = (wave.view(-1, *[1] * len(axes)) * places).sum(dim=0)
                 phase = torch.rand(1, generator=draw)
                 found[row, channel] += torch.sin(2 * torch.pi * (turns + phase))
-    return found * (2 / _WAVES) ** 0.5
+    return found * math.sqrt(2 / _WAVES)
