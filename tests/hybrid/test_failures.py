@@ -107,6 +107,19 @@ def test_reasons_are_few(batch):
     assert counts["other"] > 80
 
 
+def test_numbers_in_a_reason_do_not_make_it_another_one(batch):
+    class Timed:
+        grid, said = flaky("raise").grid, 0
+
+        def step(self, state, forcing=None):
+            self.said += 1
+            raise SolverError(f"exit code 3 after {self.said / 7} s")
+
+    solver = Dropping(Retrying(Timed(), times=2))
+    solver.step(*batch)
+    assert list(failures_of(solver)) == ["exit code 3 after ... s"]
+
+
 def test_copies_count_anew_and_counts_add_up(batch):
     solver = CountedSolver(Retrying(flaky("raise"), times=6))
     solver.step(*batch)

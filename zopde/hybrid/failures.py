@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from zopde.protocols import Forcing, Solver, State, Tally
 _FAILED, _ASKED = "failed: ", "asked"
 _NOT_FINITE = "an answer that is not finite"
 _FIRST = 100  # steps before a share of them means anything
+_FRACTION = re.compile(r"\d*\.\d+(e[-+]?\d+)?")
 _KINDS, _LENGTH = 20, 100  # reasons that are told apart, and letters of each
 
 
@@ -85,8 +87,13 @@ class Retrying(Wrapper):
 
     def _attempt(self, state: State, forcing: Forcing | None) -> tuple[State, list[Failure]]:
         self._counts[_ASKED] += len(state)
+
+        def one_by_one(failures: Sequence[Failure]) -> None:
+            self._counts[_ASKED] += len(state)
+            self._note(failures)
+
         if self._times:
-            answers, failures = answered(self._solver, state, forcing, self._note)
+            answers, failures = answered(self._solver, state, forcing, one_by_one)
         else:
             answers, failures = self._step_once(state, forcing), []
         if not _finite(answers):
@@ -106,7 +113,8 @@ class Retrying(Wrapper):
 
     def _note(self, failures: Sequence[Failure]) -> None:
         for failure in failures:
-            name = _FAILED + failure.reason[:_LENGTH]
+            # A time or a residual in it would make every reason another one.
+            name = _FAILED + _FRACTION.sub("...", failure.reason)[:_LENGTH]
             full = len(self._counts) > _KINDS and name not in self._counts
             self._counts[_FAILED + "other" if full else name] += 1
         failed = sum(n for name, n in self._counts.items() if name.startswith(_FAILED))
