@@ -43,9 +43,15 @@ def test_nothing_is_asked_twice_even_by_another_process_exact(tmp_path, toy, bat
 
 @pytest.mark.parametrize("change", ["state", "forcing", "dtype", "identity", "seed"])
 def test_whatever_decides_the_answer_is_in_the_key(change, tmp_path, toy, batch):
-    first, _ = kept(toy, tmp_path / "store")
-    first.step(*batch)
-    solver, asked = kept(toy, tmp_path / "store", "other" if change == "identity" else "toy")
+    stochastic = load_solver(f"{HERE / 'toy_faults.py'}:Noisy")
+    first, _ = kept(stochastic, tmp_path / "store")
+    first.with_seed(2).step(*batch)
+    identity = "other" if change == "identity" else "toy"
+    solver, asked = kept(stochastic, tmp_path / "store", identity)
+    again = solver.with_seed(2)
+    again.step(*batch)
+    assert asked.steps == (9 if change == "identity" else 0)
+    asked.steps = 0
     state, forcing = batch[0].clone(), batch[1].clone()
     if change == "state":
         state += 1e-6
@@ -54,9 +60,15 @@ def test_whatever_decides_the_answer_is_in_the_key(change, tmp_path, toy, batch)
     if change == "dtype":
         state = state.double()
     if change == "seed":
-        solver = solver.with_seed(3)
-    solver.step(state, forcing)
-    assert asked.steps == 9
+        again = solver.with_seed(3)
+    again.step(state, forcing)
+    assert asked.steps == (0 if change == "identity" else 9)
+
+
+def test_a_seed_means_nothing_to_a_solver_without_noise(tmp_path, toy, batch):
+    solver, asked = kept(toy, tmp_path / "store")
+    assert solver.with_seed(3) is solver
+    assert isinstance(asked.with_seed(4), CountedSolver)
 
 
 def test_what_failed_is_not_kept_and_the_rest_is(tmp_path, batch):

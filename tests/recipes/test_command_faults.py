@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zopde import save_trajectories, simulate
+from zopde import Grid, save_trajectories, simulate
 from zopde.recipes import load_config, run_correction
+from zopde.solvers.command import Command
 
 # Averages neighbours and adds the force. What else it does depends on the number of the run.
 PROGRAM = """
@@ -39,7 +40,6 @@ if mode == 53:
     print("Segmentation violation"); data = b"garbage"
 open(sys.argv[3], "wb").write(data)
 """
-ROW = "the toy's grid"
 
 
 @pytest.fixture
@@ -102,15 +102,26 @@ def test_every_fault_of_a_program_is_survived_and_counted_exact(run):
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert found["mae"] == clean["mae"]
     reasons = " ".join(reason for kinds in found["failures"].values() for reason in kinds)
-    for said in (
-        "SIGKILL after ... s",
-        "no end after 2 s",
-        "NaN",
-        "128 bytes",
-        "264 bytes",
-        "7 bytes",
-    ):
+    sizes = ("128 bytes", "264 bytes", "7 bytes")
+    for said in ("SIGKILL after ... s", "no end after 2 s", "NaN", *sizes):
         assert said in reasons, reasons
     dropped, _ = run("dropping", "faulty", "run.failures=drop", "run.retries=0")
     assert not dropped["stopped_early"]
     assert sum(sum(kinds.values()) for kinds in dropped["failures"].values()) > 10
+
+
+def test_a_program_with_a_seed_is_given_another(tmp_path):
+    (tmp_path / "add.py").write_text(
+        "import array, sys\n"
+        'u = array.array("d", open(sys.argv[1], "rb").read())\n'
+        'open(sys.argv[2], "wb").write(array.array("d", [v + int(sys.argv[3]) for v in u]))\n'
+    )
+    grid = Grid((2, 2), (1.0, 1.0), dt=0.1, channels=("a",))
+    line = [sys.executable, "-SE", "{home}/add.py", "{state}", "{answer}"]
+    noisy = Command([*line, "{seed}"], grid, files="raw", home=str(tmp_path), seed=5)
+    state = torch.zeros(2, 1, 2, 2)
+    assert noisy.step(state).unique().tolist() == [5.0]
+    assert noisy.with_seed(7).step(state).unique().tolist() == [7.0]
+    assert noisy.step(state).unique().tolist() == [5.0], "this one stays as it is"
+    plain = Command([*line, "1"], grid, files="raw", home=str(tmp_path))
+    assert plain.with_seed(7) is plain

@@ -22,7 +22,7 @@ from zopde.errors import Failure, InputError, SolverError, first_line
 from zopde.hybrid.served import LENGTH, write_message
 from zopde.hybrid.wrapper import Wrapper
 from zopde.plugins import user_files
-from zopde.protocols import Forcing, Solver, State
+from zopde.protocols import Forcing, Seeded, Solver, State
 
 _START, _END = 300.0, 5.0  # seconds that a child may take to import everything, and to vanish
 
@@ -51,6 +51,8 @@ class Apart(Wrapper):
 
     def with_seed(self, seed: int) -> Apart:
         """See `Wrapper`; the child stays the same."""
+        if not isinstance(self._solver, Seeded):
+            return self
         twin = copy.copy(self)
         twin._seed = seed
         return twin

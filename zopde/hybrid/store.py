@@ -141,7 +141,8 @@ class Stored(Wrapper):
     def with_seed(self, seed: int) -> Stored:
         """See `Wrapper`; another seed is another solver."""
         twin = super().with_seed(seed)
-        twin._identity = f"{self._identity} {seed}"
+        if twin is not self:
+            twin._identity = f"{self._identity} {seed}"
         return twin
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:

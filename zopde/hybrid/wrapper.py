@@ -43,9 +43,12 @@ class Wrapper(ABC):
         """One step; see `zopde.Solver.step`."""
 
     def with_seed(self, seed: int) -> Self:
-        """The same with the noise of the solver inside fixed; see `zopde.protocols.Seeded`."""
+        """With the noise of the solver inside fixed; this one where it has none."""
+        inside = seeded(self._solver, seed)
+        if inside is self._solver:
+            return self
         twin = copy.copy(self)  # counts where this one counts
-        twin._solver = seeded(self._solver, seed)
+        twin._solver = inside
         return twin
 
     def counts(self) -> Counter[str]:
