@@ -128,6 +128,7 @@ Normalised ResidualCorrector Trajectories load_trajectories save_trajectories si
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
 InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
+Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 """
 
 

@@ -22,6 +22,7 @@ _ROOM_OF = {
     "ask_shared": "protocols",
     "ReferenceSolver": "protocols",
     "Scenario": "protocols",
+    "Seeded": "protocols",
     "Solver": "protocols",
     "Window": "protocols",
     "find_solvers": "plugins",
@@ -49,8 +50,13 @@ _ROOM_OF = {
     "DensePullback": "interface",
     "InterfaceSolver": "interface",
     "RandomPullback": "interface",
+    "Apart": "hybrid",
     "CorrectedSolver": "hybrid",
+    "Dropping": "hybrid",
     "OneAtATime": "hybrid",
+    "Retrying": "hybrid",
+    "Store": "hybrid",
+    "Stored": "hybrid",
     "UnrolledObjective": "hybrid",
     "downsample": "hybrid",
     "rollout": "hybrid",
@@ -63,6 +69,8 @@ _ROOM_OF = {
     "save_trajectories": "data",
     "simulate": "data",
     "load_config": "recipes",
+    "SolverCheck": "recipes",
+    "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
 }
@@ -74,8 +82,13 @@ if TYPE_CHECKING:
     from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
+        Apart,
         CorrectedSolver,
+        Dropping,
         OneAtATime,
+        Retrying,
+        Store,
+        Stored,
         UnrolledObjective,
         downsample,
         rollout,
@@ -95,11 +108,18 @@ if TYPE_CHECKING:
         Oracle,
         ReferenceSolver,
         Scenario,
+        Seeded,
         Solver,
         Window,
         ask_shared,
     )
-    from zopde.recipes import load_config, load_corrector, run_correction
+    from zopde.recipes import (
+        SolverCheck,
+        check_solver,
+        load_config,
+        load_corrector,
+        run_correction,
+    )
     from zopde.sparsity import (
         LayerMasks,
         LayerRatios,

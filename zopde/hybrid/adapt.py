@@ -9,7 +9,7 @@ import torch
 
 from zopde.errors import Failure, SolverError
 from zopde.hybrid.wrapper import Wrapper
-from zopde.protocols import Forcing, Solver, State
+from zopde.protocols import Forcing, State
 
 
 @final
@@ -19,9 +19,6 @@ class OneAtATime(Wrapper):
     Args:
         solver: A `Solver` whose `step` takes (1, channel, *space).
     """
-
-    def __init__(self, solver: Solver) -> None:
-        super().__init__(solver)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Step every state of the batch in turn; see `zopde.Solver.step`.

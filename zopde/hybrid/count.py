@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from zopde.hybrid.wrapper import Wrapper
-from zopde.protocols import Forcing, Solver, State
+from zopde.protocols import Forcing, State
 
 _STEPS = "steps"
 
@@ -19,9 +19,6 @@ class CountedSolver(Wrapper):
     Args:
         solver: The solver to watch.
     """
-
-    def __init__(self, solver: Solver) -> None:
-        super().__init__(solver)
 
     @property
     def steps(self) -> int:

@@ -22,34 +22,39 @@ from zopde.zo.coordinates import Coordinates
 from zopde.zo.musweep import ladder, sweep_mu
 from zopde.zo.noise import measure_noise
 
-_SWEPT = 16  # entries, and weights: 2 probes each for every step of the ladder
+_MOST, _LEAST = 16, 4  # entries, and weights: 2 probes each for every step of the ladder
+_SECONDS = 25.0  # for either
 _GOOD = 0.14  # relative error of a gradient whose cosine is 0.99
 _OFFSET = 0.1  # of the correction to learn, in standard deviations
 
 
-def check_state_mu(config: CorrectionConfig, solver: Solver, states: States) -> Point:
-    """The mu of the interface cut, in standard deviations of the state."""
+def check_state_mu(
+    config: CorrectionConfig, solver: Solver, states: States, seconds: float
+) -> Point:
+    """The mu of the interface cut, in standard deviations of the state; a step takes `seconds`."""
     state, forcing = states.rows(slice(0, 1))
     step = Step(solver, state, forcing, solver.step(state, forcing))
     cotangent = torch.randn(state.shape, generator=generator(0, "probes")).to(state)
     oracle = EntryOracle(step, cotangent, config.interface.states)
     scale = torch.full((oracle.num_coordinates,), states.scale, dtype=torch.float64)
-    return _recommend("interface mu", oracle, scale, config, "interface")
+    return _recommend("interface mu", oracle, scale, config, "interface", seconds)
 
 
-def check_weight_mu(config: CorrectionConfig, solver: Solver, states: States) -> Point:
-    """The mu of the weight cut, in the units of the weights."""
+def check_weight_mu(
+    config: CorrectionConfig, solver: Solver, states: States, seconds: float
+) -> Point:
+    """The mu of the weight cut, in the units of the weights; a step takes `seconds`."""
     network, objective = stand_in(config, solver, states)
     oracle = WeightOracle(network, objective, config.zo.chunk or 64)
     scale = torch.ones(oracle.num_coordinates, dtype=torch.float64)
-    return _recommend("weight mu", oracle, scale, config, "zo")
+    return _recommend("weight mu", oracle, scale, config, "zo", seconds)
 
 
 def stand_in(
     config: CorrectionConfig, solver: Solver, states: States
 ) -> tuple[Normalised, UnrolledObjective]:
     """A corrector of the configured sizes, and a two-step loss with a small correction to learn."""
-    grid, state = solver.grid, states.state
+    grid, (state, given) = solver.grid, states.rows(slice(0, 1))
     kind, sizes = config.corrector.kind, config.corrector.sizes
     inputs, outputs = len(grid.channels) + len(grid.forcing_channels), len(grid.channels)
     padding: Literal["periodic", "zero"] = "periodic" if grid.boundary == "periodic" else "zero"
@@ -61,12 +66,12 @@ def stand_in(
                 torch.nn.init.normal_(weight, std=0.1)
     deviations = torch.full((outputs,), states.scale), torch.ones(len(grid.forcing_channels))
     network = Normalised(body, *deviations)
-    stepped = solver.step(*states.rows(slice(None)))
-    second = solver.step(stepped, states.forcing)
+    stepped = solver.step(state, given)
+    second = solver.step(stepped, given)
     draw = generator(1, "probes")
     offset = _OFFSET * states.scale * torch.randn(state.shape, generator=draw).to(state)
     targets = torch.stack([stepped + offset, second + 2 * offset], dim=1)
-    forcing = None if states.forcing is None else torch.stack([states.forcing] * 2, dim=1)
+    forcing = None if given is None else torch.stack([given] * 2, dim=1)
     window = Window(stepped, targets, forcing)
     scale = torch.full((outputs,), states.scale).to(state)
     seeds = noise_seeds(0, 0, 2)
@@ -74,13 +79,20 @@ def stand_in(
 
 
 def _recommend(
-    name: str, oracle: Oracle, scale: Tensor, config: CorrectionConfig, table: str
+    name: str,
+    oracle: Oracle,
+    scale: Tensor,
+    config: CorrectionConfig,
+    table: str,
+    seconds: float,
 ) -> Point:
     settings = getattr(config, table)
     draw = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))
-    chosen = draw[:_SWEPT].sort().values
+    mus = ladder(config.dtype)
+    count = int(_SECONDS / (2 * len(mus) * seconds))
+    chosen = draw[: max(_LEAST, min(count, _MOST))].sort().values
     try:
-        sweep = sweep_mu(oracle, chosen, ladder(config.dtype), scale[chosen])
+        sweep = sweep_mu(oracle, chosen, mus, scale[chosen])
     except InputError as nowhere:
         return Point(name, "fail", str(nowhere), "check on states that the solver can take")
     best = sweep.best(settings.scheme)

@@ -85,6 +85,8 @@ def forecast(
     """
     keep_freed_memory()
     check_labels(config.run.labels)
+    # What comes from the store takes no time, and what goes there would be written.
+    config = replace(config, run=replace(config.run, store=""))
     watcher = progress or Silent()
     solver = coarse_solver(config)
     check_workers(config, solver)

@@ -62,8 +62,8 @@ def check_solver(
 ) -> SolverCheck:
     """Whether a solver keeps the contract, how precise and how fast it is; nothing is written.
 
-    About 900 solver steps in single precision and 1,300 in double, most of them for the two
-    recommended mu.
+    At most about 900 solver steps in single precision and 1,300 in double, most of them for the
+    two recommended mu; a third of that where a step takes a second.
 
     Args:
         config: The run that is planned: of it the solver, the data file, the corrector and the
@@ -106,9 +106,10 @@ def _points(config: CorrectionConfig, solver: Solver, states: States) -> Iterato
     yield speed
     yield check_nan(box, states, speed.values["alone"])
     yield check_digits(answer)
-    state_mu = check_state_mu(config, frozen, states)
+    seconds = speed.values["in_batch"]
+    state_mu = check_state_mu(config, frozen, states, seconds)
     yield state_mu
-    yield check_weight_mu(config, box, states)
+    yield check_weight_mu(config, box, states, seconds)
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
         yield check_reach(frozen, states, best)
