@@ -92,10 +92,14 @@ class Retrying(Wrapper):
             self._counts[_ASKED] += len(state)
             self._note(failures)
 
-        if self._times:
-            answers, failures = answered(self._solver, state, forcing, one_by_one)
-        else:
-            answers, failures = self._step_once(state, forcing), []
+        try:
+            answers, failures = self._solver.step(state, forcing), list[Failure]()
+        except SolverError as error:
+            if self._times or _tells(error, state):
+                answers, failures = taken(error, self._solver, state, forcing, one_by_one)
+            else:
+                self._note([Failure(0, str(error))])
+                raise
         if not _finite(answers):
             known = {failure.row for failure in failures}
             bad = (~_finite_rows(answers)).nonzero().flatten().tolist()
@@ -103,13 +107,6 @@ class Retrying(Wrapper):
         if failures:
             self._note(failures)
         return answers, failures
-
-    def _step_once(self, state: State, forcing: Forcing | None) -> State:
-        try:
-            return self._solver.step(state, forcing)
-        except SolverError as error:
-            self._note(error.failures or [Failure(0, str(error))])
-            raise
 
     def _note(self, failures: Sequence[Failure]) -> None:
         for failure in failures:
@@ -130,7 +127,7 @@ class Retrying(Wrapper):
 class Dropping(Wrapper):
     """Answers NaN for the states that failed, and goes on.
 
-    What is NaN is then left out by whoever reads it: a probe of a gradient, a window of a loss.
+    Whoever reads it leaves it out: a probe of a gradient, an iteration without its base.
 
     Args:
         solver: The solver inside, `Retrying` as a rule.
@@ -146,34 +143,48 @@ class TooManyFailuresError(SolverError):
     """More steps failed than the limit allows: nobody may go on after this."""
 
 
-def answered(
+Note = Callable[[Sequence[Failure]], None]
+
+
+def answered(solver: Solver, state: State, forcing: Forcing | None) -> tuple[State, list[Failure]]:
+    """What a solver answers, NaN where it fails, and why it does."""
+    try:
+        return solver.step(state, forcing), []
+    except SolverError as error:
+        return taken(error, solver, state, forcing)
+
+
+def taken(
+    error: SolverError,
     solver: Solver,
     state: State,
     forcing: Forcing | None,
-    note: Callable[[Sequence[Failure]], None] | None = None,
+    note: Note | None = None,
 ) -> tuple[State, list[Failure]]:
-    """What a solver answers, NaN where it fails, and why it does.
+    """What an error leaves of a batch: answers, NaN where it failed, and why.
 
-    Where it does not say which states failed, that is noted and it is asked about each alone.
+    Where it does not say which states failed, it is noted, and each state is asked about alone.
     """
-    try:
-        return solver.step(state, forcing), []
-    except TooManyFailuresError:
-        raise
-    except SolverError as error:
-        if error.answers is not None and error.answers.shape == state.shape:
-            return error.answers.to(state), list(error.failures)
-        if len(state) == 1:
-            known = error.failures[0] if error.failures else Failure(0, str(error))
-            return torch.full_like(state, torch.nan), [replace(known, row=0)]
-        if note:
-            note([Failure(0, str(error))])
+    if isinstance(error, TooManyFailuresError):
+        raise error
+    if error.answers is not None and _tells(error, state):
+        return error.answers.to(state), list(error.failures)
+    if len(state) == 1:
+        known = error.failures[0] if error.failures else Failure(0, str(error))
+        return torch.full_like(state, torch.nan), [replace(known, row=0)]
+    if note:
+        note([Failure(0, str(error))])
     parts = [
         answered(solver, state[i : i + 1], None if forcing is None else forcing[i : i + 1])
         for i in range(len(state))
     ]
     failures = [replace(f, row=i) for i, (_, found) in enumerate(parts) for f in found]
     return torch.cat([answer for answer, _ in parts]), failures
+
+
+def _tells(error: SolverError, state: State) -> bool:
+    """Whether an error says which states failed, and what the others answered."""
+    return bool(error.failures) and error.answers is not None and error.answers.shape == state.shape
 
 
 def failures_of(solver: object) -> Counter[str]:
@@ -202,7 +213,8 @@ def _take(forcing: Forcing | None, rows: Tensor) -> Forcing | None:
 
 def _described(failure: Failure) -> str:
     kept = f", kept in {failure.folder}" if failure.folder else ""
-    return f"{failure.reason}{kept}"
+    log = f"; its log ends: {' | '.join(failure.log.splitlines())}" if failure.log else ""
+    return f"{failure.reason}{kept}{log}"
 
 
 def _summary(failures: Sequence[Failure], batch: int) -> str:
