@@ -117,6 +117,11 @@ def metrics_notes(metrics: Mapping[str, Any]) -> list[str]:
     ]
     if len(set(metrics["iterations"].values()) - {0}) > 1:
         notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
+    for label, reasons in metrics["failures"].items():
+        told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
+        missed = metrics["skipped_iterations"].get(label, 0)
+        without = f"; {missed:,} iterations without an update" if missed else ""
+        notes.append(f"{label}: {sum(reasons.values()):,} solver steps failed ({told}){without}")
     for kind in ("stopped_early", "skipped"):
         notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
     return notes

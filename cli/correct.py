@@ -58,13 +58,37 @@ def correct(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="Who answers probes of the weight cut: dask (a local cluster of run.workers), "
+            "dask://host:port. Default: run.workers processes."
+        ),
+    ] = None,
+    failures: Annotated[
+        str | None,
+        typer.Option(
+            help="When a solver step fails: raise, retry (run.retries times, then raise), or drop "
+            "(then leave it out). Default: as the settings."
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps the solver's answers, so that a crashed or resumed run asks "
+            "nothing twice; for solvers that take long.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a corrector in every way, compare on unseen runs, leave a run folder."""
     from zopde.recipes import run_correction
 
     zo: dict[str, object] = {} if chunk is None else {"chunk": chunk}
-    config = configured(solver, preset, config_file, changes, data, device, zo=zo)
+    given = {"executor": executor, "failures": failures, "store": store and str(store)}
+    run: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    config = configured(solver, preset, config_file, changes, data, device, zo=zo, run=run)
     folder = out or Path("runs") / f"{Path(solver.replace(':', '-')).name}-{preset}"
     if dry_run:
         _dry_run(config, folder, as_json)

@@ -22,6 +22,7 @@ _ROOM_OF = {
     "ask_shared": "protocols",
     "ReferenceSolver": "protocols",
     "Scenario": "protocols",
+    "Seeded": "protocols",
     "Solver": "protocols",
     "Window": "protocols",
     "find_solvers": "plugins",
@@ -50,12 +51,17 @@ _ROOM_OF = {
     "InterfaceSolver": "interface",
     "PullbackByVariable": "interface",
     "RandomPullback": "interface",
+    "Apart": "hybrid",
     "CorrectedSolver": "hybrid",
+    "Dropping": "hybrid",
     "InjectAfter": "hybrid",
     "InjectBefore": "hybrid",
     "InjectForcing": "hybrid",
     "Injection": "hybrid",
     "OneAtATime": "hybrid",
+    "Retrying": "hybrid",
+    "Store": "hybrid",
+    "Stored": "hybrid",
     "UnrolledObjective": "hybrid",
     "downsample": "hybrid",
     "rollout": "hybrid",
@@ -68,6 +74,8 @@ _ROOM_OF = {
     "save_trajectories": "data",
     "simulate": "data",
     "load_config": "recipes",
+    "SolverCheck": "recipes",
+    "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
 }
@@ -79,12 +87,17 @@ if TYPE_CHECKING:
     from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
+        Apart,
         CorrectedSolver,
+        Dropping,
         InjectAfter,
         InjectBefore,
         InjectForcing,
         Injection,
         OneAtATime,
+        Retrying,
+        Store,
+        Stored,
         UnrolledObjective,
         downsample,
         rollout,
@@ -105,11 +118,18 @@ if TYPE_CHECKING:
         Oracle,
         ReferenceSolver,
         Scenario,
+        Seeded,
         Solver,
         Window,
         ask_shared,
     )
-    from zopde.recipes import load_config, load_corrector, run_correction
+    from zopde.recipes import (
+        SolverCheck,
+        check_solver,
+        load_config,
+        load_corrector,
+        run_correction,
+    )
     from zopde.sparsity import (
         LayerMasks,
         LayerRatios,

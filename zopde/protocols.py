@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -141,10 +142,40 @@ class Differentiable(Protocol):
 
 
 @runtime_checkable
-class Tally(Protocol):
-    """Counts solver steps, in states; what its copies in other processes count is added."""
+class Seeded(Protocol):
+    """A stochastic solver whose noise can be fixed.
 
-    steps: int
+    With a seed, `step` is a function of (state, forcing, seed), state by state: the noise does not
+    depend on a state's place in the batch, nor on what was asked before. All probes of a gradient
+    then meet the same noise (common random numbers), and their differences are differences of
+    one smooth function.
+    """
+
+    def with_seed(self, seed: int) -> Solver:
+        """The same solver with its noise fixed; this one stays as it is.
+
+        Args:
+            seed: In [0, 2^31 - 1).
+        """
+        ...
+
+
+def seeded(solver: Solver, seed: int) -> Solver:
+    """A solver with its noise fixed; itself where it has none."""
+    return solver.with_seed(seed) if isinstance(solver, Seeded) else solver
+
+
+@runtime_checkable
+class Tally(Protocol):
+    """Counts what a solver does, by name; what its copies in other processes count is added."""
+
+    def counts(self) -> Counter[str]:
+        """So far: "steps", in states, and others."""
+        ...
+
+    def add(self, counts: Counter[str]) -> None:
+        """What a copy has counted."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zopde.data.trajectories import Trajectories
 from zopde.errors import InputError, SolverError
-from zopde.protocols import Solver, Window
+from zopde.protocols import Solver, Window, seeded
 from zopde.seeding import generator
 
 
@@ -100,7 +100,7 @@ def first_steps(
     for a in range(0, len(states), chunk):
         part = states[a : a + chunk]
         before = part.clone()
-        answer = solver.step(part, None if forcing is None else forcing[a : a + chunk])
+        answer = seeded(solver, a).step(part, None if forcing is None else forcing[a : a + chunk])
         if not torch.equal(part, before):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         _check_answer(answer, a)

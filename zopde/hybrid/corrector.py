@@ -6,7 +6,7 @@ from typing import final
 
 from zopde.grid import Grid
 from zopde.hybrid.injection import INJECTIONS, Injection
-from zopde.protocols import Forcing, Network, Solver, State
+from zopde.protocols import Forcing, Network, Solver, State, seeded
 
 
 @final
@@ -39,6 +39,10 @@ class CorrectedSolver:
     def grid(self) -> Grid:
         """The solver's grid."""
         return self._solver.grid
+
+    def with_seed(self, seed: int) -> CorrectedSolver:
+        """The same with the solver's noise fixed; see `zopde.protocols.Seeded`."""
+        return CorrectedSolver(seeded(self._solver, seed), self._network, self._injection)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One corrected step; see `zopde.Solver.step`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from zopde.protocols import (
     Window,
     ask_shared,
     repeat_states,
+    seeded,
 )
 
 
@@ -41,6 +43,8 @@ class UnrolledObjective:
         window: The stretch of reference data to follow.
         scale: (channel,), standard deviation by which each channel's error is divided.
         injection: Where the correction enters; None is after the step.
+        seeds: One for every step of the unroll, with which the solver's noise is fixed: the same
+            for every probe; none leaves the solver as it is. See `zopde.protocols.Seeded`.
 
     Raises:
         InputError: If the window lacks what the first step starts from.
@@ -52,8 +56,9 @@ class UnrolledObjective:
         window: Window,
         scale: Float[Tensor, " channel"],
         injection: Injection | None = None,
+        seeds: Sequence[int] = (),
     ) -> None:
-        self._solver = solver
+        self._solver, self._seeds = solver, tuple(seeds)
         self._window = window
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
         self._injection = injection or INJECTIONS["after"]
@@ -67,18 +72,21 @@ class UnrolledObjective:
         total = self._error(state, window.targets[:, 0], num_probes)
         for k in range(1, window.unroll):
             forcing = repeat_states(self._forcing(k), num_probes)
-            state = self._injection.step(self._solver, network, state, forcing)
+            state = self._injection.step(self._solver_at(k), network, state, forcing)
             total = total + self._error(state, window.targets[:, k], num_probes)
         return total / window.unroll
 
     def _first(self, network: Network, num_probes: int) -> State:
         """The first step starts from states that all probes have in common."""
-        first = _FirstStep(self._solver, self._window, self._forcing(0))
+        first = _FirstStep(self._solver_at(0), self._window, self._forcing(0))
 
         def shared(*given: Tensor | None) -> Tensor:
             return ask_shared(network, num_probes, *given)
 
         return self._injection.step(first, shared, first.state, first.forcing)
+
+    def _solver_at(self, k: int) -> Solver:
+        return seeded(self._solver, self._seeds[k]) if self._seeds else self._solver
 
     def _forcing(self, k: int) -> Tensor | None:
         return None if self._window.forcing is None else self._window.forcing[:, k]

@@ -6,6 +6,7 @@ from zopde.interface.coloured import ColouredPullback, coloured_for
 from zopde.interface.colouring import lattice_colours
 from zopde.interface.compressed import CompressedForm
 from zopde.interface.dense import DensePullback, jacobians
+from zopde.interface.entries import EntryOracle
 from zopde.interface.forms import DenseForm
 from zopde.interface.lookup import Lookup
 from zopde.interface.random import RandomPullback
@@ -21,6 +22,7 @@ __all__ = [
     "CompressedForm",
     "DenseForm",
     "DensePullback",
+    "EntryOracle",
     "InterfaceSolver",
     "Key",
     "Lookup",

@@ -11,7 +11,12 @@ from torch import Tensor
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.colouring import lattice_colours
-from zopde.interface.differences import check_probing, differences, probes_per_call
+from zopde.interface.differences import (
+    check_probing,
+    differences,
+    probes_per_call,
+    without_failed,
+)
 from zopde.interface.reach import TOLERANCE, measure_reach
 from zopde.interface.vjp import Step, Variable
 from zopde.protocols import State
@@ -30,7 +35,8 @@ class ColouredPullback:
     is lost or goes to the wrong entry.
 
     Queries: colours * channels solver steps per state and step (`probes_for`), twice as
-    many with the central scheme, however fine the grid. No randomness.
+    many with the central scheme, however fine the grid. No randomness. The entries of a probe
+    that failed get zero.
 
     Args:
         grid: The solver's grid; its boundary decides what is near.
@@ -83,7 +89,7 @@ class ColouredPullback:
             directions = point.new_zeros(len(probes), *point.shape[1:])
             directions[probes - first, line % channels] = mask
             answers = differences(step, rows, directions, self._mu, self._scheme)
-            weighted = (answers * cotangent[rows]).sum(dim=1)
+            weighted = (without_failed(answers) * cotangent[rows]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted))
         return lines.view_as(point)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zopde.grid import Grid
-from zopde.protocols import Forcing, Solver, State
+from zopde.protocols import Forcing, Solver, State, seeded
 
 Variable = Literal["state", "forcing"]
 
@@ -124,6 +124,10 @@ class InterfaceSolver:
     def grid(self) -> Grid:
         """The solver's grid."""
         return self._solver.grid
+
+    def with_seed(self, seed: int) -> InterfaceSolver:
+        """The same with the solver's noise fixed, in the backward pass, too."""
+        return InterfaceSolver(seeded(self._solver, seed), self._pullback)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`. Queries are spent in the backward pass only."""

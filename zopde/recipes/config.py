@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from zopde.checks import check_choice, check_positive, check_share
-from zopde.errors import InputError, first_line
+from zopde.checks import check_choice, check_not_negative, check_positive, check_share
+from zopde.errors import InputError
 from zopde.recipes.injection import check_injection, fit_preset
+from zopde.recipes.run_settings import RunSettings, check_run_settings
 from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
 from zopde.recipes.span import Span
 
@@ -149,23 +150,6 @@ class InterfaceSettings:
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
-
-    Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
-    same numbers however many they are; 0: in this process.
-    """
-
-    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
-    seeds: tuple[int, ...] = (0,)
-    device: str = "cpu"
-    dtype: Literal["float32", "float64"] = "float32"
-    checkpoint_seconds: float = 10.0
-    workers: int = 0
-    threads: int = 1
-
-
-@dataclass(frozen=True)
 class CorrectionConfig:
     """Everything that decides a correction run. Checked when built.
 
@@ -200,27 +184,22 @@ class CorrectionConfig:
             ("interface.snapshots", self.interface.snapshots),
             ("interface.limit_gib", self.interface.limit_gib),
             ("interface.rank", self.interface.rank),
-            ("run.checkpoint_seconds", self.run.checkpoint_seconds),
-            ("run.threads", self.run.threads),
         ):
             check_positive(name, value)
         for name, value in (
             ("data.skip", self.data.skip),
             ("zo.chunk", self.zo.chunk),
             ("data.seed", self.data.seed),
-            ("run.workers", self.run.workers),
             ("non.warmup", self.non.warmup),
             ("training.warmup", self.training.warmup),
             ("training.clip", self.training.clip),
             ("training.weight_decay", self.training.weight_decay),
             ("interface.more_snapshots", self.interface.more_snapshots),
             ("interface.watch_every", self.interface.watch_every),
-            *(("run.seeds", seed) for seed in self.run.seeds),
             *(("interface.radius", cells) for cells in self.interface.radius),
             *(("interface.near", cells) for cells in self.interface.near),
         ):
-            if not 0 <= value < 2**63:  # catches NaN, too
-                raise InputError(name, got=value, expected="a finite number >= 0")
+            check_not_negative(name, value)
         check_share("zo.sparsity", self.zo.sparsity)
         Span.parse("non.length", self.non.length)
         for name, text in (
@@ -229,9 +208,7 @@ class CorrectionConfig:
         ):
             if Span.parse(name, text).count < 1:
                 raise InputError(name, got=repr(text), expected="a length of at least 1")
-        if not self.run.seeds or len(set(self.run.seeds)) < len(self.run.seeds):
-            raise InputError("run.seeds", got=list(self.run.seeds), expected="distinct seeds")
-        _check_device(self.run.device)
+        check_run_settings(self.run)
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
 
     @property
@@ -278,13 +255,3 @@ def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
     spec = solver.get("spec") if isinstance(solver, Mapping) else None
     own = {entry.name: entry for entry in folder.iterdir() if entry.is_dir()}
     return own.get(str(spec), folder) / f"{preset}.toml"
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
-        raise InputError(
-            "run.device", got=f"{device!r} ({reason})", expected="a device that torch has here"
-        ) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 from zopde import __version__
+from zopde.hybrid import Dropping, failures_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.protocols import Vortical
@@ -88,8 +91,9 @@ def _run(
         watcher.note(f"{label}: left out, {reason}")
     with worker_pool(config) as pool:
         trainer = Trainer(config, problem, run, watcher, pool)
-        evaluations, costs = _train_all(config, problem, run, labels, trainer, watcher)
+        evaluations, costs, failed = _train_all(config, problem, run, labels, trainer, watcher)
     metrics = _metrics(config, problem, evaluations, costs, skipped)
+    metrics["failures"] = {label: dict(reasons) for label, reasons in failed.items() if reasons}
     _draw(config, run, problem, evaluations)
     run.write_json("metrics.json", metrics)
     return metrics
@@ -102,21 +106,32 @@ def _train_all(
     labels: list[str],
     trainer: Trainer,
     watcher: Progress,
-) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]]]:
+) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]], dict[str, Counter[str]]]:
     evaluations: dict[str, list[Evaluation]] = {}
     costs: dict[str, list[Fitted]] = {}
+    failed: dict[str, Counter[str]] = {}
     for label in labels:
-        evaluations[label], costs[label] = [], []
+        evaluations[label], costs[label], failed[label] = [], [], Counter()
         for seed in config.run.seeds if WAYS[label].gradient != "none" else (0,):
             network = None
             if WAYS[label].gradient != "none":
                 network, cost = trainer.train(label, seed)
                 costs[label].append(cost)
+                failed[label].update(cost.failures)
+            before = failures_of(problem.solver)
             with watcher.stage(f"{label}, rollouts", problem.test.steps) as advance:
-                evaluation = evaluate(problem, network, advance)
+                evaluation = evaluate(_bearing(config, problem), network, advance)
+            failed[label].update(failures_of(problem.solver) - before)
             save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
             evaluations[label].append(evaluation)
-    return evaluations, costs
+    return evaluations, costs, failed
+
+
+def _bearing(config: CorrectionConfig, problem: Problem) -> Problem:
+    """For rollouts: a step that fails again and again is a rollout that diverged."""
+    if config.run.failures == "raise":
+        return problem
+    return replace(problem, solver=Dropping(problem.solver))
 
 
 def _possible(config: CorrectionConfig, problem: Problem) -> tuple[list[str], dict[str, str]]:
@@ -158,6 +173,8 @@ def _metrics(
     stopped = {label: [c.stopped for c in costs[label] if c.stopped] for label in costs}
     metrics["stopped_early"] = {label: "; ".join(why) for label, why in stopped.items() if why}
     metrics["skipped"] = skipped
+    missed = {label: sum(cost.skipped for cost in costs[label]) for label in costs}
+    metrics["skipped_iterations"] = {label: n for label, n in missed.items() if n}
     metrics["inject"] = config.corrector.inject
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["steps"] = problem.test.steps

@@ -104,6 +104,8 @@ def open_sample(config: CorrectionConfig, path: Path, watcher: Progress) -> Samp
     """Load the data, or make something like it; see `forecast`."""
     keep_freed_memory()
     check_labels(config.run.labels)
+    # What comes from the store takes no time, and what goes there would be written.
+    config = replace(config, run=replace(config.run, store=""))
     if injection_note(config.corrector.inject):
         watcher.note(injection_note(config.corrector.inject))
     solver = coarse_solver(config)

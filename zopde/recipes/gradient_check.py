@@ -82,6 +82,7 @@ def check_gradient(
             "zo.mu_relative", got="true", expected="false where random directions are judged"
         )
     watcher = progress or Silent()
+    config = replace(config, run=replace(config.run, store=""))  # nothing is to be written
     seed = config.run.seeds[0]
     solver = coarse_solver(config)
     small, data, source = _data(config, solver, watcher)

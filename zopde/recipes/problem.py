@@ -20,14 +20,15 @@ from zopde.data import (
 )
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError, first_line
-from zopde.hybrid import INJECTIONS, BlackBox, UnrolledObjective, downsample
+from zopde.hybrid import INJECTIONS, UnrolledObjective, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
 from zopde.protocols import Differentiable, Downsampling, ReferenceSolver, Solver
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.guard import guarded
 from zopde.recipes.injection import check_forcing
-from zopde.seeding import generator
+from zopde.seeding import generator, noise_seeds
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def problem_from(
     train, test = config.data.train, config.data.test
     check_data(config, data)
     data = data.to(config.run.device, config.dtype)
-    seen, black_box = data.take(slice(0, train)), BlackBox(solver)
+    seen, black_box = data.take(slice(0, train)), guarded(config, solver)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
         stepped = first_steps(black_box, seen, progress=advance)
     return Problem(
@@ -236,4 +237,5 @@ def first_objective(
     training = config.training
     windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
     injection = INJECTIONS[config.corrector.inject]
-    return UnrolledObjective(solver, windows.batch(0), problem.scale, injection)
+    seeds = noise_seeds(seed, 0, training.unroll)
+    return UnrolledObjective(solver, windows.batch(0), problem.scale, injection, seeds)
