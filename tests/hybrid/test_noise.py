@@ -39,20 +39,20 @@ def cosine(a, b):
 
 
 def test_common_noise_gives_the_gradient_of_the_frozen_objective(noisy, corrector, window):
-    exact = autograd(corrector, UnrolledObjective(noisy, window, SCALE, SEEDS))
+    exact = autograd(corrector, UnrolledObjective(noisy, window, SCALE, seeds=SEEDS))
     box = BlackBox(noisy)
-    frozen = cge(WeightOracle(corrector, UnrolledObjective(box, window, SCALE, SEEDS)), mu=1e-6)
+    frozen = cge(WeightOracle(corrector, UnrolledObjective(box, window, SCALE, seeds=SEEDS)), mu=1e-6)
     torch.testing.assert_close(frozen.gradient, exact, rtol=1e-3, atol=1e-6)
     fresh = cge(WeightOracle(corrector, UnrolledObjective(box, window, SCALE)), mu=1e-6)
     assert abs(cosine(fresh.gradient, exact)) < 0.5, "without it there is nothing but noise"
-    other = autograd(corrector, UnrolledObjective(noisy, window, SCALE, (1, 2, 3, 4)))
+    other = autograd(corrector, UnrolledObjective(noisy, window, SCALE, seeds=(1, 2, 3, 4)))
     assert not torch.allclose(other, exact, rtol=1e-3), "the noise does matter"
 
 
 def test_the_interface_cut_probes_with_the_noise_of_the_step(noisy, corrector, window):
-    exact = autograd(corrector, UnrolledObjective(noisy, window, SCALE, SEEDS))
+    exact = autograd(corrector, UnrolledObjective(noisy, window, SCALE, seeds=SEEDS))
     solver = InterfaceSolver(BlackBox(noisy), DensePullback(1e-6))
-    found = autograd(corrector, UnrolledObjective(solver, window, SCALE, SEEDS))
+    found = autograd(corrector, UnrolledObjective(solver, window, SCALE, seeds=SEEDS))
     torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-7)
 
 
