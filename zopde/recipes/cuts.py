@@ -108,6 +108,11 @@ def forecast_cuts(
     return found
 
 
+def amortised_seconds(config: CorrectionConfig, problem: Problem) -> float:
+    """Time of a gradient with as many Jacobians as the run's bank, none of which is measured."""
+    return _amortised(config, problem, _base(config, problem)).seconds or 0.0
+
+
 def _weights(config: CorrectionConfig, problem: Problem) -> CutForecast:
     network = new_corrector(config, problem, 0)
     ratios = stand_in_ratios(config, network)

@@ -14,6 +14,7 @@ from zopde.protocols import ReferenceSolver
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.costs import cost_per_iteration, median_seconds
+from zopde.recipes.cuts import amortised_seconds
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.injection import injection_note
 from zopde.recipes.interface import Interface, check_interface, open_interface
@@ -182,6 +183,8 @@ def _forecast_label(
     ratios = stand_in_ratios(config, network)
     stage = label_stage(config, sample, way, network, 0, ratios, interface=interface)
     seconds, queries = cost_per_iteration(config, stage, network)
+    if way.interface and config.interface.kind == "amortised":  # the sample's bank holds but one
+        seconds = amortised_seconds(config, sample)
     seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
     if needs_scores(config, way):
         seconds += _scoring_seconds(config, sample, network)
