@@ -33,7 +33,8 @@ class Pipe:
     A program that dies, answers something else or nothing within `timeout` is ended with its
     children and started anew for the next state; the states it failed are told apart in one
     `SolverError`. States are asked about `concurrency` at a time; the answers do not depend
-    on how many. Pickled, it starts processes of its own wherever it wakes.
+    on how many. Pickled, it starts processes of its own wherever it wakes. They end with this
+    process; where that is killed, as soon as they read their stdin again.
 
     Args:
         command: The arguments, the program first. {home} stands for `home`, where a relative path
