@@ -129,6 +129,7 @@ load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
 InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
 Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
+measure_radius
 """
 
 

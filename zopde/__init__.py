@@ -50,6 +50,7 @@ _ROOM_OF = {
     "InterfaceSolver": "interface",
     "PullbackByVariable": "interface",
     "RandomPullback": "interface",
+    "measure_radius": "interface",
     "CorrectedSolver": "hybrid",
     "InjectAfter": "hybrid",
     "InjectBefore": "hybrid",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
         InterfaceSolver,
         PullbackByVariable,
         RandomPullback,
+        measure_radius,
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver

@@ -13,7 +13,7 @@ from zopde.grid import Grid
 from zopde.interface.colouring import lattice_colours
 from zopde.interface.differences import check_probing, differences, probes_per_call
 from zopde.interface.reach import TOLERANCE, measure_reach
-from zopde.interface.vjp import Step
+from zopde.interface.vjp import Step, Variable
 from zopde.protocols import State
 from zopde.zo.cge import Scheme
 
@@ -29,7 +29,7 @@ class ColouredPullback:
     matrices). The same numbers as `DensePullback` where the radius holds; what reaches beyond it
     is lost or goes to the wrong entry.
 
-    Queries: colours * channels solver steps per state and step (`probes_per_state`), twice as
+    Queries: colours * channels solver steps per state and step (`probes_for`), twice as
     many with the central scheme, however fine the grid. No randomness.
 
     Args:
@@ -62,15 +62,10 @@ class ColouredPullback:
         every = torch.arange(self.colours).view(-1, *[1] * colours.dim())
         self._masks = colours == every
 
-    @property
-    def probes_per_channel(self) -> int:
-        """Solver steps per state, step and channel of the varied input."""
-        return (2 if self._scheme == "central" else 1) * self.colours
-
-    @property
-    def probes_per_state(self) -> int:
-        """Solver steps per state and step, for a state's channels."""
-        return self.probes_per_channel * len(self._grid.channels)
+    def probes_for(self, variable: Variable = "state") -> int:
+        """Solver steps per state and step, for the channels of an input."""
+        channels = self._grid.channels if variable == "state" else self._grid.forcing_channels
+        return (2 if self._scheme == "central" else 1) * self.colours * len(channels)
 
     def __call__(
         self, step: Step, cotangent: State

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -90,6 +91,12 @@ class PullbackByVariable:
     ) -> Float[Tensor, "batch varied_channel *space"]:
         """See `Pullback`."""
         return self._ways[step.variable](step, cotangent)
+
+
+def by_variable(ways: Mapping[Variable, Pullback]) -> Pullback:
+    """A pullback for each of the inputs that are asked for: the state, or both."""
+    state = ways["state"]
+    return PullbackByVariable(state, ways["forcing"]) if "forcing" in ways else state
 
 
 @final

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,13 +15,12 @@ from zopde.interface import (
     ColouredPullback,
     DensePullback,
     Pullback,
-    PullbackByVariable,
     RandomPullback,
     Step,
     check_size,
     coloured_for,
 )
-from zopde.interface.vjp import Variable
+from zopde.interface.vjp import Variable, by_variable
 from zopde.recipes.bank import AmortisedAt
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
@@ -87,7 +86,7 @@ def open_interface(
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     if config.interface.kind == "amortised":
-        found = AmortisedAt(config, problem, counter, seed, mu_of(config, problem), folder)
+        found = AmortisedAt(config, problem, counter, seed, mu_of(config, problem)["state"], folder)
         cost = Fitted(0, 0, found.solver_steps, time.monotonic() - began)
         note = f"{len(found.bank)} Jacobians, {found.solver_steps:,} solver steps once"
         return Interface(found, cost, note, found.write)
@@ -105,70 +104,76 @@ def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
     table = config.interface
-    mu = {variable: mu_of(config, problem, variable) for variable in variables(config)}
     if table.kind == "dense":
-        dense = _of_each({v: DensePullback(mu[v], table.scheme, table.states) for v in mu})
-        return lambda _: dense, f"every entry of the {' and the '.join(mu)} is asked for"
+        dense = _dense(config, problem)
+        return lambda _: dense, "every entry is asked for"
     if table.kind == "random":
+        mu = mu_of(config, problem)
 
         def draw(iteration: int) -> Pullback:
             draws = generator(seed, "probes", iteration)
-            given = table.scheme, table.states
-            return _of_each({v: RandomPullback(draws, table.directions, mu[v], *given) for v in mu})
+            ways: dict[Variable, Pullback] = {
+                v: RandomPullback(draws, table.directions, m, table.scheme, table.states)
+                for v, m in mu.items()
+            }
+            return by_variable(ways)
 
         return draw, f"{table.directions} random directions; noise grows with training.unroll"
-    ways = {v: _coloured(config, problem, counter, seed, v) for v in mu}
-    coloured, grid = _of_each(ways), problem.solver.grid
-    note = _describe(ways["state"], len(grid.channels))
-    if "forcing" in ways:
-        note += f"; forcing: {_describe(ways['forcing'], len(grid.forcing_channels))}"
-    return lambda _: coloured, note
+    coloured = coloured_of(config, problem, counter, seed)
+    pullback = by_variable(coloured)
+    return lambda _: pullback, "; ".join(_describe(v, one) for v, one in coloured.items())
 
 
-def _coloured(
-    config: CorrectionConfig,
-    problem: Problem,
-    counter: CountedSolver,
-    seed: int,
-    variable: Variable = "state",
-) -> ColouredPullback:
-    """`interface.radius` is the state's; how far an answer to the forcing reaches is measured."""
+def coloured_of(
+    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
+) -> dict[Variable, ColouredPullback]:
+    """The coloured interface with the run's settings, its radius measured, or measured against.
+
+    `interface.radius` is the state's; how far an answer to the forcing reaches is measured.
+    """
+    table, step = config.interface, _typical_step(problem, counter, seed)
+    return {
+        variable: coloured_for(
+            replace(step, variable=variable),
+            tuple(table.radius) or None if variable == "state" else None,
+            table.allow_bias,
+            mu,
+            table.scheme,
+            table.states,
+            probes=_PROBES,
+        )
+        for variable, mu in mu_of(config, problem).items()
+    }
+
+
+def _dense(config: CorrectionConfig, problem: Problem) -> Pullback:
     table = config.interface
-    return coloured_for(
-        _typical_step(problem, counter, seed, variable),
-        tuple(table.radius) or None if variable == "state" else None,
-        table.allow_bias,
-        mu_of(config, problem, variable),
-        table.scheme,
-        table.states,
-        probes=_PROBES,
+    return by_variable(
+        {
+            variable: DensePullback(mu, table.scheme, table.states)
+            for variable, mu in mu_of(config, problem).items()
+        }
     )
 
 
-def _of_each(ways: Mapping[Variable, Pullback]) -> Pullback:
-    if "forcing" in ways:
-        return PullbackByVariable(ways["state"], ways["forcing"])
-    return ways["state"]
+def mu_of(config: CorrectionConfig, problem: Problem) -> dict[Variable, float]:
+    """The finite-difference step by input of the solver, in its units."""
+    data, mu = problem.train, config.interface.mu
+    scales = {"state": data.state_scale, "forcing": data.forcing_scale}
+    return {v: mu * float(scales[v]().square().mean().sqrt()) for v in variables(config)}
 
 
-def mu_of(config: CorrectionConfig, problem: Problem, variable: Variable = "state") -> float:
-    """The finite-difference step in the units of an input of the solver."""
-    data = problem.train
-    scale = data.state_scale() if variable == "state" else data.forcing_scale()
-    return config.interface.mu * float(scale.square().mean().sqrt())
-
-
-def _describe(coloured: ColouredPullback, channels: int) -> str:
-    radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_per_channel * channels
-    text = f"radius {radius} cells, {steps} solver steps per state and step"
+def _describe(variable: Variable, coloured: ColouredPullback) -> str:
+    radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_for(variable)
+    text = f"{variable}: radius {radius} cells, {steps} solver steps per state and step"
     return f"{text}, {100 * coloured.bias:.2g} % of a response lies outside"
 
 
-def _typical_step(problem: Problem, solver: CountedSolver, seed: int, variable: Variable) -> Step:
+def _typical_step(problem: Problem, solver: CountedSolver, seed: int) -> Step:
     """Stored steps of the training data, drawn at random; they cost nothing."""
     data = problem.train
     stepped = problem.stepped.flatten(0, 1)
     rows = torch.randperm(len(stepped), generator=generator(seed, "probes"))[:_PROBES]
     rows = rows.to(stepped.device)
     forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
-    return Step(solver, data.states[:, :-1].flatten(0, 1)[rows], forcing, stepped[rows], variable)
+    return Step(solver, data.states[:, :-1].flatten(0, 1)[rows], forcing, stepped[rows])
