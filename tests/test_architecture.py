@@ -130,6 +130,7 @@ magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMask
 InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
 Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
 Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
+measure_radius
 """
 
 

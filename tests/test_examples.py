@@ -23,6 +23,23 @@ def test_your_solver_golden():
     assert errors["ZO-weights"] == pytest.approx(0.0030, abs=4e-4)
 
 
+def test_burgers_golden():
+    """Made by this example on 2026-11-23 with PhiFlow 3.4.0."""
+    errors = run("02_burgers.py")
+    assert errors["SRC"] == pytest.approx(0.1675, abs=5e-4)
+    assert errors["NON"] == pytest.approx(0.1551, abs=2e-3)
+    assert errors["ZO-interface"] == pytest.approx(0.1468, abs=2e-3)
+    assert errors["ZO-interface"] == pytest.approx(errors["SOL"], rel=2e-3)
+
+
+def test_inject_forcing_golden():
+    """Made by this example on 2026-11-23 with PhiFlow 3.4.0."""
+    errors = run("03_inject_forcing.py")
+    assert errors["SRC"] == pytest.approx(0.0737, abs=3e-4)
+    assert errors["ZO-interface"] == pytest.approx(0.0196, abs=1e-3)
+    assert errors["ZO-interface"] == pytest.approx(errors["SOL"], rel=1e-2)
+
+
 @pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran here")
 def test_fortran_golden():
     """Made by this example on 2026-11-23 with gfortran 12; one thread."""

@@ -51,6 +51,7 @@ _ROOM_OF = {
     "InterfaceSolver": "interface",
     "PullbackByVariable": "interface",
     "RandomPullback": "interface",
+    "measure_radius": "interface",
     "Apart": "hybrid",
     "CorrectedSolver": "hybrid",
     "Dropping": "hybrid",
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
         InterfaceSolver,
         PullbackByVariable,
         RandomPullback,
+        measure_radius,
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver

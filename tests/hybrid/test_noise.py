@@ -41,7 +41,9 @@ def cosine(a, b):
 def test_common_noise_gives_the_gradient_of_the_frozen_objective(noisy, corrector, window):
     exact = autograd(corrector, UnrolledObjective(noisy, window, SCALE, seeds=SEEDS))
     box = BlackBox(noisy)
-    frozen = cge(WeightOracle(corrector, UnrolledObjective(box, window, SCALE, seeds=SEEDS)), mu=1e-6)
+    frozen = cge(
+        WeightOracle(corrector, UnrolledObjective(box, window, SCALE, seeds=SEEDS)), mu=1e-6
+    )
     torch.testing.assert_close(frozen.gradient, exact, rtol=1e-3, atol=1e-6)
     fresh = cge(WeightOracle(corrector, UnrolledObjective(box, window, SCALE)), mu=1e-6)
     assert abs(cosine(fresh.gradient, exact)) < 0.5, "without it there is nothing but noise"

@@ -106,6 +106,15 @@ def test_other_ways_to_ask_know_the_forcing(kind, toy_spec, tiny, tmp_path):
     assert metrics["solver_steps"]["ZO-interface"] == 12 * 2 * (4 + 7 * each)
 
 
+def test_a_watched_bank_asks_what_was_planned(toy_spec, tiny, tmp_path):
+    """2 snapshots of 128 entries; 3 of 12 iterations watch all 4 products."""
+    bank = "interface={kind='amortised',snapshots=2,watch_every=4}"
+    config = config_of(toy_spec, tiny, "before", bank, 'run.labels=["SRC","ZO-interface"]')
+    planned = {row.label: row.solver_steps for row in forecast(config, tmp_path / "none.nc")}
+    found = run_correction(config, tmp_path / "run")["solver_steps"]["ZO-interface"]
+    assert found == planned["ZO-interface"] == 2 * 128 + 12 * 2 * 4 + 3 * 4
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

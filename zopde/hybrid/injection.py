@@ -120,7 +120,8 @@ def _add(base: Tensor, answer: Tensor) -> Tensor:
             got=f"an answer of {tuple(answer.shape[1:])}",
             expected=f"{tuple(base.shape[1:])}, as what it is added to",
         )
-    return (answer.unflatten(0, (-1, len(base))) + base).flatten(0, 1)
+    probes: Tensor = answer.unflatten(0, (-1, len(base)))
+    return (probes + base).flatten(0, 1)
 
 
 def _as_many(values: Tensor | None, states: Tensor) -> Tensor | None:

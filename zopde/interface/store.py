@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -200,6 +201,6 @@ class Store:
     def _done(self, step: Step, probing: Probing, probes: int, here: bool = False) -> None:
         """Count probes; a solver has counted those that it answered in this process."""
         if isinstance(step.solver, Tally) and not here:
-            step.solver.steps += probes * probing.steps
+            step.solver.add(Counter(steps=probes * probing.steps))
         if self._progress and probes:
             self._progress(probes * probing.steps)

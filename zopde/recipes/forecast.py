@@ -17,7 +17,7 @@ from zopde.recipes.costs import cost_per_iteration, median_seconds
 from zopde.recipes.cuts import amortised_seconds
 from zopde.recipes.evaluation import evaluate
 from zopde.recipes.injection import injection_note
-from zopde.recipes.interface import Interface, check_interface, open_interface
+from zopde.recipes.interface import Interface, check_interface, open_interface, products
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import (
     check_workers,
@@ -222,7 +222,7 @@ def _open_interface(
     watched = 0
     if table.watch_every:
         iterations = Span.parse("training.length", training.length).count
-        watched = -(-iterations // table.watch_every) * (training.unroll - 1)
+        watched = -(-iterations // table.watch_every) * products(config)
     more = watched * seconds / steps, watched
     return interface, (seconds * table.snapshots + more[0], steps * table.snapshots + more[1])
 
