@@ -113,6 +113,13 @@ def variables(config: CorrectionConfig) -> list[Variable]:
     return ["state", "forcing"] if moved == "forcing" else ["state"]
 
 
+def products(config: CorrectionConfig) -> int:
+    """How many products a backward pass asks for, each for all states of the batch."""
+    injection, unroll = INJECTIONS[config.corrector.inject], config.training.unroll
+    first = int(injection.through_solver)  # a network before the first step makes it count, too
+    return unroll - 1 + first + (unroll - 1) * (len(variables(config)) - 1)
+
+
 def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
