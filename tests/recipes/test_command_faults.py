@@ -61,7 +61,7 @@ def run(tmp_path, toy_spec):
         arguments = ["{state}", "{forcing}", "{answer}", f"{tmp_path / mode}-runs", mode]
         command = [sys.executable, "-SE", str(tmp_path / "program.py"), *arguments]
         written = ",".join(f"'{part}'" for part in command)
-        options = f"command=[{written}],files='raw',timeout=2.0,failed='{tmp_path / 'failed'}'"
+        options = f"command=[{written}],files='raw',timeout=0.7,failed='{tmp_path / 'failed'}'"
         settings = [
             "data.coarse=[4,4]",
             "data.train=2",
@@ -70,14 +70,14 @@ def run(tmp_path, toy_spec):
             "corrector.sizes={width=2,depth=2}",
             'non.length="5 iterations"',
             "non.batch=2",
-            'training.length="4 iterations"',
+            'training.length="2 iterations"',
             "training.batch=2",
             "training.unroll=2",
             "run.dtype=float64",
-            "zo.sparsity=0.8",
+            "zo.sparsity=0.85",
             "zo.chunk=16",
             "interface.kind=random",
-            "interface.directions=8",
+            "interface.directions=4",
             'run.labels=["SRC","ZO-weights","ZO-interface"]',
             f"solver.options={{{options},{grid}}}",
             *changes,
@@ -103,11 +103,11 @@ def test_every_fault_of_a_program_is_survived_and_counted_exact(run):
     assert found["mae"] == clean["mae"]
     reasons = " ".join(reason for kinds in found["failures"].values() for reason in kinds)
     sizes = ("128 bytes", "264 bytes", "7 bytes")
-    for said in ("SIGKILL after ... s", "no end after 2 s", "NaN", *sizes):
+    for said in ("SIGKILL after ... s", "no end after", "NaN", *sizes):
         assert said in reasons, reasons
     dropped, _ = run("dropping", "faulty", "run.failures=drop", "run.retries=0")
     assert not dropped["stopped_early"]
-    assert sum(sum(kinds.values()) for kinds in dropped["failures"].values()) > 10
+    assert sum(sum(kinds.values()) for kinds in dropped["failures"].values()) > 5
 
 
 def test_a_program_with_a_seed_is_given_another(tmp_path):

@@ -85,7 +85,7 @@ def test_an_error_keeps_the_checkpoint_of_the_last_iteration(clean, tmp_path, ti
     """`raise` ends the run at the first failure; asking again, it goes on from there."""
     asked = tmp_path / "asked"
     once = config(tiny, "run.checkpoint_seconds=1000", share=0.002, seed=2, asked=str(asked))
-    with pytest.raises(SolverError, match="some failed"):
+    with pytest.raises(SolverError, match="states failed; the first: no convergence"):
         run_correction(once, tmp_path / "run")
     kept = [p for p in (tmp_path / "run").rglob("checkpoint.pt") if "NON" not in str(p)]
     states = [torch.load(path, weights_only=True) for path in kept]

@@ -20,7 +20,7 @@ from zopde.data import (
 )
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError, first_line
-from zopde.hybrid import INJECTIONS, UnrolledObjective, downsample
+from zopde.hybrid import INJECTIONS, Retrying, UnrolledObjective, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
@@ -189,7 +189,8 @@ def problem_from(
     data = data.to(config.run.device, config.dtype)
     seen, black_box = data.take(slice(0, train)), guarded(config, solver)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        stepped = first_steps(black_box, seen, progress=advance)
+        # A stored state cannot be left out, so it is asked about again even where runs drop.
+        stepped = first_steps(Retrying(black_box), seen, progress=advance)
     return Problem(
         solver=black_box,
         twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
