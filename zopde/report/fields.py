@@ -50,12 +50,15 @@ def save_fields(
         else:
             below.axis("off")
     of_space = unit(grid, grid.channels[0])
-    side = "bottom" if flat else "right"
+    # A bar below takes a share of all rows together: a thin one is enough.
+    bar: dict[str, Any] = (
+        {"location": "bottom", "fraction": 0.02} if flat else {"location": "right"}
+    )
     for drawn, row, text in (
         (top, pairs[:, 0], f"|u| [{of_space}]"),
         (low, pairs[:, 1], f"|u - reference| [{of_space}]"),
     ):
-        figure.colorbar(drawn, ax=row, label=text, shrink=0.9, location=side, extend="max")
+        figure.colorbar(drawn, ax=row, label=text, shrink=0.9, extend="max", **bar)
     figure.suptitle(moment(grid, step, run), fontsize=10)
     save(figure, path)
 
@@ -96,7 +99,7 @@ def save_vorticity(
 def _figure(grid: Grid, rows: int, columns: int) -> tuple[Figure, Any]:
     width = 3.2 if lies_down(grid) else 2.1
     height = width / width_to_height(grid) + 0.25
-    figure = Figure(figsize=(width * columns + 0.9, height * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.9, height * rows + 0.4), layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
