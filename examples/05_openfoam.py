@@ -81,7 +81,9 @@ def picture(path: Path, folder: Path, data: Path, cells: int, test: int) -> None
     shown = [name for name in rows if name not in ("NON", "NOG")]
     speeds = {name: rows[name][-1, -1].norm(dim=0) for name in shown}
     for ax, (name, speed) in zip(axes, speeds.items(), strict=False):
-        image = ax.imshow(speed, origin="lower", vmin=0, vmax=speeds[shown[0]].max(), cmap="viridis")
+        image = ax.imshow(
+            speed, origin="lower", vmin=0, vmax=speeds[shown[0]].max(), cmap="viridis"
+        )
         ax.set(title=name, xticks=[], yticks=[])
     figure.colorbar(image, ax=axes[:3], label="speed, m/s", shrink=0.9)
     for name, states in list(rows.items())[1:]:

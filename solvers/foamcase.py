@@ -90,11 +90,9 @@ class Box:
         if not straight or min(x[0], y[1], z[2]) <= 0 or int(block[4]) != 1:
             raise _not_a_box(path, "another block")
         start, end = block.span()
-        cells = rf"\1{{cells}}"
+        cells = r"\1{cells}"
         whole = re.sub(r"(\)\s*)\(\s*\d+\s+\d+\s+\d+\s*\)", cells, block[0], count=1)
-        return cls(
-            (int(block[3]), int(block[2])), (y[1], x[0]), text[:start] + whole + text[end:]
-        )
+        return cls((int(block[3]), int(block[2])), (y[1], x[0]), text[:start] + whole + text[end:])
 
     def dictionary(self, shape: tuple[int, ...]) -> str:
         """The blockMeshDict of another resolution."""

@@ -114,9 +114,7 @@ class OpenFoam:
             (self._application,), environment(), self._timeout, _FATAL, template, self._work
         )
         files = FoamFiles(self._fields, self._grid.shape)
-        return Batches(
-            self._application, self._grid, program, files, self._kept, self._concurrency
-        )
+        return Batches(self._application, self._grid, program, files, self._kept, self._concurrency)
 
     def _control(self) -> str:
         dt = self._grid.dt

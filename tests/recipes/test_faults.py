@@ -111,7 +111,9 @@ def test_killed_and_resumed_with_the_store_asks_nothing_twice(clean, tmp_path, t
         changes += ["run.failures=retry", "run.retries=8", "run.checkpoint_seconds=1000"]
         solver = f'{{how="raise",share=0.1,asked="{asked}"}}'
         arguments = [FLAKY, str(out), *changes, f"solver.options={solver}"]
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments])
+        # As many threads as this process has: the sums are rounded the same.
+        threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=threads)
 
     # The same file, so that it is the same solver to the store.
     out, asked = tmp_path / "run", tmp_path / "asked"
