@@ -140,7 +140,7 @@ class Batches:
         try:
             answer = self._answer(running, folder, state, forcing)
         except RunError as error:
-            return _Failed(str(error), folder, last_lines(folder))
+            return _Failed(str(error), folder, last_lines(folder, self.program.error_pattern))
         shutil.rmtree(folder, ignore_errors=True)
         return answer
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from operator import sub
 from pathlib import Path
 from typing import final
 
@@ -83,16 +84,19 @@ class Box:
         triple = rf"\(\s*({_NUMBER})\s+({_NUMBER})\s+({_NUMBER})\s*\)"
         points = [[factor * float(x) for x in p] for p in re.findall(triple, listed[1])]
         corners = [points[int(i)] for i in block[1].split()]
-        x, y, z = (
-            [b - a for a, b in zip(corners[0], corners[to], strict=True)] for to in (1, 3, 4)
-        )
-        straight = not (x[1] or x[2] or y[0] or y[2] or z[0] or z[1])
-        if not straight or min(x[0], y[1], z[2]) <= 0 or int(block[4]) != 1:
+        low, high = corners[0], corners[6]
+        turns = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)]
+        turns += [(x, y, 1) for x, y, _ in turns]
+        square = [[(low, high)[far][axis] for axis, far in enumerate(t)] for t in turns]
+        if corners != square or min(map(sub, high, low)) <= 0 or int(block[4]) != 1:
             raise _not_a_box(path, "another block")
         start, end = block.span()
-        cells = r"\1{cells}"
-        whole = re.sub(r"(\)\s*)\(\s*\d+\s+\d+\s+\d+\s*\)", cells, block[0], count=1)
-        return cls((int(block[3]), int(block[2])), (y[1], x[0]), text[:start] + whole + text[end:])
+        whole = re.sub(r"(\)\s*)\([\d\s]+\)", r"\1{cells}", block[0], count=1)
+        return cls(
+            (int(block[3]), int(block[2])),
+            (high[1] - low[1], high[0] - low[0]),
+            text[:start] + whole + text[end:],
+        )
 
     def dictionary(self, shape: tuple[int, ...]) -> str:
         """The blockMeshDict of another resolution."""

@@ -147,7 +147,7 @@ class FoamFiles:
     def read(self, folder: Path) -> Array:
         """See `Files`."""
         times = {_time(path.name): path for path in folder.iterdir() if path.is_dir()}
-        last = max(times)
+        last = max(times, default=0.0)
         if last <= 0:
             raise RunError("no time folder was written")
         return np.concatenate([field.read(times[last], self.shape) for field in self.fields])

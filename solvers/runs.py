@@ -194,15 +194,19 @@ def whole_log(folder: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def last_lines(folder: Path) -> str:
-    """The last lines of the log that are not empty."""
+def last_lines(folder: Path, error_pattern: str) -> str:
+    """The last lines of the log; those from where the pattern matches, if it does."""
     path = folder / LOG
     if not path.exists():
         return ""
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - _LOG_BYTES))
         lines = log.read().decode("utf-8", errors="replace").splitlines()
-    return "\n".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:])
+    lines = [line.strip() for line in lines if line.strip()]
+    for i, line in enumerate(lines if error_pattern else ()):
+        if re.search(error_pattern, line):
+            return "\n".join(lines[i : i + _LOG_LINES])
+    return "\n".join(lines[-_LOG_LINES:])
 
 
 def _ending(code: int) -> str:
