@@ -10,6 +10,7 @@ import typer
 from zopde.cli.check import check
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
+from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
 from zopde.errors import InputError, SolverError
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(correct)
+app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
 app.add_typer(check, name="check")

@@ -65,5 +65,5 @@ def configured(
     if data is not None:
         tables["data"] = {"path": str(data)}
     if device is not None:
-        tables["run"] = {"device": device}
+        tables["run"] = {**tables.get("run", {}), "device": device}
     return load_config(preset, config_file, changes or (), tables)

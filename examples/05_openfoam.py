@@ -4,9 +4,8 @@
     python examples/05_openfoam.py              # a minute
     python examples/05_openfoam.py --full runs/openfoam
 
-A lid stirs vortices. icoFoam cannot be differentiated and starts anew for every state; yet
-ZO-interface trains through it: its Jacobians are measured once at a few states, by runs side by
-side, and looked up afterwards. Judged on vortices never seen.
+A lid stirs vortices. icoFoam starts anew for every state; ZO-interface measures its Jacobians
+once, by runs side by side, and looks them up. Judged on vortices never seen.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ FULL = {"cells": 16, "runs": 16, "steps": 20, "snapshots": 6, "length": 150, "un
 def options(cells: int, substeps: int) -> dict[str, Any]:
     """The same case on any mesh; icoFoam takes `substeps` steps in a tenth of a second."""
     case = str(Path(__file__).parent / "cavity")
-    own = {"case": case, "shape": [cells, cells], "dt": 0.1, "substeps": substeps}
-    return {**own, "fields": ["U"], "concurrency": os.cpu_count()}
+    own = {"case": case, "shape": [cells, cells], "fields": ["U"], "concurrency": os.cpu_count()}
+    return {**own, "dt": 0.1, "substeps": substeps}
 
 
 def vortices(cells: int, count: int) -> Tensor:
@@ -49,7 +48,7 @@ def vortices(cells: int, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)  # 0 served to choose the settings
     amplitudes = 0.05 * torch.randn(count, 3, 3, 1, 1, generator=generator, dtype=torch.float64)
     nodes = torch.linspace(0, torch.pi, cells + 1, dtype=torch.float64)
-    waves = torch.stack([torch.cos(mode * nodes) for mode in range(3)])
+    waves = torch.cos(torch.arange(3)[:, None] * nodes)
     pattern = (amplitudes * waves[:, None, :, None] * waves[None, :, None, :]).sum(dim=(1, 2))
     psi = pattern * (nodes.sin()[:, None] * nodes.sin()) ** 2
     along_y, along_x = psi.diff(dim=1) * cells, psi.diff(dim=2) * cells
@@ -73,8 +72,8 @@ def picture(place: Path, coarse: Trajectories) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained")
     shown = {"four times finer": coarse.states[-1, -1]}
     for label in LABELS:
-        path = place / "run" / label / "seed-0" / "rollout.nc"
-        found = load_trajectories(path, coarse.grid).states
+        rollouts = place / "run" / label / "seed-0" / "rollout.nc"
+        found = load_trajectories(rollouts, coarse.grid).states
         shown[label] = found[-1, -1]
         error = (found - coarse.states).abs().mean(dim=(0, 2, 3, 4))
         axes[3].plot([0.1 * k for k in range(len(error))], error, label=label)
@@ -88,7 +87,7 @@ def picture(place: Path, coarse: Trajectories) -> None:
     figure.savefig(place / "openfoam.png", dpi=120)
 
 
-def main(size: dict[str, int], place: Path) -> dict[str, float]:
+def main(place: Path, size: dict[str, int] = SHORT) -> dict[str, float]:
     """Reference data, training in every way, and the unseen runs; errors by label."""
     cells, runs, unseen = size["cells"], size["runs"], size["runs"] // 4
     data = reference(cells, runs + unseen, size["steps"])
@@ -119,5 +118,5 @@ if __name__ == "__main__":
     except InputError as error:
         print(f"skipped: {error}")
     else:
-        main(FULL if "--full" in sys.argv else SHORT, target)
+        main(target, FULL if "--full" in sys.argv else SHORT)
         print(f"everything, with openfoam.png: {target}")

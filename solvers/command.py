@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -107,6 +109,15 @@ class Command:
     def grid(self) -> Grid:
         """As given."""
         return self._batches.grid
+
+    def with_seed(self, seed: int) -> Command:
+        """Another value of {seed}; this one where the command has none."""
+        batches = self._batches
+        if not any("{seed}" in part for part in batches.program.arguments):
+            return self
+        twin = copy.copy(self)
+        twin._batches = replace(batches, values={**batches.values, "seed": str(seed)})
+        return twin
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One run for every state; see `zopde.Solver.step`.

@@ -22,6 +22,7 @@ _ROOM_OF = {
     "ask_shared": "protocols",
     "ReferenceSolver": "protocols",
     "Scenario": "protocols",
+    "Seeded": "protocols",
     "Solver": "protocols",
     "Window": "protocols",
     "find_solvers": "plugins",
@@ -48,9 +49,20 @@ _ROOM_OF = {
     "ColouredPullback": "interface",
     "DensePullback": "interface",
     "InterfaceSolver": "interface",
+    "PullbackByVariable": "interface",
     "RandomPullback": "interface",
+    "measure_radius": "interface",
+    "Apart": "hybrid",
     "CorrectedSolver": "hybrid",
+    "Dropping": "hybrid",
+    "InjectAfter": "hybrid",
+    "InjectBefore": "hybrid",
+    "InjectForcing": "hybrid",
+    "Injection": "hybrid",
     "OneAtATime": "hybrid",
+    "Retrying": "hybrid",
+    "Store": "hybrid",
+    "Stored": "hybrid",
     "UnrolledObjective": "hybrid",
     "downsample": "hybrid",
     "rollout": "hybrid",
@@ -63,6 +75,8 @@ _ROOM_OF = {
     "save_trajectories": "data",
     "simulate": "data",
     "load_config": "recipes",
+    "SolverCheck": "recipes",
+    "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
 }
@@ -74,8 +88,17 @@ if TYPE_CHECKING:
     from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
+        Apart,
         CorrectedSolver,
+        Dropping,
+        InjectAfter,
+        InjectBefore,
+        InjectForcing,
+        Injection,
         OneAtATime,
+        Retrying,
+        Store,
+        Stored,
         UnrolledObjective,
         downsample,
         rollout,
@@ -86,7 +109,9 @@ if TYPE_CHECKING:
         ColouredPullback,
         DensePullback,
         InterfaceSolver,
+        PullbackByVariable,
         RandomPullback,
+        measure_radius,
     )
     from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
     from zopde.plugins import find_solvers, load_solver
@@ -95,11 +120,18 @@ if TYPE_CHECKING:
         Oracle,
         ReferenceSolver,
         Scenario,
+        Seeded,
         Solver,
         Window,
         ask_shared,
     )
-    from zopde.recipes import load_config, load_corrector, run_correction
+    from zopde.recipes import (
+        SolverCheck,
+        check_solver,
+        load_config,
+        load_corrector,
+        run_correction,
+    )
     from zopde.sparsity import (
         LayerMasks,
         LayerRatios,

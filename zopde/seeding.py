@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-_PURPOSES = {"data": 0, "weights": 1, "order": 2, "mask": 3, "scores": 4, "probes": 5}
+_PURPOSES = {"data": 0, "weights": 1, "order": 2, "mask": 3, "scores": 4, "probes": 5, "noise": 6}
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
@@ -16,8 +16,19 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
     Args:
         seed: The run's seed, >= 0.
-        purpose: "data", "weights", "order", "mask", "scores" or "probes".
+        purpose: "data", "weights", "order", "mask", "scores", "probes" or "noise".
         index: Number of the draw: an epoch, a mask.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def noise_seeds(seed: int, index: int, steps: int) -> list[int]:
+    """Seeds for the steps of a stochastic solver, each in [0, 2^31 - 1).
+
+    Args:
+        seed: The run's seed, >= 0.
+        index: Number of the iteration.
+        steps: How many.
+    """
+    return torch.randint(2**31 - 1, (steps,), generator=generator(seed, "noise", index)).tolist()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from zopde.hybrid import CountedSolver
 from zopde.protocols import Objective, Solver
+from zopde.recipes.cluster import dask_executor
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.run_settings import elsewhere
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
 from zopde.zo import ExecutorOracle, WeightOracle, WorkerPool
@@ -23,11 +27,12 @@ from zopde.zo.parcels import Parcels
 _TASKS = 8
 
 
-def worker_pool(config: CorrectionConfig) -> AbstractContextManager[WorkerPool | None]:
-    """The pool of a run with workers; they start at their first task."""
-    if not config.run.workers:
-        return nullcontext()
-    return WorkerPool(config.run.workers, config.run.threads)
+def worker_pool(config: CorrectionConfig) -> AbstractContextManager[Executor | None]:
+    """The executor of a run with workers; processes of its own start at their first task."""
+    run = config.run
+    if run.executor:
+        return dask_executor(run.executor, run.workers, run.threads)
+    return WorkerPool(run.workers, run.threads) if run.workers else nullcontext()
 
 
 def check_workers(config: CorrectionConfig, solver: Solver) -> None:
@@ -36,28 +41,28 @@ def check_workers(config: CorrectionConfig, solver: Solver) -> None:
     Raises:
         InputError: If it does not pickle.
     """
-    if config.run.workers:
+    if elsewhere(config.run):
         Parcels((solver,))
 
 
 def probes_per_pass(config: CorrectionConfig, active: int) -> int:
     """`zo.chunk` probes; fewer, and evenly many, where workers share `active` ones."""
     most = config.zo.chunk
-    if not config.run.workers:
+    if not elsewhere(config.run):
         return most
     # Equal tasks: a last one of two probes would cost a whole pass while others wait.
     return math.ceil(active / max(_TASKS, math.ceil(active / most)))
 
 
 def oracle_at(
-    config: CorrectionConfig, pool: WorkerPool | None, counter: CountedSolver, active: int
+    config: CorrectionConfig, pool: Executor | None, counter: CountedSolver, active: int
 ) -> OracleAt:
     """What answers the probes of the weight cut at every iteration.
 
     Args:
         config: The run's settings.
         pool: From `worker_pool`.
-        counter: The solver of the objectives; counts the workers' steps, too.
+        counter: The solver of the objectives; counts what it does in workers, too.
         active: Coordinates asked for at an iteration.
     """
     chunk = probes_per_pass(config, active)
@@ -65,7 +70,8 @@ def oracle_at(
     def make(network: nn.Module, objective: Objective) -> NetworkOracle:
         if pool is None:
             return WeightOracle(network, objective, chunk)
-        return ExecutorOracle(network, objective, pool, chunk, kept=(counter,))
+        folder = Path(config.run.scratch) if config.run.scratch else None
+        return ExecutorOracle(network, objective, pool, chunk, kept=(counter,), folder=folder)
 
     return make
 
@@ -80,7 +86,7 @@ def side_by_side(config: CorrectionConfig) -> int:
 def threads_of_a_worker(config: CorrectionConfig) -> Iterator[None]:
     """Measure here what a worker does there, without starting any."""
     before = torch.get_num_threads()
-    torch.set_num_threads(config.run.threads if config.run.workers else before)
+    torch.set_num_threads(config.run.threads if elsewhere(config.run) else before)
     try:
         yield
     finally:

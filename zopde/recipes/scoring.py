@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from zopde.sparsity import (
     zo_grasp_scores,
 )
 from zopde.training import Fitted, OracleAt
-from zopde.zo import WorkerPool, relative_mu
+from zopde.zo import relative_mu
 
 FILE = "layer_ratios.json"
 
@@ -73,7 +74,7 @@ def score_layers(
     problem: Problem,
     network: nn.Module,
     seed: int,
-    pool: WorkerPool | None = None,
+    pool: Executor | None = None,
 ) -> Scoring:
     """Score the network on the label's first batch; a function of (config, network, seed)."""
     began = time.monotonic()
@@ -97,7 +98,7 @@ def kept_scoring(
     folder: RunFolder,
     label: str,
     seed: int,
-    pool: WorkerPool | None = None,
+    pool: Executor | None = None,
 ) -> Scoring:
     """`score_layers`, kept in the label's folder: an interrupted run finds it there."""
     path = folder.of(label, seed) / FILE

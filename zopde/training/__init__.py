@@ -2,7 +2,14 @@
 
 from zopde.training.checkpoint import load_checkpoint, save_checkpoint
 from zopde.training.fit import Fitted, fit
-from zopde.training.gradients import Backprop, Gradient, GradientSource, OracleAt, ZerothOrder
+from zopde.training.gradients import (
+    Backprop,
+    Gradient,
+    GradientSource,
+    OracleAt,
+    Skipping,
+    ZerothOrder,
+)
 from zopde.training.history import History
 from zopde.training.optimise import Optimise
 from zopde.training.schedule import cosine
@@ -15,6 +22,7 @@ __all__ = [
     "History",
     "Optimise",
     "OracleAt",
+    "Skipping",
     "ZerothOrder",
     "cosine",
     "fit",
