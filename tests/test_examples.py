@@ -9,11 +9,11 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name):
+def run(name, *arguments):
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main()
+    return module.main(*arguments)
 
 
 def test_your_solver_golden():
@@ -38,6 +38,16 @@ def test_inject_forcing_golden():
     assert errors["SRC"] == pytest.approx(0.0737, abs=3e-4)
     assert errors["ZO-interface"] == pytest.approx(0.0196, abs=1e-3)
     assert errors["ZO-interface"] == pytest.approx(errors["SOL"], rel=1e-2)
+
+
+@pytest.mark.skipif(shutil.which("icoFoam") is None, reason="OpenFOAM is not installed")
+def test_openfoam_golden(tmp_path):
+    """Made by this example on 2026-11-23 with OpenFOAM v1912; two runs side by side."""
+    errors = run("05_openfoam.py", tmp_path)
+    assert errors["SRC"] == pytest.approx(0.0322, abs=2e-4)
+    assert errors["NON"] == pytest.approx(0.0100, abs=8e-4)
+    assert errors["ZO-interface"] == pytest.approx(0.0101, abs=8e-4)
+    assert (tmp_path / "openfoam.png").exists()
 
 
 @pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran here")
