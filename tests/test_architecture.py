@@ -23,10 +23,10 @@ THIRD_PARTY = {
     "sparsity": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
     "nets": {"torch", "jaxtyping"},
-    "data": {"torch", "numpy", "jaxtyping", "xarray"},
+    "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
-    "recipes": {"torch", "numpy", "safetensors"},
+    "recipes": {"torch", "numpy", "safetensors", "jaxtyping"},
     "solvers": {"torch", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }

@@ -117,6 +117,19 @@ def import_user_files(files: Iterable[UserFile]) -> None:
             )
 
 
+def load_class(spec: str) -> type:
+    """The class that "package.module:Class" or "file.py:Class" names.
+
+    Args:
+        spec: The name; an entry point's names the solver's class.
+
+    Raises:
+        InputError: If nothing of that name is found, or it does not import.
+    """
+    found: type = _resolve(spec)
+    return found
+
+
 def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
     module_name, colon, attribute = spec.rpartition(":")
     if colon and not (module_name and attribute):

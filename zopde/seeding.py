@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-_PURPOSES = {"data": 0, "weights": 1, "order": 2, "mask": 3, "scores": 4, "probes": 5}
+_PURPOSES = {
+    "data": 0,
+    "weights": 1,
+    "order": 2,
+    "mask": 3,
+    "scores": 4,
+    "probes": 5,
+    "augment": 6,
+}
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
@@ -16,7 +24,7 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
     Args:
         seed: The run's seed, >= 0.
-        purpose: "data", "weights", "order", "mask", "scores" or "probes".
+        purpose: "data", "weights", "order", "mask", "scores", "probes" or "augment".
         index: Number of the draw: an epoch, a mask.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)

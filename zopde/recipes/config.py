@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from zopde.checks import check_choice, check_positive, check_share
-from zopde.errors import InputError, first_line
+from zopde.checks import check_choice, check_device, check_positive, check_share
+from zopde.errors import InputError
 from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
 from zopde.recipes.span import Span
 
@@ -216,7 +216,7 @@ class CorrectionConfig:
                 raise InputError(name, got=repr(text), expected="a length of at least 1")
         if not self.run.seeds or len(set(self.run.seeds)) < len(self.run.seeds):
             raise InputError("run.seeds", got=list(self.run.seeds), expected="distinct seeds")
-        _check_device(self.run.device)
+        check_device("run.device", self.run.device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -249,13 +249,3 @@ def load_config(
     chosen = merge(read_toml(file) if file else {}, assignments(changes))
     check_agreement(tables or {}, chosen)
     return build(CorrectionConfig, merge(merge(tree, chosen), tables or {}))
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
-        raise InputError(
-            "run.device", got=f"{device!r} ({reason})", expected="a device that torch has here"
-        ) from error

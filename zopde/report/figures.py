@@ -62,7 +62,7 @@ def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, step: int) -> None:
@@ -99,7 +99,7 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, step: int)
     figure.colorbar(low, ax=panels[1, :], label=f"|u - reference| [{unit}]", shrink=0.9)
     unit = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
     figure.suptitle(f"Unseen run 1 after {step} steps (t = {step * grid.dt:g}{unit})", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _panel(axes: Any, values: Any, grid: Grid, limit: float, colours: str) -> Any:  # noqa: ANN401
@@ -122,7 +122,8 @@ def _unit(grid: Grid, name: str) -> str:
     return "-" if unit == "1" else unit
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG whole or not at all."""
     FigureCanvasAgg(figure)
     partial = path.with_suffix(".partial")
     figure.savefig(partial, format="png", dpi=150)

@@ -48,6 +48,7 @@ def fit(
     solver_steps: Callable[[], int] = lambda: 0,
     every_seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
+    after: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -65,6 +66,8 @@ def fit(
         solver_steps: Reads a counter of solver steps.
         every_seconds: Time between two checkpoints.
         progress: Called with the loss after every iteration, and once per resumed one.
+        after: Called with the cost so far after every iteration, for example to evaluate the
+            network now and then. Its own time does not count.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -104,6 +107,10 @@ def fit(
             iteration += 1
             if progress:
                 progress(found.loss)
+            if after:
+                paused = time.monotonic()
+                after(cost(iteration))
+                began += time.monotonic() - paused
             if time.monotonic() - saved > every_seconds:
                 save(iteration)
                 saved = time.monotonic()
