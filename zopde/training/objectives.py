@@ -28,5 +28,7 @@ class CrossEntropy:
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.protocols.Objective`."""
         logits = ask_shared(network, num_probes, self.x)
-        losses = F.cross_entropy(logits, self.labels.repeat(num_probes), reduction="none")
+        # With the classes in front, states side by side are one long vector per class.
+        labels = self.labels.repeat(num_probes)[None]
+        losses = F.cross_entropy(logits.t()[None], labels, reduction="none")
         return losses.view(num_probes, -1).mean(dim=1)
