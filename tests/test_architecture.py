@@ -128,6 +128,8 @@ Normalised ResidualCorrector Trajectories load_trajectories save_trajectories si
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
 InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
+CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
+run_classification
 """
 
 

@@ -52,7 +52,7 @@ class Images:
     @classmethod
     def of(cls, pixels: Any, labels: Any) -> Self:  # noqa: ANN401 - arrays of any kind
         """From arrays (image, y, x) or (image, channel, y, x), and labels of any integer type."""
-        shown, named = torch.as_tensor(np.asarray(pixels)), np.asarray(labels)
+        shown, named = torch.tensor(np.asarray(pixels)), np.asarray(labels)
         if named.ndim != 1 or not np.issubdtype(named.dtype, np.integer):
             raise InputError(
                 "labels", got=f"{named.dtype} of shape {named.shape}", expected="whole numbers (n,)"
