@@ -94,14 +94,14 @@ def test_cifar_archives_in_both_versions_exact(tmp_path, rng, ending, write):
 
 class Evil:
     def __reduce__(self):
-        return Path.touch, (Path("evil"),)
+        return exec, ("open('evil', 'w').close()",)
 
 
 def test_a_pickle_that_would_run_code_raises(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = {name: pickled(*batch) for name, batch in cifar_batches(rng).items()}
     files["test_batch"] = pickle.dumps({b"data": Evil(), b"labels": []}, protocol=2)
-    with pytest.raises(InputError, match="it asks for pathlib"):
+    with pytest.raises(InputError, match="it asks for"):
         load_images(archive(tmp_path / "cifar.tar.gz", files))
     assert not (tmp_path / "evil").exists()
 

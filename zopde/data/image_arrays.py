@@ -38,7 +38,7 @@ def read_npz(path: Path) -> ImageData:
         InputError: If an array is missing, or the file is no npz; pickled objects are refused.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _NAMES if name in stored}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

@@ -44,7 +44,8 @@ def read(path: Path) -> ImageData:
 
 
 def _part(folder: Path, classes: tuple[str, ...], mode: str) -> Images:
-    found, labels = [], []
+    found: list[np.ndarray] = []
+    labels: list[int] = []
     for label, name in enumerate(classes):
         for picture in _pictures(folder / name):
             pixels = _opened(picture, mode)

@@ -148,7 +148,8 @@ class Reuse:
             found = self._broadcast(node, i, spare)
         elif held and self._is_max_pool(node):
             pool: Any = self._graph.get_submodule(str(node.target))
-            found = max_pool(pool, self._whole(node.all_input_nodes[0], *held.values(), i))
+            source = node.all_input_nodes[0]
+            found = max_pool(pool, self._whole(source, held[source], i))
         else:
             found = self._call(node, lambda source: self._whole(source, held.get(source), i))
         check_batch(found, len(self._blocks[i]) * self._base.batch)

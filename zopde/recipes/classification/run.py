@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zopde import __version__
 from zopde.data import ImageData, load_images
@@ -112,7 +113,7 @@ def _metrics(
             },
             "points_from_fo": fmean(gaps) if gaps else None,
             "loss": fmean(each.verdict.loss for each in trained),
-            "confusion": sum(each.verdict.confusion for each in trained).tolist(),
+            "confusion": _summed(trained).tolist(),
             # Costs are of one seed, the mean over the seeds.
             **{
                 cost: round(fmean(getattr(each.cost, cost) for each in trained), 3)
@@ -137,6 +138,10 @@ def _metrics(
     return metrics
 
 
+def _summed(trained: list[Trained]) -> Tensor:
+    return torch.stack([each.verdict.confusion for each in trained]).sum(dim=0)
+
+
 def _draw(run: RunFolder, problem: Problem, found: dict[str, list[Trained]]) -> None:
     curves = []
     for name, trained in found.items():
@@ -152,10 +157,7 @@ def _draw(run: RunFolder, problem: Problem, found: dict[str, list[Trained]]) -> 
                 )
             )
     save_learning_curves(run.root / "learning_curves.png", curves)
-    matrices = {
-        name: torch.stack([each.verdict.confusion for each in trained]).sum(dim=0)
-        for name, trained in found.items()
-    }
+    matrices = {name: _summed(trained) for name, trained in found.items()}
     save_confusion(run.root / "confusion.png", matrices, problem.data.classes)
     kept = {name: trained[0].ratios for name, trained in found.items()}
     shares = {

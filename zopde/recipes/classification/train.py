@@ -245,7 +245,7 @@ def masks_of(
     kept = kept_mask(scores, ratios)
     for slot in Coordinates(network).slots:
         weight = network.get_parameter(slot.name)
-        weight *= kept[slot.start : slot.stop].view(slot.shape).to(weight)
+        weight.mul_(kept[slot.start : slot.stop].view(slot.shape))
     return FixedMask(kept)
 
 
