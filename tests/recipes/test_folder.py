@@ -7,6 +7,7 @@ import torch
 
 from zopde import InputError, load_trajectories, save_trajectories
 from zopde.recipes import load_config, run_correction
+from zopde.recipes.claim import claimed
 
 SRC = 'run.labels=["SRC"]'
 
@@ -98,3 +99,19 @@ def test_error_over_time_as_numbers(tmp_path, toy_spec, tiny):
 def test_labels_must_hold_src(tmp_path, toy_spec, tiny):
     with pytest.raises(InputError, match="expected SRC and others"):
         run(toy_spec, [*tiny, 'run.labels=["NON"]'], tmp_path / "run")
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path, toy_spec, tiny):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with claimed(folder), pytest.raises(InputError, match="a run is going on"):
+        run(toy_spec, [*tiny, SRC], folder)
+    run(toy_spec, [*tiny, SRC], folder)
+
+
+def test_refused_data_leaves_no_folder_behind(tmp_path, toy_spec, tiny):
+    (tmp_path / "data.nc").write_text("no data")
+    path = f"data.path='{tmp_path / 'data.nc'}'"
+    with pytest.raises(InputError, match="data"):
+        run(toy_spec, [*tiny, SRC, path], tmp_path / "run")
+    assert not (tmp_path / "run").exists()

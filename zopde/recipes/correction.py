@@ -14,6 +14,7 @@ from zopde import __version__
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.recipes.chunk import with_chunk
+from zopde.recipes.claim import claimed
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
 from zopde.recipes.interface import check_interface
@@ -59,7 +60,15 @@ def run_correction(
     check_labels(config.run.labels)
     check_workers(config, coarse_solver(config))  # a wrong solver must not leave a folder behind
     root = Path(folder)
+    new = not root.exists()
     check_run(root, config, resume, overwrite)  # a full folder, not after minutes of data
+    with claimed(root, new):
+        return _run(config, root, resume, overwrite, watcher)
+
+
+def _run(
+    config: CorrectionConfig, root: Path, resume: bool, overwrite: bool, watcher: Progress
+) -> Metrics:
     problem = prepare(config, data_path(config, root.parent), watcher)
     check_score(config, problem)
     check_interface(config, problem)
