@@ -117,7 +117,7 @@ def _probing(
     if method.gradient == "rge":
         q = config.zo.directions or total
         oracle = oracle_at(config, pool, None, q)(network, objective)
-        return q + 2, 2 * base + _directions(oracle, q, _SAMPLE * config.zo.chunk)
+        return q + 2, 2 * base + _directions(oracle, q, 2 * config.zo.chunk)
     active = torch.arange(total)
     if method.mask == "resampled":
         # Other layers' shares than the score's would be, and as many weights.

@@ -15,6 +15,7 @@ from zopde import __version__
 from zopde.data import ImageData, load_images
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
+from zopde.recipes.claim import claimed
 from zopde.recipes.classification.config import ClassificationConfig
 from zopde.recipes.classification.methods import METHODS
 from zopde.recipes.classification.problem import Problem, new_classifier, problem_of
@@ -70,7 +71,20 @@ def run_classification(
     """
     keep_freed_memory()
     watcher, root = progress or Silent(), Path(folder)
+    new = not root.exists()
     check_run(root, config, resume, overwrite, CLASSIFICATION)
+    with claimed(root, new):
+        return _run(config, root, resume, overwrite, watcher, images)
+
+
+def _run(
+    config: ClassificationConfig,
+    root: Path,
+    resume: bool,
+    overwrite: bool,
+    watcher: Progress,
+    images: ImageData | None,
+) -> Metrics:
     problem = problem_of(config, images or load_images(config.data.path))
     weights = Coordinates(new_classifier(config, problem, config.run.seeds[0])).total
     run = open_run(root, config, resume, overwrite, CLASSIFICATION)
