@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from zopde.data import load_images
+from zopde.errors import InputError
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress
 from zopde.protocols import Objective, Oracle
@@ -20,15 +21,16 @@ from zopde.recipes.classification.train import (
     gradient_of,
     iterations,
     masks_of,
+    score_layers,
     score_of,
 )
 from zopde.recipes.oracles import oracle_at, probes_per_pass, worker_pool
 from zopde.seeding import generator
-from zopde.sparsity import layer_ratios, random_scores
 from zopde.zo import WorkerPool
 from zopde.zo.coordinates import Coordinates
 
 _SAMPLE = 12  # passes of probes that are timed, spread over the layers
+_ENOUGH = 10.0  # seconds of that
 _SCORING = {"grasp": 1, "random": 0, "magnitude": 0}
 
 
@@ -120,19 +122,46 @@ def _probing(
         return q + 2, 2 * base + _directions(oracle, q, 2 * config.zo.chunk)
     active = torch.arange(total)
     if method.mask == "resampled":
-        # Other layers' shares than the score's would be, and as many weights.
-        scores = random_scores(network, generator(seed, "scores"))
-        ratios = layer_ratios(network, scores, config.zo.sparsity)
-        masks = masks_of(config, problem, method, scores, ratios, seed, network)
+        # Which layers the probes are in decides what they cost; a rough score tells.
+        scores, scoring = score_layers(_rough(config), problem, method, network, seed, pool)
+        if scoring.ratios is None:
+            raise InputError(
+                "zo.score", got="scores that are not finite", expected="ones that can be ranked"
+            )
+        masks = masks_of(config, problem, method, scores, scoring.ratios, seed, network)
         active = masks.mask(0).nonzero().flatten()
     oracle = oracle_at(config, pool, None, len(active))(network, objective)
     chunk = probes_per_pass(config, len(active))
-    passes = list(active.split(chunk))
-    some = passes[:: max(1, len(passes) // _SAMPLE)]
-    oracle.coordinates(some[0], config.zo.mu)  # wakes the workers
-    seconds = _median(lambda: oracle.coordinates(torch.cat(some), config.zo.mu), 1)
-    share = sum(map(len, some)) / len(active)
-    return len(active) + 2, 2 * base + seconds / share
+    each = _probe(oracle, list(active.split(chunk)), config.zo.mu)
+    return len(active) + 2, 2 * base + each * len(active)
+
+
+def _probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
+    """Seconds of a probe, from samples that are spread over all passes alike."""
+    oracle.coordinates(passes[0], mu)  # wakes the workers
+    stride = max(1, len(passes) // _SAMPLE)
+    seconds, probes = 0.0, 0
+    # Middle of the stretches first: one sample may well be all.
+    for start in [*range(stride // 2, stride), *range(stride // 2)]:
+        some = torch.cat(passes[start::stride])
+        began = time.perf_counter()
+        oracle.coordinates(some, mu).sum().item()  # a GPU has answered only now
+        seconds += time.perf_counter() - began
+        probes += len(some)
+        if seconds > _ENOUGH:
+            break
+    return seconds / probes
+
+
+def _rough(config: ClassificationConfig) -> ClassificationConfig:
+    """The same score from fewer queries on fewer images."""
+    zo = config.zo
+    few = replace(
+        zo,
+        score_directions=min(16, zo.score_directions),
+        score_images=min(6, zo.score_images),
+    )
+    return replace(config, zo=few)
 
 
 def _directions(oracle: Oracle, count: int, most: int) -> float:
