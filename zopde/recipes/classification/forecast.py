@@ -31,6 +31,7 @@ from zopde.zo.coordinates import Coordinates
 
 _SAMPLE = 12  # passes of probes that are timed, spread over the layers
 _ENOUGH = 10.0  # seconds of that
+_START = 10.0  # seconds that workers take to start
 _SCORING = {"grasp": 1, "random": 0, "magnitude": 0}
 
 
@@ -119,6 +120,7 @@ def _probing(
     if method.gradient == "rge":
         q = config.zo.directions or total
         oracle = oracle_at(config, pool, None, q)(network, objective)
+        _wake(oracle, config)
         return q + 2, 2 * base + _directions(oracle, q, 2 * config.zo.chunk)
     active = torch.arange(total)
     if method.mask == "resampled":
@@ -131,14 +133,22 @@ def _probing(
         masks = masks_of(config, problem, method, scores, scoring.ratios, seed, network)
         active = masks.mask(0).nonzero().flatten()
     oracle = oracle_at(config, pool, None, len(active))(network, objective)
+    _wake(oracle, config)
     chunk = probes_per_pass(config, len(active))
     each = _probe(oracle, list(active.split(chunk)), config.zo.mu)
     return len(active) + 2, 2 * base + each * len(active)
 
 
+def _wake(oracle: Oracle, config: ClassificationConfig) -> None:
+    """Keep workers busy until all of them have started: one that imports slows the others."""
+    began = time.monotonic()
+    while config.run.workers and time.monotonic() - began < _START:
+        oracle.coordinates(torch.arange(1), config.zo.mu)
+
+
 def _probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
     """Seconds of a probe, from samples that are spread over all passes alike."""
-    oracle.coordinates(passes[0], mu)  # wakes the workers
+    oracle.coordinates(passes[0], mu)  # makes what all passes share
     stride = max(1, len(passes) // _SAMPLE)
     seconds, probes = 0.0, 0
     # Middle of the stretches first: one sample may well be all.
