@@ -1,6 +1,7 @@
 """One gradient of the published corrector: what each cut asks the solver for, and how well.
 
     python benchmarks/cuts.py --json
+    python benchmarks/cuts.py --solver wake --batch 4 --snapshots 6
 
 Burgers at 32 x 32, the residual corrector of 261,154 weights, 16 unrolled steps, on data like the
 quick preset's (10 runs of 200 steps of a 128 x 128 reference, of which the gradient's windows and
@@ -9,7 +10,8 @@ its last layer is zero and no other has a gradient. `cosine` and `error` compare
 autograd through PhiFlow (SOL); `solver_calls_per_state_step` counts solver steps per state and
 unrolled step in the backward pass, `setup_solver_steps` what was asked once, before. The weight
 cut is not run: its line is what DeepZero's 90 % sparse estimate would ask, one rollout for every
-active weight.
+active weight. The wake (64 x 32, of a 128 x 64 reference, six Reynolds numbers) is not local: there
+is no coloured line.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -40,42 +43,83 @@ from zopde import (
     simulate,
 )
 from zopde.hybrid import BlackBox, CountedSolver
-from zopde.interface import Bank, Step, coloured_for, farthest_points
+from zopde.interface import (
+    Bank,
+    CompressedForm,
+    Key,
+    Probing,
+    Step,
+    Store,
+    coloured_for,
+    farthest_points,
+    form_for,
+)
+from zopde.interface.lookup import LOOKUPS
 from zopde.memory import keep_freed_memory
 
-COARSE, FINE = (32, 32), (128, 128)
+STEPS = 200
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What a gradient is taken of."""
+
+    coarse: tuple[int, int]
+    fine: tuple[int, int]
+    runs: int
+    skip: int
+    padding: str
+
+
+FLOWS = {
+    "burgers": Flow((32, 32), (128, 128), 10, 30, "periodic"),
+    "wake": Flow((64, 32), (128, 64), 6, 300, "zero"),
+}
 
 
 class Case:
     """Corrector, solver, reference data, and the gradient that all others are compared with."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.solver, draw = load_solver("burgers"), torch.Generator().manual_seed(options.seed)
+        flow = FLOWS[options.solver]
+        solver, draw = load_solver(options.solver), torch.Generator().manual_seed(options.seed)
+        self.solver = solver.at(flow.coarse)
+
+        def by_cells(fine: Tensor) -> Tensor:
+            return downsample(fine, flow.coarse)
+
         self.data = simulate(
-            self.solver.at(FINE),
-            lambda fine: downsample(fine, COARSE),
+            solver.at(flow.fine),
+            getattr(self.solver, "downsample", by_cells),
             self.solver.grid,
-            simulations=max(10, options.batch),
-            skip=30,
-            steps=200,
+            simulations=max(flow.runs, options.batch),
+            skip=flow.skip,
+            steps=STEPS,
             generator=draw,
+            coarse_forcing=by_cells,
         )
-        self.scale = self.data.state_scale()
+        self.scale, grid = self.data.state_scale(), self.solver.grid
         torch.manual_seed(options.seed)
-        body = ResidualCorrector(4, 2)
+        inputs, outputs = len(grid.channels + grid.forcing_channels), len(grid.channels)
+        body = ResidualCorrector(inputs, outputs, padding=flow.padding)
         self.network = Normalised(body, self.scale, self.data.forcing_scale())
         self.weights = sum(p.numel() for p in self.network.parameters())
         self.options = options
         states, forcing = self.data.states[:, :-1].flatten(0, 1), self.data.forcing[:, :-1]
         forcing = forcing.flatten(0, 1)
         self.stored = Step(self.solver, states, forcing, self.solver.step(states, forcing))
-        self.window = self.windows(100 + 200 * torch.arange(options.batch), options.unroll)
         self.train(options.train)
+        self.look(options.unroll)
+
+    def look(self, unroll: int) -> None:
+        """Take windows of so many steps, and the gradient that others are compared with."""
+        self.options.unroll = unroll
+        self.window = self.windows(100 + STEPS * torch.arange(self.options.batch), unroll)
         self.sol = self.gradient(self.solver.differentiable_twin())
 
     def windows(self, rows: Tensor, unroll: int) -> Window:
         """Stretches of the data from some of its states on."""
-        run, times = (rows // 200)[:, None], (rows % 200)[:, None] + torch.arange(unroll)
+        run, times = (rows // STEPS)[:, None], (rows % STEPS)[:, None] + torch.arange(unroll)
         stepped = self.stored.stepped[rows]
         return Window(stepped, self.data.states[run, times + 1], self.data.forcing[run, times])
 
@@ -84,7 +128,7 @@ class Case:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         draw = torch.Generator().manual_seed(self.options.seed)
         for _ in range(iterations):
-            window = self.windows(torch.randint(2000, (8,), generator=draw), 1)
+            window = self.windows(torch.randint(len(self.stored.state), (8,), generator=draw), 1)
             optimizer.zero_grad()
             UnrolledObjective(self.solver, window, self.scale)(self.network, 1)[0].backward()
             optimizer.step()
@@ -117,13 +161,20 @@ class Case:
             "seconds": median(times),
         }
 
-    def bank(self, counter: CountedSolver) -> Bank:
-        """Jacobians at a few stored states."""
-        bank = Bank(self.solver.grid, self.options.snapshots, self.scale)
-        key = bank.key(self.stored.state, None)
-        at = farthest_points(key, self.options.snapshots)
-        state, forcing = self.stored.state[at], self.stored.forcing[at]
-        bank.add(Step(counter, state, forcing, self.stored.stepped[at]), self.options.mu)
+    def bank(
+        self, solver: Solver, count: int, store: Store, form: CompressedForm | None = None
+    ) -> Bank:
+        """Jacobians at a few stored states, some of every Reynolds number where there are any."""
+        varies = self.options.solver == "wake"
+        key = Key(self.scale, self.data.forcing_scale() if varies else None)
+        grid, probing = self.solver.grid, Probing(self.options.mu)
+        kept = form or form_for(grid, "state", count)
+        bank = Bank(grid, kept, count, key, probing=probing, store=store)
+        step, groups = self.stored, None
+        if varies:
+            groups = torch.arange(self.data.simulations).repeat_interleave(STEPS)
+        at = farthest_points(key(step.state, step.forcing).flatten(1), count, groups)
+        bank.add(Step(solver, step.state[at], step.forcing[at], step.stepped[at]))
         return bank
 
 
@@ -134,7 +185,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def amortised(lookup: str) -> Callable[[Solver], tuple[Solver, int]]:
         def make(counter: CountedSolver) -> tuple[Solver, int]:
-            kept.append(kept[0] if kept else case.bank(counter))
+            kept.append(kept[0] if kept else case.bank(counter, options.snapshots, Store()))
             setup = options.snapshots * case.stored.state[0].numel()
             return InterfaceSolver(counter, AmortisedPullback(kept[0], lookup)), setup
 
@@ -152,12 +203,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         draw = torch.Generator().manual_seed(1)
         return InterfaceSolver(counter, RandomPullback(draw, 64, mu)), 0
 
+    local = options.solver == "burgers"
     ways = {
         "SOL": lambda _: (case.solver.differentiable_twin(), 0),
         "NOG": lambda counter: (counter, 0),
-        "coloured": wide,
-        "coloured, measured radius": coloured,
-        **{f"amortised, {name}": amortised(name) for name in ("nearest", "mean", "interpolated")},
+        **({"coloured": wide, "coloured, measured radius": coloured} if local else {}),
+        **{f"amortised, {name}": amortised(name) for name in LOOKUPS},
         "random": random,
     }
     if options.dense:
@@ -165,9 +216,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = {name: case.report(make) for name, make in ways.items()}
     active = round(0.1 * case.weights)
     found["weights, 90 % sparse"] = {"solver_calls_per_state_step": active}
+    best = found["coloured" if local else "amortised, nearest"]
     return {
-        **{key: found["coloured"][key] for key in ("cosine", "solver_calls_per_state_step")},
-        "seconds": found["coloured"]["seconds"],
+        **{key: best[key] for key in ("cosine", "solver_calls_per_state_step", "seconds")},
         "weights": case.weights,
         "cuts": found,
         "threads": torch.get_num_threads(),
@@ -178,6 +229,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--solver", choices=FLOWS, default="burgers")
     parser.add_argument("--batch", type=int, default=1, help="windows side by side")
     parser.add_argument("--unroll", type=int, default=16, help="corrected steps in the loss")
     parser.add_argument("--train", type=int, default=100, help="NON iterations beforehand")

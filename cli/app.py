@@ -12,6 +12,7 @@ from zopde.cli.classify import classify
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.data import data
+from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
 from zopde.errors import InputError, SolverError
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(correct)
 app.command()(classify)
+app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
 app.add_typer(check, name="check")

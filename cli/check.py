@@ -9,8 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.console import Watcher, check_notes, layer_rows, say, say_json, sweep_rows, table
+from zopde.cli.console import (
+    Watcher,
+    check_notes,
+    layer_rows,
+    say,
+    say_json,
+    sweep_rows,
+    table,
+)
 from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, configured
+from zopde.cli.solver_report import (
+    COST_COLUMNS,
+    POINT_COLUMNS,
+    cost_rows,
+    point_remedies,
+    point_rows,
+)
 
 if TYPE_CHECKING:
     from zopde.recipes import GradientCheck
@@ -52,6 +67,46 @@ def gradient(
         say_json(found.as_dict())
         return
     _show(found)
+
+
+@check.command()
+def solver(
+    solver: SolverSpec,
+    preset: Preset = "quick",
+    config_file: ConfigFile = None,
+    changes: Changes = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="NetCDF file of typical states. Default: the solver's own scenario, if it has "
+            "one, else smooth random fields.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = None,
+    amplitude: Annotated[
+        float, typer.Option(help="Of the random fields, in the units of the state.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a solver for a minute: contract, precision, speed, the mu it needs, the costs."""
+    from zopde.checks import check_positive
+    from zopde.recipes import check_solver
+
+    check_positive("--amplitude", amplitude)
+    config = configured(solver, preset, config_file, changes, data, device)
+    with redirect_stdout(sys.stderr):  # a solver may print; stdout is for the result
+        found = check_solver(config, amplitude, Watcher())
+    plain = found.as_dict()
+    if as_json:
+        say_json(plain)
+    else:
+        table(POINT_COLUMNS, point_rows(plain), f"{plain['solver']} on {plain['states']}")
+        if plain["costs"]:
+            table(COST_COLUMNS, cost_rows(plain), f"one gradient: {plain['assumed']}")
+        for line in point_remedies(plain):
+            say(line)
+    raise typer.Exit(0 if found.passed else 1)
 
 
 def _show(found: GradientCheck) -> None:

@@ -117,6 +117,11 @@ def metrics_notes(metrics: Mapping[str, Any]) -> list[str]:
     ]
     if len(set(metrics["iterations"].values()) - {0}) > 1:
         notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
+    for label, reasons in metrics["failures"].items():
+        told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
+        missed = metrics["skipped_iterations"].get(label, 0)
+        without = f"; {missed:,} iterations without an update" if missed else ""
+        notes.append(f"{label}: {sum(reasons.values()):,} solver steps failed ({told}){without}")
     for kind in ("stopped_early", "skipped"):
         notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
     return notes
@@ -222,6 +227,17 @@ def check_notes(check: Mapping[str, Any]) -> list[str]:
         f"noise of the loss: {noise['repeated']:.1e} asked again, {noise['nearby']:.1e} nearby"
         + floor,
         *(f"warning: {text}" for text in check["warnings"]),
+    ]
+
+
+CUT_COLUMNS = ("cut", "once: solver steps", "seconds", "a gradient: solver steps", "seconds", "")
+
+
+def cut_rows(cuts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows of a dry run's second table, one per cut."""
+    names = ("setup_steps", "setup_seconds", "steps", "seconds")
+    return [
+        [cut["cut"], *(_figure(cut[name], ",.3g") for name in names), cut["note"]] for cut in cuts
     ]
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zopde.cli.console import (
+    CUT_COLUMNS,
     METRICS_COLUMNS,
     Watcher,
+    cut_rows,
     metrics_notes,
     metrics_rows,
     say,
@@ -56,13 +58,37 @@ def correct(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="Who answers probes of the weight cut: dask (a local cluster of run.workers), "
+            "dask://host:port. Default: run.workers processes."
+        ),
+    ] = None,
+    failures: Annotated[
+        str | None,
+        typer.Option(
+            help="When a solver step fails: raise, retry (run.retries times, then raise), or drop "
+            "(then leave it out). Default: as the settings."
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that keeps the solver's answers, so that a crashed or resumed run asks "
+            "nothing twice; for solvers that take long.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a corrector in every way, compare on unseen runs, leave a run folder."""
     from zopde.recipes import run_correction
 
     zo: dict[str, object] = {} if chunk is None else {"chunk": chunk}
-    config = configured(solver, preset, config_file, changes, data, device, zo=zo)
+    given = {"executor": executor, "failures": failures, "store": store and str(store)}
+    run: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    config = configured(solver, preset, config_file, changes, data, device, zo=zo, run=run)
     folder = out or Path("runs") / f"{Path(solver.replace(':', '-')).name}-{preset}"
     if dry_run:
         _dry_run(config, folder, as_json)
@@ -75,7 +101,7 @@ def correct(
     table(METRICS_COLUMNS, metrics_rows(metrics), _title(metrics))
     for line in metrics_notes(metrics):
         say(line)
-    say(f"pictures: {folder / 'error_over_time.png'}, {folder / 'fields.png'}")
+    say(f"pictures: {', '.join(map(str, sorted(folder.glob('*.png'))))}")
     say(f"everything else: {folder}")
 
 
@@ -91,13 +117,17 @@ def _title(metrics: dict[str, object]) -> str:
 def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from zopde.recipes.forecast import forecast
+    from zopde.recipes.cuts import forecast_cuts
+    from zopde.recipes.forecast import forecast_labels, open_sample
     from zopde.recipes.problem import data_path
 
+    watcher = Watcher()
     with redirect_stdout(sys.stderr):
-        plan = forecast(config, data_path(config, folder.parent), Watcher())
+        sample = open_sample(config, data_path(config, folder.parent), watcher)
+        plan = forecast_labels(sample, watcher)
+        cuts = forecast_cuts(sample.config, sample.problem, watcher)
     if as_json:
-        say_json([asdict(row) for row in plan])
+        say_json({"labels": [asdict(row) for row in plan], "cuts": [asdict(row) for row in cuts]})
         return
     rows = [
         [r.label, f"{r.iterations:,}", f"{r.queries:,}", f"{r.solver_steps:,}", f"{r.seconds:,.0f}"]
@@ -105,3 +135,4 @@ def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
     ]
     columns = ("label", "iterations", "queries", "solver steps", "estimated seconds")
     table(columns, rows, "dry run: nothing was trained or written")
+    table(CUT_COLUMNS, cut_rows([asdict(row) for row in cuts]), "what a gradient asks, by cut")

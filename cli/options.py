@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SolverSpec = Annotated[
     str,
     typer.Argument(
-        help="A name of `zopde solvers`, package.module:Class, or file.py:Class.",
+        help="A name of `zopde solvers`, package.module:Class, file.py:Class, or file.toml.",
         show_default=False,
     ),
 ]
@@ -65,5 +65,5 @@ def configured(
     if data is not None:
         tables["data"] = {"path": str(data)}
     if device is not None:
-        tables["run"] = {"device": device}
+        tables["run"] = {**tables.get("run", {}), "device": device}
     return load_config(preset, config_file, changes or (), tables)

@@ -103,6 +103,17 @@ def advect(padded: Faces, dt: float, spacing: Spacing) -> Faces:
     )
 
 
+def vorticity(padded: Faces, spacing: Spacing) -> Float[Tensor, "batch y x"]:
+    """Mean over the four corners of each cell of dv/dx - du/dy, centred at the corners.
+
+    Args:
+        padded: As `with_surroundings` returns it.
+        spacing: (dy, dx).
+    """
+    dy, dx = spacing
+    return _four(padded.v[:, :-1].diff(dim=2) / dx - padded.u[..., 1:-1].diff(dim=1) / dy)
+
+
 def downsample_faces(
     fine: Float[Tensor, "batch 2 fine_y fine_x"], shape: tuple[int, ...]
 ) -> Float[Tensor, "batch 2 y x"]:

@@ -24,6 +24,7 @@ from zopde.solvers.mac import (
     minus_gradient,
     to_faces,
     to_state,
+    vorticity,
     with_surroundings,
 )
 from zopde.solvers.pressure import Pressure
@@ -209,6 +210,12 @@ class Wake(_Wake):
                 "fine state", got=f"{counts} cells", expected=f"multiples of {self._grid.shape}"
             )
         return downsample_faces(fine, self._grid.shape)
+
+    def vorticity(self, state: State) -> Float[Tensor, "batch y x"]:
+        """dv/dx - du/dy at the centres of the cells; NaN inside the cylinder."""
+        spacing = self._grid.spacing
+        faces = with_surroundings(to_faces(state, _INFLOW, spacing), _INFLOW)
+        return vorticity(faces, spacing).masked_fill(_cylinder(self._grid), math.nan)
 
     @torch.no_grad()
     def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:

@@ -57,7 +57,8 @@ def window(gen):
     def draw(*shape):
         return torch.randn(*shape, generator=gen, dtype=torch.float64)
 
-    return Window(draw(3, 2, 8, 8), draw(3, 4, 2, 8, 8), 0.1 * draw(3, 4, 2, 8, 8))
+    fields = draw(3, 2, 8, 8), draw(3, 4, 2, 8, 8), 0.1 * draw(3, 4, 2, 8, 8)
+    return Window(*fields, initial=draw(3, 2, 8, 8))
 
 
 @pytest.fixture

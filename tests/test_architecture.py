@@ -26,8 +26,8 @@ THIRD_PARTY = {
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
-    "recipes": {"torch", "numpy", "safetensors", "jaxtyping"},
-    "solvers": {"torch", "jaxtyping", "phi", "phiml"},
+    "recipes": {"torch", "numpy", "safetensors", "jaxtyping", "distributed"},
+    "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }
 ROOMS = {
@@ -128,6 +128,9 @@ Normalised ResidualCorrector Trajectories load_trajectories save_trajectories si
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
 InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
+Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
+Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
+measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
 run_classification
 """

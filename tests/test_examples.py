@@ -1,6 +1,7 @@
 """Every example runs and ends with its golden number."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,63 @@ def test_your_solver_golden():
     errors = run("01_your_solver.py")
     assert errors["SRC"] == pytest.approx(0.0190, abs=2e-4)
     assert errors["ZO-weights"] == pytest.approx(0.0030, abs=4e-4)
+
+
+def test_burgers_golden():
+    """Made by this example on 2026-11-23 with PhiFlow 3.4.0."""
+    errors = run("02_burgers.py")
+    assert errors["SRC"] == pytest.approx(0.1675, abs=5e-4)
+    assert errors["NON"] == pytest.approx(0.1551, abs=2e-3)
+    assert errors["ZO-interface"] == pytest.approx(0.1468, abs=2e-3)
+    assert errors["ZO-interface"] == pytest.approx(errors["SOL"], rel=2e-3)
+
+
+def test_inject_forcing_golden():
+    """Made by this example on 2026-11-23 with PhiFlow 3.4.0."""
+    errors = run("03_inject_forcing.py")
+    assert errors["SRC"] == pytest.approx(0.0737, abs=3e-4)
+    assert errors["ZO-interface"] == pytest.approx(0.0196, abs=1e-3)
+    assert errors["ZO-interface"] == pytest.approx(errors["SOL"], rel=1e-2)
+
+
+@pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran here")
+def test_fortran_golden():
+    """Made by this example on 2026-11-23 with gfortran 12; one thread."""
+    found = run("06_fortran.py")
+    assert found["equal bits"] == 1.0
+    assert found["SRC"] == pytest.approx(0.01543, abs=1e-4)
+    assert found["ZO-interface"] == pytest.approx(0.00245, abs=3e-4)
+
+
+def test_fipy_golden():
+    """Made by this example on 2026-11-23 with FiPy 4.0.3 and SciPy's solvers."""
+    pytest.importorskip("fipy")
+    errors = run("07_fipy.py")
+    assert errors["SRC"] == pytest.approx(0.00909, abs=1e-4)
+    assert errors["ZO-interface"] == pytest.approx(0.00272, abs=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "hide"),
+    [("06_fortran.py", "shutil.which"), ("07_fipy.py", "importlib.util.find_spec")],
+)
+def test_what_is_absent_is_said_in_one_line(name, hide, monkeypatch, capsys):
+    monkeypatch.setattr(hide, lambda _: None)
+    assert run(name) == {}
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("skipped: ")
+    assert "install" in line
+
+
+def test_wake_golden():
+    """Made by this example on 2026-11-23, one thread; trainings end apart by a few per cent."""
+    found = run("04_wake.py")
+    error = {label: value["mean"] for label, value in found["mae"].items()}
+    assert error["SRC"] == pytest.approx(0.0308, abs=3e-4)
+    assert error["ZO-interface"] == pytest.approx(0.0230, abs=15e-4)
+    assert error["ZO-interface"] == pytest.approx(error["SOL"], rel=0.03)
+    assert error["NON"] > 1.2 * error["ZO-interface"]
+    assert found["solver_steps"]["ZO-interface"] == 100 * 2 * 11 + 6 * 1024
 
 
 def test_examples_are_short():

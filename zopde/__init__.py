@@ -22,6 +22,7 @@ _ROOM_OF = {
     "ask_shared": "protocols",
     "ReferenceSolver": "protocols",
     "Scenario": "protocols",
+    "Seeded": "protocols",
     "Solver": "protocols",
     "Window": "protocols",
     "find_solvers": "plugins",
@@ -48,9 +49,20 @@ _ROOM_OF = {
     "ColouredPullback": "interface",
     "DensePullback": "interface",
     "InterfaceSolver": "interface",
+    "PullbackByVariable": "interface",
     "RandomPullback": "interface",
+    "measure_radius": "interface",
+    "Apart": "hybrid",
     "CorrectedSolver": "hybrid",
+    "Dropping": "hybrid",
+    "InjectAfter": "hybrid",
+    "InjectBefore": "hybrid",
+    "InjectForcing": "hybrid",
+    "Injection": "hybrid",
     "OneAtATime": "hybrid",
+    "Retrying": "hybrid",
+    "Store": "hybrid",
+    "Stored": "hybrid",
     "UnrolledObjective": "hybrid",
     "downsample": "hybrid",
     "rollout": "hybrid",
@@ -68,6 +80,8 @@ _ROOM_OF = {
     "save_trajectories": "data",
     "simulate": "data",
     "load_config": "recipes",
+    "SolverCheck": "recipes",
+    "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
     "load_classification": "recipes.classification",
@@ -90,8 +104,17 @@ if TYPE_CHECKING:
     from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
+        Apart,
         CorrectedSolver,
+        Dropping,
+        InjectAfter,
+        InjectBefore,
+        InjectForcing,
+        Injection,
         OneAtATime,
+        Retrying,
+        Store,
+        Stored,
         UnrolledObjective,
         downsample,
         rollout,
@@ -102,7 +125,9 @@ if TYPE_CHECKING:
         ColouredPullback,
         DensePullback,
         InterfaceSolver,
+        PullbackByVariable,
         RandomPullback,
+        measure_radius,
     )
     from zopde.nets import CifarResNet, ConvCorrector, Normalised, ResidualCorrector, SmallCNN
     from zopde.plugins import find_solvers, load_solver
@@ -111,11 +136,18 @@ if TYPE_CHECKING:
         Oracle,
         ReferenceSolver,
         Scenario,
+        Seeded,
         Solver,
         Window,
         ask_shared,
     )
-    from zopde.recipes import load_config, load_corrector, run_correction
+    from zopde.recipes import (
+        SolverCheck,
+        check_solver,
+        load_config,
+        load_corrector,
+        run_correction,
+    )
     from zopde.recipes.classification import (
         load_classification,
         load_classifier,

@@ -23,6 +23,12 @@ def check_positive(name: str, value: float) -> None:
         raise InputError(name, got=value, expected="a finite number > 0")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Require value >= 0 and finite."""
+    if not 0 <= value < 2**63:  # catches NaN, too
+        raise InputError(name, got=value, expected="a finite number >= 0")
+
+
 def check_count(name: str, value: int) -> None:
     """Require a whole number >= 1."""
     if not (type(value) is int and value >= 1):

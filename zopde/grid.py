@@ -101,7 +101,8 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
     for name, one in known.items():
         if name not in grid and one.default is MISSING and one.default_factory is MISSING:
             raise InputError("grid", got=f"no {name!r}", expected="shape, extent, dt and channels")
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
     try:
-        return Grid(**{k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()})
+        return Grid(**given)
     except TypeError as error:
         raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error

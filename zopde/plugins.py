@@ -1,4 +1,4 @@
-"""Finding solvers: by entry point, by import string, by file."""
+"""Finding solvers: by entry point, by import string, by file, by a table of settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -56,9 +57,12 @@ def find_solvers() -> list[SolverInfo]:
 def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     """Build the solver that `spec` names.
 
+    A TOML file names one of these under the key `solver`; its other keys are the options. Where
+    the class takes a `home`, the file's folder is passed: its paths are relative to that.
+
     Args:
-        spec: An entry point ("burgers"), "package.module:Class" or "file.py:Class".
-        options: Keyword arguments of the class.
+        spec: An entry point ("burgers"), "package.module:Class", "file.py:Class" or "file.toml".
+        options: Keyword arguments of the class; they go before those of a TOML file.
 
     Returns:
         An instance with a `grid` and a `step`.
@@ -67,11 +71,21 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
         InputError: If nothing of that name is found, it does not import, does not take
             the options, or is not a solver.
     """
-    factory = _resolve(spec)
-    given = dict(options or {})
+    given, target, home = dict(options or {}), spec, Path()
+    if spec.endswith(".toml"):
+        home = Path(spec).resolve().parent
+        table = _read_table(Path(spec))
+        target = table.pop("solver")
+        given = _laid_over(table, given)
+    factory = _resolve(target, home)
+    if not inspect.isclass(factory):
+        kind = type(factory).__name__
+        raise InputError(f"solver {spec!r}", got=f"a {kind}", expected="a class")
+    if spec.endswith(".toml") and "home" in inspect.signature(factory).parameters:
+        given = {"home": str(home), **given}
     _check_options(spec, factory, given)
     try:
-        solver = factory(**given)
+        solver: Any = factory(**given)
     except InputError:
         raise
     except Exception as error:  # a user's constructor may raise anything
@@ -90,6 +104,21 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
         )
     checked: Solver = solver
     return checked
+
+
+def load_object(spec: str, home: str | Path = "") -> Any:  # noqa: ANN401 - whatever is there
+    """What a module holds under a name: a user's function, for instance.
+
+    Args:
+        spec: "package.module:name" or "file.py:name".
+        home: Folder that a relative "file.py" is in.
+
+    Raises:
+        InputError: If there is none, or the module does not import.
+    """
+    if ":" not in spec:
+        raise InputError("name", got=repr(spec), expected="package.module:name or file.py:name")
+    return _resolve(spec, Path(home))
 
 
 def user_files() -> tuple[UserFile, ...]:
@@ -117,20 +146,32 @@ def import_user_files(files: Iterable[UserFile]) -> None:
             )
 
 
-def load_class(spec: str) -> type:
-    """The class that "package.module:Class" or "file.py:Class" names.
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            "solver file", got=f"{path} ({first_line(error)})", expected="a readable TOML file"
+        ) from error
+    if not isinstance(table.get("solver"), str):
+        raise InputError(
+            f"solver file {path}",
+            got=f"the keys {sorted(table)}",
+            expected="a key `solver` that names one",
+            remedy='such as solver = "command"',
+        )
+    return table
 
-    Args:
-        spec: The name; an entry point's names the solver's class.
 
-    Raises:
-        InputError: If nothing of that name is found, or it does not import.
-    """
-    found: type = _resolve(spec)
-    return found
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**below, **above}
+    for key, value in below.items():
+        if isinstance(value, Mapping) and isinstance(above.get(key), Mapping):
+            both[key] = _laid_over(value, above[key])
+    return both
 
 
-def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
+def _resolve(spec: str, home: Path) -> Any:  # noqa: ANN401 - whatever the user's module holds
     module_name, colon, attribute = spec.rpartition(":")
     if colon and not (module_name and attribute):
         raise InputError("solver", got=repr(spec), expected="package.module:Class or file.py:Class")
@@ -139,20 +180,16 @@ def _resolve(spec: str) -> Any:  # noqa: ANN401 - whatever the user's module hol
         check_choice("solver", spec, points)
         return _import(spec, points[spec].load)
     if module_name.endswith(".py"):
-        module = _import(spec, lambda: _load_file(Path(module_name)))
+        module = _import(spec, lambda: _load_file(home / module_name))
     else:
         # A module beside the user's data must be found as it is by `python`.
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         module = _import(spec, lambda: importlib.import_module(module_name))
     if not hasattr(module, attribute):
-        names = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        check_choice(f"class in {module_name}", attribute, names)
-    factory = getattr(module, attribute)
-    if not inspect.isclass(factory):
-        kind = type(factory).__name__
-        raise InputError(f"solver {spec!r}", got=f"a {kind}", expected="a class")
-    return factory
+        names = [n for n, v in vars(module).items() if callable(v)]
+        check_choice(f"name in {module_name}", attribute, names)
+    return getattr(module, attribute)
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -188,7 +225,7 @@ def _import(spec: str, load: Any) -> Any:  # noqa: ANN401
         raise InputError(
             f"solver {spec!r}",
             got=f"{type(error).__name__}: {first_line(error)}",
-            expected="a name of `zopde solvers`, package.module:Class or file.py:Class",
+            expected="a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from zopde.errors import InputError
 from zopde.grid import Grid
 
 State = Float[Tensor, "batch channel *space"]
@@ -119,6 +121,18 @@ class Downsampling(Protocol):
 
 
 @runtime_checkable
+class Vortical(Protocol):
+    """A solver of plane flow that tells the vorticity of its states; a run then draws it."""
+
+    def vorticity(self, state: State) -> Float[Tensor, "batch y x"]:
+        """dv/dx - du/dy at the centres of the cells, NaN where there is no fluid.
+
+        v is the velocity along y, the grid's first dimension, u that along x.
+        """
+        ...
+
+
+@runtime_checkable
 class Differentiable(Protocol):
     """A solver that has a differentiable twin, for the SOL baseline alone."""
 
@@ -128,10 +142,40 @@ class Differentiable(Protocol):
 
 
 @runtime_checkable
-class Tally(Protocol):
-    """Counts solver steps, in states; what its copies in other processes count is added."""
+class Seeded(Protocol):
+    """A stochastic solver whose noise can be fixed.
 
-    steps: int
+    With a seed, `step` is a function of (state, forcing, seed), state by state: the noise does not
+    depend on a state's place in the batch, nor on what was asked before. All probes of a gradient
+    then meet the same noise (common random numbers), and their differences are differences of
+    one smooth function.
+    """
+
+    def with_seed(self, seed: int) -> Solver:
+        """The same solver with its noise fixed; this one stays as it is.
+
+        Args:
+            seed: In [0, 2^31 - 1).
+        """
+        ...
+
+
+def seeded(solver: Solver, seed: int) -> Solver:
+    """A solver with its noise fixed; itself where it has none."""
+    return solver.with_seed(seed) if isinstance(solver, Seeded) else solver
+
+
+@runtime_checkable
+class Tally(Protocol):
+    """Counts what a solver does, by name; what its copies in other processes count is added."""
+
+    def counts(self) -> Counter[str]:
+        """So far: "steps", in states, and others."""
+        ...
+
+    def add(self, counts: Counter[str]) -> None:
+        """What a copy has counted."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -140,15 +184,26 @@ class Window:
 
     Args:
         stepped: (batch, channel, *space), the solver's answer S(u[0], f[0]) to the first
-            reference state. It does not depend on the network, so it is asked for once.
+            reference state. With a correction after the step it does not depend on the network,
+            so it is asked for once; None asks every time.
         targets: (batch, unroll, channel, *space), the reference after 1 .. unroll steps.
         forcing: (batch, unroll, forcing_channel, *space), or None. Entry k drove the step
             from k to k + 1.
+        initial: (batch, channel, *space), the first reference state u[0]; may be None where the
+            correction comes after the step.
+
+    Raises:
+        InputError: If there is neither an initial state nor the answer to it.
     """
 
-    stepped: Tensor
+    stepped: Tensor | None
     targets: Tensor
     forcing: Tensor | None = None
+    initial: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.stepped is None and self.initial is None:
+            raise InputError("window", got="no initial state", expected="`initial` or `stepped`")
 
     @property
     def batch(self) -> int:

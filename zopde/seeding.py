@@ -12,7 +12,8 @@ _PURPOSES = {
     "mask": 3,
     "scores": 4,
     "probes": 5,
-    "augment": 6,
+    "noise": 6,
+    "augment": 7,
 }
 
 
@@ -24,8 +25,19 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
     Args:
         seed: The run's seed, >= 0.
-        purpose: "data", "weights", "order", "mask", "scores", "probes" or "augment".
+        purpose: "data", "weights", "order", "mask", "scores", "probes", "noise" or "augment".
         index: Number of the draw: an epoch, a mask.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def noise_seeds(seed: int, index: int, steps: int) -> list[int]:
+    """Seeds for the steps of a stochastic solver, each in [0, 2^31 - 1).
+
+    Args:
+        seed: The run's seed, >= 0.
+        index: Number of the iteration.
+        steps: How many.
+    """
+    return torch.randint(2**31 - 1, (steps,), generator=generator(seed, "noise", index)).tolist()

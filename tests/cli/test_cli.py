@@ -82,8 +82,10 @@ def test_simulate_then_correct_on_that_file(toy_spec, tiny, tmp_path):
 def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
     done = zopde("correct", toy_spec, *sets(tiny), "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = {row["label"]: row for row in json.loads(done.stdout)}
+    plan = json.loads(done.stdout)
+    rows = {row["label"]: row for row in plan["labels"]}
     assert rows["ZO-weights"]["queries"] > rows["SOL"]["queries"] > 0
+    assert [row["cut"] for row in plan["cuts"]][:2] == ["weights", "interface, dense"]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,9 +1,20 @@
 import pytest
 import torch
 
-from zopde import AmortisedPullback, DensePullback, InputError, load_solver
+from zopde import AmortisedPullback, DensePullback, InputError, InterfaceSolver, load_solver
 from zopde.hybrid import CountedSolver
-from zopde.interface import Bank, Step, Watch, farthest_points
+from zopde.interface import (
+    Bank,
+    Key,
+    Probing,
+    PullbackByVariable,
+    Step,
+    Store,
+    Watch,
+    farthest_points,
+    form_for,
+)
+from zopde.interface.lookup import LOOKUPS
 
 
 def draw(gen, *shape):
@@ -15,13 +26,23 @@ def step_of(solver, gen, batch=3, variable="state"):
     return Step(solver, state, forcing, solver.step(state, forcing), variable)
 
 
+SCALE = torch.tensor([1.0, 2.0])
+
+
+def bank_of(grid, capacity=6, variable="state", forcing_scale=None, **settings):
+    form = form_for(grid, variable, capacity)
+    return Bank(
+        grid, form, capacity, Key(SCALE, forcing_scale), variable, Probing(1e-5), **settings
+    )
+
+
 def bank_at(step, **settings):
-    bank = Bank(step.solver.grid, 6, torch.tensor([1.0, 2.0]), variable=step.variable, **settings)
-    bank.add(step, 1e-5)
+    bank = bank_of(step.solver.grid, variable=step.variable, **settings)
+    bank.add(step)
     return bank
 
 
-@pytest.mark.parametrize("lookup", ["nearest", "interpolated"])
+@pytest.mark.parametrize("lookup", ["nearest", "interpolated", "local"])
 @pytest.mark.parametrize("variable", ["state", "forcing"])
 def test_at_its_own_snapshots_agrees_with_dense(toy, gen, lookup, variable):
     step = step_of(toy, gen, variable=variable)
@@ -45,7 +66,9 @@ def test_mean_and_interpolation_exact(toy, gen):
     point = (one + 2 * other)[None] / 3
     between = Step(toy, point, step.forcing[:1], toy.step(point, step.forcing[:1]))
     v = torch.randn_like(point)
-    first, second = ((v.flatten(1) @ bank.transposed(k).double().T).view_as(v) for k in (0, 1))
+    first, second = (
+        (v.flatten(1) @ bank.jacobian(k).transposed.double().T).view_as(v) for k in (0, 1)
+    )
     for lookup, expected in (
         ("mean", (first + second) / 2),
         ("interpolated", first / 5 + 4 * second / 5),
@@ -71,7 +94,7 @@ def test_queries_are_counted_exact(toy, gen):
     assert counter.steps == 3 + 3 * 128
     AmortisedPullback(bank)(step, step.stepped)
     assert counter.steps == 3 + 3 * 128
-    AmortisedPullback(bank, watch=Watch(gen))(step, step.stepped)
+    AmortisedPullback(bank, watch=Watch(gen, mu=1e-5))(step, step.stepped)
     assert counter.steps == 3 + 3 * 128 + 1
 
 
@@ -91,37 +114,114 @@ def test_the_watch_sees_what_fits_and_adds_what_does_not(toy, gen):
     assert watch.added == 1
 
 
-def test_a_bank_on_disk_restores(toy, gen, tmp_path):
-    step = step_of(toy, gen)
-    bank = bank_at(step, path=tmp_path / "bank.f32")
-    bank.add(step_of(toy, gen, batch=1), 1e-5, tag=7)
-    again = Bank(toy.grid, 6, torch.tensor([1.0, 2.0]), path=tmp_path / "bank.f32")
-    assert again.tags == [-1, -1, -1, 7]
-    assert all(torch.equal(again.transposed(k), bank.transposed(k)) for k in range(4))
+def test_fitted_weights_find_a_state_among_its_snapshots(toy, gen):
+    """Twice as far from one as from the other, in a line: weights 1/3 and 2/3, less the ridge.
+
+    The toy's Jacobian is affine in the state, so that these weights are also the best.
+    """
+    step = step_of(toy, gen, batch=3)
+    bank = bank_at(step)
+    point = ((step.state[0] + 2 * step.state[1]) / 3)[None]
+    weights = LOOKUPS["fitted"](bank, point, None)[:, 0, 0]
+    expected = torch.tensor([1 / 3, 2 / 3, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0.02)
+    between = Step(toy, point, step.forcing[:1], toy.step(point, step.forcing[:1]))
+    v = between.stepped
+    dense = DensePullback(1e-5)(between, v)
+    off = [
+        (AmortisedPullback(bank, lookup)(between, v) - dense).norm()
+        for lookup in ("fitted", "nearest", "mean")
+    ]
+    assert off[0] < 0.1 * min(off[1:])
+
+
+def test_local_lookup_takes_each_cell_from_where_it_is_nearest(toy, gen):
+    """Left half of one snapshot, right half of the other: so is the Jacobian, away from seams."""
+    step = step_of(toy, gen, batch=2)
+    bank = bank_at(step)
+    state = step.state[:1].clone()
+    state[..., 4:] = step.state[1:, ..., 4:]
+    mixed = Step(toy, state, step.forcing[:1], toy.step(state, step.forcing[:1]))
+    v = torch.randn_like(state)
+    found, expected = AmortisedPullback(bank, "local")(mixed, v), DensePullback(1e-5)(mixed, v)
+    inside = [1, 2, 5, 6]
+    torch.testing.assert_close(found[..., inside], expected[..., inside], rtol=1e-3, atol=1e-3)
+    nearest = AmortisedPullback(bank)(mixed, v)
+    assert (nearest - expected)[..., inside].norm() > 0.05 * expected.norm()
+
+
+def test_state_and_forcing_agree_with_autograd_through_the_twin(toy, gen):
+    """Two steps with a network's output in the forcing, in the manner of a learned closure."""
+    state, forcing = draw(gen, 2, 3, 2, 8, 8)
+    at = toy.step(state, forcing)
+    for_state = bank_at(Step(toy, state, forcing, at))
+    for_state.add(Step(toy, at, forcing, toy.step(at, forcing)))
+    for_forcing = bank_at(Step(toy, state, forcing, at, "forcing"))
+    pullback = PullbackByVariable(AmortisedPullback(for_state), AmortisedPullback(for_forcing))
+    found = []
+    for solver in (InterfaceSolver(toy, pullback), toy.differentiable_twin()):
+        weight = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+        once = solver.step(state, forcing + weight * state)
+        (solver.step(once, forcing + weight * once) ** 2).sum().backward()
+        found.append(weight.grad)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=0)
+
+
+def test_a_list_of_snapshots_restores(toy, gen, tmp_path):
+    step, counter = step_of(toy, gen), CountedSolver(toy)
+    settings = {"store": Store(tmp_path), "path": tmp_path / "list.pt"}
+    bank = bank_at(step, **settings)
+    bank.add(step_of(toy, gen, batch=1), tag=7)
+    bank.add(step_of(toy, gen, batch=1), tag=8)
+    again = bank_at(step, **settings)
+    again.restore(counter, 8)
+    assert (len(again), again.tags) == (4, [7])
+    assert settings["store"].asked == 5 * 128
     v = torch.randn_like(step.stepped)
     assert torch.equal(AmortisedPullback(again)(step, v), AmortisedPullback(bank)(step, v))
-    again.keep(7)
-    assert len(Bank(toy.grid, 6, torch.ones(2), path=tmp_path / "bank.f32")) == 3
-    with pytest.raises(InputError, match=r"got 6 Jacobians of 128 x 128, expected 5"):
-        Bank(toy.grid, 5, torch.ones(2), path=tmp_path / "bank.f32")
+    later = bank_at(step, **settings)
+    later.restore(counter, 100)
+    assert later.tags == [7]
+    (tmp_path / "list.pt").write_bytes(b"half of")
+    with pytest.raises(InputError, match="list of snapshots"):
+        later.restore(counter, 100)
+
+
+def test_where_the_bank_has_no_room_the_fallback_answers(toy, gen):
+    step, far = step_of(toy, gen), step_of(toy, gen, batch=1)
+    dense = DensePullback(1e-5)
+    bank, watch = bank_of(toy.grid, 3), Watch(gen, 0.99, 1e-5, fallback=dense)
+    bank.add(step)
+    pullback = AmortisedPullback(bank, watch=watch)
+    pullback(step, step.stepped)
+    assert watch.fell_back == 0
+    assert torch.equal(pullback(far, far.stepped), dense(far, far.stepped))
+    assert torch.equal(pullback(step, step.stepped), dense(step, step.stepped))
+    assert (watch.fell_back, len(watch.agreements), watch.added) == (2, 2, 0)
 
 
 def test_farthest_points_exact():
     points = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0]])
     assert farthest_points(points, 4).tolist() == [2, 4, 0, 1]
+    groups = torch.tensor([0, 0, 0, 1, 1])
+    assert farthest_points(points, 5, groups).tolist() == [2, 4, 0, 3, 1]
+    assert farthest_points(points, 3, torch.tensor([0, 0, 0, 1, 0])).tolist() == [2, 3, 0]
     with pytest.raises(InputError, match="snapshots: got 6, expected at most the 5 states"):
         farthest_points(points, 6)
 
 
 def test_what_will_not_do_raises(toy, gen):
     with pytest.raises(InputError, match=r"got 100000 x 128 x 128 entries, 6.1 GiB, expected"):
-        Bank(toy.grid, 100_000, torch.ones(2))
-    empty = Bank(toy.grid, 1, torch.ones(2))
+        form_for(toy.grid, "state", 100_000)
+    bank = bank_of(toy.grid, 1)
     with pytest.raises(InputError, match="no snapshot"):
-        AmortisedPullback(empty)
+        AmortisedPullback(bank)
     step = step_of(toy, gen)
-    with pytest.raises(InputError, match="one more snapshot, expected 1 at most"):
-        empty.add(step, 1e-5)
+    with pytest.raises(InputError, match="got 3 more than the 0 snapshots, expected at most 1"):
+        bank.add(step)
+    with pytest.raises(InputError, match="lookup"):
+        AmortisedPullback(bank, "farthest")
+    bank.add(step_of(toy, gen, batch=1))
     forced = Step(toy, step.state, step.forcing, step.stepped, "forcing")
     with pytest.raises(InputError, match="Jacobians of the state, expected one of the forcing"):
-        AmortisedPullback(empty)(forced, step.stepped)
+        AmortisedPullback(bank)(forced, step.stepped)

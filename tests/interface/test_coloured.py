@@ -141,7 +141,7 @@ def test_burgers_reaches_two_cells(gen):
     reach = measure_reach(step)
     assert reach.radius() == (2, 2)
     assert reach.bias((2, 2)) < 1e-6 < reach.bias((1, 1)) < 0.02
-    assert coloured_for(step).probes_per_state <= 64
+    assert coloured_for(step).probes_for() <= 64
 
 
 def test_queries_are_counted_exact(toy, gen):
@@ -149,8 +149,8 @@ def test_queries_are_counted_exact(toy, gen):
     step = step_of(counter, gen)
     pullback = ColouredPullback(toy.grid, (1, 1))
     pullback(step, step.stepped)
-    assert counter.steps == 2 + 2 * pullback.probes_per_state
-    assert pullback.probes_per_state == 2 * pullback.colours
+    assert counter.steps == 2 + 2 * pullback.probes_for()
+    assert pullback.probes_for() == 2 * pullback.colours
 
 
 class Global:

@@ -8,8 +8,10 @@ from zopde.recipes.span import Span
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_round_trip(preset, tmp_path):
-    config = load_config(preset)
+@pytest.mark.parametrize("solver", ["burgers", "wake"])
+def test_presets_round_trip(solver, preset, tmp_path):
+    config = load_config(preset, tables={"solver": {"spec": solver}})
+    assert config.solver.spec == solver
     (tmp_path / "config.toml").write_text(dump_toml(as_tree(config)))
     assert build(CorrectionConfig, read_toml(tmp_path / "config.toml")) == config
 
@@ -22,6 +24,24 @@ def test_paper_preset_is_the_published_size():
     assert config.corrector.kind == "residual"
     assert config.training.length == "100 epochs"
     assert config.training.lr == 1e-4
+
+
+def test_a_solver_with_presets_of_its_own_gets_them_wherever_it_is_named(tmp_path):
+    (tmp_path / "wake.toml").write_text('[solver]\nspec = "wake"\n')
+    named = load_config("paper", tmp_path / "wake.toml")
+    assert named.data.fine == (256, 128)
+    assert named == load_config("paper", None, ["solver.spec=wake"])
+    assert named == load_config("paper", tables={"solver": {"spec": "wake"}})
+    assert (named.data.skip, named.data.steps) == (1000, 500)
+    assert (named.data.train, named.data.test) == (6, 5)
+    assert named.corrector.sizes == {"width": 32, "blocks": 5, "kernel": 5}
+
+
+@pytest.mark.parametrize("spec", ["mine.py:Mine", "../wake", "", "."])
+def test_any_other_solver_gets_the_common_presets(spec):
+    common, found = (load_config(changes=[f"solver.spec={s!r}"]) for s in ("burgers", spec))
+    assert found.solver.spec == spec
+    assert (found.data, found.zo, found.training) == (common.data, common.zo, common.training)
 
 
 def test_changes_lie_over_the_file_over_the_preset(tmp_path):

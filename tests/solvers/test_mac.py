@@ -14,6 +14,7 @@ from zopde.solvers.mac import (
     minus_gradient,
     to_faces,
     to_state,
+    vorticity,
     with_surroundings,
 )
 from zopde.solvers.pressure import Pressure
@@ -55,6 +56,16 @@ def wave_error(cells):
 
 def test_a_viscous_wave_is_carried_at_first_order():
     assert wave_error(80) / wave_error(160) == pytest.approx(2, rel=0.15)
+
+
+def test_vorticity_of_a_turning_and_a_sheared_flow_exact():
+    """v = a x, u = b y + c x: dv/dx - du/dy = a - b."""
+    a, b, c, spacing = 1.3, -0.4, 2.0, (1 / 6, 1 / 5)
+    y, x = places(6, at_faces=False) * 6 * spacing[0], places(5, at_faces=False) * 5 * spacing[1]
+    x_faces = places(5, at_faces=True) * 5 * spacing[1]
+    v, u = (a * x).expand(1, 8, -1), b * y[:, None] + c * x_faces
+    found = vorticity(Faces(v, u[None]), spacing)
+    torch.testing.assert_close(found, torch.full((1, 6, 5), a - b, dtype=torch.float64))
 
 
 def test_second_differences_order():

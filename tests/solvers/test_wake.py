@@ -4,7 +4,15 @@ import pickle
 import pytest
 import torch
 
-from zopde import Grid, InputError, load_config, load_solver, load_trajectories, save_trajectories
+from zopde import (
+    Grid,
+    InputError,
+    load_config,
+    load_solver,
+    load_trajectories,
+    run_correction,
+    save_trajectories,
+)
 from zopde.progress import Silent
 from zopde.protocols import Differentiable, ReferenceSolver
 from zopde.recipes.problem import make_data
@@ -206,6 +214,30 @@ def test_bad_options_raise(options, words):
         Wake(**options)
 
 
+def test_vorticity_is_none_in_the_free_stream_and_nan_in_the_cylinder_alone(solver):
+    shape = solver.grid.shape
+    stream = torch.stack([torch.ones(shape), torch.zeros(shape)])[None]
+    found = solver.vorticity(stream)
+    assert found.shape == (1, *shape)
+    y, x = (torch.tensor(solver.grid.centres(axis)) for axis in (0, 1))
+    inside = (y[:, None] - 50) ** 2 + (x - 50) ** 2 < 10**2
+    assert torch.equal(found[0].isnan(), inside)
+    assert found[0][~inside].abs().max() == 0
+
+
+def test_vorticity_shows_the_shear_layers_of_the_cylinder(solver):
+    """Where the stream passes at smaller x it turns one way, at larger x the other."""
+    scenario = solver.scenario(1, torch.Generator().manual_seed(0))
+    state = scenario.initial
+    for _ in range(5):
+        state = solver.step(state, scenario.forcing(0))
+    found = solver.vorticity(state)[0]
+    beside = round(50 / solver.grid.spacing[0])
+    middle = solver.grid.shape[1] // 2
+    assert found[beside, :middle].nan_to_num().min() < -0.05
+    assert found[beside, middle:].nan_to_num().max() > 0.05
+
+
 def test_downsampling_to_another_count_raises(solver):
     with pytest.raises(InputError, match=r"fine state: got \(48, 32\) cells"):
         solver.downsample(torch.zeros(1, 2, 48, 32))
@@ -223,3 +255,12 @@ def test_reference_data_keeps_the_flux_and_tells_the_network_re(tmp_path):
     save_trajectories(made, tmp_path / "wake.nc")
     again = load_trajectories(tmp_path / "wake.nc", made.grid, made.settings)
     assert torch.equal(again.states, made.states)
+
+
+def test_a_run_draws_its_vorticity(tmp_path):
+    changes = ["data.fine=[64,32]", "data.coarse=[32,16]", "data.skip=0", "data.steps=16"]
+    changes += ["data.train=1", "data.test=1", "run.labels=SRC"]
+    config = load_config("quick", None, changes, {"solver": {"spec": "wake"}})
+    run_correction(config, tmp_path / "run")
+    for name in ("vorticity.png", "fields.png", "error_over_time.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 10_000

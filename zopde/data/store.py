@@ -13,7 +13,7 @@ from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 
 
-def save_trajectories(trajectories: Trajectories, path: Path) -> None:
+def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
     """Write NetCDF4 through h5netcdf; a reader sees the old file or the new one, never half.
 
     Args:
@@ -23,7 +23,7 @@ def save_trajectories(trajectories: Trajectories, path: Path) -> None:
     Raises:
         InputError: If the folder is not writable.
     """
-    write_netcdf(to_dataset(trajectories), path)
+    write_netcdf(to_dataset(trajectories), Path(path))
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
@@ -34,7 +34,9 @@ def write_netcdf(dataset: xr.Dataset, path: Path) -> None:
     partial.replace(path)
 
 
-def load_trajectories(path: Path, grid: Grid, settings: Settings | None = None) -> Trajectories:
+def load_trajectories(
+    path: Path | str, grid: Grid, settings: Settings | None = None
+) -> Trajectories:
     """Read trajectories for a solver's grid.
 
     Args:
@@ -47,6 +49,7 @@ def load_trajectories(path: Path, grid: Grid, settings: Settings | None = None) 
         InputError: If the file is missing, unreadable, does not fit the grid, or was made
             with other settings.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError("data file", got=f"{path}", expected="an existing NetCDF file")
     try:

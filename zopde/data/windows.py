@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zopde.data.trajectories import Trajectories
 from zopde.errors import InputError, SolverError
-from zopde.protocols import Solver, Window
+from zopde.protocols import Solver, Window, seeded
 from zopde.seeding import generator
 
 
@@ -70,6 +70,7 @@ class Windows:
             stepped=self._stepped[simulation, start],
             targets=self._data.states[rows, times + 1],
             forcing=None if forcing is None else forcing[rows, times],
+            initial=self._data.states[simulation, start],
         )
 
 
@@ -82,7 +83,7 @@ def first_steps(
     """S(u[t], f[t]) for every reference state but the last of each simulation.
 
     This is the stored data on which NON trains, and the first step of every window of the
-    others. It costs simulations * steps solver steps, once.
+    others where the correction comes after it. It costs simulations * steps solver steps, once.
 
     Args:
         solver: The coarse solver.
@@ -99,7 +100,7 @@ def first_steps(
     for a in range(0, len(states), chunk):
         part = states[a : a + chunk]
         before = part.clone()
-        answer = solver.step(part, None if forcing is None else forcing[a : a + chunk])
+        answer = seeded(solver, a).step(part, None if forcing is None else forcing[a : a + chunk])
         if not torch.equal(part, before):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         _check_answer(answer, a)

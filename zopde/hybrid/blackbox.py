@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from zopde.errors import SolverError, first_line
-from zopde.grid import Grid
-from zopde.protocols import Forcing, Solver, State
+from zopde.hybrid.wrapper import Wrapper
+from zopde.protocols import Forcing, State
 
 
 @final
-class BlackBox:
+class BlackBox(Wrapper):
     """A solver as the rest of zopde sees it, whatever it is inside.
 
     States go in detached, so that `state.numpy()` works, and answers come out detached, so
@@ -22,14 +22,6 @@ class BlackBox:
     Args:
         solver: The user's solver.
     """
-
-    def __init__(self, solver: Solver) -> None:
-        self._solver = solver
-
-    @property
-    def grid(self) -> Grid:
-        """The solver's grid."""
-        return self._solver.grid
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`.

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
-from zopde.grid import Grid
-from zopde.protocols import Forcing, Solver, State
+from zopde.hybrid.wrapper import Wrapper
+from zopde.protocols import Forcing, State
+
+_STEPS = "steps"
 
 
 @final
-class CountedSolver:
+class CountedSolver(Wrapper):
     """Counts the states that a solver advances.
 
     A copy, in a worker process for instance, counts from zero; see `zopde.protocols.Tally`.
 
     Args:
         solver: The solver to watch.
-
-    Attributes:
-        steps: Solver steps so far, each state of a batch counted.
     """
 
-    def __init__(self, solver: Solver) -> None:
-        self._solver = solver
-        self.steps = 0
-
     @property
-    def grid(self) -> Grid:
-        """The solver's grid."""
-        return self._solver.grid
+    def steps(self) -> int:
+        """Solver steps so far, each state of a batch counted."""
+        return self._counts[_STEPS]
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._counts[_STEPS] = count
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""
         self.steps += len(state)
         return self._solver.step(state, forcing)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What one process counted is not another's; and the pickle is the same at any count.
-        return {**self.__dict__, "steps": 0}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.protocols import Solver, State
+from zopde.protocols import Solver, State, seeded
 
 
 def rollout(
@@ -17,6 +17,7 @@ def rollout(
     steps: int,
     forcing: Callable[[int], Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
+    seeds: Sequence[int] = (),
 ) -> Float[Tensor, "batch time channel *space"]:
     """Predict `steps` steps from `initial`, without a gradient.
 
@@ -30,6 +31,7 @@ def rollout(
         steps: Number of steps, >= 0.
         forcing: Step number -> (batch, forcing_channel, *space).
         progress: Called with 1 after every step.
+        seeds: One for every step, with which the solver's noise is fixed; none leaves it.
 
     Returns:
         (batch, steps + 1, channel, *space); entry 0 is `initial`.
@@ -37,7 +39,8 @@ def rollout(
     states = [initial]
     with torch.no_grad():
         for t in range(steps):
-            states.append(solver.step(states[-1], forcing(t) if forcing else None))
+            now = seeded(solver, seeds[t]) if seeds else solver
+            states.append(now.step(states[-1], forcing(t) if forcing else None))
             if progress:
                 progress(1)
     return torch.stack(states, dim=1)

@@ -3,86 +3,83 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.checks import check_choice
+from zopde.checks import check_choice, check_positive
 from zopde.errors import InputError
 from zopde.interface.bank import Bank
-from zopde.interface.differences import check_probing, differences
-from zopde.interface.vjp import Step
+from zopde.interface.differences import differences
+from zopde.interface.lookup import LOOKUPS, Lookup
+from zopde.interface.store import Store
+from zopde.interface.vjp import Pullback, Step
 from zopde.protocols import State
-from zopde.zo.cge import Scheme
-
-Lookup = Literal["nearest", "mean", "interpolated"]
 
 
 @dataclass
 class Watch:
-    """One solver step per watched state, to see whether the bank still fits.
+    """One solver step per watched product, to see whether the bank still fits.
 
-        agreement = cosine of  d/dmu S(u + mu d) - d  and  J_bank d - d,    d random, +1 and -1
+        agreement = cosine of  d/dmu S(x + mu d) - d  and  J_bank d - d,    d random, +1 and -1
 
-    What a step leaves as it is would agree by itself, so it is taken away from both.
+    What a step leaves of its state as it is would agree by itself, so it is taken away from
+    both. Where the agreement is below the threshold, the state becomes a snapshot as long as the
+    bank has room; after that, `fallback` answers this product and all that follow.
 
     Args:
         generator: Source of the directions.
-        threshold: Where the agreement is below, the state becomes a snapshot, as long as the
-            bank has room; 0 or less: never.
-        mu: Finite-difference step, in the units of the state.
+        threshold: 0 or less: nothing is done about any agreement.
+        mu: Finite-difference step, in the units of the varied input; > 0.
         tag: What such a snapshot is added with.
+        store: Where such a snapshot is kept; None: with the others.
+        fallback: What then answers in the bank's place; None: still the bank.
         agreements: Every figure so far.
         added: Snapshots added so far.
+        fell_back: Products that `fallback` has answered.
     """
 
     generator: Generator
     threshold: float = 0.0
     mu: float = 1e-3
-    tag: int = -1
+    tag: int | None = None
+    store: Store | None = None
+    fallback: Pullback | None = None
     agreements: list[float] = field(default_factory=list)
     added: int = 0
+    fell_back: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("mu", self.mu)
 
 
 @final
 class AmortisedPullback:
     """J^T v with Jacobians that were measured elsewhere.
 
-        nearest:        J_k^T v,                 k = argmin |u - u_k|
-        mean:           (1 / K) sum_k J_k^T v
-        interpolated:   sum_k w_k J_k^T v,       w_k = |u - u_k|^-2 / sum_i |u - u_i|^-2
+        J^T v  ~  sum_k w_k (J_k^T v),    the weights w_k by what `lookup` says, see `LOOKUPS`
 
     The error is the change of the Jacobian between the state and the snapshots; it does not
-    fall with mu. Queries: none but the watch's (one solver step for one state of each product
-    that is watched, D where it adds a snapshot). No randomness but the watch's.
+    fall with mu. Queries: none but the watch's (one solver step for each product that is
+    watched, D where it adds a snapshot, and its fallback's). No randomness but the watch's.
 
     Args:
-        bank: Jacobians of the state, at least one.
-        lookup: "nearest", "mean" or "interpolated".
+        bank: Jacobians of the state or of the forcing, at least one; see `PullbackByVariable`
+            for both.
+        lookup: "nearest", "mean", "interpolated", "fitted" or "local".
         watch: Compares the bank with the solver at every product; None does not.
-        scheme: Of snapshots that the watch adds.
-        states: States of a solver call at most, likewise.
 
     Raises:
-        InputError: If the bank is empty, or a setting is unknown.
+        InputError: If the bank is empty, or the lookup is unknown.
     """
 
-    def __init__(
-        self,
-        bank: Bank,
-        lookup: Lookup = "nearest",
-        watch: Watch | None = None,
-        scheme: Scheme = "forward",
-        states: int = 512,
-    ) -> None:
-        check_choice("lookup", lookup, ("nearest", "mean", "interpolated"))
-        check_probing(watch.mu if watch else 1.0, scheme, states)
+    def __init__(self, bank: Bank, lookup: Lookup = "nearest", watch: Watch | None = None) -> None:
+        check_choice("lookup", lookup, LOOKUPS)
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
         self._bank, self._lookup, self._watch = bank, lookup, watch
-        self._scheme, self._states = scheme, states
 
     def __call__(
         self, step: Step, cotangent: State
@@ -95,49 +92,52 @@ class AmortisedPullback:
                 expected=f"one of the {step.variable}",
                 remedy="detach that input, or use another pullback for it",
             )
-        if self._watch:
-            self._look(step, self._watch)
+        watch = self._watch
+        if watch is not None:
+            helper = watch.fallback if watch.fell_back else self._look(step, watch)
+            if helper is not None:
+                watch.fell_back += 1
+                return helper(step, cotangent)
         return self._weighted(step, cotangent, transposed=True).view_as(step.point)
 
     def _weighted(self, step: Step, vectors: Tensor, transposed: bool) -> Tensor:
-        """sum_k w_k J_k^T v, or J_k d, for every state of the batch."""
-        flat = vectors.flatten(1)
+        """sum_k w_k J_k^T v, or J_k (w_k d), for every state of the batch."""
+        flat, cells = vectors.flatten(1), step.state[0, 0].numel()
         if self._lookup == "mean":
-            matrix = self._bank.mean.to(flat)
-            return flat @ (matrix.T if transposed else matrix)
-        weights = self._weights(step)
-        found = flat.new_zeros(len(flat), step.point[0].numel() if transposed else flat.shape[1])
-        for k in weights.any(dim=0).nonzero().flatten().tolist():
-            rows = weights[:, k].nonzero().flatten()
-            matrix = self._bank.transposed(k).to(flat)
-            found[rows] += weights[rows, k, None] * (
-                flat[rows] @ (matrix.T if transposed else matrix)
-            )
+            mean = self._bank.mean
+            return mean.pull(flat) if transposed else mean.push(flat)
+        weights = LOOKUPS[self._lookup](self._bank, step.state, step.forcing)
+        inputs = step.point[0].numel()
+        found = flat.new_zeros(len(flat), inputs if transposed else step.stepped[0].numel())
+        for k in weights.flatten(1).any(dim=1).nonzero().flatten().tolist():
+            rows = weights[k].any(dim=1).nonzero().flatten()
+            jacobian, of_cells = self._bank.jacobian(k), weights[k, rows][:, None]
+            if transposed:
+                pulled = jacobian.pull(flat[rows]).view(len(rows), -1, cells)
+                found[rows] += (of_cells * pulled).flatten(1)
+            else:
+                weighted = of_cells * flat[rows].view(len(rows), -1, cells)
+                found[rows] += jacobian.push(weighted.flatten(1))
         return found
 
-    def _weights(self, step: Step) -> Float[Tensor, "batch snapshots"]:
-        away = self._bank.distances(step.state, step.forcing)
-        if self._lookup == "nearest":
-            return torch.nn.functional.one_hot(away.argmin(dim=1), away.shape[1]).to(away)
-        # Relative to the nearest one, so that a state right at a snapshot gives no infinity.
-        least = away.min(dim=1, keepdim=True).values.clamp_min(1e-6)
-        weights = (least / away.clamp_min(1e-6)).square()
-        return weights / weights.sum(dim=1, keepdim=True)
-
-    def _look(self, step: Step, watch: Watch) -> None:
-        """Compare at one state of the batch, all in turn."""
+    def _look(self, step: Step, watch: Watch) -> Pullback | None:
+        """Compare at one state of the batch, all in turn; who answers in the bank's place."""
         row = len(watch.agreements) % len(step.state)
         forcing = None if step.forcing is None else step.forcing[row : row + 1]
         state, stepped = step.state[row : row + 1], step.stepped[row : row + 1]
         one = Step(step.solver, state, forcing, stepped, step.variable)
-        signs = torch.randint(0, 2, state.shape, generator=watch.generator)
+        signs = torch.randint(0, 2, one.point.shape, generator=watch.generator)
         d = (2 * signs - 1).to(state)
         found = differences(one, torch.zeros(1, dtype=torch.long), d, watch.mu)
         expected = self._weighted(one, d, transposed=False)
-        unchanged = d.flatten(1) if d.shape == found.shape else 0
+        unchanged = d.flatten(1) if step.variable == "state" else 0
         left, right = found.flatten(1) - unchanged, expected - unchanged
         cosine = float(torch.cosine_similarity(left.double(), right.double(), dim=1))
         watch.agreements.append(cosine)
-        if cosine < watch.threshold and not self._bank.full:
-            self._bank.add(one, watch.mu, self._scheme, self._states, watch.tag)
-            watch.added += 1
+        if watch.threshold <= 0 or cosine >= watch.threshold:
+            return None
+        if self._bank.full:
+            return watch.fallback
+        self._bank.add(one, watch.tag, watch.store)
+        watch.added += 1
+        return None

@@ -1,7 +1,9 @@
-"""Dense Jacobians of a solver's step at a few states, each measured once."""
+"""Jacobians of a solver's step at a few states, each measured once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -12,178 +14,231 @@ from torch import Tensor
 from zopde.checks import check_count
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.interface.dense import jacobians
+from zopde.interface.compressed import CompressedForm
+from zopde.interface.forms import DenseForm, Form, Jacobian
+from zopde.interface.store import Probing, Store
 from zopde.interface.vjp import Step, Variable
-from zopde.protocols import Forcing, State
-from zopde.zo.cge import Scheme
+from zopde.protocols import Forcing, Solver, State
 
 _GIB = 2**30
 
 
+@dataclass(frozen=True)
+class Key:
+    """Where states lie for the sake of distances: divided by their standard deviations.
+
+    Args:
+        scale: (channel,), of the state.
+        forcing_scale: (forcing_channel,), of the forcing; None leaves it out, which suits a
+            forcing that the step merely adds.
+    """
+
+    scale: Float[Tensor, " channel"]
+    forcing_scale: Float[Tensor, " forcing_channel"] | None = None
+
+    def __call__(
+        self, state: State, forcing: Forcing | None
+    ) -> Float[Tensor, "batch key_channel *space"]:
+        """Of every state of a batch."""
+        parts = [_divided(state, self.scale)]
+        if self.forcing_scale is not None and forcing is not None:
+            parts.append(_divided(forcing, self.forcing_scale))
+        return torch.cat(parts, dim=1)
+
+
 @final
 class Bank:
-    """Transposed Jacobians J_k^T at snapshots (u_k, f_k), in float32.
-
-    With a `path` they lie in a memory-mapped file, beside a small one with the snapshots; a bank
-    opened on a file that is there holds what was measured before.
+    """Jacobians J_k at snapshots (u_k, f_k).
 
     Args:
         grid: The solver's grid.
+        form: How each is kept; see `form_for`.
         capacity: Jacobians at most.
-        scale: (channel,), by which a state's channels are divided before distances are taken.
-        forcing_scale: (forcing_channel,), likewise; None leaves the forcing out of distances,
-            which suits a forcing that the step merely adds.
+        key: What distances between states are taken of.
         variable: Of which input they are the Jacobians.
-        path: The file, or None for memory.
-        limit_gib: More GiB than this are refused.
-
-    Raises:
-        InputError: If `capacity` Jacobians of D x D entries exceed `limit_gib`, or a file of
-            other sizes lies at `path`.
+        probing: How they are measured.
+        store: Where they are kept.
+        path: A file in which the snapshots with a tag are listed, for `restore`; None for none.
     """
 
     def __init__(
         self,
         grid: Grid,
+        form: Form,
         capacity: int,
-        scale: Float[Tensor, " channel"],
-        forcing_scale: Float[Tensor, " forcing_channel"] | None = None,
+        key: Key,
         variable: Variable = "state",
+        probing: Probing | None = None,
+        store: Store | None = None,
         path: Path | None = None,
-        limit_gib: float = 4.0,
     ) -> None:
         check_count("snapshots", capacity)
-        varied = grid.state_shape if variable == "state" else grid.forcing_shape
-        rows, columns = (torch.Size(shape).numel() for shape in (varied, grid.state_shape))
-        check_size(rows, columns, capacity, limit_gib)
-        self.variable, self._path = variable, path
-        self._scale, self._forcing_scale = scale, forcing_scale
-        size = (capacity, rows, columns)
-        if path is None:
-            self._jacobians = torch.empty(size)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            count = capacity * rows * columns
-            flat = torch.from_file(str(path), shared=True, size=count, dtype=torch.float32)
-            self._jacobians = flat.view(size)
-        self._size = size
-        self._mean: Tensor | None = None
-        self._kept = self._read()
+        self.form, self.key, self.variable = form, key, variable
+        self.periodic = grid.boundary == "periodic"
+        self._capacity, self._path = capacity, path
+        self._probing, self._store = probing or Probing(), store or Store()
+        self._jacobians: list[Jacobian] = []
+        self._keys: list[Tensor] = []
+        self._listed: list[dict[str, Any]] = []
+        self._mean: Jacobian | None = None
 
     def __len__(self) -> int:
-        return len(self._kept["keys"])
+        return len(self._jacobians)
 
     @property
     def full(self) -> bool:
         """Whether there is no room for another snapshot."""
-        return len(self) == self._size[0]
+        return len(self) == self._capacity
 
     @property
     def tags(self) -> list[int]:
-        """What each snapshot was added with."""
-        return list(self._kept["tags"])
+        """What the listed snapshots were added with."""
+        return [one["tag"] for one in self._listed]
 
-    def add(
-        self, step: Step, mu: float, scheme: Scheme = "forward", states: int = 512, tag: int = -1
-    ) -> None:
-        """Measure the Jacobian at every state of a step's batch; D probes each.
+    @property
+    def error(self) -> float:
+        """The largest share that any Jacobian lost by the way it is kept."""
+        return max((one.error for one in self._jacobians), default=0.0)
+
+    def add(self, step: Step, tag: int | None = None, store: Store | None = None) -> None:
+        """The Jacobian at every state of a step's batch; D probes each, where it is not known.
 
         Args:
-            step: Where; of the bank's variable.
-            mu: Finite-difference step, in the units of the varied input.
-            scheme: "forward" or "central".
-            states: States of a solver call at most.
-            tag: Any number to know these snapshots by, see `keep`.
+            step: Where.
+            tag: A number by which to list them, see `restore`; None does not.
+            store: Where to keep them, if not with the others.
 
         Raises:
             InputError: If there is no room.
         """
-        for row in range(len(step.state)):
-            if self.full:
-                raise InputError("bank", got="one more snapshot", expected=f"{len(self)} at most")
+        if len(self) + len(step.state) > self._capacity:
+            raise InputError(
+                "bank",
+                got=f"{len(step.state)} more than the {len(self)} snapshots",
+                expected=f"at most {self._capacity}",
+            )
+        step = replace(step, variable=self.variable)
+        found = (store or self._store).fetch(step, self.form, self._probing)
+        for row, jacobian in enumerate(found):
             forcing = None if step.forcing is None else step.forcing[row : row + 1]
-            state, stepped = step.state[row : row + 1], step.stepped[row : row + 1]
-            one = Step(step.solver, state, forcing, stepped, self.variable)
-            self._jacobians[len(self)] = jacobians(one, mu, scheme, states)[0].float().cpu()
-            self._kept["keys"].append(self.key(state, forcing)[0].cpu())
-            self._kept["tags"].append(tag)
-            self._changed()
+            self._jacobians.append(jacobian)
+            self._keys.append(self.key(step.state[row : row + 1], forcing)[0].cpu())
+            if tag is not None:
+                one = {"state": step.state[row], "stepped": step.stepped[row]}
+                here = {name: value.clone() for name, value in one.items()}
+                copy = None if forcing is None else forcing.clone()
+                self._listed.append({**here, "forcing": copy, "tag": tag})
+        self._mean = None
+        if tag is not None:
+            self._write()
 
-    def keep(self, below: int) -> None:
-        """Forget the snapshots from the first whose tag is not below `below`."""
-        count = next((i for i, tag in enumerate(self.tags) if tag >= below), len(self))
-        if count < len(self):
-            self._kept = {name: values[:count] for name, values in self._kept.items()}
-            self._changed()
+    def restore(self, solver: Solver, below: int, store: Store | None = None) -> None:
+        """Add again what the file lists, up to the first tag that is not below `below`.
 
-    def key(self, state: State, forcing: Forcing | None) -> Float[Tensor, "batch d"]:
-        """Where states lie for the sake of distances."""
-        parts = [_divided(state, self._scale)]
-        if self._forcing_scale is not None and forcing is not None:
-            parts.append(_divided(forcing, self._forcing_scale))
-        return torch.cat(parts, dim=1)
+        Args:
+            solver: What is asked where a Jacobian is gone.
+            below: The rest is forgotten.
+            store: As for `add`.
 
-    def distances(self, state: State, forcing: Forcing | None) -> Float[Tensor, "batch snapshots"]:
-        """Root mean square distance of every state to every snapshot, in standard deviations."""
-        key = self.key(state, forcing)
-        known = torch.stack(self._kept["keys"]).to(key)
-        # Differences first: squares of the norms would leave nothing of a small distance.
-        squares = [(key - one).square().mean(dim=1) for one in known]
-        return torch.stack(squares, dim=1).sqrt()
+        Raises:
+            InputError: If the file is not a list of snapshots.
+        """
+        if self._path is None or not self._path.exists():
+            return
+        try:
+            listed = torch.load(self._path, weights_only=True)
+            listed = listed[: next((i for i, s in enumerate(listed) if s["tag"] >= below), None)]
+            steps = [
+                Step(solver, one["state"][None], one["forcing"], one["stepped"][None])
+                for one in listed
+            ]
+        except Exception as error:  # whatever a file that is not ours makes torch raise
+            raise InputError(
+                f"list of snapshots {self._path}",
+                got="another file, or half of it",
+                expected="what a run of zopde wrote",
+                remedy="start over with --overwrite",
+            ) from error
+        for step, one in zip(steps, listed, strict=True):
+            self.add(step, one["tag"], store)
+        self._write()
 
-    def transposed(self, k: int) -> Float[Tensor, "inputs outputs"]:
-        """J_k^T."""
+    def jacobian(self, k: int) -> Jacobian:
+        """J_k."""
         return self._jacobians[k]
 
     @property
-    def mean(self) -> Float[Tensor, "inputs outputs"]:
-        """The mean of all J_k^T."""
-        if self._mean is None:
-            total = torch.zeros(self._size[1:])
-            for k in range(len(self)):
-                total += self._jacobians[k]
-            self._mean = total / len(self)
-        return self._mean
-
-    def _changed(self) -> None:
-        self._mean = None
-        if self._path is not None:  # the Jacobians first: what is listed must be there
-            partial = self._list.with_suffix(".partial")
-            torch.save({"size": list(self._size), **self._kept}, partial)
-            partial.replace(self._list)
-
-    def _read(self) -> dict[str, list[Any]]:
-        if self._path is None or not self._list.exists():
-            return {"keys": [], "tags": []}
-        kept: dict[str, list[Any]] = torch.load(self._list, weights_only=True)
-        size = tuple(kept.pop("size"))
-        if size != self._size:
-            raise InputError(
-                f"bank {self._path}",
-                got=f"{size[0]} Jacobians of {size[1]} x {size[2]}",
-                expected=f"{self._size[0]} of {self._size[1]} x {self._size[2]}",
-                remedy="delete it",
-            )
-        return kept
+    def keys(self) -> Float[Tensor, "snapshots key_channel *space"]:
+        """Where the snapshots lie."""
+        return torch.stack(self._keys)
 
     @property
-    def _list(self) -> Path:
-        assert self._path is not None
-        return self._path.with_suffix(".pt")
+    def mean(self) -> Jacobian:
+        """The mean of all of them."""
+        if self._mean is None:
+            self._mean = self.form.mean(self._jacobians)
+        return self._mean
+
+    def differences(
+        self, state: State, forcing: Forcing | None
+    ) -> Float[Tensor, "snapshots batch key_channel *space"]:
+        """Every state's key less every snapshot's."""
+        # Differences first: squares of the norms would leave nothing of a small distance.
+        key = self.key(state, forcing)
+        return key - self.keys.to(key)[:, None]
+
+    def distances(self, state: State, forcing: Forcing | None) -> Float[Tensor, "batch snapshots"]:
+        """Root mean square distance of every state to every snapshot, in standard deviations."""
+        return self.differences(state, forcing).square().flatten(2).mean(dim=2).sqrt().T
+
+    def _write(self) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._path.with_suffix(".partial")
+            torch.save(self._listed, partial)
+            partial.replace(self._path)
 
 
-def check_size(rows: int, columns: int, capacity: int, limit_gib: float) -> None:
-    """Require that so many Jacobians fit into so many GiB."""
-    needed = 4 * rows * columns * capacity / _GIB
-    if needed > limit_gib:
-        raise InputError(
-            "bank",
-            got=f"{capacity} x {rows:,} x {columns:,} entries, {needed:.3g} GiB",
-            expected=f"at most {limit_gib:.3g} GiB",
-            remedy="take fewer snapshots or a coarser grid, raise the limit, or use coloured",
-        )
+def form_for(
+    grid: Grid,
+    variable: Variable,
+    capacity: int,
+    limit_gib: float = 4.0,
+    radius: Sequence[int] = (),
+    rank: int = 0,
+) -> Form:
+    """Whole Jacobians where so many fit into so many GiB, compressed ones where only they do.
+
+    Args:
+        grid: The solver's grid.
+        variable: Of which input.
+        capacity: How many.
+        limit_gib: GiB at most.
+        radius: Near field of the compressed form; empty refuses to compress.
+        rank: Of the compressed form's rest.
+
+    Raises:
+        InputError: If neither fits.
+    """
+    varied = grid.state_shape if variable == "state" else grid.forcing_shape
+    rows, columns = (torch.Size(shape).numel() for shape in (varied, grid.state_shape))
+    dense = DenseForm(rows, columns)
+    sizes, needed = "", 4 * dense.size * capacity / _GIB
+    if needed <= limit_gib:
+        return dense
+    if radius and rank:
+        small = CompressedForm(grid, variable, tuple(radius), rank)
+        less = 4 * small.size * capacity / _GIB
+        if less <= limit_gib:
+            return small
+        sizes = f", {less:.3g} GiB compressed"
+    raise InputError(
+        "bank",
+        got=f"{capacity} x {rows:,} x {columns:,} entries, {needed:.3g} GiB{sizes}",
+        expected=f"at most {limit_gib:.3g} GiB",
+        remedy="take fewer snapshots or a coarser grid, raise the limit, or use coloured",
+    )
 
 
 def _divided(field: Tensor, scale: Tensor) -> Tensor:
-    shaped = scale.to(field).view(-1, *[1] * (field.dim() - 2))
-    return (field.detach() / shaped).flatten(1)
+    return field.detach() / scale.to(field).view(-1, *[1] * (field.dim() - 2))

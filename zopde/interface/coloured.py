@@ -11,9 +11,14 @@ from torch import Tensor
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.colouring import lattice_colours
-from zopde.interface.differences import check_probing, differences, probes_per_call
+from zopde.interface.differences import (
+    check_probing,
+    differences,
+    probes_per_call,
+    without_failed,
+)
 from zopde.interface.reach import TOLERANCE, measure_reach
-from zopde.interface.vjp import Step
+from zopde.interface.vjp import Step, Variable
 from zopde.protocols import State
 from zopde.zo.cge import Scheme
 
@@ -29,8 +34,9 @@ class ColouredPullback:
     matrices). The same numbers as `DensePullback` where the radius holds; what reaches beyond it
     is lost or goes to the wrong entry.
 
-    Queries: colours * channels solver steps per state and step (`probes_per_state`), twice as
-    many with the central scheme, however fine the grid. No randomness.
+    Queries: colours * channels solver steps per state and step (`probes_for`), twice as
+    many with the central scheme, however fine the grid. No randomness. The entries of a probe
+    that failed get zero.
 
     Args:
         grid: The solver's grid; its boundary decides what is near.
@@ -62,11 +68,10 @@ class ColouredPullback:
         every = torch.arange(self.colours).view(-1, *[1] * colours.dim())
         self._masks = colours == every
 
-    @property
-    def probes_per_state(self) -> int:
-        """Solver steps per state and step, for a state's channels."""
-        factor = 2 if self._scheme == "central" else 1
-        return factor * self.colours * len(self._grid.channels)
+    def probes_for(self, variable: Variable = "state") -> int:
+        """Solver steps per state and step, for the channels of an input."""
+        channels = self._grid.channels if variable == "state" else self._grid.forcing_channels
+        return (2 if self._scheme == "central" else 1) * self.colours * len(channels)
 
     def __call__(
         self, step: Step, cotangent: State
@@ -84,7 +89,7 @@ class ColouredPullback:
             directions = point.new_zeros(len(probes), *point.shape[1:])
             directions[probes - first, line % channels] = mask
             answers = differences(step, rows, directions, self._mu, self._scheme)
-            weighted = (answers * cotangent[rows]).sum(dim=1)
+            weighted = (without_failed(answers) * cotangent[rows]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted))
         return lines.view_as(point)
 

@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.interface.differences import check_probing, differences, probes_per_call
+from zopde.errors import SolverError
+from zopde.interface.differences import (
+    check_probing,
+    differences,
+    failed,
+    probes_per_call,
+    without_failed,
+)
 from zopde.interface.vjp import Step
 from zopde.protocols import State
 from zopde.zo.cge import Scheme
@@ -22,7 +29,8 @@ class DensePullback:
         (J^T v)_j = <v, [S(x + mu e_j) - S(x)] / mu>
 
     Exact up to O(mu) (forward) or O(mu^2) (central). Queries: D solver steps per state and step
-    (twice as many with the central scheme), D = number of entries. No randomness.
+    (twice as many with the central scheme), D = number of entries. No randomness. An entry whose
+    probe failed gets zero.
 
     Args:
         mu: Finite-difference step, in the units of the varied input; > 0.
@@ -43,7 +51,7 @@ class DensePullback:
         """See `Pullback`."""
         found = torch.empty_like(step.point).flatten()
         for first, rows, answers in responses(step, self._mu, self._scheme, self._states):
-            product = (answers * cotangent[rows]).flatten(1).sum(dim=1)
+            product = (without_failed(answers) * cotangent[rows]).flatten(1).sum(dim=1)
             found[first : first + len(product)] = product
         return found.view_as(step.point)
 
@@ -80,10 +88,16 @@ def jacobians(
         mu: Finite-difference step, in the units of the varied input.
         scheme: "forward" or "central".
         states: States of a solver call at most.
+
+    Raises:
+        SolverError: If a probe failed: a Jacobian must be whole.
     """
     check_probing(mu, scheme, states)
     outputs = step.stepped[0].numel()
     found = step.point.new_empty(step.point.numel(), outputs)
     for first, _, answers in responses(step, mu, scheme, states):
+        lost = failed(answers)
+        if lost.any():
+            raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
         found[first : first + len(answers)] = answers.flatten(1)
     return found.view(len(step.point), -1, outputs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zopde.checks import check_choice, check_count, check_positive
@@ -24,6 +26,8 @@ def differences(
         central:  [S(x + mu d) - S(x - mu d)] / (2 mu)     error O(mu^2)
 
     The step's own answer is S(x), so a forward difference is one solver step, a central one two.
+    Where one of those two failed (its answer is not finite), the other one and S(x) make a
+    one-sided difference; where nothing is left, the answer is not finite.
 
     Args:
         step: The step at which to differentiate.
@@ -38,7 +42,34 @@ def differences(
         return (step.ask(rows, ahead) - step.stepped[rows]) / mu
     both = step.ask(rows.repeat(2), torch.cat([ahead, point - mu * directions]))
     first, second = both.chunk(2)
-    return (first - second) / (2 * mu)
+    found = (first - second) / (2 * mu)
+    lost = failed(found)
+    if lost.any():
+        here = step.stepped[rows]
+        sides = torch.where(_shaped(failed(first), first), here - second, first - here) / mu
+        found = torch.where(_shaped(lost, found), sides, found)
+    return found
+
+
+def failed(answers: Float[Tensor, "probes channel *space"]) -> Bool[Tensor, " probes"]:
+    """Which probes have an answer that is not finite."""
+    if math.isfinite(float(answers.detach().sum())):
+        return torch.zeros(len(answers), dtype=torch.bool, device=answers.device)
+    return ~answers.flatten(1).isfinite().all(dim=1)
+
+
+def without_failed(
+    answers: Float[Tensor, "probes channel *space"],
+) -> Float[Tensor, "probes channel *space"]:
+    """Nothing instead of the answers of probes that failed."""
+    lost = failed(answers)
+    if not lost.any():
+        return answers
+    return torch.where(_shaped(lost, answers), torch.zeros_like(answers), answers)
+
+
+def _shaped(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (like.dim() - 1))
 
 
 def probes_per_call(states: int, scheme: Scheme) -> int:

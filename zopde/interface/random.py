@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from zopde.checks import check_choice, check_count
-from zopde.interface.differences import check_probing, differences, probes_per_call
+from zopde.interface.differences import check_probing, differences, failed, probes_per_call
 from zopde.interface.vjp import Step
 from zopde.protocols import State
 from zopde.zo.cge import Scheme
@@ -25,7 +25,8 @@ class RandomPullback:
     with w = v ("identity": a step changes little, so only J - 1 is left to chance) or w = 0
     ("zero"). Unbiased up to O(mu); the variance of an entry is about |J^T v - w|^2 / q, and a
     long unroll multiplies it step by step. Queries: q solver steps per state and step, twice as
-    many with the central scheme. Randomness: the directions (entries -1 and +1).
+    many with the central scheme. Randomness: the directions (entries -1 and +1). Probes that
+    failed are left out, and q is the number of the others: w where there is none.
 
     Args:
         generator: Source of the directions.
@@ -67,6 +68,7 @@ class RandomPullback:
         if self._around == "identity" and step.variable == "state":
             guess = cotangent.clone()
         correction, squares = torch.zeros_like(point), 0.0
+        kept = torch.zeros(len(point), dtype=torch.long, device=point.device)
         chunk = probes_per_call(self._states, self._scheme)
         for first in range(0, len(point) * q, chunk):
             count = min(chunk, len(point) * q - first)
@@ -74,9 +76,13 @@ class RandomPullback:
             drawn = rademacher(count, point[0].numel(), self._generator, torch.float32)
             u = drawn.to(point).view(count, *point.shape[1:])
             answers = differences(step, rows, u, self._mu, self._scheme)
+            good = ~failed(answers)
+            rows, u, answers = rows[good], u[good], answers[good]
+            kept += rows.bincount(minlength=len(point))
             along = (answers * cotangent[rows]).flatten(1).sum(dim=1)
             along = along - (guess[rows] * u).flatten(1).sum(dim=1)
             squares += float(along.double().square().sum())
-            correction.index_add_(0, rows, along.view(-1, *[1] * (u.dim() - 1)) * u / q)
-        self.variance = squares / (len(point) * q) / q
-        return guess + correction
+            correction.index_add_(0, rows, along.view(-1, *[1] * (u.dim() - 1)) * u)
+        self.variance = squares / max(1, int(kept.sum())) / q
+        share = kept.clamp_min(1).to(point).view(-1, *[1] * (point.dim() - 1))
+        return guess + correction / share

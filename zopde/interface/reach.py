@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from zopde.checks import check_count, check_share
 from zopde.grid import Grid
-from zopde.interface.differences import check_probing, differences
+from zopde.interface.differences import check_probing, differences, without_failed
 from zopde.interface.vjp import Step
 from zopde.protocols import Forcing, Solver, State
 
@@ -75,7 +75,8 @@ def measure_reach(
     directions[p, p % channels, cells] = 1
     rows = (p // channels) % len(point)
     shaped = directions.view(probes, channels, *space)
-    squares = differences(step, rows, shaped, mu).double().square().sum(dim=1)
+    answers = differences(step, rows, shaped, mu)
+    squares = without_failed(answers).double().square().sum(dim=1)
     return Reach(_by_distance(squares, cells, step.solver.grid))
 
 

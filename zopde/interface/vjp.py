@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zopde.grid import Grid
-from zopde.protocols import Forcing, Solver, State
+from zopde.protocols import Forcing, Solver, State, seeded
 
 Variable = Literal["state", "forcing"]
 
@@ -74,6 +75,31 @@ class Pullback(Protocol):
 
 
 @final
+class PullbackByVariable:
+    """One way to ask for the influence of the state, another for that of the forcing.
+
+    Args:
+        state: What answers for the state.
+        forcing: What answers for the forcing.
+    """
+
+    def __init__(self, state: Pullback, forcing: Pullback) -> None:
+        self._ways = {"state": state, "forcing": forcing}
+
+    def __call__(
+        self, step: Step, cotangent: State
+    ) -> Float[Tensor, "batch varied_channel *space"]:
+        """See `Pullback`."""
+        return self._ways[step.variable](step, cotangent)
+
+
+def by_variable(ways: Mapping[Variable, Pullback]) -> Pullback:
+    """A pullback for each of the inputs that are asked for: the state, or both."""
+    state = ways["state"]
+    return PullbackByVariable(state, ways["forcing"]) if "forcing" in ways else state
+
+
+@final
 class InterfaceSolver:
     """A black-box solver that back-propagation can pass, by queries: `cut="interface"`.
 
@@ -98,6 +124,10 @@ class InterfaceSolver:
     def grid(self) -> Grid:
         """The solver's grid."""
         return self._solver.grid
+
+    def with_seed(self, seed: int) -> InterfaceSolver:
+        """The same with the solver's noise fixed, in the backward pass, too."""
+        return InterfaceSolver(seeded(self._solver, seed), self._pullback)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`. Queries are spent in the backward pass only."""

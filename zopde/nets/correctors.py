@@ -1,4 +1,4 @@
-"""Correctors: from a state and its forcing to what must be added to the state."""
+"""Correctors: from a state and its forcing to what must be added to either."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Padding = Literal["periodic", "zero"]
+Inject = Literal["after", "before", "forcing"]
 _GIVEN = ("inputs", "outputs", "padding")
 
 
@@ -108,20 +109,24 @@ class ResidualCorrector(nn.Module):
 class Normalised(nn.Module):
     """A corrector in physical units, with its statistics on board.
 
-        C(v, f) = s_v * body( [v / s_v, f / s_f] )
+        C(v, f) = s * body( [v / s_v, f / s_f] )
 
-    The standard deviations s are buffers, saved with the weights: whoever loads the model
-    has them.
+    The standard deviations are buffers, saved with the weights: whoever loads the model has
+    them. s is s_v, or s_f for a correction of the forcing.
 
     Args:
-        body: Maps (batch, state + forcing channels, *space) to (batch, state channels, *space).
+        body: Maps (batch, state + forcing channels, *space) to (batch, state channels, *space),
+            or to as many channels as the forcing has.
         state_scale: (channel,), training standard deviation of every state channel.
         forcing_scale: (forcing_channel,), likewise; empty without forcing.
         dims: Number of space dimensions.
+        inject: "after", "before" or "forcing": where the correction belongs; see
+            `CorrectedSolver`.
     """
 
     state_scale: Tensor
     input_scale: Tensor
+    output_scale: Tensor | None
 
     def __init__(
         self,
@@ -129,24 +134,28 @@ class Normalised(nn.Module):
         state_scale: Float[Tensor, " channel"],
         forcing_scale: Float[Tensor, " forcing_channel"],
         dims: int = 2,
+        inject: Inject = "after",
     ) -> None:
         super().__init__()
         self.body = body
+        self.inject = inject
         # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
         space = [1] * dims
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
         both = torch.cat([state_scale.flatten(), forcing_scale.flatten()])
         self.register_buffer("input_scale", both.reshape(-1, *space))
+        other = forcing_scale.reshape(-1, *space).clone() if inject == "forcing" else None
+        self.register_buffer("output_scale", other)
 
     def forward(
         self,
         state: Float[Tensor, "b c *space"],
         forcing: Float[Tensor, "b f *space"] | None = None,
-    ) -> Float[Tensor, "b c *space"]:
-        """Correction of `state`, in the state's units."""
+    ) -> Float[Tensor, "b o *space"]:
+        """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
         correction: Tensor = self.body(raw / self.input_scale)
-        return correction * self.state_scale
+        return correction * (self.state_scale if self.output_scale is None else self.output_scale)
 
 
 _KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}

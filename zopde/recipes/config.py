@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from zopde.checks import check_choice, check_device, check_positive, check_share
+from zopde.checks import check_choice, check_not_negative, check_positive, check_share
 from zopde.errors import InputError
+from zopde.recipes.injection import check_injection, fit_preset
+from zopde.recipes.run_settings import RunSettings, check_run_settings
 from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
 from zopde.recipes.span import Span
 
@@ -46,11 +48,17 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class CorrectorSettings:
-    """The network: "conv" or "residual", its sizes, and its padding ("auto": as the grid)."""
+    """The network: "conv" or "residual", its sizes, and its padding ("auto": as the grid).
+
+    `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
+    state, or in the "forcing" of the step, see `zopde.CorrectedSolver`. With the last two NON and
+    NOG have no gradient: presets leave them out and start from scratch.
+    """
 
     kind: Literal["conv", "residual"] = "conv"
     sizes: dict[str, int] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
+    inject: Literal["after", "before", "forcing"] = "after"
 
 
 @dataclass(frozen=True)
@@ -113,11 +121,14 @@ class InterfaceSettings:
     `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
     `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
     (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
-    training data, at most `limit_gib` of them, found again by `lookup`). With `watch_every` > 0
-    such a bank is compared with the solver every so many iterations, and where they agree less
-    than `watch_below` (a cosine) up to `more_snapshots` are added. `mu` is in units of the
-    training data's standard deviation, the root mean square over the channels. A solver call
-    takes at most `states` states.
+    training data, found again by `lookup`, see `zopde.interface.lookup`). Such a bank takes at
+    most `limit_gib`: where it would not fit, each Jacobian is compressed to the entries within
+    `near` cells along each axis ([]: 5) and a product of rank `rank` for the rest. With
+    `watch_every` > 0 it is compared with the solver every so many iterations, and where they
+    agree less than `watch_below` (a cosine) up to `more_snapshots` are added; after that
+    `fallback` answers for the rest of the iteration.
+    `mu` is in units of the training data's standard deviation, the root mean square over the
+    channels. A solver call takes at most `states` states.
     """
 
     kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
@@ -128,28 +139,14 @@ class InterfaceSettings:
     directions: int = 64
     snapshots: int = 10
     more_snapshots: int = 0
-    lookup: Literal["nearest", "mean", "interpolated"] = "nearest"
+    lookup: Literal["nearest", "mean", "interpolated", "fitted", "local"] = "fitted"
     watch_every: int = 0
     watch_below: float = 0.9
+    fallback: Literal["none", "dense", "coloured"] = "none"
     limit_gib: float = 4.0
+    near: tuple[int, ...] = ()
+    rank: int = 64
     states: int = 512
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
-
-    Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
-    same numbers however many they are; 0: in this process.
-    """
-
-    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
-    seeds: tuple[int, ...] = (0,)
-    device: str = "cpu"
-    dtype: Literal["float32", "float64"] = "float32"
-    checkpoint_seconds: float = 10.0
-    workers: int = 0
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -186,26 +183,23 @@ class CorrectionConfig:
             ("interface.states", self.interface.states),
             ("interface.snapshots", self.interface.snapshots),
             ("interface.limit_gib", self.interface.limit_gib),
-            ("run.checkpoint_seconds", self.run.checkpoint_seconds),
-            ("run.threads", self.run.threads),
+            ("interface.rank", self.interface.rank),
         ):
             check_positive(name, value)
         for name, value in (
             ("data.skip", self.data.skip),
             ("zo.chunk", self.zo.chunk),
             ("data.seed", self.data.seed),
-            ("run.workers", self.run.workers),
             ("non.warmup", self.non.warmup),
             ("training.warmup", self.training.warmup),
             ("training.clip", self.training.clip),
             ("training.weight_decay", self.training.weight_decay),
             ("interface.more_snapshots", self.interface.more_snapshots),
             ("interface.watch_every", self.interface.watch_every),
-            *(("run.seeds", seed) for seed in self.run.seeds),
             *(("interface.radius", cells) for cells in self.interface.radius),
+            *(("interface.near", cells) for cells in self.interface.near),
         ):
-            if not 0 <= value < 2**63:  # catches NaN, too
-                raise InputError(name, got=value, expected="a finite number >= 0")
+            check_not_negative(name, value)
         check_share("zo.sparsity", self.zo.sparsity)
         Span.parse("non.length", self.non.length)
         for name, text in (
@@ -214,9 +208,8 @@ class CorrectionConfig:
         ):
             if Span.parse(name, text).count < 1:
                 raise InputError(name, got=repr(text), expected="a length of at least 1")
-        if not self.run.seeds or len(set(self.run.seeds)) < len(self.run.seeds):
-            raise InputError("run.seeds", got=list(self.run.seeds), expected="distinct seeds")
-        check_device("run.device", self.run.device)
+        check_run_settings(self.run)
+        check_injection(self.corrector.inject, self.run.labels, self.training.init)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -232,6 +225,9 @@ def load_config(
 ) -> CorrectionConfig:
     """A preset, with more and more particular settings laid over it.
 
+    A solver named in what is laid over may have presets of its own, `presets/<solver>/`; the
+    others share those in `presets/`.
+
     Args:
         preset: "quick" or "paper", embedded in the package.
         file: TOML file laid over the preset.
@@ -245,7 +241,17 @@ def load_config(
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
     check_choice("preset", preset, PRESETS)
-    tree = read_toml(Path(str(files("zopde.recipes") / "presets" / f"{preset}.toml")))
     chosen = merge(read_toml(file) if file else {}, assignments(changes))
     check_agreement(tables or {}, chosen)
-    return build(CorrectionConfig, merge(merge(tree, chosen), tables or {}))
+    chosen = merge(chosen, tables or {})
+    tree = read_toml(_preset_file(preset, chosen))
+    return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
+
+
+def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
+    """The one of the chosen solver where it has a folder of its name, or the common one."""
+    folder = Path(str(files("zopde.recipes") / "presets"))
+    solver = chosen.get("solver")
+    spec = solver.get("spec") if isinstance(solver, Mapping) else None
+    own = {entry.name: entry for entry in folder.iterdir() if entry.is_dir()}
+    return own.get(str(spec), folder) / f"{preset}.toml"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,15 @@ from typing import Any
 import torch
 
 from zopde import __version__
+from zopde.hybrid import Dropping, failures_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
+from zopde.protocols import Vortical
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.claim import claimed
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
+from zopde.recipes.injection import injection_note
 from zopde.recipes.interface import check_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, worker_pool
@@ -24,7 +29,8 @@ from zopde.recipes.problem import Problem, coarse_solver, data_path, new_correct
 from zopde.recipes.runfolder import CHUNK, RunFolder, check_run, open_run
 from zopde.recipes.scoring import check_score
 from zopde.recipes.train import Trainer, starts_from_non
-from zopde.report.figures import Curve, save_error_over_time, save_fields
+from zopde.report.curves import Curve, save_error_over_time
+from zopde.report.fields import save_fields, save_vorticity
 from zopde.training import Fitted
 from zopde.zo.coordinates import Coordinates
 
@@ -77,15 +83,18 @@ def _run(
     run.check_data(problem.digest())
     if resume and not any(root.glob("*/seed-*/checkpoint.pt")):
         watcher.note(f"nothing to resume in {root}: starting")
+    if injection_note(config.corrector.inject):
+        watcher.note(injection_note(config.corrector.inject))
     config = with_chunk(config, problem, watcher, root / CHUNK)
     labels, skipped = _possible(config, problem)
     for label, reason in skipped.items():
         watcher.note(f"{label}: left out, {reason}")
     with worker_pool(config) as pool:
         trainer = Trainer(config, problem, run, watcher, pool)
-        evaluations, costs = _train_all(config, problem, run, labels, trainer, watcher)
+        evaluations, costs, failed = _train_all(config, problem, run, labels, trainer, watcher)
     metrics = _metrics(config, problem, evaluations, costs, skipped)
-    _draw(run, problem, evaluations)
+    metrics["failures"] = {label: dict(reasons) for label, reasons in failed.items() if reasons}
+    _draw(config, run, problem, evaluations)
     run.write_json("metrics.json", metrics)
     return metrics
 
@@ -97,21 +106,32 @@ def _train_all(
     labels: list[str],
     trainer: Trainer,
     watcher: Progress,
-) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]]]:
+) -> tuple[dict[str, list[Evaluation]], dict[str, list[Fitted]], dict[str, Counter[str]]]:
     evaluations: dict[str, list[Evaluation]] = {}
     costs: dict[str, list[Fitted]] = {}
+    failed: dict[str, Counter[str]] = {}
     for label in labels:
-        evaluations[label], costs[label] = [], []
+        evaluations[label], costs[label], failed[label] = [], [], Counter()
         for seed in config.run.seeds if WAYS[label].gradient != "none" else (0,):
             network = None
             if WAYS[label].gradient != "none":
                 network, cost = trainer.train(label, seed)
                 costs[label].append(cost)
+                failed[label].update(cost.failures)
+            before = failures_of(problem.solver)
             with watcher.stage(f"{label}, rollouts", problem.test.steps) as advance:
-                evaluation = evaluate(problem, network, advance)
+                evaluation = evaluate(_bearing(config, problem), network, advance)
+            failed[label].update(failures_of(problem.solver) - before)
             save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
             evaluations[label].append(evaluation)
-    return evaluations, costs
+    return evaluations, costs, failed
+
+
+def _bearing(config: CorrectionConfig, problem: Problem) -> Problem:
+    """For rollouts: a step that fails again and again is a rollout that diverged."""
+    if config.run.failures == "raise":
+        return problem
+    return replace(problem, solver=Dropping(problem.solver))
 
 
 def _possible(config: CorrectionConfig, problem: Problem) -> tuple[list[str], dict[str, str]]:
@@ -153,6 +173,9 @@ def _metrics(
     stopped = {label: [c.stopped for c in costs[label] if c.stopped] for label in costs}
     metrics["stopped_early"] = {label: "; ".join(why) for label, why in stopped.items() if why}
     metrics["skipped"] = skipped
+    missed = {label: sum(cost.skipped for cost in costs[label]) for label in costs}
+    metrics["skipped_iterations"] = {label: n for label, n in missed.items() if n}
+    metrics["inject"] = config.corrector.inject
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["steps"] = problem.test.steps
     metrics["test_runs"] = problem.test.simulations
@@ -183,7 +206,12 @@ def _mean(values: list[float]) -> float:
     return int(mean) if mean == int(mean) and isinstance(values[0], int) else mean
 
 
-def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluation]]) -> None:
+def _draw(
+    config: CorrectionConfig,
+    run: RunFolder,
+    problem: Problem,
+    evaluations: dict[str, list[Evaluation]],
+) -> None:
     grid = problem.solver.grid
     curves = []
     for label, found in evaluations.items():
@@ -193,7 +221,12 @@ def _draw(run: RunFolder, problem: Problem, evaluations: dict[str, list[Evaluati
     columns.update({curve.label: curve.mean.tolist() for curve in curves})
     run.write_csv("error_over_time.csv", columns)
     save_error_over_time(run.root / "error_over_time.png", curves, grid)
-    shown = {"reference": problem.test.states[0, -1]}
+    last, run_shown = problem.test.steps, problem.test.simulations // 2
+    shown = {"reference": problem.test.states[run_shown, -1]}
     for label in evaluations:
-        shown[label] = evaluations[label][0].predicted[0, -1]
-    save_fields(run.root / "fields.png", shown, grid, problem.test.steps)
+        shown[label] = evaluations[label][0].predicted[run_shown, -1]
+    save_fields(run.root / "fields.png", shown, grid, last, run_shown)
+    solver = coarse_solver(config)
+    if isinstance(solver, Vortical):
+        fields = {label: solver.vorticity(state[None])[0] for label, state in shown.items()}
+        save_vorticity(run.root / "vorticity.png", fields, grid, last, run_shown)

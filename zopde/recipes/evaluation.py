@@ -15,6 +15,7 @@ from zopde.hybrid import CorrectedSolver, rollout, rollout_error
 from zopde.hybrid.metrics import RolloutError
 from zopde.progress import Advance
 from zopde.recipes.problem import Problem
+from zopde.seeding import noise_seeds
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def evaluate(problem: Problem, network: nn.Module | None, advance: Advance) -> E
         test.steps,
         None if forcing is None else lambda t: forcing[:, t],
         progress=advance,
+        seeds=noise_seeds(0, 0, test.steps),
     )
     return Evaluation(predicted, rollout_error(predicted[:, 1:], test.states[:, 1:]))
 

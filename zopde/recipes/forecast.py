@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -16,12 +13,14 @@ from zopde.progress import Progress, Silent
 from zopde.protocols import ReferenceSolver
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.costs import cost_per_iteration, median_seconds
+from zopde.recipes.cuts import amortised_seconds
 from zopde.recipes.evaluation import evaluate
-from zopde.recipes.interface import Interface, check_interface, open_interface
+from zopde.recipes.injection import injection_note
+from zopde.recipes.interface import Interface, check_interface, open_interface, products
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import (
     check_workers,
-    probes_per_pass,
     side_by_side,
     threads_of_a_worker,
 )
@@ -45,10 +44,10 @@ from zopde.recipes.span import Span
 from zopde.recipes.train import Stage, label_stage, start_stage, starts_from_non
 from zopde.seeding import generator
 from zopde.training import ZerothOrder
-from zopde.zo import WeightOracle, cge
 
-_SAMPLE_PROBES = 32
 _SAMPLE_DIRECTIONS = 32
+_SAMPLE_STEPS = 4
+_STAND_IN_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,21 @@ class Forecast:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What costs are measured on.
+
+    Args:
+        config: The run that is planned, its chunk chosen.
+        problem: Solver and data, or what stands in for the data.
+        data: What the data cost, where they have to be made.
+    """
+
+    config: CorrectionConfig
+    problem: Problem
+    data: Forecast | None
+
+
 def forecast(
     config: CorrectionConfig, path: Path, progress: Progress | None = None
 ) -> list[Forecast]:
@@ -77,44 +91,68 @@ def forecast(
 
     Args:
         config: The run that is planned.
-        path: Its data file; where there is none yet, short coarse runs stand in.
+        path: Its data file; where there is none yet, coarse runs stand in.
         progress: Who is watching.
 
     Returns:
         One `Forecast` per label, after one for the data where they have to be made.
     """
+    watcher = progress or Silent()
+    return forecast_labels(open_sample(config, path, watcher), watcher)
+
+
+def open_sample(config: CorrectionConfig, path: Path, watcher: Progress) -> Sample:
+    """Load the data, or make something like it; see `forecast`."""
     keep_freed_memory()
     check_labels(config.run.labels)
-    watcher = progress or Silent()
+    # What comes from the store takes no time, and what goes there would be written.
+    config = replace(config, run=replace(config.run, store=""))
+    if injection_note(config.corrector.inject):
+        watcher.note(injection_note(config.corrector.inject))
     solver = coarse_solver(config)
     check_workers(config, solver)
-    plan = []
+    made = None
     if path.exists() or not isinstance(solver, ReferenceSolver):
         data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
         check_data(config, data)
     else:
         check_steps(config, config.data.steps)
         data = _stand_in(config, solver)
-        plan.append(_forecast_data(config, solver))
+        made = _forecast_data(config, solver)
     small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
-    sample = problem_from(small, solver, data, Silent())
-    check_score(config, sample)
-    check_interface(config, sample)
-    config = with_chunk(config, sample, watcher)
-    rollout = _seconds(lambda: evaluate(sample, None, lambda *_: None)) / sample.test.steps
+    problem = problem_from(small, solver, data, Silent())
+    check_score(config, problem)
+    check_interface(config, problem)
+    return Sample(with_chunk(config, problem, watcher), problem, made)
+
+
+def forecast_labels(sample: Sample, watcher: Progress) -> list[Forecast]:
+    """See `forecast`."""
+    config, problem = sample.config, sample.problem
+    plan = [] if sample.data is None else [sample.data]
+    rollout = median_seconds(lambda: evaluate(problem, None, lambda *_: None)) / problem.test.steps
     with watcher.stage("measuring a sample", len(config.run.labels)) as advance:
         for label in config.run.labels:
-            if not (WAYS[label].twin and sample.twin is None):
-                plan.append(_forecast_label(config, sample, label, rollout))
+            if not (WAYS[label].twin and problem.twin is None):
+                plan.append(_forecast_label(config, problem, label, rollout))
             advance(1, label)
     return plan
 
 
 def _stand_in(config: CorrectionConfig, solver: ReferenceSolver) -> Trajectories:
-    """Coarse runs of a few windows' length, as many as a batch needs."""
-    count, steps = config.training.batch + 1, config.training.unroll + 2
-    draw = generator(config.data.seed, "data")
-    return simulate(solver, lambda u: u, solver.grid, count, 2, steps, draw, config.dtype)
+    """Coarse runs as long as the data's, or as time allows, as many as a batch needs.
+
+    How far a step reaches depends on how fast the flow is, so they must not end at the start.
+    """
+    count, kept = config.training.batch + 1, config.training.unroll + 2
+    wanted, few = config.data.skip + config.data.steps - kept, _SAMPLE_STEPS
+
+    def run(skip: int, steps: int) -> Trajectories:
+        draw = generator(config.data.seed, "data")
+        return simulate(solver, lambda u: u, solver.grid, count, skip, steps, draw, config.dtype)
+
+    seconds = median_seconds(lambda: run(0, few)) / few
+    return run(max(2, min(wanted, int(_STAND_IN_SECONDS / seconds))), kept)
 
 
 def _forecast_data(config: CorrectionConfig, solver: ReferenceSolver) -> Forecast:
@@ -129,7 +167,7 @@ def _forecast_data(config: CorrectionConfig, solver: ReferenceSolver) -> Forecas
             scenario.forcing(0)
         fine.step(state, forcing)
 
-    return Forecast("data", 0, 0, count * steps, _seconds(step) * steps)
+    return Forecast("data", 0, 0, count * steps, median_seconds(step) * steps)
 
 
 def _forecast_label(
@@ -144,17 +182,19 @@ def _forecast_label(
     interface, extra = _open_interface(config, sample) if way.interface else (None, (0.0, 0))
     ratios = stand_in_ratios(config, network)
     stage = label_stage(config, sample, way, network, 0, ratios, interface=interface)
-    seconds, queries = _cost_per_iteration(config, stage, network)
+    seconds, queries = cost_per_iteration(config, stage, network)
+    if way.interface and config.interface.kind == "amortised":  # the sample's bank holds but one
+        seconds = amortised_seconds(config, sample)
     seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
     if needs_scores(config, way):
         seconds += _scoring_seconds(config, sample, network)
         all_queries += scoring_queries(config)
-    solver_steps = all_queries * (_steps_per_query(config, stage, network) if way.unrolled else 0)
+    solver_steps = all_queries * (_steps_per_query(stage, network) if way.unrolled else 0)
     seconds, solver_steps = seconds + extra[0], solver_steps + extra[1]
     iterations = stage.iterations
     if starts_from_non(config, label):
         start = start_stage(config, sample, 0)
-        seconds += _cost_per_iteration(config, start, network)[0] * start.iterations
+        seconds += cost_per_iteration(config, start, network)[0] * start.iterations
         iterations, all_queries = iterations + start.iterations, all_queries + start.iterations
     return Forecast(
         label,
@@ -182,17 +222,19 @@ def _open_interface(
     watched = 0
     if table.watch_every:
         iterations = Span.parse("training.length", training.length).count
-        watched = -(-iterations // table.watch_every) * (training.unroll - 1)
+        watched = -(-iterations // table.watch_every) * products(config)
     more = watched * seconds / steps, watched
     return interface, (seconds * table.snapshots + more[0], steps * table.snapshots + more[1])
 
 
-def _steps_per_query(config: CorrectionConfig, stage: Stage, network: torch.nn.Module) -> int:
+def _steps_per_query(stage: Stage, network: torch.nn.Module) -> int:
     """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
-    if isinstance(stage.gradient, ZerothOrder):
-        return (config.training.unroll - 1) * config.training.batch
     before = stage.counter.steps
-    stage.gradient(network, stage.objective_at(0), 0)
+    if isinstance(stage.gradient, ZerothOrder):
+        with torch.no_grad():
+            stage.objective_at(0)(network, 1)
+    else:
+        stage.gradient(network, stage.objective_at(0), 0)
     return stage.counter.steps - before
 
 
@@ -201,7 +243,7 @@ def _scoring_seconds(config: CorrectionConfig, sample: Problem, network: torch.n
     few = min(config.zo.score_directions, _SAMPLE_DIRECTIONS)
     less = replace(config, zo=replace(config.zo, score_directions=few))
     with threads_of_a_worker(config):
-        seconds = _seconds(lambda: score_layers(less, sample, network, 0))
+        seconds = median_seconds(lambda: score_layers(less, sample, network, 0))
     return seconds * scoring_queries(config) / max(1, scoring_queries(less)) / side_by_side(config)
 
 
@@ -221,36 +263,3 @@ def _in_iterations(config: CorrectionConfig) -> CorrectionConfig:
         training=replace(training, length=fixed(training.length, *unrolled)),
         zo=replace(config.zo, resample=fixed(config.zo.resample, *unrolled)),
     )
-
-
-def _cost_per_iteration(
-    config: CorrectionConfig, stage: Stage, network: torch.nn.Module
-) -> tuple[float, int]:
-    """(seconds, queries) of one gradient, from as few probes as tell."""
-    objective = stage.objective_at(0)
-    if not isinstance(stage.gradient, ZerothOrder):
-        return _seconds(lambda: stage.gradient(network, objective, 0)), 1
-    active = stage.gradient.masks.active
-    chunk = probes_per_pass(config, active)
-    oracle = WeightOracle(network, objective, chunk)
-    probes = min(active, chunk, _SAMPLE_PROBES)
-    indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
-    with threads_of_a_worker(config):
-        base = _seconds(oracle.base)
-        probing = _seconds(lambda: cge(oracle, indices, config.zo.mu, config.zo.scheme))
-    both = 2 if config.zo.scheme == "central" else 1
-    if config.zo.scheme == "forward":
-        probing -= base
-    seconds = base + probing * active / probes / side_by_side(config)
-    return seconds, active * both + (2 - both)
-
-
-def _seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:
-    """Median of a few calls after one to warm up; of fewer where they take long."""
-    work()
-    times: list[float] = []
-    while len(times) < repeat and sum(times) < enough:
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zopde.data import Trajectories, load_trajectories
 from zopde.errors import InputError
-from zopde.hybrid import UnrolledObjective
+from zopde.hybrid import INJECTIONS, UnrolledObjective
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.protocols import Solver
@@ -82,11 +82,12 @@ def check_gradient(
             "zo.mu_relative", got="true", expected="false where random directions are judged"
         )
     watcher = progress or Silent()
+    config = replace(config, run=replace(config.run, store=""))  # nothing is to be written
     seed = config.run.seeds[0]
     solver = coarse_solver(config)
     small, data, source = _data(config, solver, watcher)
     problem = problem_from(small, solver, data, watcher)
-    network = _started(small, problem, seed, watcher)
+    network, start = _started(small, problem, seed, watcher)
     objective = first_objective(config, problem, problem.solver, seed)
     oracle = WeightOracle(network, objective, config.zo.chunk or None)
     exact = None
@@ -103,7 +104,7 @@ def check_gradient(
         )
         advance()
     name = f"RGE, {directions} directions" if directions else "CGE"
-    return GradientCheck(name, source, f"{_START} iterations of NON", found)
+    return GradientCheck(name, source, start, found)
 
 
 def _data(
@@ -122,9 +123,19 @@ def _data(
 
 def _started(
     config: CorrectionConfig, problem: Problem, seed: int, progress: Progress
-) -> nn.Module:
-    """A corrector after a little of NON: at the very start its gradient is zero but in a layer."""
+) -> tuple[nn.Module, str]:
+    """A corrector after a little of NON: at the very start its gradient is zero but in a layer.
+
+    Where NON has no gradient, the weights that start at zero are drawn at random instead.
+    """
     network = new_corrector(config, problem, seed)
+    if INJECTIONS[config.corrector.inject].through_solver:
+        draw = generator(seed, "weights")
+        for weight in network.parameters():
+            if not weight.any():
+                noise = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
+                weight.data.copy_(0.1 * noise / weight[0].numel() ** 0.5)
+        return network, "zeros drawn at random"
     stage = start_stage(config, problem, seed)
     optimizer = stage.optimise.build(network)
     with progress.stage("a few iterations of NON", _START) as advance:
@@ -132,7 +143,7 @@ def _started(
             stage.gradient(network, stage.objective_at(iteration), iteration)
             stage.optimise.update(optimizer, network, None, iteration, _START)
             advance()
-    return network
+    return network, f"{_START} iterations of NON"
 
 
 def _autograd(objective: UnrolledObjective, network: nn.Module) -> Tensor:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 
 import torch
 
 from zopde.errors import InputError
-from zopde.hybrid import CountedSolver
+from zopde.hybrid import INJECTIONS, CountedSolver
 from zopde.interface import (
     ColouredPullback,
     DensePullback,
     Pullback,
     RandomPullback,
     Step,
-    check_size,
     coloured_for,
 )
-from zopde.recipes.bank import AmortisedAt
+from zopde.interface.vjp import Variable, by_variable
+from zopde.progress import Progress
+from zopde.recipes.bank import AmortisedAt, Places, forms_of_bank
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.labels import WAYS
 from zopde.recipes.problem import Problem
@@ -40,13 +41,15 @@ class Interface:
         pullback_at: Iteration -> pullback; a function of the iteration, for an exact resume.
         cost: Of no iteration.
         note: What was found, for whom it may concern.
-        finish: To be called after so many iterations.
+        finish: To be called after so many iterations; what there is to say then, or "".
+        agreement: What the latest iteration's watch saw, a cosine; None if there was none.
     """
 
     pullback_at: PullbackAt
     cost: Fitted
     note: str
-    finish: Callable[[int], None] = lambda _: None
+    finish: Callable[[int], str] = lambda _: ""
+    agreement: Callable[[], float | None] = lambda: None
 
 
 def check_interface(config: CorrectionConfig, problem: Problem) -> None:
@@ -57,23 +60,29 @@ def check_interface(config: CorrectionConfig, problem: Problem) -> None:
             each axis.
     """
     if any(WAYS[label].interface for label in config.run.labels):
-        declared, space = config.interface.radius, problem.solver.grid.shape
-        if declared and len(declared) != len(space):
-            raise InputError(
-                "interface.radius",
-                got=list(declared),
-                expected=f"{len(space)} numbers of cells, one for each axis, or none",
-            )
-        if config.interface.kind == "coloured":
-            open_interface(config, problem, 0)
-        if config.interface.kind == "amortised":
-            count = config.interface.snapshots + config.interface.more_snapshots
-            entries = problem.train.states[0, 0].numel()
-            check_size(entries, entries, count, config.interface.limit_gib)
+        space = problem.solver.grid.shape
+        for name in ("radius", "near"):
+            declared = getattr(config.interface, name)
+            if declared and len(declared) != len(space):
+                raise InputError(
+                    f"interface.{name}",
+                    got=list(declared),
+                    expected=f"{len(space)} numbers of cells, one for each axis, or none",
+                )
+        kind, fallback = config.interface.kind, config.interface.fallback
+        if kind == "amortised":
+            forms_of_bank(config, problem, variables(config))
+        if "coloured" in (kind, fallback if kind == "amortised" else ""):
+            coloured_of(config, problem, CountedSolver(problem.solver), 0)
 
 
 def open_interface(
-    config: CorrectionConfig, problem: Problem, seed: int, folder: Path | None = None
+    config: CorrectionConfig,
+    problem: Problem,
+    seed: int,
+    places: Places | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> Interface:
     """Measure what the configured way needs to know; a function of (config, data, seed).
 
@@ -81,54 +90,111 @@ def open_interface(
         config: The run's settings.
         problem: Solver and data.
         seed: The run's.
-        folder: The label's, where a bank is kept; None keeps it in memory.
+        places: Where a bank is kept; None keeps it in memory.
+        executor: Who fills a bank; None is this process.
+        progress: Who is watching.
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
-    if config.interface.kind == "amortised":
-        found = AmortisedAt(config, problem, counter, seed, _mu(config, problem), folder)
-        cost = Fitted(0, 0, found.solver_steps, time.monotonic() - began)
-        note = f"{len(found.bank)} Jacobians, {found.solver_steps:,} solver steps once"
-        return Interface(found, cost, note, found.write)
-    make, note = _ways(config, problem, counter, seed)
-    return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
+    if config.interface.kind != "amortised":
+        make, note = _ways(config, problem, counter, seed)
+        return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
+    fallback, mu = _fallback(config, problem, counter, seed), mu_of(config, problem)
+    extra = counter.steps
+    found = AmortisedAt(
+        config, problem, counter, seed, mu, places or Places(), executor, fallback, progress
+    )
+    cost = Fitted(0, 0, extra + found.solver_steps, time.monotonic() - began)
+    return Interface(found, cost, found.note, found.finish, found.agreement)
+
+
+def variables(config: CorrectionConfig) -> list[Variable]:
+    """Inputs of the solver that the network feeds, in an unrolled rollout."""
+    moved = INJECTIONS[config.corrector.inject].adds_to
+    return ["state", "forcing"] if moved == "forcing" else ["state"]
+
+
+def products(config: CorrectionConfig) -> int:
+    """How many products a backward pass asks for, each for all states of the batch."""
+    injection, unroll = INJECTIONS[config.corrector.inject], config.training.unroll
+    first = int(injection.through_solver)  # a network before the first step makes it count, too
+    return unroll - 1 + first + (unroll - 1) * (len(variables(config)) - 1)
 
 
 def _ways(
     config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
 ) -> tuple[PullbackAt, str]:
     table = config.interface
-    mu = _mu(config, problem)
     if table.kind == "dense":
-        dense = DensePullback(mu, table.scheme, table.states)
-        return lambda _: dense, "every entry of the state is asked for"
+        dense = _dense(config, problem)
+        return lambda _: dense, "every entry is asked for"
     if table.kind == "random":
+        mu = mu_of(config, problem)
 
         def draw(iteration: int) -> Pullback:
             draws = generator(seed, "probes", iteration)
-            return RandomPullback(draws, table.directions, mu, table.scheme, table.states)
+            ways: dict[Variable, Pullback] = {
+                v: RandomPullback(draws, table.directions, m, table.scheme, table.states)
+                for v, m in mu.items()
+            }
+            return by_variable(ways)
 
         return draw, f"{table.directions} random directions; noise grows with training.unroll"
-    step = _typical_step(problem, counter, seed)
-    coloured = coloured_for(
-        step,
-        tuple(table.radius) or None,
-        table.allow_bias,
-        mu,
-        table.scheme,
-        table.states,
-        probes=_PROBES,
+    coloured = coloured_of(config, problem, counter, seed)
+    pullback = by_variable(coloured)
+    return lambda _: pullback, "; ".join(_describe(v, one) for v, one in coloured.items())
+
+
+def coloured_of(
+    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
+) -> dict[Variable, ColouredPullback]:
+    """The coloured interface with the run's settings, its radius measured, or measured against.
+
+    `interface.radius` is the state's; how far an answer to the forcing reaches is measured.
+    """
+    table, step = config.interface, _typical_step(problem, counter, seed)
+    return {
+        variable: coloured_for(
+            replace(step, variable=variable),
+            tuple(table.radius) or None if variable == "state" else None,
+            table.allow_bias,
+            mu,
+            table.scheme,
+            table.states,
+            probes=_PROBES,
+        )
+        for variable, mu in mu_of(config, problem).items()
+    }
+
+
+def _dense(config: CorrectionConfig, problem: Problem) -> Pullback:
+    table = config.interface
+    return by_variable(
+        {
+            variable: DensePullback(mu, table.scheme, table.states)
+            for variable, mu in mu_of(config, problem).items()
+        }
     )
-    return lambda _: coloured, _describe(coloured)
 
 
-def _mu(config: CorrectionConfig, problem: Problem) -> float:
-    """In the units of the state."""
-    return config.interface.mu * float(problem.scale.square().mean().sqrt())
+def _fallback(
+    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
+) -> Pullback | None:
+    """What answers where a watched bank does not fit."""
+    if config.interface.fallback == "coloured":
+        return by_variable(coloured_of(config, problem, counter, seed))
+    return _dense(config, problem) if config.interface.fallback == "dense" else None
 
 
-def _describe(coloured: ColouredPullback) -> str:
-    radius = " x ".join(map(str, coloured.radius))
-    text = f"radius {radius} cells, {coloured.probes_per_state} solver steps per state and step"
+def mu_of(config: CorrectionConfig, problem: Problem) -> dict[Variable, float]:
+    """The finite-difference step by input of the solver, in its units."""
+    data, mu = problem.train, config.interface.mu
+    scales = {"state": data.state_scale, "forcing": data.forcing_scale}
+    return {v: mu * float(scales[v]().square().mean().sqrt()) for v in variables(config)}
+
+
+def _describe(variable: Variable, coloured: ColouredPullback) -> str:
+    radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_for(variable)
+    text = f"{variable}: radius {radius} cells, {steps} solver steps per state and step"
     return f"{text}, {100 * coloured.bias:.2g} % of a response lies outside"
 
 

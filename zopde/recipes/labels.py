@@ -28,6 +28,11 @@ class Way:
     interface: bool = False
     always_scratch: bool = False
 
+    @property
+    def through_solver(self) -> bool:
+        """Whether the gradient, if any, takes the solver's derivative into account."""
+        return self.gradient != "backprop" or self.twin or self.interface
+
 
 WAYS = {
     "SRC": Way("none", unrolled=False),

@@ -22,8 +22,9 @@ def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) ->
         "kind": config.corrector.kind,
         "sizes": config.corrector.sizes,
         "inputs": len(network.input_scale),
-        "outputs": len(network.state_scale),
+        "outputs": len(_output_scale(network)),
         "padding": _padding(body),
+        "inject": network.inject,
         "solver": config.solver.spec,
         "zopde": __version__,
     }
@@ -43,7 +44,8 @@ def load_corrector(path: Path | str) -> Normalised:
         path: A file that a correction run wrote.
 
     Returns:
-        The network in eval mode, with the precision it was trained in.
+        The network in eval mode, with the precision it was trained in; its `inject` tells
+        `CorrectedSolver` where the correction belongs.
 
     Raises:
         InputError: If the file is missing or no model of zopde.
@@ -67,9 +69,15 @@ def load_corrector(path: Path | str) -> Normalised:
         plan["kind"], plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"]
     )
     scale = state["state_scale"]
-    network = Normalised(body, scale, torch.ones(plan["inputs"] - plan["outputs"]), scale.dim() - 1)
+    forcing_scale = torch.ones(plan["inputs"] - len(scale))
+    inject = plan.get("inject", "after")  # as every file before there was a choice
+    network = Normalised(body, scale, forcing_scale, scale.dim() - 1, inject)
     network.to(scale.dtype).load_state_dict(state)
     return network.eval()
+
+
+def _output_scale(network: Normalised) -> torch.Tensor:
+    return network.state_scale if network.output_scale is None else network.output_scale
 
 
 def _padding(body: torch.nn.Module) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,6 +15,8 @@ from torch import nn
 
 from zopde.hybrid import CountedSolver
 from zopde.protocols import Objective, Solver
+from zopde.recipes.cluster import dask_executor
+from zopde.recipes.run_settings import Workers, elsewhere
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
 from zopde.zo import ExecutorOracle, WeightOracle, WorkerPool
@@ -32,20 +36,6 @@ class ProbeSettings(Protocol):
         ...
 
 
-class WorkerSettings(Protocol):
-    """Who answers them."""
-
-    @property
-    def workers(self) -> int:
-        """Processes; 0: this one."""
-        ...
-
-    @property
-    def threads(self) -> int:
-        """Threads of each."""
-        ...
-
-
 class Config(Protocol):
     """The part of a recipe's settings that decides where losses are answered."""
 
@@ -55,16 +45,17 @@ class Config(Protocol):
         ...
 
     @property
-    def run(self) -> WorkerSettings:
-        """The run."""
+    def run(self) -> Workers:
+        """Who answers them."""
         ...
 
 
-def worker_pool(config: Config) -> AbstractContextManager[WorkerPool | None]:
-    """The pool of a run with workers; they start at their first task."""
-    if not config.run.workers:
-        return nullcontext()
-    return WorkerPool(config.run.workers, config.run.threads)
+def worker_pool(config: Config) -> AbstractContextManager[Executor | None]:
+    """The executor of a run with workers; processes of its own start at their first task."""
+    run = config.run
+    if run.executor:
+        return dask_executor(run.executor, run.workers, run.threads)
+    return WorkerPool(run.workers, run.threads) if run.workers else nullcontext()
 
 
 def check_workers(config: Config, solver: Solver) -> None:
@@ -73,28 +64,28 @@ def check_workers(config: Config, solver: Solver) -> None:
     Raises:
         InputError: If it does not pickle.
     """
-    if config.run.workers:
+    if elsewhere(config.run):
         Parcels((solver,))
 
 
 def probes_per_pass(config: Config, active: int) -> int:
     """`zo.chunk` probes; fewer, and evenly many, where workers share `active` ones."""
     most = config.zo.chunk
-    if not config.run.workers:
+    if not elsewhere(config.run):
         return most
     # Equal tasks: a last one of two probes would cost a whole pass while others wait.
     return math.ceil(active / max(_TASKS, math.ceil(active / most)))
 
 
 def oracle_at(
-    config: Config, pool: WorkerPool | None, counter: CountedSolver | None, active: int
+    config: Config, pool: Executor | None, counter: CountedSolver | None, active: int
 ) -> OracleAt:
     """What answers the probes of the weight cut at every iteration.
 
     Args:
         config: The run's settings.
         pool: From `worker_pool`.
-        counter: The solver of the objectives; counts the workers' steps, too. None: there is none.
+        counter: The solver of the objectives; counts what it does in workers, too. None: none.
         active: Coordinates asked for at an iteration.
     """
     chunk = probes_per_pass(config, active)
@@ -103,7 +94,8 @@ def oracle_at(
     def make(network: nn.Module, objective: Objective) -> NetworkOracle:
         if pool is None:
             return WeightOracle(network, objective, chunk)
-        return ExecutorOracle(network, objective, pool, chunk, kept=kept)
+        folder = Path(config.run.scratch) if config.run.scratch else None
+        return ExecutorOracle(network, objective, pool, chunk, kept=kept, folder=folder)
 
     return make
 
@@ -118,7 +110,7 @@ def side_by_side(config: Config) -> int:
 def threads_of_a_worker(config: Config) -> Iterator[None]:
     """Measure here what a worker does there, without starting any."""
     before = torch.get_num_threads()
-    torch.set_num_threads(config.run.threads if config.run.workers else before)
+    torch.set_num_threads(config.run.threads if elsewhere(config.run) else before)
     try:
         yield
     finally:

@@ -20,13 +20,15 @@ from zopde.data import (
 )
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError, first_line
-from zopde.hybrid import BlackBox, UnrolledObjective, downsample
+from zopde.hybrid import INJECTIONS, Retrying, UnrolledObjective, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
 from zopde.protocols import Differentiable, Downsampling, ReferenceSolver, Solver
 from zopde.recipes.config import CorrectionConfig
-from zopde.seeding import generator
+from zopde.recipes.guard import guarded
+from zopde.recipes.injection import check_forcing
+from zopde.seeding import generator, noise_seeds
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def coarse_solver(config: CorrectionConfig) -> Solver:
             got=config.solver.options["shape"],
             expected="the resolution in data.coarse",
         )
+    check_forcing(config.corrector.inject, solver.grid)
     return solver.at(config.data.coarse) if isinstance(solver, ReferenceSolver) else solver
 
 
@@ -184,9 +187,10 @@ def problem_from(
     train, test = config.data.train, config.data.test
     check_data(config, data)
     data = data.to(config.run.device, config.dtype)
-    seen, black_box = data.take(slice(0, train)), BlackBox(solver)
+    seen, black_box = data.take(slice(0, train)), guarded(config, solver)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        stepped = first_steps(black_box, seen, progress=advance)
+        # A stored state cannot be left out, so it is asked about again even where runs drop.
+        stepped = first_steps(Retrying(black_box), seen, progress=advance)
     return Problem(
         solver=black_box,
         twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
@@ -202,7 +206,9 @@ def new_corrector(config: CorrectionConfig, problem: Problem, seed: int) -> Norm
     auto = "periodic" if grid.boundary == "periodic" else "zero"
     padding = auto if config.corrector.padding == "auto" else config.corrector.padding
     # torch's initialisers read the global stream: set it from ours, and put it back.
-    inputs, outputs = len(grid.channels) + len(grid.forcing_channels), len(grid.channels)
+    inputs, inject = len(grid.channels) + len(grid.forcing_channels), config.corrector.inject
+    moved = INJECTIONS[inject].adds_to
+    outputs = len(grid.channels if moved == "state" else grid.forcing_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "weights").initial_seed())
         try:
@@ -221,7 +227,7 @@ def new_corrector(config: CorrectionConfig, problem: Problem, seed: int) -> Norm
                 expected=f"sizes of a {config.corrector.kind!r} corrector on {grid.shape} cells",
                 remedy="such as --set corrector.sizes={}",
             ) from error
-    network = Normalised(body, problem.scale, problem.train.forcing_scale())
+    network = Normalised(body, problem.scale, problem.train.forcing_scale(), inject=inject)
     return network.to(config.run.device, config.dtype)
 
 
@@ -231,4 +237,6 @@ def first_objective(
     """The unrolled loss on a label's first batch, with the steps taken by `solver`."""
     training = config.training
     windows = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
-    return UnrolledObjective(solver, windows.batch(0), problem.scale)
+    injection = INJECTIONS[config.corrector.inject]
+    seeds = noise_seeds(seed, 0, training.unroll)
+    return UnrolledObjective(solver, windows.batch(0), problem.scale, injection, seeds)

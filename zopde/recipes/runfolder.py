@@ -18,7 +18,21 @@ from zopde.recipes.settings import as_tree, build, differences, dump_toml, read_
 
 START = "NON-start"
 CHUNK = "chunk.txt"
-_FILES = (CHUNK, "metrics.json", "error_over_time.csv", "error_over_time.png", "fields.png")
+_PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
+_FILES = (CHUNK, "metrics.json", "error_over_time.csv", *_PICTURES)
+# What may differ between a run and its resumption without changing a single number.
+_FREE = (
+    "data.path",
+    "run.checkpoint_seconds",
+    "run.scratch",
+    "run.failures",  # whoever was stopped by one may go on in another way
+    "run.retries",
+    "run.failure_limit",
+    "run.timeout",
+    "run.store",
+    "run.store_gib",
+)
+_WHO = ("run.workers", "run.executor")  # answers the probes
 
 
 @dataclass(frozen=True)
@@ -33,10 +47,10 @@ class RunKind:
 
     config: type
     contents: tuple[str, ...]
-    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds")
+    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
 
 
-CORRECTION = RunKind(CorrectionConfig, (*WAYS, START, "data.sha256", *_FILES))
+CORRECTION = RunKind(CorrectionConfig, (*WAYS, START, "data.sha256", *_FILES), _FREE)
 
 
 @dataclass(frozen=True)
@@ -156,11 +170,12 @@ def _is_ours(record: Path, kind: RunKind) -> bool:
 
 
 def _check_same(record: Path, config: Any, kind: RunKind) -> None:  # noqa: ANN401
-    old, new = read_toml(record), as_tree(config)
+    # Built once more: a run of a version with fewer settings had the defaults of the others.
+    old, new = as_tree(build(kind.config, read_toml(record))), as_tree(config)
     changed = [name for name in differences(old, new) if name not in kind.free]
     # How many workers there are decides no number; whether there are any decides round-off.
-    if all(_look_up(tree, "run.workers") for tree in (old, new)):
-        changed = [name for name in changed if name != "run.workers"]
+    if all(any(_look_up(tree, name) for name in _WHO) for tree in (old, new)):
+        changed = [name for name in changed if name not in _WHO]
     if changed:
         name = changed[0]
         raise InputError(

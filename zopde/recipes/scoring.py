@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Executor
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from zopde.recipes.scores import FILE, Scoring, read_scoring, scores_by, write_s
 from zopde.seeding import generator
 from zopde.sparsity import LayerRatios, Scores, layer_ratios, random_scores
 from zopde.training import Fitted, OracleAt
-from zopde.zo import WorkerPool, relative_mu
+from zopde.zo import relative_mu
 
 
 def needs_scores(config: CorrectionConfig, way: Way) -> bool:
@@ -47,7 +48,7 @@ def score_layers(
     problem: Problem,
     network: nn.Module,
     seed: int,
-    pool: WorkerPool | None = None,
+    pool: Executor | None = None,
 ) -> Scoring:
     """Score the network on the label's first batch; a function of (config, network, seed)."""
     began = time.monotonic()
@@ -71,7 +72,7 @@ def kept_scoring(
     folder: RunFolder,
     label: str,
     seed: int,
-    pool: WorkerPool | None = None,
+    pool: Executor | None = None,
 ) -> Scoring:
     """`score_layers`, kept in the label's folder: an interrupted run finds it there."""
     path = folder.of(label, seed) / FILE

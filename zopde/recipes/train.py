@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import final
 
@@ -10,24 +12,34 @@ import torch
 from torch import nn
 
 from zopde.data import Windows
-from zopde.hybrid import CountedSolver, UnrolledObjective
+from zopde.hybrid import INJECTIONS, CountedSolver, UnrolledObjective, failures_of
 from zopde.interface import InterfaceSolver
 from zopde.nets import Normalised
 from zopde.progress import Progress
 from zopde.protocols import Objective, Solver
+from zopde.recipes.bank import Places, shared_folder
 from zopde.recipes.config import CorrectionConfig
 from zopde.recipes.interface import Interface, PullbackAt, open_interface
 from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.models import save_corrector
 from zopde.recipes.oracles import oracle_at
-from zopde.recipes.problem import Problem, new_corrector
+from zopde.recipes.problem import Problem, data_path, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
 from zopde.recipes.scores import Scoring
 from zopde.recipes.scoring import kept_scoring, needs_scores
 from zopde.recipes.span import Span
+from zopde.seeding import noise_seeds
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
-from zopde.training import Backprop, Fitted, GradientSource, Optimise, ZerothOrder, fit
-from zopde.zo import WorkerPool
+from zopde.training import (
+    Backprop,
+    Fitted,
+    GradientSource,
+    Optimise,
+    Skipping,
+    ZerothOrder,
+    fit,
+)
+from zopde.zo.cge import Failed
 from zopde.zo.coordinates import Coordinates
 
 
@@ -68,7 +80,7 @@ class Trainer:
         problem: Problem,
         folder: RunFolder,
         progress: Progress,
-        pool: WorkerPool | None = None,
+        pool: Executor | None = None,
     ) -> None:
         self._pool = pool
         self._config = config
@@ -84,6 +96,7 @@ class Trainer:
         if starts_from_non(config, label):
             start = start_stage(config, self._problem, seed)
             costs.append(self._fit(network, start, START, seed))
+        before = failures_of(self._problem.solver)
         if needs_scores(config, way):
             scoring = self._score(network, label, seed)
             ratios, ready = scoring.ratios, scoring.ratios is not None
@@ -91,13 +104,16 @@ class Trainer:
         interface = self._open(label, seed) if way.interface else None
         if interface:
             costs.append(interface.cost)
+        failed = failures_of(self._problem.solver) - before
+        costs.append(Fitted(0, 0, 0, 0.0, failures=dict(failed)))
         if ready:
             stage = label_stage(
                 config, self._problem, way, network, seed, ratios, self._pool, interface
             )
-            costs.append(self._fit(network, stage, label, seed))
-            if interface:
-                interface.finish(stage.iterations)
+            costs.append(self._fit(network, stage, label, seed, interface))
+            said = interface.finish(stage.iterations) if interface else ""
+            if said:
+                self._progress.note(f"{label}, seed {seed}: {said}")
         save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
         return network, _total(costs)
 
@@ -111,22 +127,38 @@ class Trainer:
         return found
 
     def _open(self, label: str, seed: int) -> Interface:
-        interface = open_interface(self._config, self._problem, seed, self._folder.of(label, seed))
+        root, own = self._folder.root, self._folder.of(label, seed)
+        shared = shared_folder(data_path(self._config, root.parent), root)
+        interface = open_interface(
+            self._config, self._problem, seed, Places(shared, own), self._pool, self._progress
+        )
         self._progress.note(f"{label}, seed {seed}: {interface.note}")
         return interface
 
-    def _fit(self, network: nn.Module, stage: Stage, name: str, seed: int) -> Fitted:
+    def _fit(
+        self,
+        network: nn.Module,
+        stage: Stage,
+        name: str,
+        seed: int,
+        interface: Interface | None = None,
+    ) -> Fitted:
+        gradient = stage.gradient
+        if self._config.run.failures == "drop":
+            gradient = Skipping(gradient)
         with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
             cost = fit(
                 network,
                 stage.objective_at,
-                stage.gradient,
+                gradient,
                 stage.optimise,
                 stage.iterations,
                 self._folder.of(name, seed),
                 solver_steps=lambda: stage.counter.steps,
                 every_seconds=self._config.run.checkpoint_seconds,
                 progress=lambda loss: advance(1, f"loss {loss:.4g}"),
+                agreement=interface.agreement if interface else lambda: None,
+                failures=lambda: failures_of(stage.counter),
             )
         if cost.stopped:
             self._progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
@@ -140,6 +172,8 @@ def _total(costs: list[Fitted]) -> Fitted:
         sum(cost.solver_steps for cost in costs),
         sum(cost.seconds for cost in costs),
         next((cost.stopped for cost in costs if cost.stopped), ""),
+        dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
+        sum(cost.skipped for cost in costs),
     )
 
 
@@ -155,7 +189,7 @@ def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
     iterations = Span.parse("non.length", non.length).iterations(windows.per_epoch)
     optimise = Optimise(lr=non.lr, warmup=non.warmup)
     counter = CountedSolver(problem.solver)
-    return _stage(problem, counter, windows, Backprop(), optimise, iterations)
+    return _stage(config, problem, counter, windows, Backprop(), optimise, iterations, seed)
 
 
 def label_stage(
@@ -165,7 +199,7 @@ def label_stage(
     network: nn.Module,
     seed: int,
     ratios: LayerRatios | None = None,
-    pool: WorkerPool | None = None,
+    pool: Executor | None = None,
     interface: Interface | None = None,
 ) -> Stage:
     """The stage in which the labels differ.
@@ -198,7 +232,9 @@ def label_stage(
     if way.gradient == "zo":
         gradient = zeroth_order(config, network, per_epoch, seed, ratios, counter, pool)
     pullbacks = interface.pullback_at if interface else None
-    return _stage(problem, counter, windows, gradient, optimise, iterations, pullbacks)
+    return _stage(
+        config, problem, counter, windows, gradient, optimise, iterations, seed, pullbacks
+    )
 
 
 def zeroth_order(
@@ -208,7 +244,7 @@ def zeroth_order(
     seed: int,
     ratios: LayerRatios | None,
     counter: CountedSolver,
-    pool: WorkerPool | None,
+    pool: Executor | None,
 ) -> ZerothOrder:
     """The weight cut: CGE over a random mask, probes `zo.chunk` at a time."""
     zo = config.zo
@@ -219,24 +255,30 @@ def zeroth_order(
     else:
         masks = LayerMasks(ratios, every, seed)
     oracles = oracle_at(config, pool, counter, masks.active)
-    return ZerothOrder(masks, zo.mu, zo.scheme, oracles, zo.mu_relative)
+    failed: Failed = "drop" if config.run.failures == "drop" else "keep"
+    return ZerothOrder(masks, zo.mu, zo.scheme, oracles, zo.mu_relative, failed)
 
 
 def _stage(
+    config: CorrectionConfig,
     problem: Problem,
     counter: CountedSolver,
     windows: Windows,
     gradient: GradientSource,
     optimise: Optimise,
     iterations: int,
+    seed: int,
     pullback_at: PullbackAt | None = None,
 ) -> Stage:
     scale: torch.Tensor = problem.scale
+    injection = INJECTIONS[config.corrector.inject]
 
     def objective_at(iteration: int) -> Objective:
         solver: Solver = counter
         if pullback_at:
             solver = InterfaceSolver(counter, pullback_at(iteration))
-        return UnrolledObjective(solver, windows.batch(iteration), scale)
+        window = windows.batch(iteration)
+        seeds = noise_seeds(seed, iteration, window.unroll)
+        return UnrolledObjective(solver, window, scale, injection, seeds)
 
     return Stage(objective_at, gradient, optimise, iterations, counter)

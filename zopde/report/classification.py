@@ -11,7 +11,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zopde.report.figures import save_figure
+from zopde.report.panels import save
 
 # One colour per method in every picture; chosen to stay apart for colour-blind readers.
 COLOURS = {
@@ -56,7 +56,7 @@ def save_learning_curves(path: Path, curves: Sequence[Learning]) -> None:
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("test accuracy [%]")
     panels[1].legend(frameon=False, fontsize=9)
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def save_confusion(
@@ -77,7 +77,7 @@ def save_confusion(
         axes.set_yticks(ticks, classes if few else (), fontsize=7)
     panels[0].set_ylabel("true")
     figure.colorbar(shown, ax=list(panels), label="% of the class", shrink=0.8)
-    save_figure(figure, path)
+    save(figure, path)
 
 
 def save_layer_ratios(path: Path, shares: Mapping[str, Mapping[str, float]]) -> None:
@@ -99,4 +99,4 @@ def save_layer_ratios(path: Path, shares: Mapping[str, Mapping[str, float]]) -> 
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
-    save_figure(figure, path)
+    save(figure, path)

@@ -9,6 +9,7 @@ from zopde.training.gradients import (
     GradientSource,
     OracleAt,
     RandomDirections,
+    Skipping,
     ZerothOrder,
 )
 from zopde.training.history import History
@@ -28,6 +29,7 @@ __all__ = [
     "OracleAt",
     "RandomDirections",
     "RunningStatistics",
+    "Skipping",
     "ZerothOrder",
     "cosine",
     "fit",

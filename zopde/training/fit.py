@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from zopde.errors import SolverError
 from zopde.protocols import Objective
 from zopde.training.checkpoint import load_checkpoint, save_checkpoint
 from zopde.training.gradients import GradientSource
 from zopde.training.history import History, Row
 from zopde.training.optimise import Optimise
+
+_SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Fitted:
         solver_steps: Solver steps, in states.
         seconds: Training time, over all the runs that it took.
         stopped: Why it ended early; empty if it did not.
+        failures: Solver steps that failed, by reason; each attempt counts.
+        skipped: Iterations without an update, because their base run failed.
     """
 
     iterations: int
@@ -36,6 +42,11 @@ class Fitted:
     solver_steps: int
     seconds: float
     stopped: str = ""
+    failures: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+
+
+_COSTS = tuple(f.name for f in fields(Fitted))
 
 
 def fit(
@@ -48,6 +59,8 @@ def fit(
     solver_steps: Callable[[], int] = lambda: 0,
     every_seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
+    failures: Callable[[], Mapping[str, int]] = dict,
+    agreement: Callable[[], float | None] = lambda: None,
     after: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
@@ -66,56 +79,78 @@ def fit(
         solver_steps: Reads a counter of solver steps.
         every_seconds: Time between two checkpoints.
         progress: Called with the loss after every iteration, and once per resumed one.
+        failures: Reads a counter of failed solver steps, by reason.
+        agreement: Reads what the latest gradient's watch saw, for the history.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
-        finite weights, and `stopped` says so.
+        finite weights, and `stopped` says so. So do 50 iterations in a row that a
+        `zopde.training.Skipping` source skipped.
+
+    Raises:
+        SolverError: If the solver fails; the checkpoint is then of the last whole iteration.
     """
     path = folder / "checkpoint.pt"
     optimizer = optimise.build(network)
-    done, queries, steps_before, spent, stopped = _restore(path, network, optimizer)
-    steps_at_start = solver_steps()
+    before = _restore(path, network, optimizer)
+    steps_at_start, failed_at_start = solver_steps(), Counter(failures())
     began = saved = time.monotonic()
     if progress:
-        for _ in range(done):
+        for _ in range(before.iterations):
             progress(math.nan)
 
-    def cost(iteration: int) -> Fitted:
-        steps = steps_before + solver_steps() - steps_at_start
-        return Fitted(iteration, queries, steps, spent + time.monotonic() - began, stopped)
+    def now(cost: Fitted, queries: int) -> Fitted:
+        return replace(
+            cost,
+            queries=cost.queries + queries,
+            solver_steps=before.solver_steps + solver_steps() - steps_at_start,
+            seconds=before.seconds + time.monotonic() - began,
+            failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
+        )
 
-    def save(iteration: int) -> None:
+    def save(cost: Fitted) -> None:
         history.flush()
-        _save(path, network, optimizer, cost(iteration))
+        _save(path, network, optimizer, cost)
 
-    with History(folder / "history.csv", start=done) as history:
-        iteration = done
-        while iteration < iterations and not stopped:
-            found = gradient(network, objective_at(iteration), iteration)
+    with History(folder / "history.csv", start=before.iterations) as history:
+        cost, in_a_row = before, 0
+        while cost.iterations < iterations and not cost.stopped:
+            try:
+                found = gradient(network, objective_at(cost.iterations), cost.iterations)
+            except SolverError:
+                save(cost)
+                raise
             norm = _gradient_norm(network)
-            queries += found.queries
-            now = cost(iteration)
-            history.add(
-                Row(iteration, found.loss, norm, queries, now.solver_steps, round(now.seconds, 3))
-            )
+            done = now(cost, found.queries)
+            history.add(_row(done, found.loss, norm, agreement()))
+            in_a_row = in_a_row + 1 if found.skipped else 0
             if math.isinf(found.loss) or not math.isfinite(norm):
-                stopped = f"gradient not finite at iteration {iteration}"
-                break
-            optimise.update(optimizer, network, found.active, iteration, iterations)
-            iteration += 1
-            if progress:
-                progress(found.loss)
-            if after:
-                paused = time.monotonic()
-                after(cost(iteration))
-                began += time.monotonic() - paused
+                cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
+            elif in_a_row == _SKIPPED_IN_A_ROW:
+                cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
+            else:
+                if not found.skipped:
+                    optimise.update(optimizer, network, found.active, cost.iterations, iterations)
+                skipped = cost.skipped + found.skipped
+                cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
+                if progress:
+                    progress(found.loss)
+                if after:
+                    paused = time.monotonic()
+                    after(cost)
+                    began += time.monotonic() - paused
             if time.monotonic() - saved > every_seconds:
-                save(iteration)
+                save(cost)
                 saved = time.monotonic()
-        save(iteration)
-        return cost(iteration)
+        save(cost)
+        return cost
+
+
+def _row(cost: Fitted, loss: float, norm: float, seen: float | None) -> Row:
+    steps, seconds = cost.solver_steps, round(cost.seconds, 3)
+    return Row(cost.iterations, loss, norm, cost.queries, steps, seen, seconds)
 
 
 def _gradient_norm(network: nn.Module) -> float:
@@ -132,18 +167,10 @@ def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, cost
     save_checkpoint(path, state)
 
 
-def _restore(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, int, int, float, str]:
+def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Fitted:
     state: dict[str, Any] | None = load_checkpoint(path)
     if state is None:
-        return 0, 0, 0, 0.0, ""
+        return Fitted(0, 0, 0, 0.0)
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
-    return (
-        state["iterations"],
-        state["queries"],
-        state["solver_steps"],
-        state["seconds"],
-        state["stopped"],
-    )
+    return Fitted(**{name: state[name] for name in _COSTS if name in state})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -14,7 +15,8 @@ from zopde.protocols import Objective, Oracle
 from zopde.seeding import generator
 from zopde.sparsity import Masks
 from zopde.zo import cge, relative_mu, rge
-from zopde.zo.cge import Scheme
+from zopde.zo.cge import Failed, Scheme
+from zopde.zo.coordinates import Coordinates
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Gradient:
     Args:
         loss: The objective at the current weights; NaN where the scheme never evaluates it.
         queries: Evaluations of the objective.
-        active: (d,), True at the coordinates that were asked for; None for all.
+        active: (d,), True at the coordinates that are known; None for all.
+        skipped: Whether the iteration could not be: nothing is to be updated.
     """
 
     loss: float
     queries: int
     active: Bool[Tensor, " d"] | None = None
+    skipped: bool = False
 
 
 class GradientSource(Protocol):
@@ -78,6 +82,8 @@ class ZerothOrder:
         scheme: "forward" or "central".
         oracle_at: (network, objective) -> what answers the probes, made anew at every iteration.
         relative: True takes `mu` in units of each tensor's root mean square at that iteration.
+        failed: What a probe does whose loss is not finite; see `cge`. Dropped, its coordinate is
+            not active at this iteration.
     """
 
     def __init__(
@@ -87,22 +93,52 @@ class ZerothOrder:
         scheme: Scheme,
         oracle_at: OracleAt,
         relative: bool = False,
+        failed: Failed = "keep",
     ) -> None:
         self.masks = masks
         self._mu = mu
         self._scheme = scheme
         self._oracle_at = oracle_at
         self._relative = relative
+        self._failed: Failed = failed
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
         oracle = self._oracle_at(network, objective)
         mu = relative_mu(network, self._mu) if self._relative else self._mu
-        estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme)
+        estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme, self._failed)
         oracle.set_gradient(estimate.gradient)
         loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
+        if estimate.unknown is not None:
+            active = active & ~estimate.unknown.to(active.device)
         return Gradient(float(loss), estimate.queries, active)
+
+
+@final
+class Skipping:
+    """Another source's gradients, and none at all where they are not finite.
+
+    An iteration whose base run failed has no gradient: it changes neither weights nor moments.
+
+    Args:
+        source: Where gradients come from.
+    """
+
+    def __init__(self, source: GradientSource) -> None:
+        self._source = source
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """As many queries as the source."""
+        found = self._source(network, objective, iteration)
+        slopes = [p.grad for p in network.parameters() if p.grad is not None]
+        known = found.active is None or bool(found.active.any())
+        if known and not math.isinf(found.loss) and all(bool(g.isfinite().all()) for g in slopes):
+            return found
+        for slope in slopes:
+            slope.zero_()
+        nothing = torch.zeros(Coordinates(network).total, dtype=torch.bool)
+        return Gradient(math.nan, found.queries, nothing, skipped=True)
 
 
 @final

@@ -20,6 +20,7 @@ class Row:
         gradient_norm: Euclidean norm of the gradient before clipping.
         queries: Objective queries so far.
         solver_steps: Solver steps so far, in states.
+        agreement: Of a bank of Jacobians with the solver, a cosine; None where nobody looked.
         seconds: Training time so far.
     """
 
@@ -28,6 +29,7 @@ class Row:
     gradient_norm: float
     queries: int
     solver_steps: int
+    agreement: float | None
     seconds: float
 
 

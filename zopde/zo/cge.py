@@ -15,6 +15,8 @@ from zopde.zo.estimate import Estimate
 from zopde.zo.mu import check_mu, step_of
 
 Scheme = Literal["forward", "central"]
+Failed = Literal["keep", "drop"]
+FAILED: tuple[Failed, ...] = ("keep", "drop")
 
 
 def cge(
@@ -22,6 +24,7 @@ def cge(
     indices: Int[Tensor, " k"] | None = None,
     mu: float | Float[Tensor, " d"] = 1e-3,
     scheme: Scheme = "forward",
+    failed: Failed = "keep",
 ) -> Estimate:
     """Coordinate-wise estimate of the gradient of a black box l at theta.
 
@@ -33,7 +36,7 @@ def cge(
 
     Bias: forward mu H_ii / 2 + O(mu^2); central O(mu^2), none on a quadratic. Round-off adds
     about eps |l| / mu, so mu near sqrt(eps) balances the forward scheme.
-    Queries: forward k + 1, central 2 k. Randomness: none.
+    Queries: forward k + 1, central 2 k, and the base where a side is lost. Randomness: none.
 
     Args:
         oracle: Answers l around its base point; see `zopde.protocols.Oracle`.
@@ -41,6 +44,9 @@ def cge(
         mu: Finite-difference step in the units of theta, > 0: one for all, or (d,), one per
             coordinate, as `relative_mu` gives it. "mu" above is then that of coordinate i.
         scheme: "forward" or "central".
+        failed: What a probe does whose loss is not finite. "keep": its entry is not finite,
+            either. "drop": its entry is zero and `unknown`; with the central scheme the side that
+            is left makes a one-sided difference. Without a base nothing is known.
 
     Returns:
         `Estimate` with gradient (d,), the queries used, and l(theta) for "forward".
@@ -59,6 +65,7 @@ def cge(
         tensor([1., 1.], dtype=torch.float64)
     """
     check_choice("scheme", scheme, ("forward", "central"))
+    check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     check_mu(mu, d)
     asked = torch.arange(d) if indices is None else _checked(indices, d)
@@ -66,14 +73,36 @@ def cge(
     ahead = oracle.coordinates(asked, step)
     if scheme == "forward":
         base = oracle.base()
-        rise, queries = ahead - base, len(asked) + 1
+        rise, queries, lost = ahead - base, len(asked) + 1, lost_of(ahead) + lost_of(base)
     else:
-        base = None
-        rise, queries = (ahead - oracle.coordinates(asked, -step)) / 2, 2 * len(asked)
+        base, behind = None, oracle.coordinates(asked, -step)
+        rise, queries, lost = (ahead - behind) / 2, 2 * len(asked), lost_of(ahead) + lost_of(behind)
+        if lost and failed == "drop":
+            here = oracle.base()
+            queries, rise = queries + 1, one_sided(ahead, behind, here)
     slope = rise / (step.to(rise) if isinstance(step, Tensor) else step)
+    unknown = None
     gradient = torch.zeros(d, dtype=slope.dtype, device=slope.device)
+    if lost and failed == "drop":
+        known = slope.isfinite()
+        unknown = torch.zeros(d, dtype=torch.bool)
+        unknown[asked[~known.cpu()]] = True
+        slope = torch.where(known, slope, 0)
     gradient[asked.to(slope.device)] = slope
-    return Estimate(gradient, queries, loss=base)
+    return Estimate(gradient, queries, loss=base, failed=lost, unknown=unknown)
+
+
+def one_sided(
+    ahead: Float[Tensor, " k"], behind: Float[Tensor, " k"], here: Float[Tensor, ""]
+) -> Float[Tensor, " k"]:
+    """Half the difference of both sides; where one is lost, the other's to the middle."""
+    left = torch.where(behind.isfinite(), here - behind, ahead - here)
+    return torch.where((ahead - behind).isfinite(), (ahead - behind) / 2, left)
+
+
+def lost_of(losses: Tensor) -> int:
+    """How many losses are not finite."""
+    return int((~losses.isfinite()).sum())
 
 
 def _checked(indices: Tensor, d: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -17,9 +17,14 @@ class Estimate:
         loss: l(theta), where the scheme evaluated it.
         queries: Evaluations of the objective that it took, the base included.
         standard_error: (d,), where the estimator is random and can tell.
+        failed: Probes whose loss is not finite; a base that is not counts as one.
+        unknown: (d,), True where the estimate is zero because what was asked for failed; None
+            where nothing did, or failures were to be kept.
     """
 
     gradient: Float[Tensor, " d"]
     queries: int
     loss: Float[Tensor, ""] | None = None
     standard_error: Float[Tensor, " d"] | None = None
+    failed: int = 0
+    unknown: Bool[Tensor, " d"] | None = None

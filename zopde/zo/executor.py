@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from zopde.errors import first_line
 from zopde.protocols import Objective, Tally
+from zopde.zo.lost import answered
 from zopde.zo.parcels import Parcels, Ticket, borrow, load
 from zopde.zo.weights import WeightOracle
 
@@ -47,8 +50,8 @@ class ExecutorOracle:
         chunk: Probes per task.
         stacked: As in `WeightOracle`.
         kept: Objects inside the objective that stay the same from version to version, such as
-            the solver: sent once. Steps that the workers' copies of a `zopde.protocols.Tally`
-            count are added to it.
+            the solver: sent once. What the workers' copies of a
+            `zopde.protocols.Tally` count is added to it.
         folder: Where versions are written; None for this machine's temporary folder. Workers
             on other machines need one on a disk that all share.
 
@@ -129,24 +132,13 @@ class ExecutorOracle:
     def _ask(self, tasks: Sequence[_Probes]) -> list[Tensor]:
         """The losses of every task, each redone until its worker lives to answer."""
         ticket = self._parcels.publish(self._base)
-        answers: dict[int, Tensor] = {}
-        while len(answers) < len(tasks):
-            running: dict[Future[_Answer], int] = {}
-            try:
-                for number, probes in enumerate(tasks):
-                    if number not in answers:
-                        running[self._executor.submit(_answer, ticket, probes)] = number
-                for future in as_completed(running):
-                    if not isinstance(future.exception(), BrokenExecutor):
-                        answers[running[future]] = self._received(future.result())
-            except BaseException:
-                _cancel(running)
-                raise
+        work = partial(_answer, ticket)
+        answers = {n: self._received(a) for n, a in answered(self._executor, work, tasks)}
         return [answers[number] for number in range(len(tasks))]
 
     def _received(self, answer: _Answer) -> Tensor:
-        for tally, steps in zip(_tallies(self._kept), answer.steps, strict=True):
-            tally.steps += steps
+        for tally, counted in zip(_tallies(self._kept), answer.counted, strict=True):
+            tally.add(counted)
         return torch.tensor(answer.losses, dtype=answer.dtype, device=answer.device)
 
 
@@ -184,12 +176,12 @@ class _Probes:
 
 @dataclass(frozen=True)
 class _Answer:
-    """Losses, what they were made as, and the steps that every kept tally counted."""
+    """Losses, what they were made as, and what every kept tally counted."""
 
     losses: list[float]
     dtype: torch.dtype
     device: str
-    steps: list[int]
+    counted: list[Counter[str]]
 
 
 def _answer(ticket: Ticket, probes: _Probes) -> _Answer:
@@ -205,7 +197,7 @@ def _answer(ticket: Ticket, probes: _Probes) -> _Answer:
 
 def _answer_here(ticket: Ticket, probes: _Probes) -> _Answer:
     oracle, kept = load(ticket, _Base.oracle)
-    before = [tally.steps for tally in _tallies(kept)]
+    before = [tally.counts() for tally in _tallies(kept)]
     if probes.directions:
         losses = oracle.directions(borrow(ticket, probes.directions), probes.far[0])
     elif probes.indices:
@@ -213,8 +205,8 @@ def _answer_here(ticket: Ticket, probes: _Probes) -> _Answer:
         losses = oracle.coordinates(torch.tensor(probes.indices), far)
     else:
         losses = oracle.base()[None]
-    steps = [tally.steps - n for tally, n in zip(_tallies(kept), before, strict=True)]
-    return _Answer(losses.tolist(), losses.dtype, str(losses.device), steps)
+    counted = [tally.counts() - n for tally, n in zip(_tallies(kept), before, strict=True)]
+    return _Answer(losses.tolist(), losses.dtype, str(losses.device), counted)
 
 
 def _tallies(kept: Iterable[object]) -> list[Tally]:
@@ -228,8 +220,3 @@ def _travels(error: Exception) -> bool:
     except Exception:  # whatever its class does
         return False
     return True
-
-
-def _cancel(futures: Iterable[Future[_Answer]]) -> None:
-    for future in futures:
-        future.cancel()

@@ -70,7 +70,8 @@ def sweep_mu(
     Without a gradient the reference is the Richardson extrapolation
     R(h) = [r^2 D(h) - D(r h)] / (r^2 - 1) of central differences D, free of their error of
     order h^2, at the h where R changes least from one h to the next: above round-off and below
-    the terms of order h^4. Queries: 2 k per mu, and one.
+    the terms of order h^4. Steps at which no answer moves at all do not count. Queries: 2 k per
+    mu, and one.
 
     Args:
         oracle: Who answers.
@@ -116,6 +117,10 @@ def _richardson(central: list[Tensor]) -> tuple[int, Tensor]:
     square = _RATIO**2
     better = [(square * near - far) / (square - 1) for near, far in pairwise(central)]
     changes = [_or_inf(float((a - b).norm())) for a, b in pairwise(better)]
+    # Steps so small that few digits hide them agree perfectly, on nothing.
+    seen = [bool(a.any() and b.any()) for a, b in pairwise(better)]
+    if any(seen):
+        changes = [c if told else math.inf for c, told in zip(changes, seen, strict=True)]
     best = min(range(len(changes)), key=changes.__getitem__)
     if math.isinf(changes[best]):
         raise InputError(

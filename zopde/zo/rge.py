@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from zopde.checks import check_choice, check_count, check_positive
 from zopde.protocols import Oracle
-from zopde.zo.cge import Scheme
+from zopde.zo.cge import FAILED, Failed, Scheme, lost_of, one_sided
 from zopde.zo.directions import SAMPLERS, SamplerName
 from zopde.zo.estimate import Estimate
 
@@ -24,6 +24,7 @@ def rge(
     generator: Generator,
     sampler: SamplerName = "gaussian",
     scheme: Scheme = "forward",
+    failed: Failed = "keep",
 ) -> Estimate:
     """Estimate of the gradient of a black box l at theta along q random directions.
 
@@ -34,9 +35,10 @@ def rge(
 
     Bias: O(mu^2) for both, none on a quadratic, since u and -u are as likely. Variance: about
     |grad l|^2 / q in every coordinate, whatever mu is; the forward scheme adds one of order mu^2.
-    Queries: forward q + 1, central 2 q. Randomness: `generator`, in float32 or in torch's
-    default dtype; two calls with generators in the same state ask along the same directions,
-    which a difference of two gradients (a Hessian-vector product) must have.
+    Queries: forward q + 1, central 2 q, and the base where a side is lost. Randomness:
+    `generator`, in float32 or in torch's default dtype; two calls with generators in the same
+    state ask along the same directions, which a difference of two gradients (a Hessian-vector
+    product) must have.
 
     Args:
         oracle: Answers l around its base point; see `zopde.protocols.Oracle`.
@@ -47,6 +49,9 @@ def rge(
         sampler: "gaussian", "sphere" (of radius sqrt(d)) or "rademacher"; see
             `zopde.zo.directions`.
         scheme: "forward" or "central".
+        failed: What a probe does whose loss is not finite. "keep": nothing is finite then. "drop":
+            it is left out, and q above is the number of the others; with the central scheme the
+            side that is left makes a one-sided difference. Without any, everything is `unknown`.
 
     Returns:
         `Estimate` with gradient (d,), the queries used, l(theta) for "forward", and
@@ -70,8 +75,10 @@ def rge(
     check_positive("mu", mu)
     check_choice("sampler", sampler, SAMPLERS)
     check_choice("scheme", scheme, ("forward", "central"))
+    check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     base = oracle.base() if scheme == "forward" else None
+    here, lost = base, 0 if base is None else lost_of(base)
     terms, left = _Terms(), num_directions
     while left:
         count = min(left, max(1, _ENTRIES // max(d, 1)))
@@ -79,12 +86,26 @@ def rge(
         along = SAMPLERS[sampler](count, d, generator, torch.get_default_dtype())
         ahead = oracle.directions(along, mu)
         if base is None:
-            slope = (ahead - oracle.directions(along, -mu)) / (2 * mu)
+            behind = oracle.directions(along, -mu)
+            slope, missing = (ahead - behind) / (2 * mu), lost_of(ahead) + lost_of(behind)
+            if missing and failed == "drop":
+                here = oracle.base() if here is None else here
+                slope = one_sided(ahead, behind, here) / mu
         else:
-            slope = (ahead - base) / mu
-        terms.add(slope[:, None] * along.to(slope.device))
+            slope, missing = (ahead - base) / mu, lost_of(ahead)
+        lost += missing
+        if lost and failed == "drop":
+            known = slope.isfinite()
+            slope, along = slope[known], along[known.to(along.device)]
+        if len(slope):
+            terms.add(slope[:, None] * along.to(slope.device))
     queries = num_directions + 1 if scheme == "forward" else 2 * num_directions
-    return Estimate(terms.mean, queries, base, terms.standard_error())
+    if scheme == "central" and here is not None:
+        queries += 1
+    if not terms.count:
+        nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
+        return Estimate(nothing, queries, base, None, lost, torch.ones(d, dtype=torch.bool))
+    return Estimate(terms.mean, queries, base, terms.standard_error(), lost)
 
 
 @final

@@ -8,9 +8,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from zopde.checks import check_choice, check_count, check_device, check_positive, check_share
+from zopde.checks import (
+    check_choice,
+    check_count,
+    check_device,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 from zopde.errors import InputError
 from zopde.recipes.classification.methods import METHODS
+from zopde.recipes.run_settings import check_executor
 from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
 from zopde.recipes.span import Span
 
@@ -87,7 +95,8 @@ class QuerySettings:
 class ClassifyRunSettings:
     """Which methods, which seeds, where; as in a correction run.
 
-    Probes are answered by `workers` processes of `threads` threads each; 0: by this process.
+    Probes are answered by `workers` processes of `threads` threads each (0: by this process),
+    or by an `executor` of Dask.
     """
 
     methods: tuple[str, ...] = ("FO", "DeepZero")
@@ -96,6 +105,8 @@ class ClassifyRunSettings:
     checkpoint_seconds: float = 30.0
     workers: int = 0
     threads: int = 1
+    executor: str = ""
+    scratch: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,8 +146,7 @@ class ClassificationConfig:
             ("run.workers", self.run.workers),
             *(("run.seeds", seed) for seed in self.run.seeds),
         ):
-            if not 0 <= value < 2**63:  # catches NaN, too
-                raise InputError(name, got=value, expected="a finite number >= 0")
+            check_not_negative(name, value)
         check_share("zo.sparsity", self.zo.sparsity)
         Span.parse("training.warmup", self.training.warmup)
         for name, text in (
@@ -151,6 +161,7 @@ class ClassificationConfig:
         for method in self.run.methods:
             check_choice("run.methods", method, METHODS)
         check_device("run.device", self.run.device)
+        check_executor(self.run)
 
 
 def load_classification(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,8 +26,8 @@ from zopde.recipes.classification.train import (
     score_of,
 )
 from zopde.recipes.oracles import oracle_at, probes_per_pass, worker_pool
+from zopde.recipes.run_settings import elsewhere
 from zopde.seeding import generator
-from zopde.zo import WorkerPool
 from zopde.zo.coordinates import Coordinates
 
 _SAMPLE = 12  # passes of probes that are timed, spread over the layers
@@ -74,7 +75,7 @@ def forecast(config: ClassificationConfig, progress: Progress) -> list[MethodFor
 
 
 def _forecast(
-    config: ClassificationConfig, problem: Problem, name: str, pool: WorkerPool | None
+    config: ClassificationConfig, problem: Problem, name: str, pool: Executor | None
 ) -> MethodForecast:
     method, seed = METHODS[name], config.run.seeds[0]
     network = new_classifier(config, problem, seed)
@@ -112,7 +113,7 @@ def _probing(
     network: nn.Module,
     objective: Objective,
     seed: int,
-    pool: WorkerPool | None,
+    pool: Executor | None,
 ) -> tuple[int, float]:
     """Queries and seconds of a gradient by queries."""
     total = Coordinates(network).total
@@ -142,7 +143,7 @@ def _probing(
 def _wake(oracle: Oracle, config: ClassificationConfig) -> None:
     """Keep workers busy until all of them have started: one that imports slows the others."""
     began = time.monotonic()
-    while config.run.workers and time.monotonic() - began < _START:
+    while elsewhere(config.run) and time.monotonic() - began < _START:
         oracle.coordinates(torch.arange(1), config.zo.mu)
 
 
@@ -187,7 +188,7 @@ def _scoring(
     method: Method,
     network: nn.Module,
     objective: Objective,
-    pool: WorkerPool | None,
+    pool: Executor | None,
 ) -> float:
     if method.mask == "none" or config.zo.score != "zo-grasp":
         return 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from zopde.nets import CifarResNet, SmallCNN
-from zopde.plugins import load_class
+from zopde.plugins import load_object
 
 _KINDS: dict[str, type[nn.Module]] = {"cnn": SmallCNN, "resnet": CifarResNet}
 
@@ -19,6 +19,6 @@ def build_network(kind: str, channels: int, classes: int, sizes: dict[str, int])
         classes: How many there are.
         sizes: Further keyword arguments.
     """
-    factory = _KINDS.get(kind) or load_class(kind)
+    factory = _KINDS.get(kind) or load_object(kind)
     network: nn.Module = factory(channels, classes, **sizes)
     return network

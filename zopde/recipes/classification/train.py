@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import final
@@ -46,7 +47,6 @@ from zopde.training import (
     ZerothOrder,
     fit,
 )
-from zopde.zo import WorkerPool
 from zopde.zo.coordinates import Coordinates
 
 
@@ -85,7 +85,7 @@ class Trainer:
         problem: Problem,
         folder: RunFolder,
         progress: Progress,
-        pool: WorkerPool | None = None,
+        pool: Executor | None = None,
     ) -> None:
         self._config = config
         self._problem = problem
@@ -210,7 +210,7 @@ def score_layers(
     method: Method,
     network: nn.Module,
     seed: int,
-    pool: WorkerPool | None = None,
+    pool: Executor | None = None,
 ) -> tuple[Scores, Scoring]:
     """Score the untrained network; a function of (config, network, seed)."""
     began = time.monotonic()
@@ -255,7 +255,7 @@ def gradient_of(
     network: nn.Module,
     masks: Masks | None,
     seed: int,
-    pool: WorkerPool | None,
+    pool: Executor | None,
 ) -> GradientSource:
     """Where a method's gradients come from."""
     if method.gradient == "backprop":

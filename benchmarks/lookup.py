@@ -1,0 +1,108 @@
+"""How near an amortised gradient comes to autograd: by lookup, number of Jacobians and unroll.
+
+    python benchmarks/lookup.py --json
+
+The cases of `cuts.py`: the wake at 64 x 32 (4,096 entries, 64 MiB a Jacobian) with 6 and 12
+snapshots, and Burgers at 32 x 32 (2,048 entries) with 10 and 40, windows of 8, 16 and 32 steps.
+NOG, which takes the solver's Jacobian for zero, stands beside them. `compressed`: six Jacobians of
+the wake, each kept as a near field of some cells' radius and a product of some rank for the rest;
+the size of one, the largest error |J kept - J| / |J|, and the cosine over 16 steps, "fitted".
+
+Burgers' semi-Lagrangian step interpolates on the side from which the flow comes, so its Jacobian
+jumps wherever a velocity changes its sign, cell by cell: no whole state is near enough, and
+"local", which looks each cell's surroundings up for themselves, comes nearest. The wake's is
+smooth enough for "fitted" weights: the error of the nearest snapshot less a third to two thirds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from cuts import Case
+
+from zopde import AmortisedPullback, InterfaceSolver
+from zopde.hybrid import BlackBox
+from zopde.interface import CompressedForm, Store
+from zopde.interface.lookup import LOOKUPS
+from zopde.memory import keep_freed_memory
+
+SNAPSHOTS = {"wake": (6, 12), "burgers": (10, 40)}
+BATCH = {"wake": 6, "burgers": 4}
+UNROLL, UNROLLS = 16, (8, 16, 32)
+
+
+def compare(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], Case]:
+    """Cosine and relative error of every lookup."""
+    case, rows = Case(options), []
+    black_box, store = BlackBox(case.solver), Store(folder)
+
+    def row(way: str, snapshots: int, gradient: torch.Tensor) -> None:
+        both = gradient.double(), case.sol.double()
+        cosine = float(torch.cosine_similarity(*both, dim=0))
+        error = float((both[0] - both[1]).norm() / both[1].norm())
+        said = {"solver": options.solver, "unroll": options.unroll, "way": way}
+        rows.append({**said, "snapshots": snapshots, "cosine": cosine, "error": error})
+
+    for unroll in options.unrolls:
+        case.look(unroll)
+        row("NOG", 0, case.gradient(black_box))
+        for count in SNAPSHOTS[options.solver]:
+            bank = case.bank(black_box, count, store)
+            for lookup in LOOKUPS:
+                pullback = AmortisedPullback(bank, lookup)
+                row(lookup, count, case.gradient(InterfaceSolver(black_box, pullback)))
+    return rows, case
+
+
+def compress(case: Case, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """The same for banks of compressed Jacobians, by radius and rank."""
+    black_box, rows, count = BlackBox(case.solver), [], SNAPSHOTS[options.solver][0]
+    case.look(UNROLL)
+    for radius in (1, 3, 5):
+        for rank in (16, 64, 128):
+            form = CompressedForm(case.solver.grid, "state", (radius, radius), rank)
+            bank = case.bank(black_box, count, Store(folder), form)
+            found = case.gradient(InterfaceSolver(black_box, AmortisedPullback(bank, "fitted")))
+            cosine = torch.cosine_similarity(found.double(), case.sol.double(), dim=0)
+            sizes = {"radius": radius, "rank": rank, "mib": 4 * form.size / 2**20}
+            rows.append({**sizes, "error": bank.error, "cosine": float(cosine)})
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--solver", choices=SNAPSHOTS, help="only one of the two")
+    parser.add_argument("--train", type=int, default=100, help="NON iterations beforehand")
+    parser.add_argument("--mu", type=float, default=1e-3, help="finite-difference step")
+    parser.add_argument("--seed", type=int, default=0, help="of data and weights")
+    parser.add_argument("--unrolls", type=int, nargs="+", default=UNROLLS, help="steps")
+    options = parser.parse_args()
+    keep_freed_memory()
+    found: dict[str, Any] = {"cosines": [], "threads": torch.get_num_threads()}
+    for solver in [options.solver] if options.solver else list(SNAPSHOTS):
+        options.solver, options.batch, options.unroll = solver, BATCH[solver], options.unrolls[0]
+        with TemporaryDirectory() as folder:
+            rows, case = compare(options, Path(folder))
+            found["cosines"] += rows
+            if solver == "wake":
+                found["compressed"] = compress(case, options, Path(folder))
+    if options.json:
+        print(json.dumps(found))
+        return
+    for row in [*found["cosines"], *found.get("compressed", [])]:
+        print(" ".join(f"{key} {_figure(value)}" for key, value in row.items()))
+
+
+def _figure(value: object) -> str:
+    return f"{value:.5f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

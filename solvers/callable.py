@@ -1,0 +1,108 @@
+"""A function of NumPy arrays or torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zopde.checks import check_choice, check_forcing, check_state
+from zopde.errors import Failure, InputError, SolverError, first_line
+from zopde.grid import Grid, as_grid
+from zopde.plugins import load_object
+from zopde.protocols import Forcing, State
+from zopde.solvers.rows import RowError, checked, gathered, own_copy, step_rows
+
+
+@final
+class PythonFunction:
+    """A function that advances a state: f(u) -> u, or f(u, forcing) -> u on a grid with forcing.
+
+    A NumPy function is given float64 arrays, a torch function tensors of the state's own dtype
+    and device; it may write into them. It sees (channel, *space), or with `batched` the whole
+    (batch, channel, *space), and answers the same shape.
+
+    Where it sees one state, what it raises fails that state alone; a batched one fails the
+    batch. Answers that are not finite are failures of their states in both cases.
+
+    Args:
+        function: "package.module:function", "file.py:function", or the function itself.
+        grid: A `Grid`, or a table of its arguments.
+        batched: Whether it takes a batch.
+        arrays: "numpy" or "torch".
+        home: Folder that a relative "file.py" is in; "": the current one.
+
+    Raises:
+        InputError: If there is no such function.
+    """
+
+    def __init__(
+        self,
+        function: str | Callable[..., Any],
+        grid: Grid | Mapping[str, Any],
+        batched: bool = False,
+        arrays: Literal["numpy", "torch"] = "numpy",
+        home: str = "",
+    ) -> None:
+        check_choice("arrays", arrays, ("numpy", "torch"))
+        self._grid = as_grid(grid)
+        self._function = load_object(function, home) if isinstance(function, str) else function
+        if not callable(self._function):
+            kind = type(self._function).__name__
+            raise InputError("function", got=f"{function!r}, a {kind}", expected="a function")
+        self._batched, self._arrays = batched, arrays
+
+    @property
+    def grid(self) -> Grid:
+        """As declared."""
+        return self._grid
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
+        if self._batched:
+            return self._step_batch(state, forcing)
+        return step_rows(self._grid, state, forcing, self._ask, prepared=self._prepared)
+
+    def _step_batch(self, state: State, forcing: Forcing | None) -> State:
+        check_state(self._grid, state)
+        check_forcing(self._grid, forcing, len(state))
+        try:
+            given = None if forcing is None else self._prepared(forcing)
+            answers = self._ask(self._prepared(state), given)
+        except RowError as error:
+            raise SolverError(error.reason) from error
+        if answers.shape != state.shape:
+            found, expected = tuple(answers.shape), tuple(state.shape)
+            raise SolverError(f"the function answered shape {found}, expected {expected}")
+        return gathered(state, (_judged(answers[i], state[i], i) for i in range(len(state))))
+
+    def _prepared(self, values: Tensor) -> Tensor:
+        return values.detach().clone() if self._arrays == "torch" else own_copy(values)
+
+    def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
+        given = [values for values in (state, forcing) if values is not None]
+        try:
+            with torch.no_grad():
+                if self._arrays == "torch":
+                    answer = self._function(*given)
+                else:
+                    answer = np.asarray(self._function(*(values.numpy() for values in given)))
+                    if answer.dtype.kind in "fiub":
+                        answer = torch.from_numpy(np.ascontiguousarray(answer, np.float64))
+        except Exception as error:  # it is the user's code and may raise anything
+            name = type(error).__name__
+            raise RowError(f"the function raised {name}: {first_line(error)}") from error
+        if not isinstance(answer, Tensor):
+            kind = "a tensor" if self._arrays == "torch" else "an array of real numbers"
+            raise RowError(f"the function answered something else than {kind}")
+        return answer
+
+
+def _judged(answer: Tensor, state: Tensor, row: int) -> Tensor | Failure:
+    try:
+        return checked(answer, state)
+    except RowError as error:
+        return Failure(row, error.reason)

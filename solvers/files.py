@@ -1,0 +1,181 @@
+"""How a state goes into a run's folder, and how its answer comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, final
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from zopde.checks import check_choice
+from zopde.errors import InputError
+from zopde.grid import Grid
+from zopde.plugins import load_object
+from zopde.solvers.runs import RunError
+
+Array = Float[ndarray, "channel *space"]
+Format = Literal["npy", "raw", "netcdf"]
+_SUFFIX = {"npy": ".npy", "raw": ".bin", "netcdf": ".nc"}
+
+
+class Files(Protocol):
+    """What a solver reads and writes, one state at a time."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Placeholder -> what stands for it in the command line, such as state -> state.npy."""
+        ...
+
+    def write(self, folder: Path, state: Array, forcing: Array | None) -> None:
+        """Put a state, and the forcing if there is one, into a run's folder."""
+        ...
+
+    def read(self, folder: Path) -> Array:
+        """The answer that the run left; may raise anything where there is none."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class ArrayFiles:
+    """One file each for state, forcing and answer.
+
+    Args:
+        grid: The solver's.
+        format: "npy"; "raw", the numbers alone; "netcdf", a variable for every channel.
+        dtype: Of the numbers in files: "float64", "float32", or with a byte order, ">f8".
+        order: Of raw files. "C": (channel, *space), the last axis fastest, which is
+            `u(x, y, channel)` in Fortran's words; "F": the first axis fastest.
+        state: Name of the file in the run's folder.
+        forcing: Likewise.
+        answer: Likewise.
+
+    Raises:
+        InputError: On an unknown format or order, or a dtype that is not of real numbers.
+    """
+
+    grid: Grid
+    format: Format = "npy"
+    dtype: str = "float64"
+    order: Literal["C", "F"] = "C"
+    state: str = ""
+    forcing: str = ""
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("files", self.format, _SUFFIX)
+        check_choice("order", self.order, ("C", "F"))
+        try:
+            real = np.dtype(self.dtype).kind == "f"
+        except TypeError:
+            real = False
+        if not real:
+            raise InputError("dtype", got=repr(self.dtype), expected='such as "float64" or ">f4"')
+
+    @property
+    def names(self) -> dict[str, str]:
+        """See `Files`."""
+        given = {"state": self.state, "forcing": self.forcing, "answer": self.answer}
+        return {key: name or key + _SUFFIX[self.format] for key, name in given.items()}
+
+    def write(self, folder: Path, state: Array, forcing: Array | None) -> None:
+        """See `Files`. An answer that the template holds is deleted: it is not the run's."""
+        names = self.names
+        (folder / names["answer"]).unlink(missing_ok=True)
+        self._put(folder / names["state"], state, self.grid.channels)
+        if forcing is not None:
+            self._put(folder / names["forcing"], forcing, self.grid.forcing_channels)
+
+    def read(self, folder: Path) -> Array:
+        """See `Files`."""
+        path = folder / self.names["answer"]
+        if not path.exists():
+            raise RunError(f"no {path.name} was written")
+        return self._get(path)
+
+    def _put(self, path: Path, values: Array, channels: tuple[str, ...]) -> None:
+        values = values.astype(self.dtype)
+        if self.format == "npy":
+            with path.open("wb") as file:  # a path would be given a suffix of NumPy's own
+                np.save(file, values)
+        elif self.format == "raw":
+            path.write_bytes(values.tobytes(self.order))
+        else:
+            import xarray
+
+            fields = {
+                name: (self.grid.dims, value, {"units": self.grid.unit(name)})
+                for name, value in zip(channels, values, strict=True)
+            }
+            centres = {d: self.grid.centres(axis) for axis, d in enumerate(self.grid.dims)}
+            xarray.Dataset(fields, centres).to_netcdf(path, engine="h5netcdf")
+
+    def _get(self, path: Path) -> Array:
+        if self.format == "npy":
+            found: Array = np.load(path, allow_pickle=False)
+            return found
+        if self.format == "raw":
+            shape = self.grid.state_shape
+            expected = np.dtype(self.dtype).itemsize * int(np.prod(shape))
+            got = path.stat().st_size
+            if got != expected:
+                raise RunError(f"{path.name} holds {got:,} bytes, expected {expected:,}")
+            return np.fromfile(path, self.dtype).reshape(shape, order=self.order)
+        import xarray
+
+        with xarray.open_dataset(path, engine="h5netcdf") as data:
+            missing = [name for name in self.grid.channels if name not in data]
+            if missing:
+                raise RunError(f"{path.name} has no variable {missing[0]!r}")
+            fields = [data[name].transpose(*self.grid.dims) for name in self.grid.channels]
+            return np.stack([one.to_numpy() for one in fields])
+
+
+@final
+class FunctionFiles:
+    """A user's two Python functions.
+
+        write(folder, state, forcing)     forcing is None where there is none
+        read(folder) -> state             NumPy arrays (channel, *space), float64
+
+    Args:
+        write: "file.py:name" or "package.module:name".
+        read: Likewise.
+        home: Folder that a relative "file.py" is in.
+
+    Raises:
+        InputError: If one of them is not found.
+    """
+
+    def __init__(self, write: str, read: str, home: Path) -> None:
+        self._specs = (write, read, home)
+        self._write, self._read = (_function(spec, home) for spec in (write, read))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """None: the functions know them."""
+        return {}
+
+    def write(self, folder: Path, state: Array, forcing: Array | None) -> None:
+        """See `Files`."""
+        self._write(folder, state, forcing)
+
+    def read(self, folder: Path) -> Array:
+        """See `Files`."""
+        return np.asarray(self._read(folder))
+
+    def __reduce__(self) -> tuple[type[FunctionFiles], tuple[str, str, Path]]:
+        """By name: another process finds the functions itself."""
+        return type(self), self._specs
+
+
+def _function(spec: str, home: Path) -> Callable[..., Any]:
+    found = load_object(spec, home)
+    if not callable(found):
+        raise InputError(spec, got=f"a {type(found).__name__}", expected="a function")
+    function: Callable[..., Any] = found
+    return function

@@ -1,0 +1,146 @@
+"""A solver behind a network address: the client side of UM-Bridge 1.0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from zopde.checks import check_choice, check_count, check_positive
+from zopde.errors import InputError
+from zopde.grid import Grid, as_grid
+from zopde.protocols import Forcing, State
+from zopde.solvers.rows import RowError, step_rows
+from zopde.solvers.session import Session
+
+
+@final
+class Http:
+    """A model of any UM-Bridge 1.0 server; `zopde serve` makes one of any solver.
+
+        POST /Evaluate  {"name": ..., "input": [[state], [forcing]], "config": {...}}
+        answer          {"output": [[state]]}  or  {"error": {"type": ..., "message": ...}}
+
+    A state is (channel, *space), the last space dimension fastest. Where a connection breaks,
+    the same state is sent again, at most `retries` times; an error that the server reports and a
+    time-out fail their state. NaN and Infinity are read as such.
+
+    Args:
+        url: "http://host:port".
+        grid: A `Grid`, or a table of its arguments; may be left out for `zopde serve`, which
+            tells it.
+        name: The model's name on the server.
+        config: Passed on with every state.
+        concurrency: How many states are asked about side by side, >= 1.
+        timeout: Seconds for which the server may be silent, > 0.
+        retries: How often a broken connection is made anew, >= 0.
+
+    Raises:
+        InputError: If no such server answers, or its model has other sizes than the grid.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        grid: Grid | Mapping[str, Any] | None = None,
+        name: str = "forward",
+        config: Mapping[str, Any] | None = None,
+        concurrency: int = 1,
+        timeout: float = 60.0,
+        retries: int = 2,
+    ) -> None:
+        check_count("concurrency", concurrency)
+        check_positive("timeout", timeout)
+        if not (type(retries) is int and retries >= 0):
+            raise InputError("retries", got=retries, expected="a whole number >= 0")
+        if not url.startswith(("http://", "https://")):
+            raise InputError("url", got=repr(url), expected="http://host:port")
+        self._url, self._name, self._config = url, name, dict(config or {})
+        self._concurrency, self._timeout, self._retries = concurrency, timeout, retries
+        self._idle = self._sessions()
+        try:
+            self._grid = self._agreed(grid)
+        except RowError as error:
+            raise InputError(
+                "url",
+                got=f"{url} ({error.reason})",
+                expected="a UM-Bridge 1.0 server",
+                remedy="start it first; `zopde serve SOLVER` is one",
+            ) from error
+
+    @property
+    def grid(self) -> Grid:
+        """As declared, or as the server told."""
+        return self._grid
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
+        return step_rows(self._grid, state, forcing, self._ask, self._concurrency)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A connection belongs to this process; another one makes its own.
+        return {name: value for name, value in self.__dict__.items() if name != "_idle"}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        self._idle = self._sessions()
+
+    def _sessions(self) -> SimpleQueue[Session]:
+        idle: SimpleQueue[Session] = SimpleQueue()
+        for _ in range(self._concurrency):
+            idle.put(Session(self._url, self._timeout, self._retries))
+        return idle
+
+    def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
+        given = [v.flatten().tolist() for v in (state, forcing) if v is not None]
+        output = self._post("/Evaluate", input=given, config=self._config).get("output")
+        try:
+            values = torch.tensor(output, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RowError(f"the server's output is no list of numbers: {error}") from error
+        if values.shape != (1, state.numel()):
+            shape = f"{tuple(values.shape)}, expected (1, {state.numel()})"
+            raise RowError(f"the server's output has shape {shape}")
+        return values.view(state.shape)
+
+    def _post(self, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+        with self._session() as session:
+            return session.post(path, {"name": self._name, **content})
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        session = self._idle.get()
+        try:
+            yield session
+        finally:
+            self._idle.put(session)
+
+    def _agreed(self, declared: Grid | Mapping[str, Any] | None) -> Grid:
+        with self._session() as session:
+            info = session.get("/Info")
+        if info.get("protocolVersion") != 1:
+            raise RowError(f"protocol version {info.get('protocolVersion')}")
+        check_choice("name", self._name, [str(name) for name in info.get("models", ())])
+        model = self._post("/ModelInfo")
+        if not dict(model.get("support", {})).get("Evaluate"):
+            raise RowError(f"model {self._name!r} does not support Evaluate")
+        told = declared if declared is not None else model.get("grid")
+        if told is None:
+            raise InputError("grid", got="none", expected="one, as this server tells none")
+        grid = as_grid(told)
+        states, forcings = math.prod(grid.state_shape), math.prod(grid.forcing_shape)
+        wanted = {"input": [states, forcings] if forcings else [states], "output": [states]}
+        for side, sizes in wanted.items():
+            answer = self._post(f"/{side.capitalize()}Sizes", config=self._config)
+            if answer.get(f"{side}Sizes") != sizes:
+                raise InputError(
+                    "grid",
+                    got=f"{side} sizes {sizes}",
+                    expected=f"the server's {answer.get(f'{side}Sizes')}",
+                )
+        return grid

@@ -1,0 +1,142 @@
+"""OpenFOAM's solvers, unmodified, on a uniform mesh in two dimensions."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+from zopde.checks import check_count
+from zopde.errors import InputError
+from zopde.grid import Grid
+from zopde.protocols import Forcing, State
+from zopde.solvers.batches import Batches, KeptRuns
+from zopde.solvers.foamcase import Box, check_installed, environment, prepare
+from zopde.solvers.foamfields import FoamField, FoamFiles
+from zopde.solvers.runs import Program
+
+_FATAL = "FOAM FATAL"
+
+
+@final
+class OpenFoam:
+    """An OpenFOAM solver such as icoFoam: a run of `substeps` time steps for every state.
+
+        (U, p)(t) -> 0/U, 0/p  ->  icoFoam  ->  (U, p)(t + dt)
+
+    The state holds cell values alone: icoFoam makes the face flux phi anew, by interpolating U,
+    since a corrected U has none. A run therefore differs from one that was never interrupted
+    by what the interpolated flux lacks of mass balance in its first time step. Without "p" in
+    `fields` every run starts from the case's p. Every run starts at time 0, so boundary
+    conditions that depend on time begin anew; of a time scheme of second order the first step
+    is one of first order. Fields are exchanged in binary, bit by bit. The mesh is made once.
+
+    Args:
+        case: Folder with 0, constant and system; fields in ascii format, a blockMeshDict of one
+            uniform block, one cell thick. It is copied and stays as it is.
+        dt: Time that one step covers, in s; > 0.
+        shape: Cells along (y, x); () for those of the case.
+        substeps: OpenFOAM's time steps in `dt`.
+        fields: Names of the vol fields, scalars or vectors, that make the state, in this order. A
+            vector takes two channels, U_x and U_y.
+        application: The program.
+        concurrency: Runs side by side.
+        timeout: Seconds from the start of a run.
+        failed: Folder for the runs that failed; "" for one in the temporary folder.
+        keep_failed: Runs kept there at most; the oldest go.
+        work: Folder in which the runs' folders are made; "" for the temporary folder.
+        home: What relative paths are relative to.
+
+    Raises:
+        InputError: If OpenFOAM is not installed, the case's mesh or fields are others, or it has
+            no mesh.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        dt: float,
+        shape: Sequence[int] = (),
+        substeps: int = 1,
+        fields: Sequence[str] = ("U", "p"),
+        application: str = "icoFoam",
+        concurrency: int = 1,
+        timeout: float = 600.0,
+        failed: str = "",
+        keep_failed: int = 10,
+        work: str = "",
+        home: str = "",
+    ) -> None:
+        base = Path(home).resolve()
+        check_count("substeps", substeps)
+        check_count("concurrency", concurrency)
+        self._case, self._box = base / case, Box.of(base / case)
+        if len(shape) not in (0, 2) or isinstance(fields, str) or not fields:
+            raise InputError(
+                "openfoam",
+                got=f"shape {shape}, fields {fields}",
+                expected='two numbers of cells, a list of names such as ["U", "p"]',
+            )
+        self._fields = tuple(FoamField.of(self._case / "0" / name) for name in fields)
+        channels = tuple(name for field in self._fields for name in field.channels)
+        cells = tuple(shape) or self._box.shape
+        self._grid = Grid(cells, self._box.extent, float(dt), channels, boundary="open")
+        self._substeps, self._application = substeps, application
+        self._concurrency, self._timeout = concurrency, timeout
+        self._kept = KeptRuns(base / failed if failed else None, keep_failed)
+        self._work = base / work if work else None
+        self._batches: Batches | None = self._ready()
+
+    @property
+    def grid(self) -> Grid:
+        """The case's box; "open" at its sides."""
+        return self._grid
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One run for every state; see `zopde.Solver.step`.
+
+        Raises:
+            SolverError: If a run fails.
+        """
+        if self._batches is None:  # a copy in another process makes its own mesh
+            self._batches = self._ready()
+        return self._batches.step(state, forcing)
+
+    def _ready(self) -> Batches:
+        check_installed(self._application)
+        template = Path(tempfile.mkdtemp(prefix="zopde-case-"))
+        weakref.finalize(self, shutil.rmtree, template, ignore_errors=True)
+        prepare(self._case, self._box, self._grid.shape, self._control(), template)
+        program = Program(
+            (self._application,), environment(), self._timeout, _FATAL, template, self._work
+        )
+        files = FoamFiles(self._fields, self._grid.shape)
+        return Batches(self._application, self._grid, program, files, self._kept, self._concurrency)
+
+    def _control(self) -> str:
+        dt = self._grid.dt
+        entries = {
+            "application": self._application,
+            "startFrom": "startTime",
+            "startTime": "0",
+            "stopAt": "endTime",
+            "endTime": repr(dt),
+            "deltaT": repr(dt / self._substeps),
+            "adjustTimeStep": "no",
+            "writeControl": "timeStep",
+            "writeInterval": str(self._substeps),
+            "purgeWrite": "0",
+            "writeFormat": "binary",
+            "writeCompression": "off",
+            "timeFormat": "general",
+            "timePrecision": "12",
+            "runTimeModifiable": "no",
+        }
+        return "".join(f"{key} {value};\n" for key, value in entries.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The copy of the case belongs to this process, which deletes it.
+        return {**self.__dict__, "_batches": None}

@@ -1,0 +1,87 @@
+"""One kept-alive connection that speaks JSON, tolerant where the world is not."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any, final
+from urllib.parse import urlsplit
+
+from zopde.solvers.rows import RowError
+
+_PAUSE = 0.1  # seconds before the first new attempt, twice as long before each further one
+
+
+@final
+class Session:
+    """A connection that is made when needed, and made anew where it breaks.
+
+    Args:
+        url: "http://host:port" or "https://...", with a path in front of all others if need be.
+        timeout: Seconds for which the server may be silent.
+        retries: How often a request is sent again after the connection broke.
+    """
+
+    def __init__(self, url: str, timeout: float, retries: int) -> None:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        self._connection = kind(parts.netloc, timeout=timeout)
+        self._url, self._prefix, self._retries = url, parts.path.rstrip("/"), retries
+        weakref.finalize(self, self._connection.close)
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Receive a JSON object; see `post`."""
+        return self._request("GET", path, None)
+
+    def post(self, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Send JSON, receive a JSON object; NaN and Infinity are read as such.
+
+        Raises:
+            RowError: If no answer came, or one that is an error or no JSON object.
+        """
+        return self._request("POST", path, json.dumps(content).encode())
+
+    def _request(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        attempt = 0
+        while True:
+            try:
+                return self._answer(method, path, body)
+            except (ConnectionError, http.client.HTTPException) as error:
+                self._connection.close()
+                if attempt == self._retries:
+                    raise RowError(f"no connection to {self._url}: {_said(error)}") from error
+            except OSError as error:  # silence among them: asking again would double it
+                self._connection.close()
+                raise RowError(f"no answer from {self._url}: {_said(error)}") from error
+            except BaseException:  # a half-read answer must not be taken for the next one
+                self._connection.close()
+                raise
+            time.sleep(_PAUSE * 2**attempt)
+            attempt += 1
+
+    def _answer(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        self._connection.request(
+            method, self._prefix + path, body, {"Content-Type": "application/json"}
+        )
+        response = self._connection.getresponse()
+        text = response.read()
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and "error" in found:
+            error = found["error"]
+            told = error if isinstance(error, dict) else {"message": error}
+            raise RowError(f"the server says {told.get('type', 'error')}: {told.get('message')}")
+        if response.status != 200 or not isinstance(found, dict):
+            start = " ".join(text[:200].decode(errors="replace").split())
+            raise RowError(f"the server answered status {response.status}, no JSON object: {start}")
+        return found
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

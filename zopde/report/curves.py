@@ -1,0 +1,65 @@
+"""How far off every label is while a rollout goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from zopde.grid import Grid
+from zopde.report.panels import save, unit
+
+# One colour per label in every picture; chosen to stay apart for colour-blind readers.
+COLOURS = {
+    "SRC": "#555555",
+    "NON": "#E69F00",
+    "NOG": "#009E73",
+    "ZO-weights": "#0072B2",
+    "ZO-weights-scratch": "#56B4E9",
+    "ZO-interface": "#D55E00",
+    "SOL": "#CC79A7",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Error of one label over time.
+
+    Args:
+        label: Its name.
+        mean: (time,), mean over the test runs.
+        spread: (time,), standard deviation over the test runs.
+    """
+
+    label: str
+    mean: Float[np.ndarray, " time"]
+    spread: Float[np.ndarray, " time"]
+
+
+def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:
+    """Mean absolute error of the state against time, one line per label, spread shaded."""
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    top = 1.15 * max((float(c.mean.max()) for c in curves if np.isfinite(c.mean).all()), default=1)
+    for curve in curves:
+        time = grid.dt * np.arange(1, len(curve.mean) + 1)
+        colour = COLOURS.get(curve.label)
+        diverged = not np.isfinite(curve.mean).all()
+        name = f"{curve.label} (diverged)" if diverged else curve.label
+        # What the others try to reach lies beneath, broad: a line upon it still shows.
+        goal = curve.label == "SOL"
+        width, order = (5, 1.5) if goal else (1.8, 2)
+        axes.plot(time, curve.mean, color=colour, label=name, linewidth=width, zorder=order)
+        low, high = curve.mean - curve.spread, curve.mean + curve.spread
+        axes.fill_between(time, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.set_xlabel(f"time of rollout [{unit(grid, 'time')}]")
+    axes.set_ylabel(f"mean absolute error [{unit(grid, grid.channels[0])}]")
+    axes.set_title("Unseen runs: mean over the runs, shaded their standard deviation", fontsize=10)
+    axes.set_ylim(0, top)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
