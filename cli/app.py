@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from zopde.cli.check import check
+from zopde.cli.classify import classify
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
+from zopde.cli.data import data
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
@@ -22,10 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(correct)
+app.command()(classify)
 app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
 app.add_typer(check, name="check")
+app.add_typer(data, name="data")
 
 # The common base of typer's usage errors, which typer itself does not export.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
@@ -71,7 +75,7 @@ def _run() -> int:
 
 def _interrupted() -> int:
     remedy = "; the same command with --resume goes on from the last checkpoint"
-    complain(f"interrupted{remedy if 'correct' in sys.argv else ''}")
+    complain(f"interrupted{remedy if {'correct', 'classify'} & set(sys.argv) else ''}")
     return 130
 
 

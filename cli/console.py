@@ -158,6 +158,37 @@ def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
     ]
 
 
+CLASSIFY_COLUMNS = (
+    "method",
+    "accuracy %",
+    "± seeds",
+    "vs FO",
+    "loss",
+    "iterations",
+    "queries",
+    "seconds",
+)
+
+
+def classify_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a classification run's table, one per method."""
+    rows = []
+    for name in metrics["methods"]:
+        accuracy, gap = metrics["accuracy"][name], metrics["points_from_fo"][name]
+        rows.append(
+            [
+                name,
+                f"{accuracy['mean']:.2f}",
+                "" if accuracy["std"] is None else f"{accuracy['std']:.2f}",
+                "" if gap is None or name == "FO" else f"{gap:+.2f}",
+                f"{metrics['loss'][name]:.4f}",
+                *(f"{metrics[cost][name]:,.0f}" for cost in ("iterations", "queries")),
+                f"{metrics['seconds'][name]:,.1f}",
+            ]
+        )
+    return rows
+
+
 def layer_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a self-check's layers; a column that nobody fills is left out."""
     columns = {

@@ -23,10 +23,10 @@ THIRD_PARTY = {
     "sparsity": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
     "nets": {"torch", "jaxtyping"},
-    "data": {"torch", "numpy", "jaxtyping", "xarray"},
+    "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
-    "recipes": {"torch", "numpy", "safetensors", "distributed"},
+    "recipes": {"torch", "numpy", "safetensors", "jaxtyping", "distributed"},
     "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }
@@ -131,6 +131,8 @@ InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
 Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
 Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
+CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
+run_classification
 """
 
 

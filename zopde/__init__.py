@@ -67,10 +67,15 @@ _ROOM_OF = {
     "downsample": "hybrid",
     "rollout": "hybrid",
     "rollout_error": "hybrid",
+    "CifarResNet": "nets",
     "ConvCorrector": "nets",
     "Normalised": "nets",
     "ResidualCorrector": "nets",
+    "SmallCNN": "nets",
+    "ImageData": "data",
+    "Images": "data",
     "Trajectories": "data",
+    "load_images": "data",
     "load_trajectories": "data",
     "save_trajectories": "data",
     "simulate": "data",
@@ -79,12 +84,23 @@ _ROOM_OF = {
     "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
+    "load_classification": "recipes.classification",
+    "load_classifier": "recipes.classification",
+    "run_classification": "recipes.classification",
 }
 
 __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
 
 if TYPE_CHECKING:
-    from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
+    from zopde.data import (
+        ImageData,
+        Images,
+        Trajectories,
+        load_images,
+        load_trajectories,
+        save_trajectories,
+        simulate,
+    )
     from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
@@ -113,7 +129,7 @@ if TYPE_CHECKING:
         RandomPullback,
         measure_radius,
     )
-    from zopde.nets import ConvCorrector, Normalised, ResidualCorrector
+    from zopde.nets import CifarResNet, ConvCorrector, Normalised, ResidualCorrector, SmallCNN
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import (
         Objective,
@@ -131,6 +147,11 @@ if TYPE_CHECKING:
         load_config,
         load_corrector,
         run_correction,
+    )
+    from zopde.recipes.classification import (
+        load_classification,
+        load_classifier,
+        run_classification,
     )
     from zopde.sparsity import (
         LayerMasks,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from zopde.grid import Grid
@@ -48,6 +48,17 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         near = get_close_matches(str(value), known, n=1, cutoff=0.4)
         remedy = f"did you mean {near[0]!r}?" if near else ""
         raise InputError(name, got=repr(value), expected=f"one of {known}", remedy=remedy)
+
+
+def check_device(name: str, device: str) -> None:
+    """Require a device that torch has here."""
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = first_line(error)
+        raise InputError(
+            name, got=f"{device!r} ({reason})", expected="a device that torch has here"
+        ) from error
 
 
 def check_state(grid: Grid, state: Tensor, name: str = "state") -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-_PURPOSES = {"data": 0, "weights": 1, "order": 2, "mask": 3, "scores": 4, "probes": 5, "noise": 6}
+_PURPOSES = {
+    "data": 0,
+    "weights": 1,
+    "order": 2,
+    "mask": 3,
+    "scores": 4,
+    "probes": 5,
+    "noise": 6,
+    "augment": 7,
+}
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
@@ -16,7 +25,7 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
     Args:
         seed: The run's seed, >= 0.
-        purpose: "data", "weights", "order", "mask", "scores", "probes" or "noise".
+        purpose: "data", "weights", "order", "mask", "scores", "probes", "noise" or "augment".
         index: Number of the draw: an epoch, a mask.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)

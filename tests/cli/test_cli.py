@@ -209,3 +209,39 @@ def test_killed_in_zeroth_order_training_and_resumed_is_identical_resumes(
     for name, weights in whole[1].items():
         for key, value in weights.items():
             assert torch.equal(value, parts[1][name][key]), (name, key)
+
+
+DIGITS = [
+    "network.sizes={depth=1,width=3}",
+    "training.batch=480",
+    'training.length="1 epoch"',
+    'training.warmup="0 epochs"',
+    "zo.score_directions=4",
+    "zo.score_images=2",
+    "run.seeds=[0]",
+]
+
+
+def test_classify_ends_with_a_table_and_a_dry_run_writes_nothing(tmp_path):
+    done = zopde("classify", *sets(DIGITS), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "s/iteration" in done.stdout
+    assert not list(tmp_path.iterdir())
+    done = zopde("classify", *sets(DIGITS), "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "DeepZero" in done.stdout
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_classify_without_its_data_is_one_line(tmp_path):
+    done = zopde("classify", "--preset", "cnn-730", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "zopde data fetch cifar10" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs" / "classify-cnn-730").exists()
+
+
+def test_data_fetch_without_a_server_is_one_line(tmp_path):
+    done = zopde("data", "fetch", "cifar10", "--url", "http://127.0.0.1:9/x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a server that answers" in done.stderr

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -15,8 +16,7 @@ from torch import nn
 from zopde.hybrid import CountedSolver
 from zopde.protocols import Objective, Solver
 from zopde.recipes.cluster import dask_executor
-from zopde.recipes.config import CorrectionConfig
-from zopde.recipes.run_settings import elsewhere
+from zopde.recipes.run_settings import Workers, elsewhere
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
 from zopde.zo import ExecutorOracle, WeightOracle, WorkerPool
@@ -27,7 +27,30 @@ from zopde.zo.parcels import Parcels
 _TASKS = 8
 
 
-def worker_pool(config: CorrectionConfig) -> AbstractContextManager[Executor | None]:
+class ProbeSettings(Protocol):
+    """How many probes share a pass."""
+
+    @property
+    def chunk(self) -> int:
+        """Probes per pass."""
+        ...
+
+
+class Config(Protocol):
+    """The part of a recipe's settings that decides where losses are answered."""
+
+    @property
+    def zo(self) -> ProbeSettings:
+        """The probes."""
+        ...
+
+    @property
+    def run(self) -> Workers:
+        """Who answers them."""
+        ...
+
+
+def worker_pool(config: Config) -> AbstractContextManager[Executor | None]:
     """The executor of a run with workers; processes of its own start at their first task."""
     run = config.run
     if run.executor:
@@ -35,7 +58,7 @@ def worker_pool(config: CorrectionConfig) -> AbstractContextManager[Executor | N
     return WorkerPool(run.workers, run.threads) if run.workers else nullcontext()
 
 
-def check_workers(config: CorrectionConfig, solver: Solver) -> None:
+def check_workers(config: Config, solver: Solver) -> None:
     """Require, before anything costs time, that the solver can be sent to workers.
 
     Raises:
@@ -45,7 +68,7 @@ def check_workers(config: CorrectionConfig, solver: Solver) -> None:
         Parcels((solver,))
 
 
-def probes_per_pass(config: CorrectionConfig, active: int) -> int:
+def probes_per_pass(config: Config, active: int) -> int:
     """`zo.chunk` probes; fewer, and evenly many, where workers share `active` ones."""
     most = config.zo.chunk
     if not elsewhere(config.run):
@@ -55,35 +78,36 @@ def probes_per_pass(config: CorrectionConfig, active: int) -> int:
 
 
 def oracle_at(
-    config: CorrectionConfig, pool: Executor | None, counter: CountedSolver, active: int
+    config: Config, pool: Executor | None, counter: CountedSolver | None, active: int
 ) -> OracleAt:
     """What answers the probes of the weight cut at every iteration.
 
     Args:
         config: The run's settings.
         pool: From `worker_pool`.
-        counter: The solver of the objectives; counts what it does in workers, too.
+        counter: The solver of the objectives; counts what it does in workers, too. None: none.
         active: Coordinates asked for at an iteration.
     """
     chunk = probes_per_pass(config, active)
+    kept = () if counter is None else (counter,)
 
     def make(network: nn.Module, objective: Objective) -> NetworkOracle:
         if pool is None:
             return WeightOracle(network, objective, chunk)
         folder = Path(config.run.scratch) if config.run.scratch else None
-        return ExecutorOracle(network, objective, pool, chunk, kept=(counter,), folder=folder)
+        return ExecutorOracle(network, objective, pool, chunk, kept=kept, folder=folder)
 
     return make
 
 
-def side_by_side(config: CorrectionConfig) -> int:
+def side_by_side(config: Config) -> int:
     """How many workers this machine's cores let run at full speed."""
     cores = os.cpu_count() or 1
     return max(1, min(config.run.workers, cores // config.run.threads))
 
 
 @contextmanager
-def threads_of_a_worker(config: CorrectionConfig) -> Iterator[None]:
+def threads_of_a_worker(config: Config) -> Iterator[None]:
     """Measure here what a worker does there, without starting any."""
     before = torch.get_num_threads()
     torch.set_num_threads(config.run.threads if elsewhere(config.run) else before)

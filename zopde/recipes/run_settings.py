@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-import torch
-
-from zopde.checks import check_not_negative, check_positive
-from zopde.errors import InputError, first_line
+from zopde.checks import check_device, check_not_negative, check_positive
+from zopde.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,30 @@ class RunSettings:
     store_gib: float = 10.0
 
 
+class Workers(Protocol):
+    """The part of a recipe's run settings that says who answers probes; see `RunSettings`."""
+
+    @property
+    def workers(self) -> int:
+        """Processes; 0: this one."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of each."""
+        ...
+
+    @property
+    def executor(self) -> str:
+        """Where else."""
+        ...
+
+    @property
+    def scratch(self) -> str:
+        """Folder that all share."""
+        ...
+
+
 def check_run_settings(run: RunSettings) -> None:
     """Require legal values.
 
@@ -60,25 +82,8 @@ def check_run_settings(run: RunSettings) -> None:
         check_not_negative("run.seeds", seed)
     if not run.seeds or len(set(run.seeds)) < len(run.seeds):
         raise InputError("run.seeds", got=list(run.seeds), expected="distinct seeds")
-    _check_device(run.device)
-    _check_executor(run)
-
-
-def elsewhere(run: RunSettings) -> bool:
-    """Whether other processes answer the probes of the weight cut."""
-    return bool(run.workers or run.executor)
-
-
-def _check_executor(run: RunSettings) -> None:
-    kind, _, address = run.executor.partition("://")
-    if run.executor not in ("", "dask") and not (kind == "dask" and ":" in address):
-        raise InputError(
-            "run.executor",
-            got=repr(run.executor),
-            expected='"" (processes of this machine), "dask" or "dask://host:port"',
-        )
-    if run.executor == "dask" and not run.workers:
-        raise InputError("run.workers", got=0, expected="how many the local cluster has")
+    check_device("run.device", run.device)
+    check_executor(run)
     if run.timeout and not run.apart:
         raise InputError(
             "run.timeout",
@@ -88,11 +93,19 @@ def _check_executor(run: RunSettings) -> None:
         )
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
+def elsewhere(run: Workers) -> bool:
+    """Whether other processes answer the probes of the weight cut."""
+    return bool(run.workers or run.executor)
+
+
+def check_executor(run: Workers) -> None:
+    """Require an executor that is known, and workers where it needs their number."""
+    kind, _, address = run.executor.partition("://")
+    if run.executor not in ("", "dask") and not (kind == "dask" and ":" in address):
         raise InputError(
-            "run.device", got=f"{device!r} ({reason})", expected="a device that torch has here"
-        ) from error
+            "run.executor",
+            got=repr(run.executor),
+            expected='"" (processes of this machine), "dask" or "dask://host:port"',
+        )
+    if run.executor == "dask" and not run.workers:
+        raise InputError("run.workers", got=0, expected="how many the local cluster has")

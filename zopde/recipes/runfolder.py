@@ -36,6 +36,24 @@ _WHO = ("run.workers", "run.executor")  # answers the probes
 
 
 @dataclass(frozen=True)
+class RunKind:
+    """What sets the run folders of one recipe apart.
+
+    Args:
+        config: Its class of settings.
+        contents: Names of all that a run writes, `config.toml` aside.
+        free: Settings that a resumption may change without changing a single number.
+    """
+
+    config: type
+    contents: tuple[str, ...]
+    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+
+
+CORRECTION = RunKind(CorrectionConfig, (*WAYS, START, "data.sha256", *_FILES), _FREE)
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """Names of everything in a run folder.
 
@@ -80,7 +98,11 @@ class RunFolder:
 
 
 def check_run(
-    root: Path, config: CorrectionConfig, resume: bool = False, overwrite: bool = False
+    root: Path,
+    config: Any,  # noqa: ANN401 - settings of any recipe
+    resume: bool = False,
+    overwrite: bool = False,
+    kind: RunKind = CORRECTION,
 ) -> None:
     """Require that `open_run` will succeed; writes nothing but an empty folder.
 
@@ -89,6 +111,7 @@ def check_run(
         config: The run's settings.
         resume: Go on with what is there; the settings must be the same.
         overwrite: Delete what an earlier run left there.
+        kind: The recipe's.
 
     Raises:
         InputError: If the folder is not writable, holds something else, or its run had other
@@ -103,7 +126,7 @@ def check_run(
     # What a kill left of a file being written is nothing to protect.
     if not any(not entry.name.endswith(".partial") for entry in root.iterdir()):
         return
-    if not _is_ours(record):
+    if not _is_ours(record, kind):
         # Nothing of ours is in there: not even --overwrite may delete it.
         raise InputError(
             "run folder",
@@ -112,7 +135,7 @@ def check_run(
             remedy="name another with --out",
         )
     if resume:
-        _check_same(record, config)
+        _check_same(record, config, kind)
     elif not overwrite:
         raise InputError(
             "run folder",
@@ -123,29 +146,33 @@ def check_run(
 
 
 def open_run(
-    root: Path, config: CorrectionConfig, resume: bool = False, overwrite: bool = False
+    root: Path,
+    config: Any,  # noqa: ANN401 - settings of any recipe
+    resume: bool = False,
+    overwrite: bool = False,
+    kind: RunKind = CORRECTION,
 ) -> RunFolder:
     """Claim a folder for a run and write its resolved `config.toml`; see `check_run`."""
-    check_run(root, config, resume, overwrite)
+    check_run(root, config, resume, overwrite, kind)
     if overwrite:
-        _clear(root)
+        _clear(root, kind)
     _write(root / "config.toml", dump_toml(as_tree(config)))
     return RunFolder(root)
 
 
-def _is_ours(record: Path) -> bool:
-    """Whether a `config.toml` is a correction run's; other programs use the name, too."""
+def _is_ours(record: Path, kind: RunKind) -> bool:
+    """Whether a `config.toml` is such a run's; other programs use the name, too."""
     try:
-        build(CorrectionConfig, read_toml(record))
+        build(kind.config, read_toml(record))
     except InputError:
         return False
     return record.is_file()
 
 
-def _check_same(record: Path, config: CorrectionConfig) -> None:
+def _check_same(record: Path, config: Any, kind: RunKind) -> None:  # noqa: ANN401
     # Built once more: a run of a version with fewer settings had the defaults of the others.
-    old, new = as_tree(build(CorrectionConfig, read_toml(record))), as_tree(config)
-    changed = [name for name in differences(old, new) if name not in _FREE]
+    old, new = as_tree(build(kind.config, read_toml(record))), as_tree(config)
+    changed = [name for name in differences(old, new) if name not in kind.free]
     # How many workers there are decides no number; whether there are any decides round-off.
     if all(any(_look_up(tree, name) for name in _WHO) for tree in (old, new)):
         changed = [name for name in changed if name not in _WHO]
@@ -166,9 +193,9 @@ def _look_up(tree: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
     return value
 
 
-def _clear(root: Path) -> None:
+def _clear(root: Path, kind: RunKind) -> None:
     """Delete what a run writes, and nothing else; the record last, so that a kill leaves a run."""
-    for name in (*WAYS, START, "data.sha256", *_FILES, "config.toml"):
+    for name in (*kind.contents, "config.toml"):
         entry = root / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
@@ -17,34 +14,11 @@ from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem, first_objective
 from zopde.recipes.runfolder import RunFolder
+from zopde.recipes.scores import FILE, Scoring, read_scoring, scores_by, write_scoring
 from zopde.seeding import generator
-from zopde.sparsity import (
-    LayerRatios,
-    Scores,
-    grasp_scores,
-    layer_ratios,
-    magnitude_scores,
-    random_scores,
-    zo_grasp_scores,
-)
+from zopde.sparsity import LayerRatios, Scores, layer_ratios, random_scores
 from zopde.training import Fitted, OracleAt
 from zopde.zo import relative_mu
-
-FILE = "layer_ratios.json"
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """Layer-wise ratios, and what they cost.
-
-    Args:
-        ratios: None where the scores were not finite, so that nothing can be ranked.
-        cost: Of no iteration; `stopped` says why there are no ratios. With "grasp" its solver
-            steps are the differentiable twin's.
-    """
-
-    ratios: LayerRatios | None
-    cost: Fitted
 
 
 def needs_scores(config: CorrectionConfig, way: Way) -> bool:
@@ -103,19 +77,9 @@ def kept_scoring(
     """`score_layers`, kept in the label's folder: an interrupted run finds it there."""
     path = folder.of(label, seed) / FILE
     if path.exists():
-        return _read(path)
+        return read_scoring(path)
     found = score_layers(config, problem, network, seed, pool)
-    if found.ratios is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "score": config.zo.score,
-            "sparsity": config.zo.sparsity,
-            "queries": found.cost.queries,
-            "solver_steps": found.cost.solver_steps,
-            "seconds": found.cost.seconds,
-            **found.ratios.as_tree(),
-        }
-        folder.write_json(str(path.relative_to(folder.root)), content)
+    write_scoring(folder, path, found, config.zo.score, config.zo.sparsity)
     return found
 
 
@@ -134,29 +98,8 @@ def _scores(
     seed: int,
     oracles: OracleAt,
 ) -> Scores:
-    draw = generator(seed, "scores")
-    if config.zo.score == "random":
-        return random_scores(network, draw)
-    if config.zo.score == "magnitude":
-        return magnitude_scores(network)
-    if config.zo.score == "grasp":
-        return grasp_scores(network, objective)
-    assert config.zo.score == "zo-grasp"
-    q, mu = config.zo.score_directions, config.zo.mu
+    mu = config.zo.mu
     if config.zo.mu_relative:  # a direction moves all tensors at once: as far as their own steps
         mu = float(relative_mu(network, mu).square().mean().sqrt())
-    return zo_grasp_scores(network, objective, q, mu, generator=draw, oracle_at=oracles)
-
-
-def _read(path: Path) -> Scoring:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        cost = [content[name] for name in ("queries", "solver_steps", "seconds")]
-        return Scoring(LayerRatios.from_tree(content), Fitted(0, *cost))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{FILE} in {path.parent}",
-            got=f"unreadable ({error})",
-            expected="what the run wrote",
-            remedy="delete it to score again, or start over with --overwrite",
-        ) from error
+    directions = config.zo.score_directions
+    return scores_by(config.zo.score, network, objective, directions, mu, seed, oracles)

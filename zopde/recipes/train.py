@@ -25,7 +25,8 @@ from zopde.recipes.models import save_corrector
 from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem, data_path, new_corrector
 from zopde.recipes.runfolder import START, RunFolder
-from zopde.recipes.scoring import Scoring, kept_scoring, needs_scores
+from zopde.recipes.scores import Scoring
+from zopde.recipes.scoring import kept_scoring, needs_scores
 from zopde.recipes.span import Span
 from zopde.seeding import noise_seeds
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks

@@ -11,6 +11,7 @@ from torch import Tensor
 from zopde.checks import check_positive, check_share
 from zopde.seeding import generator
 from zopde.sparsity.ratios import LayerRatios
+from zopde.sparsity.scores import Scores
 
 
 class Masks(Protocol):
@@ -96,3 +97,41 @@ class LayerMasks:
                 part[order[layer.active :]] = False
             parts.append(part)
         return torch.cat(parts)
+
+
+@final
+class FixedMask:
+    """The same mask at every iteration, as pruned weights need it.
+
+    Args:
+        mask: (d,), True = active.
+    """
+
+    def __init__(self, mask: Bool[Tensor, " d"]) -> None:
+        self._mask = mask
+        self.active = int(mask.sum())
+
+    def mask(self, iteration: int) -> Bool[Tensor, " d"]:  # noqa: ARG002 - always the same
+        """The mask."""
+        return self._mask
+
+
+def kept_mask(scores: Scores, ratios: LayerRatios) -> Bool[Tensor, " d"]:
+    """The weights that the ranking behind the ratios keeps: True at the lowest scores.
+
+    Args:
+        scores: What the ratios were made from.
+        ratios: From `layer_ratios`.
+
+    Returns:
+        (d,), what is always active included.
+    """
+    parts, first = [], 0
+    for layer in ratios.layers:
+        part = torch.ones(layer.weights, dtype=torch.bool)
+        if layer.maskable:
+            values = scores.values[first : first + layer.weights].cpu()
+            part[torch.argsort(values, stable=True)[layer.active :]] = False
+        parts.append(part)
+        first += layer.weights
+    return torch.cat(parts)

@@ -1,27 +1,34 @@
 """One training loop for every way of getting a gradient."""
 
 from zopde.training.checkpoint import load_checkpoint, save_checkpoint
+from zopde.training.classifier import Masked, RunningStatistics
 from zopde.training.fit import Fitted, fit
 from zopde.training.gradients import (
     Backprop,
     Gradient,
     GradientSource,
     OracleAt,
+    RandomDirections,
     Skipping,
     ZerothOrder,
 )
 from zopde.training.history import History
+from zopde.training.objectives import CrossEntropy
 from zopde.training.optimise import Optimise
 from zopde.training.schedule import cosine
 
 __all__ = [
     "Backprop",
+    "CrossEntropy",
     "Fitted",
     "Gradient",
     "GradientSource",
     "History",
+    "Masked",
     "Optimise",
     "OracleAt",
+    "RandomDirections",
+    "RunningStatistics",
     "Skipping",
     "ZerothOrder",
     "cosine",

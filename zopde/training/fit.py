@@ -61,6 +61,7 @@ def fit(
     progress: Callable[[float], None] | None = None,
     failures: Callable[[], Mapping[str, int]] = dict,
     agreement: Callable[[], float | None] = lambda: None,
+    after: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -80,6 +81,8 @@ def fit(
         progress: Called with the loss after every iteration, and once per resumed one.
         failures: Reads a counter of failed solver steps, by reason.
         agreement: Reads what the latest gradient's watch saw, for the history.
+        after: Called with the cost so far after every iteration, for example to evaluate the
+            network now and then. Its own time does not count.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -134,6 +137,10 @@ def fit(
                 cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
                 if progress:
                     progress(found.loss)
+                if after:
+                    paused = time.monotonic()
+                    after(cost)
+                    began += time.monotonic() - paused
             if time.monotonic() - saved > every_seconds:
                 save(cost)
                 saved = time.monotonic()

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zopde.protocols import Objective, Oracle
+from zopde.seeding import generator
 from zopde.sparsity import Masks
-from zopde.zo import cge, relative_mu
+from zopde.zo import cge, relative_mu, rge
 from zopde.zo.cge import Failed, Scheme
 from zopde.zo.coordinates import Coordinates
 
@@ -138,3 +139,34 @@ class Skipping:
             slope.zero_()
         nothing = torch.zeros(Coordinates(network).total, dtype=torch.bool)
         return Gradient(math.nan, found.queries, nothing, skipped=True)
+
+
+@final
+class RandomDirections:
+    """Estimates along random directions, all weights at once (RGE).
+
+    Args:
+        num_directions: q; drawn anew at every iteration.
+        mu: Finite-difference step, in the units of the weights.
+        scheme: "forward" or "central".
+        oracle_at: (network, objective) -> what answers the probes, made anew at every iteration.
+        seed: Decides the directions, together with the iteration.
+    """
+
+    def __init__(
+        self, num_directions: int, mu: float, scheme: Scheme, oracle_at: OracleAt, seed: int
+    ) -> None:
+        self._num_directions = num_directions
+        self._mu = mu
+        self._scheme = scheme
+        self._oracle_at = oracle_at
+        self._seed = seed
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """q queries, and one for the base."""
+        oracle = self._oracle_at(network, objective)
+        draw = generator(self._seed, "probes", iteration)
+        estimate = rge(oracle, self._num_directions, self._mu, draw, scheme=self._scheme)
+        oracle.set_gradient(estimate.gradient)
+        loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
+        return Gradient(float(loss), estimate.queries)

@@ -55,7 +55,10 @@ class Optimise:
 
         Coordinates that are not active keep their weight AND their moments. A zero in a sparse
         gradient means "not asked", not "flat": letting momentum and weight decay act on it, as
-        a plain optimiser does, moves weights on stale or no evidence.
+        a plain optimiser does, moves weights on stale or no evidence. (DeepZero's released code
+        does.) So over many draws a weight is decayed as often as it is asked for, and the
+        balance of gradient and decay is that of the dense update. Moments go on where they
+        were when a coordinate was last active.
         """
         if self.clip:
             nn.utils.clip_grad_norm_(network.parameters(), self.clip)

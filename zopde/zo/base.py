@@ -6,10 +6,12 @@ import logging
 from typing import Any, final
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from zopde.zo.norms import statistics_per_probe
+from zopde.zo.planes import in_planes
+from zopde.zo.rank_one import CONVS, pad
 from zopde.zo.tracing import out_of_place
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Base(fx.Interpreter):
     ) -> None:
         super().__init__(graph, garbage_collect_values=False)
         self._given = given
+        self._planes: tuple[fx.Node, Tensor, Tensor] | None = None
         self.batch = next(len(value) for value in args if isinstance(value, Tensor))
         self.states: set[fx.Node] = set()
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
@@ -78,6 +81,18 @@ class Base(fx.Interpreter):
         self.states.add(n)
         check_batch(value, self.batch)
         return value
+
+    def planes(
+        self, node: fx.Node, module: nn.Module, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Padded input and output of a layer, each channel's values together.
+
+        Only those of the last layer that was asked for are kept: probes come layer by layer.
+        """
+        if self._planes is None or self._planes[0] is not node:
+            padded = pad(module, x) if isinstance(module, CONVS) else x
+            self._planes = node, in_planes(padded), in_planes(y)
+        return self._planes[1:]
 
     def answers(self, args: tuple[Any, ...]) -> bool:
         """Whether this is the run of `args`."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from zopde.zo.planes import moments
+
 BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMS = (*BATCH, *INSTANCE, nn.GroupNorm, nn.LayerNorm)
@@ -95,8 +97,7 @@ def _batch(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> Channel:
 
         def from_batch(x: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
             channel = x[rows, :, entries]
-            flat = channel.flatten(1)
-            variance, mean = torch.var_mean(flat, dim=1, correction=0)
+            mean, variance = moments(channel)
             return _scaled(channel, mean, variance, module.eps)
 
         return from_batch

@@ -64,12 +64,15 @@ class Share:
             -> (batch, k, ...) changes: the probes stand where the channels stood.
         trailing: Over how many of the last axes the channels are counted; 0 if they are axis 1
             of a state.
+        on_planes: (padded input, output) of the base, whose channels lie in planes -> the probes'
+            channels of the output, changed (batch, k, ...); None where there is no such rule.
     """
 
     channels: Tensor
     of_probes: Callable[[Tensor], Tensor]
     of_base: Callable[[Tensor], Tensor]
     trailing: int = 0
+    on_planes: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add the changes to outputs (k, batch, ...) in place, from inputs (k, batch, ...)."""
@@ -176,7 +179,16 @@ def _conv_weight(conv: Conv, block: Block) -> Share:
         needed, which = torch.unique(source, return_inverse=True)
         return shifted(x[:, needed], which)
 
-    return Share(out, of_probes, of_base)
+    def on_planes(padded: Tensor, y: Tensor) -> Tensor:
+        windows = _windows(conv, padded)
+        found = y.new_empty(len(out), len(y), *y.shape[2:])
+        where = zip(source.tolist(), *(tap.tolist() for tap in taps), strict=True)
+        moves = zip(out.tolist(), where, block.steps.tolist(), strict=True)
+        for place, (channel, at, step) in zip(found, moves, strict=True):
+            torch.add(y[:, channel], windows[(slice(None), *at)], alpha=step, out=place)
+        return found.transpose(0, 1)
+
+    return Share(out, of_probes, of_base, on_planes=on_planes)
 
 
 def _by_repeating(

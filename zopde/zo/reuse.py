@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.zo.base import Base, CannotReuseError, check_batch
 from zopde.zo.norms import NORMS, statistics_per_probe
+from zopde.zo.planes import max_pool
 from zopde.zo.probes import never_called
 from zopde.zo.rank_one import CONVS, Block, Share, Site, share
 from zopde.zo.thin import Thin, joined, through_binary, through_function
@@ -112,13 +113,24 @@ class Reuse:
         x, y = self._base.values[source], self._base.values[node]
         k, part = len(self._blocks[i]), self._parts.get(source, {}).get(i)
         if part is None and found is None and change.channels_first(y):
-            return Thin(y[:, change.channels] + change.of_base(x), change.channels)
+            return Thin(self._moved(node, change, x, y), change.channels)
         probes = x.expand(k, *x.shape)
         if part is not None:
             probes = self._whole(source, part, i).view(k, *x.shape)
         whole = self._whole(node, found, i).view(k, *y.shape)
         change.add(probes, whole)
         return whole.flatten(0, 1)
+
+    def _moved(self, node: fx.Node, change: Share, x: Tensor, y: Tensor) -> Tensor:
+        """The probes' channels of a layer's output, (batch, k, ...)."""
+        if y.device.type != "cpu" or y.dim() != 4:
+            return y[:, change.channels] + change.of_base(x)
+        module = self._graph.get_submodule(str(node.target))
+        padded, planes = self._base.planes(node, module, x, y)
+        if change.on_planes:
+            return change.on_planes(padded, planes)
+        apart = planes.transpose(0, 1)[change.channels].transpose(0, 1)
+        return apart + change.of_base(x)
 
     def _run(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
         """A node's value for block i, as thin as it can be."""
@@ -134,6 +146,10 @@ class Reuse:
             found: Any = torch.relu_(held[spare])
         elif node.op == "call_function" and node.target in _TOGETHER:
             found = self._broadcast(node, i, spare)
+        elif held and self._is_max_pool(node):
+            pool: Any = self._graph.get_submodule(str(node.target))
+            source = node.all_input_nodes[0]
+            found = max_pool(pool, self._whole(source, held[source], i))
         else:
             found = self._call(node, lambda source: self._whole(source, held.get(source), i))
         check_batch(found, len(self._blocks[i]) * self._base.batch)
@@ -151,6 +167,11 @@ class Reuse:
         if node.op == "call_module":
             return type(self._graph.get_submodule(str(node.target))) is nn.ReLU
         return node.op == "call_function" and node.target in (F.relu, torch.relu)
+
+    def _is_max_pool(self, node: fx.Node) -> bool:
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
+            return False
+        return type(self._graph.get_submodule(str(node.target))) is nn.MaxPool2d
 
     def _broadcast(self, node: fx.Node, i: int, spare: fx.Node | None) -> Any:  # noqa: ANN401
         """Entry by entry: where the probes have the base's value it is not repeated."""

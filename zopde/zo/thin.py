@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from zopde.zo.planes import plane_by_plane
+
 
 @final
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def through_function(
         kwargs: Its keyword arguments.
     """
     if name in _ELEMENTWISE:
-        found = call(thin.value)
+        found = plane_by_plane(call, thin.value)
         return Thin(found, thin.channels) if isinstance(found, Tensor) else None
     if name == "mean":
         over = args[0] if args else kwargs.get("dim")

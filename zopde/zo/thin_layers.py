@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.zo.norms import BATCH, INSTANCE, uses_batch_statistics
+from zopde.zo.planes import batch_norm, lies_in_planes, max_pool, plane_by_plane
 from zopde.zo.rank_one import CONVS, Conv, pad
 from zopde.zo.thin import Answer, Thin, flat
 
@@ -73,7 +75,12 @@ def through_module(module: nn.Module, thin: Thin, x: Tensor, y: Tensor) -> Answe
 
 
 def _by_channel(module: nn.Module, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
-    found = module(thin.value)
+    found = plane_by_plane(module, thin.value)
+    return Thin(found, thin.channels) if isinstance(found, Tensor) else None
+
+
+def _max_pool(module: nn.MaxPool2d, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
+    found = plane_by_plane(partial(max_pool, module), thin.value)
     return Thin(found, thin.channels) if isinstance(found, Tensor) else None
 
 
@@ -89,9 +96,11 @@ def _norm(module: nn.modules.batchnorm._NormBase, thin: Thin, _x: Tensor, _y: Te
     mean = variance = None
     if module.running_mean is not None and module.running_var is not None and not module.training:
         mean, variance = module.running_mean[channels], module.running_var[channels]
-    if isinstance(module, BATCH):
+    train = isinstance(module, BATCH) and uses_batch_statistics(module)
+    if train and value.device.type == "cpu" and lies_in_planes(value):
+        found = batch_norm(value, weight, bias, module.eps)
+    elif isinstance(module, BATCH):
         # The axis of the channels holds the probes, so each gets its own statistics.
-        train = uses_batch_statistics(module)
         found = F.batch_norm(value, mean, variance, weight, bias, training=train, eps=module.eps)
     else:
         found = F.instance_norm(
@@ -135,6 +144,7 @@ _RULES: dict[type[nn.Module], Callable[..., Answer]] = {
     **dict.fromkeys(_BY_CHANNEL, _by_channel),
     **dict.fromkeys((*BATCH, *INSTANCE), _norm),
     **dict.fromkeys(CONVS, _conv),
+    nn.MaxPool2d: _max_pool,
     nn.PReLU: _prelu,
     nn.Linear: _linear,
     nn.Flatten: _flatten,

@@ -1,0 +1,97 @@
+"""Trained classifiers as files: weights, statistics and how to build them, in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zopde import __version__
+from zopde.data import standardised
+from zopde.errors import InputError, first_line
+from zopde.recipes.classification.config import ClassificationConfig
+from zopde.recipes.classification.networks import build_network
+from zopde.recipes.classification.problem import Problem
+
+
+@final
+class Classifier(nn.Module):
+    """A network behind its standardisation: from pixels, in the units of the file, to logits.
+
+    Args:
+        body: The network.
+        mean: (channel,).
+        deviation: (channel,).
+        classes: What the logits mean, in their order.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, body: nn.Module, mean: Tensor, deviation: Tensor, classes: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        self.classes = classes
+
+    def forward(
+        self, pixels: Shaped[Tensor, "batch channel y x"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        logits: Tensor = self.body(standardised(pixels, self.mean, self.deviation))
+        return logits
+
+
+def save_classifier(
+    network: nn.Module, config: ClassificationConfig, problem: Problem, path: Path
+) -> None:
+    """Write weights and statistics as safetensors, the architecture in its metadata."""
+    plan = {
+        "kind": config.network.kind,
+        "sizes": config.network.sizes,
+        "channels": problem.data.channels,
+        "classes": problem.data.classes,
+        "zopde": __version__,
+    }
+    whole = Classifier(network, problem.mean, problem.deviation, problem.data.classes)
+    tensors = {name: value.contiguous().cpu() for name, value in whole.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One entry: several would be written in an order that changes from run to run.
+    save_file(tensors, partial, {"classifier": json.dumps(plan)})
+    partial.replace(path)
+
+
+def load_classifier(path: Path | str) -> Classifier:
+    """The classifier of a `model.safetensors`, in eval mode: pixels to logits.
+
+    Args:
+        path: A file that a classification run wrote.
+
+    Raises:
+        InputError: If the file is missing or no classifier of zopde.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            plan = json.loads((file.metadata() or {})["classifier"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        reason = first_line(error)
+        raise InputError(
+            "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
+        ) from error
+    classes = tuple(plan["classes"])
+    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
+        body = build_network(plan["kind"], plan["channels"], len(classes), plan["sizes"])
+    found = Classifier(body, state["mean"], state["deviation"], classes)
+    found.load_state_dict(state)
+    return found.eval()
