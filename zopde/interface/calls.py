@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.interface.differences import differences, probes_per_call
+from zopde.interface.differences import check_whole, entry_responses, probes_per_call
 from zopde.interface.vjp import Step
 from zopde.zo.cge import Scheme
 from zopde.zo.lost import answered
@@ -46,14 +46,16 @@ def calls_for(step: Step, scheme: Scheme, states: int) -> list[Call]:
 def responses_to(
     step: Step, call: Call, mu: float, scheme: Scheme
 ) -> Float[Tensor, "probes outputs"]:
-    """J e_j for the entries of a call."""
-    point = step.point
-    entries = torch.arange(call.count, device=point.device)
-    directions = point.new_zeros(call.count, point[0].numel())
-    directions[entries, call.first + entries] = 1
+    """J e_j for the entries of a call.
+
+    Raises:
+        SolverError: If a probe failed.
+    """
+    entries = torch.arange(call.first, call.first + call.count, device=step.point.device)
     rows = torch.full_like(entries, call.row)
-    shaped = directions.view(-1, *point.shape[1:])
-    return differences(step, rows, shaped, mu, scheme).flatten(1)
+    found = entry_responses(step, rows, entries, mu, scheme)
+    check_whole(found)
+    return found.flatten(1)
 
 
 def answer_calls(

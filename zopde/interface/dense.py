@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.errors import SolverError
 from zopde.interface.differences import (
     check_probing,
-    differences,
-    failed,
+    check_whole,
+    entry_responses,
     probes_per_call,
     without_failed,
 )
@@ -70,10 +69,7 @@ def responses(
     for first in range(0, point.numel(), chunk):
         entries = torch.arange(first, min(first + chunk, point.numel()), device=point.device)
         rows = entries // per_state
-        directions = point.new_zeros(len(entries), per_state)
-        directions[torch.arange(len(entries)), entries % per_state] = 1
-        shaped = directions.view(-1, *point.shape[1:])
-        yield first, rows, differences(step, rows, shaped, mu, scheme)
+        yield first, rows, entry_responses(step, rows, entries % per_state, mu, scheme)
 
 
 def jacobians(
@@ -96,8 +92,6 @@ def jacobians(
     outputs = step.stepped[0].numel()
     found = step.point.new_empty(step.point.numel(), outputs)
     for first, _, answers in responses(step, mu, scheme, states):
-        lost = failed(answers)
-        if lost.any():
-            raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
+        check_whole(answers)
         found[first : first + len(answers)] = answers.flatten(1)
     return found.view(len(step.point), -1, outputs)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zopde.checks import check_choice, check_count, check_positive
+from zopde.errors import SolverError
 from zopde.interface.vjp import Step
 from zopde.zo.cge import Scheme
 
@@ -49,6 +50,31 @@ def differences(
         sides = torch.where(_shaped(failed(first), first), here - second, first - here) / mu
         found = torch.where(_shaped(lost, found), sides, found)
     return found
+
+
+def entry_responses(
+    step: Step,
+    rows: Int[Tensor, " probes"],
+    entries: Int[Tensor, " probes"],
+    mu: float,
+    scheme: Scheme,
+) -> Float[Tensor, "probes channel *space"]:
+    """J e_j for single entries of the varied input, each of the state in its row."""
+    point = step.point
+    directions = point.new_zeros(len(entries), point[0].numel())
+    directions[torch.arange(len(entries), device=point.device), entries] = 1
+    return differences(step, rows, directions.view(-1, *point.shape[1:]), mu, scheme)
+
+
+def check_whole(answers: Float[Tensor, "probes channel *space"]) -> None:
+    """Require that no probe failed: a Jacobian must be whole.
+
+    Raises:
+        SolverError: With how many did.
+    """
+    lost = failed(answers)
+    if lost.any():
+        raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
 
 
 def failed(answers: Float[Tensor, "probes channel *space"]) -> Bool[Tensor, " probes"]:
