@@ -46,10 +46,10 @@ from zopde.hybrid import BlackBox, CountedSolver
 from zopde.interface import (
     Bank,
     CompressedForm,
+    JacobianStore,
     Key,
     Probing,
     Step,
-    Store,
     coloured_for,
     farthest_points,
     form_for,
@@ -162,7 +162,7 @@ class Case:
         }
 
     def bank(
-        self, solver: Solver, count: int, store: Store, form: CompressedForm | None = None
+        self, solver: Solver, count: int, store: JacobianStore, form: CompressedForm | None = None
     ) -> Bank:
         """Jacobians at a few stored states, some of every Reynolds number where there are any."""
         varies = self.options.solver == "wake"
@@ -185,7 +185,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def amortised(lookup: str) -> Callable[[Solver], tuple[Solver, int]]:
         def make(counter: CountedSolver) -> tuple[Solver, int]:
-            kept.append(kept[0] if kept else case.bank(counter, options.snapshots, Store()))
+            kept.append(kept[0] if kept else case.bank(counter, options.snapshots, JacobianStore()))
             setup = options.snapshots * case.stored.state[0].numel()
             return InterfaceSolver(counter, AmortisedPullback(kept[0], lookup)), setup
 

@@ -27,7 +27,7 @@ from cuts import Case
 
 from zopde import AmortisedPullback, InterfaceSolver
 from zopde.hybrid import BlackBox
-from zopde.interface import CompressedForm, Store
+from zopde.interface import CompressedForm, JacobianStore
 from zopde.interface.lookup import LOOKUPS
 from zopde.memory import keep_freed_memory
 
@@ -39,7 +39,7 @@ UNROLL, UNROLLS = 16, (8, 16, 32)
 def compare(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], Case]:
     """Cosine and relative error of every lookup."""
     case, rows = Case(options), []
-    black_box, store = BlackBox(case.solver), Store(folder)
+    black_box, store = BlackBox(case.solver), JacobianStore(folder)
 
     def row(way: str, snapshots: int, gradient: torch.Tensor) -> None:
         both = gradient.double(), case.sol.double()
@@ -66,7 +66,7 @@ def compress(case: Case, options: argparse.Namespace, folder: Path) -> list[dict
     for radius in (1, 3, 5):
         for rank in (16, 64, 128):
             form = CompressedForm(case.solver.grid, "state", (radius, radius), rank)
-            bank = case.bank(black_box, count, Store(folder), form)
+            bank = case.bank(black_box, count, JacobianStore(folder), form)
             found = case.gradient(InterfaceSolver(black_box, AmortisedPullback(bank, "fitted")))
             cosine = torch.cosine_similarity(found.double(), case.sol.double(), dim=0)
             sizes = {"radius": radius, "rank": rank, "mib": 4 * form.size / 2**20}

@@ -5,11 +5,11 @@ from zopde import AmortisedPullback, DensePullback, InputError, InterfaceSolver,
 from zopde.hybrid import CountedSolver
 from zopde.interface import (
     Bank,
+    JacobianStore,
     Key,
     Probing,
     PullbackByVariable,
     Step,
-    Store,
     Watch,
     farthest_points,
     form_for,
@@ -169,7 +169,7 @@ def test_state_and_forcing_agree_with_autograd_through_the_twin(toy, gen):
 
 def test_a_list_of_snapshots_restores(toy, gen, tmp_path):
     step, counter = step_of(toy, gen), CountedSolver(toy)
-    settings = {"store": Store(tmp_path), "path": tmp_path / "list.pt"}
+    settings = {"store": JacobianStore(tmp_path), "path": tmp_path / "list.pt"}
     bank = bank_at(step, **settings)
     bank.add(step_of(toy, gen, batch=1), tag=7)
     bank.add(step_of(toy, gen, batch=1), tag=8)

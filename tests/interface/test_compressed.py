@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zopde import AmortisedPullback, DensePullback, Grid, InputError
-from zopde.interface import Bank, CompressedForm, Key, Probing, Step, Store, form_for
+from zopde.interface import Bank, CompressedForm, JacobianStore, Key, Probing, Step, form_for
 from zopde.interface.compressed import neighbourhoods
 from zopde.interface.forms import Dense
 
@@ -79,7 +79,7 @@ def test_on_disk_it_is_found_again(toy, gen, tmp_path):
     state, forcing = torch.randn(2, 1, 2, 8, 8, generator=gen)
     step = Step(toy, state, forcing, toy.step(state, forcing))
     form, probing = CompressedForm(toy.grid, "state", (0, 0), 3), Probing(1e-3)
-    first, second = Store(tmp_path), Store(tmp_path)
+    first, second = JacobianStore(tmp_path), JacobianStore(tmp_path)
     one, other = first.fetch(step, form, probing)[0], second.fetch(step, form, probing)[0]
     assert (first.asked, second.asked) == (128, 0)
     assert one.error == other.error > 0

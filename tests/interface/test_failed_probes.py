@@ -10,7 +10,7 @@ from zopde import (
     RandomPullback,
     SolverError,
 )
-from zopde.interface import Bank, DenseForm, Key, Probing, Step, Store, Watch
+from zopde.interface import Bank, DenseForm, JacobianStore, Key, Probing, Step, Watch
 from zopde.interface.dense import jacobians
 
 
@@ -86,8 +86,8 @@ def test_a_jacobian_must_be_whole_raises(at):
 def test_a_bank_holds_no_answer_of_a_failed_probe_raises(at, tmp_path):
     form, probing = DenseForm(128, 128), Probing(1e-4, states=50)
     with pytest.raises(SolverError, match="Jacobian: 1 of"):
-        Store(tmp_path).fetch(at([60])[0], form, probing)
-    kept = Store(tmp_path)
+        JacobianStore(tmp_path).fetch(at([60])[0], form, probing)
+    kept = JacobianStore(tmp_path)
     found = kept.fetch(at([])[0], form, probing)
     assert all(one.transposed.isfinite().all() for one in found)
     assert kept.asked == 2 * 128 - 50, "the call before the one that failed is kept"

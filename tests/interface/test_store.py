@@ -7,7 +7,7 @@ import torch
 
 from zopde import InputError, SolverError, WorkerPool, load_solver
 from zopde.hybrid import BlackBox, CountedSolver
-from zopde.interface import DenseForm, Probing, Step, Store, jacobians
+from zopde.interface import DenseForm, JacobianStore, Probing, Step, jacobians
 
 PROBING = Probing(1e-3, states=10)  # 32 entries in calls of 10, 10, 10 and 2
 FORM = DenseForm(32, 32)
@@ -33,7 +33,7 @@ def matrices(found):
 def test_agrees_with_jacobians(small, tmp_path, variable, scheme):
     step, probing = step_of(small, variable=variable), Probing(1e-3, scheme, 10)
     expected = jacobians(step, 1e-3, scheme)
-    for store in (Store(), Store(tmp_path)):
+    for store in (JacobianStore(), JacobianStore(tmp_path)):
         found = matrices(store.fetch(step, FORM, probing))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert store.asked == 64 * (2 if scheme == "central" else 1)
@@ -41,17 +41,17 @@ def test_agrees_with_jacobians(small, tmp_path, variable, scheme):
 
 def test_what_is_known_is_counted_but_not_asked(small, tmp_path):
     first = CountedSolver(small)
-    expected = matrices(Store(tmp_path, "toy").fetch(step_of(first), FORM, PROBING))
+    expected = matrices(JacobianStore(tmp_path, "toy").fetch(step_of(first), FORM, PROBING))
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2
     assert not any(os.stat(path).st_mode & 0o222 for path in files)
-    again, store = CountedSolver(small), Store(tmp_path, "toy")
+    again, store = CountedSolver(small), JacobianStore(tmp_path, "toy")
     assert torch.equal(matrices(store.fetch(step_of(again), FORM, PROBING)), expected)
     assert (store.asked, again.steps) == (0, first.steps)
     others = [
-        (Store(tmp_path, "other"), PROBING, step_of(small)),
-        (Store(tmp_path, "toy"), Probing(2e-3, states=10), step_of(small)),
-        (Store(tmp_path, "toy"), PROBING, step_of(small, variable="forcing")),
+        (JacobianStore(tmp_path, "other"), PROBING, step_of(small)),
+        (JacobianStore(tmp_path, "toy"), Probing(2e-3, states=10), step_of(small)),
+        (JacobianStore(tmp_path, "toy"), PROBING, step_of(small, variable="forcing")),
     ]
     for other, probing, step in others:
         other.fetch(step, FORM, probing)
@@ -61,12 +61,12 @@ def test_what_is_known_is_counted_but_not_asked(small, tmp_path):
 @pytest.mark.parametrize("harm", ["cut", "empty", "zeros"])
 def test_a_file_that_is_not_whole_is_measured_anew(small, tmp_path, harm):
     step = step_of(small)
-    expected = matrices(Store(tmp_path).fetch(step, FORM, PROBING))
+    expected = matrices(JacobianStore(tmp_path).fetch(step, FORM, PROBING))
     path = sorted(tmp_path.iterdir())[0]
     whole = path.read_bytes()
     path.unlink()
     path.write_bytes({"cut": whole[:-40], "empty": b"", "zeros": bytes(len(whole))}[harm])
-    store = Store(tmp_path)
+    store = JacobianStore(tmp_path)
     assert torch.equal(matrices(store.fetch(step, FORM, PROBING)), expected)
     assert store.asked == 32
     assert path.read_bytes() == whole
@@ -74,8 +74,8 @@ def test_a_file_that_is_not_whole_is_measured_anew(small, tmp_path, harm):
 
 def test_a_solver_that_answers_otherwise_is_asked(toy_spec, tmp_path):
     one, other = (load_solver(toy_spec, {"shape": (4, 4), "viscosity": v}) for v in (0.2, 0.21))
-    Store(tmp_path).fetch(step_of(one), FORM, PROBING)
-    store = Store(tmp_path)
+    JacobianStore(tmp_path).fetch(step_of(one), FORM, PROBING)
+    store = JacobianStore(tmp_path)
     found = matrices(store.fetch(step_of(other), FORM, PROBING))
     assert store.asked == 64
     torch.testing.assert_close(found, jacobians(step_of(other), 1e-3), rtol=1e-3, atol=1e-4)
@@ -95,12 +95,12 @@ class Fails:
 
 
 def test_after_a_crash_no_answered_call_is_asked_again(small, tmp_path):
-    expected = matrices(Store().fetch(step_of(small), FORM, PROBING))
-    store = Store(tmp_path)
+    expected = matrices(JacobianStore().fetch(step_of(small), FORM, PROBING))
+    store = JacobianStore(tmp_path)
     with pytest.raises(SolverError, match="down"):
         store.fetch(step_of(Fails(small, 1 + 6)), FORM, PROBING)
     assert store.asked == 32 + 20
-    counter, again = CountedSolver(small), Store(tmp_path)
+    counter, again = CountedSolver(small), JacobianStore(tmp_path)
     assert torch.equal(matrices(again.fetch(step_of(counter), FORM, PROBING)), expected)
     assert again.asked == 12
     assert counter.steps == 2 + 64
@@ -110,18 +110,18 @@ def test_after_a_crash_no_answered_call_is_asked_again(small, tmp_path):
 def test_a_folder_that_cannot_be_written_raises(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"bank: got .*expected a folder with room for"):
-        Store(tmp_path / "file").fetch(step_of(small), FORM, PROBING)
+        JacobianStore(tmp_path / "file").fetch(step_of(small), FORM, PROBING)
 
 
 def test_workers_agree_even_where_one_is_killed(toy_spec, small, tmp_path):
-    expected = matrices(Store().fetch(step_of(small), FORM, PROBING))
+    expected = matrices(JacobianStore().fetch(step_of(small), FORM, PROBING))
     marks = tmp_path / "marks"
     marks.mkdir()
     mortal = load_solver(toy_spec.replace(":Toy", ":Mortal"), {"marks": str(marks), "after": 4})
     counter = CountedSolver(BlackBox(mortal))
     step = step_of(counter)
     with WorkerPool(2) as pool:
-        store = Store(tmp_path / "bank")
+        store = JacobianStore(tmp_path / "bank")
         found = matrices(store.fetch(step, FORM, Probing(1e-3, "forward", 10, pool)))
     assert torch.equal(found, expected)
     assert len(list(marks.iterdir())) == 1

@@ -12,7 +12,7 @@ from zopde.interface.lookup import Lookup
 from zopde.interface.random import RandomPullback
 from zopde.interface.reach import Reach, measure_radius, measure_reach
 from zopde.interface.snapshots import farthest_points
-from zopde.interface.store import Probing, Store
+from zopde.interface.store import JacobianStore, Probing
 from zopde.interface.vjp import InterfaceSolver, Pullback, PullbackByVariable, Step
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "DensePullback",
     "EntryOracle",
     "InterfaceSolver",
+    "JacobianStore",
     "Key",
     "Lookup",
     "Probing",
@@ -32,7 +33,6 @@ __all__ = [
     "RandomPullback",
     "Reach",
     "Step",
-    "Store",
     "Watch",
     "coloured_for",
     "farthest_points",

@@ -14,7 +14,7 @@ from zopde.errors import InputError
 from zopde.interface.bank import Bank
 from zopde.interface.differences import differences, failed
 from zopde.interface.lookup import LOOKUPS, Lookup
-from zopde.interface.store import Store
+from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import Pullback, Step
 from zopde.protocols import State
 
@@ -45,7 +45,7 @@ class Watch:
     threshold: float = 0.0
     mu: float = 1e-3
     tag: int | None = None
-    store: Store | None = None
+    store: JacobianStore | None = None
     fallback: Pullback | None = None
     agreements: list[float] = field(default_factory=list)
     added: int = 0

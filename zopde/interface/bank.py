@@ -16,7 +16,7 @@ from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.compressed import CompressedForm
 from zopde.interface.forms import DenseForm, Form, Jacobian
-from zopde.interface.store import Probing, Store
+from zopde.interface.store import JacobianStore, Probing
 from zopde.interface.vjp import Step, Variable
 from zopde.protocols import Forcing, Solver, State
 
@@ -69,14 +69,14 @@ class Bank:
         key: Key,
         variable: Variable = "state",
         probing: Probing | None = None,
-        store: Store | None = None,
+        store: JacobianStore | None = None,
         path: Path | None = None,
     ) -> None:
         check_count("snapshots", capacity)
         self.form, self.key, self.variable = form, key, variable
         self.periodic = grid.boundary == "periodic"
         self._capacity, self._path = capacity, path
-        self._probing, self._store = probing or Probing(), store or Store()
+        self._probing, self._store = probing or Probing(), store or JacobianStore()
         self._jacobians: list[Jacobian] = []
         self._keys: list[Tensor] = []
         self._listed: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ class Bank:
         """The largest share that any Jacobian lost by the way it is kept."""
         return max((one.error for one in self._jacobians), default=0.0)
 
-    def add(self, step: Step, tag: int | None = None, store: Store | None = None) -> None:
+    def add(self, step: Step, tag: int | None = None, store: JacobianStore | None = None) -> None:
         """The Jacobian at every state of a step's batch; D probes each, where it is not known.
 
         Args:
@@ -132,7 +132,7 @@ class Bank:
         if tag is not None:
             self._write()
 
-    def restore(self, solver: Solver, below: int, store: Store | None = None) -> None:
+    def restore(self, solver: Solver, below: int, store: JacobianStore | None = None) -> None:
         """Add again what the file lists, up to the first tag that is not below `below`.
 
         Args:

@@ -53,7 +53,7 @@ class Probing:
 
 
 @final
-class Store:
+class JacobianStore:
     """A folder of Jacobians in float32, or none: then each is measured and held in memory.
 
     A file's name is a digest of the identity, the snapshot and the probing, so that runs with

@@ -18,11 +18,11 @@ from zopde import __version__
 from zopde.interface import (
     AmortisedPullback,
     Bank,
+    JacobianStore,
     Key,
     Probing,
     Pullback,
     Step,
-    Store,
     Watch,
     farthest_points,
     form_for,
@@ -95,11 +95,11 @@ class AmortisedAt:
         self._at, self._started = 0, False
         here = None if places.own is None else places.own / _OWN
         identity = _identity(config, problem)
-        self._kept, table = Store(here, identity), config.interface
+        self._kept, table = JacobianStore(here, identity), config.interface
         self.solver_steps = steps_of_bank(config, problem, list(mu))
         title = f"{table.snapshots * len(mu)} Jacobians"
         with (progress or Silent()).stage(title, self.solver_steps) as advance:
-            shared = Store(places.shared, identity, advance)
+            shared = JacobianStore(places.shared, identity, advance)
             self.banks = self._filled(config, problem, solver, shared, here, executor)
         self.asked = shared.asked
 
@@ -108,7 +108,7 @@ class AmortisedAt:
         config: CorrectionConfig,
         problem: Problem,
         solver: Solver,
-        shared: Store,
+        shared: JacobianStore,
         here: Path | None,
         executor: Executor | None,
     ) -> dict[Variable, Bank]:
