@@ -17,7 +17,7 @@ from zopde.cli.console import (
     say_json,
     table,
 )
-from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Overwrite
+from zopde.cli.options import AsJson, Changes, ConfigFile, Device, DryRun, Overwrite, Resume
 
 if TYPE_CHECKING:
     from zopde.recipes.classification import ClassificationConfig
@@ -42,13 +42,9 @@ def classify(
         ),
     ] = None,
     device: Device = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
-    ] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Train an image classifier from scratch by queries, beside back-propagation."""

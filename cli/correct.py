@@ -26,8 +26,10 @@ from zopde.cli.options import (
     ConfigFile,
     DataFile,
     Device,
+    DryRun,
     Overwrite,
     Preset,
+    Resume,
     SolverSpec,
     configured,
 )
@@ -51,13 +53,9 @@ def correct(
         int | None,
         typer.Option(help="Probes per pass; 0 measures what is best. Default: as the settings."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
-    ] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
-    ] = False,
+    dry_run: DryRun = False,
     executor: Annotated[
         str | None,
         typer.Option(

@@ -45,6 +45,10 @@ Device = Annotated[
     str | None,
     typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what is there first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
 

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import torch
 
 from zopde.checks import check_choice, check_not_negative, check_positive, check_share
-from zopde.errors import InputError
 from zopde.recipes.injection import check_injection, fit_preset
 from zopde.recipes.run_settings import RunSettings, check_run_settings
-from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
-from zopde.recipes.span import Span
+from zopde.recipes.settings import build, choices, merge, read_toml
+from zopde.recipes.span import Span, check_length
 
 PRESETS = ("quick", "paper")
 
@@ -206,8 +205,7 @@ class CorrectionConfig:
             ("training.length", self.training.length),
             ("zo.resample", self.zo.resample),
         ):
-            if Span.parse(name, text).count < 1:
-                raise InputError(name, got=repr(text), expected="a length of at least 1")
+            check_length(name, text)
         check_run_settings(self.run)
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
 
@@ -241,9 +239,7 @@ def load_config(
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
     check_choice("preset", preset, PRESETS)
-    chosen = merge(read_toml(file) if file else {}, assignments(changes))
-    check_agreement(tables or {}, chosen)
-    chosen = merge(chosen, tables or {})
+    chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
     return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from zopde import __version__
-from zopde.errors import InputError, first_line
 from zopde.nets import Normalised, build_corrector
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.model_file import read_model, write_model
 
 
 def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) -> None:
@@ -26,15 +22,8 @@ def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) ->
         "padding": _padding(body),
         "inject": network.inject,
         "solver": config.solver.spec,
-        "zopde": __version__,
     }
-    # One entry: several would be written in an order that changes from run to run.
-    metadata = {"corrector": json.dumps(plan)}
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    write_model(path, "corrector", plan, network.state_dict())
 
 
 def load_corrector(path: Path | str) -> Normalised:
@@ -56,15 +45,7 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     network = load_corrector(run / "ZO-weights" / "seed-0" / "model.safetensors")
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            plan = json.loads((file.metadata() or {})["corrector"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = first_line(error)
-        raise InputError(
-            "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
-        ) from error
+    plan, state = read_model(path, "corrector")
     body = build_corrector(
         plan["kind"], plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"]
     )

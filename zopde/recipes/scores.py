@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -16,6 +16,7 @@ from zopde.sparsity import (
     LayerRatios,
     Scores,
     grasp_scores,
+    layer_ratios,
     magnitude_scores,
     random_scores,
     zo_grasp_scores,
@@ -68,6 +69,18 @@ def scores_by(
         return grasp_scores(network, objective)
     assert score == "zo-grasp"
     return zo_grasp_scores(network, objective, directions, mu, generator=draw, oracle_at=oracles)
+
+
+def queries_of(score: str, directions: int) -> int:
+    """Queries that a score takes."""
+    return {"grasp": 1, "zo-grasp": 2 * (directions + 1)}.get(score, 0)
+
+
+def ratios_from(network: nn.Module, scores: Scores, sparsity: float, cost: Fitted) -> Scoring:
+    """The layer-wise ratios that scores give, or why they give none."""
+    if not scores.values.isfinite().all():
+        return Scoring(None, replace(cost, stopped="scores of the layers not finite"))
+    return Scoring(layer_ratios(network, scores, sparsity), cost)
 
 
 def write_scoring(

@@ -14,7 +14,15 @@ from zopde.recipes.labels import WAYS, Way
 from zopde.recipes.oracles import oracle_at
 from zopde.recipes.problem import Problem, first_objective
 from zopde.recipes.runfolder import RunFolder
-from zopde.recipes.scores import FILE, Scoring, read_scoring, scores_by, write_scoring
+from zopde.recipes.scores import (
+    FILE,
+    Scoring,
+    queries_of,
+    ratios_from,
+    read_scoring,
+    scores_by,
+    write_scoring,
+)
 from zopde.seeding import generator
 from zopde.sparsity import LayerRatios, Scores, layer_ratios, random_scores
 from zopde.training import Fitted, OracleAt
@@ -40,7 +48,7 @@ def check_score(config: CorrectionConfig, problem: Problem) -> None:
 
 def scoring_queries(config: CorrectionConfig) -> int:
     """Queries that the configured score takes."""
-    return {"grasp": 1, "zo-grasp": 2 * (config.zo.score_directions + 1)}.get(config.zo.score, 0)
+    return queries_of(config.zo.score, config.zo.score_directions)
 
 
 def score_layers(
@@ -58,11 +66,8 @@ def score_layers(
     objective = first_objective(config, problem, counter, seed)
     oracles = oracle_at(config, pool, counter, config.zo.score_directions)
     scores = _scores(config, network, objective, seed, oracles)
-    finite = bool(scores.values.isfinite().all())
-    ratios = layer_ratios(network, scores, config.zo.sparsity) if finite else None
-    stopped = "" if finite else "scores of the layers not finite"
-    seconds = time.monotonic() - began
-    return Scoring(ratios, Fitted(0, scores.queries, counter.steps, seconds, stopped))
+    cost = Fitted(0, scores.queries, counter.steps, time.monotonic() - began)
+    return ratios_from(network, scores, config.zo.sparsity, cost)
 
 
 def kept_scoring(

@@ -53,6 +53,13 @@ def check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
                 )
 
 
+def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any] | None) -> Tree:
+    """What is laid over a preset: a file, over it "table.key=value", over that tables."""
+    chosen = merge(read_toml(file) if file else {}, assignments(changes))
+    check_agreement(tables or {}, chosen)
+    return merge(chosen, tables or {})
+
+
 def assignments(texts: Iterable[str]) -> Tree:
     """Nested dicts from "table.key=value"; a value that is not TOML is taken as text."""
     tree: Tree = {}

@@ -39,3 +39,9 @@ class Span:
 
     def __str__(self) -> str:
         return f"{self.count} {self.unit}s"
+
+
+def check_length(name: str, text: object) -> None:
+    """Require a length of at least 1, in either unit."""
+    if Span.parse(name, text).count < 1:
+        raise InputError(name, got=repr(text), expected="a length of at least 1")

@@ -19,8 +19,8 @@ from zopde.checks import (
 from zopde.errors import InputError
 from zopde.recipes.classification.methods import METHODS
 from zopde.recipes.run_settings import check_executor
-from zopde.recipes.settings import assignments, build, check_agreement, merge, read_toml
-from zopde.recipes.span import Span
+from zopde.recipes.settings import build, choices, merge, read_toml
+from zopde.recipes.span import Span, check_length
 
 _FOLDER = files("zopde.recipes") / "presets" / "classify"
 PRESETS = (
@@ -153,8 +153,7 @@ class ClassificationConfig:
             ("training.length", self.training.length),
             ("zo.resample", self.zo.resample),
         ):
-            if Span.parse(name, text).count < 1:
-                raise InputError(name, got=repr(text), expected="a length of at least 1")
+            check_length(name, text)
         for name, given in (("run.seeds", self.run.seeds), ("run.methods", self.run.methods)):
             if not given or len(set(given)) < len(given):
                 raise InputError(name, got=list(given), expected="some, each once")
@@ -187,6 +186,4 @@ def load_classification(
     """
     check_choice("preset", preset, PRESETS)
     tree = read_toml(Path(str(_FOLDER / f"{preset}.toml")))
-    chosen = merge(read_toml(file) if file else {}, assignments(changes))
-    check_agreement(tables or {}, chosen)
-    return build(ClassificationConfig, merge(merge(tree, chosen), tables or {}))
+    return build(ClassificationConfig, merge(tree, choices(file, changes, tables)))

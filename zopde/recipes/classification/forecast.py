@@ -27,13 +27,13 @@ from zopde.recipes.classification.train import (
 )
 from zopde.recipes.oracles import oracle_at, probes_per_pass, worker_pool
 from zopde.recipes.run_settings import elsewhere
+from zopde.recipes.scores import queries_of
 from zopde.seeding import generator
 from zopde.zo.coordinates import Coordinates
 
 _SAMPLE = 12  # passes of probes that are timed, spread over the layers
 _ENOUGH = 10.0  # seconds of that
 _START = 10.0  # seconds that workers take to start
-_SCORING = {"grasp": 1, "random": 0, "magnitude": 0}
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def _forecast(
     each += _median(lambda: problem.objective(*images.at(1)))
     asked = 0
     if method.mask != "none":
-        score = score_of(config, method)
-        asked = _SCORING.get(score, 2 * (config.zo.score_directions + 1))
+        asked = queries_of(score_of(config, method), config.zo.score_directions)
     return MethodForecast(
         name,
         length,

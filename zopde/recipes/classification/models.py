@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import final
 
 import torch
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zopde import __version__
 from zopde.data import standardised
-from zopde.errors import InputError, first_line
 from zopde.recipes.classification.config import ClassificationConfig
 from zopde.recipes.classification.networks import build_network
 from zopde.recipes.classification.problem import Problem
+from zopde.recipes.model_file import read_model, write_model
 
 
 @final
@@ -60,15 +56,9 @@ def save_classifier(
         "sizes": config.network.sizes,
         "channels": problem.data.channels,
         "classes": problem.data.classes,
-        "zopde": __version__,
     }
     whole = Classifier(network, problem.mean, problem.deviation, problem.data.classes)
-    tensors = {name: value.contiguous().cpu() for name, value in whole.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One entry: several would be written in an order that changes from run to run.
-    save_file(tensors, partial, {"classifier": json.dumps(plan)})
-    partial.replace(path)
+    write_model(path, "classifier", plan, whole.state_dict())
 
 
 def load_classifier(path: Path | str) -> Classifier:
@@ -80,15 +70,7 @@ def load_classifier(path: Path | str) -> Classifier:
     Raises:
         InputError: If the file is missing or no classifier of zopde.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            plan = json.loads((file.metadata() or {})["classifier"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = first_line(error)
-        raise InputError(
-            "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
-        ) from error
+    plan, state = read_model(path, "classifier")
     classes = tuple(plan["classes"])
     with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
         body = build_network(plan["kind"], plan["channels"], len(classes), plan["sizes"])

@@ -24,7 +24,7 @@ from zopde.recipes.classification.problem import (
 )
 from zopde.recipes.oracles import oracle_at
 from zopde.recipes.runfolder import RunFolder
-from zopde.recipes.scores import FILE, Scoring, scores_by, write_scoring
+from zopde.recipes.scores import FILE, Scoring, ratios_from, scores_by, write_scoring
 from zopde.recipes.span import Span
 from zopde.sparsity import (
     FixedMask,
@@ -34,7 +34,6 @@ from zopde.sparsity import (
     RandomMasks,
     Scores,
     kept_mask,
-    layer_ratios,
 )
 from zopde.training import (
     Backprop,
@@ -219,11 +218,8 @@ def score_layers(
     q, mu = config.zo.score_directions, config.zo.mu
     oracles = oracle_at(config, pool, None, q)
     scores = scores_by(score_of(config, method), network, objective, q, mu, seed, oracles)
-    finite = bool(scores.values.isfinite().all())
-    ratios = layer_ratios(network, scores, config.zo.sparsity) if finite else None
-    stopped = "" if finite else "scores of the layers not finite"
-    cost = Fitted(0, scores.queries, 0, time.monotonic() - began, stopped)
-    return scores, Scoring(ratios, cost)
+    cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
+    return scores, ratios_from(network, scores, config.zo.sparsity, cost)
 
 
 @torch.no_grad()

@@ -1,0 +1,51 @@
+"""A trained network as one file: its tensors, and in the metadata how to build it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zopde import __version__
+from zopde.errors import InputError, first_line
+
+
+def write_model(
+    path: Path, kind: str, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        kind: What sort of network, for `read_model`.
+        plan: How to build it, in values that JSON knows.
+        tensors: Its state dict.
+    """
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    # One entry: several would be written in an order that changes from run to run.
+    save_file(plain, partial, {kind: json.dumps({**plan, "zopde": __version__})})
+    partial.replace(path)
+
+
+def read_model(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(plan, tensors) of a file that `write_model` wrote.
+
+    Raises:
+        InputError: If the file is missing, or no model of that kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            plan = json.loads((file.metadata() or {})[kind])
+            return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        reason = first_line(error)
+        raise InputError(
+            "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
+        ) from error
