@@ -23,6 +23,7 @@ from zopde.errors import Failure, SolverError, first_line
 from zopde.grid import Grid
 from zopde.protocols import Forcing, State
 from zopde.solvers.files import Array, Files
+from zopde.solvers.rows import said
 from zopde.solvers.runs import Program, RunError, Running, last_lines
 
 _PREFIX = "zopde-run-"
@@ -165,13 +166,7 @@ class Batches:
         for row, one in failed:
             folder = places[one.folder] if one.folder else ""
             failures.append(Failure(row, one.reason, folder, one.log))
-        first = failures[0]
-        message = f"{self.name}: {len(failed)} of {len(answers)} runs failed; "
-        message += f"state {first.row}: {first.reason}"
-        if first.folder:
-            message += f"; its folder is {first.folder}"
-        if first.log:
-            message += f"; its log ends: {' | '.join(first.log.splitlines())}"
+        message = f"{self.name}: {said(failures, len(answers), 'runs')}"
         return SolverError(message, failures, answers)
 
 

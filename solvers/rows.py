@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -110,7 +110,7 @@ def gathered(state: State, answers: Iterable[Tensor | Failure]) -> State:
         else:
             together[row] = answer
     if failures:
-        raise SolverError(_said(failures, len(state)), failures, together)
+        raise SolverError(said(failures, len(state)), failures, together)
     return together
 
 
@@ -126,11 +126,12 @@ def _several(
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _said(failures: list[Failure], batch: int) -> str:
+def said(failures: Sequence[Failure], batch: int, what: str = "states") -> str:
+    """How many of a batch failed, and all that is known of the first."""
     first = failures[0]
-    said = f"{len(failures)} of {batch} states failed; state {first.row}: {first.reason}"
+    text = f"{len(failures)} of {batch} {what} failed; state {first.row}: {first.reason}"
     if first.folder:
-        said += f"; its folder is {first.folder}"
+        text += f"; its folder is {first.folder}"
     if first.log:
-        said += f"; its log ends: {' | '.join(first.log.splitlines())}"
-    return said
+        text += f"; its log ends: {' | '.join(first.log.splitlines())}"
+    return text

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import final
 
-import torch
-
-from zopde.errors import Failure, SolverError
+from zopde.hybrid.failures import error_of, one_by_one
 from zopde.hybrid.wrapper import Wrapper
 from zopde.protocols import Forcing, State
 
@@ -26,17 +23,7 @@ class OneAtATime(Wrapper):
         Raises:
             SolverError: With the states that failed, and the answers of the others.
         """
-        answers, failures = [], []
-        for i in range(len(state)):
-            one = state[i : i + 1]
-            try:
-                answer = self._solver.step(one, None if forcing is None else forcing[i : i + 1])
-            except SolverError as error:
-                answer = torch.full_like(one, torch.nan)
-                known = error.failures[0] if error.failures else Failure(0, str(error))
-                failures.append(replace(known, row=i))
-            answers.append(answer)
+        answers, failures = one_by_one(self._solver, state, forcing)
         if failures:
-            first = f"{len(failures)} of {len(state)} states failed; the first: "
-            raise SolverError(first + failures[0].reason, failures, torch.cat(answers))
-        return torch.cat(answers)
+            raise error_of(failures, answers)
+        return answers

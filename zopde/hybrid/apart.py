@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zopde.checks import check_positive
 from zopde.errors import Failure, InputError, SolverError, first_line
+from zopde.hybrid.failures import error_of
 from zopde.hybrid.served import LENGTH, write_message
 from zopde.hybrid.wrapper import Wrapper
 from zopde.plugins import user_files
@@ -77,8 +78,7 @@ class Apart(Wrapper):
             answers.append(answer)
         whole = torch.cat(answers)
         if failures:
-            message = f"{len(failures)} of {len(state)} states failed; the first: "
-            raise SolverError(message + failures[0].reason, failures, whole)
+            raise error_of(failures, whole)
         return whole
 
 

@@ -71,7 +71,7 @@ class Retrying(Wrapper):
                 failures = [replace(f, row=int(rows[f.row])) for f in found]
         fatal = [failure for failure in failures if failure.reason != _NOT_FINITE]
         if fatal:
-            raise SolverError(_summary(fatal, len(state)), fatal, answers)
+            raise error_of(fatal, answers)
         return answers
 
     def _attempts(self, state: State, forcing: Forcing | None) -> tuple[State, list[Failure]]:
@@ -88,7 +88,7 @@ class Retrying(Wrapper):
     def _attempt(self, state: State, forcing: Forcing | None) -> tuple[State, list[Failure]]:
         self._counts[_ASKED] += len(state)
 
-        def one_by_one(failures: Sequence[Failure]) -> None:
+        def each_alone(failures: Sequence[Failure]) -> None:
             self._counts[_ASKED] += len(state)
             self._note(failures)
 
@@ -96,7 +96,7 @@ class Retrying(Wrapper):
             answers, failures = self._solver.step(state, forcing), list[Failure]()
         except SolverError as error:
             if self._times or _tells(error, state):
-                answers, failures = taken(error, self._solver, state, forcing, one_by_one)
+                answers, failures = taken(error, self._solver, state, forcing, each_alone)
             else:
                 self._note([Failure(0, str(error))])
                 raise
@@ -174,12 +174,25 @@ def taken(
         return torch.full_like(state, torch.nan), [replace(known, row=0)]
     if note:
         note([Failure(0, str(error))])
+    return one_by_one(solver, state, forcing)
+
+
+def one_by_one(
+    solver: Solver, state: State, forcing: Forcing | None
+) -> tuple[State, list[Failure]]:
+    """What a solver answers when asked about each state alone; see `answered`."""
     parts = [
         answered(solver, state[i : i + 1], None if forcing is None else forcing[i : i + 1])
         for i in range(len(state))
     ]
     failures = [replace(f, row=i) for i, (_, found) in enumerate(parts) for f in found]
     return torch.cat([answer for answer, _ in parts]), failures
+
+
+def error_of(failures: Sequence[Failure], answers: State) -> SolverError:
+    """What to raise where some states of a batch failed."""
+    message = f"{len(failures)} of {len(answers)} states failed; the first: "
+    return SolverError(message + _described(failures[0]), failures, answers)
 
 
 def _tells(error: SolverError, state: State) -> bool:
@@ -215,7 +228,3 @@ def _described(failure: Failure) -> str:
     kept = f", kept in {failure.folder}" if failure.folder else ""
     log = f"; its log ends: {' | '.join(failure.log.splitlines())}" if failure.log else ""
     return f"{failure.reason}{kept}{log}"
-
-
-def _summary(failures: Sequence[Failure], batch: int) -> str:
-    return f"{len(failures)} of {batch} states failed; the first: {_described(failures[0])}"

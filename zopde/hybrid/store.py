@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zopde.checks import check_count, check_positive
 from zopde.errors import Failure, InputError, SolverError
+from zopde.hybrid.failures import error_of
 from zopde.hybrid.wrapper import Wrapper
 from zopde.protocols import Forcing, Solver, State
 
@@ -173,8 +174,7 @@ class Stored(Wrapper):
             good = [int(row) for row in rows if bool(answers[row].isfinite().all())]
             self._store.write((keys[row], _bytes(answers[row])) for row in good)
         if failures:
-            message = f"{len(failures)} of {len(state)} states failed; the first: "
-            raise SolverError(message + failures[0].reason, failures, answers)
+            raise error_of(failures, answers)
         return answers
 
     def _ask(self, state: State, forcing: Forcing | None) -> tuple[State, Sequence[Failure]]:

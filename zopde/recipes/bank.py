@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -14,7 +13,6 @@ from typing import final
 import torch
 from torch import Tensor
 
-from zopde import __version__
 from zopde.interface import (
     AmortisedPullback,
     Bank,
@@ -30,8 +28,9 @@ from zopde.interface import (
 from zopde.interface.forms import Form
 from zopde.interface.vjp import Variable, by_variable
 from zopde.progress import Progress, Silent
-from zopde.protocols import ReferenceSolver, Solver
+from zopde.protocols import Solver
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.guard import solver_identity
 from zopde.recipes.problem import Problem, coarse_solver
 from zopde.seeding import generator
 
@@ -94,7 +93,7 @@ class AmortisedAt:
         self._watches: list[Watch] = []
         self._at, self._started = 0, False
         here = None if places.own is None else places.own / _OWN
-        identity = _identity(config, problem)
+        identity = _identity(config)
         self._kept, table = JacobianStore(here, identity), config.interface
         self.solver_steps = steps_of_bank(config, problem, list(mu))
         title = f"{table.snapshots * len(mu)} Jacobians"
@@ -268,13 +267,9 @@ def _key(problem: Problem) -> Key:
     return Key(problem.scale, problem.train.forcing_scale() if varies else None)
 
 
-def _identity(config: CorrectionConfig, problem: Problem) -> str:
+def _identity(config: CorrectionConfig) -> str:
     """What decides the solver's answers."""
-    solver = coarse_solver(config)
-    options = dict(solver.options if isinstance(solver, ReferenceSolver) else {})
-    options.update(config.solver.options)
-    said = json.dumps([config.solver.spec, options, config.run.dtype, __version__], sort_keys=True)
-    return f"{said} {problem.solver.grid}"
+    return f"{solver_identity(config, coarse_solver(config))} {config.run.dtype}"
 
 
 def _rows(path: Path) -> list[list[str]]:
