@@ -12,6 +12,7 @@ from zopde.cli import app
 from zopde.interface import Step
 from zopde.recipes import check_solver, load_config
 from zopde.recipes.check_states import typical_states
+from zopde.recipes.problem import coarse_solver
 from zopde.zo.digits import narrower_dtype, significant_digits
 
 HERE = Path(__file__).parent.parent
@@ -76,6 +77,16 @@ def test_what_is_wrong_is_found_and_a_remedy_said(kind, point, said, remedy):
     one = points(found)[point]
     assert said in one.found
     assert remedy in one.remedy
+
+
+def test_a_scenario_is_looked_at_where_the_data_would_be(toy_spec, tiny):
+    """At its start a flow may be slower than later, and its reach shorter."""
+    planned = load_config("quick", None, tiny, {"solver": {"spec": toy_spec}})
+    solver = coarse_solver(planned)
+    found = typical_states(planned, solver, 1.0)
+    assert found.source.endswith(f" {planned.data.skip + planned.data.steps} steps")
+    assert found.state.shape == (4, *solver.grid.state_shape)
+    assert found.forcing is not None
 
 
 def test_noise_that_a_seed_fixes_passes():

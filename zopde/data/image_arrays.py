@@ -38,6 +38,8 @@ def read_npz(path: Path) -> ImageData:
         InputError: If an array is missing, or the file is no npz; pickled objects are refused.
     """
     try:
+        if not zipfile.is_zipfile(path):  # NumPy would call anything else a pickle
+            raise zipfile.BadZipFile("another file, or half of one")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in _NAMES if name in stored}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

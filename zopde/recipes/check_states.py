@@ -13,9 +13,11 @@ from zopde.data import load_trajectories
 from zopde.grid import Grid
 from zopde.protocols import ReferenceSolver, Solver
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.stand_in import stand_in_runs
 from zopde.seeding import generator
 
-_STATES, _STEPS, _WAVES = 4, 5, 3
+_STATES, _WAVES = 4, 3
+_SECONDS = 5.0  # of the scenario's runs
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class States:
 
 
 def typical_states(config: CorrectionConfig, solver: Solver, amplitude: float) -> States:
-    """States of the data file; else of the solver's scenario, a few steps on; else smooth waves.
+    """States of the data file; else as far into the solver's scenario; else smooth waves.
 
     Args:
         config: Names the data file, if there is one, and the precision.
@@ -60,7 +62,7 @@ def typical_states(config: CorrectionConfig, solver: Solver, amplitude: float) -
         state = data.states[:, :-1].flatten(0, 1)[rows].contiguous()
         return States(state, forcing, config.data.path)
     if isinstance(solver, ReferenceSolver):
-        return _of_scenario(config, solver, draw)
+        return _of_scenario(config, solver)
     grid = solver.grid
     state = amplitude * _waves(len(grid.channels), grid, draw)
     forcing = amplitude * _waves(len(grid.forcing_channels), grid, draw)
@@ -71,18 +73,13 @@ def typical_states(config: CorrectionConfig, solver: Solver, amplitude: float) -
     )
 
 
-def _of_scenario(config: CorrectionConfig, solver: ReferenceSolver, draw: Generator) -> States:
-    scenario = solver.scenario(_STATES, draw)
-
-    def forcing(step: int) -> Tensor | None:
-        if scenario.forcing is None:
-            return None
-        return scenario.forcing(step).to(config.run.device, config.dtype)
-
-    state = scenario.initial.to(config.run.device, config.dtype)
-    for step in range(_STEPS):
-        state = solver.step(state, forcing(step))
-    return States(state, forcing(_STEPS), f"the solver's own scenario after {_STEPS} steps")
+def _of_scenario(config: CorrectionConfig, solver: ReferenceSolver) -> States:
+    runs = stand_in_runs(config, solver, _STATES, 1, _SECONDS)
+    data = runs.to(config.run.device, config.dtype)
+    forcing = None if data.forcing is None else data.forcing[:, -1]
+    steps = runs.settings["skip"] + runs.steps
+    source = f"the solver's own scenario after {steps} steps"
+    return States(data.states[:, -1].contiguous(), forcing, source)
 
 
 def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from zopde.data import Trajectories, load_trajectories, simulate
+from zopde.data import load_trajectories
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.protocols import ReferenceSolver
@@ -41,12 +41,12 @@ from zopde.recipes.scoring import (
     stand_in_ratios,
 )
 from zopde.recipes.span import Span
+from zopde.recipes.stand_in import stand_in_runs
 from zopde.recipes.train import Stage, label_stage, start_stage, starts_from_non
 from zopde.seeding import generator
 from zopde.training import ZerothOrder
 
 _SAMPLE_DIRECTIONS = 32
-_SAMPLE_STEPS = 4
 _STAND_IN_SECONDS = 20.0
 
 
@@ -117,7 +117,8 @@ def open_sample(config: CorrectionConfig, path: Path, watcher: Progress) -> Samp
         check_data(config, data)
     else:
         check_steps(config, config.data.steps)
-        data = _stand_in(config, solver)
+        count, kept = config.training.batch + 1, config.training.unroll + 2
+        data = stand_in_runs(config, solver, count, kept, _STAND_IN_SECONDS)
         made = _forecast_data(config, solver)
     small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
     problem = problem_from(small, solver, data, Silent())
@@ -137,22 +138,6 @@ def forecast_labels(sample: Sample, watcher: Progress) -> list[Forecast]:
                 plan.append(_forecast_label(config, problem, label, rollout))
             advance(1, label)
     return plan
-
-
-def _stand_in(config: CorrectionConfig, solver: ReferenceSolver) -> Trajectories:
-    """Coarse runs as long as the data's, or as time allows, as many as a batch needs.
-
-    How far a step reaches depends on how fast the flow is, so they must not end at the start.
-    """
-    count, kept = config.training.batch + 1, config.training.unroll + 2
-    wanted, few = config.data.skip + config.data.steps - kept, _SAMPLE_STEPS
-
-    def run(skip: int, steps: int) -> Trajectories:
-        draw = generator(config.data.seed, "data")
-        return simulate(solver, lambda u: u, solver.grid, count, skip, steps, draw, config.dtype)
-
-    seconds = median_seconds(lambda: run(0, few)) / few
-    return run(max(2, min(wanted, int(_STAND_IN_SECONDS / seconds))), kept)
 
 
 def _forecast_data(config: CorrectionConfig, solver: ReferenceSolver) -> Forecast:
