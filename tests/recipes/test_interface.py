@@ -90,7 +90,8 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
         assert all(seen[::2])
         assert not any(seen[1::2])
         assert f"0,{seen[0]}," in watched[0][1]
-    names = ("loss", "gradient_norm", "solver_steps", "agreement")
+    assert all(bool(row["variance"]) == (kind == "random") for row in rows[0])
+    names = ("loss", "gradient_norm", "solver_steps", "agreement", "variance")
     assert [[r[n] for n in names] for r in rows[0]] == [[r[n] for n in names] for r in rows[1]]
 
 

@@ -37,7 +37,8 @@ class RandomPullback:
         around: w, for the influence of the state; that of the forcing always has w = 0.
 
     Attributes:
-        variance: Of the latest product: the estimated variance of its entries, their mean.
+        variance: Estimated variance of a product's entries, their mean, and over the products
+            so far.
 
     Raises:
         InputError: If a setting is out of range.
@@ -57,7 +58,7 @@ class RandomPullback:
         check_choice("around", around, ("identity", "zero"))
         self._generator, self._directions, self._around = generator, directions, around
         self._mu, self._scheme, self._states = mu, scheme, states
-        self.variance = 0.0
+        self.variance, self._products = 0.0, 0
 
     def __call__(
         self, step: Step, cotangent: State
@@ -83,6 +84,8 @@ class RandomPullback:
             along = along - (guess[rows] * u).flatten(1).sum(dim=1)
             squares += float(along.double().square().sum())
             correction.index_add_(0, rows, along.view(-1, *[1] * (u.dim() - 1)) * u)
-        self.variance = squares / max(1, int(kept.sum())) / q
+        here = squares / max(1, int(kept.sum())) / q
+        self._products += 1
+        self.variance += (here - self.variance) / self._products
         share = kept.clamp_min(1).to(point).view(-1, *[1] * (point.dim() - 1))
         return guess + correction / share

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 
@@ -43,6 +44,7 @@ class Interface:
         note: What was found, for whom it may concern.
         finish: To be called after so many iterations; what there is to say then, or "".
         agreement: What the latest iteration's watch saw, a cosine; None if there was none.
+        variance: Of random directions, in the latest iteration's products; None without any.
     """
 
     pullback_at: PullbackAt
@@ -50,6 +52,7 @@ class Interface:
     note: str
     finish: Callable[[int], str] = lambda _: ""
     agreement: Callable[[], float | None] = lambda: None
+    variance: Callable[[], float | None] = lambda: None
 
 
 def check_interface(config: CorrectionConfig, problem: Problem) -> None:
@@ -96,6 +99,10 @@ def open_interface(
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     if config.interface.kind != "amortised":
+        if config.interface.kind == "random":
+            drawn = _RandomAt(config, problem, seed)
+            cost = Fitted(0, 0, 0, time.monotonic() - began)
+            return Interface(drawn, cost, drawn.note, variance=drawn.variance)
         make, note = _ways(config, problem, counter, seed)
         return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
     fallback, mu = _fallback(config, problem, counter, seed), mu_of(config, problem)
@@ -127,21 +134,33 @@ def _ways(
     if table.kind == "dense":
         dense = _dense(config, problem)
         return lambda _: dense, "every entry is asked for"
-    if table.kind == "random":
-        mu = mu_of(config, problem)
-
-        def draw(iteration: int) -> Pullback:
-            draws = generator(seed, "probes", iteration)
-            ways: dict[Variable, Pullback] = {
-                v: RandomPullback(draws, table.directions, m, table.scheme, table.states)
-                for v, m in mu.items()
-            }
-            return by_variable(ways)
-
-        return draw, f"{table.directions} random directions; noise grows with training.unroll"
     coloured = coloured_of(config, problem, counter, seed)
     pullback = by_variable(coloured)
     return lambda _: pullback, "; ".join(_describe(v, one) for v, one in coloured.items())
+
+
+@final
+class _RandomAt:
+    """Fresh directions at every iteration, and how noisy the latest ones were."""
+
+    def __init__(self, config: CorrectionConfig, problem: Problem, seed: int) -> None:
+        self._table, self._mu, self._seed = config.interface, mu_of(config, problem), seed
+        self._ways: dict[Variable, RandomPullback] = {}
+        self.note = (
+            f"{self._table.directions} random directions; noise grows with training.unroll"
+        )
+
+    def __call__(self, iteration: int) -> Pullback:
+        draws, table = generator(self._seed, "probes", iteration), self._table
+        self._ways = {
+            variable: RandomPullback(draws, table.directions, mu, table.scheme, table.states)
+            for variable, mu in self._mu.items()
+        }
+        return by_variable(self._ways)
+
+    def variance(self) -> float | None:
+        """Of an entry of the latest iteration's products with respect to the state."""
+        return self._ways["state"].variance if self._ways else None
 
 
 def coloured_of(

@@ -158,6 +158,7 @@ class Trainer:
                 every_seconds=self._config.run.checkpoint_seconds,
                 progress=lambda loss: advance(1, f"loss {loss:.4g}"),
                 agreement=interface.agreement if interface else lambda: None,
+                variance=interface.variance if interface else lambda: None,
                 failures=lambda: failures_of(stage.counter),
             )
         if cost.stopped:

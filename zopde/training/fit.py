@@ -61,6 +61,7 @@ def fit(
     progress: Callable[[float], None] | None = None,
     failures: Callable[[], Mapping[str, int]] = dict,
     agreement: Callable[[], float | None] = lambda: None,
+    variance: Callable[[], float | None] = lambda: None,
     after: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
@@ -81,6 +82,7 @@ def fit(
         progress: Called with the loss after every iteration, and once per resumed one.
         failures: Reads a counter of failed solver steps, by reason.
         agreement: Reads what the latest gradient's watch saw, for the history.
+        variance: Reads how noisy the latest gradient's products were, for the history.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
 
@@ -124,7 +126,7 @@ def fit(
                 raise
             norm = _gradient_norm(network)
             done = now(cost, found.queries)
-            history.add(_row(done, found.loss, norm, agreement()))
+            history.add(_row(done, found.loss, norm, agreement(), variance()))
             in_a_row = in_a_row + 1 if found.skipped else 0
             if math.isinf(found.loss) or not math.isfinite(norm):
                 cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
@@ -148,9 +150,11 @@ def fit(
         return cost
 
 
-def _row(cost: Fitted, loss: float, norm: float, seen: float | None) -> Row:
+def _row(
+    cost: Fitted, loss: float, norm: float, seen: float | None, noise: float | None
+) -> Row:
     steps, seconds = cost.solver_steps, round(cost.seconds, 3)
-    return Row(cost.iterations, loss, norm, cost.queries, steps, seen, seconds)
+    return Row(cost.iterations, loss, norm, cost.queries, steps, seen, noise, seconds)
 
 
 def _gradient_norm(network: nn.Module) -> float:

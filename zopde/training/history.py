@@ -21,6 +21,7 @@ class Row:
         queries: Objective queries so far.
         solver_steps: Solver steps so far, in states.
         agreement: Of a bank of Jacobians with the solver, a cosine; None where nobody looked.
+        variance: Of the entries of a vector-Jacobian product from random directions; else None.
         seconds: Training time so far.
     """
 
@@ -30,6 +31,7 @@ class Row:
     queries: int
     solver_steps: int
     agreement: float | None
+    variance: float | None
     seconds: float
 
 
