@@ -146,9 +146,7 @@ class _RandomAt:
     def __init__(self, config: CorrectionConfig, problem: Problem, seed: int) -> None:
         self._table, self._mu, self._seed = config.interface, mu_of(config, problem), seed
         self._ways: dict[Variable, RandomPullback] = {}
-        self.note = (
-            f"{self._table.directions} random directions; noise grows with training.unroll"
-        )
+        self.note = f"{self._table.directions} random directions; noise grows with training.unroll"
 
     def __call__(self, iteration: int) -> Pullback:
         draws, table = generator(self._seed, "probes", iteration), self._table

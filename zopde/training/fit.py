@@ -150,9 +150,7 @@ def fit(
         return cost
 
 
-def _row(
-    cost: Fitted, loss: float, norm: float, seen: float | None, noise: float | None
-) -> Row:
+def _row(cost: Fitted, loss: float, norm: float, seen: float | None, noise: float | None) -> Row:
     steps, seconds = cost.solver_steps, round(cost.seconds, 3)
     return Row(cost.iterations, loss, norm, cost.queries, steps, seen, noise, seconds)
 

@@ -11,6 +11,7 @@ from torch.fx.node import map_aggregate
 
 from zopde.zo.norms import statistics_per_probe
 from zopde.zo.planes import in_planes
+from zopde.zo.pooled import Pieces
 from zopde.zo.rank_one import CONVS, pad
 from zopde.zo.tracing import out_of_place
 
@@ -61,6 +62,7 @@ class Base(fx.Interpreter):
         super().__init__(graph, garbage_collect_values=False)
         self._given = given
         self._planes: tuple[fx.Node, Tensor, Tensor] | None = None
+        self._pieces: tuple[fx.Node, Pieces] | None = None
         self.batch = next(len(value) for value in args if isinstance(value, Tensor))
         self.states: set[fx.Node] = set()
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
@@ -85,14 +87,23 @@ class Base(fx.Interpreter):
     def planes(
         self, node: fx.Node, module: nn.Module, x: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Padded input and output of a layer, each channel's values together.
+        """Input and output of a layer, a convolution's padded, each channel's values together.
 
-        Only those of the last layer that was asked for are kept: probes come layer by layer.
+        Only a convolution's input is turned: no other layer is read plane by plane. Those of the
+        last layer that was asked for are kept: probes come layer by layer.
         """
         if self._planes is None or self._planes[0] is not node:
-            padded = pad(module, x) if isinstance(module, CONVS) else x
-            self._planes = node, in_planes(padded), in_planes(y)
+            read = in_planes(pad(module, x)) if isinstance(module, CONVS) else x
+            self._planes = node, read, in_planes(y)
         return self._planes[1:]
+
+    def pieces(
+        self, node: fx.Node, conv: nn.Conv2d, x: Tensor, y: Tensor, window: tuple[int, int]
+    ) -> Pieces:
+        """The planes of a convolution, cut up for a pool behind it; see `planes`."""
+        if self._pieces is None or self._pieces[0] is not node:
+            self._pieces = node, Pieces(conv, *self.planes(node, conv, x, y), window)
+        return self._pieces[1]
 
     def answers(self, args: tuple[Any, ...]) -> bool:
         """Whether this is the run of `args`."""

@@ -59,7 +59,7 @@ def moments(x: Float[Tensor, "k batch *space"]) -> tuple[Tensor, Tensor]:
 
 def max_pool(module: nn.MaxPool2d, x: Tensor) -> Tensor:
     """What `module(x)` gives, of windows that do not overlap by elementwise maxima."""
-    across = _windows(module, x)
+    across = windows_apart(module, x)
     if across is None:
         found: Tensor = module(x)
         return found
@@ -75,8 +75,8 @@ def _maximum(parts: list[Tensor]) -> Tensor:
     return found
 
 
-def _windows(module: nn.MaxPool2d, x: Tensor) -> tuple[int, int] | None:
-    """Size of a window, None where torch's own code is needed."""
+def windows_apart(module: nn.MaxPool2d, x: Tensor) -> tuple[int, int] | None:
+    """Size of windows that do not overlap and cover all; None where torch's code is needed."""
     kernel, stride, padding, dilation = (
         value if isinstance(value, tuple) else (value, value)
         for value in (module.kernel_size, module.stride, module.padding, module.dilation)

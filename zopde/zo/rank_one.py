@@ -51,6 +51,23 @@ class Block:
         return len(self.positions)
 
 
+@dataclass(frozen=True)
+class Move:
+    """One moved weight of a convolution.
+
+    Args:
+        channel: The output channel that it changes.
+        source: The input channel that it reads.
+        tap: Its place in the kernel.
+        step: By how much it is moved.
+    """
+
+    channel: int
+    source: int
+    tap: tuple[int, ...]
+    step: float
+
+
 @final
 @dataclass(frozen=True)
 class Share:
@@ -64,15 +81,14 @@ class Share:
             -> (batch, k, ...) changes: the probes stand where the channels stood.
         trailing: Over how many of the last axes the channels are counted; 0 if they are axis 1
             of a state.
-        on_planes: (padded input, output) of the base, whose channels lie in planes -> the probes'
-            channels of the output, changed (batch, k, ...); None where there is no such rule.
+        moves: The moved weights of a convolution, one a probe; None elsewhere.
     """
 
     channels: Tensor
     of_probes: Callable[[Tensor], Tensor]
     of_base: Callable[[Tensor], Tensor]
     trailing: int = 0
-    on_planes: Callable[[Tensor, Tensor], Tensor] | None = None
+    moves: Callable[[], list[Move]] | None = None
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add the changes to outputs (k, batch, ...) in place, from inputs (k, batch, ...)."""
@@ -179,16 +195,32 @@ def _conv_weight(conv: Conv, block: Block) -> Share:
         needed, which = torch.unique(source, return_inverse=True)
         return shifted(x[:, needed], which)
 
-    def on_planes(padded: Tensor, y: Tensor) -> Tensor:
-        windows = _windows(conv, padded)
-        found = y.new_empty(len(out), len(y), *y.shape[2:])
-        where = zip(source.tolist(), *(tap.tolist() for tap in taps), strict=True)
-        moves = zip(out.tolist(), where, block.steps.tolist(), strict=True)
-        for place, (channel, at, step) in zip(found, moves, strict=True):
-            torch.add(y[:, channel], windows[(slice(None), *at)], alpha=step, out=place)
-        return found.transpose(0, 1)
+    def moves() -> list[Move]:
+        places = zip(*(tap.tolist() for tap in taps), strict=True)
+        read = zip(out.tolist(), source.tolist(), places, block.steps.tolist(), strict=True)
+        return [Move(*one) for one in read]
 
-    return Share(out, of_probes, of_base, on_planes=on_planes)
+    return Share(out, of_probes, of_base, moves=moves)
+
+
+def moved_planes(conv: Conv, moves: list[Move], padded: Tensor, y: Tensor) -> Tensor:
+    """The probes' channels of a convolution's output.
+
+    Args:
+        conv: The convolution.
+        moves: One a probe.
+        padded: (batch, channel, ...), its padded input, best lying in planes.
+        y: (batch, channel, ...), its output, likewise.
+
+    Returns:
+        (batch, probe, ...), lying in planes.
+    """
+    windows = _windows(conv, padded)
+    found = y.new_empty(len(moves), len(y), *y.shape[2:])
+    for move, place in zip(moves, found, strict=True):
+        seen = windows[(slice(None), move.source, *move.tap)]
+        torch.add(y[:, move.channel], seen, alpha=move.step, out=place)
+    return found.transpose(0, 1)
 
 
 def _by_repeating(

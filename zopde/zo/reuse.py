@@ -24,8 +24,9 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from zopde.zo.base import Base, CannotReuseError, check_batch
 from zopde.zo.norms import NORMS, statistics_per_probe
 from zopde.zo.planes import max_pool
+from zopde.zo.pooled import chain_after, pooled
 from zopde.zo.probes import never_called
-from zopde.zo.rank_one import CONVS, Block, Share, Site, share
+from zopde.zo.rank_one import CONVS, Block, Share, Site, moved_planes, share
 from zopde.zo.thin import Thin, joined, through_binary, through_function
 from zopde.zo.thin_layers import through_module
 from zopde.zo.tracing import name_of, out_of_place
@@ -56,6 +57,7 @@ class Reuse:
             for site in sites[block.slot.name]:
                 self._shares.setdefault(site.module, []).append((i, share(site, block)))
         self._parts: dict[fx.Node, dict[int, Any]] = {}
+        self._ahead: dict[fx.Node, dict[int, Any]] = {}  # computed before their node's turn
 
     def answer(self) -> Tensor:
         """The network's answer for every probe.
@@ -91,14 +93,16 @@ class Reuse:
         return torch.cat(whole).contiguous()  # a loss may well call `view`
 
     def _visit(self, node: fx.Node, called: set[int]) -> None:
-        parts: dict[int, Any] = {}
+        parts: dict[int, Any] = self._ahead.pop(node, {})
         for i in self._arrived(node):
             parts[i] = self._run(node, i)
         if node.op == "call_module":
             module = self._graph.get_submodule(str(node.target))
             for i, change in self._shares.get(module, ()):
                 called.add(i)
-                parts[i] = self._join(node, i, change, parts.get(i))
+                joined = self._join(node, i, change, parts.get(i))
+                if joined is not None:
+                    parts[i] = joined
         if parts:
             self._parts[node] = parts
 
@@ -108,12 +112,13 @@ class Reuse:
         return sorted(found)
 
     def _join(self, node: fx.Node, i: int, change: Share, found: Any) -> Any:  # noqa: ANN401
-        """Let a layer's own probes differ from here on."""
+        """Let a layer's own probes differ from here on; None: from a later node on."""
         source = node.all_input_nodes[0]
         x, y = self._base.values[source], self._base.values[node]
         k, part = len(self._blocks[i]), self._parts.get(source, {}).get(i)
         if part is None and found is None and change.channels_first(y):
-            return Thin(self._moved(node, change, x, y), change.channels)
+            value = self._moved(node, i, change, x, y)
+            return None if value is None else Thin(value, change.channels)
         probes = x.expand(k, *x.shape)
         if part is not None:
             probes = self._whole(source, part, i).view(k, *x.shape)
@@ -121,14 +126,20 @@ class Reuse:
         change.add(probes, whole)
         return whole.flatten(0, 1)
 
-    def _moved(self, node: fx.Node, change: Share, x: Tensor, y: Tensor) -> Tensor:
-        """The probes' channels of a layer's output, (batch, k, ...)."""
+    def _moved(self, node: fx.Node, i: int, change: Share, x: Tensor, y: Tensor) -> Tensor | None:
+        """The probes' channels of a layer's output, (batch, k, ...); None: of a later node's."""
         if y.device.type != "cpu" or y.dim() != 4:
             return y[:, change.channels] + change.of_base(x)
-        module = self._graph.get_submodule(str(node.target))
-        padded, planes = self._base.planes(node, module, x, y)
-        if change.on_planes:
-            return change.on_planes(padded, planes)
+        module: Any = self._graph.get_submodule(str(node.target))
+        if change.moves:
+            chain = chain_after(node, self._graph, y)
+            if chain:
+                pieces = self._base.pieces(node, module, x, y, chain.window)
+                value = pooled(pieces, change.moves(), chain.norm)
+                self._ahead.setdefault(chain.end, {})[i] = Thin(value, change.channels)
+                return None
+            return moved_planes(module, change.moves(), *self._base.planes(node, module, x, y))
+        planes = self._base.planes(node, module, x, y)[1]
         apart = planes.transpose(0, 1)[change.channels].transpose(0, 1)
         return apart + change.of_base(x)
 
