@@ -68,12 +68,16 @@ def test_fipy_golden():
 
 
 @pytest.mark.parametrize(
-    ("name", "hide"),
-    [("06_fortran.py", "shutil.which"), ("07_fipy.py", "importlib.util.find_spec")],
+    ("hide", "name", "arguments"),
+    [
+        ("shutil.which", "05_openfoam.py", [Path("nowhere")]),
+        ("shutil.which", "06_fortran.py", []),
+        ("importlib.util.find_spec", "07_fipy.py", []),
+    ],
 )
-def test_what_is_absent_is_said_in_one_line(name, hide, monkeypatch, capsys):
+def test_what_is_absent_is_said_in_one_line(hide, name, arguments, monkeypatch, capsys):
     monkeypatch.setattr(hide, lambda _: None)
-    assert run(name) == {}
+    assert run(name, *arguments) == {}
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("skipped: ")
     assert "install" in line
