@@ -2,7 +2,7 @@
 
     apt install openfoam                        # or any OpenFOAM whose etc/bashrc is sourced
     python examples/05_openfoam.py              # half a minute, too short to pass NON
-    python examples/05_openfoam.py --full runs/openfoam         # five minutes on two cores
+    python examples/05_openfoam.py runs/openfoam --full --seeds 0 1 2   # 5 min a seed
 
 A lid stirs vortices. icoFoam starts anew for every state; ZO-interface measures its Jacobians
 once, by runs side by side, and looks them up. Judged on vortices never seen.
@@ -11,8 +11,9 @@ once, by runs side by side, and looks them up. Judged on vortices never seen.
 from __future__ import annotations
 
 import os
-import sys
+import shutil
 import tempfile
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import torch
 from torch import Tensor
 
 from zopde import (
-    InputError,
     Trajectories,
     downsample,
     load_config,
@@ -39,8 +39,8 @@ FULL = {"cells": 16, "runs": 16, "steps": 20, "snapshots": 6, "length": 150, "un
 def options(cells: int, substeps: int) -> dict[str, Any]:
     """The same case on any mesh; icoFoam takes `substeps` steps in a tenth of a second."""
     case = str(Path(__file__).parent / "cavity")
-    own = {"case": case, "shape": [cells, cells], "fields": ["U"], "concurrency": os.cpu_count()}
-    return {**own, "dt": 0.1, "substeps": substeps}
+    own = {"case": case, "shape": [cells, cells], "fields": ["U"], "dt": 0.1}
+    return {**own, "substeps": substeps, "concurrency": os.cpu_count()}
 
 
 def vortices(cells: int, count: int) -> Tensor:
@@ -64,16 +64,15 @@ def reference(cells: int, simulations: int, steps: int) -> Trajectories:
 
 
 def picture(place: Path, coarse: Trajectories) -> None:
-    """Speed at the end of the last unseen run, and the error of every label over time."""
+    """Speed at the end of the last unseen run, and every label's error over time; one seed."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained")
     shown = {"four times finer": coarse.states[-1, -1]}
     for label in LABELS:
-        rollouts = place / "run" / label / "seed-0" / "rollout.nc"
-        found = load_trajectories(rollouts, coarse.grid).states
-        shown[label] = found[-1, -1]
-        error = (found - coarse.states).abs().mean(dim=(0, 2, 3, 4))
+        (first, *_) = sorted((place / "run" / label).glob("seed-*/rollout.nc"))
+        found = load_trajectories(first, coarse.grid).states
+        shown[label], error = found[-1, -1], (found - coarse.states).abs().mean(dim=(0, 2, 3, 4))
         axes[3].plot([0.1 * k for k in range(len(error))], error, label=label)
     axes[3].set(title="mean absolute error", xlabel="time, s", ylabel="m/s", ylim=(0, None))
     axes[3].legend(loc=(0.45, 0.4))
@@ -84,8 +83,11 @@ def picture(place: Path, coarse: Trajectories) -> None:
     figure.savefig(place / "openfoam.png", dpi=120)
 
 
-def main(place: Path, size: dict[str, int] = SHORT) -> dict[str, float]:
+def main(place: Path, size: dict[str, int] = SHORT, *seeds: int) -> dict[str, float]:
     """Reference data, training in every way, and the unseen runs; errors by label."""
+    if shutil.which("icoFoam") is None:
+        print("skipped: no icoFoam here (Debian, Ubuntu: apt install openfoam)")
+        return {}
     cells, runs, unseen = size["cells"], size["runs"], size["runs"] // 4
     data = reference(cells, runs + unseen, size["steps"])
     save_trajectories(data, place / "cavity.nc")
@@ -95,26 +97,24 @@ def main(place: Path, size: dict[str, int] = SHORT) -> dict[str, float]:
         "non": {"length": "800 iterations", "batch": 32},
         "training": {"length": f"{size['length']} iterations", "unroll": size["unroll"]},
         "interface": {"kind": "amortised", "snapshots": size["snapshots"]},
-        "run": {"labels": list(LABELS), "dtype": "float64"},
+        "run": {"labels": list(LABELS), "seeds": list(seeds or [0]), "dtype": "float64"},
     }
     metrics = run_correction(load_config(tables=tables), place / "run")
     picture(place, data.take(slice(runs, None)))
-    print("label         error, m/s   icoFoam runs   seconds")
-    errors = {label: metrics["mae"][label]["mean"] for label in LABELS}
-    for label, error in errors.items():
+    print("label         error, m/s   +- seeds   icoFoam runs   seconds")
+    for label in LABELS:
+        error, spread = (metrics["mae"][label][name] for name in ("mean", "std_over_seeds"))
         cost = f"{metrics['solver_steps'][label]:14,} {metrics['seconds'][label]:9,.0f}"
-        print(f"{label:<12} {error:11.5f} {cost}")
-    return errors
+        print(f"{label:<12} {error:11.5f} {spread:10.5f} {cost}")
+    print(f"everything, with openfoam.png: {place}")
+    return {label: metrics["mae"][label]["mean"] for label in LABELS}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # the cores are icoFoam's
-    given = [text for text in sys.argv[1:] if text != "--full"]
-    target = Path(given[0] if given else tempfile.mkdtemp(prefix="zopde-openfoam-"))
-    try:
-        load_solver("openfoam", options(4, substeps=2))
-    except InputError as error:
-        print(f"skipped: {error}")
-    else:
-        main(target, FULL if "--full" in sys.argv else SHORT)
-        print(f"everything, with openfoam.png: {target}")
+    parser = ArgumentParser()
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    given = parser.parse_args()
+    main(given.folder or Path(tempfile.mkdtemp()), FULL if given.full else SHORT, *given.seeds)

@@ -1,22 +1,22 @@
 """A Fortran code in the loop: a run per step, a program that stays alive, a shared library.
 
-    python examples/06_fortran.py          # needs gfortran
+    python examples/06_fortran.py mine     # needs gfortran; leaves what it built in ./mine
+    zopde check solver mine/pipe.toml      # all that was found; or command.toml, ctypes.toml
 
 The same subroutine (`fortran/transport.f90`: a tracer in a known wind, upwind, far too diffusive
-on 16 x 16 cells) is built three times, and plugged in through `command`, `pipe` and `ctypes`.
-The three answer with the same bits and differ in what a step costs. Then a network of 326 weights
-learns, through the resident program, to put back what the coarse grid loses: the code is asked
-for its vector-Jacobian product by queries, 16 of them for the 256 entries of a state.
+on 16 x 16 cells) is built three times, and plugged in by three small tables beside it. The three
+answer with the same bits; what a step and a gradient cost, `check_solver` says. Then a network of
+326 weights learns, through the resident program, to put back what the coarse grid loses: the code
+is asked for its vector-Jacobian product by queries, 16 of them for the 256 entries of a state.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import time
+import sys
+import tempfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -30,7 +30,9 @@ from zopde import (
     Trajectories,
     UnrolledObjective,
     Window,
+    check_solver,
     downsample,
+    load_config,
     load_solver,
     rollout,
     rollout_error,
@@ -38,32 +40,20 @@ from zopde import (
 
 SOURCES = Path(__file__).parent / "fortran"
 STEPS, UNROLL = 40, 4
-GRID = {"shape": [16, 16], "extent": [16.0, 16.0], "dt": 0.1, "channels": ["tracer"]}
 
 
-def build(folder: Path) -> None:
-    """Compile the subroutine into two programs and a library."""
+def build(folder: Path) -> dict[str, str]:
+    """Compile the subroutine into two programs and a library; the table of each way in."""
+    shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
     for words in ("once.f90 -o once", "resident.f90 -o resident", "-shared -fPIC -o libstep.so"):
-        names = ["transport.f90", *words.split()]
-        files = [str(SOURCES / name) if name.endswith(".f90") else name for name in names]
-        subprocess.run(["gfortran", "-O2", *files], cwd=folder, check=True)
-
-
-def ways_in(folder: Path) -> dict[str, Solver]:
-    """The same code as three solvers; in a file of your own, these are TOML tables."""
-    tables: dict[str, dict[str, Any]] = {
-        "command": {"command": ["./once"], "files": "raw"},
-        "pipe": {"command": ["./resident"]},
-        "ctypes": {"library": "libstep.so"},
-    }
-    common = {"grid": GRID, "home": str(folder)}
-    return {way: load_solver(way, {**common, **table}) for way, table in tables.items()}
+        command = ["gfortran", "-O2", "transport.f90", *words.split()]
+        subprocess.run(command, cwd=folder, check=True)
+    return {way: str(folder / f"{way}.toml") for way in ("command", "pipe", "ctypes")}
 
 
 def reference(folder: Path, blobs: int, seed: int) -> Trajectories:
     """Round blobs in the wind, by the library on a grid 4 x finer, brought to 16 x 16."""
-    grid, library = {**GRID, "shape": [64, 64]}, str(folder / "libstep.so")
-    fine = load_solver("ctypes", {"grid": grid, "library": library})
+    fine = load_solver(str(folder / "ctypes.toml"), {"grid": {"shape": [64, 64]}})
     centres = torch.tensor(fine.grid.centres(0))
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     cy, cx = 5 + 6 * torch.rand(2, blobs, 1, 1, generator=torch.Generator().manual_seed(seed))
@@ -90,31 +80,38 @@ def train(solver: Solver, data: Trajectories) -> CorrectedSolver:
     return CorrectedSolver(solver, network)
 
 
-def main() -> dict[str, float]:
+def costs(table: str) -> dict[str, float]:
+    """What `zopde check solver` says of a step, and of a gradient over 16 steps of 2 windows."""
+    found = check_solver(load_config(tables={"solver": {"spec": table}}))
+    (timed,) = (point for point in found.points if point.name == "time")
+    seconds = {row.way: row.seconds for row in found.costs}
+    return {
+        "ms a step": 1e3 * timed.values["in_batch"],
+        "s a gradient, coloured": seconds["interface, coloured"],
+        "s a gradient, weights": seconds["weights"],
+    }
+
+
+def main(folder: Path) -> dict[str, float]:
     """Build, compare the ways, train on four blobs, judge on two others."""
     if shutil.which("gfortran") is None:
         print("skipped: no gfortran here (Debian, Ubuntu: apt install gfortran)")
         return {}
-    found = {}
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        build(folder)
-        ways = ways_in(folder)
-        states = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(2))
-        answers = {way: solver.step(states) for way, solver in ways.items()}
-        found["equal bits"] = float(all(a.equal(answers["pipe"]) for a in answers.values()))
-        for way, solver in ways.items():
-            began = time.perf_counter()
-            solver.step(states)
-            found[f"ms a step, {way}"] = 1e3 * (time.perf_counter() - began) / len(states)
-        data, test = reference(folder, 4, seed=0), reference(folder, 2, seed=1)
-        corrected = train(ways["pipe"], data)
-        for label, stepper in (("SRC", ways["pipe"]), ("ZO-interface", corrected)):
-            predicted = rollout(stepper, test.states[:, 0], STEPS)
-            found[label] = float(rollout_error(predicted, test.states).mae.mean())
+    tables = build(folder)
+    states = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    ways = {way: load_solver(table) for way, table in tables.items()}
+    answers = [solver.step(states) for solver in ways.values()]
+    found = {"equal bits": float(all(answer.equal(answers[0]) for answer in answers))}
+    for way, table in tables.items():
+        found |= {f"{what}, {way}": value for what, value in costs(table).items()}
+    data, test = reference(folder, 4, seed=0), reference(folder, 2, seed=1)
+    corrected = train(ways["pipe"], data)
+    for label, stepper in (("SRC", ways["pipe"]), ("ZO-interface", corrected)):
+        predicted = rollout(stepper, test.states[:, 0], STEPS)
+        found[label] = float(rollout_error(predicted, test.states).mae.mean())
     return found
 
 
 if __name__ == "__main__":
-    for what, value in main().items():
-        print(f"{what:<22} {value:.4f}")
+    for what, value in main(Path(*sys.argv[1:2] or [tempfile.mkdtemp()])).items():
+        print(f"{what:<32} {value:.4f}")

@@ -51,10 +51,13 @@ def test_openfoam_golden(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran here")
-def test_fortran_golden():
+def test_fortran_golden(tmp_path):
     """Made by this example on 2026-11-23 with gfortran 12; one thread."""
-    found = run("06_fortran.py")
+    found = run("06_fortran.py", tmp_path)
     assert found["equal bits"] == 1.0
+    for way in ("command", "pipe", "ctypes"):
+        assert found[f"ms a step, {way}"] > 0
+        assert found[f"s a gradient, coloured, {way}"] < found[f"s a gradient, weights, {way}"]
     assert found["SRC"] == pytest.approx(0.01543, abs=1e-4)
     assert found["ZO-interface"] == pytest.approx(0.00245, abs=3e-4)
 
@@ -68,12 +71,16 @@ def test_fipy_golden():
 
 
 @pytest.mark.parametrize(
-    ("name", "hide"),
-    [("06_fortran.py", "shutil.which"), ("07_fipy.py", "importlib.util.find_spec")],
+    ("hide", "name", "arguments"),
+    [
+        ("shutil.which", "05_openfoam.py", [Path("nowhere")]),
+        ("shutil.which", "06_fortran.py", [Path("nowhere")]),
+        ("importlib.util.find_spec", "07_fipy.py", []),
+    ],
 )
-def test_what_is_absent_is_said_in_one_line(name, hide, monkeypatch, capsys):
+def test_what_is_absent_is_said_in_one_line(hide, name, arguments, monkeypatch, capsys):
     monkeypatch.setattr(hide, lambda _: None)
-    assert run(name) == {}
+    assert run(name, *arguments) == {}
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("skipped: ")
     assert "install" in line

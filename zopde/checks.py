@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 def check_positive(name: str, value: float) -> None:
     """Require value > 0 and finite."""
     if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-        raise InputError(name, got=value, expected="a finite number > 0")
+        raise InputError(name, got=repr(value), expected="a finite number > 0")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Require value >= 0 and finite."""
-    if not 0 <= value < 2**63:  # catches NaN, too
-        raise InputError(name, got=value, expected="a finite number >= 0")
+    if not (isinstance(value, int | float) and 0 <= value < 2**63):  # NaN is not, either
+        raise InputError(name, got=repr(value), expected="a finite number >= 0")
 
 
 def check_count(name: str, value: int) -> None:
     """Require a whole number >= 1."""
     if not (type(value) is int and value >= 1):
-        raise InputError(name, got=value, expected="a whole number >= 1")
+        raise InputError(name, got=repr(value), expected="a whole number >= 1")
 
 
 def check_share(name: str, value: float) -> None:
     """Require 0 <= value < 1."""
     if not (isinstance(value, int | float) and 0 <= value < 1):
-        raise InputError(name, got=value, expected="a number in [0, 1)")
+        raise InputError(name, got=repr(value), expected="a number in [0, 1)")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from zopde.checks import check_choice, check_positive
+from zopde.checks import check_choice, check_count, check_positive
 from zopde.errors import InputError
 
 Boundary = Literal["periodic", "open"]
@@ -49,7 +49,7 @@ class Grid:
             )
         check_positive("grid dt", self.dt)
         for dim, cells, length in zip(self.dims, self.shape, self.extent, strict=True):
-            check_positive(f"grid cells along {dim}", cells)
+            check_count(f"grid cells along {dim}", cells)
             check_positive(f"grid extent along {dim}", length)
 
     @property

@@ -26,7 +26,8 @@ def test_grid_geometry_exact():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dt": 0.0}, {"shape": (4,)}, {"extent": (1.0, -1.0)}, {"shape": (0, 6)}]
+    "changes",
+    [{"dt": 0.0}, {"shape": (4,)}, {"extent": (1.0, -1.0)}, {"shape": (0, 6)}, {"shape": (4, 6.5)}],
 )
 def test_grid_raises(changes):
     with pytest.raises(InputError):

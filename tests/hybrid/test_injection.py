@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,10 +17,12 @@ from zopde import (
     WeightOracle,
     Window,
     cge,
+    load_solver,
     rollout,
 )
 from zopde.hybrid import INJECTIONS, BlackBox, CountedSolver
 
+HERE = Path(__file__).parent.parent
 ONES = torch.ones(2, dtype=torch.float64)
 
 
@@ -57,6 +61,17 @@ def test_corrected_solver_is_its_formula_exact(inject, toy, network, window):
     assert torch.equal(CorrectedSolver(toy, network).step(state, forcing), expected)
     given = CorrectedSolver(toy, network, INJECTIONS[inject])
     assert torch.equal(given.step(state, forcing), expected)
+
+
+def test_a_seed_leaves_the_network_in_its_place_exact(inject, network, window):
+    noisy = load_solver(f"{HERE / 'toy_faults.py'}:Noisy", {"size": 0.05})
+    state, forcing = window.initial, window.forcing[:, 0]
+    network.inject = "elsewhere"  # what was given to the solver counts
+    corrected = CorrectedSolver(noisy, network, INJECTIONS[inject]).with_seed(5)
+    expected = step_by_hand(inject, noisy.with_seed(5), network, state, forcing)
+    assert torch.equal(corrected.step(state, forcing), expected)
+    again = corrected.with_seed(6).step(state, forcing)
+    assert not torch.equal(again, expected)
 
 
 def test_a_correction_of_the_forcing_is_in_its_units(corrector, window):

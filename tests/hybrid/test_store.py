@@ -1,11 +1,14 @@
 """Answers kept on disk."""
 
+import contextlib
 import os
 import pickle
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +145,47 @@ for k in range(int(sys.argv[2]), 10**6):
     store.write([(b"key %d" % k, b"answer %d" % k * 100)])
     print(k, flush=True)
 """
+
+
+def test_threads_may_open_a_new_file_at_once(tmp_path):
+    def opened(start, path):
+        start.wait(timeout=30)
+        store = Store(path)
+        store.write([(b"key", b"answer")])
+        return store.read([b"key"])
+
+    for number in range(30):  # a barrier each, so that one failure leaves nobody waiting
+        start, path = threading.Barrier(6), tmp_path / f"store{number}"
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(opened, [start] * 6, [path] * 6))
+        assert found == [{b"key": b"answer"}] * 6
+
+
+OPENER = """
+import sys
+from pathlib import Path
+from zopde.hybrid import Store
+print("ready", flush=True)
+for line in sys.stdin:
+    Store(Path(line.strip())).write([(b"key", b"answer")])
+    print("done", flush=True)
+"""
+
+
+def test_processes_may_open_a_new_file_at_once(tmp_path):
+    with contextlib.ExitStack() as stack:
+        children = []
+        for _ in range(3):
+            command = [sys.executable, "-c", OPENER]
+            pipe = subprocess.PIPE
+            child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+            children.append(stack.enter_context(child))
+            stack.callback(child.kill)
+        assert [child.stdout.readline() for child in children] == ["ready\n"] * 3
+        for number in range(30):
+            for child in children:
+                child.stdin.write(f"{tmp_path / str(number)}\n")
+            assert [child.stdout.readline() for child in children] == ["done\n"] * 3
 
 
 def test_entries_survive_a_kill_and_two_writers(tmp_path):

@@ -15,7 +15,6 @@ distributed = pytest.importorskip("distributed")
 HERE = Path(__file__).parent.parent
 # Dask's own: sockets and files of processes that were killed, ports in use beside ours.
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:distributed"),
@@ -42,6 +41,7 @@ def test_a_worker_killed_in_mid_gradient_costs_nothing(corrector, window, tmp_pa
     assert counter.steps == alone
 
 
+@pytest.mark.slow
 def test_a_solver_that_crashes_takes_no_worker_along(corrector, window):
     crashing = Apart(solver("toy_faults.py:Flaky", how="crash", share=0.01))
     counter = CountedSolver(Dropping(Retrying(BlackBox(crashing), times=4)))
@@ -55,6 +55,7 @@ def test_a_solver_that_crashes_takes_no_worker_along(corrector, window):
     assert failures_of(counter)["the solver's process ended by SIGSEGV"] >= 1
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cluster_agrees_with_workers(tmp_path, toy_spec, tiny):
     def weights(name, *changes):
         settings = [*tiny, 'run.labels=["SRC","ZO-weights"]', *changes]

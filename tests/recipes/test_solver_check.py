@@ -79,6 +79,17 @@ def test_what_is_wrong_is_found_and_a_remedy_said(kind, point, said, remedy):
     assert remedy in one.remedy
 
 
+def test_a_program_that_fails_is_told_from_one_that_answers_wrongly(tmp_path):
+    grid = {"shape": [4, 4], "extent": [1.0, 1.0], "dt": 0.1, "channels": ["a"]}
+    options = {"command": [sys.executable, "-SE", "{home}/nosuch.py"], "grid": grid}
+    options |= {"home": str(tmp_path), "failed": str(tmp_path / "failed")}
+    planned = load_config("quick", None, [], {"solver": {"spec": "command", "options": options}})
+    (contract,) = check_solver(planned).points
+    assert contract.verdict == "fail"
+    assert "nosuch.py" in contract.found
+    assert "what the first one that failed says" in contract.remedy
+
+
 def test_a_scenario_is_looked_at_where_the_data_would_be(toy_spec, tiny):
     """At its start a flow may be slower than later, and its reach shorter."""
     planned = load_config("quick", None, tiny, {"solver": {"spec": toy_spec}})

@@ -49,6 +49,31 @@ def test_mean_is_the_gradient_and_the_error_is_calibrated_unbiased(sampler, sche
     assert ((ratio > 0.85) & (ratio < 1.18)).all()
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_some_coordinates_alone_and_no_others_move_unbiased(sampler, scheme, quadratic):
+    oracle, active = quadratic(), torch.tensor([3, 0])
+    runs = [rge(oracle, 50, 0.05, seeded(s), sampler, scheme, indices=active) for s in range(400)]
+    errors = torch.stack([run.gradient - oracle.gradient for run in runs])[:, active]
+    assert (errors.mean(dim=0).abs() < 4 * errors.std(dim=0) / 20).all()
+    for run in runs:
+        for values in (run.gradient, run.standard_error):
+            assert values.nonzero().flatten().tolist() == [0, 3]
+
+
+def test_all_coordinates_by_name_are_all(quadratic):
+    whole, named = (
+        rge(quadratic(), 6, 0.05, seeded(), indices=given) for given in (None, torch.arange(5))
+    )
+    assert torch.equal(whole.gradient, named.gradient)
+
+
+@pytest.mark.parametrize("indices", [[0, 0], [5], [-1], [0.5]])
+def test_what_is_no_coordinate_raises(indices, quadratic):
+    with pytest.raises(InputError, match="indices"):
+        rge(quadratic(), 6, 0.05, seeded(), indices=torch.tensor(indices))
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_error_falls_with_the_root_of_q_order(sampler, quadratic):
     def error(q):

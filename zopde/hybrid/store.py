@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -26,6 +27,7 @@ _DIGEST = 16  # bytes
 _GIB = 2**30
 _AT_ONCE = 500  # keys of one query
 _WAIT = 60.0  # seconds for another process to finish writing
+_AGAIN = 0.01  # seconds before a busy file is opened again
 _TABLE = """CREATE TABLE IF NOT EXISTS answers
     (number INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB UNIQUE, answer BLOB, digest BLOB)"""
 
@@ -100,12 +102,7 @@ class Store:
 
     def _connection(self) -> sqlite3.Connection:
         if self._open is None:
-            made = sqlite3.connect(self._path, timeout=_WAIT, check_same_thread=False)
-            made.execute("PRAGMA journal_mode=WAL")
-            made.execute("PRAGMA synchronous=NORMAL")
-            with made:
-                made.execute(_TABLE)
-            self._open = made
+            self._open = _opened(self._path)
         return self._open
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,6 +189,25 @@ class Stored(Wrapper):
                 whole.update(f"|{values.dtype} {tuple(values.shape)}|".encode())
                 whole.update(_bytes(values))
         return whole.digest()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Of those that open a new file together one sets it up; the others try again."""
+    latest = time.monotonic() + _WAIT
+    while True:
+        made = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
+        try:
+            made.execute("PRAGMA journal_mode=WAL")
+            made.execute("PRAGMA synchronous=NORMAL")
+            with made:
+                made.execute(_TABLE)
+            return made
+        except sqlite3.Error as error:
+            made.close()
+            # For this change of mode SQLite's own time-out does not count.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > latest:
+                raise
+        time.sleep(_AGAIN)
 
 
 def _of(answer: bytes) -> bytes:

@@ -50,8 +50,13 @@ def check_contract(solver: Solver, states: States) -> tuple[Point, Tensor | None
     try:
         answer = BlackBox(solver).step(state, given)
     except SolverError as error:
-        remedy = "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
-        return Point(name, "fail", str(error), f"{remedy}in zopde.OneAtATime"), None
+        remedy = (
+            "mend what the first one that failed says of itself"
+            if error.failures
+            else "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
+            "in zopde.OneAtATime"
+        )
+        return Point(name, "fail", str(error), remedy), None
     changed = not torch.equal(state, states.state)
     if given is not None and states.forcing is not None:
         changed |= not torch.equal(given, states.forcing)

@@ -68,7 +68,7 @@ def cge(
     check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     check_mu(mu, d)
-    asked = torch.arange(d) if indices is None else _checked(indices, d)
+    asked = torch.arange(d) if indices is None else check_indices(indices, d)
     step = step_of(mu, asked)
     ahead = oracle.coordinates(asked, step)
     if scheme == "forward":
@@ -105,7 +105,12 @@ def lost_of(losses: Tensor) -> int:
     return int((~losses.isfinite()).sum())
 
 
-def _checked(indices: Tensor, d: int) -> Tensor:
+def check_indices(indices: Int[Tensor, " k"], d: int) -> Int[Tensor, " k"]:
+    """Coordinates, each at most once, on the CPU.
+
+    Raises:
+        InputError: If they are none.
+    """
     if indices.is_floating_point() or indices.dim() != 1:
         raise InputError(
             "indices",

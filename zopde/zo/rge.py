@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from zopde.checks import check_choice, check_count, check_positive
 from zopde.protocols import Oracle
-from zopde.zo.cge import FAILED, Failed, Scheme, lost_of, one_sided
+from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, lost_of, one_sided
 from zopde.zo.directions import SAMPLERS, SamplerName
 from zopde.zo.estimate import Estimate
 
@@ -25,16 +25,19 @@ def rge(
     sampler: SamplerName = "gaussian",
     scheme: Scheme = "forward",
     failed: Failed = "keep",
+    indices: Int[Tensor, " k"] | None = None,
 ) -> Estimate:
     """Estimate of the gradient of a black box l at theta along q random directions.
 
         forward:  g = (1/q) sum_j [l(theta + mu u_j) - l(theta)] / mu  u_j
         central:  g = (1/q) sum_j [l(theta + mu u_j) - l(theta - mu u_j)] / (2 mu)  u_j
 
-    with E[u u^T] = I for every sampler. (Chen et al., ICLR 2024, eq. 1.)
+    with E[u u^T] = I for every sampler. (Chen et al., ICLR 2024, eq. 1.) With `indices` the
+    directions are those of the k coordinates, zero elsewhere, and so is the estimate.
 
     Bias: O(mu^2) for both, none on a quadratic, since u and -u are as likely. Variance: about
-    |grad l|^2 / q in every coordinate, whatever mu is; the forward scheme adds one of order mu^2.
+    |grad l|^2 / q in every coordinate, whatever mu is, the gradient that of the coordinates
+    asked for; the forward scheme adds one of order mu^2.
     Queries: forward q + 1, central 2 q, and the base where a side is lost. Randomness:
     `generator`, in float32 or in torch's default dtype; two calls with generators in the same
     state ask along the same directions, which a difference of two gradients (a Hessian-vector
@@ -44,14 +47,16 @@ def rge(
         oracle: Answers l around its base point; see `zopde.protocols.Oracle`.
         num_directions: q >= 1. They are drawn and asked for piece by piece, so memory does not
             grow with q.
-        mu: Finite-difference step; > 0. A probe moves every weight, by about mu each.
+        mu: Finite-difference step; > 0. A probe moves every weight asked for, by about mu each.
         generator: Source of the directions; advanced by q draws.
         sampler: "gaussian", "sphere" (of radius sqrt(d)) or "rademacher"; see
             `zopde.zo.directions`.
         scheme: "forward" or "central".
         failed: What a probe does whose loss is not finite. "keep": nothing is finite then. "drop":
             it is left out, and q above is the number of the others; with the central scheme the
-            side that is left makes a one-sided difference. Without any, everything is `unknown`.
+            side that is left makes a one-sided difference. Without any, everything asked for is
+            `unknown`.
+        indices: (k,) integer coordinates, each at most once; None asks for all.
 
     Returns:
         `Estimate` with gradient (d,), the queries used, l(theta) for "forward", and
@@ -59,7 +64,8 @@ def rge(
         With one direction there is none: None.
 
     Raises:
-        InputError: If q is no whole number >= 1, mu is not positive, or a name is unknown.
+        InputError: If q is no whole number >= 1, mu is not positive, a name is unknown, or an
+            index is repeated or outside [0, d).
 
     Example:
         >>> import torch
@@ -77,13 +83,15 @@ def rge(
     check_choice("scheme", scheme, ("forward", "central"))
     check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
+    asked = torch.arange(d) if indices is None else check_indices(indices, d)
     base = oracle.base() if scheme == "forward" else None
     here, lost = base, 0 if base is None else lost_of(base)
     terms, left = _Terms(), num_directions
     while left:
         count = min(left, max(1, _ENTRIES // max(d, 1)))
         left -= count
-        along = SAMPLERS[sampler](count, d, generator, torch.get_default_dtype())
+        drawn = SAMPLERS[sampler](count, len(asked), generator, torch.get_default_dtype())
+        along = _among(drawn, asked, d)
         ahead = oracle.directions(along, mu)
         if base is None:
             behind = oracle.directions(along, -mu)
@@ -104,8 +112,18 @@ def rge(
         queries += 1
     if not terms.count:
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
-        return Estimate(nothing, queries, base, None, lost, torch.ones(d, dtype=torch.bool))
+        unknown = _among(torch.ones(1, len(asked), dtype=torch.bool), asked, d)[0]
+        return Estimate(nothing, queries, base, None, lost, unknown)
     return Estimate(terms.mean, queries, base, terms.standard_error(), lost)
+
+
+def _among(drawn: Tensor, asked: Tensor, d: int) -> Tensor:
+    """Vectors of some coordinates as vectors of all, zero elsewhere."""
+    if len(asked) == d and bool((asked == torch.arange(d)).all()):
+        return drawn
+    whole = drawn.new_zeros(len(drawn), d)
+    whole[:, asked.to(drawn.device)] = drawn
+    return whole
 
 
 @final
