@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from zopde.cli.attack import attack
+from zopde.cli.certify import certify
 from zopde.cli.check import check
 from zopde.cli.classify import classify
 from zopde.cli.console import complain
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 app.command()(correct)
 app.command()(classify)
+app.command()(certify)
+app.command()(attack)
 app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
@@ -74,8 +78,11 @@ def _run() -> int:
 
 
 def _interrupted() -> int:
-    remedy = "; the same command with --resume goes on from the last checkpoint"
-    complain(f"interrupted{remedy if {'correct', 'classify'} & set(sys.argv) else ''}")
+    remedy = "; the same command with --resume goes on from "
+    where = {"correct": "the last checkpoint", "classify": "the last checkpoint"}
+    where["certify"] = "the last image"
+    found = [remedy + where[word] for word in sys.argv if word in where]
+    complain(f"interrupted{found[0] if found else ''}")
     return 130
 
 

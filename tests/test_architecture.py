@@ -138,7 +138,7 @@ Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
 run_classification
-Certificate Smooth certified_accuracy
+Certificate Smooth certified_accuracy CertifyConfig run_certification attack_certificates
 """
 
 
