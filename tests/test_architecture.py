@@ -15,7 +15,17 @@ import pytest
 import zopde
 
 ROOT = Path(__file__).parent.parent
-GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress", "memory"}
+GROUND = {
+    "errors",
+    "grid",
+    "protocols",
+    "checks",
+    "plugins",
+    "seeding",
+    "progress",
+    "memory",
+    "session",
+}
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
     "zo": {"torch", "jaxtyping"},
