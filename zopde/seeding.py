@@ -14,6 +14,7 @@ _PURPOSES = {
     "probes": 5,
     "noise": 6,
     "augment": 7,
+    "votes": 8,
 }
 
 
@@ -25,7 +26,8 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
     Args:
         seed: The run's seed, >= 0.
-        purpose: "data", "weights", "order", "mask", "scores", "probes", "noise" or "augment".
+        purpose: "data", "weights", "order", "mask", "scores", "probes", "noise", "augment" or
+            "votes".
         index: Number of the draw: an epoch, a mask.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)

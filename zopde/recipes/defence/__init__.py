@@ -1,0 +1,1 @@
+"""Certified defence of a black-box classifier: a denoiser trained through it, by queries."""
