@@ -32,6 +32,7 @@ THIRD_PARTY = {
     "interface": {"torch", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
+    "smoothing": {"torch", "jaxtyping", "scipy"},
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
@@ -46,11 +47,15 @@ ROOMS = {
     "interface": {"zo"},
     "sparsity": {"zo"},
     "hybrid": set(),
+    "smoothing": set(),
     "nets": set(),
     "data": set(),
     "training": {"zo", "interface", "sparsity"},
     "report": set(),
-    "recipes": {"zo", "interface", "sparsity", "hybrid", "nets", "data", "training", "report"},
+    "recipes": {
+        *("zo", "interface", "sparsity", "hybrid", "smoothing", "nets", "data", "training"),
+        "report",
+    },
     "solvers": set(),
     "cli": {"recipes", "data"},
 }
@@ -143,6 +148,7 @@ Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
 run_classification
+Certificate Smooth certified_accuracy
 """
 
 

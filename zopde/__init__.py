@@ -67,6 +67,9 @@ _ROOM_OF = {
     "downsample": "hybrid",
     "rollout": "hybrid",
     "rollout_error": "hybrid",
+    "Certificate": "smoothing",
+    "Smooth": "smoothing",
+    "certified_accuracy": "smoothing",
     "CifarResNet": "nets",
     "ConvCorrector": "nets",
     "Normalised": "nets",
@@ -153,6 +156,7 @@ if TYPE_CHECKING:
         load_classifier,
         run_classification,
     )
+    from zopde.smoothing import Certificate, Smooth, certified_accuracy
     from zopde.sparsity import (
         LayerMasks,
         LayerRatios,

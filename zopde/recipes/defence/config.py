@@ -21,6 +21,7 @@ from zopde.recipes.classification.config import ImageSettings
 from zopde.recipes.defence.methods import METHODS
 from zopde.recipes.settings import build, choices, merge, read_toml
 from zopde.recipes.span import check_length
+from zopde.smoothing.bounds import check_alpha
 
 _FOLDER = files("zopde.recipes") / "presets" / "defend"
 PRESETS = ("quick", "fashion", "cifar10")
@@ -166,7 +167,33 @@ class DefenceConfig:
     run: DefendRunSettings = field(default_factory=DefendRunSettings)
 
     def __post_init__(self) -> None:
-        for check, tables in def _named(**tables: str) -> list[str]:
+        for check, settings in _CHECKS:
+            for dotted in settings:
+                table, name = dotted.split(".")
+                check(dotted, getattr(getattr(self, table), name))
+        for seed in self.run.seeds:
+            check_not_negative("run.seeds", seed)
+        for name, given in (("run.seeds", self.run.seeds), ("run.methods", self.run.methods)):
+            if not given or len(set(given)) < len(given):
+                raise InputError(name, got=list(given), expected="some, each once")
+        for method in (*self.run.methods, *self.training.lr):
+            check_choice("run.methods or training.lr", method, METHODS)
+        for method in self.run.methods:
+            if METHODS[method].trained:
+                check_positive(f"training.lr.{method}", self.training.lr.get(method, 0.0))
+        check_device("run.device", self.run.device)
+        check_alpha(self.certify.alpha)
+        if not self.classifier.spec:
+            self.vendor()
+
+    def vendor(self) -> ClassificationConfig:
+        """The training of the classifier, where none is given."""
+        run = {"methods": ["FO"], "seeds": list(self.run.seeds), "device": self.run.device}
+        tables = {"run": run, "data": {"path": self.data.path}}
+        return load_classification(self.classifier.train, None, self.classifier.changes, tables)
+
+
+def _named(**tables: str) -> list[str]:
     return [f"{table}.{name}" for table, names in tables.items() for name in names.split()]
 
 
