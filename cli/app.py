@@ -12,6 +12,7 @@ from zopde.cli.classify import classify
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.data import data
+from zopde.cli.defend import defend
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(correct)
 app.command()(classify)
+app.command()(defend)
 app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
@@ -75,7 +77,7 @@ def _run() -> int:
 
 def _interrupted() -> int:
     remedy = "; the same command with --resume goes on from the last checkpoint"
-    complain(f"interrupted{remedy if {'correct', 'classify'} & set(sys.argv) else ''}")
+    complain(f"interrupted{remedy if {'correct', 'classify', 'defend'} & set(sys.argv) else ''}")
     return 130
 
 

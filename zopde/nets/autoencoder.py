@@ -19,7 +19,7 @@ _LEVELS: dict[int, tuple[_Level, ...]] = {
     32: ((4, 4, 0), (3, 3, 2), (4, 2, 1), (2, 2, 0)),
 }
 _WIDTHS = {8: (16, 32), 28: (32, 48, 96), 32: (32, 48, 96)}
-SIDES = tuple(_LEVELS)
+SIDES, _PUBLISHED = tuple(_LEVELS), 32
 
 
 @final
@@ -27,7 +27,8 @@ class Encoder(nn.Module):
     """Strided convolutions from an image to its latent z, ReLU after each.
 
     For 32 x 32 pixels and latent 192 these are the layers of ZO-AE-DS: 32, 48, 96 and 192
-    channels, kernels 4, 3, 4, 2, strides 4, 3, 2, 2. (Zhang et al., ICLR 2022.)
+    channels, kernels 4, 3, 4, 2, strides 4, 3, 2, 2. (Zhang et al., ICLR 2022.) For smaller
+    images the latent itself has no ReLU: of a few entries, none may die.
 
     Args:
         channels: Of an image.
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = []
         for (before, after), (kernel, stride, padding) in _plan(channels, side, latent):
             layers += [nn.Conv2d(before, after, kernel, stride, padding), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*(layers if side == _PUBLISHED else layers[:-1]))
 
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch latent 1 1"]:
         """The latent."""

@@ -150,7 +150,7 @@ class Ways:
     def __init__(
         self, problem: Problem, method: Method, box: BlackBox, defence: Defence, seed: int
     ) -> None:
-        self._problem, self._method = problem, method
+        self._problem, self.method = problem, method
         self.box, self.defence, self._seed = box, defence, seed
         decoder = defence.decoder.requires_grad_(False)  # on the black box's side of the cut
         self._decode: Decode = decoder
@@ -178,7 +178,7 @@ class Ways:
     def source(self, root: RunFolder, folder: Path) -> GradientSource:
         """Where gradients come from; DeepZero's layers are scored first."""
         zo = self._problem.config.zo
-        if self._method.gradient != "weights":
+        if self.method.gradient != "weights":
             return Backprop()
         batches = self._problem.batches(self._seed, self._problem.config.training.batch)
         pair = self._problem.pair(batches, self._seed, 0)
@@ -202,8 +202,8 @@ class Ways:
         return Stability(pair.clean, pair.noisy, targets, ask, self._decode, mse)
 
     def _ask(self, iteration: int) -> Ask:
-        zo, gradient = self._problem.config.zo, self._method.gradient
-        mu = zo.mu_latent if self._method.autoencoder else zo.mu
+        zo, gradient = self._problem.config.zo, self.method.gradient
+        mu = zo.mu_latent if self.method.autoencoder else zo.mu
         if gradient == "backprop":
             return white(self.box, self._decode)
         if gradient == "cge":
