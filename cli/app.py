@@ -14,6 +14,7 @@ from zopde.cli.classify import classify
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.data import data
+from zopde.cli.defend import defend
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(correct)
 app.command()(classify)
+app.command()(defend)
 app.command()(certify)
 app.command()(attack)
 app.command()(serve)
@@ -79,7 +81,7 @@ def _run() -> int:
 
 def _interrupted() -> int:
     remedy = "; the same command with --resume goes on from "
-    where = {"correct": "the last checkpoint", "classify": "the last checkpoint"}
+    where = dict.fromkeys(("correct", "classify", "defend"), "the last checkpoint")
     where["certify"] = "the last image"
     found = [remedy + where[word] for word in sys.argv if word in where]
     complain(f"interrupted{found[0] if found else ''}")

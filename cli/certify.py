@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from zopde.cli.console import Watcher, say, say_json, table
-from zopde.cli.options import AsJson, Images, Overwrite, Resume
+from zopde.cli.options import AsJson, ImageFile, Overwrite, Resume
 
 
 def certify(
@@ -21,7 +21,7 @@ def certify(
             show_default=False,
         ),
     ],
-    data: Images = None,
+    data: ImageFile = None,
     part: Annotated[str, typer.Option(help="Which images: test or train.")] = "test",
     scale: Annotated[
         float,

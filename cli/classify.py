@@ -23,7 +23,7 @@ from zopde.cli.options import (
     ConfigFile,
     Device,
     DryRun,
-    Images,
+    ImageFile,
     Overwrite,
     Resume,
 )
@@ -42,7 +42,7 @@ def classify(
         Path | None,
         typer.Option(help="Run folder. Default: runs/classify-<preset>.", show_default=False),
     ] = None,
-    data: Images = None,
+    data: ImageFile = None,
     device: Device = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

@@ -41,7 +41,7 @@ DataFile = Annotated[
         show_default=False,
     ),
 ]
-Images = Annotated[
+ImageFile = Annotated[
     Path | None,
     typer.Option(
         "--data",

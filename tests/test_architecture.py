@@ -15,7 +15,17 @@ import pytest
 import zopde
 
 ROOT = Path(__file__).parent.parent
-GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress", "memory"}
+GROUND = {
+    "errors",
+    "grid",
+    "protocols",
+    "checks",
+    "plugins",
+    "seeding",
+    "progress",
+    "memory",
+    "session",
+}
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
     "zo": {"torch", "jaxtyping"},
@@ -137,7 +147,7 @@ Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
 Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
-run_classification
+run_classification DnCNN load_defence load_defended run_defence
 Certificate Smooth certified_accuracy CertifyConfig run_certification attack_certificates
 """
 

@@ -72,6 +72,7 @@ _ROOM_OF = {
     "certified_accuracy": "smoothing",
     "CifarResNet": "nets",
     "ConvCorrector": "nets",
+    "DnCNN": "nets",
     "Normalised": "nets",
     "ResidualCorrector": "nets",
     "SmallCNN": "nets",
@@ -93,6 +94,9 @@ _ROOM_OF = {
     "load_classification": "recipes.classification",
     "load_classifier": "recipes.classification",
     "run_classification": "recipes.classification",
+    "load_defence": "recipes.defence",
+    "load_defended": "recipes.defence",
+    "run_defence": "recipes.defence",
 }
 
 __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
@@ -135,7 +139,14 @@ if TYPE_CHECKING:
         RandomPullback,
         measure_radius,
     )
-    from zopde.nets import CifarResNet, ConvCorrector, Normalised, ResidualCorrector, SmallCNN
+    from zopde.nets import (
+        CifarResNet,
+        ConvCorrector,
+        DnCNN,
+        Normalised,
+        ResidualCorrector,
+        SmallCNN,
+    )
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import (
         Objective,
@@ -164,6 +175,7 @@ if TYPE_CHECKING:
         load_classifier,
         run_classification,
     )
+    from zopde.recipes.defence import load_defence, load_defended, run_defence
     from zopde.smoothing import Certificate, Smooth, certified_accuracy
     from zopde.sparsity import (
         LayerMasks,

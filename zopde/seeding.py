@@ -16,6 +16,7 @@ _PURPOSES = {
     "augment": 7,
     "smoothing": 8,
     "attack": 9,
+    "votes": 10,
 }
 
 
@@ -28,7 +29,7 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     Args:
         seed: The run's seed, >= 0.
         purpose: "data", "weights", "order", "mask", "scores", "probes", "noise", "augment",
-            "smoothing" or "attack".
+            "smoothing", "attack" or "votes".
         index: Number of the draw: an epoch, a mask, an image.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)

@@ -17,11 +17,12 @@ from zopde.checks import check_not_negative
 from zopde.data import ImageData
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
-from zopde.recipes.certification.base import digest_of
 from zopde.recipes.certification.config import CertifyConfig
 from zopde.recipes.certification.problem import Problem, problem_of
 from zopde.recipes.certification.table import FILE, Certificates, Row, check_order, read_rows
 from zopde.recipes.claim import claimed
+from zopde.recipes.defence.classifier import identity_of
+from zopde.recipes.defence.config import ClassifierSettings
 from zopde.recipes.runfolder import RunKind, check_run, open_run
 from zopde.recipes.settings import build, read_toml
 from zopde.report.certification import Certified, save_certified_accuracy
@@ -33,7 +34,7 @@ PICTURE = "certified_accuracy.png"
 RADII = (0.0, 0.25, 0.5, 0.75)
 CERTIFICATION = RunKind(
     CertifyConfig,
-    (FILE, PICTURE, "metrics.json", "attack.json", "attack.tsv", "data.sha256", "model.sha256"),
+    (FILE, PICTURE, "metrics.json", "attack.json", "attack.tsv", "data.sha256", "model.digest"),
     free=("data",),
 )
 _POINTS = 400  # of a curve
@@ -82,7 +83,8 @@ def run_certification(
         problem = problem_of(config, images)
         run = open_run(root, config, resume, overwrite, CERTIFICATION)
         run.check_data(problem.digest(), what="images")
-        run.check_data(digest_of(config.model), "model.sha256", f"model {config.model}")
+        model = identity_of(ClassifierSettings(spec=config.model), None)
+        run.check_data(model, "model.digest", f"model {config.model}")
         rows = _certify(config, problem, root / FILE, watcher)
         metrics = _metrics(config, problem, rows, at)
         curves = [_curve(root.resolve().name, config, rows), *others]
