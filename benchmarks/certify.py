@@ -6,8 +6,9 @@
 Both sides certify the same image with the same model and the same batch size, in turns.
 `ratio` is their seconds per sample over ours, the median of the turns, of the model for which it
 is least; `models` holds each. Seconds are those of this process's one thread on a CPU, so that
-others who share the machine do not count. Before that, zopde certifies one image of 32 x 32 with 100,000
-samples, and `peak_mib` is the most memory that this process, torch included, has had by then.
+others who share the machine do not count. Before that, zopde certifies one image of 32 x 32 with
+100,000 samples, and `peak_mib` is the most memory that this process, torch included, has had by
+then.
 
 Their code, `code/core.py`, is imported as it is. It needs two things that are not here: a CUDA
 device, which its `torch.randn_like(..., device='cuda')` asks for by name, and SciPy's old

@@ -57,10 +57,20 @@ def certify(
     """Certify a classifier by randomized smoothing: radii within which its answers hold."""
     from zopde.recipes.certification import RADII, CertifyConfig, run_certification
 
-    path = "" if data is None else str(data)
     config = CertifyConfig(
-        *(model, path, part, scale),  # type: ignore[arg-type] # `part` is checked there
-        *(sigma, n0, n, alpha, batch, every, max_images, seed, device),
+        model=model,
+        data="" if data is None else str(data),
+        part=part,  # type: ignore[arg-type] # checked there
+        scale=scale,
+        sigma=sigma,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        batch=batch,
+        every=every,
+        images=max_images,
+        seed=seed,
+        device=device,
     )
     with redirect_stdout(sys.stderr):  # a model of the user's may print
         found = run_certification(

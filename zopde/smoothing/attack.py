@@ -79,7 +79,7 @@ def _slope(model: nn.Module, x: Tensor, noise: Tensor, predicted: Tensor) -> Ten
         # The logarithm of the mean, so that tiny probabilities do not vanish.
         target = predicted.view(1, -1, 1).expand(len(noise), -1, 1)
         mean = shares.gather(2, target).logsumexp(dim=0)
-        (slope,) = torch.autograd.grad(mean.sum(), here)
+        slope: Tensor = torch.autograd.grad(mean.sum(), here)[0]
     return slope
 
 
@@ -91,4 +91,4 @@ def _onto(along: Tensor, length: Tensor) -> Tensor:
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    return vectors.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(vectors.flatten(1), dim=1)

@@ -17,7 +17,7 @@ from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.recipes.certification.config import CertifyConfig
 from zopde.recipes.certification.problem import Problem, problem_of
-from zopde.recipes.certification.run import read_certification
+from zopde.recipes.certification.run import check_model, read_certification
 from zopde.recipes.certification.table import Row
 from zopde.recipes.claim import claimed
 from zopde.recipes.runfolder import RunFolder
@@ -123,6 +123,8 @@ def attack_certificates(
         problem = problem_of(config if not model else _with(config, model), images)
         run = RunFolder(folder)
         run.check_data(problem.digest(), what="images")
+        if not model:
+            check_model(run, config)
         began = time.perf_counter()
         found = _attack(problem, config, settings, held, watcher)
         result = _summary(config, settings, found, time.perf_counter() - began)

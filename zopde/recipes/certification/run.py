@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +24,7 @@ from zopde.recipes.certification.table import FILE, Certificates, Row, check_ord
 from zopde.recipes.claim import claimed
 from zopde.recipes.defence.classifier import identity_of
 from zopde.recipes.defence.config import ClassifierSettings
-from zopde.recipes.runfolder import RunKind, check_run, open_run
+from zopde.recipes.runfolder import RunFolder, RunKind, check_run, open_run
 from zopde.recipes.settings import build, read_toml
 from zopde.report.certification import Certified, save_certified_accuracy
 from zopde.seeding import generator
@@ -83,8 +84,7 @@ def run_certification(
         problem = problem_of(config, images)
         run = open_run(root, config, resume, overwrite, CERTIFICATION)
         run.check_data(problem.digest(), what="images")
-        model = identity_of(ClassifierSettings(spec=config.model), None)
-        run.check_data(model, "model.digest", f"model {config.model}")
+        check_model(run, config)
         rows = _certify(config, problem, root / FILE, watcher)
         metrics = _metrics(config, problem, rows, at)
         curves = [_curve(root.resolve().name, config, rows), *others]
@@ -104,30 +104,34 @@ def read_certification(path: Path) -> tuple[CertifyConfig, list[Row]]:
     return build(CertifyConfig, read_toml(folder / "config.toml")), rows
 
 
+def check_model(run: RunFolder, config: CertifyConfig) -> None:
+    """Require that the model's file is what it was when the run began."""
+    found = identity_of(ClassifierSettings(spec=config.model), None)
+    run.check_data(found, "model.digest", f"model {config.model}")
+
+
 def _certify(config: CertifyConfig, problem: Problem, path: Path, progress: Progress) -> list[Row]:
-    table = Certificates(path)
-    check_order(path, table.rows, [(i, problem.label(i)) for i in problem.chosen])
-    left = problem.chosen[len(table.rows) :]
-    if table.rows and left:
-        progress.note(f"{len(table.rows)} images are certified, {len(left)} are left")
-    right = sum(row.correct for row in table.rows)
-    with progress.stage("certified images", len(left)) as advance:
-        for index in left:
-            began = time.perf_counter()
-            found = problem.smooth.certify(
-                problem.inputs(index),
-                config.n0,
-                config.n,
-                config.alpha,
-                generator(config.seed, "smoothing", index),
-                config.batch,
-            )
-            row = Row.of(index, problem.label(index), found, time.perf_counter() - began)
-            table.add(row)
-            right += row.correct
-            advance(text=f"{100 * right / len(table.rows):.1f} % right")
-    table.close()
+    with closing(Certificates(path)) as table:
+        check_order(path, table.rows, [(i, problem.label(i)) for i in problem.chosen])
+        left = problem.chosen[len(table.rows) :]
+        if table.rows and left:
+            progress.note(f"{len(table.rows)} images are certified, {len(left)} are left")
+        right = sum(row.correct for row in table.rows)
+        with progress.stage("certified images", len(left)) as advance:
+            for index in left:
+                row = _certified(config, problem, index)
+                table.add(row)
+                right += row.correct
+                advance(text=f"{100 * right / len(table.rows):.1f} % right")
     return table.rows
+
+
+def _certified(config: CertifyConfig, problem: Problem, index: int) -> Row:
+    began = time.perf_counter()
+    draw = generator(config.seed, "smoothing", index)
+    sampling = (config.n0, config.n, config.alpha, draw, config.batch)
+    found = problem.smooth.certify(problem.inputs(index), *sampling)
+    return Row.of(index, problem.label(index), found, time.perf_counter() - began)
 
 
 def _shares(rows: Sequence[Row], at: Sequence[float]) -> list[CertifiedShare]:
