@@ -77,8 +77,8 @@ def defend(
     )
     table(DEFEND_COLUMNS, defend_rows(metrics), title)
     say(
-        f"without noise the classifier is right on {metrics['clean_accuracy']:.1f} %; a query is an "
-        f"image it is asked about; certificates take {metrics['queries_of_certification']:,} more"
+        f"without noise the classifier is right on {metrics['clean_accuracy']:.1f} %; a query is "
+        f"an image that it sees; certificates take {metrics['queries_of_certification']:,} more"
     )
     for name, why in metrics["stopped_early"].items():
         if why:

@@ -35,8 +35,7 @@ class DnCNN(nn.Module):
         for _ in range(depth - 2):
             layers += [
                 nn.Conv2d(width, width, 3, padding=1, bias=False),
-                # Images differ in their noise more than layers do: old statistics hardly count.
-                nn.BatchNorm2d(width, eps=1e-4, momentum=0.95),
+                nn.BatchNorm2d(width, eps=1e-4),
                 nn.ReLU(),
             ]
         last = nn.Conv2d(width, channels, 3, padding=1, bias=False)
