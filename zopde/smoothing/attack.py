@@ -91,4 +91,5 @@ def _onto(along: Tensor, length: Tensor) -> Tensor:
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    found: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    return found

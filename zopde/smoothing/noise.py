@@ -35,12 +35,17 @@ class NoiseStream:
 
     def fill(self, target: Float[Tensor, "batch ..."]) -> None:
         """Overwrite `target` with the next rows."""
-        filled = 0
+        filled, size = 0, len(self._block)
         while filled < len(target):
-            if self._used == len(self._block):
+            if self._used == size:
+                if len(target) - filled >= size and target.device == self._block.device:
+                    # A whole block, drawn where it belongs.
+                    target[filled : filled + size].normal_(generator=self._generator)
+                    filled += size
+                    continue
                 self._block.normal_(generator=self._generator)
                 self._used = 0
-            count = min(len(self._block) - self._used, len(target) - filled)
+            count = min(size - self._used, len(target) - filled)
             target[filled : filled + count] = self._block[self._used : self._used + count]
             self._used += count
             filled += count
