@@ -14,7 +14,7 @@ from zopde.progress import Progress
 from zopde.recipes.classification.problem import new_classifier
 from zopde.recipes.classification.problem import problem_of as vendor_problem
 from zopde.recipes.defence.blackbox import BlackBox, Classifier
-from zopde.recipes.defence.classifier import Scaled, frozen, named_classifier
+from zopde.recipes.defence.classifier import Scaled, as_vendor, frozen, named_classifier
 from zopde.recipes.defence.config import DefenceConfig
 from zopde.recipes.defence.costs import Cost, iterations_of, weights_of
 from zopde.recipes.defence.ledger import Ledger
@@ -78,7 +78,8 @@ def _classifier(problem: Problem) -> Classifier:
         return named_classifier(settings, problem.scale)
     vendor = problem.config.vendor()
     images = vendor_problem(vendor, problem.data)
-    return frozen(Scaled(new_classifier(vendor, images, 0), problem.scale))
+    made = frozen(Scaled(new_classifier(vendor, images, 0), problem.scale))
+    return as_vendor(made, settings)
 
 
 def _forecast(problem: Problem, name: str, classifier: Classifier) -> MethodForecast:
