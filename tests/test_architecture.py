@@ -148,7 +148,7 @@ Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
 run_classification DnCNN load_defence load_defended run_defence
-Certificate Smooth certified_accuracy
+Certificate Smooth certified_accuracy CertifyConfig run_certification attack_certificates
 """
 
 

@@ -88,6 +88,9 @@ _ROOM_OF = {
     "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
+    "CertifyConfig": "recipes.certification",
+    "run_certification": "recipes.certification",
+    "attack_certificates": "recipes.certification",
     "load_classification": "recipes.classification",
     "load_classifier": "recipes.classification",
     "run_classification": "recipes.classification",
@@ -161,6 +164,11 @@ if TYPE_CHECKING:
         load_config,
         load_corrector,
         run_correction,
+    )
+    from zopde.recipes.certification import (
+        CertifyConfig,
+        attack_certificates,
+        run_certification,
     )
     from zopde.recipes.classification import (
         load_classification,

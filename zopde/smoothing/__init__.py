@@ -1,5 +1,6 @@
 """Randomized smoothing: any classifier becomes one whose answers hold within a radius."""
 
+from zopde.smoothing.attack import attack
 from zopde.smoothing.bounds import (
     certified_radius,
     largest_radius,
@@ -16,6 +17,7 @@ __all__ = [
     "Certificate",
     "CertifiedShare",
     "Smooth",
+    "attack",
     "certified_accuracy",
     "certified_radius",
     "largest_radius",

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.data import ImageData
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
 from zopde.plugins import load_object
 from zopde.progress import Progress
 from zopde.recipes.classification import load_classifier, run_classification
@@ -57,13 +57,13 @@ def named_classifier(settings: ClassifierSettings, scale: float) -> Classifier:
         return HttpClassifier(spec, settings.timeout, settings.retries)
     if spec.endswith(".safetensors"):
         return frozen(Scaled(load_classifier(spec), scale))
-    found = load_object(spec)
+    found = load_object(spec, what="classifier")
     try:
         made = found() if inspect.isclass(found) else found
     except Exception as error:  # a user's constructor may raise anything
         raise InputError(
             f"classifier {spec!r}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             expected="a class that builds without arguments, a module or a function",
         ) from error
     if not callable(made):
