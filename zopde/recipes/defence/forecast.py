@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -151,9 +152,7 @@ def _starting(problem: Problem, seed: int, latent: bool) -> float:
         parts.append((behind, config.autoencoder))
     source, total = Backprop(), 0.0
     for part, length in parts:
-        each = _median(
-            lambda part=part: source(part, Reconstruction(pair.clean, pair.noisy), 0)  # type: ignore[misc]
-        )
+        each = _median(partial(source, part, Reconstruction(pair.clean, pair.noisy), 0))
         total += each * Span.parse("pretraining", length).iterations(per_epoch)
     return total
 
