@@ -97,6 +97,17 @@ def test_wake_golden():
     assert found["solver_steps"]["ZO-interface"] == 100 * 2 * 11 + 6 * 1024
 
 
+def test_defence_golden():
+    """Made by this example on 2026-11-26, one thread; of 60 images, so a point is 1.7 %."""
+    found = run("08_defence.py")
+    assert found["none"] == pytest.approx(55.0, abs=2)
+    assert found["MSE"] == pytest.approx(43.3, abs=5)
+    assert found["ZO-DS"] == pytest.approx(56.7, abs=5)
+    assert found["DeepZero"] == pytest.approx(45.0, abs=5)
+    assert 57_000 < found["queries of DeepZero"] <= 60_000
+    assert 0.1 < found["radius of one image"] < 0.4
+
+
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
         assert 60 <= len(path.read_text().splitlines()) <= 120, path

@@ -94,7 +94,7 @@ def _initialise(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            inputs = layer.in_channels * layer.kernel_size[0] ** 2
+            inputs: float = layer.in_channels * layer.kernel_size[0] ** 2
         elif isinstance(layer, nn.ConvTranspose2d):  # each pixel is reached by (k / s)^2 of them
             inputs = layer.in_channels * layer.kernel_size[0] ** 2 / layer.stride[0] ** 2
         else:

@@ -66,13 +66,7 @@ class BlackBox:
         check_choice("answers", answers, ANSWERS)
         check_count("at_once", at_once)
         check_positive("vote_sigma", vote_sigma)
-        if answers == "labels" and votes < 2:
-            raise InputError(
-                "votes",
-                got=votes,
-                expected="2 or more where the classifier answers labels only",
-                remedy="a label alone has no slope: set classifier.votes, such as 16",
-            )
+        check_votes(answers, votes)
         self.classifier, self.classes, self.ledger = classifier, classes, ledger
         self._answers, self._votes, self._tau = answers, votes, vote_sigma
         self._store, self._identity, self._at_once = store, identity, at_once
@@ -159,6 +153,21 @@ class BlackBox:
         if bad or not bool(said.double().isfinite().all()):
             raise SolverError(f"the classifier's {self._answers} are out of range or not finite")
         return said
+
+
+def check_votes(answers: Answers, votes: int) -> None:
+    """Require votes where there are labels only.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if answers == "labels" and votes < 2:
+        raise InputError(
+            "classifier.votes",
+            got=votes,
+            expected="2 or more where the classifier answers labels only",
+            remedy="a label alone has no slope: set classifier.votes, such as 16",
+        )
 
 
 def _key(identity: str, image: Tensor) -> bytes:

@@ -71,6 +71,15 @@ def named_classifier(settings: ClassifierSettings, scale: float) -> Classifier:
     return frozen(made) if isinstance(made, nn.Module) else made
 
 
+def as_vendor(classifier: Classifier, settings: ClassifierSettings) -> Classifier:
+    """A classifier of logits that tells what `settings.answers` says, and no more."""
+    if settings.answers == "labels":
+        return lambda images: classifier(images).argmax(dim=1)
+    if settings.answers == "probabilities" and isinstance(classifier, nn.Module):
+        return nn.Sequential(classifier, nn.Softmax(dim=1)).eval()
+    return classifier
+
+
 def trained_classifiers(
     config: DefenceConfig, data: ImageData, root: Path, resume: bool, progress: Progress
 ) -> None:

@@ -18,6 +18,7 @@ from zopde.checks import (
 from zopde.errors import InputError
 from zopde.recipes.classification import ClassificationConfig, load_classification
 from zopde.recipes.classification.config import ImageSettings
+from zopde.recipes.defence.blackbox import check_votes
 from zopde.recipes.defence.methods import METHODS
 from zopde.recipes.settings import build, choices, merge, read_toml
 from zopde.recipes.span import check_length
@@ -183,6 +184,7 @@ class DefenceConfig:
                 check_positive(f"training.lr.{method}", self.training.lr.get(method, 0.0))
         check_device("run.device", self.run.device)
         check_alpha(self.certify.alpha)
+        check_votes(self.classifier.answers, self.classifier.votes)
         if not self.classifier.spec:
             self.vendor()
 

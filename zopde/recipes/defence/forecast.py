@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -14,7 +15,7 @@ from zopde.progress import Progress
 from zopde.recipes.classification.problem import new_classifier
 from zopde.recipes.classification.problem import problem_of as vendor_problem
 from zopde.recipes.defence.blackbox import BlackBox, Classifier
-from zopde.recipes.defence.classifier import Scaled, frozen, named_classifier
+from zopde.recipes.defence.classifier import Scaled, as_vendor, frozen, named_classifier
 from zopde.recipes.defence.config import DefenceConfig
 from zopde.recipes.defence.costs import Cost, iterations_of, weights_of
 from zopde.recipes.defence.ledger import Ledger
@@ -78,7 +79,8 @@ def _classifier(problem: Problem) -> Classifier:
         return named_classifier(settings, problem.scale)
     vendor = problem.config.vendor()
     images = vendor_problem(vendor, problem.data)
-    return frozen(Scaled(new_classifier(vendor, images, 0), problem.scale))
+    made = frozen(Scaled(new_classifier(vendor, images, 0), problem.scale))
+    return as_vendor(made, settings)
 
 
 def _forecast(problem: Problem, name: str, classifier: Classifier) -> MethodForecast:
@@ -150,9 +152,7 @@ def _starting(problem: Problem, seed: int, latent: bool) -> float:
         parts.append((behind, config.autoencoder))
     source, total = Backprop(), 0.0
     for part, length in parts:
-        each = _median(
-            lambda part=part: source(part, Reconstruction(pair.clean, pair.noisy), 0)  # type: ignore[misc]
-        )
+        each = _median(partial(source, part, Reconstruction(pair.clean, pair.noisy), 0))
         total += each * Span.parse("pretraining", length).iterations(per_epoch)
     return total
 

@@ -18,6 +18,7 @@ from zopde.recipes.claim import claimed
 from zopde.recipes.defence.blackbox import BlackBox, Classifier
 from zopde.recipes.defence.classifier import (
     VENDOR,
+    as_vendor,
     identity_of,
     named_classifier,
     to_device,
@@ -87,6 +88,8 @@ def run_defence(
     problem = problem_of(config, images or load_images(config.data.path))
     for name in config.run.methods:
         iterations_of(problem, name)
+    if config.classifier.spec and classifier is None:
+        named_classifier(config.classifier, problem.scale)  # before anything is written
     new = not root.exists()
     check_run(root, config, resume, overwrite, DEFENCE)
     with claimed(root, new):
@@ -137,8 +140,8 @@ class _Run:
         settings = self._config.classifier
         if not settings.spec:
             settings = ClassifierSettings(spec=str(trained_file(self._root, seed)))
-        found = named_classifier(settings, self._problem.scale)
-        return to_device(found, self._config.run.device)
+        found = to_device(named_classifier(settings, self._problem.scale), self._config.run.device)
+        return found if self._config.classifier.spec else as_vendor(found, self._config.classifier)
 
     def _black_box(self, seed: int, ledger: Ledger) -> BlackBox:
         settings = self._config.classifier
