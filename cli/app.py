@@ -12,6 +12,8 @@ from zopde.cli.classify import classify
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.data import data
+from zopde.cli.doctor import doctor
+from zopde.cli.report import report
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
@@ -25,9 +27,11 @@ app = typer.Typer(
 )
 app.command()(correct)
 app.command()(classify)
+app.command()(report)
 app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
+app.command()(doctor)
 app.add_typer(check, name="check")
 app.add_typer(data, name="data")
 

@@ -15,7 +15,17 @@ import pytest
 import zopde
 
 ROOT = Path(__file__).parent.parent
-GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress", "memory"}
+GROUND = {
+    "errors",
+    "grid",
+    "protocols",
+    "checks",
+    "plugins",
+    "seeding",
+    "progress",
+    "memory",
+    "doctor",
+}
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
     "zo": {"torch", "jaxtyping"},
@@ -25,7 +35,7 @@ THIRD_PARTY = {
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
-    "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
+    "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},
     "recipes": {"torch", "numpy", "safetensors", "jaxtyping", "distributed"},
     "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
@@ -132,7 +142,7 @@ Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
 Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
-run_classification
+run_classification write_report
 """
 
 

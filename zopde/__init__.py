@@ -87,6 +87,7 @@ _ROOM_OF = {
     "load_classification": "recipes.classification",
     "load_classifier": "recipes.classification",
     "run_classification": "recipes.classification",
+    "write_report": "recipes.reporting",
 }
 
 __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
@@ -153,6 +154,7 @@ if TYPE_CHECKING:
         load_classifier,
         run_classification,
     )
+    from zopde.recipes.reporting import write_report
     from zopde.sparsity import (
         LayerMasks,
         LayerRatios,
