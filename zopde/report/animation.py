@@ -141,4 +141,5 @@ def _panel(
     share = (np.nan_to_num(values) - limits[0]) / (limits[1] - limits[0])
     shown = (share.clip(0, 1) * (_COLOURS - 1)).round()
     shown[~np.isfinite(values)] = _COLOURS + _GREYS
-    return shown.astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
+    pixels: np.ndarray = shown.astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
+    return pixels

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zopde.report.colours import COLOURS
-from zopde.report.panels import save
+from zopde.report.panels import save, short_ticks
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def save_learning_curves(path: Path, curves: Sequence[Learning]) -> None:
         axes.set_xscale("log")
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
+        short_ticks(axes)
     panels[0].set_ylabel("test accuracy [%]")
     panels[1].legend(frameon=False, fontsize=9)
     save(figure, path)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from zopde.report.colours import COLOURS
-from zopde.report.panels import save
+from zopde.report.panels import save, short_ticks
 
 _SMOOTH = 0.05  # share of the iterations that a running mean covers
 
@@ -41,7 +41,8 @@ def running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarra
     sums = np.cumsum(np.concatenate([[0.0], values]))
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - width, 0)
-    return (sums[last] - sums[first]) / (last - first)
+    means: np.ndarray = (sums[last] - sums[first]) / (last - first)
+    return means
 
 
 def save_loss_curves(path: Path, curves: Sequence[LossCurve]) -> None:
@@ -65,6 +66,7 @@ def save_loss_curves(path: Path, curves: Sequence[LossCurve]) -> None:
         axes.set_yscale("log")
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
+        short_ticks(axes)
     panels[0].set_ylabel("training loss (running mean)")
     panels[1].legend(frameon=False, fontsize=9)
     save(figure, path)
@@ -114,6 +116,7 @@ def save_price(path: Path, points: Sequence[Paid], reached: str) -> None:
         axes.set_xscale("log")
         axes.set_xlabel("queries of the loss" if name == "queries" else "seconds of training")
         axes.grid(alpha=0.25)
+        short_ticks(axes)
     panels[0].set_ylabel(reached)
     labels = list(dict.fromkeys(point.label for point in points))
     for run in runs:

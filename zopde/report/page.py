@@ -35,22 +35,33 @@ def text(words: str, kind: str = "") -> str:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", words: bool = False
 ) -> str:
-    """A table that scrolls by itself where the screen is narrow.
+    """A table that scrolls by itself where the screen is narrow; its caption does not.
 
     Args:
         columns: Their names.
-        rows: As many cells each.
+        rows: As many cells each. Columns of words stand to the left, figures to the right.
         caption: What it shows.
-        words: Whether the cells are words, to the left, rather than figures.
+        words: Whether long cells are broken, as those of settings are.
     """
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    kinds = [
+        _class("word" if any(c[:1].isalpha() for c in cells) else "")
+        for cells in zip(*rows, strict=True)
+    ]
+    kinds = kinds or [""] * len(columns)
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>'
+        for kind, name in zip(kinds, columns, strict=True)
     )
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    lines = "".join(
+        "<tr>"
+        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
     return (
-        f'<div class="wide"><table{_class("words" if words else "")}>{title}'
-        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+        (text(caption, "soft") if caption else "")
+        + f'<div class="wide"><table{_class("words" if words else "")}>'
+        + f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 

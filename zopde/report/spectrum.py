@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from zopde.grid import Grid
 from zopde.report.colours import COLOURS
-from zopde.report.panels import save, unit
+from zopde.report.panels import save, short_ticks, unit
 
 _GOAL = "SOL"  # what the others try to reach lies beneath, broad
 
@@ -101,5 +101,6 @@ def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> Non
     axes.set_xlabel("wave number [rad]" if space == "-" else f"wave number [rad/{space}]")
     axes.set_ylabel("energy per wave number")
     axes.grid(alpha=0.25, which="both")
+    short_ticks(axes)
     axes.legend(frameon=False, fontsize=9)
     save(figure, path)

@@ -24,7 +24,7 @@ def reproduce(run: FoundRun) -> str:
     """The command line that makes the run again, whether its folder is at hand or not."""
     preset, changes = asked(run)
     chunk = run.root / CHUNK
-    if chunk.exists() and "zo.chunk" not in changes:
+    if chunk.exists():
         # It was measured: on another machine it may come out otherwise, and with it round-off.
         changes = {**changes, "zo.chunk": chunk.read_text(encoding="utf-8").strip()}
     words = ["zopde", run.command]

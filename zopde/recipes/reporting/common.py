@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from zopde.recipes.reporting.asked import asked, reproduce
 from zopde.recipes.reporting.runs import FoundRun
+from zopde.recipes.runfolder import START
 from zopde.recipes.settings import dump_toml
 from zopde.report.classification import save_layer_ratios
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
@@ -17,7 +18,7 @@ def asked_section(run: FoundRun) -> Section:
     what = run.settings["solver"]["spec"] if run.command == "correct" else "a classifier"
     body = text(
         f"zopde {run.command}, {what}, preset {preset}"
-        + ("; of its settings these are other:" if changes else ", every setting as it has them.")
+        + ("; these settings differ from it:" if changes else ", every setting as it has them.")
     )
     if changes:
         body += table(("setting", "value"), [[k, v] for k, v in changes.items()], words=True)
@@ -40,7 +41,7 @@ def cost_section(run: FoundRun, notes: str = "") -> Section:
     columns = ["label", "seed", "iterations", "queries"]
     columns += [*(["solver steps"] if solver else []), "seconds"]
     rows = []
-    for label in run.labels:
+    for label in (*([START] if solver else []), *run.labels):
         for seed in run.seeds:
             history = run.history(label, seed)
             if not history:
@@ -62,7 +63,7 @@ def cost_section(run: FoundRun, notes: str = "") -> Section:
                     f"{last.seconds + before[2]:,.1f}",
                 ]
             )
-    caption = "Every training by itself, its layers' scores included" + notes
+    caption = "Every training by itself, its layers' scores included." + notes
     return Section("Cost", table(columns, rows, caption) if rows else "")
 
 

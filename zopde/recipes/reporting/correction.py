@@ -43,7 +43,7 @@ def correction_report(run: FoundRun) -> tuple[str, list[Section], bytes | None]:
         Section("Fields", fields_picture(run, rollouts)),
         Section("Energy spectrum", _spectrum(rollouts)),
         ratios_section(run),
-        cost_section(run, "; a start from NON has a row in the run folder's NON-start."),
+        cost_section(run, " A label that starts from NON has the cost of NON-start, too."),
         failures_section(run),
         again_section(run),
     ]
@@ -59,9 +59,9 @@ def _lead(run: FoundRun, rollouts: Rollouts | None) -> str:
     against = "" if change is None else f" ({change:+.1f} % against the uncorrected solver)"
     return text(
         f"{metrics['test_runs']} unseen runs of {metrics['steps']} steps, a network of "
-        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, run.seeds))}. Of what a "
-        f"solver without a gradient can have, {label} errs least: a mean absolute error of "
-        f"{mean:.4g}{against}.",
+        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, run.seeds))}. Of the "
+        f"labels that need no gradient of the solver, {label} errs least: a mean absolute error "
+        f"of {mean:.4g}{against}.",
         "lead",
     )
 
@@ -179,8 +179,8 @@ def _motion(
         gif,
         still,
         f"Animation: {', beside '.join(film.fields)}",
-        f"{what} of unseen run {rollouts.shown + 1}, seed {run.seeds[0]}, from t = 0 to "
-        f"t = {seconds:g}; all panels start from the same state.",
+        f"{', '.join(film.fields)}: {what} of unseen run {rollouts.shown + 1}, seed "
+        f"{run.seeds[0]}, from t = 0 to t = {seconds:g}, all from the same state.",
     )
 
 

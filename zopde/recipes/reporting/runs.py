@@ -75,13 +75,14 @@ def find_run(root: Path) -> FoundRun:
     expected = "the folder of a run of `zopde correct` or `zopde classify`"
     record = root / "config.toml"
     if not record.is_file():
-        what = "no folder" if not root.exists() else "without a config.toml"
+        what = "without a config.toml" if root.is_dir() else "no folder"
         raise InputError("run folder", got=f"{root}, {what}", expected=expected)
     settings = read_toml(record)
     for command, (own, compared, known) in _KINDS.items():
         run = settings.get("run")
-        sound = own in settings and isinstance(run, dict) and "seeds" in run
-        if sound and set(run.get(compared, ["?"])) <= set(known):
+        if not (own in settings and isinstance(run, dict) and "seeds" in run):
+            continue
+        if set(run.get(compared, ["?"])) <= set(known):
             return FoundRun(root, command, settings, _metrics(root / "metrics.json"))
     raise InputError("run folder", got=f"{root}, with another config.toml", expected=expected)
 

@@ -45,7 +45,8 @@ def write_report(
         title = "zopde: " + ", ".join(run.name for run in found)
         lead, sections = comparison_report(found)
     elif found[0].command == "correct":
-        title = f"zopde correct {found[0].settings['solver']['spec']}: {found[0].name}"
+        solver = Path(found[0].settings["solver"]["spec"]).name
+        title = f"zopde correct {solver}: {found[0].name}"
         lead, sections, gif = correction_report(found[0])
     else:
         title = f"zopde classify: {found[0].name}"
