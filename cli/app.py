@@ -15,6 +15,8 @@ from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.data import data
 from zopde.cli.defend import defend
+from zopde.cli.doctor import doctor
+from zopde.cli.report import report
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
@@ -31,9 +33,11 @@ app.command()(classify)
 app.command()(defend)
 app.command()(certify)
 app.command()(attack)
+app.command()(report)
 app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
+app.command()(doctor)
 app.add_typer(check, name="check")
 app.add_typer(data, name="data")
 

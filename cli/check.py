@@ -53,7 +53,8 @@ def gradient(
     ] = None,
     device: Device = None,
     directions: Annotated[
-        int, typer.Option(help="Judge a random-direction estimate with so many; 0: CGE.")
+        int,
+        typer.Option(help="Judge an estimate from so many random directions; 0: each weight."),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:

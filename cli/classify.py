@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zopde.cli.completion import classifier_presets
 from zopde.cli.console import (
-    CLASSIFY_COLUMNS,
     Watcher,
-    classify_rows,
     say,
     say_json,
     table,
@@ -34,7 +33,11 @@ if TYPE_CHECKING:
 
 def classify(
     preset: Annotated[
-        str, typer.Option(help="quick (digits), cnn-730 ... cnn-12610, resnet20-80/90/95/99.")
+        str,
+        typer.Option(
+            help="quick (digits), cnn-730 ... cnn-12610, resnet20-80/90/95/99 (CIFAR-10).",
+            autocompletion=classifier_presets,
+        ),
     ] = "quick",
     config_file: ConfigFile = None,
     changes: Changes = None,
@@ -51,6 +54,7 @@ def classify(
 ) -> None:
     """Train an image classifier from scratch by queries, beside back-propagation."""
     from zopde.recipes.classification import load_classification, run_classification
+    from zopde.recipes.tables import CLASSIFY_COLUMNS, classify_rows
 
     tables: dict[str, dict[str, object]] = {}
     if data is not None:
@@ -73,7 +77,7 @@ def classify(
     )
     table(CLASSIFY_COLUMNS, classify_rows(metrics), title)
     say(f"pictures: {folder / 'learning_curves.png'}, {folder / 'confusion.png'}")
-    say(f"everything else: {folder}")
+    say(f"everything else: {folder}; one page of it: zopde report {folder}")
 
 
 def _dry_run(config: ClassificationConfig, as_json: bool) -> None:

@@ -33,12 +33,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     """A table on stdout; the first column to the left, figures to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(title=title or None, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         grid.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))  # as it is: "zopde[dask]" is no markup
     # Piped output has no width of its own: a table must not be cut there.
     Console(width=None if sys.stdout.isatty() else 140).print(grid)
 
@@ -102,124 +103,6 @@ class Watcher:
 
         yield advance
         self.note(f"{title}: {done}/{total} in {time.monotonic() - began:.1f} s")
-
-
-def metrics_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of a run's table, one per label."""
-    return [_row(metrics, label) for label in metrics["labels"]]
-
-
-def metrics_notes(metrics: Mapping[str, Any]) -> list[str]:
-    """What the table cannot say by itself."""
-    notes = [
-        f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
-        "on the stored data. A query of NON, NOG, ZO-interface and SOL comes with a backward pass."
-    ]
-    if len(set(metrics["iterations"].values()) - {0}) > 1:
-        notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
-    for label, reasons in metrics["failures"].items():
-        told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
-        missed = metrics["skipped_iterations"].get(label, 0)
-        without = f"; {missed:,} iterations without an update" if missed else ""
-        notes.append(f"{label}: {sum(reasons.values()):,} solver steps failed ({told}){without}")
-    for kind in ("stopped_early", "skipped"):
-        notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
-    return notes
-
-
-METRICS_COLUMNS = (
-    "label",
-    "start",
-    "MAE",
-    "± runs",
-    "vs SRC",
-    "iterations",
-    "queries",
-    "solver steps",
-    "seconds",
-)
-
-
-def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
-    error = metrics["mae"][label]
-    mean = error["mean"]
-    if mean is None:
-        found = [f"{metrics['diverged'][label]} diverged", "", ""]
-    else:
-        change = metrics["percent_of_src"][label]
-        against = "" if change is None or label == "SRC" else f"{change:+.1f} %"
-        found = [f"{mean:.4f}", f"{error['std']:.4f}", against]
-    return [
-        label,
-        {"none": "", "non": "NON", "scratch": "scratch"}[metrics["init"][label]],
-        *found,
-        *(f"{metrics[name][label]:,}" for name in ("iterations", "queries", "solver_steps")),
-        f"{metrics['seconds'][label]:,.1f}",
-    ]
-
-
-CLASSIFY_COLUMNS = (
-    "method",
-    "accuracy %",
-    "± seeds",
-    "vs FO",
-    "loss",
-    "iterations",
-    "queries",
-    "seconds",
-)
-
-
-def classify_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of a classification run's table, one per method."""
-    rows = []
-    for name in metrics["methods"]:
-        accuracy, gap = metrics["accuracy"][name], metrics["points_from_fo"][name]
-        rows.append(
-            [
-                name,
-                f"{accuracy['mean']:.2f}",
-                "" if accuracy["std"] is None else f"{accuracy['std']:.2f}",
-                "" if gap is None or name == "FO" else f"{gap:+.2f}",
-                f"{metrics['loss'][name]:.4f}",
-                *(f"{metrics[cost][name]:,.0f}" for cost in ("iterations", "queries")),
-                f"{metrics['seconds'][name]:,.1f}",
-            ]
-        )
-    return rows
-
-
-DEFEND_COLUMNS = (
-    "method",
-    "r = 0",
-    "0.25",
-    "0.5",
-    "0.75",
-    "± seeds at 0.25",
-    "iterations",
-    "queries",
-    "price",
-    "seconds",
-)
-
-
-def defend_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of a defence run's table, one per method."""
-    rows = []
-    for name in metrics["methods"]:
-        certified = metrics["certified"][name]
-        spread = certified[1]["std"]
-        rows.append(
-            [
-                name,
-                *(f"{at['mean']:.1f}" for at in certified),
-                "" if spread is None else f"{spread:.1f}",
-                *(f"{metrics[cost][name]:,.0f}" for cost in ("iterations", "queries")),
-                f"{metrics['price'][name]:,.2f}",
-                f"{metrics['seconds'][name]:,.1f}",
-            ]
-        )
-    return rows
 
 
 def layer_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

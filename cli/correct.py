@@ -11,11 +11,8 @@ import typer
 
 from zopde.cli.console import (
     CUT_COLUMNS,
-    METRICS_COLUMNS,
     Watcher,
     cut_rows,
-    metrics_notes,
-    metrics_rows,
     say,
     say_json,
     table,
@@ -74,7 +71,7 @@ def correct(
         Path | None,
         typer.Option(
             help="File that keeps the solver's answers, so that a crashed or resumed run asks "
-            "nothing twice; for solvers that take long.",
+            "nothing twice; for solvers that take long. Default: none is kept.",
             show_default=False,
         ),
     ] = None,
@@ -82,6 +79,7 @@ def correct(
 ) -> None:
     """Train a corrector in every way, compare on unseen runs, leave a run folder."""
     from zopde.recipes import run_correction
+    from zopde.recipes.tables import metrics_columns, metrics_notes, metrics_rows
 
     zo: dict[str, object] = {} if chunk is None else {"chunk": chunk}
     given = {"executor": executor, "failures": failures, "store": store and str(store)}
@@ -96,11 +94,11 @@ def correct(
     if as_json:
         say_json(metrics)
         return
-    table(METRICS_COLUMNS, metrics_rows(metrics), _title(metrics))
+    table(metrics_columns(metrics), metrics_rows(metrics), _title(metrics))
     for line in metrics_notes(metrics):
         say(line)
     say(f"pictures: {', '.join(map(str, sorted(folder.glob('*.png'))))}")
-    say(f"everything else: {folder}")
+    say(f"everything else: {folder}; one page of it: zopde report {folder}")
 
 
 def _title(metrics: dict[str, object]) -> str:

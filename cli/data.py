@@ -16,7 +16,12 @@ data = typer.Typer(help="Data sets that their authors publish.", no_args_is_help
 def fetch(
     name: Annotated[str, typer.Argument(help="cifar10 or cifar10-python.", show_default=False)],
     to: Annotated[Path, typer.Option(help="Folder that it goes to.")] = Path("data"),
-    url: Annotated[str, typer.Option(help="A mirror of the same file.", show_default=False)] = "",
+    url: Annotated[
+        str,
+        typer.Option(
+            help="A mirror of the same file. Default: the authors' server.", show_default=False
+        ),
+    ] = "",
 ) -> None:
     """Download a data set and check it; what is there already is left alone."""
     from zopde.data.fetch import fetch as download

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.console import DEFEND_COLUMNS, Watcher, defend_rows, say, say_json, table
+from zopde.cli.console import Watcher, say, say_json, table
 from zopde.cli.options import (
     AsJson,
     Changes,
@@ -52,6 +52,7 @@ def defend(
 ) -> None:
     """Train a denoiser through a classifier that only answers queries, and certify the whole."""
     from zopde.recipes.defence import load_defence, run_defence
+    from zopde.recipes.tables import DEFEND_COLUMNS, defend_rows
 
     tables: dict[str, dict[str, object]] = {}
     if data is not None:

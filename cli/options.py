@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zopde.cli.completion import presets, solver_names
+
 if TYPE_CHECKING:
     from zopde.recipes import CorrectionConfig
 
@@ -14,22 +16,29 @@ SolverSpec = Annotated[
     str,
     typer.Argument(
         help="A name of `zopde solvers`, package.module:Class, file.py:Class, or file.toml.",
+        autocompletion=solver_names,
         show_default=False,
     ),
 ]
 Preset = Annotated[
-    str, typer.Option(help="Embedded settings to start from: quick (minutes) or paper (days).")
+    str,
+    typer.Option(
+        help="Embedded settings to start from: quick (minutes) or paper (days).",
+        autocompletion=presets,
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file laid over the preset.", show_default=False),
+    typer.Option(
+        "--config", help="TOML file laid over the preset. Default: none.", show_default=False
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="One setting, such as zo.mu=1e-3 or run.seeds=[0,1,2]; repeatable.",
+        help="One setting, such as zo.mu=1e-3 or run.seeds=[0,1,2]; repeatable. Default: none.",
         show_default=False,
     ),
 ]
@@ -45,7 +54,8 @@ ImageFile = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Images: npz, CIFAR-10 archive, folder of idx files or of train/<class>/.",
+        help="Images: npz, CIFAR-10 archive, folder of idx files or of train/<class>/. "
+        "Default: as the settings; of quick, the embedded digits.",
         show_default=False,
     ),
 ]

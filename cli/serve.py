@@ -17,7 +17,7 @@ def serve(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="One option of the solver, such as viscosity=0.2; repeatable.",
+            help="One option of the solver, such as viscosity=0.2; repeatable. Default: none.",
             show_default=False,
         ),
     ] = None,

@@ -25,6 +25,7 @@ GROUND = {
     "progress",
     "memory",
     "session",
+    "doctor",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
@@ -36,7 +37,7 @@ THIRD_PARTY = {
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
-    "report": {"torch", "numpy", "jaxtyping", "matplotlib"},
+    "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},
     "recipes": {"torch", "numpy", "safetensors", "jaxtyping", "distributed"},
     "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
@@ -149,6 +150,7 @@ measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
 run_classification DnCNN load_defence load_defended run_defence
 Certificate Smooth certified_accuracy CertifyConfig run_certification attack_certificates
+write_report
 """
 
 

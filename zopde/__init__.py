@@ -97,6 +97,7 @@ _ROOM_OF = {
     "load_defence": "recipes.defence",
     "load_defended": "recipes.defence",
     "run_defence": "recipes.defence",
+    "write_report": "recipes.reporting",
 }
 
 __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
@@ -176,6 +177,7 @@ if TYPE_CHECKING:
         run_classification,
     )
     from zopde.recipes.defence import load_defence, load_defended, run_defence
+    from zopde.recipes.reporting import write_report
     from zopde.smoothing import Certificate, Smooth, certified_accuracy
     from zopde.sparsity import (
         LayerMasks,

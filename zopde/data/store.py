@@ -8,7 +8,7 @@ from pathlib import Path
 import xarray as xr
 
 from zopde.checks import check_folder_writable
-from zopde.data.trajectories import Settings, Trajectories, from_dataset, to_dataset
+from zopde.data.trajectories import Settings, Trajectories, from_dataset, from_own, to_dataset
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 
@@ -49,7 +49,31 @@ def load_trajectories(
         InputError: If the file is missing, unreadable, does not fit the grid, or was made
             with other settings.
     """
-    path = Path(path)
+    dataset = _read(Path(path))
+    trajectories = from_dataset(dataset, grid)
+    if settings is not None and trajectories.settings:
+        _check_settings(Path(path), trajectories.settings, settings)
+    return trajectories
+
+
+def load_rollout(path: Path) -> Trajectories:
+    """States of unseen runs that a run folder keeps, with their grid; diverged ones are NaN.
+
+    Raises:
+        InputError: If the file is missing or was not written by zopde.
+    """
+    dataset = _read(path)
+    try:
+        return from_own(dataset)
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"data file {path}",
+            got=f"other content ({first_line(error)})",
+            expected="states that a zopde run wrote",
+        ) from error
+
+
+def _read(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise InputError("data file", got=f"{path}", expected="an existing NetCDF file")
     try:
@@ -63,10 +87,7 @@ def load_trajectories(
             expected="a complete NetCDF4 file",
             remedy="delete it to have it made again, or name another with --data",
         ) from error
-    trajectories = from_dataset(dataset, grid)
-    if settings is not None and trajectories.settings:
-        _check_settings(path, trajectories.settings, settings)
-    return trajectories
+    return dataset
 
 
 def _check_settings(path: Path, found: Settings, wanted: Settings) -> None:

@@ -174,6 +174,26 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     return Trajectories(grid, states, forcing, _settings(dataset))
 
 
+def from_own(dataset: xr.Dataset) -> Trajectories:
+    """Read back what `to_dataset` wrote, with the grid recorded in it; states may be NaN."""
+    names = tuple(map(str, dataset.data_vars))
+    dims = tuple(map(str, dataset[names[0]].dims))
+    boundary = dataset.attrs["boundary"]
+    grid = Grid(
+        shape=tuple(dataset.sizes[dim] for dim in dims[2:]),
+        extent=tuple(float(length) for length in np.atleast_1d(dataset.attrs["extent"])),
+        dt=float(dataset.attrs["dt"]),
+        channels=names,
+        dims=dims[2:],
+        boundary="periodic" if boundary == "periodic" else "open",
+        units={
+            **{name: str(dataset[name].attrs.get("units", "1")) for name in (*names, "time")},
+            "space": str(dataset[dims[2]].attrs.get("units", "1")),
+        },
+    )
+    return Trajectories(grid, _stack(dataset, names, dims), None, _settings(dataset))
+
+
 def _settings(dataset: xr.Dataset) -> Settings:
     try:
         settings = json.loads(dataset.attrs.get("settings", "{}"))

@@ -20,13 +20,13 @@ from zopde.protocols import Vortical
 from zopde.recipes.chunk import with_chunk
 from zopde.recipes.claim import claimed
 from zopde.recipes.config import CorrectionConfig
-from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_rollout, summary
+from zopde.recipes.evaluation import Evaluation, error_curve, evaluate, save_states, summary
 from zopde.recipes.injection import injection_note
 from zopde.recipes.interface import check_interface
 from zopde.recipes.labels import WAYS, check_labels
 from zopde.recipes.oracles import check_workers, worker_pool
 from zopde.recipes.problem import Problem, coarse_solver, data_path, new_corrector, prepare
-from zopde.recipes.runfolder import CHUNK, RunFolder, check_run, open_run
+from zopde.recipes.runfolder import CHUNK, REFERENCE, RunFolder, check_run, open_run
 from zopde.recipes.scoring import check_score
 from zopde.recipes.train import Trainer, starts_from_non
 from zopde.report.curves import Curve, save_error_over_time
@@ -81,6 +81,7 @@ def _run(
     new_corrector(config, problem, config.run.seeds[0])
     run = open_run(root, config, resume, overwrite)  # nor must data or sizes that will not do
     run.check_data(problem.digest())
+    save_states(problem.test.states, problem.test, root / REFERENCE)
     if resume and not any(root.glob("*/seed-*/checkpoint.pt")):
         watcher.note(f"nothing to resume in {root}: starting")
     if injection_note(config.corrector.inject):
@@ -122,7 +123,8 @@ def _train_all(
             with watcher.stage(f"{label}, rollouts", problem.test.steps) as advance:
                 evaluation = evaluate(_bearing(config, problem), network, advance)
             failed[label].update(failures_of(problem.solver) - before)
-            save_rollout(evaluation, problem.test, run.of(label, seed) / "rollout.nc")
+            place = run.of(label, seed) / "rollout.nc"
+            save_states(evaluation.predicted, problem.test, place)
             evaluations[label].append(evaluation)
     return evaluations, costs, failed
 

@@ -47,12 +47,12 @@ def evaluate(problem: Problem, network: nn.Module | None, advance: Advance) -> E
     return Evaluation(predicted, rollout_error(predicted[:, 1:], test.states[:, 1:]))
 
 
-def save_rollout(evaluation: Evaluation, test: Trajectories, path: Path) -> None:
-    """The predicted trajectories as NetCDF, laid out as the reference data."""
+def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
+    """States of the test runs, predicted or not, as NetCDF, laid out as the reference data."""
     grid = test.grid.without_forcing()
     settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_netcdf(to_dataset(Trajectories(grid, evaluation.predicted, None, settings)), path)
+    write_netcdf(to_dataset(Trajectories(grid, states, None, settings)), path)
 
 
 def summary(evaluations: list[Evaluation]) -> dict[str, Any]:

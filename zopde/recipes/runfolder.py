@@ -18,8 +18,9 @@ from zopde.recipes.settings import as_tree, build, differences, dump_toml, read_
 
 START = "NON-start"
 CHUNK = "chunk.txt"
+REFERENCE = "reference.nc"  # of the unseen runs, for whoever looks at the folder alone
 _PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
-_FILES = (CHUNK, "metrics.json", "error_over_time.csv", *_PICTURES)
+_FILES = (CHUNK, REFERENCE, "metrics.json", "error_over_time.csv", "report.html", *_PICTURES)
 # What may differ between a run and its resumption without changing a single number.
 _FREE = (
     "data.path",

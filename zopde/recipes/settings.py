@@ -109,13 +109,26 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
 
 def dump_toml(tree: Mapping[str, Any], table: str = "") -> str:
     """The TOML text of nested dicts of plain values."""
-    plain = [f"{k} = {_literal(v)}" for k, v in tree.items() if not isinstance(v, Mapping)]
+    plain = [f"{k} = {literal(v)}" for k, v in tree.items() if not isinstance(v, Mapping)]
     lines = ([f"[{table}]"] if table and (plain or not tree) else []) + plain
     text = "\n".join(lines) + "\n" if lines else ""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             text += ("\n" if text else "") + dump_toml(value, f"{table}.{key}" if table else key)
     return text
+
+
+def literal(value: Any) -> str:  # noqa: ANN401
+    """A plain value as TOML writes it on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape alike
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(literal(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k} = {literal(v)}' for k, v in value.items())}}}"
+    return repr(value)
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
@@ -164,13 +177,3 @@ def _toml_value(text: str) -> Any:  # noqa: ANN401
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _literal(value: Any) -> str:  # noqa: ANN401
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape alike
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_literal(item) for item in value)}]"
-    return repr(value)

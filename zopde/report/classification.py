@@ -11,17 +11,8 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zopde.report.panels import save
-
-# One colour per method in every picture; chosen to stay apart for colour-blind readers.
-COLOURS = {
-    "FO": "#555555",
-    "FO-sparse-gradient": "#009E73",
-    "FO-sparse-weights": "#E69F00",
-    "CGE": "#56B4E9",
-    "RGE": "#CC79A7",
-    "DeepZero": "#0072B2",
-}
+from zopde.report.colours import COLOURS
+from zopde.report.panels import save, short_ticks
 
 
 @dataclass(frozen=True)
@@ -54,6 +45,7 @@ def save_learning_curves(path: Path, curves: Sequence[Learning]) -> None:
         axes.set_xscale("log")
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
+        short_ticks(axes)
     panels[0].set_ylabel("test accuracy [%]")
     panels[1].legend(frameon=False, fontsize=9)
     save(figure, path)

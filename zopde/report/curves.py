@@ -10,18 +10,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from zopde.grid import Grid
+from zopde.report.colours import COLOURS
 from zopde.report.panels import save, unit
-
-# One colour per label in every picture; chosen to stay apart for colour-blind readers.
-COLOURS = {
-    "SRC": "#555555",
-    "NON": "#E69F00",
-    "NOG": "#009E73",
-    "ZO-weights": "#0072B2",
-    "ZO-weights-scratch": "#56B4E9",
-    "ZO-interface": "#D55E00",
-    "SOL": "#CC79A7",
-}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from zopde.grid import Grid
 
@@ -74,6 +75,14 @@ def moment(grid: Grid, step: int, run: int) -> str:
     """Which unseen run, and when."""
     of_time = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
     return f"Unseen run {run + 1} after {step} steps (t = {step * grid.dt:g}{of_time})"
+
+
+def short_ticks(axes: Any) -> None:  # noqa: ANN401
+    """Between the powers of ten of logarithmic axes, labels that do not run into each other."""
+    for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+        if scale == "log":
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+            axis.set_tick_params(which="minor", labelsize=7)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -12,7 +12,7 @@ from zopde.training.gradients import (
     Skipping,
     ZerothOrder,
 )
-from zopde.training.history import History
+from zopde.training.history import History, Row, read_history
 from zopde.training.objectives import CrossEntropy
 from zopde.training.optimise import Optimise
 from zopde.training.schedule import cosine
@@ -28,11 +28,13 @@ __all__ = [
     "Optimise",
     "OracleAt",
     "RandomDirections",
+    "Row",
     "RunningStatistics",
     "Skipping",
     "ZerothOrder",
     "cosine",
     "fit",
     "load_checkpoint",
+    "read_history",
     "save_checkpoint",
 ]

@@ -83,3 +83,28 @@ class History:
     def flush(self) -> None:
         """Hand what was added to the operating system."""
         self._file.flush()
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of a history, as far as they are whole; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))[1:]
+    rows = []
+    for line in lines:
+        if len(line) != len(fields(Row)) or not line[-1]:
+            continue  # being written
+        counts, agreement = [int(line[i]) for i in (0, 3, 4)], line[5]
+        rows.append(
+            Row(
+                counts[0],
+                float(line[1]),
+                float(line[2]),
+                counts[1],
+                counts[2],
+                float(agreement) if agreement else None,
+                float(line[6]),
+            )
+        )
+    return rows

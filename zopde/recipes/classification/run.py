@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,6 +18,7 @@ from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.recipes.claim import claimed
 from zopde.recipes.classification.config import ClassificationConfig
+from zopde.recipes.classification.evaluation import Point
 from zopde.recipes.classification.methods import METHODS
 from zopde.recipes.classification.problem import Problem, new_classifier, problem_of
 from zopde.recipes.classification.train import Trained, Trainer
@@ -40,6 +42,7 @@ CLASSIFICATION = RunKind(
         "learning_curves.png",
         "confusion.png",
         "layer_ratios.png",
+        "report.html",
     ),
 )
 
@@ -152,24 +155,26 @@ def _metrics(
     return metrics
 
 
+def mean_curve(name: str, points: Sequence[Sequence[Point]]) -> Learning | None:
+    """A method's accuracy along its training, mean over the seeds, as far as all of them got."""
+    length = min((len(each) for each in points), default=0)
+    if not length:
+        return None
+    return Learning(
+        name,
+        [points[0][i].queries for i in range(length)],
+        [fmean(each[i].seconds for each in points) for i in range(length)],
+        [fmean(each[i].accuracy for each in points) for i in range(length)],
+    )
+
+
 def _summed(trained: list[Trained]) -> Tensor:
     return torch.stack([each.verdict.confusion for each in trained]).sum(dim=0)
 
 
 def _draw(run: RunFolder, problem: Problem, found: dict[str, list[Trained]]) -> None:
-    curves = []
-    for name, trained in found.items():
-        points = [each.points for each in trained]
-        length = min(len(each) for each in points)
-        if length:
-            curves.append(
-                Learning(
-                    name,
-                    [points[0][i].queries for i in range(length)],
-                    [fmean(each[i].seconds for each in points) for i in range(length)],
-                    [fmean(each[i].accuracy for each in points) for i in range(length)],
-                )
-            )
+    drawn = {name: [each.points for each in trained] for name, trained in found.items()}
+    curves = [curve for curve in map(mean_curve, drawn, drawn.values()) if curve]
     save_learning_curves(run.root / "learning_curves.png", curves)
     matrices = {name: _summed(trained) for name, trained in found.items()}
     save_confusion(run.root / "confusion.png", matrices, problem.data.classes)

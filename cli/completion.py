@@ -1,0 +1,30 @@
+"""What the shell may complete, found without loading anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import zopde
+
+_PRESETS = Path(zopde.__file__).parent / "recipes" / "presets"
+
+
+def solver_names(incomplete: str) -> Iterator[str]:
+    """Solvers that are installed; a file or a module is typed, or completed by the shell."""
+    return _those((point.name for point in entry_points(group="zopde.solvers")), incomplete)
+
+
+def presets(incomplete: str) -> Iterator[str]:
+    """Presets of correction runs."""
+    return _those((path.stem for path in _PRESETS.glob("*.toml")), incomplete)
+
+
+def classifier_presets(incomplete: str) -> Iterator[str]:
+    """Presets of classification runs."""
+    return _those((path.stem for path in _PRESETS.glob("classify/*.toml")), incomplete)
+
+
+def _those(names: Iterator[str], incomplete: str) -> Iterator[str]:
+    return (name for name in sorted(names) if name.startswith(incomplete))

@@ -1,0 +1,125 @@
+"""The sections that every report has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zopde.recipes.reporting.asked import asked, reproduce
+from zopde.recipes.reporting.runs import FoundRun
+from zopde.recipes.runfolder import START
+from zopde.recipes.settings import dump_toml
+from zopde.report.classification import save_layer_ratios
+from zopde.report.page import Section, code, drawn, folded, picture, table, text
+
+
+def asked_section(run: FoundRun) -> Section:
+    """What differs from the preset, and, folded, every setting."""
+    preset, changes = asked(run)
+    what = run.settings["solver"]["spec"] if run.command == "correct" else "a classifier"
+    body = text(
+        f"zopde {run.command}, {what}, preset {preset}"
+        + ("; these settings differ from it:" if changes else ", every setting as it has them.")
+    )
+    if changes:
+        body += table(("setting", "value"), [[k, v] for k, v in changes.items()], words=True)
+    return Section("What was asked", body + folded("every setting", code(dump_toml(run.settings))))
+
+
+def state_lead(run: FoundRun) -> str:
+    """A warning on a run that is not finished."""
+    if run.metrics is not None:
+        return ""
+    return text(
+        "This run is not finished (no metrics.json): what follows is what is there so far.",
+        "warning",
+    )
+
+
+def cost_section(run: FoundRun, notes: str = "") -> Section:
+    """Queries, solver steps and seconds of every training, from its history."""
+    solver = run.command == "correct"
+    columns = ["label", "seed", "iterations", "queries"]
+    columns += [*(["solver steps"] if solver else []), "seconds"]
+    rows = []
+    for label in (*([START] if solver else []), *run.labels):
+        for seed in run.seeds:
+            history = run.history(label, seed)
+            if not history:
+                continue
+            last, scoring = history[-1], run.scoring(label, seed)
+            before = (
+                (scoring.cost.queries, scoring.cost.solver_steps, scoring.cost.seconds)
+                if scoring
+                else (0, 0, 0.0)
+            )
+            steps = [f"{last.solver_steps + before[1]:,}"] if solver else []
+            rows.append(
+                [
+                    label,
+                    str(seed),
+                    f"{last.iteration + 1:,}",
+                    f"{last.queries + before[0]:,}",
+                    *steps,
+                    f"{last.seconds + before[2]:,.1f}",
+                ]
+            )
+    caption = "Every training by itself, its layers' scores included." + notes
+    return Section("Cost", table(columns, rows, caption) if rows else "")
+
+
+def ratios_section(run: FoundRun) -> Section:
+    """How the active weights are shared out over the layers, first seed."""
+    shares = {}
+    for label in run.labels:
+        scoring = run.scoring(label, run.seeds[0])
+        if scoring and scoring.ratios:
+            layers = scoring.ratios.layers
+            shares[label] = {x.name: 1 - x.sparsity for x in layers if x.maskable}
+    if not shares:
+        return Section("Layer ratios", "")
+    png = drawn(lambda path: save_layer_ratios(path, shares))
+    return Section(
+        "Layer ratios",
+        picture(
+            png,
+            "Share of active weights by layer",
+            f"Share of each layer's weights that a mask activates, seed {run.seeds[0]}.",
+        ),
+    )
+
+
+def failures_section(run: FoundRun) -> Section:
+    """Solver steps that failed, trainings that stopped, labels left out, rollouts that diverged."""
+    metrics = run.metrics
+    if metrics is None:
+        return Section("Failures", "")
+    rows = []
+    for label, reasons in metrics.get("failures", {}).items():
+        rows += [[label, f"{n:,} x {reason}"] for reason, n in reasons.items()]
+    for label, missed in metrics.get("skipped_iterations", {}).items():
+        rows.append([label, f"{missed:,} iterations without an update"])
+    for kind, words in (("stopped_early", "stopped early: "), ("skipped", "left out: ")):
+        rows += [[label, words + why] for label, why in metrics.get(kind, {}).items() if why]
+    for label, runs in metrics.get("diverged", {}).items():
+        if runs:
+            rows.append([label, f"{runs:,} rollouts diverged"])
+    body = table(("label", "what"), rows, words=True) if rows else text("None.")
+    return Section("Failures", body)
+
+
+def again_section(run: FoundRun) -> Section:
+    """The command, the versions, the machine."""
+    body = code(reproduce(run), command=True)
+    if run.metrics is not None:
+        versions: Mapping[str, str] = run.metrics.get("versions", {})
+        body += table(("package", "version"), [list(pair) for pair in versions.items()], words=True)
+        workers = run.metrics.get("workers", 0)
+        body += text(
+            f"Machine: {run.metrics.get('machine', 'not recorded')}"
+            + (f"; probes answered by {workers} workers" if workers else ""),
+            "soft",
+        )
+    digest = run.root / "data.sha256"
+    if digest.exists():
+        body += text(f"SHA-256 of the data: {digest.read_text(encoding='utf-8').strip()}", "soft")
+    return Section("Once more", body)

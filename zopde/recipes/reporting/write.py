@@ -1,0 +1,63 @@
+"""One page of one run, or of several beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zopde.checks import check_folder_writable
+from zopde.errors import InputError
+from zopde.recipes.reporting.classification import classification_report
+from zopde.recipes.reporting.comparison import comparison_report
+from zopde.recipes.reporting.correction import correction_report
+from zopde.recipes.reporting.runs import find_run
+from zopde.report.page import page, write_page
+
+
+def write_report(
+    runs: Sequence[Path | str], out: Path | str | None = None, animation: Path | str | None = None
+) -> Path:
+    """Write what run folders hold as one self-contained HTML page.
+
+    Args:
+        runs: Folders of `run_correction` or `run_classification`, finished or not; several of
+            one kind are compared.
+        out: The page; `report.html` in the first folder by default.
+        animation: Also a GIF of the unseen run that the page shows, of one correction run.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        InputError: If a folder holds no run, the runs are of different kinds, or `animation` is
+            asked for where there is none.
+    """
+    if not runs:
+        raise InputError("run folders", got="none", expected="one or more")
+    found = [find_run(Path(root)) for root in dict.fromkeys(map(Path, runs))]
+    place = Path(out) if out is not None else found[0].root / "report.html"
+    if place.is_dir():
+        raise InputError("report", got=f"{place}, a folder", expected="an HTML file to write")
+    for path in (place, *([Path(animation)] if animation is not None else [])):
+        check_folder_writable("folder of the report", path.parent)
+    gif: bytes | None = None
+    if len(found) > 1:
+        title = "zopde: " + ", ".join(run.name for run in found)
+        lead, sections = comparison_report(found)
+    elif found[0].command == "correct":
+        solver = Path(found[0].settings["solver"]["spec"]).name
+        title = f"zopde correct {solver}: {found[0].name}"
+        lead, sections, gif = correction_report(found[0])
+    else:
+        title = f"zopde classify: {found[0].name}"
+        lead, sections = classification_report(found[0])
+    if animation is not None:
+        if gif is None:
+            raise InputError(
+                "animation",
+                got="nothing to show in motion",
+                expected="one run of `zopde correct` on a plane, with its reference.nc",
+            )
+        Path(animation).write_bytes(gif)
+    write_page(place, page(title, lead, sections))
+    return place

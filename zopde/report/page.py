@@ -1,0 +1,147 @@
+"""One HTML page that needs nothing but itself: no script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from zopde.checks import check_folder_writable
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page, with a heading.
+
+    Args:
+        title: The heading.
+        body: HTML, made by the functions below.
+    """
+
+    title: str
+    body: str
+
+
+def text(words: str, kind: str = "") -> str:
+    """A paragraph; `kind` is "", "lead", "soft" or "warning"."""
+    return f"<p{_class(kind)}>{escape(words)}</p>"
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", words: bool = False
+) -> str:
+    """A table that scrolls by itself where the screen is narrow; its caption does not.
+
+    Args:
+        columns: Their names.
+        rows: As many cells each. Columns of words stand to the left, figures to the right.
+        caption: What it shows.
+        words: Whether long cells are broken, as those of settings are.
+    """
+    kinds = [
+        _class("word" if any(c[:1].isalpha() for c in cells) else "")
+        for cells in zip(*rows, strict=True)
+    ]
+    kinds = kinds or [""] * len(columns)
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>'
+        for kind, name in zip(kinds, columns, strict=True)
+    )
+    lines = "".join(
+        "<tr>"
+        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        (text(caption, "soft") if caption else "")
+        + f'<div class="wide"><table{_class("words" if words else "")}>'
+        + f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def picture(png: bytes, alt: str, caption: str = "") -> str:
+    """A picture with what it shows, for those who do not see it, and a caption."""
+    image = f'<img {_width(png)} src="{_data("png", png)}" alt="{escape(alt)}">'
+    return _figure(image, caption)
+
+
+def moving(gif: bytes, still: bytes, alt: str, caption: str = "") -> str:
+    """An animation; its last frame for readers who asked their system for no motion."""
+    image = (
+        f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{_data("png", still)}">'
+        f'<img {_width(still)} src="{_data("gif", gif)}" alt="{escape(alt)}"></picture>'
+    )
+    return _figure(image, caption, "moving")
+
+
+def code(lines: str, command: bool = False) -> str:
+    """Text as it is; a command is broken where the screen ends."""
+    return f"<pre{_class('command' if command else '')}>{escape(lines)}</pre>"
+
+
+def folded(title: str, body: str) -> str:
+    """Something that opens on a click, without a script."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def drawn(draw: Callable[[Path], None]) -> bytes:
+    """The PNG that a `save_...` function of this room writes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        draw(path)
+        return path.read_bytes()
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The whole document.
+
+    Args:
+        title: Its heading.
+        lead: HTML before the first section.
+        sections: In their order; those without a body are left out.
+    """
+    shown = [section for section in sections if section.body]
+    links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(shown))
+    parts = "".join(
+        f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.body}</section>'
+        for i, s in enumerate(shown)
+    )
+    style = files("zopde.report").joinpath("page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
+        f"<body><h1>{escape(title)}</h1>{lead}<nav>{links}</nav>{parts}</body></html>\n"
+    )
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page whole or not at all."""
+    check_folder_writable("folder of the report", path.parent)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(path)
+
+
+def _figure(image: str, caption: str, kind: str = "") -> str:
+    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure{_class(kind)}><div class="wide">{image}</div>{words}</figure>'
+
+
+def _width(png: bytes) -> str:
+    """For the style sheet: a PNG tells its width in the bytes 16 to 19."""
+    return f'style="--full: {int.from_bytes(png[16:20], "big")}px"'
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

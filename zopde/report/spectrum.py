@@ -1,0 +1,106 @@
+"""How much energy a field holds at which length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from zopde.grid import Grid
+from zopde.report.colours import COLOURS
+from zopde.report.panels import save, short_ticks, unit
+
+_GOAL = "SOL"  # what the others try to reach lies beneath, broad
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Energy by wave number.
+
+    Args:
+        wave_numbers: (shell,), n * dk, in radians per unit of length; the first is 0, the mean.
+        energy: (shell,), energy per wave number.
+    """
+
+    wave_numbers: Float[np.ndarray, " shell"]
+    energy: Float[np.ndarray, " shell"]
+
+
+def energy_spectrum(
+    fields: Float[np.ndarray, "*batch channel *space"], extent: Sequence[float]
+) -> Spectrum:
+    """Isotropic spectrum, shell by shell, mean over the batch.
+
+        u^(k) = 1/N sum_x u(x) exp(-i k.x),   k_a = 2 pi m_a / extent_a
+        E(n dk) = 1 / (2 dk) sum_{n - 1/2 <= |k| / dk < n + 1/2} |u^(k)|^2,
+        dk = 2 pi / min(extent)
+
+    so that sum_n E(n dk) dk = mean_x |u|^2 / 2 (Parseval). The field is taken as periodic: where
+    it is not, the jump between its ends adds a tail.
+
+    Args:
+        fields: (*batch, channel, *space), the components of a vector, finite.
+        extent: Physical length of each space dimension.
+
+    Returns:
+        As many shells as the corner of the wave-number box asks for.
+
+    Source: S. B. Pope, Turbulent Flows (2000), section 6.5, in its discrete form.
+    """
+    space = fields.shape[-len(extent) :]
+    axes = tuple(range(-len(extent), 0))
+    power = np.abs(np.fft.fftn(fields, axes=axes) / np.prod(space)) ** 2
+    least = min(extent)
+    # |k| / dk, from whole numbers: a mode on the border of two shells must not go by round-off.
+    squares = np.zeros(space)
+    for axis, (cells, length) in enumerate(zip(space, extent, strict=True)):
+        count = np.rint(np.fft.fftfreq(cells) * cells) * least / length
+        shape = [cells if a == axis else 1 for a in range(len(extent))]
+        squares = squares + count.reshape(shape) ** 2
+    shells = np.floor(np.sqrt(squares) + 0.5).astype(int)
+    per_mode = power.sum(axis=-len(extent) - 1).reshape(-1, *space).mean(axis=0)
+    step = 2 * np.pi / least
+    energy = np.bincount(shells.ravel(), weights=per_mode.ravel()) / (2 * step)
+    return Spectrum(step * np.arange(len(energy)), energy)
+
+
+def vector_channels(grid: Grid) -> list[int]:
+    """The channels whose squares make an energy: those named velocity, else those of one unit."""
+    named = [i for i, name in enumerate(grid.channels) if name.startswith("velocity")]
+    of_first = grid.unit(grid.channels[0])
+    return named or [i for i, name in enumerate(grid.channels) if grid.unit(name) == of_first]
+
+
+def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> None:
+    """Energy against wave number, one line per label; the mean (wave number 0) is left out.
+
+    Only wave numbers that every direction of the grid resolves are drawn.
+    """
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    resolved = np.pi / max(grid.spacing)
+    for name, spectrum in spectra.items():
+        shown = (spectrum.wave_numbers > 0) & (spectrum.wave_numbers <= resolved)
+        broad = name in ("reference", _GOAL)
+        axes.plot(
+            spectrum.wave_numbers[shown],
+            spectrum.energy[shown],
+            color=COLOURS.get(name),
+            label=name,
+            linewidth=4.5 if broad else 1.8,
+            alpha=0.45 if broad else 1.0,
+            zorder=1.5 if broad else 2,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    space = unit(grid, "space")
+    axes.set_xlabel("wave number [rad]" if space == "-" else f"wave number [rad/{space}]")
+    axes.set_ylabel("energy per wave number")
+    axes.grid(alpha=0.25, which="both")
+    short_ticks(axes)
+    axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
