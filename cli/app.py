@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from zopde.cli.attack import attack
+from zopde.cli.certify import certify
 from zopde.cli.check import check
 from zopde.cli.classify import classify
 from zopde.cli.console import complain
 from zopde.cli.correct import correct
 from zopde.cli.data import data
+from zopde.cli.defend import defend
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
@@ -25,6 +28,9 @@ app = typer.Typer(
 )
 app.command()(correct)
 app.command()(classify)
+app.command()(defend)
+app.command()(certify)
+app.command()(attack)
 app.command()(serve)
 app.command()(simulate)
 app.command()(solvers)
@@ -74,8 +80,11 @@ def _run() -> int:
 
 
 def _interrupted() -> int:
-    remedy = "; the same command with --resume goes on from the last checkpoint"
-    complain(f"interrupted{remedy if {'correct', 'classify'} & set(sys.argv) else ''}")
+    remedy = "; the same command with --resume goes on from "
+    where = dict.fromkeys(("correct", "classify", "defend"), "the last checkpoint")
+    where["certify"] = "the last image"
+    found = [remedy + where[word] for word in sys.argv if word in where]
+    complain(f"interrupted{found[0] if found else ''}")
     return 130
 
 

@@ -17,7 +17,16 @@ from zopde.cli.console import (
     say_json,
     table,
 )
-from zopde.cli.options import AsJson, Changes, ConfigFile, Device, DryRun, Overwrite, Resume
+from zopde.cli.options import (
+    AsJson,
+    Changes,
+    ConfigFile,
+    Device,
+    DryRun,
+    ImageFile,
+    Overwrite,
+    Resume,
+)
 
 if TYPE_CHECKING:
     from zopde.recipes.classification import ClassificationConfig
@@ -33,14 +42,7 @@ def classify(
         Path | None,
         typer.Option(help="Run folder. Default: runs/classify-<preset>.", show_default=False),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Images: npz, CIFAR-10 archive, folder of idx files or of train/<class>/.",
-            show_default=False,
-        ),
-    ] = None,
+    data: ImageFile = None,
     device: Device = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

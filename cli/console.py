@@ -189,6 +189,39 @@ def classify_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+DEFEND_COLUMNS = (
+    "method",
+    "r = 0",
+    "0.25",
+    "0.5",
+    "0.75",
+    "± seeds at 0.25",
+    "iterations",
+    "queries",
+    "price",
+    "seconds",
+)
+
+
+def defend_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a defence run's table, one per method."""
+    rows = []
+    for name in metrics["methods"]:
+        certified = metrics["certified"][name]
+        spread = certified[1]["std"]
+        rows.append(
+            [
+                name,
+                *(f"{at['mean']:.1f}" for at in certified),
+                "" if spread is None else f"{spread:.1f}",
+                *(f"{metrics[cost][name]:,.0f}" for cost in ("iterations", "queries")),
+                f"{metrics['price'][name]:,.2f}",
+                f"{metrics['seconds'][name]:,.1f}",
+            ]
+        )
+    return rows
+
+
 def layer_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a self-check's layers; a column that nobody fills is left out."""
     columns = {

@@ -41,6 +41,14 @@ DataFile = Annotated[
         show_default=False,
     ),
 ]
+ImageFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Images: npz, CIFAR-10 archive, folder of idx files or of train/<class>/.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),

@@ -15,8 +15,8 @@ from zopde.checks import check_choice, check_count, check_positive
 from zopde.errors import InputError
 from zopde.grid import Grid, as_grid
 from zopde.protocols import Forcing, State
+from zopde.session import AnswerError, Session
 from zopde.solvers.rows import RowError, step_rows
-from zopde.solvers.session import Session
 
 
 @final
@@ -117,6 +117,8 @@ class Http:
         session = self._idle.get()
         try:
             yield session
+        except AnswerError as error:
+            raise RowError(str(error)) from error
         finally:
             self._idle.put(session)
 

@@ -15,13 +15,24 @@ import pytest
 import zopde
 
 ROOT = Path(__file__).parent.parent
-GROUND = {"errors", "grid", "protocols", "checks", "plugins", "seeding", "progress", "memory"}
+GROUND = {
+    "errors",
+    "grid",
+    "protocols",
+    "checks",
+    "plugins",
+    "seeding",
+    "progress",
+    "memory",
+    "session",
+}
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
     "zo": {"torch", "jaxtyping"},
     "interface": {"torch", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
+    "smoothing": {"torch", "jaxtyping", "scipy"},
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
@@ -36,11 +47,15 @@ ROOMS = {
     "interface": {"zo"},
     "sparsity": {"zo"},
     "hybrid": set(),
+    "smoothing": set(),
     "nets": set(),
     "data": set(),
     "training": {"zo", "interface", "sparsity"},
     "report": set(),
-    "recipes": {"zo", "interface", "sparsity", "hybrid", "nets", "data", "training", "report"},
+    "recipes": {
+        *("zo", "interface", "sparsity", "hybrid", "smoothing", "nets", "data", "training"),
+        "report",
+    },
     "solvers": set(),
     "cli": {"recipes", "data"},
 }
@@ -132,7 +147,8 @@ Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
 Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius
 CifarResNet SmallCNN Images ImageData load_images load_classification load_classifier
-run_classification
+run_classification DnCNN load_defence load_defended run_defence
+Certificate Smooth certified_accuracy CertifyConfig run_certification attack_certificates
 """
 
 

@@ -67,8 +67,12 @@ _ROOM_OF = {
     "downsample": "hybrid",
     "rollout": "hybrid",
     "rollout_error": "hybrid",
+    "Certificate": "smoothing",
+    "Smooth": "smoothing",
+    "certified_accuracy": "smoothing",
     "CifarResNet": "nets",
     "ConvCorrector": "nets",
+    "DnCNN": "nets",
     "Normalised": "nets",
     "ResidualCorrector": "nets",
     "SmallCNN": "nets",
@@ -84,9 +88,15 @@ _ROOM_OF = {
     "check_solver": "recipes",
     "load_corrector": "recipes",
     "run_correction": "recipes",
+    "CertifyConfig": "recipes.certification",
+    "run_certification": "recipes.certification",
+    "attack_certificates": "recipes.certification",
     "load_classification": "recipes.classification",
     "load_classifier": "recipes.classification",
     "run_classification": "recipes.classification",
+    "load_defence": "recipes.defence",
+    "load_defended": "recipes.defence",
+    "run_defence": "recipes.defence",
 }
 
 __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
@@ -129,7 +139,14 @@ if TYPE_CHECKING:
         RandomPullback,
         measure_radius,
     )
-    from zopde.nets import CifarResNet, ConvCorrector, Normalised, ResidualCorrector, SmallCNN
+    from zopde.nets import (
+        CifarResNet,
+        ConvCorrector,
+        DnCNN,
+        Normalised,
+        ResidualCorrector,
+        SmallCNN,
+    )
     from zopde.plugins import find_solvers, load_solver
     from zopde.protocols import (
         Objective,
@@ -148,11 +165,18 @@ if TYPE_CHECKING:
         load_corrector,
         run_correction,
     )
+    from zopde.recipes.certification import (
+        CertifyConfig,
+        attack_certificates,
+        run_certification,
+    )
     from zopde.recipes.classification import (
         load_classification,
         load_classifier,
         run_classification,
     )
+    from zopde.recipes.defence import load_defence, load_defended, run_defence
+    from zopde.smoothing import Certificate, Smooth, certified_accuracy
     from zopde.sparsity import (
         LayerMasks,
         LayerRatios,

@@ -106,19 +106,21 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     return checked
 
 
-def load_object(spec: str, home: str | Path = "") -> Any:  # noqa: ANN401 - whatever is there
+def load_object(spec: str, home: str | Path = "", what: str = "solver") -> Any:  # noqa: ANN401
     """What a module holds under a name: a user's function, for instance.
 
     Args:
         spec: "package.module:name" or "file.py:name".
         home: Folder that a relative "file.py" is in.
+        what: What it is to be, for the errors.
 
     Raises:
         InputError: If there is none, or the module does not import.
     """
     if ":" not in spec:
-        raise InputError("name", got=repr(spec), expected="package.module:name or file.py:name")
-    return _resolve(spec, Path(home))
+        name = "name" if what == "solver" else what
+        raise InputError(name, got=repr(spec), expected="package.module:name or file.py:name")
+    return _resolve(spec, Path(home), what)
 
 
 def user_files() -> tuple[UserFile, ...]:
@@ -171,30 +173,30 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return both
 
 
-def _resolve(spec: str, home: Path) -> Any:  # noqa: ANN401 - whatever the user's module holds
+def _resolve(spec: str, home: Path, what: str = "solver") -> Any:  # noqa: ANN401 - what is there
     module_name, colon, attribute = spec.rpartition(":")
     if colon and not (module_name and attribute):
-        raise InputError("solver", got=repr(spec), expected="package.module:Class or file.py:Class")
+        raise InputError(what, got=repr(spec), expected="package.module:Class or file.py:Class")
     if not colon:
         points = {point.name: point for point in entry_points(group=GROUP)}
         check_choice("solver", spec, points)
         return _import(spec, points[spec].load)
     if module_name.endswith(".py"):
-        module = _import(spec, lambda: _load_file(home / module_name))
+        module = _import(spec, lambda: _load_file(home / module_name, what), what)
     else:
         # A module beside the user's data must be found as it is by `python`.
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
-        module = _import(spec, lambda: importlib.import_module(module_name))
+        module = _import(spec, lambda: importlib.import_module(module_name), what)
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if callable(v)]
         check_choice(f"name in {module_name}", attribute, names)
     return getattr(module, attribute)
 
 
-def _load_file(path: Path) -> ModuleType:
+def _load_file(path: Path, what: str = "solver") -> ModuleType:
     if not path.is_file():
-        raise InputError("solver file", got=str(path), expected="an existing Python file")
+        raise InputError(f"{what} file", got=str(path), expected="an existing Python file")
     path = path.resolve()
     spec = importlib.util.spec_from_file_location(f"{_FILE_MODULE}{path.stem}", path)
     assert spec is not None
@@ -216,16 +218,17 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _import(spec: str, load: Any) -> Any:  # noqa: ANN401
+def _import(spec: str, load: Any, what: str = "solver") -> Any:  # noqa: ANN401
     try:
         return load()
     except InputError:
         raise
     except Exception as error:  # user code may raise anything at import
+        names = "a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml"
         raise InputError(
-            f"solver {spec!r}",
+            f"{what} {spec!r}",
             got=f"{type(error).__name__}: {first_line(error)}",
-            expected="a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml",
+            expected=names if what == "solver" else "package.module:name or file.py:name",
         ) from error
 
 

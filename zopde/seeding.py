@@ -14,6 +14,9 @@ _PURPOSES = {
     "probes": 5,
     "noise": 6,
     "augment": 7,
+    "smoothing": 8,
+    "attack": 9,
+    "votes": 10,
 }
 
 
@@ -25,8 +28,9 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
     Args:
         seed: The run's seed, >= 0.
-        purpose: "data", "weights", "order", "mask", "scores", "probes", "noise" or "augment".
-        index: Number of the draw: an epoch, a mask.
+        purpose: "data", "weights", "order", "mask", "scores", "probes", "noise", "augment",
+            "smoothing", "attack" or "votes".
+        index: Number of the draw: an epoch, a mask, an image.
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))

@@ -13,7 +13,7 @@ from zopde.interface.random import RandomPullback
 from zopde.interface.reach import Reach, measure_radius, measure_reach
 from zopde.interface.snapshots import farthest_points
 from zopde.interface.store import JacobianStore, Probing
-from zopde.interface.vjp import InterfaceSolver, Pullback, PullbackByVariable, Step
+from zopde.interface.vjp import InterfaceSolver, Pullback, PullbackByVariable, Step, queried
 
 __all__ = [
     "AmortisedPullback",
@@ -41,4 +41,5 @@ __all__ = [
     "lattice_colours",
     "measure_radius",
     "measure_reach",
+    "queried",
 ]

@@ -17,6 +17,18 @@ from zopde.protocols import Forcing, Solver, State, seeded
 Variable = Literal["state", "forcing"]
 
 
+class Stepping(Protocol):
+    """A black box with an answer for every state of a batch; a `Solver` is one.
+
+    What it answers need not be a state: a frozen classifier behind a latent may answer one loss
+    for each, with the label it is held to in the place of the forcing (`cut="latent"`).
+    """
+
+    def step(self, state: State, forcing: Forcing | None = None) -> Tensor:
+        """(batch, channel, *space) -> (batch, ...), without a graph."""
+        ...
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a black box that was taken, and the input whose influence is asked for.
@@ -131,10 +143,27 @@ class InterfaceSolver:
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`. Queries are spent in the backward pass only."""
-        stepped: State = _Stepped.apply(  # type: ignore[no-untyped-call]
-            state, forcing, self._solver, self._pullback
-        )
-        return stepped
+        return queried(self._solver, self._pullback, state, forcing)
+
+
+def queried(
+    solver: Stepping, pullback: Pullback, state: State, forcing: Forcing | None = None
+) -> Tensor:
+    """The answer of a black box, as a node of the autograd graph; see `InterfaceSolver`.
+
+    Args:
+        solver: The black box.
+        pullback: How its vector-Jacobian product is asked for.
+        state: (batch, channel, *space), what it is asked about.
+        forcing: What else it is told, row by row; None for nothing.
+
+    Returns:
+        `solver.step(state, forcing)`.
+    """
+    stepped: Tensor = _Stepped.apply(  # type: ignore[no-untyped-call]
+        state, forcing, solver, pullback
+    )
+    return stepped
 
 
 class _Stepped(torch.autograd.Function):
@@ -145,9 +174,9 @@ class _Stepped(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 - torch's own signature
         state: State,
         forcing: Forcing | None,
-        solver: Solver,
+        solver: Stepping,
         pullback: Pullback,
-    ) -> State:
+    ) -> Tensor:
         stepped = solver.step(state, forcing)
         if stepped is state or stepped is forcing:
             stepped = stepped.clone()  # a node's output must be its own

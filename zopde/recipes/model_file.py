@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,26 @@ def read_model(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, T
     Raises:
         InputError: If the file is missing, or no model of that kind.
     """
+    with _opened(path) as file:
+        plan = json.loads((file.metadata() or {})[kind])
+        return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def kinds_of(path: Path | str) -> set[str]:
+    """What sorts of network a safetensors file says it holds.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    with _opened(path) as file:
+        return set(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            plan = json.loads((file.metadata() or {})[kind])
-            return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = first_line(error)
         raise InputError(

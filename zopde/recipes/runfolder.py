@@ -67,16 +67,23 @@ class RunFolder:
         """Checkpoint, history, model and rollout of one training."""
         return self.root / label / f"seed-{seed}"
 
-    def check_data(self, digest: str) -> None:
+    def check_data(
+        self, digest: str, name: str = "data.sha256", what: str = "reference data"
+    ) -> None:
         """Record what data the run is made from; a resumption must see the same.
+
+        Args:
+            digest: Of the data.
+            name: The record.
+            what: What was read, for the error.
 
         Raises:
             InputError: If the run was started on other data.
         """
-        path = self.root / "data.sha256"
+        path = self.root / name
         if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
             raise InputError(
-                "reference data",
+                what,
                 got="other numbers than the run was started with",
                 expected="the same file",
                 remedy="restore it, or start over with --overwrite",
@@ -90,6 +97,10 @@ class RunFolder:
             *(",".join(map(repr, r)) for r in zip(*columns.values(), strict=True)),
         ]
         _write(self.root / name, "\n".join(rows) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole or not at all."""
+        _write(self.root / name, text)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN and infinity are not JSON."""

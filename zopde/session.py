@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any, final
 from urllib.parse import urlsplit
 
-from zopde.solvers.rows import RowError
-
 _PAUSE = 0.1  # seconds before the first new attempt, twice as long before each further one
+
+
+class AnswerError(Exception):
+    """A request without an answer, or whose answer is an error; why, in one line."""
 
 
 @final
@@ -41,7 +43,7 @@ class Session:
         """Send JSON, receive a JSON object; NaN and Infinity are read as such.
 
         Raises:
-            RowError: If no answer came, or one that is an error or no JSON object.
+            AnswerError: If no answer came, or one that is an error or no JSON object.
         """
         return self._request("POST", path, json.dumps(content).encode())
 
@@ -53,10 +55,10 @@ class Session:
             except (ConnectionError, http.client.HTTPException) as error:
                 self._connection.close()
                 if attempt == self._retries:
-                    raise RowError(f"no connection to {self._url}: {_said(error)}") from error
+                    raise AnswerError(f"no connection to {self._url}: {_said(error)}") from error
             except OSError as error:  # silence among them: asking again would double it
                 self._connection.close()
-                raise RowError(f"no answer from {self._url}: {_said(error)}") from error
+                raise AnswerError(f"no answer from {self._url}: {_said(error)}") from error
             except BaseException:  # a half-read answer must not be taken for the next one
                 self._connection.close()
                 raise
@@ -76,10 +78,12 @@ class Session:
         if isinstance(found, dict) and "error" in found:
             error = found["error"]
             told = error if isinstance(error, dict) else {"message": error}
-            raise RowError(f"the server says {told.get('type', 'error')}: {told.get('message')}")
+            raise AnswerError(f"the server says {told.get('type', 'error')}: {told.get('message')}")
         if response.status != 200 or not isinstance(found, dict):
             start = " ".join(text[:200].decode(errors="replace").split())
-            raise RowError(f"the server answered status {response.status}, no JSON object: {start}")
+            raise AnswerError(
+                f"the server answered status {response.status}, no JSON object: {start}"
+            )
         return found
 
 

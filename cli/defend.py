@@ -1,0 +1,122 @@
+"""`zopde defend`: a black-box classifier, made certifiably robust."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zopde.cli.console import DEFEND_COLUMNS, Watcher, defend_rows, say, say_json, table
+from zopde.cli.options import (
+    AsJson,
+    Changes,
+    ConfigFile,
+    Device,
+    DryRun,
+    ImageFile,
+    Overwrite,
+    Resume,
+)
+
+if TYPE_CHECKING:
+    from zopde.recipes.defence import DefenceConfig
+
+
+def defend(
+    preset: Annotated[
+        str, typer.Option(help="quick (digits), fashion (28 x 28) or cifar10 (as published).")
+    ] = "quick",
+    config_file: ConfigFile = None,
+    changes: Changes = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            help="model.safetensors, package.module:name, file.py:name or a URL. "
+            "Default: one is trained on the clean images first.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/defend-<preset>.", show_default=False),
+    ] = None,
+    data: ImageFile = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a denoiser through a classifier that only answers queries, and certify the whole."""
+    from zopde.recipes.defence import load_defence, run_defence
+
+    tables: dict[str, dict[str, object]] = {}
+    if data is not None:
+        tables["data"] = {"path": str(data)}
+    if device is not None:
+        tables["run"] = {"device": device}
+    if classifier is not None:
+        tables["classifier"] = {"spec": classifier}
+    config = load_defence(preset, config_file, changes or (), tables)
+    folder = out or Path("runs") / f"defend-{preset}"
+    if dry_run:
+        _dry_run(config, as_json)
+        return
+    with redirect_stdout(sys.stderr):  # a classifier of the user's may print
+        metrics = run_defence(config, folder, resume, overwrite, Watcher())
+    if as_json:
+        say_json(metrics)
+        return
+    title = (
+        f"{metrics['data']}: certified accuracy [%] of {metrics['certified_images']} test images, "
+        f"n = {metrics['n']:,}, sigma = {metrics['sigma']:g} of pixels in [0, 1], "
+        f"seeds {', '.join(map(str, metrics['seeds']))}"
+    )
+    table(DEFEND_COLUMNS, defend_rows(metrics), title)
+    say(
+        f"without noise the classifier is right on {metrics['clean_accuracy']:.1f} %; a query is "
+        f"an image that it sees; certificates take {metrics['queries_of_certification']:,} more"
+    )
+    for name, why in metrics["stopped_early"].items():
+        if why:
+            say(f"{name}: stopped early, {why}")
+    say(f"pictures: {folder / 'certified_accuracy.png'}, {folder / 'images.png'}")
+    say(f"everything else: {folder}")
+
+
+def _dry_run(config: DefenceConfig, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from zopde.recipes.defence.forecast import forecast
+
+    with redirect_stdout(sys.stderr):
+        plan = forecast(config, Watcher())
+    if as_json:
+        say_json([asdict(row) for row in plan])
+        return
+    rows = [
+        [
+            r.method,
+            f"{r.iterations:,}",
+            f"{r.queries:,}",
+            f"{r.price:,.2f}",
+            f"{r.certification:,}",
+            f"{r.seconds_training:,.0f}",
+            f"{r.seconds:,.0f}",
+        ]
+        for r in plan
+    ]
+    columns = (
+        "method",
+        "iterations",
+        "queries",
+        "price",
+        "to certify",
+        "s training",
+        "s in all",
+    )
+    title = "dry run: nothing was trained or written; figures of one seed, the start in every row"
+    table(columns, rows, title)

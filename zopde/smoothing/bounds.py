@@ -1,0 +1,118 @@
+"""What a count of votes says about a probability, exactly."""
+
+from __future__ import annotations
+
+from scipy.special import betainc, betaincinv, ndtri
+
+from zopde.checks import check_count, check_positive
+from zopde.errors import InputError
+
+
+def lower_bound(successes: int, trials: int, alpha: float) -> float:
+    """p_lower = sup {p : P(Binomial(n, p) >= k) <= alpha}, Clopper and Pearson's one-sided bound.
+
+    That is the alpha quantile of Beta(k, n - k + 1), and 0 for k = 0. Whatever the true
+    probability is, it lies below the bound in at most a share alpha of all experiments.
+    (Clopper and Pearson, Biometrika 26 (1934).)
+
+    Args:
+        successes: k, 0 ... n.
+        trials: n >= 1.
+        alpha: In (0, 1).
+
+    Returns:
+        A number in [0, 1).
+
+    Raises:
+        InputError: If an argument is outside its range.
+
+    Example:
+        >>> round(lower_bound(100_000, 100_000, 0.001), 6)
+        0.999931
+    """
+    _check(successes, trials, alpha)
+    return float(betaincinv(successes, trials - successes + 1, alpha)) if successes else 0.0
+
+
+def upper_bound(successes: int, trials: int, alpha: float) -> float:
+    """1 - p_lower of the failures: the bound that the true probability seldom exceeds.
+
+    Args:
+        successes: k, 0 ... n.
+        trials: n >= 1.
+        alpha: In (0, 1); the share of experiments in which it does.
+
+    Returns:
+        A number in (0, 1].
+
+    Raises:
+        InputError: If an argument is outside its range.
+    """
+    _check(successes, trials, alpha)
+    return 1 - lower_bound(trials - successes, trials, alpha)
+
+
+def certified_radius(sigma: float, lower: float) -> float:
+    """R = sigma Phi^-1(p_lower), and 0 where p_lower <= 1/2.
+
+    No change of the input by less than R in the L2 norm changes the smoothed answer. (Cohen et
+    al., ICML 2019, Theorem 1 with p_B = 1 - p_A.)
+
+    Args:
+        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
+        lower: Lower bound of the top class's probability, in [0, 1).
+
+    Returns:
+        In the units of `sigma`.
+
+    Raises:
+        InputError: If `sigma` is not positive.
+    """
+    check_positive("sigma", sigma)
+    return sigma * float(ndtri(lower)) if lower > 0.5 else 0.0
+
+
+def largest_radius(sigma: float, trials: int, alpha: float) -> float:
+    """R_max = sigma Phi^-1(alpha^(1/n)): what n votes of one mind certify, and no model more.
+
+    Args:
+        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
+        trials: n >= 1.
+        alpha: In (0, 1).
+
+    Raises:
+        InputError: If an argument is outside its range.
+
+    Example:
+        >>> [round(largest_radius(1.0, n, 0.001), 2) for n in (100, 1000, 10_000, 100_000)]
+        [1.5, 2.46, 3.2, 3.81]
+    """
+    return certified_radius(sigma, lower_bound(trials, trials, alpha))
+
+
+def sign_test(first: int, second: int) -> float:
+    """p value, two-sided, of `first` against `second` votes if both were equally likely.
+
+        p = min(1, 2 P(X >= max)),   X ~ Binomial(first + second, 1/2)
+
+    (Hung and Fithian 2019, as used by Cohen et al., ICML 2019, algorithm PREDICT.)
+
+    Args:
+        first: Votes, >= 0.
+        second: Votes, >= 0.
+    """
+    most, least = max(first, second), min(first, second)
+    return min(1.0, 2 * float(betainc(most, least + 1, 0.5))) if most else 1.0
+
+
+def _check(successes: int, trials: int, alpha: float) -> None:
+    check_count("trials", trials)
+    check_alpha(alpha)
+    if not 0 <= successes <= trials:
+        raise InputError("successes", got=successes, expected=f"a whole number in [0, {trials}]")
+
+
+def check_alpha(alpha: float) -> None:
+    """Require 0 < alpha < 1."""
+    if not (isinstance(alpha, int | float) and 0 < alpha < 1):
+        raise InputError("alpha", got=alpha, expected="a number in (0, 1)", remedy="such as 0.001")

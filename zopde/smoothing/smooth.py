@@ -1,0 +1,234 @@
+"""The smoothed classifier: what the base classifier says most often under noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from zopde.checks import check_count, check_positive
+from zopde.errors import InputError
+from zopde.smoothing.bounds import certified_radius, check_alpha, lower_bound, sign_test
+from zopde.smoothing.noise import NoiseStream
+
+ABSTAIN = -1
+BaseClassifier = Callable[[Tensor], Any]
+"""(batch, channel, y, x) -> scores (batch, classes), or labels (batch,) of an integer type."""
+
+
+class Certificate(NamedTuple):
+    """What is known about the smoothed classifier at one input.
+
+    Args:
+        prediction: The class, or -1: it abstains.
+        radius: L2 radius within which the answer holds, in the units of the input; 0 with -1.
+        lower: Lower bound of the probability that the base classifier says that class.
+    """
+
+    prediction: int
+    radius: float
+    lower: float
+
+
+@final
+class Smooth:
+    """g(x) = argmax_c P(f(x + e) = c),  e ~ N(0, sigma^2 I).
+
+    (Cohen et al., ICML 2019, eq. 1; `predict` and `certify` are theirs.)
+
+    The noise is added to the model's INPUT, as it is handed to `base_classifier`, before any
+    normalisation that the classifier does itself; so `sigma` and every radius are in the units
+    of that input: a classifier of pixels 0 ... 255 has sigma = 64 where one of pixels 0 ... 1
+    has 0.25. `sigma` is a standard deviation, never a variance.
+
+    The guarantee is for the base classifier as a fixed function. A `torch.nn.Module` is asked in
+    eval mode, without a graph, and left in the modes that it had.
+
+    Args:
+        base_classifier: f, any callable: (batch, channel, y, x) to scores (batch, classes), or to
+            integer labels (batch,). Arrays will do as well as tensors.
+        num_classes: How many there are, >= 2.
+        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
+
+    Raises:
+        InputError: If `num_classes` or `sigma` is outside its range.
+
+    Example:
+        >>> import torch
+        >>> from zopde import Smooth
+        >>> right_of_zero = Smooth(lambda x: (x[:, 0, 0, 0] > 0).long(), 2, sigma=0.5)
+        >>> gen = torch.Generator().manual_seed(0)
+        >>> found = right_of_zero.certify(torch.full((1, 1, 1), 0.3), 100, 10_000, 0.001, gen)
+        >>> found.prediction, 0.25 < found.radius < 0.3  # 0.3 with endless samples
+        (1, True)
+    """
+
+    def __init__(self, base_classifier: BaseClassifier, num_classes: int, sigma: float) -> None:
+        check_positive("sigma", sigma)
+        check_count("num_classes", num_classes)
+        if num_classes < 2:
+            raise InputError("num_classes", got=num_classes, expected="at least 2")
+        self.base_classifier = base_classifier
+        self.num_classes = num_classes
+        self.sigma = sigma
+
+    def predict(
+        self,
+        x: Float[Tensor, "channel y x"],
+        n: int,
+        alpha: float,
+        generator: Generator,
+        batch: int = 1000,
+    ) -> int:
+        """g(x), wrong with a probability of at most alpha; or -1, which is no answer.
+
+        The class with most votes, where a two-sided sign test against the runner-up has
+        p <= alpha.
+
+        Args:
+            x: One input.
+            n: Samples, >= 1.
+            alpha: In (0, 1).
+            generator: Decides the noise; advanced.
+            batch: Samples that are classified at a time; changes no vote.
+
+        Raises:
+            InputError: If an argument or the classifier's answer will not do.
+        """
+        check_alpha(alpha)
+        counts = self.counts(x, n, generator, batch)
+        first, second = counts.topk(2)[0].tolist()
+        return int(counts.argmax()) if sign_test(first, second) <= alpha else ABSTAIN
+
+    def certify(
+        self,
+        x: Float[Tensor, "channel y x"],
+        n0: int,
+        n: int,
+        alpha: float,
+        generator: Generator,
+        batch: int = 1000,
+    ) -> Certificate:
+        """g(x) and a radius within which it holds, both wrong with probability <= alpha.
+
+        n0 samples choose the class; n others bound its probability from below by p_lower. Where
+        that is not above 1/2 it abstains, else R = sigma Phi^-1(p_lower).
+
+        Args:
+            x: One input.
+            n0: Samples for the choice, >= 1.
+            n: Samples for the bound, >= 1.
+            alpha: In (0, 1).
+            generator: Decides the noise; advanced.
+            batch: Samples that are classified at a time; changes no vote.
+
+        Raises:
+            InputError: If an argument or the classifier's answer will not do.
+        """
+        check_alpha(alpha)
+        check_count("n", n)
+        chosen = int(self.counts(x, n0, generator, batch).argmax())
+        favourable = int(self.counts(x, n, generator, batch)[chosen])
+        lower = lower_bound(favourable, n, alpha)
+        if lower <= 0.5:
+            return Certificate(ABSTAIN, 0.0, lower)
+        return Certificate(chosen, certified_radius(self.sigma, lower), lower)
+
+    @torch.no_grad()
+    def counts(
+        self, x: Float[Tensor, "channel y x"], n: int, generator: Generator, batch: int = 1000
+    ) -> Int[Tensor, " classes"]:
+        """How many of n noisy copies of x get each class.
+
+        Memory grows with `batch`, not with n.
+
+        Args:
+            x: One input; whole numbers are taken as torch's default floating-point type.
+            n: Samples, >= 1.
+            generator: Decides the noise; advanced.
+            batch: Samples that are classified at a time; changes no vote.
+
+        Raises:
+            InputError: If an argument or the classifier's answer will not do.
+        """
+        check_count("n", n)
+        check_count("batch", batch)
+        exact = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        stream = NoiseStream(exact.shape, n, generator, exact.dtype)
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        done = 0
+        with _evaluating(self.base_classifier):
+            while done < n:
+                # New every time: a classifier may keep what it is given.
+                noisy = exact.new_empty(min(batch, n - done), *exact.shape)
+                stream.fill(noisy)
+                noisy.mul_(self.sigma).add_(exact)
+                said = votes(self.base_classifier(noisy), len(noisy), self.num_classes)
+                counts += torch.bincount(said, minlength=self.num_classes)
+                done += len(noisy)
+        return counts
+
+
+def votes(answer: Any, batch: int, num_classes: int) -> Int[Tensor, " batch"]:  # noqa: ANN401
+    """The class that each row of a classifier's answer means, on the CPU.
+
+    Args:
+        answer: Scores (batch, classes) or integer labels (batch,), a tensor or an array.
+        batch: How many inputs it is for.
+        num_classes: How many classes there are.
+
+    Raises:
+        InputError: If it is neither, a score is NaN, or a label is no class.
+    """
+    try:
+        told = torch.as_tensor(answer).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _unfit(type(answer).__name__, batch, num_classes) from error
+    whole = not (told.is_floating_point() or told.is_complex())
+    if told.shape == (batch, num_classes):
+        if bool(told.isnan().any()):
+            bad = int(told.isnan().any(dim=1).sum())
+            raise InputError(
+                "base classifier",
+                got=f"NaN among the scores of {bad} of {batch} inputs",
+                expected="numbers: which class NaN means, nobody knows",
+                remedy="mend the classifier, or look at its input's range",
+            )
+        return told.argmax(dim=1).cpu()
+    if told.shape != (batch,) or not whole or told.dtype == torch.bool:
+        raise _unfit(f"{told.dtype} of shape {tuple(told.shape)}", batch, num_classes)
+    labels = told.long().cpu()
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            "base classifier",
+            got=f"labels in [{low}, {high}]",
+            expected=f"values in [0, {num_classes})",
+        )
+    return labels
+
+
+def _unfit(got: str, batch: int, num_classes: int) -> InputError:
+    return InputError(
+        "base classifier",
+        got=f"an answer {got}",
+        expected=f"scores ({batch}, {num_classes}) or integer labels ({batch},)",
+    )
+
+
+@contextmanager
+def _evaluating(classifier: BaseClassifier) -> Iterator[None]:
+    """A module in eval mode; each part of it then gets back the mode that it had."""
+    parts = list(classifier.modules()) if isinstance(classifier, nn.Module) else []
+    trained = [part for part in parts if part.training]
+    for part in trained:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True
