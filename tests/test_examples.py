@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def run(name, *arguments):
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass looks its annotations up
     spec.loader.exec_module(module)
     return module.main(*arguments)
 
@@ -106,6 +108,30 @@ def test_defence_golden():
     assert found["DeepZero"] == pytest.approx(45.0, abs=5)
     assert 57_000 < found["queries of DeepZero"] <= 60_000
     assert 0.1 < found["radius of one image"] < 0.4
+
+
+def test_classify_golden():
+    """Made by this example on 2026-11-26, one thread; what differs elsewhere is round-off's."""
+    found = run("09_classify.py")
+    right = {name: percent for name, (percent, _) in found.items()}
+    assert right["FO"] == pytest.approx(66.3, abs=4)
+    assert right["CGE"] == pytest.approx(right["FO"], abs=6)
+    for name in ("CGE, a tenth", "RGE"):
+        assert 20 < right[name] < right["CGE"] - 15
+    updates = 6 * 23
+    queries = {name: count for name, (_, count) in found.items()}
+    assert queries["FO"] == updates
+    assert queries["CGE"] == updates * (274 + 2)
+    assert queries["CGE, a tenth"] == queries["RGE"] == updates * (27 + 2)
+
+
+def test_engine_golden(capsys):
+    """Made by this example on 2026-11-26."""
+    found = run("10_engine.py")
+    assert "nobody knows this derivative" in capsys.readouterr().out
+    assert found["before"] == pytest.approx(0.5803, abs=1e-4)
+    assert found["after"] == pytest.approx(0.133, abs=0.02)
+    assert found["queries"] == 120 * (94 + 1)
 
 
 def test_examples_are_short():
