@@ -137,8 +137,11 @@ def _iteration(problem: Problem, ways: Ways, seed: int) -> float:
             zo.scheme_weights,
             lambda n, o: WeightOracle(n, o, zo.chunk),
         )
-    objective_of = lambda: ways.objective(problem.pair(batches, seed, 0), 0)  # noqa: E731
-    return _median(lambda: source(front, objective_of(), 0))
+
+    def update() -> object:
+        return source(front, ways.objective(problem.pair(batches, seed, 0), 0), 0)
+
+    return _median(update)
 
 
 def _starting(problem: Problem, seed: int, latent: bool) -> float:
