@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 
-import zopde
-
-_PRESETS = Path(zopde.__file__).parent / "recipes" / "presets"
+_PRESETS = Path(str(files("zopde"))) / "recipes" / "presets"
 
 
 def solver_names(incomplete: str) -> Iterator[str]:
@@ -24,6 +23,11 @@ def presets(incomplete: str) -> Iterator[str]:
 def classifier_presets(incomplete: str) -> Iterator[str]:
     """Presets of classification runs."""
     return _those((path.stem for path in _PRESETS.glob("classify/*.toml")), incomplete)
+
+
+def defence_presets(incomplete: str) -> Iterator[str]:
+    """Presets of defence runs."""
+    return _those((path.stem for path in _PRESETS.glob("defend/*.toml")), incomplete)
 
 
 def _those(names: Iterator[str], incomplete: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zopde.cli.completion import defence_presets
 from zopde.cli.console import Watcher, say, say_json, table
 from zopde.cli.options import (
     AsJson,
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 def defend(
     preset: Annotated[
-        str, typer.Option(help="quick (digits), fashion (28 x 28) or cifar10 (as published).")
+        str,
+        typer.Option(
+            help="quick (digits), fashion (28 x 28) or cifar10 (as published).",
+            autocompletion=defence_presets,
+        ),
     ] = "quick",
     config_file: ConfigFile = None,
     changes: Changes = None,
