@@ -90,21 +90,21 @@ def read_history(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        lines = list(csv.reader(file))[1:]
-    rows = []
-    for line in lines:
-        if len(line) != len(fields(Row)) or not line[-1]:
-            continue  # being written
-        counts, agreement = [int(line[i]) for i in (0, 3, 4)], line[5]
-        rows.append(
-            Row(
-                counts[0],
-                float(line[1]),
-                float(line[2]),
-                counts[1],
-                counts[2],
-                float(agreement) if agreement else None,
-                float(line[6]),
-            )
+        lines = [line for line in csv.DictReader(file) if line["seconds"]]  # one may be half written
+    return [
+        Row(
+            int(line["iteration"]),
+            float(line["loss"]),
+            float(line["gradient_norm"]),
+            int(line["queries"]),
+            int(line["solver_steps"]),
+            _number(line["agreement"]),
+            _number(line.get("variance")),
+            float(line["seconds"]),
         )
-    return rows
+        for line in lines
+    ]
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None

@@ -218,8 +218,8 @@ def moved_planes(conv: Conv, moves: list[Move], padded: Tensor, y: Tensor) -> Te
     windows = _windows(conv, padded)
     found = y.new_empty(len(moves), len(y), *y.shape[2:])
     for move, place in zip(moves, found, strict=True):
-        seen = windows[(slice(None), move.source, *move.tap)]
-        torch.add(y[:, move.channel], seen, alpha=move.step, out=place)
+        at: tuple[Any, ...] = (slice(None), move.source, *move.tap)
+        torch.add(y[:, move.channel], windows[at], alpha=move.step, out=place)
     return found.transpose(0, 1)
 
 
