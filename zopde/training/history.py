@@ -90,7 +90,8 @@ def read_history(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["seconds"]]  # one may be half written
+        # The last one may be half written.
+        lines = [line for line in csv.DictReader(file) if line["seconds"]]
     return [
         Row(
             int(line["iteration"]),
