@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import zopde
-from zopde import load_config, load_solver
+from zopde import load_config, load_defence, load_solver
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -70,6 +70,10 @@ def test_every_page_is_reached_and_every_file_shown():
 @pytest.mark.parametrize("name", ["first", "tracer"])
 def test_settings_that_are_shown_are_legal(name):
     assert "SRC" in load_config(file=FILES / f"{name}.toml").run.labels
+
+
+def test_settings_of_the_defence_are_legal():
+    assert load_defence(file=FILES / "defend.toml").training.queries == 60_000
 
 
 @pytest.mark.parametrize("name", ["function", "once", "resident", "library"])
