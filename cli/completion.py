@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 
-import zopde
-
-_PRESETS = Path(zopde.__file__).parent / "recipes" / "presets"
+_PRESETS = Path(str(files("zopde"))) / "recipes" / "presets"
 
 
 def solver_names(incomplete: str) -> Iterator[str]:
