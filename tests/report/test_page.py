@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from zopde import InputError
 from zopde.report.learning import LossCurve, Paid, running_mean, save_loss_curves, save_price
@@ -19,6 +20,7 @@ from zopde.report.page import (
     text,
     write_page,
 )
+from zopde.report.panels import short_ticks
 
 VOID = {"meta", "img", "source", "link", "br"}
 
@@ -97,3 +99,16 @@ def test_price_picture(tmp_path):
     points = [Paid(run, "NON", 10, 2.0, 0.1) for run in map(str, range(16))]
     save_price(tmp_path / "p.png", points, "error")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("top", [2.1e-2, 3e2])
+def test_ticks_between_powers_of_ten_tell_numbers_apart(top):
+    axes = Figure().add_subplot()
+    axes.plot([1, 2], [1.1e-2, top])
+    axes.set_yscale("log")
+    short_ticks(axes)
+    axes.figure.canvas.draw()
+    labels = [t.get_text() for t in axes.get_yticklabels(minor=True) if t.get_text()]
+    assert len(set(labels)) == len(labels)
+    assert all(float(label) > 0 for label in labels)
+    assert bool(labels) == (top < 1)

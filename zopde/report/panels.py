@@ -77,11 +77,18 @@ def moment(grid: Grid, step: int, run: int) -> str:
     return f"Unseen run {run + 1} after {step} steps (t = {step * grid.dt:g}{of_time})"
 
 
+class _Short(LogFormatter):
+    """Says where a label fits as its base does, and writes the number out."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:.3g}" if super().__call__(x, pos) else ""
+
+
 def short_ticks(axes: Any) -> None:  # noqa: ANN401
     """Between the powers of ten of logarithmic axes, labels that do not run into each other."""
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if scale == "log":
-            axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+            axis.set_minor_formatter(_Short(minor_thresholds=(1, 0.4)))
             axis.set_tick_params(which="minor", labelsize=7)
 
 

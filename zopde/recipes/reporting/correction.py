@@ -43,7 +43,11 @@ def correction_report(run: FoundRun) -> tuple[str, list[Section], bytes | None]:
         Section("Fields", fields_picture(run, rollouts)),
         Section("Energy spectrum", _spectrum(rollouts)),
         ratios_section(run),
-        cost_section(run, " A label that starts from NON has the cost of NON-start, too."),
+        cost_section(
+            run,
+            " A label that starts from NON has the cost of NON-start, too; what was asked before "
+            "the first iteration, such as a bank, is in the table of results.",
+        ),
         failures_section(run),
         again_section(run),
     ]
@@ -131,11 +135,13 @@ def _learning(run: FoundRun) -> str:
     curves = loss_curves(run)
     if not curves:
         return ""
+    apart = " NON's loss is that of one step: it cannot be compared with the others'."
+    apart = apart if any(curve.apart for curve in curves) else ""
     return picture(
         drawn(lambda path: save_loss_curves(path, curves)),
         "Training loss against queries and against seconds",
         "Mean over the seeds, running mean over the iterations; queries and seconds include those "
-        "of the start. NON's loss is that of one step: it cannot be compared with the others'.",
+        f"of the start.{apart}",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from zopde.recipes.settings import Tree, read_toml
 from zopde.training import Row, read_history
 
 # Of each command, the table of settings that no other has, and what it compares.
-_KINDS = {"correct": ("solver", "labels", WAYS), "classify": ("network", "methods", METHODS)}
+_KINDS: dict[str, tuple[str, str, Collection[str]]] = {
+    "correct": ("solver", "labels", WAYS),
+    "classify": ("network", "methods", METHODS),
+}
 
 
 @dataclass(frozen=True)
