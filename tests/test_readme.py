@@ -27,9 +27,10 @@ def test_python_blocks_run():
     assert names["estimate"].gradient.count_nonzero() == weights == 49
 
 
-def test_run_folder_table_names_what_a_run_writes():
+def test_the_tutorial_names_what_a_run_writes():
+    tutorial = (ROOT / "docs/tutorial.md").read_text()
     for name in ("config.toml", "metrics.json", "model.safetensors", "rollout.nc", "history.csv"):
-        assert name in README
+        assert name in tutorial
 
 
 def test_changelog_and_version_belong_together():

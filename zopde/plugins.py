@@ -208,6 +208,9 @@ def _load_file(path: Path, what: str = "solver") -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Registered, so that its classes can be pickled; under a name that hides no real module.
     sys.modules[spec.name] = module
+    # As if Python had been given the file: it finds the modules that lie beside it.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:

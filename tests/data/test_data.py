@@ -157,6 +157,12 @@ def test_batch_is_a_function_of_the_iteration_resumes(data):
     assert not torch.equal(one.batch(3).stepped, one.batch(9).stepped)
 
 
+def test_a_state_of_no_number_is_not_a_changed_one(toy, data):
+    data.states[0, 0] = torch.nan
+    with pytest.raises(SolverError, match="NaN or infinity for stored state 0"):
+        first_steps(toy.at((4, 4)), data)
+
+
 def test_too_long_a_window_raises(data):
     with pytest.raises(InputError, match="unroll: got 7, expected at most the data's 6 steps"):
         Windows(data, data.states[:, :-1], unroll=7, batch=2, seed=0)

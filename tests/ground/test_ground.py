@@ -1,5 +1,6 @@
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,15 @@ def test_a_solver_file_hides_no_real_module(tmp_path, toy_spec):
     load_solver(f"{tmp_path / 'torch.py'}:Toy").step(
         torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
     )
+
+
+def test_a_solver_file_finds_what_lies_beside_it(tmp_path, toy_spec, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    name = "neighbour_of_a_solver"
+    (tmp_path / f"{name}.py").write_text(Path(toy_spec.rpartition(":")[0]).read_text())
+    (tmp_path / "mine.py").write_text(f"from {name} import Toy\n")
+    assert type(load_solver(f"{tmp_path / 'mine.py'}:Toy")).__module__ == name
+    del sys.modules[name]
 
 
 def test_a_solver_file_is_one_module_until_it_changes(tmp_path, toy_spec):
