@@ -25,6 +25,7 @@ from zopde.cli.options import (
     ImageFile,
     Overwrite,
     Resume,
+    laid_over,
 )
 
 if TYPE_CHECKING:
@@ -56,11 +57,7 @@ def classify(
     from zopde.recipes.classification import load_classification, run_classification
     from zopde.recipes.tables import CLASSIFY_COLUMNS, classify_rows
 
-    tables: dict[str, dict[str, object]] = {}
-    if data is not None:
-        tables["data"] = {"path": str(data)}
-    if device is not None:
-        tables["run"] = {"device": device}
+    tables = laid_over(data, device)
     config = load_classification(preset, config_file, changes or (), tables)
     folder = out or Path("runs") / f"classify-{preset}"
     if dry_run:

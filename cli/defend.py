@@ -20,6 +20,7 @@ from zopde.cli.options import (
     ImageFile,
     Overwrite,
     Resume,
+    laid_over,
 )
 
 if TYPE_CHECKING:
@@ -59,11 +60,7 @@ def defend(
     from zopde.recipes.defence import load_defence, run_defence
     from zopde.recipes.tables import DEFEND_COLUMNS, defend_rows
 
-    tables: dict[str, dict[str, object]] = {}
-    if data is not None:
-        tables["data"] = {"path": str(data)}
-    if device is not None:
-        tables["run"] = {"device": device}
+    tables = laid_over(data, device)
     if classifier is not None:
         tables["classifier"] = {"spec": classifier}
     config = load_defence(preset, config_file, changes or (), tables)

@@ -89,3 +89,9 @@ def configured(
     if device is not None:
         tables["run"] = {**tables.get("run", {}), "device": device}
     return load_config(preset, config_file, changes or (), tables)
+
+
+def laid_over(data: Path | None, device: str | None) -> dict[str, dict[str, object]]:
+    """The tables of settings that `--data` of images and `--device` stand for."""
+    given = {"data": ("path", data), "run": ("device", device)}
+    return {table: {key: str(value)} for table, (key, value) in given.items() if value is not None}
