@@ -42,7 +42,7 @@ def certify(
     beside: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Run folder of another certification, for the picture; repeatable.",
+            help="Run folder of another certification, for the picture; repeatable. Default: none.",
             show_default=False,
         ),
     ] = None,
