@@ -98,11 +98,11 @@ def open_interface(
         progress: Who is watching.
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
+    if config.interface.kind == "random":
+        drawn = _RandomAt(config, problem, seed)
+        cost = Fitted(0, 0, 0, time.monotonic() - began)
+        return Interface(drawn, cost, drawn.note, variance=drawn.variance)
     if config.interface.kind != "amortised":
-        if config.interface.kind == "random":
-            drawn = _RandomAt(config, problem, seed)
-            cost = Fitted(0, 0, 0, time.monotonic() - began)
-            return Interface(drawn, cost, drawn.note, variance=drawn.variance)
         make, note = _ways(config, problem, counter, seed)
         return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
     fallback, mu = _fallback(config, problem, counter, seed), mu_of(config, problem)
