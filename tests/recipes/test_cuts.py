@@ -36,6 +36,11 @@ def test_counts_exact(toy_spec, tiny, tmp_path, scheme, factor):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_weight_cut_has_its_row_where_no_label_takes_it(toy_spec, tiny, tmp_path):
+    """With `chunk` open it is measured for that row alone."""
+    assert cuts_of(toy_spec, tiny, tmp_path, "zo.chunk=0")["weights"].seconds > 0
+
+
 def test_a_cut_that_will_not_do_says_why(toy_spec, tiny, tmp_path):
     cuts = cuts_of(toy_spec, tiny, tmp_path, "data.coarse=[4,4]", "interface.limit_gib=1e-6")
     for name, why in (("coloured", "colours"), ("amortised", "GiB compressed")):

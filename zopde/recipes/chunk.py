@@ -8,7 +8,6 @@ from pathlib import Path
 from zopde.errors import InputError
 from zopde.progress import Progress
 from zopde.recipes.config import CorrectionConfig
-from zopde.recipes.labels import WAYS
 from zopde.recipes.oracles import threads_of_a_worker
 from zopde.recipes.problem import Problem, first_objective, new_corrector
 from zopde.zo import WeightOracle
@@ -17,7 +16,7 @@ from zopde.zo import WeightOracle
 def with_chunk(
     config: CorrectionConfig, problem: Problem, progress: Progress, path: Path | None = None
 ) -> CorrectionConfig:
-    """The settings with `zo.chunk` found, if it is 0 and some label needs it.
+    """The settings with `zo.chunk` found, if it is 0.
 
     Measured on the first batch, with as many threads as the gradients will have. The queries
     that it takes belong to no label.
@@ -32,7 +31,7 @@ def with_chunk(
     Raises:
         InputError: If `path` holds something else.
     """
-    if config.zo.chunk or all(WAYS[label].gradient != "zo" for label in config.run.labels):
+    if config.zo.chunk:
         return config
     if path and path.exists():
         chunk = _read(path)

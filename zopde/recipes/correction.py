@@ -86,7 +86,8 @@ def _run(
         watcher.note(f"nothing to resume in {root}: starting")
     if injection_note(config.corrector.inject):
         watcher.note(injection_note(config.corrector.inject))
-    config = with_chunk(config, problem, watcher, root / CHUNK)
+    if any(WAYS[label].gradient == "zo" for label in config.run.labels):
+        config = with_chunk(config, problem, watcher, root / CHUNK)
     labels, skipped = _possible(config, problem)
     for label, reason in skipped.items():
         watcher.note(f"{label}: left out, {reason}")

@@ -102,7 +102,8 @@ class Base(fx.Interpreter):
     ) -> Pieces:
         """The planes of a convolution, cut up for a pool behind it; see `planes`."""
         if self._pieces is None or self._pieces[0] is not node:
-            self._pieces = node, Pieces(conv, *self.planes(node, conv, x, y), window)
+            turned = self.planes(node, conv, x, y)
+            self._pieces = node, Pieces(conv, *turned, window, (pad(conv, x), y))
         return self._pieces[1]
 
     def answers(self, args: tuple[Any, ...]) -> bool:

@@ -7,18 +7,26 @@ norm is affine within a channel, so it may follow the pool:
 
 and the pool's windows do not overlap, so it is the greatest of p q entries that lie p and q
 apart. Those are kept apart, one piece of memory for each place in the window: a probe then adds,
-compares and scales a few pieces, a quarter of the plane each for windows of 2 x 2.
+compares and scales a few pieces, a quarter of the plane each for windows of 2 x 2. Nor need it
+read what it made for the norm's statistics: with s the step, y the channel and x what the tap sees,
+
+    mean(y + s x) = mean(y) + s mean(x),   var(y + s x) = var(y) + 2 s cov(y, x) + s^2 var(x)
+
+of which the covariances are the weight gradient of the convolution for the cotangent y.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import product
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
+from torch.nn.grad import conv2d_weight
 
 from zopde.zo.norms import uses_batch_statistics
 from zopde.zo.planes import moments, windows_apart
@@ -64,17 +72,26 @@ class Pieces:
 
     Args:
         conv: The layer.
-        padded: (batch, channel, *padded), its padded input.
-        y: (batch, channel, y, x), its output.
+        padded: (batch, channel, *padded), its padded input, best lying in planes.
+        y: (batch, channel, y, x), its output, likewise.
         window: (p, q), which divide the output's sizes.
+        whole: Padded input and output as the layer had them.
     """
 
-    def __init__(self, conv: nn.Conv2d, padded: Tensor, y: Tensor, window: tuple[int, int]) -> None:
-        self._conv, self._padded, self._y = conv, padded, y
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        padded: Tensor,
+        y: Tensor,
+        window: tuple[int, int],
+        whole: tuple[Tensor, Tensor],
+    ) -> None:
+        self._conv, self._padded, self._y, self._whole = conv, padded, y, whole
         self.places = list(product(range(window[0]), range(window[1])))
         self._window = window
         self.shape = (len(y), y.shape[2] // window[0], y.shape[3] // window[1])
         self._cut: dict[tuple[int, ...], Tensor] = {}
+        self._moments: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def own(self, channel: int, place: tuple[int, int]) -> Float[Tensor, "batch y x"]:
         """Of an output channel, the entries at one place of each window."""
@@ -91,6 +108,36 @@ class Pieces:
         )
         apart = (stride[0] * self._window[0], stride[1] * self._window[1])
         return self._piece(self._padded, (1, source, *at), apart)
+
+    def moments(self, move: Move) -> tuple[float, float]:
+        """Mean and variance of the moved channel."""
+        mean, variance = self._moments_of((move.channel,), partial(self.own, move.channel))
+        seen = partial(self.seen, move.source, move.tap)
+        seen_mean, seen_variance = self._moments_of((move.source, *move.tap), seen)
+        of_group = move.source % self._conv.weight.shape[1]
+        covariance = self._products[move.channel][of_group][move.tap] - mean * seen_mean
+        return (
+            mean + move.step * seen_mean,
+            variance + 2 * move.step * covariance + move.step**2 * seen_variance,
+        )
+
+    @cached_property
+    def _products(self) -> Float[Any, "channel source *tap"]:
+        """mean(y x) of every output channel and what every tap sees."""
+        conv, (padded, y) = self._conv, self._whole
+        found = conv2d_weight(
+            padded, conv.weight.shape, y, conv.stride, 0, conv.dilation, conv.groups
+        )
+        return found.double().numpy() / y[:, 0].numel()
+
+    def _moments_of(
+        self, key: tuple[int, ...], piece: Callable[[tuple[int, int]], Tensor]
+    ) -> tuple[float, float]:
+        if key not in self._moments:
+            parts = torch.stack([piece(place) for place in self.places])
+            mean, variance = moments(parts.flatten(0, 1)[None])
+            self._moments[key] = float(mean), float(variance)
+        return self._moments[key]
 
     def _piece(self, of: Tensor, key: tuple[int, ...], apart: tuple[int, int]) -> Tensor:
         if key not in self._cut:
@@ -115,27 +162,32 @@ def pooled(pieces: Pieces, moves: list[Move], norm: nn.BatchNorm2d) -> Tensor:
         (batch, probe, y, x), lying in planes.
     """
     like = pieces.own(0, (0, 0))
-    found = like.new_empty(len(moves), *pieces.shape)
-    moved = like.new_empty(len(pieces.places), *pieces.shape)
+    found, spare = like.new_empty(len(moves), *pieces.shape), torch.empty_like(like)
+    first, *others = pieces.places
     for move, out in zip(moves, found, strict=True):
-        for place, piece in zip(pieces.places, moved, strict=True):
-            own, seen = pieces.own(move.channel, place), pieces.seen(move.source, move.tap, place)
-            torch.add(own, seen, alpha=move.step, out=piece)
-        scale, shift = _affine(norm, move.channel, moved)
-        (torch.amax if scale >= 0 else torch.amin)(moved, 0, out=out)
+
+        def put(place: tuple[int, int], into: Tensor, move: Move = move) -> None:
+            seen = pieces.seen(move.source, move.tap, place)
+            torch.add(pieces.own(move.channel, place), seen, alpha=move.step, out=into)
+
+        scale, shift = _affine(norm, move, pieces)
+        put(first, out)
+        for place in others:
+            put(place, spare)
+            (torch.maximum if scale >= 0 else torch.minimum)(out, spare, out=out)
         out.mul_(scale).add_(shift)
     return found.transpose(0, 1)
 
 
-def _affine(norm: nn.BatchNorm2d, channel: int, values: Tensor) -> tuple[float, float]:
-    """a and b of a norm's a z + b in one channel."""
+def _affine(norm: nn.BatchNorm2d, move: Move, pieces: Pieces) -> tuple[float, float]:
+    """a and b of a norm's a z + b in the moved channel."""
+    channel = move.channel
     if uses_batch_statistics(norm):
-        means, variances = moments(values.flatten(0, 1)[None])
-        mean, variance = float(means), float(variances)
+        mean, variance = pieces.moments(move)
     else:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         mean, variance = float(norm.running_mean[channel]), float(norm.running_var[channel])
     weight = 1.0 if norm.weight is None else float(norm.weight[channel])
-    scale = weight / (variance + norm.eps) ** 0.5
+    scale = weight / (max(variance, 0.0) + norm.eps) ** 0.5
     return scale, (0.0 if norm.bias is None else float(norm.bias[channel])) - scale * mean
