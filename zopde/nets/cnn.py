@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
@@ -39,6 +40,8 @@ class SmallCNN(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch classes"]:
         """Logits."""
+        # Norms and pools of images with the channels last take half the time on a CPU.
+        x = x.contiguous(memory_format=torch.channels_last)
         features = F.adaptive_avg_pool2d(self.levels(x), 1).flatten(1)
         logits: Tensor = self.head(features)
         return logits
