@@ -12,8 +12,8 @@ from zopde import (
     load_images,
     run_certification,
 )
+from zopde.recipes.certificates import FILE
 from zopde.recipes.certification import AttackSettings, load_base_classifier
-from zopde.recipes.certification.table import FILE
 from zopde.recipes.classification.models import save_classifier
 from zopde.recipes.classification.problem import new_classifier, problem_of
 from zopde.smoothing import attack

@@ -16,9 +16,9 @@ from zopde import (
     Smooth,
     run_certification,
 )
+from zopde.recipes.certificates import COLUMNS, FILE, read_rows
 from zopde.recipes.certification import load_base_classifier
 from zopde.recipes.certification.run import CERTIFICATION, read_certification
-from zopde.recipes.certification.table import COLUMNS, FILE, read_rows
 from zopde.seeding import generator
 from zopde.smoothing import largest_radius
 

@@ -1,4 +1,3 @@
-import csv
 import json
 import math
 
@@ -17,6 +16,7 @@ from zopde import (
 )
 from zopde.cli.app import app
 from zopde.progress import Silent
+from zopde.recipes.certificates import FILE, read_rows
 from zopde.recipes.defence.config import PRESETS
 from zopde.recipes.defence.costs import Cost, iterations_of
 from zopde.recipes.defence.forecast import forecast
@@ -75,9 +75,8 @@ def test_metrics_say_everything(finished):
     for name in METHODS:
         shares = [at["mean"] for at in metrics["certified"][name]]
         assert shares == sorted(shares, reverse=True)
-        with (folder / name / "seed-0" / "certificates.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        right = [row for row in rows if row["label"] == row["prediction"]]
+        rows = read_rows(folder / name / "seed-0" / FILE)
+        right = [row for row in rows if row.label == row.prediction]
         assert len(rows) == 3
         assert metrics["certified"][name][0]["seeds"] == [100 * len(right) / 3]
     for picture in ("certified_accuracy.png", "images.png"):

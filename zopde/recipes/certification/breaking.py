@@ -15,10 +15,10 @@ from zopde.data import ImageData
 from zopde.errors import InputError
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
+from zopde.recipes.certificates import Row
 from zopde.recipes.certification.config import CertifyConfig
 from zopde.recipes.certification.problem import Problem, problem_of
 from zopde.recipes.certification.run import check_model, read_certification
-from zopde.recipes.certification.table import Row
 from zopde.recipes.claim import claimed
 from zopde.recipes.runfolder import RunFolder
 from zopde.seeding import generator

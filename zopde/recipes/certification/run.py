@@ -18,9 +18,9 @@ from zopde.checks import check_not_negative
 from zopde.data import ImageData
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
+from zopde.recipes.certificates import FILE, Certificates, Row, check_order, read_rows
 from zopde.recipes.certification.config import CertifyConfig
 from zopde.recipes.certification.problem import Problem, problem_of
-from zopde.recipes.certification.table import FILE, Certificates, Row, check_order, read_rows
 from zopde.recipes.claim import claimed
 from zopde.recipes.defence.classifier import identity_of
 from zopde.recipes.defence.config import ClassifierSettings

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from zopde.data.images import Images
+from zopde.recipes.certificates import FILE, Certificates, Row, check_order
 from zopde.recipes.defence.problem import Problem
 from zopde.seeding import generator
 from zopde.smoothing import Smooth
 
 RADII = (0.0, 0.25, 0.5, 0.75)  # of the table, in units of pixels in [0, 1]
-FILE = "certificates.csv"
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,19 @@ class Verdict:
     """The smoothed classifier on the test images that were judged.
 
     Args:
-        radii: (image,), certified, in units of pixels in [0, 1].
-        correct: (image,), whether the prediction is the label.
-        abstained: How many times it gave no answer.
+        rows: One an image; radii in units of pixels in [0, 1].
     """
 
-    radii: list[float]
-    correct: list[bool]
-    abstained: int
+    rows: list[Row]
+
+    @property
+    def abstained(self) -> int:
+        """How many times it gave no answer."""
+        return sum(row.prediction < 0 for row in self.rows)
 
     def share(self, radius: float) -> float:
         """Certified accuracy at a radius, in percent."""
-        held = sum(c and r >= radius for r, c in zip(self.radii, self.correct, strict=True))
-        return 100 * held / len(self.radii)
+        return 100 * sum(r.correct and r.radius >= radius for r in self.rows) / len(self.rows)
 
 
 def certify_images(
@@ -44,33 +45,27 @@ def certify_images(
     images: Images,
     classifier: Callable[[Tensor], Tensor],
     seed: int,
-    path: Path,
+    folder: Path,
     advance: Callable[[], None],
 ) -> Verdict:
     """Certify every image; the noise of an image is the same for every method of a seed.
 
-    One line is written per image, and what a file has already is not done again.
+    One line is written per image, and what a table has already is not done again.
     """
-    settings, rows = problem.config.certify, _read(path)
+    settings = problem.config.certify
     smooth = Smooth(classifier, len(problem.data.classes), problem.config.defence.sigma)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("image", "label", "prediction", "radius"))
-        writer.writerows(rows)
-        for i in range(len(rows), len(images)):
+    labels = images.labels.tolist()
+    folder.mkdir(parents=True, exist_ok=True)
+    with closing(Certificates(folder / FILE)) as table:
+        check_order(folder / FILE, table.rows, list(enumerate(labels)))
+        for i in range(len(table.rows), len(images)):
+            began = time.perf_counter()
             x = problem.inputs(images.pixels[i : i + 1])[0].cpu()
             draw = generator(seed, "smoothing", i)
             found = smooth.certify(x, settings.n0, settings.n, settings.alpha, draw, settings.batch)
-            rows.append((i, int(images.labels[i]), found.prediction, found.radius))
-            writer.writerow(rows[-1])
-            file.flush()
+            table.add(Row.of(i, labels[i], found, time.perf_counter() - began))
             advance()
-    return Verdict(
-        [row[3] for row in rows],
-        [row[1] == row[2] for row in rows],
-        sum(row[2] < 0 for row in rows),
-    )
+    return Verdict(table.rows)
 
 
 @torch.no_grad()
@@ -80,12 +75,3 @@ def clean_accuracy(problem: Problem, classifier: Callable[[Tensor], Tensor]) -> 
     said = torch.as_tensor(classifier(problem.inputs(images.pixels)))
     labels = said.argmax(dim=1) if said.dim() == 2 else said
     return 100 * float((labels.cpu() == images.labels).double().mean())
-
-
-def _read(path: Path) -> list[tuple[int, int, int, float]]:
-    """The whole lines of an interrupted run."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-    return [(int(a), int(b), int(c), float(d)) for a, b, c, d in (x.split(",") for x in lines)]

@@ -36,7 +36,11 @@ def draw(
         classifier: Of the first seed.
         seed: The first.
     """
-    curves = {name: [(v.radii, v.correct) for v in each] for name, each in verdicts.items() if each}
+    curves = {
+        name: [([r.radius for r in v.rows], [r.correct for r in v.rows]) for v in each]
+        for name, each in verdicts.items()
+        if each
+    }
     save_certified(root / "certified_accuracy.png", curves, problem.config.defence.sigma)
     images = problem.judged()
     clean = problem.inputs(images.pixels[:_SHOWN])

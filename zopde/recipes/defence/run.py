@@ -27,7 +27,7 @@ from zopde.recipes.defence.classifier import (
 )
 from zopde.recipes.defence.config import ClassifierSettings, DefenceConfig
 from zopde.recipes.defence.costs import iterations_of
-from zopde.recipes.defence.judge import FILE, RADII, Verdict, certify_images, clean_accuracy
+from zopde.recipes.defence.judge import RADII, Verdict, certify_images, clean_accuracy
 from zopde.recipes.defence.ledger import Ledger
 from zopde.recipes.defence.methods import METHODS
 from zopde.recipes.defence.models import Defended, save_defended
@@ -171,7 +171,7 @@ class _Run:
         whole = Defended(trained.defence, classifier, config.defence.sigma, classes).eval()
         images = problem.judged()
         with self._progress.stage(f"certify {name}, seed {seed}", len(images)) as advance:
-            return certify_images(problem, images, whole, seed, folder / FILE, advance)
+            return certify_images(problem, images, whole, seed, folder, advance)
 
     def _metrics(
         self, found: dict[str, list[tuple[Trained, Verdict]]], clean: list[float]

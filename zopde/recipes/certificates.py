@@ -130,6 +130,6 @@ def _unreadable(path: Path, got: str) -> InputError:
     return InputError(
         f"table {path}",
         got=got,
-        expected=f"the columns {' '.join(COLUMNS)} of `zopde certify`",
-        remedy="make it anew with `zopde certify --overwrite`",
+        expected=f"the columns {' '.join(COLUMNS)}, one line per image",
+        remedy="make it anew with --overwrite",
     )
