@@ -36,12 +36,13 @@ CHAINS = {
 def test_a_pooled_channel_agrees(name, gen, monkeypatch):
     asked = []
 
-    def watched(pieces, moves, norm):
-        asked.extend(moves)
-        return pooled(pieces, moves, norm)
+    def watched(chain, change, *rest):
+        found = behind_pool(chain, change, *rest)
+        asked.extend(change.channels if found is not None else [])
+        return found
 
-    pooled = reuse.pooled
-    monkeypatch.setattr(reuse, "pooled", watched)
+    behind_pool = reuse.behind_pool
+    monkeypatch.setattr(reuse, "behind_pool", watched)
     torch.manual_seed(1)
     network = CHAINS[name]()
     x = torch.randn(4, 3, 12, 12, generator=gen, dtype=torch.float64)
@@ -50,7 +51,21 @@ def test_a_pooled_channel_agrees(name, gen, monkeypatch):
         return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
 
     fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
-    assert len(asked) == network[0].weight.numel()
+    assert len(asked) == sum(p.numel() for part in network[:2] for p in part.parameters())
+    slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
+    assert (fast - slow).norm() <= 1e-9 * slow.norm()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-3, -3e-5])
+def test_a_norm_whose_weight_may_change_its_sign(weight, gen):
+    network = chain()
+    nn.init.constant_(network[1].weight, weight)
+    x = torch.randn(4, 3, 12, 12, generator=gen, dtype=torch.float64)
+
+    def objective(f, num_probes):
+        return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
+
+    fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
     slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
     assert (fast - slow).norm() <= 1e-9 * slow.norm()
 
@@ -60,7 +75,7 @@ def test_a_pooled_channel_agrees(name, gen, monkeypatch):
     [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3), nn.AvgPool2d(2), nn.MaxPool2d(2, ceil_mode=True)],
 )
 def test_other_pools_take_the_long_way(between, gen, monkeypatch):
-    monkeypatch.setattr(reuse, "pooled", None)
+    monkeypatch.setattr(reuse, "behind_pool", None)
     network = chain(pool=between)
     x = torch.randn(4, 3, 11, 11, generator=gen, dtype=torch.float64)
 

@@ -100,10 +100,9 @@ class Base(fx.Interpreter):
     def pieces(
         self, node: fx.Node, conv: nn.Conv2d, x: Tensor, y: Tensor, window: tuple[int, int]
     ) -> Pieces:
-        """The planes of a convolution, cut up for a pool behind it; see `planes`."""
+        """The planes of a convolution, cut up for a pool behind it; kept as `planes` are."""
         if self._pieces is None or self._pieces[0] is not node:
-            turned = self.planes(node, conv, x, y)
-            self._pieces = node, Pieces(conv, *turned, window, (pad(conv, x), y))
+            self._pieces = node, Pieces(conv, x, y, window)
         return self._pieces[1]
 
     def answers(self, args: tuple[Any, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""A moved convolution weight through a norm and a max pool, on pieces that stay in the cache.
+"""A moved weight through a norm and a max pool, on pieces that stay in the cache.
 
 Where BatchNorm and max pooling follow a convolution, nobody needs the moved channel whole. A
 norm is affine within a channel, so it may follow the pool:
@@ -13,10 +13,14 @@ read what it made for the norm's statistics: with s the step, y the channel and 
     mean(y + s x) = mean(y) + s mean(x),   var(y + s x) = var(y) + 2 s cov(y, x) + s^2 var(x)
 
 of which the covariances are the weight gradient of the convolution for the cotangent y.
+
+What the norm's own weights and the convolution's bias change is affine, too, and is added to the
+base's pooled channel.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -29,34 +33,39 @@ from torch import Tensor, fx, nn
 from torch.nn.grad import conv2d_weight
 
 from zopde.zo.norms import uses_batch_statistics
-from zopde.zo.planes import moments, windows_apart
-from zopde.zo.rank_one import Move
+from zopde.zo.planes import in_planes, moments, windows_apart
+from zopde.zo.rank_one import Move, Share, pad
+
+_LEAST = 1e-2  # a norm's weight below which its input is not found again from its output
 
 
 @final
 @dataclass(frozen=True)
 class Chain:
-    """What follows a convolution: a norm that it alone feeds, and a pool that the norm alone feeds.
+    """A layer, the norm that it is or that it alone feeds, and the pool that the norm alone feeds.
 
     Args:
+        layer: Whose weights are moved, a convolution or the norm itself.
         norm: The norm.
         window: Size of the pool's windows.
         end: The pool's node.
     """
 
+    layer: nn.Module
     norm: nn.BatchNorm2d
     window: tuple[int, int]
     end: fx.Node
 
 
 def chain_after(node: fx.Node, graph: fx.GraphModule, y: Tensor) -> Chain | None:
-    """The chain behind a convolution's node with the output `y`; None where there is none."""
-    norm = _only_module_after(node, graph)
+    """The chain from a layer's node with the output `y`; None where there is none."""
+    layer = graph.get_submodule(str(node.target))
+    norm = (node, layer) if isinstance(layer, nn.BatchNorm2d) else _only_module_after(node, graph)
     pool = _only_module_after(norm[0], graph) if norm else None
     if not norm or not pool or type(norm[1]) is not nn.BatchNorm2d:
         return None
     window = windows_apart(pool[1], y) if type(pool[1]) is nn.MaxPool2d else None
-    return Chain(norm[1], window, pool[0]) if window else None
+    return Chain(layer, norm[1], window, pool[0]) if window else None
 
 
 def _only_module_after(node: fx.Node, graph: fx.GraphModule) -> tuple[fx.Node, nn.Module] | None:
@@ -72,30 +81,27 @@ class Pieces:
 
     Args:
         conv: The layer.
-        padded: (batch, channel, *padded), its padded input, best lying in planes.
-        y: (batch, channel, y, x), its output, likewise.
+        x: (batch, channel, y, x), its input.
+        y: (batch, channel, y, x), its output.
         window: (p, q), which divide the output's sizes.
-        whole: Padded input and output as the layer had them.
     """
 
-    def __init__(
-        self,
-        conv: nn.Conv2d,
-        padded: Tensor,
-        y: Tensor,
-        window: tuple[int, int],
-        whole: tuple[Tensor, Tensor],
-    ) -> None:
-        self._conv, self._padded, self._y, self._whole = conv, padded, y, whole
+    def __init__(self, conv: nn.Conv2d, x: Tensor, y: Tensor, window: tuple[int, int]) -> None:
+        self._conv, self._padded, self._y = conv, pad(conv, x), y
+        self._planes = in_planes(self._padded)
         self.places = list(product(range(window[0]), range(window[1])))
         self._window = window
         self.shape = (len(y), y.shape[2] // window[0], y.shape[3] // window[1])
-        self._cut: dict[tuple[int, ...], Tensor] = {}
+        self._own: dict[tuple[int, int], Tensor] = {}
+        self._seen: dict[tuple[int, ...], Tensor] = {}
         self._moments: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def own(self, channel: int, place: tuple[int, int]) -> Float[Tensor, "batch y x"]:
         """Of an output channel, the entries at one place of each window."""
-        return self._piece(self._y, (0, channel, *place), self._window)
+        if place not in self._own:
+            rows, columns = (slice(at, None, n) for at, n in zip(place, self._window, strict=True))
+            self._own[place] = in_planes(self._y[:, :, rows, columns]).transpose(0, 1)
+        return self._own[place][channel]
 
     def seen(
         self, source: int, tap: tuple[int, ...], place: tuple[int, int]
@@ -106,8 +112,15 @@ class Pieces:
             tap[0] * dilation[0] + place[0] * stride[0],
             tap[1] * dilation[1] + place[1] * stride[1],
         )
-        apart = (stride[0] * self._window[0], stride[1] * self._window[1])
-        return self._piece(self._padded, (1, source, *at), apart)
+        key = (source, *at)
+        if key not in self._seen:
+            apart = (stride[0] * self._window[0], stride[1] * self._window[1])
+            rows, columns = (
+                slice(first, first + step * (n - 1) + 1, step)
+                for first, step, n in zip(at, apart, self.shape[1:], strict=True)
+            )
+            self._seen[key] = self._planes[:, source, rows, columns].contiguous()
+        return self._seen[key]
 
     def moments(self, move: Move) -> tuple[float, float]:
         """Mean and variance of the moved channel."""
@@ -124,9 +137,9 @@ class Pieces:
     @cached_property
     def _products(self) -> Float[Any, "channel source *tap"]:
         """mean(y x) of every output channel and what every tap sees."""
-        conv, (padded, y) = self._conv, self._whole
+        conv, y = self._conv, self._y
         found = conv2d_weight(
-            padded, conv.weight.shape, y, conv.stride, 0, conv.dilation, conv.groups
+            self._padded, conv.weight.shape, y, conv.stride, 0, conv.dilation, conv.groups
         )
         return found.double().numpy() / y[:, 0].numel()
 
@@ -139,15 +152,45 @@ class Pieces:
             self._moments[key] = float(mean), float(variance)
         return self._moments[key]
 
-    def _piece(self, of: Tensor, key: tuple[int, ...], apart: tuple[int, int]) -> Tensor:
-        if key not in self._cut:
-            _, channel, *first = key
-            stop = [
-                f + a * (n - 1) + 1 for f, a, n in zip(first, apart, self.shape[1:], strict=True)
-            ]
-            rows, columns = (slice(*s) for s in zip(first, stop, apart, strict=True))
-            self._cut[key] = of[:, channel, rows, columns].contiguous()
-        return self._cut[key]
+
+def behind_pool(
+    chain: Chain, change: Share, steps: Tensor, out: Tensor, pieces: Callable[[], Pieces]
+) -> Tensor | None:
+    """The probes' channels of a pool's output.
+
+    Args:
+        chain: From the layer that is moved to the pool.
+        change: What the probes change at the layer.
+        steps: (k,), by how much each is moved.
+        out: (batch, channel, y, x), the pool's unperturbed output.
+        pieces: Of a convolution.
+
+    Returns:
+        (batch, k, y, x), lying in planes; None where it has to be computed the long way.
+    """
+    if change.moves:
+        return pooled(pieces(), change.moves(), chain.norm)
+    own = out.transpose(0, 1)[change.channels]
+    added = _added(chain, change, own, steps.to(own).view(-1, 1, 1, 1))
+    return None if added is None else own.add_(added).transpose(0, 1)
+
+
+def _added(chain: Chain, change: Share, own: Tensor, step: Tensor) -> Tensor | float | None:
+    """What a bias of the layer, or a weight of the norm, adds to pooled channels (k, ...)."""
+    norm, channels = chain.norm, change.channels
+    if change.is_bias and chain.layer is norm:
+        return step
+    if change.is_bias:
+        if uses_batch_statistics(norm):
+            return 0.0  # its mean takes all of it away
+        assert norm.running_var is not None
+        scales = [_scale(norm, c, float(norm.running_var[c])) for c in channels.tolist()]
+        return step * step.new_tensor(scales).view(-1, 1, 1, 1)
+    weight, bias = (p[channels].view(-1, 1, 1, 1) for p in (norm.weight, norm.bias))
+    near_zero = bool((weight.abs() < _LEAST).any() or (weight * (weight + step) <= 0).any())
+    if chain.layer is not norm or near_zero:  # where the sign changes, greatest becomes least
+        return None
+    return (own - bias) * (step / weight)
 
 
 def pooled(pieces: Pieces, moves: list[Move], norm: nn.BatchNorm2d) -> Tensor:
@@ -188,6 +231,10 @@ def _affine(norm: nn.BatchNorm2d, move: Move, pieces: Pieces) -> tuple[float, fl
         assert norm.running_mean is not None
         assert norm.running_var is not None
         mean, variance = float(norm.running_mean[channel]), float(norm.running_var[channel])
-    weight = 1.0 if norm.weight is None else float(norm.weight[channel])
-    scale = weight / (max(variance, 0.0) + norm.eps) ** 0.5
+    scale = _scale(norm, channel, variance)
     return scale, (0.0 if norm.bias is None else float(norm.bias[channel])) - scale * mean
+
+
+def _scale(norm: nn.BatchNorm2d, channel: int, variance: float) -> float:
+    weight = 1.0 if norm.weight is None else float(norm.weight[channel])
+    return weight / math.sqrt(max(variance, 0.0) + norm.eps)

@@ -82,6 +82,7 @@ class Share:
         trailing: Over how many of the last axes the channels are counted; 0 if they are axis 1
             of a state.
         moves: The moved weights of a convolution, one a probe; None elsewhere.
+        is_bias: Whether each change is the step itself.
     """
 
     channels: Tensor
@@ -89,6 +90,7 @@ class Share:
     of_base: Callable[[Tensor], Tensor]
     trailing: int = 0
     moves: Callable[[], list[Move]] | None = None
+    is_bias: bool = False
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add the changes to outputs (k, batch, ...) in place, from inputs (k, batch, ...)."""
@@ -146,7 +148,7 @@ def _bias(module: nn.Module, block: Block) -> Share:
     def of_base(x: Tensor) -> Tensor:
         return _along(block.steps, x[0])[None]
 
-    return Share(block.positions, of_probes, of_base, trailing)
+    return Share(block.positions, of_probes, of_base, trailing, is_bias=True)
 
 
 def _norm_weight(norm: nn.Module, block: Block) -> Share:

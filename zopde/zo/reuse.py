@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -24,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from zopde.zo.base import Base, CannotReuseError, check_batch
 from zopde.zo.norms import NORMS, statistics_per_probe
 from zopde.zo.planes import max_pool
-from zopde.zo.pooled import chain_after, pooled
+from zopde.zo.pooled import behind_pool, chain_after
 from zopde.zo.probes import never_called
 from zopde.zo.rank_one import CONVS, Block, Share, Site, moved_planes, share
 from zopde.zo.thin import Thin, joined, through_binary, through_function
@@ -131,13 +132,15 @@ class Reuse:
         if y.device.type != "cpu" or y.dim() != 4:
             return y[:, change.channels] + change.of_base(x)
         module: Any = self._graph.get_submodule(str(node.target))
-        if change.moves:
-            chain = chain_after(node, self._graph, y)
-            if chain:
-                pieces = self._base.pieces(node, module, x, y, chain.window)
-                value = pooled(pieces, change.moves(), chain.norm)
+        chain = chain_after(node, self._graph, y)
+        if chain:
+            pieces = partial(self._base.pieces, node, module, x, y, chain.window)
+            steps, out = self._blocks[i].steps, self._base.values[chain.end]
+            value = behind_pool(chain, change, steps, out, pieces)
+            if value is not None:
                 self._ahead.setdefault(chain.end, {})[i] = Thin(value, change.channels)
                 return None
+        if change.moves:
             return moved_planes(module, change.moves(), *self._base.planes(node, module, x, y))
         planes = self._base.planes(node, module, x, y)[1]
         apart = planes.transpose(0, 1)[change.channels].transpose(0, 1)
