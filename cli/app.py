@@ -67,7 +67,7 @@ def _run() -> int:
         complain(str(error))
         return 2
     except SolverError as error:
-        complain(f"the solver failed: {error}")
+        complain(f"{error.whose} failed: {error}")
         return 1
     except _UsageProblem as error:
         said: str = error.format_message()  # type: ignore[attr-defined]

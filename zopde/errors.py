@@ -62,6 +62,8 @@ class SolverError(RuntimeError):
         answers: (batch, channel, *space), the answers of the others; NaN where it failed.
     """
 
+    whose = "the solver"
+
     def __init__(
         self, message: str, failures: Sequence[Failure] = (), answers: Tensor | None = None
     ) -> None:
@@ -72,6 +74,12 @@ class SolverError(RuntimeError):
     def __reduce__(self) -> tuple[type[SolverError], tuple[object, ...]]:
         """Pickled whole: errors come back from worker processes."""
         return type(self), (str(self), self.failures, self.answers)
+
+
+class ClassifierError(SolverError):
+    """The same of a classifier, the other kind of black box."""
+
+    whose = "the classifier"
 
 
 def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:

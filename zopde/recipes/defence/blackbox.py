@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zopde.checks import check_choice, check_count, check_positive
-from zopde.errors import InputError, SolverError, first_line
+from zopde.errors import ClassifierError, InputError, SolverError, first_line
 from zopde.hybrid import Store
 from zopde.recipes.defence.ledger import Ledger
 from zopde.seeding import generator
@@ -133,9 +133,7 @@ class BlackBox:
             except SolverError:
                 raise
             except Exception as error:  # a user's classifier may raise anything
-                raise SolverError(f"classifier: {type(error).__name__}: {first_line(error)}") from (
-                    error
-                )
+                raise ClassifierError(f"{type(error).__name__}: {first_line(error)}") from error
             parts.append(self._checked(said.detach(), len(part)).to(images))
         return torch.cat(parts) if parts else images.new_zeros(0, self.classes)
 
@@ -151,7 +149,7 @@ class BlackBox:
             )
         bad = labels and bool(((said < 0) | (said >= self.classes)).any())
         if bad or not bool(said.double().isfinite().all()):
-            raise SolverError(f"the classifier's {self._answers} are out of range or not finite")
+            raise ClassifierError(f"{self._answers} out of range or not finite")
         return said
 
 

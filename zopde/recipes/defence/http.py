@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zopde.checks import check_count, check_not_negative, check_positive
-from zopde.errors import InputError, SolverError
+from zopde.errors import ClassifierError, InputError
 from zopde.session import AnswerError, Session
 
 
@@ -50,7 +50,7 @@ class HttpClassifier:
         """(n, class) scores, or (n,) labels.
 
         Raises:
-            SolverError: If no answer came, or one that is none.
+            ClassifierError: If no answer came, or one that is none.
         """
         return torch.cat([self._one(part) for part in images.split(self._at_once)])
 
@@ -60,4 +60,4 @@ class HttpClassifier:
             said = answer["scores"] if "scores" in answer else answer["labels"]
             return torch.tensor(said)
         except (AnswerError, KeyError, TypeError, ValueError) as error:
-            raise SolverError(f"classifier: {error}") from error
+            raise ClassifierError(str(error)) from error

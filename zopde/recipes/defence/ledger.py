@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import final
 
 from zopde.checks import check_not_negative
-from zopde.errors import SolverError
+from zopde.errors import ClassifierError
 
 
-class BudgetSpentError(SolverError):
+class BudgetSpentError(ClassifierError):
     """The next question would cost more than may be spent."""
 
 
