@@ -19,7 +19,7 @@ from zopde.recipes.cluster import dask_executor
 from zopde.recipes.run_settings import Workers, elsewhere
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
-from zopde.zo import ExecutorOracle, WeightOracle, WorkerPool
+from zopde.zo import ExecutorOracle, WeightOracles, WorkerPool
 from zopde.zo.parcels import Parcels
 
 # Tasks of a gradient at least, so that some workers share it evenly. It must not be their
@@ -90,10 +90,10 @@ def oracle_at(
     """
     chunk = probes_per_pass(config, active)
     kept = () if counter is None else (counter,)
+    if pool is None:
+        return WeightOracles(chunk)
 
     def make(network: nn.Module, objective: Objective) -> NetworkOracle:
-        if pool is None:
-            return WeightOracle(network, objective, chunk)
         folder = Path(config.run.scratch) if config.run.scratch else None
         return ExecutorOracle(network, objective, pool, chunk, kept=kept, folder=folder)
 

@@ -7,13 +7,14 @@ from zopde.zo.mu import relative_mu
 from zopde.zo.pools import WorkerPool
 from zopde.zo.rge import rge
 from zopde.zo.selfcheck import SelfCheck, selfcheck
-from zopde.zo.weights import WeightOracle
+from zopde.zo.weights import WeightOracle, WeightOracles
 
 __all__ = [
     "Estimate",
     "ExecutorOracle",
     "SelfCheck",
     "WeightOracle",
+    "WeightOracles",
     "WorkerPool",
     "cge",
     "relative_mu",

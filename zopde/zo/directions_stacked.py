@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -56,6 +57,12 @@ class StackedWeights:
         self._ask_moved = ask_moved
         self._replaced = Replaced(network)
         self._follows = True
+
+    def under(self, objective: Objective, ask_moved: Callable[[Weights], Tensor]) -> StackedWeights:
+        """The same for another objective."""
+        other = copy.copy(self)
+        other._objective, other._ask_moved = objective, ask_moved
+        return other
 
     def answer(self, directions: Float[Tensor, "q d"], mu: float, chunk: int) -> Tensor:
         """(q,) losses.

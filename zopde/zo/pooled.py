@@ -21,9 +21,9 @@ base's pooled channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from typing import Any, final
 
@@ -94,45 +94,57 @@ class Pieces:
         self.shape = (len(y), y.shape[2] // window[0], y.shape[3] // window[1])
         self._own: dict[tuple[int, int], Tensor] = {}
         self._seen: dict[tuple[int, ...], Tensor] = {}
-        self._moments: dict[tuple[int, ...], tuple[float, float]] = {}
+        self._squares: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def own(self, channel: int, place: tuple[int, int]) -> Float[Tensor, "batch y x"]:
         """Of an output channel, the entries at one place of each window."""
-        if place not in self._own:
-            rows, columns = (slice(at, None, n) for at, n in zip(place, self._window, strict=True))
-            self._own[place] = in_planes(self._y[:, :, rows, columns]).transpose(0, 1)
-        return self._own[place][channel]
+        return self._own_at(place)[channel]
 
     def seen(
         self, source: int, tap: tuple[int, ...], place: tuple[int, int]
     ) -> Float[Tensor, "batch y x"]:
         """Of an input channel, what a tap of the kernel reads for those entries."""
-        stride, dilation = self._conv.stride, self._conv.dilation
-        at = (
-            tap[0] * dilation[0] + place[0] * stride[0],
-            tap[1] * dilation[1] + place[1] * stride[1],
-        )
-        key = (source, *at)
-        if key not in self._seen:
-            apart = (stride[0] * self._window[0], stride[1] * self._window[1])
-            rows, columns = (
-                slice(first, first + step * (n - 1) + 1, step)
-                for first, step, n in zip(at, apart, self.shape[1:], strict=True)
-            )
-            self._seen[key] = self._planes[:, source, rows, columns].contiguous()
-        return self._seen[key]
+        return self._seen_from((source, *self._first(tap, place)))
 
     def moments(self, move: Move) -> tuple[float, float]:
         """Mean and variance of the moved channel."""
-        mean, variance = self._moments_of((move.channel,), partial(self.own, move.channel))
-        seen = partial(self.seen, move.source, move.tap)
-        seen_mean, seen_variance = self._moments_of((move.source, *move.tap), seen)
+        mean, variance = self._own_moments[move.channel]
+        firsts = [(move.source, *self._first(move.tap, place)) for place in self.places]
+        seen_mean, seen_variance = _together([self._seen_squares(first) for first in firsts])
         of_group = move.source % self._conv.weight.shape[1]
         covariance = self._products[move.channel][of_group][move.tap] - mean * seen_mean
         return (
             mean + move.step * seen_mean,
             variance + 2 * move.step * covariance + move.step**2 * seen_variance,
         )
+
+    def _first(self, tap: tuple[int, ...], place: tuple[int, int]) -> tuple[int, int]:
+        """Row and column of the padded input that a tap reads first."""
+        (p, q), (i, j) = self._conv.stride, self._conv.dilation
+        return tap[0] * i + place[0] * p, tap[1] * j + place[1] * q
+
+    def _seen_from(self, first: tuple[int, ...]) -> Tensor:
+        if first not in self._seen:
+            source, *at = first
+            strides = zip(self._conv.stride, self._window, strict=True)
+            rows, columns = (
+                slice(begin, begin + stride * n * (count - 1) + 1, stride * n)
+                for begin, (stride, n), count in zip(at, strides, self.shape[1:], strict=True)
+            )
+            self._seen[first] = self._planes[:, source, rows, columns].contiguous()
+        return self._seen[first]
+
+    def _seen_squares(self, first: tuple[int, ...]) -> tuple[float, float]:
+        """Mean and mean square of a piece."""
+        if first not in self._squares:
+            self._squares[first] = _squares(self._seen_from(first)[None])[0]
+        return self._squares[first]
+
+    @cached_property
+    def _own_moments(self) -> list[tuple[float, float]]:
+        """Mean and variance of every output channel."""
+        by_place = [_squares(self._own_at(place)) for place in self.places]
+        return [_together(parts) for parts in zip(*by_place, strict=True)]
 
     @cached_property
     def _products(self) -> Float[Any, "channel source *tap"]:
@@ -143,14 +155,24 @@ class Pieces:
         )
         return found.double().numpy() / y[:, 0].numel()
 
-    def _moments_of(
-        self, key: tuple[int, ...], piece: Callable[[tuple[int, int]], Tensor]
-    ) -> tuple[float, float]:
-        if key not in self._moments:
-            parts = torch.stack([piece(place) for place in self.places])
-            mean, variance = moments(parts.flatten(0, 1)[None])
-            self._moments[key] = float(mean), float(variance)
-        return self._moments[key]
+    def _own_at(self, place: tuple[int, int]) -> Float[Tensor, "channel batch y x"]:
+        if place not in self._own:
+            rows, columns = (slice(at, None, n) for at, n in zip(place, self._window, strict=True))
+            self._own[place] = in_planes(self._y[:, :, rows, columns]).transpose(0, 1)
+        return self._own[place]
+
+
+def _squares(planes: Float[Tensor, "k batch y x"]) -> list[tuple[float, float]]:
+    """(mean, mean square) of every plane."""
+    means, variances = moments(planes)
+    pairs = zip(means.tolist(), variances.tolist(), strict=True)
+    return [(mean, variance + mean**2) for mean, variance in pairs]
+
+
+def _together(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean and variance of equally many entries each, given as (mean, mean square)."""
+    mean, square = (sum(values) / len(parts) for values in zip(*parts, strict=True))
+    return mean, square - mean**2
 
 
 def behind_pool(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any, final
 
@@ -128,6 +129,16 @@ class WeightOracle:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.protocols.Oracle`."""
         return self._directions.answer(directions, mu, self._together)
 
+    def under(self, objective: Objective) -> WeightOracle:
+        """The same network, with the same layers in the same mode, under another objective.
+
+        Its code is not traced again.
+        """
+        other = copy.copy(self)
+        other._objective = objective
+        other._directions = self._directions.under(objective, other._ask_moved)
+        return other
+
     def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
         """True where a sorted coordinate's probe shares a pass with others."""
         parts = self._coordinates.split(indices)
@@ -186,3 +197,29 @@ class WeightOracle:
             return self._replaced({**buffers, **moved}, *args)
 
         return self._objective(network, 1)[0]
+
+
+@final
+class WeightOracles:
+    """A weight oracle for every objective that a network meets, as an iteration needs it.
+
+    The network is traced once, which is a third of an iteration where both are small, and
+    again when a layer, its mode or its weights are others. Code that begins to do something
+    else for another reason needs an oracle of its own.
+
+    Args:
+        chunk: Probes per pass; see `WeightOracle`.
+    """
+
+    def __init__(self, chunk: int | None = None) -> None:
+        self._chunk = chunk
+        self._latest: tuple[Any, WeightOracle] | None = None
+
+    def __call__(self, network: nn.Module, objective: Objective) -> WeightOracle:
+        """The network's oracle under this objective; see `WeightOracle.under`."""
+        parts = [(id(part), part.training) for part in network.modules()]
+        weights = [(id(p), p.requires_grad) for p in network.parameters()]
+        if self._latest is None or self._latest[0] != (parts, weights):
+            made = WeightOracle(network, objective, self._chunk)
+            self._latest = (parts, weights), made
+        return self._latest[1].under(objective)

@@ -26,7 +26,7 @@ from zopde.recipes.defence.train import Ways, check_white
 from zopde.recipes.span import Span
 from zopde.sparsity import RandomMasks
 from zopde.training import Backprop, ZerothOrder
-from zopde.zo import WeightOracle
+from zopde.zo import WeightOracles
 
 _TIMES = 3
 
@@ -135,7 +135,7 @@ def _iteration(problem: Problem, ways: Ways, seed: int) -> float:
             masks,
             zo.mu_weights,
             zo.scheme_weights,
-            lambda n, o: WeightOracle(n, o, zo.chunk),
+            WeightOracles(zo.chunk),
         )
 
     def update() -> object:

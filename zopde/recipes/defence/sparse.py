@@ -16,7 +16,7 @@ from zopde.recipes.scores import FILE, ratios_from, read_scoring, scores_by, wri
 from zopde.recipes.span import Span
 from zopde.sparsity import LayerMasks
 from zopde.training import Fitted
-from zopde.zo import WeightOracle
+from zopde.zo import WeightOracles
 from zopde.zo.coordinates import Coordinates
 
 
@@ -59,7 +59,7 @@ def denoiser_masks(
             zo.score_directions,
             zo.mu_weights,
             seed,
-            lambda n, o: WeightOracle(n, o, zo.chunk),
+            WeightOracles(zo.chunk),
         )
         cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
         found = ratios_from(network, scores, sparsity, cost)

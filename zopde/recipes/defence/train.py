@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from zopde.errors import InputError
 from zopde.interface import DensePullback, RandomPullback
 from zopde.progress import Progress
-from zopde.protocols import Objective
 from zopde.recipes.defence.blackbox import BlackBox
 from zopde.recipes.defence.classifier import is_white
 from zopde.recipes.defence.costs import Cost, iterations_of
@@ -39,7 +38,7 @@ from zopde.training import (
     load_checkpoint,
     save_checkpoint,
 )
-from zopde.zo import WeightOracle
+from zopde.zo import WeightOracles
 
 BEST, WATCHED = "best.pt", "watched.pt"
 
@@ -192,10 +191,7 @@ class Ways:
             folder,
         )
 
-        def oracle(network: nn.Module, objective: Objective) -> WeightOracle:
-            return WeightOracle(network, objective, zo.chunk)
-
-        return ZerothOrder(masks, zo.mu_weights, zo.scheme_weights, oracle)
+        return ZerothOrder(masks, zo.mu_weights, zo.scheme_weights, WeightOracles(zo.chunk))
 
     def _stability(self, pair: Pair, ask: Ask, targets: Tensor) -> Stability:
         mse = self._problem.config.training.mse
