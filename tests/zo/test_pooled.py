@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -56,10 +58,22 @@ def test_a_pooled_channel_agrees(name, gen, monkeypatch):
     assert (fast - slow).norm() <= 1e-9 * slow.norm()
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e-3, -3e-5])
-def test_a_norm_whose_weight_may_change_its_sign(weight, gen):
+def near_zero(weight):
     network = chain()
     nn.init.constant_(network[1].weight, weight)
+    return network
+
+
+def after_another_norm():
+    first, norm, *others = chain(nn.BatchNorm2d(6, affine=False))
+    return nn.Sequential(first, nn.GroupNorm(2, 6), norm, *others).double()
+
+
+@pytest.mark.parametrize(
+    "make", [*(partial(near_zero, weight) for weight in (0.0, 1e-3, -3e-5)), after_another_norm]
+)
+def test_norms_that_take_the_long_way_agree(make, gen):
+    network = make()
     x = torch.randn(4, 3, 12, 12, generator=gen, dtype=torch.float64)
 
     def objective(f, num_probes):

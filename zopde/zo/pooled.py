@@ -208,10 +208,11 @@ def _added(chain: Chain, change: Share, own: Tensor, step: Tensor) -> Tensor | f
         assert norm.running_var is not None
         scales = [_scale(norm, c, float(norm.running_var[c])) for c in channels.tolist()]
         return step * step.new_tensor(scales).view(-1, 1, 1, 1)
-    weight, bias = (p[channels].view(-1, 1, 1, 1) for p in (norm.weight, norm.bias))
-    near_zero = bool((weight.abs() < _LEAST).any() or (weight * (weight + step) <= 0).any())
-    if chain.layer is not norm or near_zero:  # where the sign changes, greatest becomes least
+    if chain.layer is not norm:
         return None
+    weight, bias = (p[channels].view(-1, 1, 1, 1) for p in (norm.weight, norm.bias))
+    if bool((weight.abs() < _LEAST).any() or (weight * (weight + step) <= 0).any()):
+        return None  # where the sign changes, greatest becomes least
     return (own - bias) * (step / weight)
 
 
