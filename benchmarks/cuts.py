@@ -20,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -167,15 +167,27 @@ class Case:
         """Jacobians at a few stored states, some of every Reynolds number where there are any."""
         varies = self.options.solver == "wake"
         key = Key(self.scale, self.data.forcing_scale() if varies else None)
-        grid, probing = self.solver.grid, Probing(self.options.mu)
-        kept = form or form_for(grid, "state", count)
-        bank = Bank(grid, kept, count, key, probing=probing, store=store)
-        step, groups = self.stored, None
-        if varies:
-            groups = torch.arange(self.data.simulations).repeat_interleave(STEPS)
-        at = farthest_points(key(step.state, step.forcing).flatten(1), count, groups)
-        bank.add(Step(solver, step.state[at], step.forcing[at], step.stepped[at]))
-        return bank
+        groups = torch.arange(self.data.simulations).repeat_interleave(STEPS) if varies else None
+        step = replace(self.stored, solver=solver)
+        return bank_of(step, key, count, self.options.mu, store, groups, form)
+
+
+def bank_of(
+    step: Step,
+    key: Key,
+    count: int,
+    mu: float,
+    store: JacobianStore,
+    groups: Tensor | None = None,
+    form: CompressedForm | None = None,
+) -> Bank:
+    """Jacobians at `count` of a step's states that are far apart, some of every group."""
+    grid = step.solver.grid
+    at = farthest_points(key(step.state, step.forcing).flatten(1), count, groups)
+    kept = form or form_for(grid, "state", count)
+    bank = Bank(grid, kept, count, key, probing=Probing(mu), store=store)
+    bank.add(Step(step.solver, step.state[at], step.forcing[at], step.stepped[at]))
+    return bank
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

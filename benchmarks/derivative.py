@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from cuts import bank_of
 from torch import Tensor, nn
 
 from zopde import (
@@ -36,6 +37,7 @@ from zopde import (
     Solver,
     UnrolledObjective,
     Window,
+    downsample,
     load_solver,
     rollout,
     rollout_error,
@@ -43,7 +45,7 @@ from zopde import (
 )
 from zopde.data import Trajectories, Windows, first_steps
 from zopde.hybrid import BlackBox
-from zopde.interface import Bank, JacobianStore, Key, Probing, Step, farthest_points, form_for
+from zopde.interface import Bank, JacobianStore, Key, Step
 from zopde.memory import keep_freed_memory
 from zopde.training.schedule import cosine
 
@@ -121,7 +123,7 @@ class Study:
             skip=SKIP,
             steps=STEPS,
             generator=torch.Generator().manual_seed(options.seed),
-            coarse_forcing=lambda fine: fine[..., ::2, ::2],
+            coarse_forcing=lambda fine: downsample(fine, (64, 32)),
         )
 
     def run(self) -> list[dict[str, Any]]:
@@ -140,7 +142,7 @@ class _Start:
     """A solver that is corrected every so many steps, its data, its bank, and NON."""
 
     def __init__(self, study: Study, every: int) -> None:
-        self.options, self.every = study.options, every
+        self.options = study.options
         self.solver = Repeated(study.solver, every)
         self.twin = Repeated(study.solver.differentiable_twin(), every)
         states, forcing = study.reference.states[:, ::every], study.reference.forcing[:, ::every]
@@ -198,13 +200,10 @@ class _Start:
     def _bank(self) -> Bank:
         seen, solver = self.seen, BlackBox(self.solver)
         states, forcing = seen.states[:, :-1].flatten(0, 1), seen.forcing[:, :-1].flatten(0, 1)
+        step = Step(solver, states, forcing, self.stepped.flatten(0, 1))
         key = Key(self.scale, seen.forcing_scale())
         groups = torch.arange(seen.simulations).repeat_interleave(seen.steps)
-        at = farthest_points(key(states, forcing).flatten(1), SNAPSHOTS, groups)
-        form = form_for(solver.grid, "state", SNAPSHOTS)
-        bank = Bank(solver.grid, form, SNAPSHOTS, key, probing=Probing(MU), store=JacobianStore())
-        bank.add(Step(solver, states[at], forcing[at], self.stepped.flatten(0, 1)[at]))
-        return bank
+        return bank_of(step, key, SNAPSHOTS, MU, JacobianStore(), groups)
 
 
 def main() -> None:

@@ -20,6 +20,17 @@ def chain(norm=None, pool=None, **conv):
     ).double()
 
 
+def check_agrees(network, x):
+    """Stacked probes against one at a time."""
+
+    def objective(f, num_probes):
+        return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
+
+    fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
+    slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
+    assert (fast - slow).norm() <= 1e-9 * slow.norm()
+
+
 CHAINS = {
     "plain": chain,
     "eval": lambda: chain().eval(),
@@ -49,13 +60,8 @@ def test_a_pooled_channel_agrees(name, gen, monkeypatch):
     network = CHAINS[name]()
     x = torch.randn(4, 3, 12, 12, generator=gen, dtype=torch.float64)
 
-    def objective(f, num_probes):
-        return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
-
-    fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
+    check_agrees(network, x)
     assert len(asked) == sum(p.numel() for part in network[:2] for p in part.parameters())
-    slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
-    assert (fast - slow).norm() <= 1e-9 * slow.norm()
 
 
 def near_zero(weight):
@@ -76,12 +82,7 @@ def test_norms_that_take_the_long_way_agree(make, gen):
     network = make()
     x = torch.randn(4, 3, 12, 12, generator=gen, dtype=torch.float64)
 
-    def objective(f, num_probes):
-        return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
-
-    fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
-    slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
-    assert (fast - slow).norm() <= 1e-9 * slow.norm()
+    check_agrees(network, x)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,4 @@ def test_other_pools_take_the_long_way(between, gen, monkeypatch):
     network = chain(pool=between)
     x = torch.randn(4, 3, 11, 11, generator=gen, dtype=torch.float64)
 
-    def objective(f, num_probes):
-        return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
-
-    fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
-    slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
-    assert (fast - slow).norm() <= 1e-9 * slow.norm()
+    check_agrees(network, x)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Protocol, final
+
+from torch import Tensor
 
 from zopde.errors import InputError
-from zopde.smoothing import Certificate
+from zopde.seeding import generator
+from zopde.smoothing import Smooth
 
 COLUMNS = ("index", "label", "prediction", "radius", "correct", "seconds")
 FILE = "certificates.tsv"
@@ -31,11 +35,6 @@ class Row:
     prediction: int
     radius: float
     seconds: float
-
-    @classmethod
-    def of(cls, index: int, label: int, found: Certificate, seconds: float) -> Row:
-        """From a certificate."""
-        return cls(index, label, found.prediction, found.radius, seconds)
 
     @property
     def correct(self) -> bool:
@@ -85,6 +84,41 @@ class Certificates:
     def _write(self, line: str) -> None:
         self._file.write(f"{line}\n")
         self._file.flush()
+
+
+class Sampling(Protocol):
+    """How an image is certified; see `zopde.Smooth.certify`."""
+
+    @property
+    def n0(self) -> int:
+        """Samples that choose the class."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """Samples that bound its probability."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """Chance of a wrong certificate."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Samples per call of the classifier."""
+        ...
+
+
+def certified(
+    smooth: Smooth, x: Tensor, index: int, label: int, seed: int, sampling: Sampling
+) -> Row:
+    """Certify one image; its noise is a function of (seed, index)."""
+    began = time.perf_counter()
+    draw = generator(seed, "smoothing", index)
+    found = smooth.certify(x, sampling.n0, sampling.n, sampling.alpha, draw, sampling.batch)
+    seconds = time.perf_counter() - began
+    return Row(index, label, found.prediction, found.radius, seconds)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -203,9 +203,9 @@ class WeightOracle:
 class WeightOracles:
     """A weight oracle for every objective that a network meets, as an iteration needs it.
 
-    The network is traced once, which is a third of an iteration where both are small, and
-    again when a layer, its mode or its weights are others. Code that begins to do something
-    else for another reason needs an oracle of its own.
+    The network is traced once, not at every iteration, and again when a layer, its mode or its
+    weights are others. Code that begins to do something else for another reason needs an oracle
+    of its own.
 
     Args:
         chunk: Probes per pass; see `WeightOracle`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,14 @@ from zopde.checks import check_not_negative
 from zopde.data import ImageData
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
-from zopde.recipes.certificates import FILE, Certificates, Row, check_order, read_rows
+from zopde.recipes.certificates import (
+    FILE,
+    Certificates,
+    Row,
+    certified,
+    check_order,
+    read_rows,
+)
 from zopde.recipes.certification.config import CertifyConfig
 from zopde.recipes.certification.problem import Problem, problem_of
 from zopde.recipes.claim import claimed
@@ -27,7 +33,6 @@ from zopde.recipes.defence.config import ClassifierSettings
 from zopde.recipes.runfolder import RunFolder, RunKind, check_run, open_run
 from zopde.recipes.settings import build, read_toml
 from zopde.report.certification import Certified, save_certified_accuracy
-from zopde.seeding import generator
 from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
 
 Metrics = dict[str, Any]
@@ -119,19 +124,12 @@ def _certify(config: CertifyConfig, problem: Problem, path: Path, progress: Prog
         right = sum(row.correct for row in table.rows)
         with progress.stage("certified images", len(left)) as advance:
             for index in left:
-                row = _certified(config, problem, index)
+                x, label = problem.inputs(index), problem.label(index)
+                row = certified(problem.smooth, x, index, label, config.seed, config)
                 table.add(row)
                 right += row.correct
                 advance(text=f"{100 * right / len(table.rows):.1f} % right")
     return table.rows
-
-
-def _certified(config: CertifyConfig, problem: Problem, index: int) -> Row:
-    began = time.perf_counter()
-    draw = generator(config.seed, "smoothing", index)
-    sampling = (config.n0, config.n, config.alpha, draw, config.batch)
-    found = problem.smooth.certify(problem.inputs(index), *sampling)
-    return Row.of(index, problem.label(index), found, time.perf_counter() - began)
 
 
 def _shares(rows: Sequence[Row], at: Sequence[float]) -> list[CertifiedShare]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 
 from zopde.data.images import Images
-from zopde.recipes.certificates import FILE, Certificates, Row, check_order
+from zopde.recipes.certificates import FILE, Certificates, Row, certified, check_order
 from zopde.recipes.defence.problem import Problem
-from zopde.seeding import generator
 from zopde.smoothing import Smooth
 
 RADII = (0.0, 0.25, 0.5, 0.75)  # of the table, in units of pixels in [0, 1]
@@ -52,18 +50,14 @@ def certify_images(
 
     One line is written per image, and what a table has already is not done again.
     """
-    settings = problem.config.certify
     smooth = Smooth(classifier, len(problem.data.classes), problem.config.defence.sigma)
     labels = images.labels.tolist()
     folder.mkdir(parents=True, exist_ok=True)
     with closing(Certificates(folder / FILE)) as table:
         check_order(folder / FILE, table.rows, list(enumerate(labels)))
         for i in range(len(table.rows), len(images)):
-            began = time.perf_counter()
             x = problem.inputs(images.pixels[i : i + 1])[0].cpu()
-            draw = generator(seed, "smoothing", i)
-            found = smooth.certify(x, settings.n0, settings.n, settings.alpha, draw, settings.batch)
-            table.add(Row.of(i, labels[i], found, time.perf_counter() - began))
+            table.add(certified(smooth, x, i, labels[i], seed, problem.config.certify))
             advance()
     return Verdict(table.rows)
 
