@@ -56,6 +56,7 @@ def certify(
 ) -> None:
     """Certify a classifier by randomized smoothing: radii within which its answers hold."""
     from zopde.recipes.certification import RADII, CertifyConfig, run_certification
+    from zopde.recipes.tables import CERTIFY_COLUMNS, certify_rows
 
     config = CertifyConfig(
         model=model,
@@ -79,19 +80,11 @@ def certify(
     if as_json:
         say_json(found)
         return
-    rows = [
-        [
-            f"{each['radius']:g}",
-            f"{each['percent']:.1f} %",
-            f"{each['band'][0]:.1f} ... {each['band'][1]:.1f} %",
-        ]
-        for each in found["certified_accuracy"]
-    ]
     title = (
         f"{found['data']}, {found['images']:,} {found['part']} images, sigma {found['sigma']:g}, "
         f"n {found['n']:,}"
     )
-    table(("radius", "certified accuracy", "95 % band"), rows, title)
+    table(CERTIFY_COLUMNS, certify_rows(found), title)
     say(f"radii and sigma are in units of the model's input, {found['input']}")
     say(f"largest radius that n and alpha allow: {found['largest_radius']:.4g}")
     say(f"abstained: {found['abstained']:,}; {found['seconds']:,.1f} s")

@@ -16,7 +16,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folders of correct or classify; several of one kind are compared.",
+            help="Run folders of correct, classify, defend or certify; several are compared.",
             show_default=False,
         ),
     ],

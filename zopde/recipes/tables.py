@@ -118,3 +118,18 @@ def defend_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+CERTIFY_COLUMNS = ("radius", "certified accuracy", "95 % band")
+
+
+def certify_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a certification's table, one per radius."""
+    return [
+        [
+            f"{at['radius']:g}",
+            f"{at['percent']:.1f} %",
+            f"{at['band'][0]:.1f} ... {at['band'][1]:.1f} %",
+        ]
+        for at in metrics["certified_accuracy"]
+    ]

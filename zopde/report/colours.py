@@ -15,4 +15,12 @@ COLOURS = {
     "CGE": "#56B4E9",
     "RGE": "#CC79A7",
     "DeepZero": "#0072B2",
+    "none": "#999999",
+    "MSE": "#555555",
+    "AE-MSE": "#BBBBBB",
+    "FO-DS": "#009E73",
+    "FO-AE-DS": "#F0C000",
+    "ZO-DS": "#56B4E9",
+    "ZO-AE-DS-RGE": "#E69F00",
+    "ZO-AE-DS-CGE": "#CC79A7",
 }

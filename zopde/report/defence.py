@@ -10,20 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from zopde.report.colours import COLOURS
 from zopde.report.panels import save
-
-# One colour per method in every picture; chosen to stay apart for colour-blind readers.
-COLOURS = {
-    "none": "#999999",
-    "MSE": "#555555",
-    "AE-MSE": "#BBBBBB",
-    "FO-DS": "#009E73",
-    "FO-AE-DS": "#F0C000",
-    "ZO-DS": "#56B4E9",
-    "ZO-AE-DS-RGE": "#E69F00",
-    "ZO-AE-DS-CGE": "#CC79A7",
-    "DeepZero": "#0072B2",
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ def save_certified(
     every = [radii for each in verdicts.values() for radii, _ in each]
     most = max((max(radii) for radii in every), default=0.0) or sigma
     at = np.linspace(0, 1.05 * most, 300)
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for name, each in verdicts.items():
         shares = [
@@ -73,7 +61,7 @@ def save_certified(
     axes.set_xlim(0, at[-1])
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     save(figure, path)
 
 

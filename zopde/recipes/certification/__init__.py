@@ -3,7 +3,7 @@
 from zopde.recipes.certification.base import load_base_classifier
 from zopde.recipes.certification.breaking import AttackSettings, attack_certificates
 from zopde.recipes.certification.config import CertifyConfig
-from zopde.recipes.certification.run import RADII, run_certification
+from zopde.recipes.certification.run import RADII, read_curve, run_certification
 
 __all__ = [
     "RADII",
@@ -11,5 +11,6 @@ __all__ = [
     "CertifyConfig",
     "attack_certificates",
     "load_base_classifier",
+    "read_curve",
     "run_certification",
 ]

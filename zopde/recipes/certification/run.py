@@ -82,7 +82,7 @@ def run_certification(
     watcher, root = progress or Silent(), Path(folder)
     for radius in at:
         check_not_negative("radius", radius)
-    others = [_drawn(Path(other)) for other in beside]
+    others = [read_curve(Path(other)) for other in beside]
     new = not root.exists()
     check_run(root, config, resume, overwrite, CERTIFICATION)
     with claimed(root, new):
@@ -107,6 +107,16 @@ def read_certification(path: Path) -> tuple[CertifyConfig, list[Row]]:
     folder = path.parent if path.is_file() else path
     rows = read_rows(folder / FILE)
     return build(CertifyConfig, read_toml(folder / "config.toml")), rows
+
+
+def read_curve(path: Path) -> Certified:
+    """Certified accuracy over the radius of a run, of its folder or of the table in it.
+
+    Raises:
+        InputError: If there is no run.
+    """
+    root = path.parent if path.is_file() else path
+    return _curve(root.resolve().name, *read_certification(root))
 
 
 def check_model(run: RunFolder, config: CertifyConfig) -> None:
@@ -170,11 +180,6 @@ def _metrics(
         },
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-
-
-def _drawn(folder: Path) -> Certified:
-    root = folder.parent if folder.is_file() else folder
-    return _curve(root.resolve().name, *read_certification(root))
 
 
 def _curve(name: str, config: CertifyConfig, rows: Sequence[Row]) -> Certified:

@@ -5,18 +5,30 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from zopde.recipes import classification
+from zopde.recipes import classification, defence
+from zopde.recipes.certification import CertifyConfig
 from zopde.recipes.config import PRESETS, load_config
 from zopde.recipes.reporting.runs import FoundRun
 from zopde.recipes.runfolder import CHUNK
 from zopde.recipes.settings import Tree, as_tree, literal
 
 Changes = dict[str, str]
+_PRESETS = {
+    "correct": PRESETS,
+    "classify": classification.PRESETS,
+    "defend": defence.PRESETS,
+}
+_OPTION = {"images": "max-images"}  # where a setting and its option differ
 
 
 def asked(run: FoundRun) -> tuple[str, Changes]:
-    """(preset, setting -> value in TOML) of the preset that a run's settings are nearest to."""
-    found = [(preset, _changes(run, preset)) for preset in _presets(run)]
+    """(preset, setting -> value in TOML) of the preset that a run's settings are nearest to.
+
+    A certification has no presets: "", and what differs from the defaults.
+    """
+    if run.command == "certify":
+        return "", _options(run)
+    found = [(preset, _changes(run, preset)) for preset in _PRESETS[run.command]]
     return min(found, key=lambda pair: len(pair[1]))
 
 
@@ -27,33 +39,34 @@ def reproduce(run: FoundRun) -> str:
     if chunk.exists():
         # It was measured: on another machine it may come out otherwise, and with it round-off.
         changes = {**changes, "zo.chunk": chunk.read_text(encoding="utf-8").strip()}
-    words = ["zopde", run.command]
-    if run.command == "correct":
-        words.append(run.settings["solver"]["spec"])
-    if preset != "quick":
+    words = ["zopde", run.command, *([run.subject] if run.subject else [])]
+    if preset not in ("quick", ""):
         words += ["--preset", preset]
-    lines = [shlex.join(words)]
-    lines += [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items()]
-    lines.append(f"--out runs/{shlex.quote(run.name)}")
-    return " \\\n  ".join(lines)
+    if run.command == "certify":
+        given = [f"--{_OPTION.get(key, key)} {shlex.quote(v)}" for key, v in changes.items()]
+    else:
+        given = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items()]
+    return " \\\n  ".join([shlex.join(words), *given, f"--out runs/{shlex.quote(run.name)}"])
 
 
-def _presets(run: FoundRun) -> tuple[str, ...]:
-    return PRESETS if run.command == "correct" else classification.PRESETS
+def _options(run: FoundRun) -> Changes:
+    default = as_tree(CertifyConfig(run.subject))
+    return {key: str(value) for key, value in run.settings.items() if value != default[key]}
 
 
 def _changes(run: FoundRun, preset: str) -> Changes:
-    spec = run.settings["solver"]["spec"] if run.command == "correct" else ""
     given: Changes = {}
     if run.command == "correct":
-        tables: dict[str, Tree] = {"solver": {"spec": spec}}
+        tables: dict[str, Tree] = {"solver": {"spec": run.subject}}
         inject = run.settings.get("corrector", {}).get("inject", "after")
         if inject != "after":  # the preset's labels and start depend on it
             tables["corrector"] = {"inject": inject}
             given["corrector.inject"] = literal(inject)
         default = as_tree(load_config(preset, None, (), tables))
-    else:
+    elif run.command == "classify":
         default = as_tree(classification.load_classification(preset))
+    else:
+        default = as_tree(defence.load_defence(preset))
     for table, settings in run.settings.items():
         for key, value in settings.items() if isinstance(settings, Mapping) else ():
             if default.get(table, {}).get(key) != value:

@@ -9,14 +9,13 @@ from zopde.recipes.reporting.common import (
     asked_section,
     cost_section,
     failures_section,
+    losses_picture,
     ratios_section,
     state_lead,
 )
-from zopde.recipes.reporting.losses import loss_curves
 from zopde.recipes.reporting.runs import FoundRun
 from zopde.recipes.tables import CLASSIFY_COLUMNS, classify_rows
 from zopde.report.classification import save_learning_curves
-from zopde.report.learning import save_loss_curves
 from zopde.report.page import Section, drawn, picture, table, text
 
 Points = dict[str, list[tuple[Point, ...]]]
@@ -25,10 +24,11 @@ Points = dict[str, list[tuple[Point, ...]]]
 def classification_report(run: FoundRun) -> tuple[str, list[Section]]:
     """(lead, sections) of one run."""
     points = read_points(run)
+    losses = losses_picture(run, "loss on the training batches.")
     sections = [
         asked_section(run),
         Section("Result", _result(run, points)),
-        Section("Learning", learning_picture(points) + _losses(run)),
+        Section("Learning", learning_picture(points) + losses),
         Section("What was taken for what", _confusion(run)),
         ratios_section(run),
         cost_section(run),
@@ -97,17 +97,6 @@ def _result(run: FoundRun, points: Points) -> str:
             )
     columns = ("method", "seed", "accuracy % so far", "iterations", "queries", "seconds")
     return table(columns, rows)
-
-
-def _losses(run: FoundRun) -> str:
-    curves = loss_curves(run)
-    if not curves:
-        return ""
-    return picture(
-        drawn(lambda path: save_loss_curves(path, curves)),
-        "Training loss against queries and against seconds",
-        "Loss on the training batches: mean over the seeds, running mean over the iterations.",
-    )
 
 
 def _confusion(run: FoundRun) -> str:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zopde.recipes.reporting.asked import asked, reproduce
+from zopde.recipes.reporting.losses import loss_curves
 from zopde.recipes.reporting.runs import FoundRun
 from zopde.recipes.runfolder import START
 from zopde.recipes.settings import dump_toml
 from zopde.report.classification import save_layer_ratios
+from zopde.report.learning import save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
 
 
 def asked_section(run: FoundRun) -> Section:
     """What differs from the preset, and, folded, every setting."""
     preset, changes = asked(run)
-    what = run.settings["solver"]["spec"] if run.command == "correct" else "a classifier"
+    base = f"preset {preset}" if preset else "the defaults"
     body = text(
-        f"zopde {run.command}, {what}, preset {preset}"
-        + ("; these settings differ from it:" if changes else ", every setting as it has them.")
+        f"zopde {' '.join(filter(None, (run.command, run.subject)))}, {base}; "
+        + ("these settings differ:" if changes else "no setting differs.")
     )
     if changes:
         body += table(("setting", "value"), [[k, v] for k, v in changes.items()], words=True)
@@ -65,6 +67,20 @@ def cost_section(run: FoundRun, notes: str = "") -> Section:
             )
     caption = "Every training by itself, its layers' scores included." + notes
     return Section("Cost", table(columns, rows, caption) if rows else "")
+
+
+def losses_picture(run: FoundRun, caption: str) -> str:
+    """The training loss of every label against what it cost."""
+    curves = loss_curves(run)
+    if not curves:
+        return ""
+    apart = " NON's loss is that of one step: it cannot be compared with the others'."
+    apart = apart if any(curve.apart for curve in curves) else ""
+    return picture(
+        drawn(lambda path: save_loss_curves(path, curves)),
+        "Training loss against queries and against seconds",
+        f"Mean over the seeds, running mean over the iterations; {caption}{apart}",
+    )
 
 
 def ratios_section(run: FoundRun) -> Section:

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from zopde.errors import InputError
 from zopde.recipes.reporting.asked import reproduce
+from zopde.recipes.reporting.certification import curves_picture
 from zopde.recipes.reporting.classification import learning_picture, read_points
 from zopde.recipes.reporting.correction import error_picture, fields_picture
+from zopde.recipes.reporting.defence import AT, certified_picture
 from zopde.recipes.reporting.rollouts import read_rollouts
 from zopde.recipes.reporting.runs import FoundRun
 from zopde.recipes.settings import literal
-from zopde.recipes.tables import CLASSIFY_COLUMNS, classify_rows, metrics_rows
+from zopde.recipes.tables import (
+    CERTIFY_COLUMNS,
+    CLASSIFY_COLUMNS,
+    DEFEND_COLUMNS,
+    certify_rows,
+    classify_rows,
+    defend_rows,
+    metrics_rows,
+)
 from zopde.report.learning import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
+
+Metrics = Mapping[str, Any]
+_CORRECT_COLUMNS = (
+    *("label", "start", "MAE", "± runs", "± seeds", "vs SRC"),
+    *("iterations", "queries", "solver steps", "seconds"),
+)
+_TABLES: dict[str, tuple[Sequence[str], Callable[[Metrics], list[list[str]]]]] = {
+    "correct": (_CORRECT_COLUMNS, metrics_rows),
+    "classify": (CLASSIFY_COLUMNS, classify_rows),
+    "defend": (DEFEND_COLUMNS, defend_rows),
+    "certify": (CERTIFY_COLUMNS, certify_rows),
+}
+# What a label reached, by name, for what it cost; a certification trains nothing.
+_REACHED: dict[str, tuple[str, Callable[[Metrics], dict[str, float | None]]]] = {
+    "correct": ("mean absolute error", lambda m: _means(m["mae"])),
+    "classify": ("test accuracy [%]", lambda m: _means(m["accuracy"])),
+    "defend": (
+        "certified accuracy at r = 0.25 [%]",
+        lambda m: _means({name: each[AT] for name, each in m["certified"].items()}),
+    ),
+}
 
 
 def comparison_report(runs: Sequence[FoundRun]) -> tuple[str, list[Section]]:
@@ -40,7 +72,7 @@ def comparison_report(runs: Sequence[FoundRun]) -> tuple[str, list[Section]]:
     sections = [
         Section("What differs", _differences(names)),
         Section("Result", _result(done, commands[0])),
-        Section("What it cost", _price(done, commands[0])),
+        Section("What it cost", _price(done, commands[0]) if commands[0] in _REACHED else ""),
         *(Section(name, _one(run)) for name, run in names.items()),
     ]
     return lead, sections
@@ -55,9 +87,9 @@ def _names(runs: Sequence[FoundRun]) -> dict[str, FoundRun]:
 def _differences(names: dict[str, FoundRun]) -> str:
     flat = {
         name: {
-            f"{table}.{key}": literal(value)
+            key: literal(value)
             for table, settings in run.settings.items()
-            for key, value in settings.items()
+            for key, value in _named(table, settings)
         }
         for name, run in names.items()
     }
@@ -72,33 +104,41 @@ def _differences(names: dict[str, FoundRun]) -> str:
     return table(("setting", *names), rows, words=True)
 
 
+def _named(table: str, settings: object) -> Iterator[tuple[str, object]]:
+    if isinstance(settings, Mapping):
+        yield from ((f"{table}.{key}", value) for key, value in settings.items())
+    else:
+        yield table, settings  # a certification's are in no table
+
+
 def _result(done: dict[str, FoundRun], command: str) -> str:
-    rows, columns = [], list(CLASSIFY_COLUMNS)
-    if command == "correct":
-        columns = ["label", "start", "MAE", "± runs", "± seeds", "vs SRC"]
-        columns += ["iterations", "queries", "solver steps", "seconds"]
+    columns, of_run = _TABLES[command]
+    rows = []
     for name, run in done.items():
         assert run.metrics is not None
-        of_run = (metrics_rows if command == "correct" else classify_rows)(run.metrics)
-        for row in of_run:
+        for row in of_run(run.metrics):
             if len(row) < len(columns):  # of one seed: no spread over seeds
                 row.insert(4, "")
             rows.append([name, *row])
-    return table(("run", *columns), rows) if rows else ""
+    body = table(("run", *columns), rows) if rows else ""
+    return body + (curves_picture(list(done.values())) if command == "certify" else "")
+
+
+def _means(found: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    return {label: each["mean"] for label, each in found.items()}
 
 
 def _price(done: dict[str, FoundRun], command: str) -> str:
     points = []
+    what, reached = _REACHED[command]
     for name, run in done.items():
         assert run.metrics is not None
-        reached = run.metrics["mae" if command == "correct" else "accuracy"]
-        for label, found in reached.items():
+        for label, mean in reached(run.metrics).items():
             queries, seconds = run.metrics["queries"][label], run.metrics["seconds"][label]
-            if found["mean"] is not None and queries:
-                points.append(Paid(name, label, queries, seconds, found["mean"]))
+            if mean is not None and queries:
+                points.append(Paid(name, label, queries, seconds, mean))
     if not points:
         return ""
-    what = "mean absolute error" if command == "correct" else "test accuracy [%]"
     return picture(
         drawn(lambda path: save_price(path, points, what)),
         f"{what} against queries and seconds",
@@ -107,10 +147,13 @@ def _price(done: dict[str, FoundRun], command: str) -> str:
 
 
 def _one(run: FoundRun) -> str:
+    body = ""
     if run.command == "correct":
         rollouts = read_rollouts(run)
         body = error_picture(run, rollouts)
         body += folded("fields", fields_picture(run, rollouts))
-    else:
+    elif run.command == "classify":
         body = learning_picture(read_points(run))
+    elif run.command == "defend":
+        body = certified_picture(run)
     return body + folded("the command that makes it again", code(reproduce(run), command=True))

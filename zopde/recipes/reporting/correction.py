@@ -11,17 +11,16 @@ from zopde.recipes.reporting.common import (
     asked_section,
     cost_section,
     failures_section,
+    losses_picture,
     ratios_section,
     state_lead,
 )
-from zopde.recipes.reporting.losses import loss_curves
 from zopde.recipes.reporting.rollouts import Rollouts, read_rollouts, vorticity
 from zopde.recipes.reporting.runs import FoundRun
 from zopde.recipes.tables import metrics_columns, metrics_notes, metrics_rows
 from zopde.report.animation import Film, animate
 from zopde.report.curves import Curve, save_error_over_time
 from zopde.report.fields import save_fields, save_vorticity
-from zopde.report.learning import save_loss_curves
 from zopde.report.page import Section, drawn, moving, picture, table, text
 from zopde.report.panels import unit
 from zopde.report.spectrum import Spectrum, energy_spectrum, save_spectra, vector_channels
@@ -38,7 +37,7 @@ def correction_report(run: FoundRun) -> tuple[str, list[Section], bytes | None]:
         asked_section(run),
         Section("Result", _result(run, rollouts)),
         Section("Error over time", error_picture(run, rollouts)),
-        Section("Learning", _learning(run)),
+        Section("Learning", losses_picture(run, "queries and seconds include those of the start.")),
         Section("In motion", _motion(run, rollouts, film, gif, still)),
         Section("Fields", fields_picture(run, rollouts)),
         Section("Energy spectrum", _spectrum(rollouts)),
@@ -129,20 +128,6 @@ def kept_picture(run: FoundRun, name: str, alt: str) -> str:
     """A picture that the run left."""
     path = run.root / name
     return picture(path.read_bytes(), alt) if path.exists() else ""
-
-
-def _learning(run: FoundRun) -> str:
-    curves = loss_curves(run)
-    if not curves:
-        return ""
-    apart = " NON's loss is that of one step: it cannot be compared with the others'."
-    apart = apart if any(curve.apart for curve in curves) else ""
-    return picture(
-        drawn(lambda path: save_loss_curves(path, curves)),
-        "Training loss against queries and against seconds",
-        "Mean over the seeds, running mean over the iterations; queries and seconds include those "
-        f"of the start.{apart}",
-    )
 
 
 def film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:

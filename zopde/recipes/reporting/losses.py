@@ -36,6 +36,8 @@ def loss_curves(run: FoundRun) -> list[LossCurve]:
 
 def _before(run: FoundRun, label: str) -> tuple[float, float]:
     """(queries, seconds) of what came before the first iteration, mean over the seeds."""
+    if run.command == "defend":  # its histories count from the first question on
+        return 0.0, 0.0
     scratch = (
         run.command != "correct"
         or WAYS[label].always_scratch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from zopde.errors import InputError, first_line
+from zopde.recipes.certification import CertifyConfig
 from zopde.recipes.classification.methods import METHODS
+from zopde.recipes.defence import METHODS as DEFENCES
 from zopde.recipes.labels import WAYS
 from zopde.recipes.runfolder import RunFolder
 from zopde.recipes.scores import FILE, Scoring, read_scoring
@@ -20,7 +22,10 @@ from zopde.training import Row, read_history
 _KINDS: dict[str, tuple[str, str, Collection[str]]] = {
     "correct": ("solver", "labels", WAYS),
     "classify": ("network", "methods", METHODS),
+    "defend": ("defence", "methods", DEFENCES),
 }
+# A certification compares nothing, and its settings are in no table.
+_CERTIFY = {field.name for field in fields(CertifyConfig)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class FoundRun:
 
     Args:
         root: Its folder.
-        command: "correct" or "classify".
+        command: "correct", "classify", "defend" or "certify".
         settings: `config.toml`, as it stands: a report needs no setting to be legal here and now.
         metrics: `metrics.json`; None for a run that is not finished.
     """
@@ -45,14 +50,25 @@ class FoundRun:
         return self.root.resolve().name
 
     @property
+    def subject(self) -> str:
+        """The solver or the model that the command is given; "" where it makes its own."""
+        if self.command == "correct":
+            return str(self.settings["solver"]["spec"])
+        return str(self.settings["model"]) if self.command == "certify" else ""
+
+    @property
     def labels(self) -> list[str]:
         """What was compared, in the order of the settings, as far as anything of it is there."""
+        if self.command == "certify":
+            return []
         wanted: list[str] = self.settings["run"][_KINDS[self.command][1]]
         return [label for label in wanted if (self.root / label).is_dir()]
 
     @property
     def seeds(self) -> list[int]:
         """Of the settings."""
+        if self.command == "certify":
+            return [self.settings["seed"]]
         seeds: list[int] = self.settings["run"]["seeds"]
         return seeds
 
@@ -76,18 +92,20 @@ def find_run(root: Path) -> FoundRun:
     Raises:
         InputError: If it holds no run that can be shown.
     """
-    expected = "the folder of a run of `zopde correct` or `zopde classify`"
+    expected = "the folder of a run of `zopde correct`, `classify`, `defend` or `certify`"
     record = root / "config.toml"
     if not record.is_file():
         what = "without a config.toml" if root.is_dir() else "no folder"
         raise InputError("run folder", got=f"{root}, {what}", expected=expected)
-    settings = read_toml(record)
+    settings, metrics = read_toml(record), _metrics(root / "metrics.json")
+    if set(settings) == _CERTIFY:
+        return FoundRun(root, "certify", settings, metrics)
     for command, (own, compared, known) in _KINDS.items():
         run = settings.get("run")
         if not (own in settings and isinstance(run, dict) and "seeds" in run):
             continue
         if set(run.get(compared, ["?"])) <= set(known):
-            return FoundRun(root, command, settings, _metrics(root / "metrics.json"))
+            return FoundRun(root, command, settings, metrics)
     raise InputError("run folder", got=f"{root}, with another config.toml", expected=expected)
 
 

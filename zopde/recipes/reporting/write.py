@@ -7,11 +7,19 @@ from pathlib import Path
 
 from zopde.checks import check_folder_writable
 from zopde.errors import InputError
+from zopde.recipes.reporting.certification import certification_report
 from zopde.recipes.reporting.classification import classification_report
 from zopde.recipes.reporting.comparison import comparison_report
 from zopde.recipes.reporting.correction import correction_report
+from zopde.recipes.reporting.defence import defence_report
 from zopde.recipes.reporting.runs import find_run
 from zopde.report.page import page, write_page
+
+_REPORTS = {
+    "classify": classification_report,
+    "defend": defence_report,
+    "certify": certification_report,
+}
 
 
 def write_report(
@@ -20,8 +28,8 @@ def write_report(
     """Write what run folders hold as one self-contained HTML page.
 
     Args:
-        runs: Folders of `run_correction` or `run_classification`, finished or not; several of
-            one kind are compared.
+        runs: Folders of `run_correction`, `run_classification`, `run_defence` or
+            `run_certification`, finished or not; several of one kind are compared.
         out: The page; `report.html` in the first folder by default.
         animation: Also a GIF of the unseen run that the page shows, of one correction run.
 
@@ -44,13 +52,14 @@ def write_report(
     if len(found) > 1:
         title = "zopde: " + ", ".join(run.name for run in found)
         lead, sections = comparison_report(found)
-    elif found[0].command == "correct":
-        solver = Path(found[0].settings["solver"]["spec"]).name
-        title = f"zopde correct {solver}: {found[0].name}"
-        lead, sections, gif = correction_report(found[0])
     else:
-        title = f"zopde classify: {found[0].name}"
-        lead, sections = classification_report(found[0])
+        run = found[0]
+        subject = f" {Path(run.subject).name}" if run.subject else ""
+        title = f"zopde {run.command}{subject}: {run.name}"
+        if run.command == "correct":
+            lead, sections, gif = correction_report(run)
+        else:
+            lead, sections = _REPORTS[run.command](run)
     if animation is not None:
         if gif is None:
             raise InputError(
