@@ -87,7 +87,7 @@ def defend(
         if why:
             say(f"{name}: stopped early, {why}")
     say(f"pictures: {folder / 'certified_accuracy.png'}, {folder / 'images.png'}")
-    say(f"everything else: {folder}")
+    say(f"everything else: {folder}; one page of it: zopde report {folder}")
 
 
 def _dry_run(config: DefenceConfig, as_json: bool) -> None:

@@ -1,8 +1,12 @@
+from typing import get_type_hints
+
 import pytest
 
 from zopde import InputError
-from zopde.recipes import PRESETS, load_config
+from zopde.recipes import PRESETS, classification, config, defence, load_config
+from zopde.recipes.classification import ClassificationConfig
 from zopde.recipes.config import CorrectionConfig
+from zopde.recipes.defence import DefenceConfig
 from zopde.recipes.settings import as_tree, assignments, build, differences, dump_toml, read_toml
 from zopde.recipes.span import Span
 
@@ -71,14 +75,15 @@ def test_changes_lie_over_the_file_over_the_preset(tmp_path):
         ('training.length="0 epochs"', "at least 1"),
         ("zo.resample=never", 'such as "600 iterations"'),
         ("training.batch=1.5", "type int"),
-        ("run.seeds=[]", "distinct seeds"),
-        ("run.seeds=[1,1]", "distinct seeds"),
+        ("run.seeds=[]", "some, each once"),
+        ("run.seeds=[1,1]", "some, each once"),
         ("run.seeds=[-1]", "run.seeds: got -1"),
         ("run.device=gpuu", "device"),
         ("run.device=meta", "device"),
         ("data.train=0", "data.train"),
         ("training.weight_decay=nan", "training.weight_decay: got nan"),
         ("data.seed=99999999999999999999999", "data.seed"),
+        ("interface.watch_below=nan", "watch_below: got nan"),
         ("zo.mu", "expected key=value"),
     ],
 )
@@ -123,3 +128,27 @@ def test_any_text_survives_the_file(tmp_path):
     tree = {"data": {"path": 'a "b"\\c\nd\t\u00e9'}}
     (tmp_path / "x.toml").write_text(dump_toml(tree), encoding="utf-8")
     assert read_toml(tmp_path / "x.toml") == tree
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "elsewhere"),
+    [
+        (config, CorrectionConfig, {"data.fine", "data.coarse"}),  # against the solver's grid
+        (classification.config, ClassificationConfig, set()),
+        (defence.config, DefenceConfig, {"certify.alpha"}),  # against what smoothing can do
+    ],
+)
+def test_no_number_among_the_settings_goes_unchecked(module, kind, elsewhere):
+    checked = {
+        f"{table}.{name}"
+        for _, tables in module._LEGAL
+        for table, names in tables.items()
+        for name in names.split()
+    }
+    numbers = {
+        f"{table}.{name}"
+        for table, settings in get_type_hints(kind).items()
+        for name, hint in get_type_hints(settings).items()
+        if hint in (int, float, tuple[int, ...], tuple[float, ...])
+    }
+    assert numbers - checked == elsewhere

@@ -12,6 +12,7 @@ import torch
 
 from zopde.checks import check_choice, check_not_negative, check_positive, check_share
 from zopde.recipes.injection import check_injection, fit_preset
+from zopde.recipes.legal import Legal, check_settings
 from zopde.recipes.run_settings import RunSettings, check_run_settings
 from zopde.recipes.settings import build, choices, merge, read_toml
 from zopde.recipes.span import Span, check_length
@@ -166,46 +167,7 @@ class CorrectionConfig:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("data.steps", self.data.steps),
-            ("data.train", self.data.train),
-            ("data.test", self.data.test),
-            ("non.batch", self.non.batch),
-            ("non.lr", self.non.lr),
-            ("training.batch", self.training.batch),
-            ("training.unroll", self.training.unroll),
-            ("training.lr", self.training.lr),
-            ("zo.mu", self.zo.mu),
-            ("zo.score_directions", self.zo.score_directions),
-            ("interface.mu", self.interface.mu),
-            ("interface.directions", self.interface.directions),
-            ("interface.states", self.interface.states),
-            ("interface.snapshots", self.interface.snapshots),
-            ("interface.limit_gib", self.interface.limit_gib),
-            ("interface.rank", self.interface.rank),
-        ):
-            check_positive(name, value)
-        for name, value in (
-            ("data.skip", self.data.skip),
-            ("zo.chunk", self.zo.chunk),
-            ("data.seed", self.data.seed),
-            ("non.warmup", self.non.warmup),
-            ("training.warmup", self.training.warmup),
-            ("training.clip", self.training.clip),
-            ("training.weight_decay", self.training.weight_decay),
-            ("interface.more_snapshots", self.interface.more_snapshots),
-            ("interface.watch_every", self.interface.watch_every),
-            *(("interface.radius", cells) for cells in self.interface.radius),
-            *(("interface.near", cells) for cells in self.interface.near),
-        ):
-            check_not_negative(name, value)
-        check_share("zo.sparsity", self.zo.sparsity)
-        Span.parse("non.length", self.non.length)
-        for name, text in (
-            ("training.length", self.training.length),
-            ("zo.resample", self.zo.resample),
-        ):
-            check_length(name, text)
+        check_settings(self, _LEGAL)
         check_run_settings(self.run)
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
 
@@ -213,6 +175,35 @@ class CorrectionConfig:
     def dtype(self) -> torch.dtype:
         """The torch dtype of `run.dtype`."""
         return torch.float64 if self.run.dtype == "float64" else torch.float32
+
+
+_LEGAL: Legal = (
+    (
+        check_positive,
+        {
+            "data": "steps train test",
+            "non": "batch lr",
+            "training": "batch unroll lr",
+            "zo": "mu score_directions",
+            "interface": "mu directions states snapshots limit_gib rank",
+            "run": "checkpoint_seconds threads failure_limit store_gib",
+        },
+    ),
+    (
+        check_not_negative,
+        {
+            "data": "skip seed",
+            "non": "warmup",
+            "training": "warmup clip weight_decay",
+            "zo": "chunk",
+            "interface": "more_snapshots watch_every watch_below radius near",
+            "run": "workers retries timeout seeds",
+        },
+    ),
+    (check_share, {"zo": "sparsity"}),
+    (Span.parse, {"non": "length"}),
+    (check_length, {"training": "length", "zo": "resample"}),
+)
 
 
 def load_config(

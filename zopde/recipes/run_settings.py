@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from zopde.checks import check_device, check_not_negative, check_positive
+from zopde.checks import check_device
 from zopde.errors import InputError
+from zopde.recipes.legal import check_distinct
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,12 @@ class Workers(Protocol):
 
 
 def check_run_settings(run: RunSettings) -> None:
-    """Require legal values.
+    """Require values that agree with each other.
 
     Raises:
-        InputError: At the first that is not.
+        InputError: At the first that does not.
     """
-    for name in ("checkpoint_seconds", "threads", "failure_limit", "store_gib"):
-        check_positive(f"run.{name}", getattr(run, name))
-    for name in ("workers", "retries", "timeout"):
-        check_not_negative(f"run.{name}", getattr(run, name))
-    for seed in run.seeds:
-        check_not_negative("run.seeds", seed)
-    if not run.seeds or len(set(run.seeds)) < len(run.seeds):
-        raise InputError("run.seeds", got=list(run.seeds), expected="distinct seeds")
+    check_distinct("run.seeds", run.seeds)
     check_device("run.device", run.device)
     check_executor(run)
     if run.timeout and not run.apart:

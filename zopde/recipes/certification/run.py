@@ -40,7 +40,10 @@ PICTURE = "certified_accuracy.png"
 RADII = (0.0, 0.25, 0.5, 0.75)
 CERTIFICATION = RunKind(
     CertifyConfig,
-    (FILE, PICTURE, "metrics.json", "attack.json", "attack.tsv", "data.sha256", "model.digest"),
+    (
+        *(FILE, PICTURE, "metrics.json", "attack.json", "attack.tsv", "data.sha256"),
+        *("model.digest", "report.html"),
+    ),
     free=("data",),
 )
 _POINTS = 400  # of a curve

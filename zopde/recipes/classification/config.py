@@ -16,8 +16,8 @@ from zopde.checks import (
     check_positive,
     check_share,
 )
-from zopde.errors import InputError
 from zopde.recipes.classification.methods import METHODS
+from zopde.recipes.legal import Legal, check_distinct, check_settings
 from zopde.recipes.run_settings import check_executor
 from zopde.recipes.settings import build, choices, merge, read_toml
 from zopde.recipes.span import Span, check_length
@@ -124,43 +124,34 @@ class ClassificationConfig:
     run: ClassifyRunSettings = field(default_factory=ClassifyRunSettings)
 
     def __post_init__(self) -> None:
-        for name, count in (
-            ("training.batch", self.training.batch),
-            ("zo.score_directions", self.zo.score_directions),
-            ("zo.score_images", self.zo.score_images),
-            ("zo.chunk", self.zo.chunk),
-            ("run.threads", self.run.threads),
-        ):
-            check_count(name, count)
-        for name, value in (
-            ("training.lr", self.training.lr),
-            ("zo.mu", self.zo.mu),
-            ("run.checkpoint_seconds", self.run.checkpoint_seconds),
-        ):
-            check_positive(name, value)
-        for name, value in (
-            ("data.pad", self.data.pad),
-            ("training.clip", self.training.clip),
-            ("training.weight_decay", self.training.weight_decay),
-            ("zo.directions", self.zo.directions),
-            ("run.workers", self.run.workers),
-            *(("run.seeds", seed) for seed in self.run.seeds),
-        ):
-            check_not_negative(name, value)
-        check_share("zo.sparsity", self.zo.sparsity)
-        Span.parse("training.warmup", self.training.warmup)
-        for name, text in (
-            ("training.length", self.training.length),
-            ("zo.resample", self.zo.resample),
-        ):
-            check_length(name, text)
-        for name, given in (("run.seeds", self.run.seeds), ("run.methods", self.run.methods)):
-            if not given or len(set(given)) < len(given):
-                raise InputError(name, got=list(given), expected="some, each once")
+        check_settings(self, _LEGAL)
+        check_distinct("run.seeds", self.run.seeds)
+        check_distinct("run.methods", self.run.methods)
         for method in self.run.methods:
             check_choice("run.methods", method, METHODS)
         check_device("run.device", self.run.device)
         check_executor(self.run)
+
+
+_LEGAL: Legal = (
+    (
+        check_count,
+        {"training": "batch", "zo": "score_directions score_images chunk", "run": "threads"},
+    ),
+    (check_positive, {"training": "lr", "zo": "mu", "run": "checkpoint_seconds"}),
+    (
+        check_not_negative,
+        {
+            "data": "pad",
+            "training": "clip weight_decay",
+            "zo": "directions",
+            "run": "workers seeds",
+        },
+    ),
+    (check_share, {"zo": "sparsity"}),
+    (Span.parse, {"training": "warmup"}),
+    (check_length, {"training": "length", "zo": "resample"}),
+)
 
 
 def load_classification(

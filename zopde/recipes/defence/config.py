@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -15,11 +15,11 @@ from zopde.checks import (
     check_not_negative,
     check_positive,
 )
-from zopde.errors import InputError
 from zopde.recipes.classification import ClassificationConfig, load_classification
 from zopde.recipes.classification.config import ImageSettings
 from zopde.recipes.defence.blackbox import check_votes
 from zopde.recipes.defence.methods import METHODS
+from zopde.recipes.legal import Legal, check_distinct, check_settings
 from zopde.recipes.settings import build, choices, merge, read_toml
 from zopde.recipes.span import check_length
 from zopde.smoothing.bounds import check_alpha
@@ -168,15 +168,9 @@ class DefenceConfig:
     run: DefendRunSettings = field(default_factory=DefendRunSettings)
 
     def __post_init__(self) -> None:
-        for check, settings in _CHECKS:
-            for dotted in settings:
-                table, name = dotted.split(".")
-                check(dotted, getattr(getattr(self, table), name))
-        for seed in self.run.seeds:
-            check_not_negative("run.seeds", seed)
-        for name, given in (("run.seeds", self.run.seeds), ("run.methods", self.run.methods)):
-            if not given or len(set(given)) < len(given):
-                raise InputError(name, got=list(given), expected="some, each once")
+        check_settings(self, _LEGAL)
+        check_distinct("run.seeds", self.run.seeds)
+        check_distinct("run.methods", self.run.methods)
         for method in (*self.run.methods, *self.training.lr):
             check_choice("run.methods or training.lr", method, METHODS)
         for method in self.run.methods:
@@ -195,33 +189,37 @@ class DefenceConfig:
         return load_classification(self.classifier.train, None, self.classifier.changes, tables)
 
 
-def _named(**tables: str) -> list[str]:
-    return [f"{table}.{name}" for table, names in tables.items() for name in names.split()]
-
-
-_CHECKS: tuple[tuple[Callable[[str, Any], None], list[str]], ...] = (
+_LEGAL: Legal = (
     (
         check_count,
-        _named(
-            defence="depth width latent",
-            pretraining="batch",
-            training="queries iterations batch watch watch_images",
-            zo="directions weights score_directions chunk",
-            certify="images n0 n batch",
-        ),
+        {
+            "defence": "depth width latent",
+            "pretraining": "batch",
+            "training": "queries iterations batch watch watch_images",
+            "zo": "directions weights score_directions chunk",
+            "certify": "images n0 n batch",
+        },
     ),
     (
         check_positive,
-        _named(
-            classifier="vote_sigma timeout",
-            defence="sigma",
-            pretraining="lr",
-            zo="mu mu_latent mu_weights",
-            run="checkpoint_seconds store_gib",
-        ),
+        {
+            "classifier": "vote_sigma timeout",
+            "defence": "sigma",
+            "pretraining": "lr",
+            "zo": "mu mu_latent mu_weights",
+            "run": "checkpoint_seconds store_gib",
+        },
     ),
-    (check_not_negative, _named(data="pad", classifier="votes price retries", training="mse")),
-    (check_length, _named(pretraining="denoiser autoencoder", zo="resample")),
+    (
+        check_not_negative,
+        {
+            "data": "pad",
+            "classifier": "votes price retries",
+            "training": "mse",
+            "run": "seeds",
+        },
+    ),
+    (check_length, {"pretraining": "denoiser autoencoder", "zo": "resample"}),
 )
 
 

@@ -38,10 +38,10 @@ from zopde.recipes.defence.train import Trained, Trainer, check_white
 from zopde.recipes.runfolder import RunFolder, RunKind, check_run, open_run
 
 Metrics = dict[str, Any]
-_PICTURES = ("certified_accuracy.png", "images.png")
+_SHOWN = ("certified_accuracy.png", "images.png", "report.html")
 DEFENCE = RunKind(
     DefenceConfig,
-    (*METHODS, VENDOR, DENOISER, AUTOENCODER, "data.sha256", "metrics.json", *_PICTURES),
+    (*METHODS, VENDOR, DENOISER, AUTOENCODER, "data.sha256", "metrics.json", *_SHOWN),
     (
         "data.path",
         "run.checkpoint_seconds",
