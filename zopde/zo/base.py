@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from zopde.zo.crossing import Crossing
 from zopde.zo.norms import statistics_per_probe
 from zopde.zo.planes import in_planes
-from zopde.zo.pooled import Pieces
+from zopde.zo.pooled import Chain, Pieces
 from zopde.zo.rank_one import CONVS, pad
 from zopde.zo.tracing import out_of_place
 
@@ -63,6 +64,7 @@ class Base(fx.Interpreter):
         self._given = given
         self._planes: tuple[fx.Node, Tensor, Tensor] | None = None
         self._pieces: tuple[fx.Node, Pieces] | None = None
+        self._crossing: tuple[fx.Node, Crossing] | None = None
         self.batch = next(len(value) for value in args if isinstance(value, Tensor))
         self.states: set[fx.Node] = set()
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
@@ -104,6 +106,12 @@ class Base(fx.Interpreter):
         if self._pieces is None or self._pieces[0] is not node:
             self._pieces = node, Pieces(conv, x, y, window)
         return self._pieces[1]
+
+    def crossing(self, node: fx.Node, conv: nn.Conv2d, y: Tensor, chain: Chain) -> Crossing:
+        """A convolution with the norm and the pool behind it; kept as `planes` are."""
+        if self._crossing is None or self._crossing[0] is not node:
+            self._crossing = node, Crossing(conv, chain.norm, chain.window, y)
+        return self._crossing[1]
 
     def answers(self, args: tuple[Any, ...]) -> bool:
         """Whether this is the run of `args`."""

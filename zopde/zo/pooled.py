@@ -56,6 +56,11 @@ class Chain:
     window: tuple[int, int]
     end: fx.Node
 
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Those that have weights."""
+        return self.layer, self.norm
+
 
 def chain_after(node: fx.Node, graph: fx.GraphModule, y: Tensor) -> Chain | None:
     """The chain from a layer's node with the output `y`; None where there is none."""

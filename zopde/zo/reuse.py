@@ -2,12 +2,10 @@
 
     f_theta(x) = f_{theta >= l}(z_l),   z_l the unperturbed activations before layer l
 
-(Chen et al., ICLR 2024, section 4.) The network runs once, node by node of its torch.fx graph,
-and every value is kept. A pass of probes then visits only the nodes behind a moved layer. A
-value holds, beside the base's, one part for each block of probes that has come by: absent while
-the block's layer lies ahead, `Thin` while its probes differ in one channel, whole afterwards.
-Branches and skips come out right by themselves: where a block is absent, its probes have the
-base's value.
+(Chen et al., ICLR 2024, section 4.) The network runs once, node by node of its torch.fx graph, and
+every value is kept. A pass of probes visits only the nodes behind a moved layer. A value holds,
+beside the base's, one part for each block of probes that has come by: absent while its layer lies
+ahead (they have the base's value: skips come out right), `Thin` while they differ in one channel.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from zopde.zo.probes import never_called
 from zopde.zo.rank_one import CONVS, Block, Share, Site, moved_planes, share
 from zopde.zo.thin import Thin, joined, through_binary, through_function
 from zopde.zo.thin_layers import through_module
-from zopde.zo.tracing import name_of, out_of_place
+from zopde.zo.tracing import module_type, name_of, out_of_place
 
 _LAYERS = (*CONVS, *NORMS, nn.Linear)
 _TOGETHER = (operator.add, operator.sub, operator.mul, operator.truediv)
@@ -96,7 +94,8 @@ class Reuse:
     def _visit(self, node: fx.Node, called: set[int]) -> None:
         parts: dict[int, Any] = self._ahead.pop(node, {})
         for i in self._arrived(node):
-            parts[i] = self._run(node, i)
+            if not self._crossed(node, i):
+                parts[i] = self._run(node, i)
         if node.op == "call_module":
             module = self._graph.get_submodule(str(node.target))
             for i, change in self._shares.get(module, ()):
@@ -146,6 +145,21 @@ class Reuse:
         apart = planes.transpose(0, 1)[change.channels].transpose(0, 1)
         return apart + change.of_base(x)
 
+    def _crossed(self, node: fx.Node, i: int) -> bool:
+        """Let thin probes pass a convolution, its norm and the pool behind it at once."""
+        source = node.all_input_nodes[0]
+        x, y, thin = self._base.values[source], self._base.values[node], self._part(source, i)
+        if module_type(node, self._graph) is not nn.Conv2d or not isinstance(thin, Thin):
+            return False
+        conv: Any = self._graph.get_submodule(str(node.target))
+        here = conv.groups == 1 and y.device.type == "cpu"
+        chain = chain_after(node, self._graph, y) if here else None
+        if chain is None or any(i == j for m in chain.layers for j, _ in self._shares.get(m, ())):
+            return False
+        crossing = self._base.crossing(node, conv, y, chain)
+        self._ahead.setdefault(chain.end, {})[i] = crossing(thin, x)
+        return True
+
     def _run(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
         """A node's value for block i, as thin as it can be."""
         if _is_number(self._base.values[node]):
@@ -160,7 +174,7 @@ class Reuse:
             found: Any = torch.relu_(held[spare])
         elif node.op == "call_function" and node.target in _TOGETHER:
             found = self._broadcast(node, i, spare)
-        elif held and self._is_max_pool(node):
+        elif held and module_type(node, self._graph) is nn.MaxPool2d:
             pool: Any = self._graph.get_submodule(str(node.target))
             source = node.all_input_nodes[0]
             found = max_pool(pool, self._whole(source, held[source], i))
@@ -178,14 +192,8 @@ class Reuse:
         return source.op == "call_function" and source.target in _TOGETHER
 
     def _is_relu(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return type(self._graph.get_submodule(str(node.target))) is nn.ReLU
-        return node.op == "call_function" and node.target in (F.relu, torch.relu)
-
-    def _is_max_pool(self, node: fx.Node) -> bool:
-        if node.op != "call_module" or len(node.all_input_nodes) != 1:
-            return False
-        return type(self._graph.get_submodule(str(node.target))) is nn.MaxPool2d
+        called = node.op == "call_function" and node.target in (F.relu, torch.relu)
+        return called or module_type(node, self._graph) is nn.ReLU
 
     def _broadcast(self, node: fx.Node, i: int, spare: fx.Node | None) -> Any:  # noqa: ANN401
         """Entry by entry: where the probes have the base's value it is not repeated."""

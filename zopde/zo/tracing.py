@@ -70,6 +70,13 @@ def name_of(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
+def module_type(node: fx.Node, graph: fx.GraphModule) -> type | None:
+    """The type of the module that a node calls with nothing but one state."""
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return None
+    return type(graph.get_submodule(str(node.target)))
+
+
 def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:
     """Turn a node that overwrites its input into one that does not, where that is the same."""
     if not _overwrites(node, graph):
@@ -88,10 +95,10 @@ def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:
 def _pool_before_relu(node: fx.Node, graph: fx.GraphModule) -> None:
     """Let relu(max) take the place of max(relu): the same numbers, of fewer entries."""
     users = list(node.users)
-    if _module(node, graph) is not nn.ReLU or len(users) != 1:
+    if module_type(node, graph) is not nn.ReLU or len(users) != 1:
         return
     pool = users[0]
-    if _module(pool, graph) is not nn.MaxPool2d or len(pool.args) != 1:
+    if module_type(pool, graph) is not nn.MaxPool2d or len(pool.args) != 1:
         return
     if graph.get_submodule(str(pool.target)).return_indices:
         return
@@ -99,13 +106,6 @@ def _pool_before_relu(node: fx.Node, graph: fx.GraphModule) -> None:
     pool.args = node.args
     node.args = (pool,)
     pool.append(node)
-
-
-def _module(node: fx.Node, graph: fx.GraphModule) -> type | None:
-    """The type of the module that a node calls with nothing but one state."""
-    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
-        return None
-    return type(graph.get_submodule(str(node.target)))
 
 
 def _overwrites(node: fx.Node, graph: fx.GraphModule) -> bool:
