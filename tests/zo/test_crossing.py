@@ -29,8 +29,8 @@ def gradients(network, x, mu=1e-4):
     def objective(f, num_probes):
         return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
 
-    fast = cge(WeightOracle(network, objective, chunk=16), mu).gradient
-    return fast, cge(WeightOracle(network, objective, stacked=False), mu).gradient
+    fast = cge(WeightOracle(network, objective, chunk=16), mu=mu).gradient
+    return fast, cge(WeightOracle(network, objective, stacked=False), mu=mu).gradient
 
 
 @pytest.fixture
