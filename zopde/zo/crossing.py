@@ -77,11 +77,8 @@ class Crossing:
                 torch.amax(apart, 0, out=greatest[i, :, first:last])
             first = last
         scale, shift = self._affine(sums.double().unflatten(3, (len(self._places), -1)))
-        greatest.mul_(scale[..., None]).add_(shift[..., None])
-        found = greatest.new_empty(k, self._columns, greatest.shape[1])
-        for out, plane in zip(found, greatest, strict=True):
-            out.copy_(plane.t())  # a matrix at a time: faster than all axes at once
-        return found.view(-1, *self._size, greatest.shape[1]).permute(0, 3, 1, 2)
+        found = greatest.mul_(scale[..., None]).add_(shift[..., None]).transpose(1, 2)
+        return found.reshape(-1, *self._size, found.shape[2]).permute(0, 3, 1, 2)
 
     def _cut(self, planes: Float[Tensor, "channel batch y x"]) -> list[Tensor]:
         """(place and channel, state and cell) of some states each: (y - mean) times the sign."""

@@ -20,13 +20,13 @@ base's pooled channel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
@@ -36,6 +36,7 @@ from zopde.zo.norms import uses_batch_statistics
 from zopde.zo.planes import in_planes, moments, windows_apart
 from zopde.zo.rank_one import Move, Share, pad
 
+Floats = Float[np.ndarray, " k"]
 _LEAST = 1e-2  # a norm's weight below which its input is not found again from its output
 
 
@@ -100,6 +101,7 @@ class Pieces:
         self._own: dict[tuple[int, int], Tensor] = {}
         self._seen: dict[tuple[int, ...], Tensor] = {}
         self._squares: dict[tuple[int, ...], tuple[float, float]] = {}
+        self._moments: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def own(self, channel: int, place: tuple[int, int]) -> Float[Tensor, "batch y x"]:
         """Of an output channel, the entries at one place of each window."""
@@ -111,16 +113,20 @@ class Pieces:
         """Of an input channel, what a tap of the kernel reads for those entries."""
         return self._seen_from((source, *self._first(tap, place)))
 
-    def moments(self, move: Move) -> tuple[float, float]:
-        """Mean and variance of the moved channel."""
-        mean, variance = self._own_moments[move.channel]
-        firsts = [(move.source, *self._first(move.tap, place)) for place in self.places]
-        seen_mean, seen_variance = _together([self._seen_squares(first) for first in firsts])
-        of_group = move.source % self._conv.weight.shape[1]
-        covariance = self._products[move.channel][of_group][move.tap] - mean * seen_mean
+    def moments(self, moves: Sequence[Move]) -> tuple[Floats, Floats]:
+        """Mean and variance of every moved channel."""
+        channels, sources, steps = (
+            np.array([getattr(move, name) for move in moves])
+            for name in ("channel", "source", "step")
+        )
+        taps = np.array([move.tap for move in moves]).T
+        mean, variance = self._own_moments[:, channels]
+        seen_mean, seen_variance = np.array([self._seen_moments(m.source, m.tap) for m in moves]).T
+        products = self._products[(channels, sources % self._conv.weight.shape[1], *taps)]
+        covariance = products - mean * seen_mean
         return (
-            mean + move.step * seen_mean,
-            variance + 2 * move.step * covariance + move.step**2 * seen_variance,
+            mean + steps * seen_mean,
+            variance + 2 * steps * covariance + steps**2 * seen_variance,
         )
 
     def _first(self, tap: tuple[int, ...], place: tuple[int, int]) -> tuple[int, int]:
@@ -139,17 +145,21 @@ class Pieces:
             self._seen[first] = self._planes[:, source, rows, columns].contiguous()
         return self._seen[first]
 
-    def _seen_squares(self, first: tuple[int, ...]) -> tuple[float, float]:
-        """Mean and mean square of a piece."""
-        if first not in self._squares:
-            self._squares[first] = _squares(self._seen_from(first)[None])[0]
-        return self._squares[first]
+    def _seen_moments(self, source: int, tap: tuple[int, ...]) -> tuple[float, float]:
+        """Mean and variance of what a tap sees of an input channel."""
+        if (source, *tap) not in self._moments:
+            firsts = [(source, *self._first(tap, place)) for place in self.places]
+            for first in firsts:
+                if first not in self._squares:
+                    self._squares[first] = _squares(self._seen_from(first)[None])[0]
+            self._moments[source, *tap] = _together([self._squares[first] for first in firsts])
+        return self._moments[source, *tap]
 
     @cached_property
-    def _own_moments(self) -> list[tuple[float, float]]:
+    def _own_moments(self) -> Float[np.ndarray, "2 channel"]:
         """Mean and variance of every output channel."""
         by_place = [_squares(self._own_at(place)) for place in self.places]
-        return [_together(parts) for parts in zip(*by_place, strict=True)]
+        return np.array([_together(parts) for parts in zip(*by_place, strict=True)]).T
 
     @cached_property
     def _products(self) -> Float[Any, "channel source *tap"]:
@@ -211,7 +221,7 @@ def _added(chain: Chain, change: Share, own: Tensor, step: Tensor) -> Tensor | f
         if uses_batch_statistics(norm):
             return 0.0  # its mean takes all of it away
         assert norm.running_var is not None
-        scales = [_scale(norm, c, float(norm.running_var[c])) for c in channels.tolist()]
+        scales = _scales(norm, channels.numpy(), norm.running_var[channels].double().numpy())
         return step * step.new_tensor(scales).view(-1, 1, 1, 1)
     if chain.layer is not norm:
         return None
@@ -235,13 +245,13 @@ def pooled(pieces: Pieces, moves: list[Move], norm: nn.BatchNorm2d) -> Tensor:
     like = pieces.own(0, (0, 0))
     found, spare = like.new_empty(len(moves), *pieces.shape), torch.empty_like(like)
     first, *others = pieces.places
-    for move, out in zip(moves, found, strict=True):
+    affine = _affine(norm, moves, pieces)
+    for move, out, scale, shift in zip(moves, found, *affine, strict=True):
 
         def put(place: tuple[int, int], into: Tensor, move: Move = move) -> None:
             seen = pieces.seen(move.source, move.tap, place)
             torch.add(pieces.own(move.channel, place), seen, alpha=move.step, out=into)
 
-        scale, shift = _affine(norm, move, pieces)
         put(first, out)
         for place in others:
             put(place, spare)
@@ -250,19 +260,28 @@ def pooled(pieces: Pieces, moves: list[Move], norm: nn.BatchNorm2d) -> Tensor:
     return found.transpose(0, 1)
 
 
-def _affine(norm: nn.BatchNorm2d, move: Move, pieces: Pieces) -> tuple[float, float]:
-    """a and b of a norm's a z + b in the moved channel."""
-    channel = move.channel
+def _affine(
+    norm: nn.BatchNorm2d, moves: Sequence[Move], pieces: Pieces
+) -> tuple[list[float], list[float]]:
+    """a and b of a norm's a z + b in the moved channel of every probe."""
+    channels = np.array([move.channel for move in moves])
     if uses_batch_statistics(norm):
-        mean, variance = pieces.moments(move)
+        mean, variance = pieces.moments(moves)
     else:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        mean, variance = float(norm.running_mean[channel]), float(norm.running_var[channel])
-    scale = _scale(norm, channel, variance)
-    return scale, (0.0 if norm.bias is None else float(norm.bias[channel])) - scale * mean
+        mean, variance = (_of(v, channels) for v in (norm.running_mean, norm.running_var))
+    scale = _scales(norm, channels, variance)
+    bias = 0.0 if norm.bias is None else _of(norm.bias, channels)
+    return scale.tolist(), (bias - scale * mean).tolist()
 
 
-def _scale(norm: nn.BatchNorm2d, channel: int, variance: float) -> float:
-    weight = 1.0 if norm.weight is None else float(norm.weight[channel])
-    return weight / math.sqrt(max(variance, 0.0) + norm.eps)
+def _scales(norm: nn.BatchNorm2d, channels: np.ndarray, variance: Floats) -> Floats:
+    weight = np.ones(len(channels)) if norm.weight is None else _of(norm.weight, channels)
+    found: Floats = weight / np.sqrt(np.maximum(variance, 0.0) + norm.eps)
+    return found
+
+
+def _of(values: Tensor, channels: np.ndarray) -> Floats:
+    found: Floats = values.detach().double().numpy()[channels]
+    return found
