@@ -21,7 +21,8 @@ class Traffic(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         kinds = ("convolution", "batch_norm", "relu", "clamp_min", "pool", "addmm", "roll", "add.")
         if any(kind in str(func) for kind in kinds):
-            first = found[0] if isinstance(found, tuple) else found
+            parts = found if isinstance(found, tuple) else (found,)
+            first = next(part for part in parts if part is not None)
             self.bytes += first.numel() * first.element_size()
         return found
 
