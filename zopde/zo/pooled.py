@@ -24,9 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, final
+from typing import final
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
@@ -36,7 +35,7 @@ from zopde.zo.norms import uses_batch_statistics
 from zopde.zo.planes import in_planes, moments, windows_apart
 from zopde.zo.rank_one import Move, Share, pad
 
-Floats = Float[np.ndarray, " k"]
+Numbers = Float[Tensor, " k"]  # in double precision
 _LEAST = 1e-2  # a norm's weight below which its input is not found again from its output
 
 
@@ -113,15 +112,14 @@ class Pieces:
         """Of an input channel, what a tap of the kernel reads for those entries."""
         return self._seen_from((source, *self._first(tap, place)))
 
-    def moments(self, moves: Sequence[Move]) -> tuple[Floats, Floats]:
+    def moments(self, moves: Sequence[Move]) -> tuple[Numbers, Numbers]:
         """Mean and variance of every moved channel."""
-        channels, sources, steps = (
-            np.array([getattr(move, name) for move in moves])
-            for name in ("channel", "source", "step")
-        )
-        taps = np.array([move.tap for move in moves]).T
+        channels = torch.tensor([move.channel for move in moves])
+        sources = torch.tensor([move.source for move in moves])
+        taps = torch.tensor([move.tap for move in moves]).t()
+        steps = torch.tensor([move.step for move in moves], dtype=torch.float64)
         mean, variance = self._own_moments[:, channels]
-        seen_mean, seen_variance = np.array([self._seen_moments(m.source, m.tap) for m in moves]).T
+        seen_mean, seen_variance = _pairs([self._seen_moments(m.source, m.tap) for m in moves])
         products = self._products[(channels, sources % self._conv.weight.shape[1], *taps)]
         covariance = products - mean * seen_mean
         return (
@@ -156,19 +154,20 @@ class Pieces:
         return self._moments[source, *tap]
 
     @cached_property
-    def _own_moments(self) -> Float[np.ndarray, "2 channel"]:
+    def _own_moments(self) -> Float[Tensor, "2 channel"]:
         """Mean and variance of every output channel."""
         by_place = [_squares(self._own_at(place)) for place in self.places]
-        return np.array([_together(parts) for parts in zip(*by_place, strict=True)]).T
+        return _pairs([_together(parts) for parts in zip(*by_place, strict=True)])
 
     @cached_property
-    def _products(self) -> Float[Any, "channel source *tap"]:
+    def _products(self) -> Float[Tensor, "channel source *tap"]:
         """mean(y x) of every output channel and what every tap sees."""
         conv, y = self._conv, self._y
         found = conv2d_weight(
             self._padded, conv.weight.shape, y, conv.stride, 0, conv.dilation, conv.groups
         )
-        return found.double().numpy() / y[:, 0].numel()
+        products: Tensor = found.double() / y[:, 0].numel()
+        return products
 
     def _own_at(self, place: tuple[int, int]) -> Float[Tensor, "channel batch y x"]:
         if place not in self._own:
@@ -182,6 +181,10 @@ def _squares(planes: Float[Tensor, "k batch y x"]) -> list[tuple[float, float]]:
     means, variances = moments(planes)
     pairs = zip(means.tolist(), variances.tolist(), strict=True)
     return [(mean, variance + mean**2) for mean, variance in pairs]
+
+
+def _pairs(found: Sequence[tuple[float, float]]) -> Float[Tensor, "2 k"]:
+    return torch.tensor(found, dtype=torch.float64).t()
 
 
 def _together(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -221,8 +224,8 @@ def _added(chain: Chain, change: Share, own: Tensor, step: Tensor) -> Tensor | f
         if uses_batch_statistics(norm):
             return 0.0  # its mean takes all of it away
         assert norm.running_var is not None
-        scales = _scales(norm, channels.numpy(), norm.running_var[channels].double().numpy())
-        return step * step.new_tensor(scales).view(-1, 1, 1, 1)
+        scales = _scales(norm, channels, norm.running_var[channels].double())
+        return step * scales.to(step).view(-1, 1, 1, 1)
     if chain.layer is not norm:
         return None
     weight, bias = (p[channels].view(-1, 1, 1, 1) for p in (norm.weight, norm.bias))
@@ -264,24 +267,18 @@ def _affine(
     norm: nn.BatchNorm2d, moves: Sequence[Move], pieces: Pieces
 ) -> tuple[list[float], list[float]]:
     """a and b of a norm's a z + b in the moved channel of every probe."""
-    channels = np.array([move.channel for move in moves])
+    channels = torch.tensor([move.channel for move in moves])
     if uses_batch_statistics(norm):
         mean, variance = pieces.moments(moves)
     else:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        mean, variance = (_of(v, channels) for v in (norm.running_mean, norm.running_var))
+        mean, variance = (v[channels].double() for v in (norm.running_mean, norm.running_var))
     scale = _scales(norm, channels, variance)
-    bias = 0.0 if norm.bias is None else _of(norm.bias, channels)
+    bias = 0.0 if norm.bias is None else norm.bias[channels].double()
     return scale.tolist(), (bias - scale * mean).tolist()
 
 
-def _scales(norm: nn.BatchNorm2d, channels: np.ndarray, variance: Floats) -> Floats:
-    weight = np.ones(len(channels)) if norm.weight is None else _of(norm.weight, channels)
-    found: Floats = weight / np.sqrt(np.maximum(variance, 0.0) + norm.eps)
-    return found
-
-
-def _of(values: Tensor, channels: np.ndarray) -> Floats:
-    found: Floats = values.detach().double().numpy()[channels]
-    return found
+def _scales(norm: nn.BatchNorm2d, channels: Tensor, variance: Numbers) -> Numbers:
+    weight = 1.0 if norm.weight is None else norm.weight[channels].double()
+    return weight * torch.rsqrt(variance.clamp_min(0.0) + norm.eps)
