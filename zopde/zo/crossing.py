@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.zo.norms import uses_batch_statistics
-from zopde.zo.planes import in_planes, moments
+from zopde.zo.planes import every, in_planes, moments
 from zopde.zo.rank_one import pad
 from zopde.zo.thin import Thin
 
@@ -108,7 +108,7 @@ class Crossing:
         steps = [s * n for s, n in zip(self._conv.stride, self._window, strict=True)]
         for at in product(*(range(n) for n in reach)):
             rows, columns = (
-                slice(begin, begin + step * (count - 1) + 1, step)
+                every(step, begin, count)
                 for begin, step, count in zip(at, steps, self._size, strict=True)
             )
             found[:, at[0], at[1]] = padded[:, :, rows, columns]
@@ -121,7 +121,7 @@ class Crossing:
             found = own.new_zeros(len(self._places), len(own), *self._reach())
             for into, place in zip(found, self._places, strict=True):
                 rows, columns = (
-                    slice(at * stride, at * stride + dilation * (size - 1) + 1, dilation)
+                    every(dilation, at * stride, size)
                     for at, stride, dilation, size in zip(
                         place,
                         self._conv.stride,

@@ -33,6 +33,11 @@ def lies_in_planes(x: Planes) -> bool:
     return x.dim() > 2 and x.transpose(0, 1).is_contiguous()
 
 
+def every(step: int, first: int, count: int) -> slice:
+    """`count` places of an axis, `step` apart, from `first` on."""
+    return slice(first, first + step * (count - 1) + 1, step)
+
+
 def plane_by_plane(call: Callable[[Tensor], Any], x: Planes) -> Any:  # noqa: ANN401
     """Call something that treats every plane alike, in the order in which they lie."""
     if not lies_in_planes(x):

@@ -32,7 +32,7 @@ from torch import Tensor, fx, nn
 from torch.nn.grad import conv2d_weight
 
 from zopde.zo.norms import uses_batch_statistics
-from zopde.zo.planes import in_planes, moments, windows_apart
+from zopde.zo.planes import every, in_planes, moments, windows_apart
 from zopde.zo.rank_one import Move, Share, pad
 
 Numbers = Float[Tensor, " k"]  # in double precision
@@ -137,7 +137,7 @@ class Pieces:
             source, *at = first
             strides = zip(self._conv.stride, self._window, strict=True)
             rows, columns = (
-                slice(begin, begin + stride * n * (count - 1) + 1, stride * n)
+                every(stride * n, begin, count)
                 for begin, (stride, n), count in zip(at, strides, self.shape[1:], strict=True)
             )
             self._seen[first] = self._planes[:, source, rows, columns].contiguous()

@@ -9,6 +9,7 @@ from zopde.recipes.reporting.common import (
     asked_section,
     cost_section,
     failures_section,
+    kept_picture,
     losses_picture,
     ratios_section,
     state_lead,
@@ -100,7 +101,7 @@ def _result(run: FoundRun, points: Points) -> str:
 
 
 def _confusion(run: FoundRun) -> str:
-    path = run.root / "confusion.png"
-    if run.metrics is None or not path.exists():
+    if run.metrics is None:
         return ""
-    return picture(path.read_bytes(), "Confusion matrices", "Percent of the images of each class.")
+    caption = "Percent of the images of each class."
+    return kept_picture(run, "confusion.png", "Confusion matrices", caption)

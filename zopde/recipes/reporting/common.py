@@ -69,6 +69,12 @@ def cost_section(run: FoundRun, notes: str = "") -> Section:
     return Section("Cost", table(columns, rows, caption) if rows else "")
 
 
+def kept_picture(run: FoundRun, name: str, alt: str, caption: str = "") -> str:
+    """A picture that the run left."""
+    path = run.root / name
+    return picture(path.read_bytes(), alt, caption) if path.exists() else ""
+
+
 def losses_picture(run: FoundRun, caption: str) -> str:
     """The training loss of every label against what it cost."""
     curves = loss_curves(run)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zopde.errors import InputError
+from zopde.recipes.defence.judge import RADII
 from zopde.recipes.reporting.asked import reproduce
 from zopde.recipes.reporting.certification import curves_picture
 from zopde.recipes.reporting.classification import learning_picture, read_points
@@ -42,7 +43,7 @@ _REACHED: dict[str, tuple[str, Callable[[Metrics], dict[str, float | None]]]] = 
     "correct": ("mean absolute error", lambda m: _means(m["mae"])),
     "classify": ("test accuracy [%]", lambda m: _means(m["accuracy"])),
     "defend": (
-        "certified accuracy at r = 0.25 [%]",
+        f"certified accuracy at r = {RADII[AT]:g} [%]",
         lambda m: _means({name: each[AT] for name, each in m["certified"].items()}),
     ),
 }

@@ -11,6 +11,7 @@ from zopde.recipes.reporting.common import (
     asked_section,
     cost_section,
     failures_section,
+    kept_picture,
     losses_picture,
     ratios_section,
     state_lead,
@@ -122,12 +123,6 @@ def fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
             f"Seed {run.seeds[0]}.",
         )
     return body
-
-
-def kept_picture(run: FoundRun, name: str, alt: str) -> str:
-    """A picture that the run left."""
-    path = run.root / name
-    return picture(path.read_bytes(), alt) if path.exists() else ""
 
 
 def film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:

@@ -7,6 +7,7 @@ from zopde.recipes.reporting.common import (
     again_section,
     asked_section,
     failures_section,
+    kept_picture,
     losses_picture,
     ratios_section,
     state_lead,
@@ -104,11 +105,11 @@ def _certified(run: FoundRun, found: Found) -> str:
 
 
 def _images(run: FoundRun) -> str:
-    path = run.root / "images.png"
-    if run.metrics is None or not path.exists():
+    if run.metrics is None:
         return ""
-    return picture(
-        path.read_bytes(),
+    return kept_picture(
+        run,
+        "images.png",
         "Some test images: clean, noisy, and as each defence restores them",
         "Above each what the classifier takes it for, red where that is wrong.",
     )
