@@ -42,7 +42,7 @@ from zopde import (
     load_solver,
     simulate,
 )
-from zopde.hybrid import BlackBox, CountedSolver
+from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import (
     Bank,
     CompressedForm,

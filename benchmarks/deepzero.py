@@ -32,16 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
-from zopde import (
-    ConvCorrector,
-    Normalised,
-    UnrolledObjective,
-    WeightOracle,
-    Window,
-    ask_shared,
-)
+from zopde import ConvCorrector, Normalised, UnrolledObjective, WeightOracle, Window, ask_shared
 from zopde.memory import keep_freed_memory
-from zopde.zo.footprint import peak_bytes
+from zopde.oracle.chunks import peak_bytes
 
 MU = 5e-3  # the paper's
 

@@ -43,11 +43,11 @@ from zopde import (
     rollout_error,
     simulate,
 )
+from zopde.blackbox import BlackBox
 from zopde.data import Trajectories, Windows, first_steps
-from zopde.hybrid import BlackBox
 from zopde.interface import Bank, JacobianStore, Key, Step
 from zopde.memory import keep_freed_memory
-from zopde.training.schedule import cosine
+from zopde.training.optimise import cosine
 
 SEEN, UNSEEN, SKIP, STEPS = 6, 5, 300, 300
 SNAPSHOTS, MU = 12, 1e-3

@@ -26,7 +26,7 @@ import torch
 from cuts import Case
 
 from zopde import AmortisedPullback, InterfaceSolver
-from zopde.hybrid import BlackBox
+from zopde.blackbox import BlackBox
 from zopde.interface import CompressedForm, JacobianStore
 from zopde.interface.lookup import LOOKUPS
 from zopde.memory import keep_freed_memory

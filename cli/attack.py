@@ -37,7 +37,7 @@ def attack(
     as_json: AsJson = False,
 ) -> None:
     """Try to change certified answers inside their radius: L2 PGD with expectation over noise."""
-    from zopde.recipes.certification import AttackSettings, attack_certificates
+    from zopde.studies.certify import AttackSettings, attack_certificates
 
     settings = AttackSettings(steps, draws, n, alpha, reach, max_points, seed)
     with redirect_stdout(sys.stderr):  # a model of the user's may print

@@ -55,8 +55,8 @@ def certify(
     as_json: AsJson = False,
 ) -> None:
     """Certify a classifier by randomized smoothing: radii within which its answers hold."""
-    from zopde.recipes.certification import RADII, CertifyConfig, run_certification
-    from zopde.recipes.tables import CERTIFY_COLUMNS, certify_rows
+    from zopde.studies.certify import RADII, CertifyConfig, run_certification
+    from zopde.studies.tables import CERTIFY_COLUMNS, certify_rows
 
     config = CertifyConfig(
         model=model,

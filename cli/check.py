@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.console import (
-    Watcher,
-    check_notes,
-    layer_rows,
-    say,
-    say_json,
-    sweep_rows,
-    table,
-)
+from zopde.cli.console import Watcher, check_notes, layer_rows, say, say_json, sweep_rows, table
 from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, configured
 from zopde.cli.solver_report import (
     COST_COLUMNS,
@@ -28,7 +20,7 @@ from zopde.cli.solver_report import (
 )
 
 if TYPE_CHECKING:
-    from zopde.recipes import GradientCheck
+    from zopde.studies.correct.check import GradientCheck
 
 check = typer.Typer(help="Check a part of a planned run; nothing is written.", no_args_is_help=True)
 
@@ -59,7 +51,7 @@ def gradient(
     as_json: AsJson = False,
 ) -> None:
     """Compare the zeroth-order gradient with autograd, find the best mu, measure the noise."""
-    from zopde.recipes import check_gradient
+    from zopde.studies.correct.check import check_gradient
 
     config = configured(solver, preset, config_file, changes, data, device)
     with redirect_stdout(sys.stderr):  # a solver may print; stdout is for the result
@@ -91,8 +83,8 @@ def solver(
     as_json: AsJson = False,
 ) -> None:
     """Look at a solver for a minute: contract, precision, speed, the mu it needs, the costs."""
-    from zopde.checks import check_positive
-    from zopde.recipes import check_solver
+    from zopde.studies.correct.check import check_solver
+    from zopde.validate import check_positive
 
     check_positive("--amplitude", amplitude)
     config = configured(solver, preset, config_file, changes, data, device)

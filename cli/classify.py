@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zopde.cli.completion import classifier_presets
-from zopde.cli.console import (
-    Watcher,
-    say,
-    say_json,
-    table,
-)
+from zopde.cli.console import Watcher, say, say_json, table
 from zopde.cli.options import (
     AsJson,
     Changes,
@@ -29,7 +24,7 @@ from zopde.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from zopde.recipes.classification import ClassificationConfig
+    from zopde.studies.classify import ClassificationConfig
 
 
 def classify(
@@ -54,8 +49,8 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Train an image classifier from scratch by queries, beside back-propagation."""
-    from zopde.recipes.classification import load_classification, run_classification
-    from zopde.recipes.tables import CLASSIFY_COLUMNS, classify_rows
+    from zopde.studies.classify import load_classification, run_classification
+    from zopde.studies.tables import CLASSIFY_COLUMNS, classify_rows
 
     tables = laid_over(data, device)
     config = load_classification(preset, config_file, changes or (), tables)
@@ -80,7 +75,7 @@ def classify(
 def _dry_run(config: ClassificationConfig, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from zopde.recipes.classification.forecast import forecast
+    from zopde.studies.classify.price import forecast
 
     with redirect_stdout(sys.stderr):
         plan = forecast(config, Watcher())

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 
-_PRESETS = Path(str(files("zopde"))) / "recipes" / "presets"
+_STUDIES = Path(str(files("zopde"))) / "studies"
 
 
 def solver_names(incomplete: str) -> Iterator[str]:
@@ -17,17 +17,17 @@ def solver_names(incomplete: str) -> Iterator[str]:
 
 def presets(incomplete: str) -> Iterator[str]:
     """Presets of correction runs."""
-    return _those((path.stem for path in _PRESETS.glob("*.toml")), incomplete)
+    return _those((path.stem for path in _STUDIES.glob("correct/presets/*.toml")), incomplete)
 
 
 def classifier_presets(incomplete: str) -> Iterator[str]:
     """Presets of classification runs."""
-    return _those((path.stem for path in _PRESETS.glob("classify/*.toml")), incomplete)
+    return _those((path.stem for path in _STUDIES.glob("classify/presets/*.toml")), incomplete)
 
 
 def defence_presets(incomplete: str) -> Iterator[str]:
     """Presets of defence runs."""
-    return _those((path.stem for path in _PRESETS.glob("defend/*.toml")), incomplete)
+    return _those((path.stem for path in _STUDIES.glob("defend/presets/*.toml")), incomplete)
 
 
 def _those(names: Iterator[str], incomplete: str) -> Iterator[str]:

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.console import (
-    CUT_COLUMNS,
-    Watcher,
-    cut_rows,
-    say,
-    say_json,
-    table,
-)
+from zopde.cli.console import CUT_COLUMNS, Watcher, cut_rows, say, say_json, table
 from zopde.cli.options import (
     AsJson,
     Changes,
@@ -32,7 +25,7 @@ from zopde.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from zopde.recipes import CorrectionConfig
+    from zopde.studies.correct import CorrectionConfig
 
 
 def correct(
@@ -78,8 +71,8 @@ def correct(
     as_json: AsJson = False,
 ) -> None:
     """Train a corrector in every way, compare on unseen runs, leave a run folder."""
-    from zopde.recipes import run_correction
-    from zopde.recipes.tables import metrics_columns, metrics_notes, metrics_rows
+    from zopde.studies.correct import run_correction
+    from zopde.studies.tables import metrics_columns, metrics_notes, metrics_rows
 
     zo: dict[str, object] = {} if chunk is None else {"chunk": chunk}
     given = {"executor": executor, "failures": failures, "store": store and str(store)}
@@ -113,9 +106,9 @@ def _title(metrics: dict[str, object]) -> str:
 def _dry_run(config: CorrectionConfig, folder: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from zopde.recipes.cuts import forecast_cuts
-    from zopde.recipes.forecast import forecast_labels, open_sample
-    from zopde.recipes.problem import data_path
+    from zopde.studies.correct.cuts import forecast_cuts
+    from zopde.studies.correct.price import forecast_labels, open_sample
+    from zopde.studies.correct.problem import data_path
 
     watcher = Watcher()
     with redirect_stdout(sys.stderr):

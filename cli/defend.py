@@ -24,7 +24,7 @@ from zopde.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from zopde.recipes.defence import DefenceConfig
+    from zopde.studies.defend import DefenceConfig
 
 
 def defend(
@@ -57,8 +57,8 @@ def defend(
     as_json: AsJson = False,
 ) -> None:
     """Train a denoiser through a classifier that only answers queries, and certify the whole."""
-    from zopde.recipes.defence import load_defence, run_defence
-    from zopde.recipes.tables import DEFEND_COLUMNS, defend_rows
+    from zopde.studies.defend import load_defence, run_defence
+    from zopde.studies.tables import DEFEND_COLUMNS, defend_rows
 
     tables = laid_over(data, device)
     if classifier is not None:
@@ -93,7 +93,7 @@ def defend(
 def _dry_run(config: DefenceConfig, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from zopde.recipes.defence.forecast import forecast
+    from zopde.studies.defend.price import forecast
 
     with redirect_stdout(sys.stderr):
         plan = forecast(config, Watcher())

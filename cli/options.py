@@ -10,7 +10,7 @@ import typer
 from zopde.cli.completion import presets, solver_names
 
 if TYPE_CHECKING:
-    from zopde.recipes import CorrectionConfig
+    from zopde.studies.correct import CorrectionConfig
 
 SolverSpec = Annotated[
     str,
@@ -81,7 +81,7 @@ def configured(
     **tables: dict[str, object],
 ) -> CorrectionConfig:
     """The settings that a command's options make, those of `tables` over all others."""
-    from zopde.recipes import load_config
+    from zopde.studies.correct import load_config
 
     tables["solver"] = {"spec": solver}
     if data is not None:

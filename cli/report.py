@@ -37,7 +37,7 @@ def report(
     ] = None,
 ) -> None:
     """Write run folders, finished or not, as one HTML page that needs no other file."""
-    from zopde.recipes.reporting import write_report
+    from zopde.studies.report import write_report
 
     with redirect_stdout(sys.stderr):  # a solver that tells its vorticity may print
         place = write_report(runs, out, animation)

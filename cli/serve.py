@@ -26,9 +26,9 @@ def serve(
     name: Annotated[str, typer.Option(help="What clients call the model.")] = "forward",
 ) -> None:
     """Answer for a solver over HTTP, as UM-Bridge 1.0; Ctrl-C ends it."""
+    from zopde.blackbox.serving import ServedSolver, SolverServer
     from zopde.plugins import load_solver
-    from zopde.recipes.serving import ServedSolver, SolverServer
-    from zopde.recipes.settings import assignments
+    from zopde.studies.settings import assignments
 
     note = Watcher().note
     served = ServedSolver(load_solver(solver, assignments(changes or ())), name)

@@ -20,9 +20,9 @@ def simulate(
     overwrite: Overwrite = False,
 ) -> None:
     """Run a solver on the fine grid and keep the runs on the coarse grid, as NetCDF."""
-    from zopde.checks import check_new_file
     from zopde.data import save_trajectories
-    from zopde.recipes.problem import make_data
+    from zopde.studies.correct.problem import make_data
+    from zopde.validate import check_new_file
 
     config = configured(solver, preset, config_file, changes, None, None)
     check_new_file("--out", out, overwrite)

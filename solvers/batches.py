@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zopde.checks import check_forcing, check_state
+from zopde.contracts import Forcing, State
 from zopde.errors import Failure, SolverError, first_line
-from zopde.grid import Grid
-from zopde.protocols import Forcing, State
+from zopde.grid import Grid, check_forcing, check_state
 from zopde.solvers.files import Array, Files
 from zopde.solvers.rows import said
 from zopde.solvers.runs import Program, RunError, Running, last_lines

@@ -9,11 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from zopde.checks import check_forcing, check_positive, check_state
-from zopde.grid import Grid
-from zopde.protocols import Forcing, Scenario, State
+from zopde.contracts import Forcing, Scenario, State
+from zopde.grid import Grid, check_forcing, check_state
 from zopde.solvers import phiflow
 from zopde.solvers.phiflow import Step
+from zopde.validate import check_positive
 
 _FORCES = 20
 _KEPT_SHAPES = 16

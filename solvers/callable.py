@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zopde.checks import check_choice, check_forcing, check_state
+from zopde.contracts import Forcing, State
 from zopde.errors import Failure, InputError, SolverError, first_line
-from zopde.grid import Grid, as_grid
+from zopde.grid import Grid, as_grid, check_forcing, check_state
 from zopde.plugins import load_object
-from zopde.protocols import Forcing, State
 from zopde.solvers.rows import RowError, checked, gathered, own_copy, step_rows
+from zopde.validate import check_choice
 
 
 @final

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from zopde.checks import check_count
+from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid, as_grid
-from zopde.protocols import Forcing, State
 from zopde.solvers.batches import Batches, KeptRuns
 from zopde.solvers.files import ArrayFiles, Files, Format, FunctionFiles
 from zopde.solvers.runs import Program, command_line
+from zopde.validate import check_count
 
 
 @final

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from zopde.checks import check_choice
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.plugins import load_object
 from zopde.solvers.runs import RunError
+from zopde.validate import check_choice
 
 Array = Float[ndarray, "channel *space"]
 Format = Literal["npy", "raw", "netcdf"]

@@ -11,12 +11,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from zopde.checks import check_choice, check_count, check_positive
+from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid, as_grid
-from zopde.protocols import Forcing, State
 from zopde.session import AnswerError, Session
 from zopde.solvers.rows import RowError, step_rows
+from zopde.validate import check_choice, check_count, check_positive
 
 
 @final

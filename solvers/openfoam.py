@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
-from zopde.checks import check_count
+from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.protocols import Forcing, State
 from zopde.solvers.batches import Batches, KeptRuns
 from zopde.solvers.foamcase import Box, check_installed, environment, prepare
 from zopde.solvers.foamfields import FoamField, FoamFiles
 from zopde.solvers.runs import Program
+from zopde.validate import check_count
 
 _FATAL = "FOAM FATAL"
 

@@ -8,14 +8,14 @@ from typing import Any, final
 
 from torch import Tensor
 
-from zopde.checks import check_count, check_positive
+from zopde.contracts import Forcing, State
 from zopde.grid import Grid, as_grid
-from zopde.protocols import Forcing, State
 from zopde.solvers.batches import filled
 from zopde.solvers.resident_pool import ResidentPool
 from zopde.solvers.rows import step_rows
 from zopde.solvers.runs import command_line
 from zopde.solvers.values import Order, Values
+from zopde.validate import check_count, check_positive
 
 
 @final

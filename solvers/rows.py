@@ -9,10 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from zopde.checks import check_forcing, check_state
+from zopde.contracts import Forcing, State
 from zopde.errors import Failure, SolverError
-from zopde.grid import Grid
-from zopde.protocols import Forcing, State
+from zopde.grid import Grid, check_forcing, check_state
 
 Ask: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 

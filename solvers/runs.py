@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from zopde.checks import check_positive
 from zopde.errors import InputError
+from zopde.validate import check_positive
 
 LOG = "zopde.log"
 _GRACE = 2.0  # seconds between SIGTERM, which lets mpirun take its ranks along, and SIGKILL

@@ -12,14 +12,14 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from zopde.checks import check_choice, check_count, check_positive
+from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid, as_grid
-from zopde.protocols import Forcing, State
 from zopde.solvers import native
 from zopde.solvers.resident_pool import ResidentPool
 from zopde.solvers.rows import RowError, step_rows
 from zopde.solvers.values import Order, Values
+from zopde.validate import check_choice, check_count, check_positive
 
 Passed = Literal["value", "reference", "none"]
 

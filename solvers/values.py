@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zopde.checks import check_choice
 from zopde.grid import Grid
+from zopde.validate import check_choice
 
 Order = Literal["C", "F"]
 _NUMBER = np.dtype("<f8")

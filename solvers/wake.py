@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from zopde.checks import check_forcing, check_positive, check_state
+from zopde.contracts import Forcing, Scenario, State
 from zopde.errors import InputError
-from zopde.grid import Grid
-from zopde.protocols import Forcing, Scenario, State
+from zopde.grid import Grid, check_forcing, check_state
 from zopde.solvers.mac import (
     Faces,
     advect,
@@ -28,6 +27,7 @@ from zopde.solvers.mac import (
     with_surroundings,
 )
 from zopde.solvers.pressure import Pressure
+from zopde.validate import check_positive
 
 TRAIN_REYNOLDS = tuple(97.66 * 2**k for k in range(6))
 TEST_REYNOLDS = tuple(146.5 * 2**k for k in range(5))

@@ -32,7 +32,7 @@ def test_every_public_name_has_its_place_in_the_reference():
         # A module of the same name would hide a function, so these are given with their path.
         module, _, attribute = name.rpartition(".")
         thing = getattr(importlib.import_module(module), attribute)
-        if not module.startswith("zopde.recipes."):
+        if not module.startswith("zopde.studies."):
             assert thing is getattr(zopde, attribute), name
             assert attribute not in found, f"{attribute} twice"
             found[attribute] = name

@@ -12,9 +12,9 @@ import pytest
 import typer.main
 
 from zopde.cli.app import app
-from zopde.recipes import CorrectionConfig
-from zopde.recipes.classification import ClassificationConfig
-from zopde.recipes.settings import as_tree
+from zopde.studies.classify import ClassificationConfig
+from zopde.studies.correct import CorrectionConfig
+from zopde.studies.settings import as_tree
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -17,21 +17,21 @@ _ROOM_OF = {
     "Failure": "errors",
     "SolverError": "errors",
     "Grid": "grid",
-    "Oracle": "protocols",
-    "Objective": "protocols",
-    "ask_shared": "protocols",
-    "ReferenceSolver": "protocols",
-    "Scenario": "protocols",
-    "Seeded": "protocols",
-    "Solver": "protocols",
-    "Window": "protocols",
+    "Oracle": "contracts",
+    "Objective": "contracts",
+    "ask_shared": "contracts",
+    "ReferenceSolver": "contracts",
+    "Scenario": "contracts",
+    "Seeded": "contracts",
+    "Solver": "contracts",
+    "Window": "contracts",
     "find_solvers": "plugins",
     "load_solver": "plugins",
     "Estimate": "zo",
-    "ExecutorOracle": "zo",
-    "SelfCheck": "zo",
-    "WeightOracle": "zo",
-    "WorkerPool": "zo",
+    "ExecutorOracle": "oracle",
+    "SelfCheck": "check",
+    "WeightOracle": "oracle",
+    "WorkerPool": "oracle",
     "cge": "zo",
     "LayerMasks": "sparsity",
     "LayerRatios": "sparsity",
@@ -42,9 +42,9 @@ _ROOM_OF = {
     "magnitude_scores": "sparsity",
     "random_scores": "sparsity",
     "zo_grasp_scores": "sparsity",
-    "relative_mu": "zo",
+    "relative_mu": "oracle",
     "rge": "zo",
-    "selfcheck": "zo",
+    "selfcheck": "check",
     "AmortisedPullback": "interface",
     "ColouredPullback": "interface",
     "DensePullback": "interface",
@@ -52,17 +52,17 @@ _ROOM_OF = {
     "PullbackByVariable": "interface",
     "RandomPullback": "interface",
     "measure_radius": "interface",
-    "Apart": "hybrid",
+    "Apart": "blackbox",
     "CorrectedSolver": "hybrid",
-    "Dropping": "hybrid",
+    "Dropping": "blackbox",
     "InjectAfter": "hybrid",
     "InjectBefore": "hybrid",
     "InjectForcing": "hybrid",
     "Injection": "hybrid",
-    "OneAtATime": "hybrid",
-    "Retrying": "hybrid",
-    "Store": "hybrid",
-    "Stored": "hybrid",
+    "OneAtATime": "blackbox",
+    "Retrying": "blackbox",
+    "Store": "blackbox",
+    "Stored": "blackbox",
     "UnrolledObjective": "hybrid",
     "downsample": "hybrid",
     "rollout": "hybrid",
@@ -83,26 +83,38 @@ _ROOM_OF = {
     "load_trajectories": "data",
     "save_trajectories": "data",
     "simulate": "data",
-    "load_config": "recipes",
-    "SolverCheck": "recipes",
-    "check_solver": "recipes",
-    "load_corrector": "recipes",
-    "run_correction": "recipes",
-    "CertifyConfig": "recipes.certification",
-    "run_certification": "recipes.certification",
-    "attack_certificates": "recipes.certification",
-    "load_classification": "recipes.classification",
-    "load_classifier": "recipes.classification",
-    "run_classification": "recipes.classification",
-    "load_defence": "recipes.defence",
-    "load_defended": "recipes.defence",
-    "run_defence": "recipes.defence",
-    "write_report": "recipes.reporting",
+    "load_config": "studies.correct",
+    "SolverCheck": "studies.correct.check",
+    "check_solver": "studies.correct.check",
+    "load_corrector": "studies.correct",
+    "run_correction": "studies.correct",
+    "CertifyConfig": "studies.certify",
+    "run_certification": "studies.certify",
+    "attack_certificates": "studies.certify",
+    "load_classification": "studies.classify",
+    "load_classifier": "studies.classify",
+    "run_classification": "studies.classify",
+    "load_defence": "studies.defend",
+    "load_defended": "studies.defend",
+    "run_defence": "studies.defend",
+    "write_report": "studies.report",
 }
 
 __all__ = ["__version__", *_ROOM_OF]  # noqa: PLE0604 - names listed once, above
 
 if TYPE_CHECKING:
+    from zopde.blackbox import Apart, Dropping, OneAtATime, Retrying, Store, Stored
+    from zopde.check import SelfCheck, selfcheck
+    from zopde.contracts import (
+        Objective,
+        Oracle,
+        ReferenceSolver,
+        Scenario,
+        Seeded,
+        Solver,
+        Window,
+        ask_shared,
+    )
     from zopde.data import (
         ImageData,
         Images,
@@ -115,17 +127,11 @@ if TYPE_CHECKING:
     from zopde.errors import Failure, InputError, SolverError
     from zopde.grid import Grid
     from zopde.hybrid import (
-        Apart,
         CorrectedSolver,
-        Dropping,
         InjectAfter,
         InjectBefore,
         InjectForcing,
         Injection,
-        OneAtATime,
-        Retrying,
-        Store,
-        Stored,
         UnrolledObjective,
         downsample,
         rollout,
@@ -148,36 +154,8 @@ if TYPE_CHECKING:
         ResidualCorrector,
         SmallCNN,
     )
+    from zopde.oracle import ExecutorOracle, WeightOracle, WorkerPool, relative_mu
     from zopde.plugins import find_solvers, load_solver
-    from zopde.protocols import (
-        Objective,
-        Oracle,
-        ReferenceSolver,
-        Scenario,
-        Seeded,
-        Solver,
-        Window,
-        ask_shared,
-    )
-    from zopde.recipes import (
-        SolverCheck,
-        check_solver,
-        load_config,
-        load_corrector,
-        run_correction,
-    )
-    from zopde.recipes.certification import (
-        CertifyConfig,
-        attack_certificates,
-        run_certification,
-    )
-    from zopde.recipes.classification import (
-        load_classification,
-        load_classifier,
-        run_classification,
-    )
-    from zopde.recipes.defence import load_defence, load_defended, run_defence
-    from zopde.recipes.reporting import write_report
     from zopde.smoothing import Certificate, Smooth, certified_accuracy
     from zopde.sparsity import (
         LayerMasks,
@@ -190,17 +168,13 @@ if TYPE_CHECKING:
         random_scores,
         zo_grasp_scores,
     )
-    from zopde.zo import (
-        Estimate,
-        ExecutorOracle,
-        SelfCheck,
-        WeightOracle,
-        WorkerPool,
-        cge,
-        relative_mu,
-        rge,
-        selfcheck,
-    )
+    from zopde.studies.certify import CertifyConfig, attack_certificates, run_certification
+    from zopde.studies.classify import load_classification, load_classifier, run_classification
+    from zopde.studies.correct import load_config, load_corrector, run_correction
+    from zopde.studies.correct.check import SolverCheck, check_solver
+    from zopde.studies.defend import load_defence, load_defended, run_defence
+    from zopde.studies.report import write_report
+    from zopde.zo import Estimate, cge, rge
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

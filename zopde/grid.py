@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from zopde.checks import check_choice, check_count, check_positive
+import torch
+from torch import Tensor
+
 from zopde.errors import InputError
+from zopde.validate import check_choice, check_count, check_positive
 
 Boundary = Literal["periodic", "open"]
 
@@ -106,3 +109,32 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
         return Grid(**given)
     except TypeError as error:
         raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error
+
+
+def check_state(grid: Grid, state: Tensor, name: str = "state") -> None:
+    """Require a floating tensor (batch, *grid.state_shape)."""
+    _check_field(name, state, grid.state_shape)
+
+
+def check_forcing(grid: Grid, forcing: Tensor | None, batch: int) -> None:
+    """Require (batch, *grid.forcing_shape), or None where the grid has no forcing."""
+    if not grid.forcing_channels:
+        if forcing is not None:
+            raise InputError("forcing", got="a tensor", expected="None: this solver takes none")
+        return
+    if forcing is None:
+        names = ", ".join(grid.forcing_channels)
+        raise InputError("forcing", got="None", expected=f"channels {names} for every state")
+    _check_field("forcing", forcing, grid.forcing_shape)
+    if len(forcing) != batch:
+        raise InputError("forcing", got=f"batch {len(forcing)}", expected=f"batch {batch}")
+
+
+def _check_field(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor) or not torch.is_floating_point(value):
+        raise InputError(name, got=type(value).__name__, expected="a floating-point torch.Tensor")
+    if tuple(value.shape[1:]) != shape:
+        want = ("batch", *shape)
+        raise InputError(
+            name, got=f"shape {tuple(value.shape)}", expected=f"({', '.join(map(str, want))})"
+        )

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zopde.checks import check_choice
+from zopde.contracts import Solver
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
-from zopde.protocols import Solver
+from zopde.validate import check_choice
 
 GROUP = "zopde.solvers"
 _FILE_MODULE = "zopde_user_"

@@ -13,8 +13,8 @@ import zopde
 from zopde import doctor
 from zopde.cli.app import app
 from zopde.cli.completion import classifier_presets, presets, solver_names
-from zopde.recipes import PRESETS
-from zopde.recipes import classification as classify
+from zopde.studies import classify
+from zopde.studies.correct import PRESETS
 
 HEAVY = {"torch", "scipy", "xarray", "matplotlib", "numpy", "phi", "PIL", "h5netcdf", "jaxtyping"}
 

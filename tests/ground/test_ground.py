@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from zopde import Failure, Grid, InputError, OneAtATime, SolverError, find_solvers, load_solver
-from zopde.checks import check_forcing, check_positive, check_share, check_state
-from zopde.grid import as_grid
+from zopde.grid import as_grid, check_forcing, check_state
 from zopde.plugins import import_user_files, user_files
 from zopde.seeding import generator
+from zopde.validate import check_positive, check_share
 
 
 def grid(**changes):

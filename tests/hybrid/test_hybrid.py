@@ -12,7 +12,7 @@ from zopde import (
     rollout,
     rollout_error,
 )
-from zopde.hybrid import BlackBox, CountedSolver
+from zopde.blackbox import BlackBox, CountedSolver
 
 ONES = torch.ones(2, dtype=torch.float64)
 

@@ -20,7 +20,8 @@ from zopde import (
     load_solver,
     rollout,
 )
-from zopde.hybrid import INJECTIONS, BlackBox, CountedSolver
+from zopde.blackbox import BlackBox, CountedSolver
+from zopde.hybrid import INJECTIONS
 
 HERE = Path(__file__).parent.parent
 ONES = torch.ones(2, dtype=torch.float64)

@@ -16,7 +16,7 @@ from zopde import (
     load_solver,
     rollout,
 )
-from zopde.hybrid import BlackBox, CountedSolver, Dropping, Retrying, Store, Stored
+from zopde.blackbox import BlackBox, CountedSolver, Dropping, Retrying, Store, Stored
 from zopde.seeding import noise_seeds
 
 HERE = Path(__file__).parent.parent

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from zopde import AmortisedPullback, DensePullback, InputError, InterfaceSolver, load_solver
-from zopde.hybrid import CountedSolver
+from zopde.blackbox import CountedSolver
 from zopde.interface import (
     Bank,
     JacobianStore,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zopde import ColouredPullback, DensePullback, Grid, InputError, load_solver
-from zopde.hybrid import CountedSolver
+from zopde.blackbox import CountedSolver
 from zopde.interface import Step, coloured_for, lattice_colours, measure_radius, measure_reach
 
 

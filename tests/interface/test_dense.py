@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from zopde import InputError, InterfaceSolver, UnrolledObjective
-from zopde.hybrid import BlackBox, CountedSolver
+from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import DensePullback, Step, jacobians
 
 ONES = torch.ones(2, dtype=torch.float64)

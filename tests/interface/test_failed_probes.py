@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from zopde import (
-    AmortisedPullback,
-    ColouredPullback,
-    DensePullback,
-    RandomPullback,
-    SolverError,
-)
+from zopde import AmortisedPullback, ColouredPullback, DensePullback, RandomPullback, SolverError
 from zopde.interface import Bank, DenseForm, JacobianStore, Key, Probing, Step, Watch
 from zopde.interface.dense import jacobians
 

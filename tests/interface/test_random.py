@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from zopde import InputError, RandomPullback
-from zopde.hybrid import CountedSolver
+from zopde.blackbox import CountedSolver
 from zopde.interface import DensePullback, Step
 
 

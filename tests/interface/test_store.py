@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zopde import InputError, SolverError, WorkerPool, load_solver
-from zopde.hybrid import BlackBox, CountedSolver
+from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import DenseForm, JacobianStore, Probing, Step, jacobians
 
 PROBING = Probing(1e-3, states=10)  # 32 entries in calls of 10, 10, 10 and 2

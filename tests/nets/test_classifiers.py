@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from zopde import CifarResNet, InputError, SmallCNN
-from zopde.zo.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates
 
 
 @pytest.mark.parametrize(

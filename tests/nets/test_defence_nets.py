@@ -3,7 +3,7 @@ import torch
 
 from zopde import InputError
 from zopde.nets import Decoder, DnCNN, Encoder
-from zopde.zo.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates
 
 
 def test_dncnn_has_the_papers_size_exact():

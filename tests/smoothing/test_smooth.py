@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from zopde import InputError, Smooth
+from zopde.oracle.chunks import peak_bytes
 from zopde.smoothing import votes
-from zopde.zo.footprint import peak_bytes
 
 SHAPE = (2, 3, 4)
 

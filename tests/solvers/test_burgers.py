@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zopde import Grid, InputError, UnrolledObjective, WeightOracle, cge
-from zopde.protocols import Differentiable, ReferenceSolver
+from zopde.contracts import Differentiable, ReferenceSolver
 from zopde.solvers.burgers import Burgers
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from zopde import Grid, InputError, SolverError, load_solver
-from zopde.recipes.serving import ServedSolver, SolverServer
+from zopde.blackbox.serving import ServedSolver, SolverServer
 
 TOYS = Path(__file__).parent.parent / "toy_solver.py"
 GRID = Grid(shape=(2, 3), extent=(1.0, 1.0), dt=0.1, channels=("a",))

@@ -13,11 +13,11 @@ from zopde import (
     run_correction,
     save_trajectories,
 )
+from zopde.contracts import Differentiable, ReferenceSolver
 from zopde.progress import Silent
-from zopde.protocols import Differentiable, ReferenceSolver
-from zopde.recipes.problem import make_data
 from zopde.solvers.mac import Faces, divergence, to_faces, to_state
 from zopde.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS, Wake
+from zopde.studies.correct.problem import make_data
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zopde import InputError, LayerMasks, LayerRatios, Scores, layer_ratios, random_scores
-from zopde.zo.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates
 
 
 def network():

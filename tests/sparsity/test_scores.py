@@ -14,8 +14,8 @@ from zopde import (
     random_scores,
     zo_grasp_scores,
 )
+from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity.grasp import flat_weights
-from zopde.zo.coordinates import Coordinates
 
 
 def case(seed=0, *layers):

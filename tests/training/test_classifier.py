@@ -3,6 +3,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from zopde import SmallCNN, WeightOracle
+from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity import FixedMask, RandomMasks
 from zopde.training import (
     Backprop,
@@ -13,7 +14,6 @@ from zopde.training import (
     RunningStatistics,
     ZerothOrder,
 )
-from zopde.zo.coordinates import Coordinates
 
 
 def problem(gen):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zopde import InputError, rge
-from zopde.zo.directions import SAMPLERS
+from zopde.zo.rge import SAMPLERS
 
 SCHEMES = ["forward", "central"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zopde.checks import check_choice, check_folder_writable
 from zopde.errors import InputError
+from zopde.validate import check_choice, check_folder_writable
 
 _PIECE = 2**20
 

@@ -9,10 +9,10 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.checks import check_count
 from zopde.data.images import Images
 from zopde.errors import InputError
 from zopde.seeding import generator
+from zopde.validate import check_count
 
 
 @final

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import xarray as xr
 
-from zopde.checks import check_folder_writable
 from zopde.data.trajectories import Settings, Trajectories, from_dataset, from_own, to_dataset
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
+from zopde.validate import check_folder_writable
 
 
 def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:

@@ -13,9 +13,9 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from zopde.contracts import ReferenceSolver
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.protocols import ReferenceSolver
 
 Settings = dict[str, Any]
 

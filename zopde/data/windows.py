@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zopde.contracts import Solver, Window, seeded
 from zopde.data.trajectories import Trajectories
 from zopde.errors import InputError, SolverError
-from zopde.protocols import Solver, Window, seeded
 from zopde.seeding import generator
 
 

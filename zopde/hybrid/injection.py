@@ -1,4 +1,7 @@
-"""Where a network's answer enters the step of a solver."""
+"""Where a network's answer enters the step of a solver.
+
+A solver and a corrector as one solver.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from typing import Literal, Protocol, final
 
 from torch import Tensor
 
+from zopde.contracts import Forcing, Network, Solver, State, repeat_states, seeded
 from zopde.errors import InputError
-from zopde.protocols import Forcing, Network, Solver, State, repeat_states
+from zopde.grid import Grid
 
 
 class Injection(Protocol):
@@ -127,3 +131,43 @@ def _add(base: Tensor, answer: Tensor) -> Tensor:
 def _as_many(values: Tensor | None, states: Tensor) -> Tensor | None:
     """Repeated for every probe, if there are several."""
     return values if values is None else repeat_states(values, len(states) // len(values))
+
+
+@final
+class CorrectedSolver:
+    """Lets a network correct every step of a solver.
+
+        after:    v = S(u, f),   u' = v + C(v, f)
+        before:   u' = S(u + C(u, f), f)
+        forcing:  u' = S(u, f + C(u, f))
+
+    The solver stays a black box; the result is again a `Solver`.
+
+    Args:
+        solver: The solver S.
+        network: The corrector C, from (state, forcing) to a correction of the state's shape, or
+            of the forcing's.
+        injection: `InjectAfter()`, `InjectBefore()` or `InjectForcing()`. None: where the
+            network belongs by its own account (`network.inject`, which `load_corrector` brings
+            back), or after the step if it gives none.
+    """
+
+    def __init__(
+        self, solver: Solver, network: Network, injection: Injection | None = None
+    ) -> None:
+        self._solver = solver
+        self._network = network
+        self._injection = injection or INJECTIONS[getattr(network, "inject", "after")]
+
+    @property
+    def grid(self) -> Grid:
+        """The solver's grid."""
+        return self._solver.grid
+
+    def with_seed(self, seed: int) -> CorrectedSolver:
+        """The same with the solver's noise fixed; see `zopde.contracts.Seeded`."""
+        return CorrectedSolver(seeded(self._solver, seed), self._network, self._injection)
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One corrected step; see `zopde.Solver.step`."""
+        return self._injection.step(self._solver, self._network, state, forcing)

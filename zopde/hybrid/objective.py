@@ -8,10 +8,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.errors import InputError
-from zopde.grid import Grid
-from zopde.hybrid.injection import INJECTIONS, Injection
-from zopde.protocols import (
+from zopde.contracts import (
     Forcing,
     Network,
     Solver,
@@ -21,6 +18,9 @@ from zopde.protocols import (
     repeat_states,
     seeded,
 )
+from zopde.errors import InputError
+from zopde.grid import Grid
+from zopde.hybrid.injection import INJECTIONS, Injection
 
 
 @final
@@ -44,7 +44,7 @@ class UnrolledObjective:
         scale: (channel,), standard deviation by which each channel's error is divided.
         injection: Where the correction enters; None is after the step.
         seeds: One for every step of the unroll, with which the solver's noise is fixed: the same
-            for every probe; none leaves the solver as it is. See `zopde.protocols.Seeded`.
+            for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
 
     Raises:
         InputError: If the window lacks what the first step starts from.
@@ -66,7 +66,7 @@ class UnrolledObjective:
             raise InputError("window", got="no initial state", expected="one, to be corrected")
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
-        """Evaluate `num_probes` losses; see `zopde.protocols.Objective`."""
+        """Evaluate `num_probes` losses; see `zopde.contracts.Objective`."""
         window = self._window
         state = self._first(network, num_probes)
         total = self._error(state, window.targets[:, 0], num_probes)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.protocols import Solver, State, seeded
+from zopde.contracts import Solver, State, seeded
 
 
 def rollout(

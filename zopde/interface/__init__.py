@@ -6,12 +6,11 @@ from zopde.interface.coloured import ColouredPullback, coloured_for
 from zopde.interface.colouring import lattice_colours
 from zopde.interface.compressed import CompressedForm
 from zopde.interface.dense import DensePullback, jacobians
-from zopde.interface.entries import EntryOracle
+from zopde.interface.differences import EntryOracle
 from zopde.interface.forms import DenseForm
-from zopde.interface.lookup import Lookup
+from zopde.interface.lookup import Lookup, farthest_points
 from zopde.interface.random import RandomPullback
 from zopde.interface.reach import Reach, measure_radius, measure_reach
-from zopde.interface.snapshots import farthest_points
 from zopde.interface.store import JacobianStore, Probing
 from zopde.interface.vjp import InterfaceSolver, Pullback, PullbackByVariable, Step, queried
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.checks import check_choice, check_positive
+from zopde.contracts import State
 from zopde.errors import InputError
 from zopde.interface.bank import Bank
 from zopde.interface.differences import differences, failed
 from zopde.interface.lookup import LOOKUPS, Lookup
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import Pullback, Step
-from zopde.protocols import State
+from zopde.validate import check_choice, check_positive
 
 
 @dataclass

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.checks import check_count
+from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.compressed import CompressedForm
 from zopde.interface.forms import DenseForm, Form, Jacobian
 from zopde.interface.store import JacobianStore, Probing
 from zopde.interface.vjp import Step, Variable
-from zopde.protocols import Forcing, Solver, State
+from zopde.validate import check_count
 
 _GIB = 2**30
 

@@ -8,18 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zopde.contracts import State
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.colouring import lattice_colours
-from zopde.interface.differences import (
-    check_probing,
-    differences,
-    probes_per_call,
-    without_failed,
-)
+from zopde.interface.differences import check_probing, differences, probes_per_call, without_failed
 from zopde.interface.reach import TOLERANCE, measure_reach
 from zopde.interface.vjp import Step, Variable
-from zopde.protocols import State
 from zopde.zo.cge import Scheme
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from zopde.checks import check_count
 from zopde.errors import InputError
+from zopde.validate import check_count
 
 
 def lattice_colours(

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zopde.checks import check_count
 from zopde.grid import Grid
 from zopde.interface.forms import Jacobian
 from zopde.interface.vjp import Variable
+from zopde.validate import check_count
 
 _MORE = 8  # columns of the sketch beyond the rank
 _POWERS = 2

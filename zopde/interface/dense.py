@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zopde.contracts import State
 from zopde.interface.differences import (
     check_probing,
     check_whole,
@@ -17,7 +18,6 @@ from zopde.interface.differences import (
     without_failed,
 )
 from zopde.interface.vjp import Step
-from zopde.protocols import State
 from zopde.zo.cge import Scheme
 
 

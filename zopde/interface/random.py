@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.checks import check_choice, check_count
+from zopde.contracts import State
 from zopde.interface.differences import check_probing, differences, failed, probes_per_call
 from zopde.interface.vjp import Step
-from zopde.protocols import State
+from zopde.validate import check_choice, check_count
 from zopde.zo.cge import Scheme
-from zopde.zo.directions import rademacher
+from zopde.zo.rge import rademacher
 
 
 @final

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from zopde.checks import check_count, check_share
+from zopde.contracts import Forcing, Solver, State
 from zopde.grid import Grid
 from zopde.interface.differences import check_probing, differences, without_failed
 from zopde.interface.vjp import Step
-from zopde.protocols import Forcing, Solver, State
+from zopde.validate import check_count, check_share
 
 TOLERANCE = 1e-6
 

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zopde.contracts import Forcing, Solver, State, seeded
 from zopde.grid import Grid
-from zopde.protocols import Forcing, Solver, State, seeded
 
 Variable = Literal["state", "forcing"]
 

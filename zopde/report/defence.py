@@ -15,7 +15,7 @@ from zopde.report.panels import save
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """Some images as one defence makes them.
 
     Args:
@@ -65,7 +65,7 @@ def save_certified(
     save(figure, path)
 
 
-def save_images(path: Path, rows: Sequence[Row]) -> None:
+def save_images(path: Path, rows: Sequence[ImageRow]) -> None:
     """One row per defence; above each image what it is taken for, red where that is wrong."""
     count = len(rows[0].pixels)
     figure = Figure(figsize=(1.0 * count + 1.6, 1.15 * len(rows)), layout="constrained")

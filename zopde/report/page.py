@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from zopde.checks import check_folder_writable
+from zopde.validate import check_folder_writable
 
 
 @dataclass(frozen=True)

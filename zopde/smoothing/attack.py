@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from zopde.checks import check_count, check_positive
 from zopde.errors import InputError
+from zopde.validate import check_count, check_positive
 
 _INSIDE = 1 - 1e-5  # of the ball: a certificate speaks of distances below the radius
 

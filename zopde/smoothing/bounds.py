@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from scipy.special import betainc, betaincinv, ndtri
 
-from zopde.checks import check_count, check_positive
 from zopde.errors import InputError
+from zopde.validate import check_count, check_positive
 
 
 def lower_bound(successes: int, trials: int, alpha: float) -> float:

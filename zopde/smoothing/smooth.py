@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from zopde.checks import check_count, check_positive
 from zopde.errors import InputError
 from zopde.smoothing.bounds import certified_radius, check_alpha, lower_bound, sign_test
 from zopde.smoothing.noise import NoiseStream
+from zopde.validate import check_count, check_positive
 
 ABSTAIN = -1
 BaseClassifier = Callable[[Tensor], Any]

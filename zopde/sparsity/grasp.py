@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from zopde.contracts import Objective, Oracle
 from zopde.errors import InputError
-from zopde.protocols import Objective, Oracle
+from zopde.oracle import WeightOracle
+from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.vmapped import Replaced
 from zopde.sparsity.scores import Scores, flat_weights
-from zopde.zo import WeightOracle, rge
-from zopde.zo.coordinates import Coordinates
-from zopde.zo.replaced import Replaced
+from zopde.zo import rge
 
 
 def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
@@ -31,7 +32,7 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
 
     Args:
         network: Any module; its trainable parameters are theta. It is only read.
-        objective: A loss with an autograd graph; see `zopde.protocols.Objective`. A part
+        objective: A loss with an autograd graph; see `zopde.contracts.Objective`. A part
             without one (a black-box solver) is silently taken for a constant by autograd:
             pass the differentiable twin's.
 
@@ -99,7 +100,7 @@ def zo_grasp_scores(
 
     Args:
         network: Any module; its trainable parameters are theta. It is only read.
-        objective: The black box; see `zopde.protocols.Objective`.
+        objective: The black box; see `zopde.contracts.Objective`.
         num_directions: q, >= 1; DeepZero took 192.
         mu: Finite-difference step in the units of the weights; > 0.
         generator: Draws the directions; afterwards it has drawn them once.

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from zopde.checks import check_positive, check_share
 from zopde.seeding import generator
 from zopde.sparsity.ratios import LayerRatios
 from zopde.sparsity.scores import Scores
+from zopde.validate import check_positive, check_share
 
 
 class Masks(Protocol):

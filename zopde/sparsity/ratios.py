@@ -9,10 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from zopde.checks import check_share
 from zopde.errors import InputError
+from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity.scores import Scores
-from zopde.zo.coordinates import Coordinates
+from zopde.validate import check_share
 
 # The norms whose weights may have two dimensions and more.
 _WIDE_NORMS = (nn.LayerNorm, nn.RMSNorm)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from zopde.zo.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates
 
 
 @dataclass(frozen=True)

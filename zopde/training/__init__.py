@@ -1,21 +1,21 @@
 """One training loop for every way of getting a gradient."""
 
 from zopde.training.checkpoint import load_checkpoint, save_checkpoint
-from zopde.training.classifier import Masked, RunningStatistics
 from zopde.training.fit import Fitted, fit
 from zopde.training.gradients import (
     Backprop,
+    CrossEntropy,
     Gradient,
     GradientSource,
+    Masked,
     OracleAt,
     RandomDirections,
+    RunningStatistics,
     Skipping,
     ZerothOrder,
 )
 from zopde.training.history import History, Row, read_history
-from zopde.training.objectives import CrossEntropy
-from zopde.training.optimise import Optimise
-from zopde.training.schedule import cosine
+from zopde.training.optimise import Optimise, cosine
 
 __all__ = [
     "Backprop",

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from zopde.contracts import Objective
 from zopde.errors import SolverError
-from zopde.protocols import Objective
 from zopde.training.checkpoint import load_checkpoint, save_checkpoint
 from zopde.training.gradients import GradientSource
 from zopde.training.history import History, Row

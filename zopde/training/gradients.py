@@ -1,4 +1,9 @@
-"""Where a gradient comes from: back-propagation, or queries."""
+"""Where a gradient comes from: back-propagation, or queries.
+
+The loss of a classifier.
+
+Gradient sources that a classifier needs: masked back-propagation, running statistics.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,18 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.protocols import Objective, Oracle
+from zopde.contracts import Network, Objective, Oracle, ask_shared
+from zopde.oracle import relative_mu
+from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
-from zopde.zo import cge, relative_mu, rge
+from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
-from zopde.zo.coordinates import Coordinates
 
 
 @dataclass(frozen=True)
@@ -170,3 +178,74 @@ class RandomDirections:
         oracle.set_gradient(estimate.gradient)
         loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
         return Gradient(float(loss), estimate.queries)
+
+
+@final
+@dataclass(frozen=True)
+class CrossEntropy:
+    """l = mean over the batch of -log softmax(f(x))_y, for every probe.
+
+    Args:
+        x: (batch, channel, y, x), what the network gets.
+        labels: (batch,), y.
+    """
+
+    x: Float[Tensor, "batch channel y x"]
+    labels: Int[Tensor, " batch"]
+
+    def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
+        """One loss per probe; see `zopde.contracts.Objective`."""
+        logits = ask_shared(network, num_probes, self.x)
+        # With the classes in front, states side by side are one long vector per class.
+        labels = self.labels.repeat(num_probes)[None]
+        losses = F.cross_entropy(logits.t()[None], labels, reduction="none")
+        return losses.view(num_probes, -1).mean(dim=1)
+
+
+@final
+class Masked:
+    """Another source's gradient, zero where a mask is not active.
+
+    Args:
+        inner: The source.
+        masks: Which coordinates each iteration keeps.
+    """
+
+    def __init__(self, inner: GradientSource, masks: Masks) -> None:
+        self._inner = inner
+        self._masks = masks
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """At the inner source's price."""
+        found = self._inner(network, objective, iteration)
+        active = self._masks.mask(iteration)
+        for slot in Coordinates(network).slots:
+            grad = network.get_parameter(slot.name).grad
+            if grad is not None:
+                grad *= active[slot.start : slot.stop].view(slot.shape).to(grad)
+        return Gradient(found.loss, found.queries, active)
+
+
+@final
+class RunningStatistics:
+    """Another source's gradient; BatchNorm's running statistics then see the batch once.
+
+    Probes must not write them: hundreds of nearly equal batches would. So the unperturbed
+    network passes the batch once more, one query, and writes them as training does. A network
+    without such layers is left alone.
+
+    Args:
+        inner: A source that leaves buffers as they are.
+    """
+
+    def __init__(self, inner: GradientSource) -> None:
+        self._inner = inner
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """One query more than the inner source."""
+        found = self._inner(network, objective, iteration)
+        if not any(uses_batch_statistics(module) for module in network.modules()):
+            return found
+        with torch.no_grad():
+            objective(network, 1)
+        return Gradient(found.loss, found.queries + 1, found.active)

@@ -1,7 +1,11 @@
-"""One update of the weights, which leaves alone what was not asked about."""
+"""One update of the weights, which leaves alone what was not asked about.
+
+Learning rate over the iterations.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +13,25 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from zopde.training.schedule import cosine
-from zopde.zo.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates
+
+
+def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
+    """Factor on the learning rate: linear warm-up, then half a cosine down to zero.
+
+        i < w:  (i + 1) / w          else:  (1 + cos(pi (i - w) / (n - w))) / 2
+
+    Args:
+        iteration: i, counted from 0.
+        iterations: n, the length of the training.
+        warmup: w, iterations of the linear rise; 0 for none.
+
+    Returns:
+        A factor in [0, 1]. A function of the iteration alone, so a resumed run has it too.
+    """
+    if iteration < warmup:
+        return (iteration + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.checks import check_choice
+from zopde.contracts import Oracle
 from zopde.errors import InputError
-from zopde.protocols import Oracle
+from zopde.validate import check_choice
 from zopde.zo.estimate import Estimate
 from zopde.zo.mu import check_mu, step_of
 
@@ -39,7 +39,7 @@ def cge(
     Queries: forward k + 1, central 2 k, and the base where a side is lost. Randomness: none.
 
     Args:
-        oracle: Answers l around its base point; see `zopde.protocols.Oracle`.
+        oracle: Answers l around its base point; see `zopde.contracts.Oracle`.
         indices: (k,) integer coordinates, each at most once; None asks for all.
         mu: Finite-difference step in the units of theta, > 0: one for all, or (d,), one per
             coordinate, as `relative_mu` gives it. "mu" above is then that of coordinate i.

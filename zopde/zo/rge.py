@@ -1,18 +1,93 @@
-"""Gradient estimation along random directions."""
+"""Gradient estimation along random directions.
+
+Random directions u with E[u u^T] = I, so that no estimate needs a further factor.
+"""
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Callable
+from math import sqrt
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from zopde.checks import check_choice, check_count, check_positive
-from zopde.protocols import Oracle
+from zopde.contracts import Oracle
+from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, lost_of, one_sided
-from zopde.zo.directions import SAMPLERS, SamplerName
 from zopde.zo.estimate import Estimate
+
+SamplerName = Literal["gaussian", "sphere", "rademacher"]
+
+Sampler = Callable[[int, int, Generator, torch.dtype], Float[Tensor, "count d"]]
+"""(count, d, generator, dtype) -> directions, on the generator's device.
+
+Each direction is a draw of its own: drawing 3 and then 2 gives the same five as drawing 5.
+(`torch.randn` of a whole block does not: it works in groups of sixteen.)
+"""
+
+
+def gaussian(
+    count: int, d: int, generator: Generator, dtype: torch.dtype
+) -> Float[Tensor, "count d"]:
+    """u ~ N(0, I): every entry standard normal.
+
+    Args:
+        count: Directions to draw.
+        d: Their length.
+        generator: Source of the numbers.
+        dtype: A floating-point dtype.
+    """
+    found = torch.empty(count, d, dtype=dtype, device=generator.device)
+    for row in found:
+        row.normal_(generator=generator)
+    return found
+
+
+def sphere(
+    count: int, d: int, generator: Generator, dtype: torch.dtype
+) -> Float[Tensor, "count d"]:
+    """u = sqrt(d) w, w uniform on the unit sphere, so that |u|^2 = d always.
+
+    DeepZero's and others' "unit sphere" form asks along w and multiplies the estimate by d; here
+    the factor is in u, and a step mu has the same length as with the other samplers.
+
+    Args:
+        count: Directions to draw.
+        d: Their length.
+        generator: Source of the numbers.
+        dtype: A floating-point dtype.
+    """
+    found = gaussian(count, d, generator, dtype)
+    return found.mul_(sqrt(d) / found.norm(dim=1, keepdim=True))
+
+
+def rademacher(
+    count: int, d: int, generator: Generator, dtype: torch.dtype
+) -> Float[Tensor, "count d"]:
+    """u with entries -1 and +1, each with chance one half.
+
+    The least variance of all u with independent entries and E[u u^T] = I.
+
+    Args:
+        count: Directions to draw.
+        d: Their length.
+        generator: Source of the numbers.
+        dtype: A floating-point dtype.
+    """
+    found = torch.empty(count, d, dtype=dtype, device=generator.device)
+    for row in found:
+        row.random_(0, 2, generator=generator)
+    return found.mul_(2).sub_(1)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "gaussian": gaussian,
+    "sphere": sphere,
+    "rademacher": rademacher,
+}
+
 
 _ENTRIES = 2**24  # of the directions that are held at once: 64 MiB in single precision
 
@@ -44,13 +119,13 @@ def rge(
     product) must have.
 
     Args:
-        oracle: Answers l around its base point; see `zopde.protocols.Oracle`.
+        oracle: Answers l around its base point; see `zopde.contracts.Oracle`.
         num_directions: q >= 1. They are drawn and asked for piece by piece, so memory does not
             grow with q.
         mu: Finite-difference step; > 0. A probe moves every weight asked for, by about mu each.
         generator: Source of the directions; advanced by q draws.
         sampler: "gaussian", "sphere" (of radius sqrt(d)) or "rademacher"; see
-            `zopde.zo.directions`.
+            `zopde.zo.rge`.
         scheme: "forward" or "central".
         failed: What a probe does whose loss is not finite. "keep": nothing is finite then. "drop":
             it is left out, and q above is the number of the others; with the central scheme the

@@ -1,0 +1,164 @@
+from typing import get_type_hints
+
+import pytest
+
+from zopde import InputError
+from zopde.studies.classify import ClassificationConfig
+from zopde.studies.classify import settings as classify
+from zopde.studies.correct import PRESETS, load_config
+from zopde.studies.correct import settings as config
+from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.defend import DefenceConfig
+from zopde.studies.defend import settings as defend
+from zopde.studies.settings import (
+    Span,
+    as_tree,
+    assignments,
+    build,
+    differences,
+    dump_toml,
+    read_toml,
+)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("solver", ["burgers", "wake"])
+def test_presets_round_trip(solver, preset, tmp_path):
+    config = load_config(preset, tables={"solver": {"spec": solver}})
+    assert config.solver.spec == solver
+    (tmp_path / "config.toml").write_text(dump_toml(as_tree(config)))
+    assert build(CorrectionConfig, read_toml(tmp_path / "config.toml")) == config
+
+
+def test_paper_preset_is_the_published_size():
+    config = load_config("paper")
+    assert config.data.fine == (128, 128)
+    assert config.data.coarse == (32, 32)
+    assert (config.data.train, config.data.test) == (10, 5)
+    assert config.corrector.kind == "residual"
+    assert config.training.length == "100 epochs"
+    assert config.training.lr == 1e-4
+
+
+def test_a_solver_with_presets_of_its_own_gets_them_wherever_it_is_named(tmp_path):
+    (tmp_path / "wake.toml").write_text('[solver]\nspec = "wake"\n')
+    named = load_config("paper", tmp_path / "wake.toml")
+    assert named.data.fine == (256, 128)
+    assert named == load_config("paper", None, ["solver.spec=wake"])
+    assert named == load_config("paper", tables={"solver": {"spec": "wake"}})
+    assert (named.data.skip, named.data.steps) == (1000, 500)
+    assert (named.data.train, named.data.test) == (6, 5)
+    assert named.corrector.sizes == {"width": 32, "blocks": 5, "kernel": 5}
+
+
+@pytest.mark.parametrize("spec", ["mine.py:Mine", "../wake", "", "."])
+def test_any_other_solver_gets_the_common_presets(spec):
+    common, found = (load_config(changes=[f"solver.spec={s!r}"]) for s in ("burgers", spec))
+    assert found.solver.spec == spec
+    assert (found.data, found.zo, found.training) == (common.data, common.zo, common.training)
+
+
+def test_changes_lie_over_the_file_over_the_preset(tmp_path):
+    (tmp_path / "my.toml").write_text("[zo]\nmu = 1e-2\nsparsity = 0.5\n")
+    config = load_config("quick", tmp_path / "my.toml", ["zo.mu=2e-2", "run.seeds=[3,4]"])
+    assert (config.zo.mu, config.zo.sparsity, config.run.seeds) == (2e-2, 0.5, (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("zo.mu=0", "zo.mu: got 0"),
+        ("zo.mu=-1e-3", "zo.mu: got -0.001"),
+        ("zo.mu=nan", "zo.mu: got nan"),
+        ("zo.mu=small", "a value of type float"),
+        ("zo.mu_relative=0.01", "zo.mu_relative: got 0.01, expected a value of type bool"),
+        ("zo.mu_relativ=true", "did you mean 'zo.mu_relative'"),
+        ("zo.sparsity=1.0", r"expected a number in \[0, 1\)"),
+        ("zo.sparsity=-0.1", "zo.sparsity"),
+        ("zo.sparsty=0.5", "did you mean 'zo.sparsity'"),
+        ("zo.score=grap", "one of .*'zo-grasp'"),
+        ("zo.score_directions=0", "zo.score_directions: got 0"),
+        ("sparsity=0.5", "did you mean 'zo.sparsity'"),
+        ("zo=3", "expected a table"),
+        ("training.optimizer=adamw", r"one of \['adam', 'sgd'\]"),
+        ("training.length=600", "a value of type str"),
+        ('training.length="0 epochs"', "at least 1"),
+        ("zo.resample=never", 'such as "600 iterations"'),
+        ("training.batch=1.5", "type int"),
+        ("run.seeds=[]", "some, each once"),
+        ("run.seeds=[1,1]", "some, each once"),
+        ("run.seeds=[-1]", "run.seeds: got -1"),
+        ("run.device=gpuu", "device"),
+        ("run.device=meta", "device"),
+        ("data.train=0", "data.train"),
+        ("training.weight_decay=nan", "training.weight_decay: got nan"),
+        ("data.seed=99999999999999999999999", "data.seed"),
+        ("interface.watch_below=nan", "watch_below: got nan"),
+        ("zo.mu", "expected key=value"),
+    ],
+)
+def test_bad_settings_raise_one_line(change, words):
+    with pytest.raises(InputError, match=words) as caught:
+        load_config("quick", None, [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_and_broken_file_raise(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'quick'"):
+        load_config("quik")
+    with pytest.raises(InputError, match="readable TOML"):
+        load_config("quick", tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[zo\n")
+    with pytest.raises(InputError, match="valid TOML"):
+        load_config("quick", tmp_path / "bad.toml")
+
+
+def test_assignments_and_differences():
+    tree = assignments(["a.b=1", "a.c=[1, 2]", "d=text", 'e="x=y"'])
+    assert tree == {"a": {"b": 1, "c": [1, 2]}, "d": "text", "e": "x=y"}
+    assert differences(tree, {**tree, "a": {"b": 2, "c": [1, 2]}}) == ["a.b"]
+
+
+def test_span():
+    assert Span.parse("x", "3 epochs").iterations(10) == 30
+    assert Span.parse("x", "1 iteration").iterations(10) == 1
+
+
+def test_a_setting_that_is_a_table_is_replaced_whole():
+    config = load_config("quick", None, ["corrector.kind=residual", "corrector.sizes={blocks=2}"])
+    assert config.corrector.sizes == {"blocks": 2}
+
+
+def test_two_sources_that_disagree_raise():
+    with pytest.raises(InputError, match=r"solver.spec: got 'other' and 'burgers'"):
+        load_config("quick", None, ["solver.spec=other"], {"solver": {"spec": "burgers"}})
+
+
+def test_any_text_survives_the_file(tmp_path):
+    tree = {"data": {"path": 'a "b"\\c\nd\t\u00e9'}}
+    (tmp_path / "x.toml").write_text(dump_toml(tree), encoding="utf-8")
+    assert read_toml(tmp_path / "x.toml") == tree
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "elsewhere"),
+    [
+        (config, CorrectionConfig, {"data.fine", "data.coarse"}),  # against the solver's grid
+        (classify, ClassificationConfig, set()),
+        (defend, DefenceConfig, {"certify.alpha"}),  # against what smoothing can do
+    ],
+)
+def test_no_number_among_the_settings_goes_unchecked(module, kind, elsewhere):
+    checked = {
+        f"{table}.{name}"
+        for _, tables in module._LEGAL
+        for table, names in tables.items()
+        for name in names.split()
+    }
+    numbers = {
+        f"{table}.{name}"
+        for table, settings in get_type_hints(kind).items()
+        for name, hint in get_type_hints(settings).items()
+        if hint in (int, float, tuple[int, ...], tuple[float, ...])
+    }
+    assert numbers - checked == elsewhere

@@ -1,0 +1,232 @@
+"""Is my gradient right, and is my mu?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import isfinite, sqrt
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from zopde.check.layers import LayerCheck, compare_layers, spread
+from zopde.check.noise import Noise, measure_noise
+from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
+from zopde.contracts import Oracle
+from zopde.errors import InputError
+from zopde.oracle.coordinates import Coordinates, Slot
+from zopde.validate import check_choice, check_count, check_positive
+from zopde.zo.cge import Scheme, cge
+from zopde.zo.estimate import Estimate
+from zopde.zo.mu import check_mu
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What a self-check found; `str()` is for people, `as_dict()` for programs.
+
+    Args:
+        mu: The step that was judged.
+        scheme: "forward" or "central".
+        against: "autograd", or "extrapolation" where there was no gradient to compare with.
+        layers: One row per parameter tensor.
+        sweep: Relative error of both schemes over a ladder of steps.
+        recommended_mu: The step of the ladder with the least error in this scheme.
+        noise: The objective's, and the least sensible mu.
+        asked: Coordinates that were compared.
+        swept: Coordinates on which the ladder was tried.
+        total: d.
+        queries: Evaluations that it took, without those of a given estimate.
+        warnings: What is wrong or doubtful, one line each; empty if nothing is.
+    """
+
+    mu: float
+    scheme: str
+    against: str
+    layers: tuple[LayerCheck, ...]
+    sweep: tuple[SweepPoint, ...]
+    recommended_mu: float
+    noise: Noise
+    asked: int
+    swept: int
+    total: int
+    queries: int
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only; what is no finite number is None."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        floor = "none" if self.noise.floor is None else f"{self.noise.floor:.1e}"
+        return "\n".join(
+            [
+                f"mu {self.mu:g} against {self.against}, {self.asked} of {self.total} coordinates",
+                *(f"  {layer}" for layer in self.layers),
+                f"recommended mu {self.recommended_mu:.1e} ({self.scheme})",
+                f"noise of the loss {self.noise.level:.1e}, least sensible mu {floor}",
+                *(f"warning: {text}" for text in self.warnings),
+            ]
+        )
+
+
+def selfcheck(
+    oracle: Oracle,
+    mu: float,
+    generator: Generator,
+    gradient: Float[Tensor, " d"] | None = None,
+    network: nn.Module | None = None,
+    scheme: Scheme = "forward",
+    scale: Float[Tensor, " d"] | None = None,
+    estimate: Estimate | None = None,
+    num_coordinates: int = 256,
+    num_swept: int = 32,
+) -> SelfCheck:
+    """Compare an estimate with the true gradient, find the best mu, and measure l's noise.
+
+    Per parameter tensor: cosine and norm ratio of the estimate to `gradient`. Without one, to
+    Richardson-extrapolated central differences, which the Taylor remainder then vouches for:
+    |l(theta + h v) - l(theta) - h g . v| must fall like h^2 (`taylor_rate`).
+    Queries: 22 per swept coordinate in single precision and 34 in double, one per compared one,
+    and few more. Randomness: `generator` draws the
+    coordinates that are compared.
+
+    Args:
+        oracle: Answers l around its base point; see `zopde.contracts.Oracle`.
+        mu: Step to judge; > 0.
+        generator: Source of the sample.
+        gradient: (d,), dl/dtheta by autograd, where there is one.
+        network: Names the parameter tensors; None takes theta as one.
+        scheme: Of the estimate, and of the recommended mu.
+        scale: (d,), probe i moves by mu * scale_i, as with `mu=mu * scale` in `cge`; see
+            `relative_mu`. None: 1 everywhere.
+        estimate: What to judge, such as an `rge`; None judges a `cge` with `mu`.
+        num_coordinates: How many weights are compared with `gradient`, at least one per tensor.
+        num_swept: On how many the steps of the ladder are tried, at least one per tensor;
+            without a gradient only these are compared.
+
+    Returns:
+        `SelfCheck`; nothing is raised for a gradient that is wrong, see its warnings.
+
+    Raises:
+        InputError: On arguments that do not fit, or losses that are nowhere finite.
+
+    Example:
+        >>> import torch
+        >>> from zopde import WeightOracle, selfcheck
+        >>> net, x = torch.nn.Linear(2, 1).double(), torch.eye(2).double()
+        >>> oracle = WeightOracle(net, lambda f, p: f(x.repeat(p, 1)).view(p, -1).sin().sum(1))
+        >>> found = selfcheck(oracle, 1e-6, torch.Generator().manual_seed(0), network=net)
+        >>> found.warnings, [round(layer.taylor_rate) for layer in found.layers]
+        ((), [2, 2])
+    """
+    check_positive("mu", mu)
+    check_choice("scheme", scheme, ("forward", "central"))
+    check_count("num_coordinates", num_coordinates)
+    check_count("num_swept", num_swept)
+    d = oracle.num_coordinates
+    slots = _slots(network, d)
+    scale = torch.ones(d, dtype=torch.float64) if scale is None else scale.detach().cpu()
+    check_mu(scale, d, "scale")
+    swept = spread(slots, num_swept, generator)
+    asked = swept if gradient is None else spread(slots, num_coordinates, generator)
+    exact = None if gradient is None else _checked(gradient, d)
+    base = oracle.base()
+    mus = ladder(base.dtype)
+    sweep = sweep_mu(oracle, swept, mus, scale[swept], None if exact is None else exact[swept])
+    slopes = sweep.reference * scale[swept]
+    # A smaller step than this would not move the loss at all, and so show no round-off.
+    span = max(mu, sqrt(torch.finfo(base.dtype).eps))
+    noise = measure_noise(oracle, swept, slopes, span * scale)
+    queries = 1 + sweep.queries + noise.queries
+    if estimate is None:
+        estimate = cge(oracle, asked, mu * scale, scheme)
+        queries += estimate.queries
+    reference = sweep.reference if exact is None else exact[asked]
+    layers = compare_layers(slots, asked, estimate, reference)
+    if exact is None:
+        level = max(noise.level, torch.finfo(base.dtype).eps * abs(float(base)))
+        layers = [
+            replace(layer, taylor_rate=_rate(oracle, slot, swept, sweep, mus, scale, level))
+            for slot, layer in zip(slots, layers, strict=True)
+        ]
+        queries += len(slots) * (len(mus) + 1)
+    return SelfCheck(
+        mu,
+        scheme,
+        "extrapolation" if exact is None else "autograd",
+        tuple(layers),
+        sweep.points,
+        sweep.best(scheme).mu,
+        noise,
+        len(asked),
+        len(swept),
+        d,
+        queries,
+        tuple(_warnings(mu, scheme, layers, sweep, noise)),
+    )
+
+
+def _rate(
+    oracle: Oracle,
+    slot: Slot,
+    swept: Tensor,
+    sweep: Sweep,
+    mus: list[float],
+    scale: Tensor,
+    level: float,
+) -> float | None:
+    """The Taylor rate along all the tensor's swept coordinates at once, up the gradient."""
+    here = (swept >= slot.start) & (swept < slot.stop)
+    mine, slopes = swept[here], (sweep.reference * scale[swept])[here]
+    direction = torch.zeros(len(scale), dtype=torch.float64)
+    signs = torch.where(slopes < 0, -1.0, 1.0).double()
+    direction[mine] = signs * scale[mine]
+    error = sqrt(len(mine)) * level / sweep.reference_mu if sweep.reference_mu else 0.0
+    return taylor_rate(oracle, direction, float(signs @ slopes), mus, level, error)
+
+
+def _warnings(
+    mu: float, scheme: str, layers: Sequence[LayerCheck], sweep: Sweep, noise: Noise
+) -> Iterator[str]:
+    best = sweep.best(scheme)
+    if noise.floor is not None and mu < noise.floor:
+        yield f"mu {mu:.1e} is below the noise floor: probes move the loss less than its noise does"
+    if noise.repeated > 0:
+        yield f"the loss is not repeatable: standard deviation {noise.repeated:.1e} at one theta"
+    if noise.floor is None:
+        yield "no probe moves the loss: the gradient is zero at every coordinate asked"
+    least = getattr(best, scheme)
+    if least > 0.1:
+        yield f"no mu gives a good {scheme} difference: the best is off by {least:.0%}"
+    for layer in layers:
+        yield from layer.doubts()
+
+
+def _slots(network: nn.Module | None, d: int) -> list[Slot]:
+    if not d:
+        raise InputError("oracle", got="no coordinates", expected="something to probe")
+    if network is None:
+        return [Slot("theta", 0, d, (d,))]
+    coordinates = Coordinates(network)
+    if coordinates.total != d:
+        raise InputError(
+            "network", got=f"{coordinates.total} weights", expected=f"the {d} of the oracle"
+        )
+    return [slot for slot in coordinates.slots if slot.stop > slot.start]
+
+
+def _checked(gradient: Tensor, d: int) -> Tensor:
+    if tuple(gradient.shape) != (d,):
+        raise InputError("gradient", got=f"shape {tuple(gradient.shape)}", expected=f"({d},)")
+    return gradient.detach().cpu().double()
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

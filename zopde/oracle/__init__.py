@@ -1,0 +1,14 @@
+"""Oracles: they evaluate the loss of a network at moved weights, many at once."""
+
+from zopde.oracle.coordinates import relative_mu
+from zopde.oracle.executor import ExecutorOracle
+from zopde.oracle.weights import WeightOracle, WeightOracles
+from zopde.oracle.workers import WorkerPool
+
+__all__ = [
+    "ExecutorOracle",
+    "WeightOracle",
+    "WeightOracles",
+    "WorkerPool",
+    "relative_mu",
+]

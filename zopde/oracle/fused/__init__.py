@@ -1,0 +1,1 @@
+"""Several layers passed in one go, where what a probe moves is small."""

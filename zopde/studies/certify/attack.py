@@ -1,0 +1,202 @@
+"""Whether certificates hold: an attack on each, and the smoothed answer where it ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zopde.data import ImageData
+from zopde.errors import InputError
+from zopde.memory import keep_freed_memory
+from zopde.progress import Progress, Silent
+from zopde.seeding import generator
+from zopde.smoothing import ABSTAIN, attack, lower_bound
+from zopde.studies.certificates import Row
+from zopde.studies.certify.problem import Problem, problem_of
+from zopde.studies.certify.run import check_model, read_certification
+from zopde.studies.certify.settings import CertifyConfig
+from zopde.studies.folder import RunFolder, claimed
+from zopde.validate import check_count, check_not_negative, check_positive
+
+_AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the attack
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How hard certificates are attacked. Checked when built.
+
+    Args:
+        steps: Of projected gradient descent.
+        draws: Of noise per step.
+        n: Samples of the smoothed classifier at the attacked input.
+        alpha: Probability with which its answer there may be wrong.
+        reach: Attack within so many certified radii; 1 stays inside, where nothing may change.
+        limit: At most so many certified points; 0: all.
+        seed: Decides all noise.
+
+    Raises:
+        InputError: If a value is outside its legal range.
+    """
+
+    steps: int = 40
+    draws: int = 16
+    n: int = 10_000
+    alpha: float = 0.001
+    reach: float = 1.0
+    limit: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "draws", "n"):
+            check_count(name, getattr(self, name))
+        check_positive("reach", self.reach)
+        for name in ("limit", "seed"):
+            check_not_negative(name, getattr(self, name))
+        if not 0 < self.alpha < 1:
+            raise InputError("alpha", got=self.alpha, expected="a number in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What became of one certified point.
+
+    Args:
+        index: Number of the image.
+        prediction: What was certified.
+        radius: Within which it should hold.
+        distance: From the image to where the attack ended.
+        answer: The smoothed classifier's there, or -1.
+    """
+
+    index: int
+    prediction: int
+    radius: float
+    distance: float
+    answer: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether another class is the answer; no answer is none."""
+        return self.answer not in (self.prediction, ABSTAIN)
+
+
+def attack_certificates(
+    certification: Path | str,
+    settings: AttackSettings | None = None,
+    progress: Progress | None = None,
+    images: ImageData | None = None,
+    model: str = "",
+) -> dict[str, Any]:
+    """Try to change the smoothed answer inside every certified radius.
+
+    Writes `attack.tsv`, a line per point, and `attack.json` beside the certificates.
+
+    Args:
+        certification: The folder of `run_certification`, or the table in it.
+        settings: How hard; the defaults if None.
+        progress: Who is watching; nobody by default.
+        images: Those of the run, where they were the caller's own.
+        model: A white box that answers as the certified model does; "": that model itself.
+
+    Returns:
+        The content of `attack.json`: how many points `changed`, and how many may be `expected`
+        to by chance: the share alpha for a wrong certificate, and that for a wrong answer now.
+
+    Raises:
+        InputError: If there is no certified point, or the model is no white box.
+    """
+    keep_freed_memory()
+    settings, watcher = settings or AttackSettings(), progress or Silent()
+    config, rows = read_certification(Path(certification))
+    folder = Path(certification)
+    folder = folder.parent if folder.is_file() else folder
+    held = [row for row in rows if row.prediction != ABSTAIN][: settings.limit or None]
+    if not held:
+        raise InputError("certificates", got="abstentions only", expected="a certified point")
+    with claimed(folder):
+        problem = problem_of(config if not model else _with(config, model), images)
+        run = RunFolder(folder)
+        run.check_data(problem.digest(), what="images")
+        if not model:
+            check_model(run, config)
+        began = time.perf_counter()
+        found = _attack(problem, config, settings, held, watcher)
+        result = _summary(config, settings, found, time.perf_counter() - began)
+        lines = ["\t".join(Attacked.__dataclass_fields__), *map(_line, found)]
+        run.write_text("attack.tsv", "\n".join(lines) + "\n")
+        run.write_json("attack.json", result)
+    return result
+
+
+def _with(config: CertifyConfig, model: str) -> CertifyConfig:
+    return CertifyConfig(**{**vars(config), "model": model})
+
+
+def _attack(
+    problem: Problem,
+    config: CertifyConfig,
+    settings: AttackSettings,
+    held: list[Row],
+    progress: Progress,
+) -> list[Attacked]:
+    smooth = problem.smooth
+    if not isinstance(smooth.base_classifier, nn.Module):
+        raise InputError(
+            "model",
+            got=f"{config.model!r}, a {type(smooth.base_classifier).__name__}",
+            expected="a torch module: the attack goes back through it",
+            remedy="name a white box that answers alike",
+        )
+    smooth.base_classifier.eval().requires_grad_(False)
+    found = []
+    size = max(1, _AT_ONCE // settings.draws)
+    with progress.stage("attacked points", len(held)) as advance:
+        for first in range(0, len(held), size):
+            part = held[first : first + size]
+            x = torch.stack([problem.inputs(row.index) for row in part])
+            ends = attack(
+                smooth.base_classifier,
+                x,
+                torch.tensor([row.prediction for row in part], device=x.device),
+                settings.reach * torch.tensor([row.radius for row in part]),
+                config.sigma,
+                generator(settings.seed, "attack", 2 * first),
+                settings.steps,
+                settings.draws,
+            )
+            lengths = (ends - x).flatten(1).norm(dim=1).tolist()
+            for row, end, length in zip(part, ends, lengths, strict=True):
+                draw = generator(settings.seed, "attack", 2 * row.index + 1)
+                answer = smooth.predict(end, settings.n, settings.alpha, draw, config.batch)
+                found.append(Attacked(row.index, row.prediction, row.radius, length, answer))
+                advance(text=f"{sum(each.changed for each in found)} changed")
+    return found
+
+
+def _summary(
+    config: CertifyConfig, settings: AttackSettings, found: list[Attacked], seconds: float
+) -> dict[str, Any]:
+    changed, allowed = sum(each.changed for each in found), config.alpha + settings.alpha
+    return {
+        "points": len(found),
+        "changed": changed,
+        "no_answer": sum(each.answer == ABSTAIN for each in found),
+        "expected": allowed * len(found),
+        # With 99.9 % confidence the true share is above this; were it above what is allowed,
+        # something would be wrong.
+        "share_at_least": lower_bound(changed, len(found), 0.001),
+        "share_allowed": allowed,
+        **vars(settings),
+        "sigma": config.sigma,
+        "model": config.model,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _line(each: Attacked) -> str:
+    return "\t".join(map(repr, vars(each).values()))

@@ -1,0 +1,286 @@
+"""The amortised interface of a run: its banks of Jacobians, filled once, watched and kept."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from zopde.contracts import Solver
+from zopde.interface import (
+    AmortisedPullback,
+    Bank,
+    JacobianStore,
+    Key,
+    Probing,
+    Pullback,
+    Step,
+    Watch,
+    farthest_points,
+    form_for,
+)
+from zopde.interface.forms import Form
+from zopde.interface.vjp import Variable, by_variable
+from zopde.progress import Progress, Silent
+from zopde.seeding import generator
+from zopde.studies.correct.problem import Problem, coarse_solver, solver_identity
+from zopde.studies.correct.settings import CorrectionConfig
+
+WATCH = "watch.csv"
+_OWN = "bank"
+_NEAR = 5  # cells along each axis
+_HEAD = ["iteration", "mean_agreement", "least_agreement", "snapshots", "fallbacks"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where Jacobians lie.
+
+    Args:
+        shared: Those of the first snapshots, for every run with the same solver and data; None
+            for memory.
+        own: What the watch saw and added, of this label and seed alone; None for memory.
+    """
+
+    shared: Path | None = None
+    own: Path | None = None
+
+
+@final
+class AmortisedAt:
+    """Iteration -> a pullback that looks Jacobians up, and on some iterations watches them.
+
+    The banks are a function of the data and of the iterations so far: what a watch added after
+    the point from which a run is resumed is forgotten, and found again.
+
+    Args:
+        config: The run's settings.
+        problem: Solver and data.
+        solver: What is asked for the first snapshots; the steps that are watched ask their own.
+        seed: The run's.
+        mu: Finite-difference step by variable, in its units; a bank is filled for each.
+        places: Where the Jacobians and what the watch saw are kept.
+        executor: Who answers the probes; None is this process.
+        fallback: What answers where a watch finds no agreement and no room.
+        progress: Who is watching the banks being filled.
+
+    Raises:
+        InputError: If the banks are too large, or there is less data than snapshots.
+    """
+
+    def __init__(
+        self,
+        config: CorrectionConfig,
+        problem: Problem,
+        solver: Solver,
+        seed: int,
+        mu: Mapping[Variable, float],
+        places: Places,
+        executor: Executor | None = None,
+        fallback: Pullback | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._table, self._seed, self._mu = config.interface, seed, dict(mu)
+        self._own, self._fallback, self._problem = places.own, fallback, problem
+        self._watches: list[Watch] = []
+        self._at, self._started = 0, False
+        here = None if places.own is None else places.own / _OWN
+        identity = _identity(config)
+        self._kept, table = JacobianStore(here, identity), config.interface
+        self.solver_steps = steps_of_bank(config, problem, list(mu))
+        title = f"{table.snapshots * len(mu)} Jacobians"
+        with (progress or Silent()).stage(title, self.solver_steps) as advance:
+            shared = JacobianStore(places.shared, identity, advance)
+            self.banks = self._filled(config, problem, solver, shared, here, executor)
+        self.asked = shared.asked
+
+    def _filled(
+        self,
+        config: CorrectionConfig,
+        problem: Problem,
+        solver: Solver,
+        shared: JacobianStore,
+        here: Path | None,
+        executor: Executor | None,
+    ) -> dict[Variable, Bank]:
+        table, mu = config.interface, self._mu
+        banks = {
+            variable: Bank(
+                problem.solver.grid,
+                form,
+                table.snapshots + table.more_snapshots,
+                _key(problem),
+                variable,
+                Probing(mu[variable], table.scheme, table.states, executor),
+                shared,
+                None if here is None else here / f"{variable}.pt",
+            )
+            for variable, form in forms_of_bank(config, problem, list(mu)).items()
+        }
+        snapshots = _snapshots(problem, solver, table.snapshots)
+        for bank in banks.values():
+            bank.add(snapshots)
+        return banks
+
+    def __call__(self, iteration: int) -> Pullback:
+        """The pullback of one iteration."""
+        if not self._started:  # what came later than this belongs to a run that was cut off
+            for bank in self.banks.values():
+                bank.restore(self._problem.solver, iteration, self._kept)
+            self._started = True
+        self.write(iteration)
+        table, draws = self._table, generator(self._seed, "probes", iteration)
+        found: dict[Variable, Pullback] = {}
+        for variable, bank in self.banks.items():
+            watch = None
+            if table.watch_every and iteration % table.watch_every == 0:
+                watch = Watch(
+                    draws,
+                    table.watch_below,
+                    self._mu[variable],
+                    iteration,
+                    self._kept,
+                    self._fallback,
+                )
+                self._at = iteration
+                self._watches.append(watch)
+            found[variable] = AmortisedPullback(bank, table.lookup, watch)
+        return by_variable(found)
+
+    def agreement(self) -> float | None:
+        """What this iteration's watch has seen, the mean; None where it did not look."""
+        seen = [figure for watch in self._watches for figure in watch.agreements]
+        return sum(seen) / len(seen) if seen else None
+
+    def write(self, iteration: int) -> None:
+        """Append what the latest watch saw to its file; rows from `iteration` on are dropped."""
+        if self._table.watch_every and self._own is not None:
+            rows = [row for row in _rows(self._own / WATCH) if int(row[0]) < iteration]
+            mean = self.agreement()
+            if mean is not None:
+                least = min(figure for watch in self._watches for figure in watch.agreements)
+                count = sum(map(len, self.banks.values()))
+                fell_back = sum(watch.fell_back for watch in self._watches)
+                rows.append([str(v) for v in (self._at, mean, least, count, fell_back)])
+            _write(self._own / WATCH, [_HEAD, *rows])
+        self._watches = []
+
+    def finish(self, iteration: int) -> str:
+        """Write what is left, and say in a line what the watch saw."""
+        self.write(iteration)
+        rows = _rows(self._own / WATCH) if self._own is not None else []
+        if not rows:
+            return ""
+        means, least, counts, fallbacks = ([float(row[i]) for row in rows] for i in (1, 2, 3, 4))
+        added = int(counts[-1]) - self._table.snapshots * len(self.banks)
+        text = f"bank and solver agree {sum(means) / len(means):.4f} on average, {min(least):.4f} "
+        text += f"at the least; {added} snapshots added"
+        if sum(fallbacks):
+            text += f"; {self._table.fallback} answered {int(sum(fallbacks))} products instead"
+        return text
+
+    @property
+    def note(self) -> str:
+        """What the banks hold, and what it took."""
+        text = f"{sum(map(len, self.banks.values()))} Jacobians, {self.solver_steps:,} solver steps"
+        text += {0: " once before, none now", self.solver_steps: " once"}.get(
+            self.asked, f", {self.asked:,} of them now"
+        )
+        lost = {bank.form.name: bank.error for bank in self.banks.values() if bank.error}
+        for name, error in lost.items():
+            text += f"; {name}: {100 * error:.2g} % of a Jacobian is lost"
+        return text
+
+
+def forms_of_bank(
+    config: CorrectionConfig, problem: Problem, variables: list[Variable]
+) -> dict[Variable, Form]:
+    """How Jacobians of each variable are kept; the banks share the limit.
+
+    Raises:
+        InputError: If they do not fit.
+    """
+    table, grid = config.interface, problem.solver.grid
+    count = table.snapshots + table.more_snapshots
+    limit = table.limit_gib / len(variables)
+    near = tuple(table.near) or (_NEAR,) * len(grid.shape)
+    return {v: form_for(grid, v, count, limit, near, table.rank) for v in variables}
+
+
+def steps_of_bank(config: CorrectionConfig, problem: Problem, variables: list[Variable]) -> int:
+    """Solver steps that the first snapshots take, in this process or in one before."""
+    table, grid = config.interface, problem.solver.grid
+    shapes = {"state": grid.state_shape, "forcing": grid.forcing_shape}
+    entries = sum(torch.Size(shapes[variable]).numel() for variable in variables)
+    return table.snapshots * entries * (2 if table.scheme == "central" else 1)
+
+
+def shared_folder(data: Path, root: Path) -> Path:
+    """Beside the data file, or beside the run where that is not ours to write."""
+    folder = data.parent if os.access(data.parent, os.W_OK) else root.parent
+    return folder / f"{data.stem}.jacobians"
+
+
+def _snapshots(problem: Problem, solver: Solver, count: int) -> Step:
+    """States of the training data that are far apart, one of every parameter value among them."""
+    data = problem.train
+    states = data.states[:, :-1].flatten(0, 1)
+    forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)
+    points = _key(problem)(states, forcing).flatten(1)
+    chosen = farthest_points(points, count, _groups(problem)).to(states.device)
+    return Step(
+        solver,
+        states[chosen],
+        None if forcing is None else forcing[chosen],
+        problem.stepped.flatten(0, 1)[chosen],
+    )
+
+
+def _parameters(problem: Problem) -> Tensor | None:
+    """The forcing of each run where it stays the same: it then is a parameter of the run."""
+    forcing = problem.train.forcing
+    if forcing is None or not torch.equal(forcing, forcing[:, :1].expand_as(forcing)):
+        return None
+    return forcing[:, 0]
+
+
+def _groups(problem: Problem) -> Tensor | None:
+    """Which parameter value each training state belongs to; each gets its share of snapshots."""
+    values = _parameters(problem)
+    if values is None:
+        return None
+    _, groups = torch.unique(values.flatten(1).cpu(), dim=0, return_inverse=True)
+    members: Tensor = groups.repeat_interleave(problem.train.steps)
+    return members
+
+
+def _key(problem: Problem) -> Key:
+    varies = _parameters(problem) is not None
+    return Key(problem.scale, problem.train.forcing_scale() if varies else None)
+
+
+def _identity(config: CorrectionConfig) -> str:
+    """What decides the solver's answers."""
+    return f"{solver_identity(config, coarse_solver(config))} {config.run.dtype}"
+
+
+def _rows(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    found = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    return [row for row in found if len(row) == len(_HEAD)]
+
+
+def _write(path: Path, rows: list[list[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    partial.replace(path)

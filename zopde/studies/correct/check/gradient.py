@@ -1,0 +1,156 @@
+"""A self-check of the gradient that a correction run would train with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zopde.check import SelfCheck, selfcheck
+from zopde.contracts import Solver
+from zopde.data import Trajectories, load_trajectories
+from zopde.errors import InputError
+from zopde.hybrid import INJECTIONS, UnrolledObjective
+from zopde.memory import keep_freed_memory
+from zopde.oracle import WeightOracle, relative_mu
+from zopde.progress import Progress, Silent
+from zopde.seeding import generator
+from zopde.studies.correct.problem import (
+    Problem,
+    coarse_solver,
+    first_objective,
+    make_data,
+    new_corrector,
+    problem_from,
+    wanted_settings,
+)
+from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.train import start_stage
+from zopde.zo import Estimate, rge
+
+_START = 20  # iterations of NON before the check
+_COMPARED, _SWEPT = 96, 20  # weights; a query of an unrolled loss takes long
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """A self-check, and what it was made on.
+
+    Args:
+        estimator: "CGE", or "RGE" with its number of directions.
+        data: Where the states come from.
+        start: How the weights were found.
+        check: What was found.
+    """
+
+    estimator: str
+    data: str
+    start: str
+    check: SelfCheck
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values only."""
+        about = {"estimator": self.estimator, "data": self.data, "start": self.start}
+        return {**about, **self.check.as_dict()}
+
+
+def check_gradient(
+    config: CorrectionConfig, directions: int = 0, progress: Progress | None = None
+) -> GradientCheck:
+    """Judge the gradient of the first iteration of ZO-weights; nothing is written.
+
+    The gradient is compared with autograd through the solver's differentiable twin, where it has
+    one; see `zopde.selfcheck` for what happens otherwise, and for the rest that is measured.
+
+    Args:
+        config: The run that is planned; its first seed is taken. Of the data file, if one is
+            named, as many simulations as a batch has windows; otherwise so many short ones are
+            made.
+        directions: 0 judges CGE; more, an RGE with so many directions.
+        progress: Who is watching.
+
+    Raises:
+        InputError: On settings or data that will not do.
+        SolverError: If the solver fails at the present weights.
+    """
+    keep_freed_memory()
+    if directions < 0:
+        raise InputError("directions", got=directions, expected="a whole number >= 0")
+    if directions and config.zo.mu_relative:
+        raise InputError(
+            "zo.mu_relative", got="true", expected="false where random directions are judged"
+        )
+    watcher = progress or Silent()
+    config = replace(config, run=replace(config.run, store=""))  # nothing is to be written
+    seed = config.run.seeds[0]
+    solver = coarse_solver(config)
+    small, data, source = _data(config, solver, watcher)
+    problem = problem_from(small, solver, data, watcher)
+    network, start = _started(small, problem, seed, watcher)
+    objective = first_objective(config, problem, problem.solver, seed)
+    oracle = WeightOracle(network, objective, config.zo.chunk or None)
+    exact = None
+    if problem.twin is not None:
+        exact = _autograd(first_objective(config, problem, problem.twin, seed), network)
+    draw, zo = generator(seed, "mask"), config.zo
+    estimate: Estimate | None = None
+    with watcher.stage("checking the gradient", 1) as advance:
+        if directions:
+            estimate = rge(oracle, directions, zo.mu, draw, scheme=zo.scheme)
+        scale = relative_mu(network) if zo.mu_relative else None
+        found = selfcheck(
+            oracle, zo.mu, draw, exact, network, zo.scheme, scale, estimate, _COMPARED, _SWEPT
+        )
+        advance()
+    name = f"RGE, {directions} directions" if directions else "CGE"
+    return GradientCheck(name, source, start, found)
+
+
+def _data(
+    config: CorrectionConfig, solver: Solver, progress: Progress
+) -> tuple[CorrectionConfig, Trajectories, str]:
+    """Settings of a few simulations, and those."""
+    few = replace(config.data, train=config.training.batch, test=1)
+    if config.data.path:
+        path = Path(config.data.path)
+        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
+        few = replace(few, train=min(few.train, max(1, data.simulations - 1)))
+        return replace(config, data=few), data, str(path)
+    small = replace(config, data=replace(few, steps=config.training.unroll + 2))
+    return small, make_data(small, progress), f"{few.train} short runs of the reference"
+
+
+def _started(
+    config: CorrectionConfig, problem: Problem, seed: int, progress: Progress
+) -> tuple[nn.Module, str]:
+    """A corrector after a little of NON: at the very start its gradient is zero but in a layer.
+
+    Where NON has no gradient, the weights that start at zero are drawn at random instead.
+    """
+    network = new_corrector(config, problem, seed)
+    if INJECTIONS[config.corrector.inject].through_solver:
+        draw = generator(seed, "weights")
+        for weight in network.parameters():
+            if not weight.any():
+                noise = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
+                weight.data.copy_(0.1 * noise / weight[0].numel() ** 0.5)
+        return network, "zeros drawn at random"
+    stage = start_stage(config, problem, seed)
+    optimizer = stage.optimise.build(network)
+    with progress.stage("a few iterations of NON", _START) as advance:
+        for iteration in range(_START):
+            stage.gradient(network, stage.objective_at(iteration), iteration)
+            stage.optimise.update(optimizer, network, None, iteration, _START)
+            advance()
+    return network, f"{_START} iterations of NON"
+
+
+def _autograd(objective: UnrolledObjective, network: nn.Module) -> Tensor:
+    weights = [p for p in network.parameters() if p.requires_grad]
+    slopes = torch.autograd.grad(
+        objective(network, 1)[0], weights, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([slope.flatten() for slope in slopes])

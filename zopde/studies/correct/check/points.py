@@ -1,0 +1,185 @@
+"""The points of a solver check that need no finite difference: is the contract kept?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zopde.blackbox import BlackBox
+from zopde.check.digits import narrower_dtype, significant_digits
+from zopde.contracts import Seeded, Solver, seeded
+from zopde.errors import SolverError
+from zopde.studies.correct.check.states import States
+
+Verdict = Literal["pass", "warn", "fail"]
+_ROUND_OFF = 1000  # units in the last place that a batch may change
+_PATIENCE, _LEAST = 100, 20.0  # step times, and seconds, before a step hangs
+_FEW_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Point:
+    """One line of the report.
+
+    Args:
+        name: What was looked at.
+        verdict: "pass", "warn" or "fail".
+        found: What was found, in one line.
+        remedy: What to change; empty where it passes.
+        values: The figures in it, by name; plain values.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def check_contract(solver: Solver, states: States) -> tuple[Point, Tensor | None]:
+    """Type, shape, dtype and device of an answer, the arguments left as they are."""
+    state, forcing = states.state.clone(), states.forcing
+    given = None if forcing is None else forcing.clone()
+    name = "contract"
+    try:
+        answer = BlackBox(solver).step(state, given)
+    except SolverError as error:
+        remedy = (
+            "mend what the first one that failed says of itself"
+            if error.failures
+            else "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
+            "in zopde.OneAtATime"
+        )
+        return Point(name, "fail", str(error), remedy), None
+    changed = not torch.equal(state, states.state)
+    if given is not None and states.forcing is not None:
+        changed |= not torch.equal(given, states.forcing)
+    if changed or answer.data_ptr() == state.data_ptr():
+        what = "step changes its argument" if changed else "step answers with its argument"
+        return Point(name, "fail", what, "work on a copy: state.clone()"), None
+    if not answer.isfinite().all():
+        return Point(
+            name,
+            "fail",
+            "an answer that is not finite",
+            "check on states that the solver can take: --data, or --amplitude",
+        ), None
+    shape = " x ".join(map(str, state.shape[1:]))
+    return Point(name, "pass", f"{shape} in, the same out, {state.dtype}"), answer
+
+
+def check_batch(solver: Solver, states: States, answer: Tensor) -> Point:
+    """Whether an answer depends on the other states of the batch."""
+    alone = torch.cat(
+        [solver.step(*states.rows(slice(i, i + 1))) for i in range(len(states.state))]
+    )
+    size = answer.abs().amax().double()
+    off = float((alone - answer).abs().amax().double() / size.clamp_min(1e-300))
+    values = {"relative_difference": off}
+    eps = torch.finfo(answer.dtype).eps
+    if off <= _ROUND_OFF * eps:
+        exact = "bit for bit" if off == 0 else f"to {off:.0e}"
+        return Point("batch", "pass", f"alone as in a batch of {len(answer)}, {exact}", "", values)
+    return Point(
+        "batch",
+        "fail",
+        f"alone and in a batch differ by {off:.1e}",
+        "a state's answer must not depend on the others: wrap the solver in zopde.OneAtATime",
+        values,
+    )
+
+
+def check_repeats(solver: Solver, states: States) -> Point:
+    """The same input twice; with the same seed, where there is one."""
+    off = _repeat_error(solver, states)
+    values: dict[str, Any] = {"standard_deviation": off, "seeded": isinstance(solver, Seeded)}
+    if off == 0:
+        return Point("repeats", "pass", "the same answer twice, bit for bit", "", values)
+    told = f"two answers to one state differ by {off:.1e} (root mean square)"
+    if isinstance(solver, Seeded) and _repeat_error(seeded(solver, 1), states) == 0:
+        found = f"{told}; with a seed they do not"
+        return Point("repeats", "pass", found, "", values)
+    remedy = "give it with_seed(seed), so that all probes of a gradient meet the same noise"
+    return Point("repeats", "fail", told, remedy, values)
+
+
+def check_nan(solver: Solver, states: States, seconds: float) -> Point:
+    """A NaN in one state: seen in its answer, in no other, and in finite time."""
+    state, forcing = states.rows(slice(0, 2))
+    state = state.clone()
+    state[1, 0].view(-1)[0] = torch.nan
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.append(solver.step(state, forcing))
+        except Exception as error:  # to raise is a good answer
+            found.append(error)
+
+    limit = max(_LEAST, _PATIENCE * seconds)
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(limit)
+    if not found:
+        told = f"no answer to a NaN within {limit:.0f} s"
+        return Point("NaN", "fail", told, "stop a step that takes too long: run.apart, run.timeout")
+    if isinstance(found[0], Exception):
+        return Point("NaN", "pass", f"raises {type(found[0]).__name__}")
+    if found[0][1].isfinite().all():
+        remedy = "raise SolverError, or let NaN through, where a step fails"
+        return Point("NaN", "fail", "a finite answer to a NaN: faults would go unseen", remedy)
+    if len(found[0]) > 1 and not found[0][0].isfinite().all():
+        remedy = "one bad state must not spoil the others: wrap the solver in zopde.OneAtATime"
+        return Point("NaN", "fail", "a NaN in one state spoils another's answer", remedy)
+    return Point("NaN", "pass", "NaN in, NaN out")
+
+
+def check_time(solver: Solver, states: States, batch: int) -> Point:
+    """Seconds of a step, alone and side by side."""
+    one = states.rows(slice(0, 1))
+    alone = timed(lambda: solver.step(*one))
+    rows = torch.arange(batch) % len(states.state)
+    many = states.rows(rows)
+    together = timed(lambda: solver.step(*many)) / batch
+    found = f"{_time(alone)} alone, {_time(together)} in a batch of {batch}"
+    return Point("time", "pass", found, "", {"alone": alone, "in_batch": together, "batch": batch})
+
+
+def check_digits(answer: Tensor) -> Point:
+    """How many digits an answer has."""
+    digits, narrower = significant_digits(answer), narrower_dtype(answer)
+    values = {"significant_digits": digits, "held_by": narrower}
+    if digits is not None and digits <= _FEW_DIGITS:
+        found = f"answers of {digits} significant digits, as of text output"
+        return Point("precision", "warn", found, "write binary, or more digits", values)
+    if narrower:
+        found = f"answers that {narrower} holds, in {answer.dtype}"
+        return Point("precision", "warn", found, "compute in the precision of the state", values)
+    full = f"about {-torch.tensor(torch.finfo(answer.dtype).eps).log10():.0f} digits"
+    return Point("precision", "pass", f"answers fill {answer.dtype}, {full}", "", values)
+
+
+def timed(work: Callable[[], object], enough: float = 1.0) -> float:
+    """Least seconds of a few calls after the first; of one where it takes long."""
+    work()
+    times: list[float] = []
+    while len(times) < 5 and sum(times) < enough:
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _repeat_error(solver: Solver, states: States) -> float:
+    first, second = (solver.step(*states.rows(slice(None))) for _ in range(2))
+    return float((first - second).double().square().mean().sqrt())
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

@@ -1,0 +1,147 @@
+"""Corrected rollouts of the unseen runs, and how far off they are.
+
+Trained correctors as files: weights, normalisation and how to build them, in one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zopde.data import Trajectories, to_dataset
+from zopde.data.store import write_netcdf
+from zopde.hybrid import CorrectedSolver, rollout, rollout_error
+from zopde.hybrid.metrics import RolloutError
+from zopde.nets import Normalised, build_corrector
+from zopde.progress import Advance
+from zopde.seeding import noise_seeds
+from zopde.studies.correct.problem import Problem
+from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.model_file import read_model, write_model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One network on all the test runs.
+
+    Args:
+        predicted: (simulation, time, channel, *space), the initial state included.
+        error: Against the reference, the initial state left out.
+    """
+
+    predicted: Tensor
+    error: RolloutError
+
+
+def evaluate(problem: Problem, network: nn.Module | None, advance: Advance) -> Evaluation:
+    """Roll every test run out, from its first reference state to its last."""
+    test = problem.test
+    forcing = test.forcing
+    solver = problem.solver if network is None else CorrectedSolver(problem.solver, network)
+    predicted = rollout(
+        solver,
+        test.states[:, 0],
+        test.steps,
+        None if forcing is None else lambda t: forcing[:, t],
+        progress=advance,
+        seeds=noise_seeds(0, 0, test.steps),
+    )
+    return Evaluation(predicted, rollout_error(predicted[:, 1:], test.states[:, 1:]))
+
+
+def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
+    """States of the test runs, predicted or not, as NetCDF, laid out as the reference data."""
+    grid = test.grid.without_forcing()
+    settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_netcdf(to_dataset(Trajectories(grid, states, None, settings)), path)
+
+
+def summary(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """Errors of one label over seeds and test runs, in plain values.
+
+    `mean` and `std` are over the test runs, each first averaged over time and seeds;
+    `std_over_seeds` is of the seeds' means. A mean with a diverged run in it is None.
+    """
+    mae = torch.stack([e.error.mean_mae for e in evaluations]).double()
+    relative = torch.stack([e.error.relative.mean(dim=1) for e in evaluations]).double()
+    per_run = mae.mean(dim=0)
+    return {
+        "mae": {
+            "mean": _finite(per_run.mean()),
+            "std": _finite(per_run.std(correction=0)),
+            "std_over_seeds": _finite(mae.mean(dim=1).std(correction=0)),
+            "runs": [[_finite(value) for value in seed] for seed in mae],
+        },
+        "relative_error": {"mean": _finite(relative.mean())},
+        "diverged": int(sum(int(e.error.diverged.sum()) for e in evaluations)),
+    }
+
+
+def error_curve(evaluations: list[Evaluation]) -> tuple[Any, Any]:
+    """Mean over seeds and test runs of the MAE at each step, and its spread over the runs."""
+    mae = torch.stack([e.error.mae for e in evaluations]).double().cpu().mean(dim=0)
+    return mae.mean(dim=0).numpy(), mae.std(dim=0, correction=0).numpy()
+
+
+def _finite(value: Tensor) -> float | None:
+    return float(value) if torch.isfinite(value) else None
+
+
+def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) -> None:
+    """Write weights and normalisation as safetensors, the architecture in its metadata."""
+    body = network.body
+    plan = {
+        "kind": config.corrector.kind,
+        "sizes": config.corrector.sizes,
+        "inputs": len(network.input_scale),
+        "outputs": len(_output_scale(network)),
+        "padding": _padding(body),
+        "inject": network.inject,
+        "solver": config.solver.spec,
+    }
+    write_model(path, "corrector", plan, network.state_dict())
+
+
+def load_corrector(path: Path | str) -> Normalised:
+    """The corrector of a `model.safetensors`, ready for `CorrectedSolver`.
+
+    Args:
+        path: A file that a correction run wrote.
+
+    Returns:
+        The network in eval mode, with the precision it was trained in; its `inject` tells
+        `CorrectedSolver` where the correction belongs.
+
+    Raises:
+        InputError: If the file is missing or no model of zopde.
+
+    Example:
+        >>> from zopde import CorrectedSolver, load_corrector, load_solver
+        >>> def corrected(run):
+        ...     network = load_corrector(run / "ZO-weights" / "seed-0" / "model.safetensors")
+        ...     return CorrectedSolver(load_solver("burgers"), network)
+    """
+    plan, state = read_model(path, "corrector")
+    body = build_corrector(
+        plan["kind"], plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"]
+    )
+    scale = state["state_scale"]
+    forcing_scale = torch.ones(plan["inputs"] - len(scale))
+    inject = plan.get("inject", "after")  # as every file before there was a choice
+    network = Normalised(body, scale, forcing_scale, scale.dim() - 1, inject)
+    network.to(scale.dtype).load_state_dict(state)
+    return network.eval()
+
+
+def _output_scale(network: Normalised) -> torch.Tensor:
+    return network.state_scale if network.output_scale is None else network.output_scale
+
+
+def _padding(body: torch.nn.Module) -> str:
+    convolution = next(m for m in body.modules() if isinstance(m, torch.nn.Conv2d))
+    return "periodic" if convolution.padding_mode == "circular" else "zero"

@@ -1,0 +1,278 @@
+"""What a defence run is made of.
+
+The compared ways of training a defence, and what sets each apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from zopde.smoothing.bounds import check_alpha
+from zopde.studies.classifiers import ClassifierSettings
+from zopde.studies.classify import ClassificationConfig, load_classification
+from zopde.studies.classify.settings import ImageSettings
+from zopde.studies.defend.blackbox import check_votes
+from zopde.studies.settings import (
+    Legal,
+    build,
+    check_distinct,
+    check_length,
+    check_settings,
+    choices,
+    merge,
+    read_toml,
+)
+from zopde.validate import (
+    check_choice,
+    check_count,
+    check_device,
+    check_not_negative,
+    check_positive,
+)
+
+Gradient = Literal["none", "backprop", "rge", "cge", "weights"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Args:
+        gradient: Where it comes from: nowhere; back-propagation through the classifier, which
+            then is no black box; random directions or single entries of what enters the black
+            box; single weights of the denoiser.
+        autoencoder: Whether encoder and decoder stand behind the denoiser. The black box then
+            begins at the latent.
+        denoiser: Whether there is one at all.
+    """
+
+    gradient: Gradient
+    autoencoder: bool = False
+    denoiser: bool = True
+
+    @property
+    def trained(self) -> bool:
+        """Whether the classifier has a part in the training."""
+        return self.gradient != "none"
+
+    @property
+    def zeroth_order(self) -> bool:
+        """Whether queries are all it needs of the classifier."""
+        return self.gradient in {"rge", "cge", "weights"}
+
+
+METHODS = {
+    "none": Method("none", denoiser=False),
+    "MSE": Method("none"),
+    "AE-MSE": Method("none", autoencoder=True),
+    "FO-DS": Method("backprop"),
+    "FO-AE-DS": Method("backprop", autoencoder=True),
+    "ZO-DS": Method("rge"),
+    "ZO-AE-DS-RGE": Method("rge", autoencoder=True),
+    "ZO-AE-DS-CGE": Method("cge", autoencoder=True),
+    "DeepZero": Method("weights"),
+}
+
+
+_FOLDER = files("zopde.studies.defend") / "presets"
+PRESETS = ("quick", "fashion", "cifar10")
+
+
+@dataclass(frozen=True)
+class DefenceSettings:
+    """Noise and networks. `sigma` is the noise's deviation, of pixels scaled to [0, 1].
+
+    The denoiser has `depth` convolutions of `width` channels, the autoencoder `latent` entries.
+    """
+
+    sigma: float = 0.25
+    depth: int = 17
+    width: int = 64
+    latent: int = 192
+
+
+@dataclass(frozen=True)
+class PretrainingSettings:
+    """Denoiser, then autoencoder behind it, by mean square: the classifier is not asked.
+
+    Adam at `lr` on `batch` images, noise drawn anew every time.
+    """
+
+    denoiser: str = "100 epochs"
+    autoencoder: str = "100 epochs"
+    batch: int = 256
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class StabilitySettings:
+    """Training through the classifier, with Adam.
+
+    `queries` is the budget of every method by queries: images that the classifier is asked
+    about, for labels, scores of the layers, losses and gradients alike. A method makes as many
+    updates as it pays for. `iterations` are those of methods that back-propagate. `lr` is by
+    method. `mse` weighs the reconstruction; `warmup` as elsewhere. `watch` times in a training
+    the loss is taken on `watch_images` images, and the best network is the one that is kept.
+    """
+
+    queries: int = 1_000_000
+    iterations: int = 1000
+    batch: int = 256
+    lr: dict[str, float] = field(default_factory=dict)
+    warmup: str = "0 iterations"
+    mse: float = 0.0
+    watch: int = 10
+    watch_images: int = 256
+
+
+@dataclass(frozen=True)
+class DefenceQuerySettings:
+    """The estimates. `mu` is in the units of the pixels, `mu_latent` and `mu_weights` likewise.
+
+    RGE asks along `directions` random ones for each image, CGE for every entry of the latent.
+    DeepZero asks for `weights` weights of the denoiser's convolutions at a time, shared out over
+    the layers by `score` (once, from `score_directions` directions on a batch) and drawn anew
+    every `resample`; norms and biases stay as they are. `chunk` of its probes share a pass.
+    """
+
+    mu: float = 5e-3
+    mu_latent: float = 5e-3
+    mu_weights: float = 5e-3
+    scheme: Literal["forward", "central"] = "central"
+    scheme_weights: Literal["forward", "central"] = "forward"
+    directions: int = 192
+    weights: int = 1152
+    score: Literal["random", "magnitude", "zo-grasp"] = "zo-grasp"
+    score_directions: int = 192
+    resample: str = "5 epochs"
+    chunk: int = 32
+
+
+@dataclass(frozen=True)
+class CertifySettings:
+    """Randomized smoothing of the defended classifier on `images` test images.
+
+    `n0` noisy copies choose the class, `n` bound its probability at confidence 1 - `alpha`;
+    `batch` of them share a pass.
+    """
+
+    images: int = 100
+    n0: int = 100
+    n: int = 1000
+    alpha: float = 0.001
+    batch: int = 1000
+
+
+@dataclass(frozen=True)
+class DefendRunSettings:
+    """Which methods, which seeds, where. `store` is a file that keeps the classifier's answers."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    seeds: tuple[int, ...] = (0,)
+    device: str = "cpu"
+    checkpoint_seconds: float = 30.0
+    store: str = ""
+    store_gib: float = 10.0
+
+
+@dataclass(frozen=True)
+class DefenceConfig:
+    """Everything that decides a defence run. Checked when built.
+
+    Raises:
+        InputError: If a value is outside its legal range.
+    """
+
+    data: ImageSettings = field(default_factory=ImageSettings)
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    defence: DefenceSettings = field(default_factory=DefenceSettings)
+    pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
+    training: StabilitySettings = field(default_factory=StabilitySettings)
+    zo: DefenceQuerySettings = field(default_factory=DefenceQuerySettings)
+    certify: CertifySettings = field(default_factory=CertifySettings)
+    run: DefendRunSettings = field(default_factory=DefendRunSettings)
+
+    def __post_init__(self) -> None:
+        check_settings(self, _LEGAL)
+        check_distinct("run.seeds", self.run.seeds)
+        check_distinct("run.methods", self.run.methods)
+        for method in (*self.run.methods, *self.training.lr):
+            check_choice("run.methods or training.lr", method, METHODS)
+        for method in self.run.methods:
+            if METHODS[method].trained:
+                check_positive(f"training.lr.{method}", self.training.lr.get(method, 0.0))
+        check_device("run.device", self.run.device)
+        check_alpha(self.certify.alpha)
+        check_votes(self.classifier.answers, self.classifier.votes)
+        if not self.classifier.spec:
+            self.vendor()
+
+    def vendor(self) -> ClassificationConfig:
+        """The training of the classifier, where none is given."""
+        run = {"methods": ["FO"], "seeds": list(self.run.seeds), "device": self.run.device}
+        tables = {"run": run, "data": {"path": self.data.path}}
+        return load_classification(self.classifier.train, None, self.classifier.changes, tables)
+
+
+_LEGAL: Legal = (
+    (
+        check_count,
+        {
+            "defence": "depth width latent",
+            "pretraining": "batch",
+            "training": "queries iterations batch watch watch_images",
+            "zo": "directions weights score_directions chunk",
+            "certify": "images n0 n batch",
+        },
+    ),
+    (
+        check_positive,
+        {
+            "classifier": "vote_sigma timeout",
+            "defence": "sigma",
+            "pretraining": "lr",
+            "zo": "mu mu_latent mu_weights",
+            "run": "checkpoint_seconds store_gib",
+        },
+    ),
+    (
+        check_not_negative,
+        {
+            "data": "pad",
+            "classifier": "votes price retries",
+            "training": "mse",
+            "run": "seeds",
+        },
+    ),
+    (check_length, {"pretraining": "denoiser autoencoder", "zo": "resample"}),
+)
+
+
+def load_defence(
+    preset: str = "quick",
+    file: Path | None = None,
+    changes: Sequence[str] = (),
+    tables: Mapping[str, Any] | None = None,
+) -> DefenceConfig:
+    """A preset, with more and more particular settings laid over it.
+
+    Args:
+        preset: "quick" (digits, minutes), "fashion" (28 x 28, tens of minutes) or "cifar10"
+            (the published setting), embedded in the package.
+        file: TOML file laid over the preset.
+        changes: Texts "table.key=value" laid over that.
+        tables: Nested dicts laid over all.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
+    """
+    check_choice("preset", preset, PRESETS)
+    tree = read_toml(Path(str(_FOLDER / f"{preset}.toml")))
+    return build(DefenceConfig, merge(tree, choices(file, changes, tables)))

@@ -1,0 +1,114 @@
+"""The unseen runs of a run folder: reference beside predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zopde.contracts import Vortical
+from zopde.data import load_trajectories
+from zopde.data.store import load_rollout
+from zopde.errors import InputError
+from zopde.grid import Grid
+from zopde.hybrid import rollout_error
+from zopde.studies.correct.evaluate import Evaluation
+from zopde.studies.correct.labels import WAYS
+from zopde.studies.correct.problem import coarse_solver, data_path
+from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.folder import REFERENCE
+from zopde.studies.report.runs import FoundRun
+from zopde.studies.settings import build
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Predictions of the unseen runs.
+
+    Args:
+        grid: Where they live.
+        reference: (simulation, time, channel, *space).
+        evaluations: Label -> one per seed that is there; the states of the first seed alone.
+    """
+
+    grid: Grid
+    reference: Tensor
+    evaluations: dict[str, list[Evaluation]]
+
+    @property
+    def shown(self) -> int:
+        """Number of the unseen run that pictures show, as those of the run itself."""
+        return len(self.reference) // 2
+
+    @property
+    def best(self) -> str | None:
+        """The trained label of the least error that a black box can have."""
+        errors = {
+            label: float(torch.stack([e.error.mean_mae for e in found]).mean())
+            for label, found in self.evaluations.items()
+            if WAYS[label].gradient != "none" and not WAYS[label].twin
+        }
+        finite = {k: v for k, v in errors.items() if v < float("inf")}
+        return min(finite, key=lambda label: finite[label], default=None)
+
+    def states(self, label: str) -> Tensor:
+        """(time, channel, *space) of the shown run; "reference" is a label, too."""
+        if label == "reference":
+            return self.reference[self.shown]
+        return self.evaluations[label][0].predicted[self.shown]
+
+
+def read_rollouts(run: FoundRun) -> Rollouts | None:
+    """What a correction run predicted; None where nothing is there yet, or no reference."""
+    reference: Tensor | None = None
+    grid: Grid | None = None
+    found: dict[str, list[Evaluation]] = {}
+    for label in run.labels:
+        for seed in run.seeds if WAYS[label].gradient != "none" else (0,):
+            path = run.of(label, seed) / "rollout.nc"
+            if not path.exists():
+                continue
+            rollout = load_rollout(path)
+            if reference is None:
+                grid, reference = rollout.grid, _reference(run, rollout.grid, rollout.states)
+            if reference is None:
+                return None
+            predicted = rollout.states
+            error = rollout_error(predicted[:, 1:], reference[:, 1:].to(predicted.dtype))
+            kept = predicted if label not in found else predicted[:0]  # what nobody will look at
+            found.setdefault(label, []).append(Evaluation(kept, error))
+    if grid is None or reference is None:
+        return None
+    return Rollouts(grid, reference, found)
+
+
+def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:
+    """(time, y, x) of states (time, channel, y, x); empty where the solver tells none."""
+    if run.metrics is not None and not (run.root / "vorticity.png").exists():
+        return {}  # a solver that has told none need not be built
+    try:
+        solver = coarse_solver(build(CorrectionConfig, run.settings))
+        if not isinstance(solver, Vortical):
+            return {}
+        return {label: solver.vorticity(values) for label, values in states.items()}
+    except Exception:  # a user's solver, no longer there or changed: none is told
+        return {}
+
+
+def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
+    """The folder's own, or, for runs before there was one, that of the data file."""
+    kept = run.root / REFERENCE
+    try:
+        if kept.exists():
+            states = load_rollout(kept).states
+        else:
+            config = build(CorrectionConfig, run.settings)
+            data = load_trajectories(data_path(config, run.root.parent), grid)
+            first = config.data.train
+            states = data.take(slice(first, first + config.data.test)).states.to(config.dtype)
+    except InputError:
+        return None
+    # A rollout begins with a state of its reference: other data cannot pass for it.
+    same = states.shape == predicted.shape and torch.equal(states[:, 0], predicted[:, 0])
+    return states if same else None

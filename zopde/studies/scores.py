@@ -1,0 +1,120 @@
+"""Scores by name, and the layer-wise ratios that a run keeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from zopde.contracts import Objective
+from zopde.errors import InputError
+from zopde.seeding import generator
+from zopde.sparsity import (
+    LayerRatios,
+    Scores,
+    grasp_scores,
+    layer_ratios,
+    magnitude_scores,
+    random_scores,
+    zo_grasp_scores,
+)
+from zopde.studies.folder import RunFolder
+from zopde.training import Fitted, OracleAt
+
+FILE = "layer_ratios.json"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Layer-wise ratios, and what they cost.
+
+    Args:
+        ratios: None where the scores were not finite, so that nothing can be ranked.
+        cost: Of no iteration; `stopped` says why there are no ratios. With "grasp" its solver
+            steps are the differentiable twin's.
+    """
+
+    ratios: LayerRatios | None
+    cost: Fitted
+
+
+def scores_by(
+    score: str,
+    network: nn.Module,
+    objective: Objective,
+    directions: int,
+    mu: float,
+    seed: int,
+    oracles: OracleAt,
+) -> Scores:
+    """The scores that a setting names; a function of the seed where they are random.
+
+    Args:
+        score: "random", "magnitude", "grasp" or "zo-grasp".
+        network: Whose weights are scored.
+        objective: The loss.
+        directions: For "zo-grasp".
+        mu: For "zo-grasp".
+        seed: The run's.
+        oracles: What answers "zo-grasp".
+    """
+    draw = generator(seed, "scores")
+    if score == "random":
+        return random_scores(network, draw)
+    if score == "magnitude":
+        return magnitude_scores(network)
+    if score == "grasp":
+        return grasp_scores(network, objective)
+    assert score == "zo-grasp"
+    return zo_grasp_scores(network, objective, directions, mu, generator=draw, oracle_at=oracles)
+
+
+def queries_of(score: str, directions: int) -> int:
+    """Queries that a score takes."""
+    return {"grasp": 1, "zo-grasp": 2 * (directions + 1)}.get(score, 0)
+
+
+def ratios_from(network: nn.Module, scores: Scores, sparsity: float, cost: Fitted) -> Scoring:
+    """The layer-wise ratios that scores give, or why they give none."""
+    if not scores.values.isfinite().all():
+        return Scoring(None, replace(cost, stopped="scores of the layers not finite"))
+    return Scoring(layer_ratios(network, scores, sparsity), cost)
+
+
+def write_scoring(
+    folder: RunFolder, path: Path, found: Scoring, score: str, sparsity: float
+) -> None:
+    """Keep ratios, where there are some, for an interrupted run."""
+    if found.ratios is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "score": score,
+        "sparsity": sparsity,
+        "queries": found.cost.queries,
+        "solver_steps": found.cost.solver_steps,
+        "seconds": found.cost.seconds,
+        **found.ratios.as_tree(),
+    }
+    folder.write_json(str(path.relative_to(folder.root)), content)
+
+
+def read_scoring(path: Path) -> Scoring:
+    """What `write_scoring` kept.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cost = [content[name] for name in ("queries", "solver_steps", "seconds")]
+        return Scoring(LayerRatios.from_tree(content), Fitted(0, *cost))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{FILE} in {path.parent}",
+            got=f"unreadable ({error})",
+            expected="what the run wrote",
+            remedy="delete it to score again, or start over with --overwrite",
+        ) from error
