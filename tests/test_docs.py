@@ -1,7 +1,9 @@
 """What the documentation shows is in the code, and runs."""
 
+import html
 import importlib
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ from zopde import load_config, load_defence, load_solver
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FILES = DOCS / "files"
+_TITLED = re.compile(r'^```(\w+) title="([^"\n]*)"\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
 _ROOMS = re.compile(r"<!-- rooms:.*?-->\n(.*?)<!-- end of rooms -->", flags=re.DOTALL)
 
 
@@ -55,16 +58,43 @@ def test_the_page_of_rooms_is_the_table_that_is_enforced():
     assert shown == rooms_table(), f"docs/architecture.md should have:\n{rooms_table()}"
 
 
+def titled_blocks():
+    """(page, file, code): what stands in a page under the name of a file."""
+    for page in sorted(DOCS.rglob("*.md")):
+        for _, name, code in _TITLED.findall(page.read_bytes().decode()):
+            yield page.relative_to(DOCS), name, code
+
+
 def test_every_page_is_reached_and_every_file_shown():
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md")]
     assert pages
     for page in pages:
         assert str(page) in navigation, page
-    text = "".join(page.read_text() for page in DOCS.rglob("*.md"))
+    names = {name for _, name, _ in titled_blocks()}
     for file in FILES.iterdir():
         if file.is_file():
-            assert f"docs/files/{file.name}" in text, file
+            assert f"docs/files/{file.name}" in names, file
+
+
+def test_code_under_the_name_of_a_file_is_that_file_exact():
+    for page, name, code in titled_blocks():
+        remedy = f"{page}: `python tests/test_docs.py` copies {name} into it"
+        assert code.encode() == (ROOT / name).read_bytes(), remedy
+
+
+def test_built_pages_show_the_code_of_their_files(tmp_path):
+    """As a browser has it: every file is there, and no line that should have included one."""
+    build = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    subprocess.run(build, cwd=ROOT, env=quiet, check=True)
+    shown = {}
+    for page in (path.relative_to(DOCS) for path in DOCS.rglob("*.md")):
+        built = (tmp_path / page.with_suffix(".html")).read_text()
+        shown[page] = html.unescape(re.sub(r"(?s)<!--.*?-->|<[^>]*>", "", built))
+        assert "--8" not in shown[page], page
+    for page, name, code in titled_blocks():
+        assert code.strip() in shown[page], f"{page} does not show {name}"
 
 
 @pytest.mark.parametrize("name", ["first", "tracer"])
@@ -113,8 +143,15 @@ def test_prices_that_are_shown_add_up():
         assert reduce(int.__mul__, parts) == int(total.replace(",", "")), product
 
 
-if __name__ == "__main__":  # python tests/test_docs.py writes the table of rooms
+def as_its_file(block):
+    language, name, _ = block.groups()
+    return f'```{language} title="{name}"\n{(ROOT / name).read_text()}```'
+
+
+if __name__ == "__main__":  # python tests/test_docs.py writes the table of rooms and the files
     page = DOCS / "architecture.md"
     head = "<!-- rooms: `python tests/test_docs.py` writes them, a test holds them -->"
     new = f"{head}\n{rooms_table()}<!-- end of rooms -->"
     page.write_text(_ROOMS.sub(lambda _: new, page.read_text()))
+    for page in DOCS.rglob("*.md"):
+        page.write_text(_TITLED.sub(as_its_file, page.read_text()))
