@@ -12,17 +12,20 @@ import torch
 
 from zopde.studies.correct.labels import check_injection, fit_preset
 from zopde.studies.settings import (
-    Legal,
-    Span,
+    Count,
+    Length,
+    LengthOrNone,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
     build,
-    check_length,
-    check_settings,
     choices,
     merge,
     read_toml,
 )
 from zopde.studies.workers import RunSettings, check_run_settings
-from zopde.validate import check_choice, check_not_negative, check_positive, check_share
+from zopde.validate import check_choice
 
 PRESETS = ("quick", "paper")
 
@@ -46,11 +49,11 @@ class DataSettings:
     path: str = ""
     fine: tuple[int, ...] = (128, 128)
     coarse: tuple[int, ...] = (32, 32)
-    skip: int = 30
-    steps: int = 200
-    train: int = 10
-    test: int = 5
-    seed: int = 0
+    skip: Whole = 30
+    steps: Count = 200
+    train: Count = 10
+    test: Count = 5
+    seed: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ class NonSettings:
     `batch` counts windows of one step.
     """
 
-    length: str = "600 iterations"
-    batch: int = 16
-    lr: float = 1e-2
-    warmup: int = 10
+    length: LengthOrNone = "600 iterations"
+    batch: Count = 16
+    lr: Positive = 1e-2
+    warmup: Whole = 10
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,15 @@ class TrainingSettings:
     one step, as many reference states). `init`: "non" or "scratch".
     """
 
-    length: str = "200 iterations"
-    batch: int = 4
-    unroll: int = 8
+    length: Length = "200 iterations"
+    batch: Count = 4
+    unroll: Count = 8
     init: Literal["non", "scratch"] = "non"
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = 3e-3
-    warmup: int = 10
-    clip: float = 0.0
-    weight_decay: float = 0.0
+    lr: Positive = 3e-3
+    warmup: Whole = 10
+    clip: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,14 @@ class ZoSettings:
     pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
-    mu: float = 1e-3
+    mu: Positive = 1e-3
     mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
-    sparsity: float = 0.9
+    sparsity: Share = 0.9
     score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
-    score_directions: int = 192
-    resample: str = "10 iterations"
-    chunk: int = 0
+    score_directions: Count = 192
+    resample: Length = "10 iterations"
+    chunk: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -139,21 +142,56 @@ class InterfaceSettings:
     """
 
     kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
-    mu: float = 1e-3
+    mu: Positive = 1e-3
     scheme: Literal["forward", "central"] = "forward"
-    radius: tuple[int, ...] = ()
+    radius: tuple[Whole, ...] = ()
     allow_bias: bool = False
-    directions: int = 64
-    snapshots: int = 10
-    more_snapshots: int = 0
+    directions: Count = 64
+    snapshots: Count = 10
+    more_snapshots: Whole = 0
     lookup: Literal["nearest", "mean", "interpolated", "fitted", "local"] = "fitted"
-    watch_every: int = 0
-    watch_below: float = 0.9
+    watch_every: Whole = 0
+    watch_below: NotNegative = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"
-    limit_gib: float = 4.0
-    near: tuple[int, ...] = ()
-    rank: int = 64
-    states: int = 512
+    limit_gib: Positive = 4.0
+    near: tuple[Whole, ...] = ()
+    rank: Count = 64
+    states: Count = 512
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
+
+    Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
+    same numbers however many they are; 0: in this process. `executor` sends them elsewhere:
+    "dask" (a local cluster of `workers`), "dask://host:port" (a running one, which finds the
+    folder `scratch` on every machine; "" is the temporary folder).
+
+    `failures`: a solver step that fails ends the run ("raise"), is asked for again up to `retries`
+    times before it does ("retry"), or is left out after that ("drop"). Where more than a share
+    `failure_limit` of the steps fail, the run ends in any case; --resume goes on. `apart` runs the
+    solver in a process of its own beside each that asks, so that a crash, or a step of more than
+    `timeout` seconds (0: any), is a failed step. `store` is a file that keeps every answer, at
+    most `store_gib`, so that nothing is asked twice; for solvers that take long.
+    """
+
+    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
+    seeds: tuple[Whole, ...] = (0,)
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    checkpoint_seconds: Positive = 10.0
+    workers: Whole = 0
+    threads: Count = 1
+    executor: str = ""
+    scratch: str = ""
+    failures: Literal["raise", "retry", "drop"] = "raise"
+    retries: Whole = 2
+    failure_limit: Positive = 0.25
+    apart: bool = False
+    timeout: NotNegative = 0.0
+    store: str = ""
+    store_gib: Positive = 10.0
 
 
 @dataclass(frozen=True)
@@ -174,7 +212,6 @@ class CorrectionConfig:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        check_settings(self, _LEGAL)
         check_run_settings(self.run)
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
 
@@ -182,35 +219,6 @@ class CorrectionConfig:
     def dtype(self) -> torch.dtype:
         """The torch dtype of `run.dtype`."""
         return torch.float64 if self.run.dtype == "float64" else torch.float32
-
-
-_LEGAL: Legal = (
-    (
-        check_positive,
-        {
-            "data": "steps train test",
-            "non": "batch lr",
-            "training": "batch unroll lr",
-            "zo": "mu score_directions",
-            "interface": "mu directions states snapshots limit_gib rank",
-            "run": "checkpoint_seconds threads failure_limit store_gib",
-        },
-    ),
-    (
-        check_not_negative,
-        {
-            "data": "skip seed",
-            "non": "warmup",
-            "training": "warmup clip weight_decay",
-            "zo": "chunk",
-            "interface": "more_snapshots watch_every watch_below radius near",
-            "run": "workers retries timeout seeds",
-        },
-    ),
-    (check_share, {"zo": "sparsity"}),
-    (Span.parse, {"non": "length"}),
-    (check_length, {"training": "length", "zo": "resample"}),
-)
 
 
 def load_config(
