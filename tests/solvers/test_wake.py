@@ -17,7 +17,7 @@ from zopde.contracts import Differentiable, ReferenceSolver
 from zopde.progress import Silent
 from zopde.solvers.mac import Faces, divergence, to_faces, to_state
 from zopde.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS, Wake
-from zopde.studies.correct.problem import make_data
+from zopde.studies.correct.open import make_data
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_costs_count_what_a_gradient_asks(sound):
     once = planned.training.batch * (planned.training.unroll - 1)
     steps = {row.way: row.solver_steps for row in sound.costs}
     assert steps["interface, dense"] == once * (1 + 128)
-    assert steps["interface, amortised"] == once
+    assert steps["interface, bank"] == once
     weights = int(sound.assumed.split()[0].replace(",", ""))
     assert steps["weights"] == once * (1 + round(0.1 * weights))
 

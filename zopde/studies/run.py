@@ -55,6 +55,11 @@ class Opened(Protocol):
         ...
 
     @property
+    def priced(self) -> Sequence[str]:
+        """Labels, and what else a dry run prices."""
+        ...
+
+    @property
     def records(self) -> Mapping[str, tuple[str, str]]:
         """File name -> (digest, what it is of): a resumption must find the same."""
         ...
@@ -123,6 +128,8 @@ class Study:
         presets: Names of its embedded settings; a job without any has no dry run either.
         load: (preset, file, changes, tables) -> settings.
         price: (opened, label, place) -> `Price` of one label; nothing is trained.
+        sample: (settings, root, progress) -> opened, of a dry run; None is `open`.
+        more_prices: (opened, progress) -> rows of a second table of prices.
         begin: (opened, place, resume) -> opened, with what is found once, before any training.
         labels_key: The setting that lists the rows of the table.
         subject: The setting that the command takes as its argument, a solver or a model.
@@ -145,6 +152,8 @@ class Study:
     presets: tuple[str, ...] = ()
     load: Callable[..., Any] | None = None
     price: Callable[..., Price] | None = None
+    sample: Callable[..., Any] | None = None
+    more_prices: Callable[..., list[Any]] | None = None
     begin: Callable[..., Any] = _unchanged
     labels_key: str = "run.methods"
     subject: str = ""
@@ -223,12 +232,11 @@ def _run(
 def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  # noqa: ANN401
     """What every label of a run will cost, after a measured sample; nothing is written."""
     assert study.price is not None
-    labels = list(dict.fromkeys(label for label, _ in opened.trainings))
     with opened.workers.pool() as pool:
         place = Place(RunFolder(Path()), progress, pool)
-        with progress.stage("measuring a sample", len(labels)) as advance:
+        with progress.stage("measuring a sample", len(opened.priced)) as advance:
             prices = []
-            for label in labels:
+            for label in opened.priced:
                 prices.append(study.price(opened, label, place))
                 advance(1, label)
     return prices

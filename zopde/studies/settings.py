@@ -66,13 +66,13 @@ def build(kind: type[T], tree: Mapping[str, Any]) -> T:
 
     Args:
         kind: Dataclass whose fields say their types and, by `msgspec.Meta`, their limits. Its
-            attribute `RENAMED`, if it has one, maps an old key to the new one.
+            attribute `RENAMED`, if it has one, holds pairs: an old key, and the new one.
         tree: As TOML reads it. One value stands for a list of one.
 
     Raises:
         InputError: At an unknown key (naming the nearest), a wrong type or value.
     """
-    renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
+    renamed: Mapping[str, str] = dict(getattr(kind, "RENAMED", ()))
     try:
         return msgspec.convert(_known(kind, tree, renamed), kind)
     except msgspec.ValidationError as error:

@@ -102,6 +102,11 @@ class Opened:
         return [(label, seed) for seed in self.seeds for label in self.labels]
 
     @property
+    def priced(self) -> tuple[str, ...]:
+        """What a dry run prices."""
+        return self.labels
+
+    @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same images."""
         return {"data.sha256": (self.images.digest(), "reference data")}
