@@ -50,7 +50,7 @@ def test_training_by_queries_ends_where_sol_does(
 
 WATCHED = (
     "interface={watch_every=2,watch_below=0.999,snapshots=2,more_snapshots=9,"
-    "lookup='nearest',kind='%s'}"
+    "lookup='nearest',way='%s'}"
 )
 
 

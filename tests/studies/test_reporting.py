@@ -177,10 +177,10 @@ def test_what_was_measured_belongs_to_the_command(copied):
 def test_the_command_of_another_injection_makes_the_same_settings_exact(inject, tmp_path):
     tables = {"solver": {"spec": "wake"}, "corrector": {"inject": inject}}
     config = load_config("quick", None, ["run.seeds=[3]"], tables)
-    from zopde.studies.correct.run import CORRECTION
-    from zopde.studies.folder import open_run
+    from zopde.studies.correct.study import STUDY
+    from zopde.studies.folder import open_folder
 
-    open_run(tmp_path / "run", config, CORRECTION)
+    open_folder(tmp_path / "run", STUDY, config)
     preset, changes = changes_from_preset(find_run(tmp_path / "run"))
     assert set(changes) == {"corrector.inject", "run.seeds"}
     sets = [f"{key}={value}" for key, value in changes.items()]

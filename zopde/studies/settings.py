@@ -134,7 +134,9 @@ def assignments(texts: Iterable[str]) -> Tree:
             inner = inner.setdefault(table, {})
             if not isinstance(inner, dict):
                 raise InputError("--set", got=repr(text), expected=f"{table} to be a table")
-        inner[name] = _toml_value(value.strip())
+        parsed, old = _toml_value(value.strip()), inner.get(name)
+        both_tables = not tables and isinstance(old, dict) and isinstance(parsed, dict)
+        inner[name] = {**old, **parsed} if both_tables else parsed
     return tree
 
 

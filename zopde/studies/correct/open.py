@@ -401,7 +401,7 @@ def opened_from(
         solver,
         config.solver.spec,
         f"{solver_identity(config, solver)} {config.run.dtype}",
-        _content_of(config, solver),
+        _content_of(config.solver.spec, solver),
         new_network,
         corrector.kind,
         corrector.sizes,
@@ -552,21 +552,24 @@ def _files(spec: str, options: Mapping[str, Any], solver: Solver) -> list[Path]:
     return [Path(name) for name in dict.fromkeys(named) if name and Path(name).is_file()]
 
 
-def _content_of(config: CorrectionConfig, solver: Solver) -> str:
-    """A digest of the files that a solver is made of, and of its grid: no path is in it."""
-    spec, options = config.solver.spec, config.solver.options
-    files = _files(spec, options, solver)
+def _content_of(spec: str, solver: Solver) -> str:
+    """A digest of the code that a solver is made of, and of its grid; no path is in it."""
+    files = _files(spec, {}, solver)
     if spec.endswith(".toml"):
         home = Path(spec).parent
         for value in read_toml(Path(spec)).values():
-            if isinstance(value, str):  # "case", "build/code" or "function.py:name"
-                files += _files(str(home / value), {}, solver)
+            names = value if isinstance(value, list) else [value]  # a command is a list of words
+            inside = [_files(str(home / name), {}, solver) for name in names if type(name) is str]
+            # Files that a solver writes, such as a log, may differ at a resumption; code may not.
+            files += [path for paths in inside for path in paths if _is_code(path)]
     whole = hashlib.sha256(repr(solver.grid).encode())
-    plain = {key: value for key, value in options.items() if not Path(str(value)).exists()}
-    whole.update(json.dumps(plain, sort_keys=True, default=str).encode())
     for path in dict.fromkeys(path.resolve() for path in files):
         whole.update(path.read_bytes())
     return whole.hexdigest()
+
+
+def _is_code(path: Path) -> bool:
+    return path.suffix in {".py", ".so"} or os.access(path, os.X_OK)
 
 
 def _check_data(data: Trajectories, simulations: int, unroll: int) -> None:

@@ -82,12 +82,7 @@ def check_solver(
         InputError: On settings or data that will not do.
     """
     solver = open_solver(config)
-
-    def runs(reference: ReferenceSolver) -> Trajectories:
-        return stand_in_runs(config, reference, STATES, 1, _SECONDS)
-
-    like = torch.empty(0, device=config.run.device, dtype=config.dtype)
-    states = typical_states(solver, config.data.path, config.data.seed, like, runs, amplitude)
+    states = states_for(config, solver, amplitude)
     corrector, training = config.corrector, config.training
     watcher, points = progress or Silent(), list[Point]()
     stand_in_once = cache(
@@ -110,6 +105,16 @@ def check_solver(
     rows = costs(config.zo, config.interface, once, weights, seconds, named["reach"], entries)
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
     return SolverCheck(config.solver.spec, states.source, tuple(points), tuple(rows), assumed)
+
+
+def states_for(config: CorrectionConfig, solver: Solver, amplitude: float) -> States:
+    """Typical states of a planned run; see `typical_states`."""
+
+    def runs(reference: ReferenceSolver) -> Trajectories:
+        return stand_in_runs(config, reference, STATES, 1, _SECONDS)
+
+    like = torch.empty(0, device=config.run.device, dtype=config.dtype)
+    return typical_states(solver, config.data.path, config.data.seed, like, runs, amplitude)
 
 
 def _points(
