@@ -140,11 +140,11 @@ def assignments(texts: Iterable[str]) -> Tree:
     return tree
 
 
-def as_tree(settings: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
+def as_tree(values: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
     """Back to nested dicts of plain values."""
     tree: Tree = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
         if dataclasses.is_dataclass(value):
             value = as_tree(value)
         tree[field.name] = list(value) if isinstance(value, tuple) else value

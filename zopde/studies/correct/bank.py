@@ -29,7 +29,7 @@ from zopde.interface.vjp import Variable, by_variable
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.studies.correct.cuts import InterfaceCut
-from zopde.studies.correct.open import Problem
+from zopde.studies.correct.problem import Problem
 
 WATCH = "watch.csv"
 _OWN = "bank"

@@ -25,7 +25,8 @@ from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, Places, forms_of_bank
 from zopde.studies.correct.cuts import InterfaceCut
-from zopde.studies.correct.open import Problem
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.problem import Opened, Problem
 from zopde.training import Fitted
 
 PullbackAt = Callable[[int], Pullback]
@@ -73,6 +74,26 @@ def check_cut(cut: InterfaceCut, problem: Problem) -> None:
         forms_of_bank(cut, problem)
     if "coloured" in cut.ways:
         coloured_of(cut, problem, CountedSolver(problem.solver), 0)
+
+
+def check_suits(opened: Opened) -> None:
+    """Require, before anything is trained, that solver and data suit every label.
+
+    Raises:
+        InputError: If a score needs a derivative that the solver has not, or a way of the
+            interface cut does not suit the solver.
+    """
+    problem = opened.problem
+    scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
+    if scored and opened.weights.score == "grasp" and problem.twin is None:
+        raise InputError(
+            "zo.score",
+            got="'grasp' with a solver that has no differentiable twin",
+            expected="a score that needs no gradient",
+            remedy="use 'zo-grasp', its estimate from queries",
+        )
+    for cut in opened.cuts.values():
+        check_cut(cut, problem)
 
 
 def open_interface(

@@ -6,243 +6,37 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from zopde import __version__
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
-from zopde.contracts import Differentiable, Downsampling, ReferenceSolver, Solver
+from zopde.contracts import Differentiable, ReferenceSolver, Solver
 from zopde.data import (
     Trajectories,
-    Windows,
     first_steps,
-    load_trajectories,
-    save_trajectories,
-    simulate,
 )
-from zopde.data.trajectories import Settings
 from zopde.errors import InputError, first_line
-from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective, downsample
-from zopde.interface.vjp import Variable
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
-from zopde.seeding import generator, noise_seeds
-from zopde.studies.correct.cuts import InterfaceCut, WeightCut
-from zopde.studies.correct.labels import LABELS, Label, check_forcing, injection_note
+from zopde.seeding import generator
+from zopde.studies.correct.cut import check_suits
+from zopde.studies.correct.labels import check_forcing, injection_note
+from zopde.studies.correct.problem import Opened, Problem, Schedule
+from zopde.studies.correct.reference import Reference, check_steps
 from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.price import median_seconds
 from zopde.studies.settings import iterations_in, read_toml
-from zopde.studies.workers import Workers
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
 _SAMPLE_STEPS = 4
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What every label shares.
-
-    Args:
-        solver: The coarse black box.
-        twin: Its differentiable twin, for SOL alone; None where it has none.
-        train: Reference data to learn from.
-        test: Reference data of the unseen runs.
-        stepped: The solver's answer to every training state; see `first_steps`.
-        inject: Where the correction enters: "after", "before" or "forcing".
-    """
-
-    solver: Solver
-    twin: Solver | None
-    train: Trajectories
-    test: Trajectories
-    stepped: Tensor
-    inject: str
-
-    @property
-    def scale(self) -> Tensor:
-        """(channel,), the training data's standard deviation."""
-        return self.train.state_scale()
-
-    @property
-    def injection(self) -> Injection:
-        """How the correction enters."""
-        return INJECTIONS[self.inject]
-
-    @property
-    def variables(self) -> list[Variable]:
-        """Inputs of the solver that the network feeds, in an unrolled rollout."""
-        return ["state", "forcing"] if self.injection.adds_to == "forcing" else ["state"]
-
-    def scale_of(self, variable: Variable) -> float:
-        """Root mean square, over the channels, of the training data's standard deviations."""
-        scales = {"state": self.train.state_scale, "forcing": self.train.forcing_scale}
-        return float(scales[variable]().square().mean().sqrt())
-
-    def digest(self) -> str:
-        """SHA-256 of the reference data's numbers."""
-        whole = hashlib.sha256()
-        for part in (self.train, self.test):
-            for values in (part.states, part.forcing):
-                if values is not None:
-                    whole.update(values.cpu().contiguous().numpy().tobytes())
-        return whole.hexdigest()
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A stretch of training.
-
-    Args:
-        unroll: Corrected steps that the loss sees.
-        batch: Windows side by side.
-        iterations: Updates.
-        per_epoch: Updates that make an epoch.
-        optimise: How gradients become updates.
-    """
-
-    unroll: int
-    batch: int
-    iterations: int
-    per_epoch: int
-    optimise: Optimise
-
-    def windows(self, problem: Problem, seed: int) -> Windows:
-        """The stretches of reference data, shuffled by the seed."""
-        return Windows(problem.train, problem.stepped, self.unroll, self.batch, seed)
-
-
-@dataclass(frozen=True)
-class DataToMake:
-    """Reference data that nobody has made yet.
-
-    Args:
-        fine: The solver on the fine grid.
-        simulations: How many.
-        steps: Of each.
-        seed: Draws them.
-    """
-
-    fine: ReferenceSolver
-    simulations: int
-    steps: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A correction that is ready to train.
-
-    Args:
-        problem: Solver and data.
-        bare: The solver without anything round it; it may tell its vorticity.
-        spec: The solver's name.
-        identity: What decides the solver's answers, for those that are kept.
-        content: A digest of the files that the solver is made of, wherever they lie.
-        new_network: Seed -> an untrained corrector, the same for every label.
-        kind: Of corrector.
-        sizes: Of the corrector.
-        start: NON on stored data, from which labels start.
-        training: The stage in which the labels differ.
-        from_scratch: Whether every label starts from scratch.
-        weights: The weight cut.
-        interface: The interface cut, for all labels.
-        cuts: Label -> its interface cut.
-        labels: Rows of the table.
-        seeds: Of the trainings.
-        workers: Who evaluates probes.
-        every_seconds: Time between two checkpoints.
-        drop: Whether failed steps are left out.
-        bear: Whether a rollout bears a step that fails again and again.
-        jacobians: Where the Jacobians of banks lie, for every run with this solver and data.
-        rollout_steps: Steps of an unseen run that is planned.
-        to_make: Reference data that have to be made first, in a dry run.
-        rollout_seconds: Of the unseen runs, in a dry run.
-    """
-
-    problem: Problem
-    bare: Solver
-    spec: str
-    identity: str
-    content: str
-    new_network: Callable[[int], Normalised]
-    kind: str
-    sizes: dict[str, int]
-    start: Schedule
-    training: Schedule
-    from_scratch: bool
-    weights: WeightCut
-    interface: InterfaceCut
-    cuts: Mapping[str, InterfaceCut]
-    labels: tuple[str, ...]
-    seeds: tuple[int, ...]
-    workers: Workers
-    every_seconds: float
-    drop: bool
-    bear: bool
-    jacobians: Path
-    rollout_steps: int
-    to_make: DataToMake | None = None
-    rollout_seconds: float = 0.0
-
-    @property
-    def possible(self) -> list[str]:
-        """Labels that the solver can be trained by."""
-        return [label for label in self.labels if label not in self.skipped]
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """Label -> why it is left out."""
-        if self.problem.twin is not None:
-            return {}
-        why = "the solver has no differentiable twin"
-        return {label: why for label in self.labels if LABELS[label].twin}
-
-    @property
-    def trainings(self) -> list[tuple[str, int]]:
-        """Seed by seed; what is not trained once."""
-        untrained = [(label, 0) for label in self.possible if not LABELS[label].trained]
-        trained = [label for label in self.possible if LABELS[label].trained]
-        return untrained + [(label, seed) for seed in self.seeds for label in trained]
-
-    @property
-    def priced(self) -> list[str]:
-        """What a dry run prices."""
-        return [*(["data"] if self.to_make else []), *self.possible]
-
-    @property
-    def records(self) -> dict[str, tuple[str, str]]:
-        """A resumption must see the same data, and the same solver."""
-        return {
-            "data.sha256": (self.problem.digest(), "reference data"),
-            "solver.digest": (self.content, f"solver {self.spec!r}"),
-        }
-
-    def starts_from_non(self, name: str) -> bool:
-        """Whether a label begins with the NON stage's network."""
-        return not self.from_scratch and not LABELS[name].always_scratch
-
-    def needs_scores(self, label: Label) -> bool:
-        """Whether a label begins with scoring its layers."""
-        return label.gradient == "zo" and self.weights.score != "none"
-
-    def objective(self, windows: Windows, solver: Solver, seed: int, at: int) -> UnrolledObjective:
-        """The unrolled loss of one iteration, with the steps taken by `solver`."""
-        window = windows.batch(at)
-        seeds = noise_seeds(seed, at, window.unroll)
-        return UnrolledObjective(solver, window, self.problem.scale, self.problem.injection, seeds)
-
-    def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
-        """The unrolled loss on a label's first batch."""
-        return self.objective(self.training.windows(self.problem, seed), solver, seed, 0)
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -259,19 +53,13 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     """
     solver = open_solver(config)
     config.workers().check_solver(solver)
-    path = data_path(config, root.parent)
-    if path.exists() or not isinstance(solver, ReferenceSolver):
-        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
-        progress.note(f"reference data: {path}")
-    else:
-        data = make_data(config, progress)
-        save_trajectories(data, path)
-        progress.note(f"reference data: made {path}")
+    reference = reference_of(config, solver, root.parent)
+    data = reference.load_or_make(progress)
     if injection_note(config.corrector.inject):
         progress.note(injection_note(config.corrector.inject))
     counts = config.data.train, config.data.test
-    jacobians = _shared_folder(path, root)
-    return opened_from(config, solver, data, counts, data.steps, jacobians, progress)
+    jacobians = _shared_folder(reference.path, root)
+    return _opened(config, reference, data, counts, data.steps, jacobians, progress)
 
 
 def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -289,24 +77,20 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     config = replace(config, run=replace(config.run, store=""))
     if injection_note(config.corrector.inject):
         progress.note(injection_note(config.corrector.inject))
-    solver, path = open_solver(config), data_path(config, root.parent)
+    solver = open_solver(config)
     config.workers().check_solver(solver)
+    reference = reference_of(config, solver, root.parent)
+    train, test, training = config.data.train, config.data.test, config.training
     to_make = None
-    if path.exists() or not isinstance(solver, ReferenceSolver):
-        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
-        _check_data(data, config.data.train + config.data.test, config.training.unroll)
+    if reference.path.exists() or not reference.can_be_made:
+        data = reference.load()
+        reference.check(data, train + test, training.unroll)
     else:
-        check_steps(config.data.steps, config.training.unroll)
-        count, kept = config.training.batch + 1, config.training.unroll + 2
-        data = stand_in_runs(config, solver, count, kept, _STAND_IN_SECONDS)
-        to_make = DataToMake(
-            solver.at(config.data.fine),
-            config.data.train + config.data.test,
-            config.data.skip + config.data.steps,
-            config.data.seed,
-        )
-    counts = data.simulations - 1, 1
-    opened = opened_from(config, solver, data, counts, config.data.steps, Path(), Silent())
+        check_steps(config.data.steps, training.unroll)
+        data = reference.stand_in(training.batch + 1, training.unroll + 2, _STAND_IN_SECONDS)
+        to_make = reference
+    counts, steps = (data.simulations - 1, 1), config.data.steps
+    opened = _opened(config, reference, data, counts, steps, Path(), Silent())
     return replace(opened, to_make=to_make)
 
 
@@ -315,46 +99,22 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     config = replace(config, run=replace(config.run, store=""))
     solver, train = open_solver(config), config.training.batch
     if config.data.path:
-        data = load_trajectories(
-            Path(config.data.path), solver.grid, wanted_settings(config, solver)
-        )
+        reference = reference_of(config, solver, Path())
+        data = reference.load()
         train, source = min(train, max(1, data.simulations - 1)), config.data.path
     else:
         steps = config.training.unroll + 2
         config = replace(config, data=replace(config.data, train=train, test=1, steps=steps))
-        data, source = make_data(config, progress), f"{train} short runs of the reference"
+        reference = reference_of(config, solver, Path())
+        data, source = reference.make(progress), f"{train} short runs of the reference"
     config = replace(config, data=replace(config.data, train=train, test=1))
-    return opened_from(config, solver, data, (train, 1), data.steps, Path(), progress), source
+    opened = _opened(config, reference, data, (train, 1), data.steps, Path(), progress)
+    return opened, source
 
 
-def stand_in_runs(
-    config: CorrectionConfig, solver: ReferenceSolver, count: int, kept: int, seconds: float
-) -> Trajectories:
-    """Coarse runs as long as the data's, or as time allows; their last steps.
-
-    How far a step reaches depends on how fast the flow is, so they must not end at the start.
-
-    Args:
-        config: The run that is planned.
-        solver: The coarse solver.
-        count: Runs.
-        kept: Steps at their end that are kept.
-        seconds: What they may take, about.
-    """
-    wanted = config.data.skip + config.data.steps - kept
-
-    def run(skip: int, steps: int) -> Trajectories:
-        draw = generator(config.data.seed, "data")
-        return simulate(solver, lambda u: u, solver.grid, count, skip, steps, draw, config.dtype)
-
-    seconds_a_step = median_seconds(lambda: run(0, _SAMPLE_STEPS)) / _SAMPLE_STEPS
-    skip = max(2, min(wanted, int(seconds / seconds_a_step)))
-    return replace(run(skip, kept), settings={"skip": skip})
-
-
-def opened_from(
+def _opened(
     config: CorrectionConfig,
-    solver: Solver,
+    reference: Reference,
     data: Trajectories,
     counts: tuple[int, int],
     steps: int,
@@ -365,7 +125,7 @@ def opened_from(
 
     Args:
         config: The settings.
-        solver: The coarse solver.
+        reference: Solver and data.
         data: Reference data, or what stands in for it.
         counts: Simulations of it to learn from, and unseen ones.
         steps: Of a simulation of the data that are planned; an epoch is counted by them.
@@ -373,9 +133,11 @@ def opened_from(
         progress: Who is watching.
     """
     train, test = counts
-    _check_data(data, train + test, config.training.unroll)
+    solver = reference.solver
+    reference.check(data, train + test, config.training.unroll)
     data = data.to(config.run.device, config.dtype)
-    seen, black_box = data.take(slice(0, train)), _guarded(config, solver)
+    identity = solver_identity(config.solver.spec, config.solver.options, solver)
+    seen, black_box = data.take(slice(0, train)), _guarded(config, solver, identity)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
         # A stored state cannot be left out, so it is stepped again even where runs drop.
         stepped = first_steps(Retrying(black_box), seen, progress=advance)
@@ -396,11 +158,11 @@ def opened_from(
 
     new_network = partial(_new_network, problem, corrector.kind, corrector.sizes, corrector.padding)
     new_network(config.run.seeds[0])  # sizes that will not do must be known now
-    return Opened(
+    opened = Opened(
         problem,
         solver,
         config.solver.spec,
-        f"{solver_identity(config, solver)} {config.run.dtype}",
+        f"{identity} {config.run.dtype}",
         _content_of(config.solver.spec, solver),
         new_network,
         corrector.kind,
@@ -431,6 +193,8 @@ def opened_from(
         jacobians,
         config.data.steps,
     )
+    check_suits(opened)
+    return opened
 
 
 def open_solver(config: CorrectionConfig) -> Solver:
@@ -446,75 +210,34 @@ def open_solver(config: CorrectionConfig) -> Solver:
     return solver.at(config.data.coarse) if isinstance(solver, ReferenceSolver) else solver
 
 
-def data_path(config: CorrectionConfig, folder: Path) -> Path:
-    """`data.path`, or a name beside the run folder that tells what is inside."""
-    if config.data.path:
-        return Path(config.data.path)
-    data = config.data
+def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Reference:
+    """The reference data: in `data.path`, or in a file in `folder` whose name tells what it holds.
+
+    Args:
+        config: The settings.
+        solver: The coarse solver.
+        folder: Where data lie that have no path.
+    """
+    data, spec = config.data, config.solver.spec
     sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, data.coarse))
-    name = Path(config.solver.spec.replace(":", "-")).name
-    return folder / f"{name}-{sizes}-seed{data.seed}.nc"
+    name = f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
+    return Reference(
+        spec,
+        solver,
+        Path(data.path) if data.path else folder / name,
+        data.fine,
+        data.coarse,
+        data.skip,
+        data.steps,
+        data.train,
+        data.test,
+        data.seed,
+        config.run.device,
+        config.dtype,
+    )
 
 
-def wanted_settings(config: CorrectionConfig, solver: Solver) -> Settings | None:
-    """What a data file must record: everything that decides the reference data, in plain values.
-
-    None for a solver that cannot make its own data.
-    """
-    if not isinstance(solver, ReferenceSolver):
-        return None
-    data = config.data
-    return {
-        "solver": config.solver.spec,
-        "options": dict(solver.options),
-        "fine": list(data.fine),
-        "coarse": list(data.coarse),
-        "skip": data.skip,
-        "steps": data.steps,
-        "simulations": data.train + data.test,
-        "seed": data.seed,
-        "dtype": config.run.dtype,
-        "zopde_version": __version__,
-    }
-
-
-def make_data(config: CorrectionConfig, progress: Progress) -> Trajectories:
-    """Simulate the reference on the fine grid and bring it to the coarse one.
-
-    Raises:
-        InputError: If the solver cannot make its own data.
-    """
-    solver = open_solver(config)
-    if not isinstance(solver, ReferenceSolver):
-        raise InputError(
-            f"solver {config.solver.spec!r}",
-            got="no `at` and `scenario` to make data with",
-            expected="reference data in a NetCDF file",
-            remedy="name it with --data, or give the solver both methods",
-        )
-    data = config.data
-
-    def by_cells(fine: Tensor) -> Tensor:
-        return downsample(fine, data.coarse)
-
-    with progress.stage("reference data", data.skip + data.steps) as advance:
-        made = simulate(
-            solver.at(data.fine),
-            solver.downsample if isinstance(solver, Downsampling) else by_cells,
-            solver.grid,
-            simulations=data.train + data.test,
-            skip=data.skip,
-            steps=data.steps,
-            generator=generator(data.seed, "data"),
-            dtype=config.dtype,
-            device=config.run.device,
-            progress=advance,
-            coarse_forcing=by_cells,
-        )
-    return Trajectories(made.grid, made.states, made.forcing, wanted_settings(config, solver))
-
-
-def _guarded(config: CorrectionConfig, solver: Solver) -> Solver:
+def _guarded(config: CorrectionConfig, solver: Solver, identity: str) -> Solver:
     """The user's solver as a run steps it, from the inside out.
 
     In a process of its own (`run.apart`); checked; answers kept (`run.store`); what failed is
@@ -525,18 +248,17 @@ def _guarded(config: CorrectionConfig, solver: Solver) -> Solver:
     guarded: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
     if run.store:
         store = Store(Path(run.store), run.store_gib)
-        guarded = Stored(guarded, store, solver_identity(config, solver))
+        guarded = Stored(guarded, store, identity)
     guarded = Retrying(guarded, times, run.failure_limit)
     return Dropping(guarded) if run.failures == "drop" else guarded
 
 
-def solver_identity(config: CorrectionConfig, solver: Solver) -> str:
+def solver_identity(spec: str, options: dict[str, Any], solver: Solver) -> str:
     """A digest of everything but its input that decides a solver's answer.
 
     The spec, the options, the grid, the source file of its class, and the content of every file
     that the spec or an option names.
     """
-    spec, options = config.solver.spec, config.solver.options
     whole = hashlib.blake2b(digest_size=16)
     plain = [spec, options, repr(solver.grid), getattr(solver, "options", {}), __version__]
     whole.update(json.dumps(plain, sort_keys=True, default=str).encode())
@@ -570,27 +292,6 @@ def _content_of(spec: str, solver: Solver) -> str:
 
 def _is_code(path: Path) -> bool:
     return path.suffix in {".py", ".so"} or os.access(path, os.X_OK)
-
-
-def _check_data(data: Trajectories, simulations: int, unroll: int) -> None:
-    """Require as many simulations, and as long ones, as a run needs."""
-    if data.simulations < simulations:
-        raise InputError(
-            "data",
-            got=f"{data.simulations} simulations",
-            expected=f"at least data.train + data.test = {simulations}",
-        )
-    check_steps(data.steps, unroll)
-
-
-def check_steps(steps: int, unroll: int) -> None:
-    """Require simulations of at least one window."""
-    if steps < unroll:
-        raise InputError(
-            "data",
-            got=f"{steps} steps in a run",
-            expected=f"at least training.unroll = {unroll}",
-        )
 
 
 def _new_network(

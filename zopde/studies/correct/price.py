@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zopde.blackbox import CountedSolver
-from zopde.contracts import State
+from zopde.contracts import ReferenceSolver, State
 from zopde.errors import InputError, first_line
 from zopde.interface import Step
 from zopde.interface.vjp import Variable
@@ -23,7 +23,8 @@ from zopde.studies.correct.cut import Interface, coloured_of, open_interface, pr
 from zopde.studies.correct.cuts import InterfaceCut, small_bank
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.open import DataToMake, Opened, Problem
+from zopde.studies.correct.problem import Opened, Problem
+from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,
     label_stage,
@@ -55,18 +56,21 @@ def begin_sample(opened: Opened, progress: Progress) -> Opened:
     return with_chunk(opened, chunk)
 
 
-def _price_data(to_make: DataToMake, like: State) -> Price:
-    scenario = to_make.fine.scenario(to_make.simulations, generator(to_make.seed, "data"))
+def _price_data(to_make: Reference, like: State) -> Price:
+    solver = to_make.solver
+    assert isinstance(solver, ReferenceSolver)
+    fine, simulations = solver.at(to_make.fine), to_make.train + to_make.test
+    steps = to_make.skip + to_make.steps
+    scenario = fine.scenario(simulations, generator(to_make.seed, "data"))
     state = scenario.initial.to(like)
     forcing = scenario.forcing(0).to(state) if scenario.forcing else None
 
     def step() -> None:
         if scenario.forcing:
             scenario.forcing(0)
-        to_make.fine.step(state, forcing)
+        fine.step(state, forcing)
 
-    seconds = median_seconds(step) * to_make.steps
-    return Price("data", 0, 0, seconds, to_make.simulations * to_make.steps)
+    return Price("data", 0, 0, median_seconds(step) * steps, simulations * steps)
 
 
 def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001

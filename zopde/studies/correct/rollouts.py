@@ -15,7 +15,7 @@ from zopde.grid import Grid
 from zopde.hybrid import rollout_error
 from zopde.studies.correct.evaluate import Evaluation
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.open import data_path, open_solver
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.correct.train import REFERENCE
 from zopde.studies.report.found import FoundRun
@@ -104,7 +104,8 @@ def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
             states = load_rollout(kept).states
         else:
             config = build(CorrectionConfig, run.settings)
-            data = load_trajectories(data_path(config, run.root.parent), grid)
+            reference = reference_of(config, open_solver(config), run.root.parent)
+            data = load_trajectories(reference.path, grid)
             first = config.data.train
             states = data.take(slice(first, first + config.data.test)).states.to(config.dtype)
     except InputError:

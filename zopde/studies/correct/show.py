@@ -19,7 +19,7 @@ from zopde.report.panels import unit
 from zopde.report.spectrum import Spectrum, energy_spectrum, save_spectra, vector_channels
 from zopde.studies.correct.evaluate import error_curve, summary
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.open import Opened
+from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.rollouts import Rollouts, read_rollouts, vorticity
 from zopde.studies.correct.train import START, Trained
 from zopde.studies.folder import RunFolder

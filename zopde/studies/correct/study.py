@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from zopde.progress import Progress
 from zopde.studies.correct import show
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.open import Opened, open_correction, open_sample
+from zopde.studies.correct.open import open_correction, open_sample
 from zopde.studies.correct.price import begin_sample, price, price_cuts
+from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
-from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, check_labels_suit, train
+from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
 
 _PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
 
 
-def _open(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    opened = open_correction(config, root, progress)
-    check_labels_suit(opened)
-    return opened
-
-
-def _sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    opened = open_sample(config, root, progress)
-    check_labels_suit(opened)
-    return begin_sample(opened, progress)
+def _sample(*given: Any) -> Opened:  # noqa: ANN401 - as `open_sample`
+    *_, progress = given
+    return begin_sample(open_sample(*given), progress)
 
 
 STUDY = Study(
@@ -36,7 +31,7 @@ STUDY = Study(
         *(*LABELS, START, "data.sha256", "solver.digest", CHUNK, REFERENCE, METRICS),
         *("error_over_time.csv", "report.html", *_PICTURES),
     ),
-    open=_open,
+    open=open_correction,
     train=train,
     metrics=show.metrics_of,
     draw=show.draw,

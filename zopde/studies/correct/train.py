@@ -19,10 +19,10 @@ from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.studies.correct.bank import Places
-from zopde.studies.correct.cut import Interface, PullbackAt, check_cut, open_interface
+from zopde.studies.correct.cut import Interface, PullbackAt, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
-from zopde.studies.correct.open import Opened, Schedule
+from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import FILE, Scoring, ratios_from, read_scoring, scores_by, write_scoring
 from zopde.studies.settings import iterations_in
@@ -106,26 +106,6 @@ def _read_chunk(path: Path) -> int:
             str(path), got=repr(text), expected="probes per pass", remedy="start over (--overwrite)"
         )
     return int(text)
-
-
-def check_labels_suit(opened: Opened) -> None:
-    """Require, before anything is trained, that solver and data suit every label.
-
-    Raises:
-        InputError: If a score needs a derivative that the solver has not, or a way of the
-            interface cut does not suit the solver.
-    """
-    problem = opened.problem
-    scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
-    if scored and opened.weights.score == "grasp" and problem.twin is None:
-        raise InputError(
-            "zo.score",
-            got="'grasp' with a solver that has no differentiable twin",
-            expected="a score that needs no gradient",
-            remedy="use 'zo-grasp', its estimate from queries",
-        )
-    for cut in opened.cuts.values():
-        check_cut(cut, problem)
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
@@ -296,7 +276,7 @@ def score_layers(
     """Score the network on the label's first batch; a function of its arguments."""
     began, cut = time.monotonic(), opened.weights
     solver = opened.problem.twin if cut.score == "grasp" else opened.problem.solver
-    assert solver is not None, "see check_labels_suit"
+    assert solver is not None, "see check_suits"
     counter = CountedSolver(solver)
     objective = opened.first_objective(counter, seed)
     oracles = opened.workers.oracle_at(cut.chunk, directions, pool, counter)

@@ -15,7 +15,8 @@ from zopde.memory import keep_freed_memory
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.studies.correct.open import Opened, open_few
+from zopde.studies.correct.open import open_few
+from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.correct.train import start_stage
 from zopde.zo import Estimate, rge

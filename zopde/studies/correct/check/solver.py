@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from zopde.blackbox import BlackBox
-from zopde.contracts import ReferenceSolver, Solver, seeded
-from zopde.data import Trajectories
+from zopde.contracts import Solver, seeded
 from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress, Silent
 from zopde.seeding import noise_seeds
@@ -27,13 +25,12 @@ from zopde.studies.correct.check.points import (
     check_time,
 )
 from zopde.studies.correct.check.reach import Cost, check_reach, costs
-from zopde.studies.correct.check.states import STATES, States, typical_states
+from zopde.studies.correct.check.states import States, typical_states
 from zopde.studies.correct.cuts import InterfaceCut
-from zopde.studies.correct.open import open_solver, stand_in_runs
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.settings import CorrectionConfig
 
 _BATCH = 16
-_SECONDS = 5.0  # of runs of the solver's own scenario
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,8 @@ def check_solver(
         InputError: On settings or data that will not do.
     """
     solver = open_solver(config)
-    states = states_for(config, solver, amplitude)
+    reference = reference_of(config, solver, Path())
+    states = typical_states(reference, config.data.path, amplitude)
     corrector, training = config.corrector, config.training
     watcher, points = progress or Silent(), list[Point]()
     stand_in_once = cache(
@@ -105,16 +103,6 @@ def check_solver(
     rows = costs(config.zo, config.interface, once, weights, seconds, named["reach"], entries)
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
     return SolverCheck(config.solver.spec, states.source, tuple(points), tuple(rows), assumed)
-
-
-def states_for(config: CorrectionConfig, solver: Solver, amplitude: float) -> States:
-    """Typical states of a planned run; see `typical_states`."""
-
-    def runs(reference: ReferenceSolver) -> Trajectories:
-        return stand_in_runs(config, reference, STATES, 1, _SECONDS)
-
-    like = torch.empty(0, device=config.run.device, dtype=config.dtype)
-    return typical_states(solver, config.data.path, config.data.seed, like, runs, amplitude)
 
 
 def _points(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from zopde.contracts import ReferenceSolver, Solver
-from zopde.data import Trajectories, load_trajectories
+from zopde.data import load_trajectories
 from zopde.grid import Grid
 from zopde.seeding import generator
+from zopde.studies.correct.reference import Reference
 
-STATES, _WAVES = 4, 3
+_STATES, _WAVES = 4, 3
+_SECONDS = 5.0  # of runs of the solver's own scenario
 
 
 @dataclass(frozen=True)
@@ -43,33 +43,24 @@ class States:
         return self.state[chosen], None if self.forcing is None else self.forcing[chosen]
 
 
-def typical_states(
-    solver: Solver,
-    path: str,
-    seed: int,
-    like: Tensor,
-    runs: Callable[[ReferenceSolver], Trajectories],
-    amplitude: float,
-) -> States:
+def typical_states(reference: Reference, path: str, amplitude: float) -> States:
     """States of the data file; else as far into the solver's scenario; else smooth waves.
 
     Args:
-        solver: The coarse solver.
+        reference: The planned data of the coarse solver.
         path: The data file; "" where there is none.
-        seed: Draws them.
-        like: A tensor of the device and dtype that they are to have.
-        runs: Makes coarse runs of a solver that has a scenario.
         amplitude: Of the waves, in the state's units.
     """
-    draw = generator(seed, "probes")
+    solver, draw = reference.solver, generator(reference.seed, "probes")
+    like = torch.empty(0, device=reference.device, dtype=reference.dtype)
     if path:
         data = load_trajectories(Path(path), solver.grid, None).to(like.device, like.dtype)
-        rows = torch.randperm(data.simulations * data.steps, generator=draw)[:STATES]
+        rows = torch.randperm(data.simulations * data.steps, generator=draw)[:_STATES]
         forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
         state = data.states[:, :-1].flatten(0, 1)[rows].contiguous()
         return States(state, forcing, path)
-    if isinstance(solver, ReferenceSolver):
-        data = runs(solver).to(like.device, like.dtype)
+    if reference.can_be_made:
+        data = reference.stand_in(_STATES, 1, _SECONDS).to(like.device, like.dtype)
         forcing = None if data.forcing is None else data.forcing[:, -1]
         steps = data.settings["skip"] + data.steps
         source = f"the solver's own scenario after {steps} steps"
@@ -88,8 +79,8 @@ def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:
     """Sums of a few long waves that fit the domain, of root mean square 1."""
     axes = [(torch.arange(n) + 0.5) / n for n in grid.shape]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    found = torch.zeros(STATES, channels, *grid.shape)
-    for row in range(STATES):
+    found = torch.zeros(_STATES, channels, *grid.shape)
+    for row in range(_STATES):
         for channel in range(channels):
             for _ in range(_WAVES):
                 wave = torch.randint(-2, 3, (len(axes),), generator=draw).float()

@@ -1,0 +1,203 @@
+"""What a correction trains on: plain objects, made of the settings by `open.py`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from zopde.contracts import Solver
+from zopde.data import Trajectories, Windows
+from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
+from zopde.interface.vjp import Variable
+from zopde.nets import Normalised
+from zopde.seeding import noise_seeds
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut
+from zopde.studies.correct.labels import LABELS, Label
+from zopde.studies.correct.reference import Reference
+from zopde.studies.workers import Workers
+from zopde.training import Optimise
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every label shares.
+
+    Args:
+        solver: The coarse black box.
+        twin: Its differentiable twin, for SOL alone; None where it has none.
+        train: Reference data to learn from.
+        test: Reference data of the unseen runs.
+        stepped: The solver's answer to every training state; see `first_steps`.
+        inject: Where the correction enters: "after", "before" or "forcing".
+    """
+
+    solver: Solver
+    twin: Solver | None
+    train: Trajectories
+    test: Trajectories
+    stepped: Tensor
+    inject: str
+
+    @property
+    def scale(self) -> Tensor:
+        """(channel,), the training data's standard deviation."""
+        return self.train.state_scale()
+
+    @property
+    def injection(self) -> Injection:
+        """How the correction enters."""
+        return INJECTIONS[self.inject]
+
+    @property
+    def variables(self) -> list[Variable]:
+        """Inputs of the solver that the network feeds, in an unrolled rollout."""
+        return ["state", "forcing"] if self.injection.adds_to == "forcing" else ["state"]
+
+    def scale_of(self, variable: Variable) -> float:
+        """Root mean square, over the channels, of the training data's standard deviations."""
+        scales = {"state": self.train.state_scale, "forcing": self.train.forcing_scale}
+        return float(scales[variable]().square().mean().sqrt())
+
+    def digest(self) -> str:
+        """SHA-256 of the reference data's numbers."""
+        whole = hashlib.sha256()
+        for part in (self.train, self.test):
+            for values in (part.states, part.forcing):
+                if values is not None:
+                    whole.update(values.cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A stretch of training.
+
+    Args:
+        unroll: Corrected steps that the loss sees.
+        batch: Windows side by side.
+        iterations: Updates.
+        per_epoch: Updates that make an epoch.
+        optimise: How gradients become updates.
+    """
+
+    unroll: int
+    batch: int
+    iterations: int
+    per_epoch: int
+    optimise: Optimise
+
+    def windows(self, problem: Problem, seed: int) -> Windows:
+        """The stretches of reference data, shuffled by the seed."""
+        return Windows(problem.train, problem.stepped, self.unroll, self.batch, seed)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A correction that is ready to train.
+
+    Args:
+        problem: Solver and data.
+        bare: The solver without anything round it; it may tell its vorticity.
+        spec: The solver's name.
+        identity: What decides the solver's answers, for those that are kept.
+        content: A digest of the files that the solver is made of, wherever they lie.
+        new_network: Seed -> an untrained corrector, the same for every label.
+        kind: Of corrector.
+        sizes: Of the corrector.
+        start: NON on stored data, from which labels start.
+        training: The stage in which the labels differ.
+        from_scratch: Whether every label starts from scratch.
+        weights: The weight cut.
+        interface: The interface cut, for all labels.
+        cuts: Label -> its interface cut.
+        labels: Rows of the table.
+        seeds: Of the trainings.
+        workers: Who evaluates probes.
+        every_seconds: Time between two checkpoints.
+        drop: Whether failed steps are left out.
+        bear: Whether a rollout bears a step that fails again and again.
+        jacobians: Where the Jacobians of banks lie, for every run with this solver and data.
+        rollout_steps: Steps of an unseen run that is planned.
+        to_make: Reference data that have to be made first, in a dry run.
+        rollout_seconds: Of the unseen runs, in a dry run.
+    """
+
+    problem: Problem
+    bare: Solver
+    spec: str
+    identity: str
+    content: str
+    new_network: Callable[[int], Normalised]
+    kind: str
+    sizes: dict[str, int]
+    start: Schedule
+    training: Schedule
+    from_scratch: bool
+    weights: WeightCut
+    interface: InterfaceCut
+    cuts: Mapping[str, InterfaceCut]
+    labels: tuple[str, ...]
+    seeds: tuple[int, ...]
+    workers: Workers
+    every_seconds: float
+    drop: bool
+    bear: bool
+    jacobians: Path
+    rollout_steps: int
+    to_make: Reference | None = None
+    rollout_seconds: float = 0.0
+
+    @property
+    def possible(self) -> list[str]:
+        """Labels that the solver can be trained by."""
+        return [label for label in self.labels if label not in self.skipped]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Label -> why it is left out."""
+        if self.problem.twin is not None:
+            return {}
+        why = "the solver has no differentiable twin"
+        return {label: why for label in self.labels if LABELS[label].twin}
+
+    @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """Seed by seed; what is not trained once."""
+        untrained = [(label, 0) for label in self.possible if not LABELS[label].trained]
+        trained = [label for label in self.possible if LABELS[label].trained]
+        return untrained + [(label, seed) for seed in self.seeds for label in trained]
+
+    @property
+    def priced(self) -> list[str]:
+        """What a dry run prices."""
+        return [*(["data"] if self.to_make else []), *self.possible]
+
+    @property
+    def records(self) -> dict[str, tuple[str, str]]:
+        """A resumption must see the same data, and the same solver."""
+        return {
+            "data.sha256": (self.problem.digest(), "reference data"),
+            "solver.digest": (self.content, f"solver {self.spec!r}"),
+        }
+
+    def starts_from_non(self, name: str) -> bool:
+        """Whether a label begins with the NON stage's network."""
+        return not self.from_scratch and not LABELS[name].always_scratch
+
+    def needs_scores(self, label: Label) -> bool:
+        """Whether a label begins with scoring its layers."""
+        return label.gradient == "zo" and self.weights.score != "none"
+
+    def objective(self, windows: Windows, solver: Solver, seed: int, at: int) -> UnrolledObjective:
+        """The unrolled loss of one iteration, with the steps taken by `solver`."""
+        window = windows.batch(at)
+        seeds = noise_seeds(seed, at, window.unroll)
+        return UnrolledObjective(solver, window, self.problem.scale, self.problem.injection, seeds)
+
+    def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
+        """The unrolled loss on a label's first batch."""
+        return self.objective(self.training.windows(self.problem, seed), solver, seed, 0)
