@@ -7,16 +7,14 @@ trained, and nothing can start from NON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
 from zopde.validate import check_choice
-
-Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,13 +83,13 @@ def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
     """
     if not INJECTIONS[inject].through_solver:
         return
-    without = [label for label in labels if not _trains(label)]
+    without = [label for label in labels if not trains_through(label)]
     if without:
         raise InputError(
             "run.labels",
             got=f"{', '.join(without)} with corrector.inject={inject!r}, where the loss is reached "
             "through the solver alone: they have no gradient",
-            expected=f"some of {', '.join(label for label in LABELS if _trains(label))}",
+            expected=f"some of {', '.join(label for label in LABELS if trains_through(label))}",
         )
     if init == "non":
         raise InputError(
@@ -112,25 +110,6 @@ def check_forcing(inject: str, grid: Grid) -> None:
         )
 
 
-def fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
-    """A preset's labels and start for the injection that is chosen over it.
-
-    Labels without a gradient are left out, and so is the scratch start of a label that starts
-    from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
-    """
-    corrector = chosen.get("corrector")
-    inject = corrector.get("inject") if isinstance(corrector, Mapping) else None
-    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
-        return preset
-    labels = [
-        label
-        for label in preset["run"]["labels"]
-        if _trains(label) and not LABELS[label].always_scratch
-    ]
-    run = {**preset["run"], "labels": labels}
-    return {**preset, "run": run, "training": {**preset["training"], "init": "scratch"}}
-
-
 def injection_note(inject: str) -> str:
     """What a user should know; empty where nothing is special."""
     if not INJECTIONS[inject].through_solver:
@@ -141,5 +120,6 @@ def injection_note(inject: str) -> str:
     )
 
 
-def _trains(label: str) -> bool:
+def trains_through(label: str) -> bool:
+    """Whether a label has a gradient where the loss is reached through the solver alone."""
     return label not in LABELS or LABELS[label].through_solver

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from zopde.errors import InputError
+from zopde.hybrid import INJECTIONS
 from zopde.studies.correct.cuts import InterfaceCut, WeightCut, renamed
-from zopde.studies.correct.labels import LABELS, check_injection, check_labels, fit_preset
+from zopde.studies.correct.labels import LABELS, check_injection, check_labels, trains_through
 from zopde.studies.settings import (
     Count,
     Length,
@@ -236,7 +237,26 @@ def load_config(
     check_choice("preset", preset, PRESETS)
     chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
-    return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
+    return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
+
+
+def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
+    """A preset's labels and start for the injection that is chosen over it.
+
+    Labels without a gradient are left out, and so is the scratch start of a label that starts
+    from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
+    """
+    corrector = chosen.get("corrector")
+    inject = corrector.get("inject") if isinstance(corrector, Mapping) else None
+    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
+        return preset
+    labels = [
+        label
+        for label in preset["run"]["labels"]
+        if trains_through(label) and not LABELS[label].always_scratch
+    ]
+    run = {**preset["run"], "labels": labels}
+    return {**preset, "run": run, "training": {**preset["training"], "init": "scratch"}}
 
 
 def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
