@@ -24,11 +24,30 @@ _WHO = ("run.workers", "run.executor")  # they evaluate the probes
 class Job(Protocol):
     """The part of a study that its folders depend on; see `zopde.studies.run.Study`."""
 
-    name: str
-    settings: type
-    files: tuple[str, ...]
-    free: tuple[str, ...]
-    by_content: Mapping[str, str]
+    @property
+    def name(self) -> str:
+        """The command."""
+        ...
+
+    @property
+    def settings(self) -> type:
+        """The dataclass of its settings."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What --overwrite may delete."""
+        ...
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """What a resumption may change."""
+        ...
+
+    @property
+    def by_content(self) -> Mapping[str, str]:
+        """What is compared by a record instead."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,9 @@ class Study:
         presets: Names of its embedded settings; a job without any has no dry run either.
         load: (preset, file, changes, tables) -> settings.
         price: (opened, label, place) -> `Price` of one label; nothing is trained.
-        sample: (settings, root, progress) -> opened, of a dry run; None is `open`.
-        more_prices: (opened, progress) -> rows of a second table of prices.
+        price_of: What the figures of a `Price` cover.
+        sample: What stands in for `open` in a dry run; None: `open` itself.
+        more_prices: (opened, progress) -> rows of a dry run's second table, one per cut.
         begin: (opened, place, resume) -> opened, with what is found once, before any training.
         labels_key: The setting that lists the rows of the table.
         subject: The setting that the command takes as its argument, a solver or a model.
@@ -152,8 +153,9 @@ class Study:
     presets: tuple[str, ...] = ()
     load: Callable[..., Any] | None = None
     price: Callable[..., Price] | None = None
+    price_of: str = "one seed"
     sample: Callable[..., Any] | None = None
-    more_prices: Callable[..., list[Any]] | None = None
+    more_prices: Callable[..., Sequence[Any]] | None = None
     begin: Callable[..., Any] = _unchanged
     labels_key: str = "run.methods"
     subject: str = ""
@@ -232,6 +234,7 @@ def _run(
 def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  # noqa: ANN401
     """What every label of a run will cost, after a measured sample; nothing is written."""
     assert study.price is not None
+    keep_freed_memory()
     with opened.workers.pool() as pool:
         place = Place(RunFolder(Path()), progress, pool)
         with progress.stage("measuring a sample", len(opened.priced)) as advance:

@@ -43,6 +43,7 @@ STUDY = Study(
     load=load_config,
     sample=_sample,
     price=price,
+    price_of="all seeds",
     more_prices=price_cuts,
     begin=begin,
     labels_key="run.labels",
