@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -34,6 +37,20 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     """
     words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+@contextmanager
+def global_stream(draw: torch.Generator) -> Iterator[None]:
+    """Give torch's global stream a seed for as long as the block lasts, then put it back.
+
+    torch's initialisers of weights draw from it and from nothing else.
+
+    Args:
+        draw: A fresh generator; its seed is taken, its own stream is not touched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw.initial_seed())
+        yield
 
 
 def noise_seeds(seed: int, index: int, steps: int) -> list[int]:

@@ -5,7 +5,6 @@ A classifier behind a network address.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.errors import ClassifierError, InputError, first_line
+from zopde.files import identity_of as files_identity
 from zopde.plugins import load_object
 from zopde.session import AnswerError, Session
 from zopde.studies.classify.network import load_classifier
@@ -165,11 +165,9 @@ def frozen(classifier: nn.Module) -> nn.Module:
 
 def identity_of(settings: ClassifierSettings, path: Path | None) -> str:
     """Who a classifier is, for a store of its answers: its name, and its file's content."""
-    whole = hashlib.blake2b(f"{settings.spec} {settings.answers}".encode(), digest_size=16)
-    for name in (path, Path(settings.spec), Path(settings.spec.rpartition(":")[0])):
-        if name is not None and name.is_file():
-            whole.update(name.read_bytes())
-    return whole.hexdigest()
+    named = path, Path(settings.spec), Path(settings.spec.rpartition(":")[0])
+    files = [name for name in named if name is not None and name.is_file()]
+    return files_identity(f"{settings.spec} {settings.answers}", files)
 
 
 def is_white(classifier: Classifier) -> bool:

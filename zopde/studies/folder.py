@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zopde.errors import InputError
+from zopde.files import write_text
 from zopde.studies.settings import as_tree, build, differences, dump_toml, read_toml
 from zopde.validate import check_folder_writable
 
@@ -75,7 +76,7 @@ class RunFolder:
                 expected="the same file",
                 remedy="restore it, or start over with --overwrite",
             )
-        _write(path, digest + "\n")
+        write_text(path, digest + "\n")
 
     def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
         """Write columns of equal length, by name."""
@@ -83,16 +84,16 @@ class RunFolder:
             ",".join(columns),
             *(",".join(map(repr, r)) for r in zip(*columns.values(), strict=True)),
         ]
-        _write(self.root / name, "\n".join(rows) + "\n")
+        write_text(self.root / name, "\n".join(rows) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole or not at all."""
-        _write(self.root / name, text)
+        write_text(self.root / name, text)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN and infinity are not JSON."""
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        _write(self.root / name, text)
+        write_text(self.root / name, text)
 
 
 def check_run(
@@ -154,7 +155,7 @@ def open_run(
     check_run(root, config, kind, resume, overwrite)
     if overwrite:
         _clear(root, kind)
-    _write(root / "config.toml", dump_toml(as_tree(config)))
+    write_text(root / "config.toml", dump_toml(as_tree(config)))
     return RunFolder(root)
 
 
@@ -199,12 +200,6 @@ def _clear(root: Path, kind: RunKind) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ The classifier that is smoothed: a file, a name or an address.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from zopde.data import ImageData, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError, SolverError, first_line
+from zopde.files import digest_of
 from zopde.smoothing import BaseClassifier, Smooth, votes
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.classifiers import ClassifierSettings, named_classifier
@@ -70,10 +70,8 @@ class Problem:
 
     def digest(self) -> str:
         """A checksum of the images that are looked at, and of their labels."""
-        whole = hashlib.sha256()
-        for tensor in (self.images.pixels, self.images.labels):
-            whole.update(tensor[list(self.chosen)].numpy().data)
-        return whole.hexdigest()
+        chosen = list(self.chosen)
+        return digest_of((self.images.pixels[chosen], self.images.labels[chosen]))
 
 
 def problem_of(config: CertifyConfig, images: ImageData | None = None) -> Problem:

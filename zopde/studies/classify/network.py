@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import final
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from zopde.data import standardised
+from zopde.seeding import generator, global_stream
 from zopde.studies.classify.problem import Problem, build_network
 from zopde.studies.classify.settings import ClassificationConfig
 from zopde.studies.model_file import read_model, write_model
@@ -71,7 +71,7 @@ def load_classifier(path: Path | str) -> Classifier:
     """
     plan, state = read_model(path, "classifier")
     classes = tuple(plan["classes"])
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
+    with global_stream(generator(0, "weights")):  # its first weights are thrown away
         body = build_network(plan["kind"], plan["channels"], len(classes), plan["sizes"])
     found = Classifier(body, state["mean"], state["deviation"], classes)
     found.load_state_dict(state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from zopde.studies.classify.settings import METHODS, ClassificationConfig, Metho
 from zopde.studies.classify.train import gradient_of, iterations, masks_of, score_layers, score_of
 from zopde.studies.scores import queries_of
 from zopde.studies.workers import elsewhere, oracle_at, probes_per_pass, worker_pool
+from zopde.timing import median_seconds
 
 _SAMPLE = 12  # passes of probes that are timed, spread over the layers
 _ENOUGH = 10.0  # seconds of that
@@ -77,13 +77,13 @@ def _forecast(
         queries, scoring = 1, 0.0
         gradient = gradient_of(config, method, network, None, seed, pool)
         objective = problem.objective(*images.at(0))
-        each = _median(lambda: gradient(network, objective, 0))
+        each = median_seconds(lambda: gradient(network, objective, 0))
     else:
         with torch.inference_mode():
             objective = problem.objective(*images.at(0))
             queries, each = _probing(config, problem, method, network, objective, seed, pool)
             scoring = _scoring(config, problem, method, network, objective, pool)
-    each += _median(lambda: problem.objective(*images.at(1)))
+    each += median_seconds(lambda: problem.objective(*images.at(1)))
     asked = 0
     if method.mask != "none":
         asked = queries_of(score_of(config, method), config.zo.score_directions)
@@ -108,7 +108,7 @@ def _probing(
 ) -> tuple[int, float]:
     """Queries and seconds of a gradient by queries."""
     total = Coordinates(network).total
-    base = _median(lambda: objective(network, 1))  # for the running statistics
+    base = median_seconds(lambda: objective(network, 1))  # for the running statistics
     if method.gradient == "rge":
         q = config.zo.directions or total
         oracle = oracle_at(config, pool, None, q)(network, objective)
@@ -170,7 +170,7 @@ def _directions(oracle: Oracle, count: int, most: int) -> float:
     """Seconds for `count` random directions, from at most `most` of them."""
     some = min(count, most)
     rows = torch.randn(some, oracle.num_coordinates, generator=generator(0, "probes"))
-    return _median(lambda: oracle.directions(rows, 1e-3), 1) * count / some
+    return median_seconds(lambda: oracle.directions(rows, 1e-3), 1) * count / some
 
 
 def _scoring(
@@ -187,15 +187,3 @@ def _scoring(
     oracle = oracle_at(config, pool, None, q)(network, objective)
     images = config.zo.score_images * len(problem.data.classes)
     return 2 * _directions(oracle, q, config.zo.chunk) * images / config.training.batch
-
-
-def _median(work: Callable[[], object], repeat: int = 3) -> float:
-    """Seconds that some work takes."""
-    found = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        answer = work()
-        if isinstance(answer, Tensor):
-            answer.sum().item()  # a GPU has answered only now
-        found.append(time.perf_counter() - began)
-    return sorted(found)[len(found) // 2]

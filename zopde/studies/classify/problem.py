@@ -8,7 +8,6 @@ How good a classifier is, at the end and along the way.
 from __future__ import annotations
 
 import csv
-import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import final
@@ -21,9 +20,10 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from zopde.data import ImageBatches, ImageData, standardised
 from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
+from zopde.files import digest_of, replacing
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
-from zopde.seeding import generator
+from zopde.seeding import generator, global_stream
 from zopde.studies.classify.settings import ClassificationConfig
 from zopde.training import CrossEntropy
 
@@ -68,11 +68,8 @@ class Problem:
 
     def digest(self) -> str:
         """A checksum of all images and labels."""
-        digest = hashlib.sha256()
-        for part in (self.data.train, self.data.test):
-            for tensor in (part.pixels, part.labels):
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        parts = self.data.train, self.data.test
+        return digest_of(values for part in parts for values in (part.pixels, part.labels))
 
 
 def problem_of(config: ClassificationConfig, data: ImageData) -> Problem:
@@ -103,9 +100,7 @@ def new_classifier(config: ClassificationConfig, problem: Problem, seed: int) ->
         InputError: If it cannot be built, or does not map images to as many logits as classes.
     """
     network, data = config.network, problem.data
-    # torch's initialisers read the global stream: set it from ours, and put it back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights").initial_seed())
+    with global_stream(generator(seed, "weights")):
         try:
             built = build_network(network.kind, data.channels, len(data.classes), network.sizes)
             built.eval()
@@ -201,10 +196,7 @@ class LearningCurve:
         """Keep a point, in a file that is written whole."""
         earlier = [old for old in self.points if old.iteration < point.iteration]
         self.points = [*earlier, point]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with replacing(self._path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(Point))
             writer.writerows(asdict(kept).values() for kept in self.points)
-        partial.replace(self._path)

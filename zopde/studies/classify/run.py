@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zopde import __version__
 from zopde.data import ImageData, load_images
+from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress, Silent
@@ -137,11 +137,7 @@ def _metrics(
         }
         for key, value in row.items():
             metrics.setdefault(key, {})[name] = value
-    metrics["versions"] = {
-        "zopde": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    metrics["versions"] = versions()
     metrics["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
     metrics["workers"] = config.run.workers
     kib = [

@@ -17,12 +17,13 @@ from zopde.progress import Progress
 from zopde.studies.correct.bank import forms_of_bank, steps_of_bank
 from zopde.studies.correct.cut import Interface, coloured_of, variables
 from zopde.studies.correct.labels import WAYS
-from zopde.studies.correct.measure import cost_per_iteration, median_seconds
+from zopde.studies.correct.measure import cost_per_iteration
 from zopde.studies.correct.problem import Problem, new_corrector
 from zopde.studies.correct.scoring import stand_in_ratios
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.correct.train import label_stage
 from zopde.studies.workers import side_by_side
+from zopde.timing import median_seconds
 from zopde.training import Fitted, ZerothOrder
 
 _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is timed

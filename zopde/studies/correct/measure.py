@@ -5,15 +5,13 @@ How many probes of the weight cut share a pass, where the settings leave it open
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from zopde.errors import InputError
+from zopde.files import write_text
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
 from zopde.seeding import generator
@@ -21,6 +19,7 @@ from zopde.studies.correct.problem import Problem, first_objective, new_correcto
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.correct.train import Stage
 from zopde.studies.workers import probes_per_pass, side_by_side, threads_of_a_worker
+from zopde.timing import median_seconds
 from zopde.training import ZerothOrder
 from zopde.zo import cge
 
@@ -47,17 +46,6 @@ def cost_per_iteration(
         probing -= base
     seconds = base + probing * active / probes / side_by_side(config)
     return seconds, active * both + (2 - both)
-
-
-def median_seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:
-    """Median of a few calls after one to warm up; of fewer where they take long."""
-    work()
-    times: list[float] = []
-    while len(times) < repeat and sum(times) < enough:
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times)
 
 
 def with_chunk(
@@ -87,7 +75,7 @@ def with_chunk(
             chunk = _measure(config, problem)
         progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
         if path:
-            path.write_text(f"{chunk}\n", encoding="utf-8")
+            write_text(path, f"{chunk}\n")
     return replace(config, zo=replace(config.zo, chunk=chunk))
 
 

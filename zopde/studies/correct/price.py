@@ -17,7 +17,7 @@ from zopde.studies.correct.cut import Interface, check_interface, open_interface
 from zopde.studies.correct.cuts import amortised_seconds
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import WAYS, check_labels, injection_note
-from zopde.studies.correct.measure import cost_per_iteration, median_seconds, with_chunk
+from zopde.studies.correct.measure import cost_per_iteration, with_chunk
 from zopde.studies.correct.problem import (
     Problem,
     check_data,
@@ -38,6 +38,7 @@ from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.correct.train import Stage, label_stage, start_stage, starts_from_non
 from zopde.studies.settings import Span
 from zopde.studies.workers import check_workers, side_by_side, threads_of_a_worker
+from zopde.timing import median_seconds
 from zopde.training import ZerothOrder
 
 _SAMPLE_DIRECTIONS = 32

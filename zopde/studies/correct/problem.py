@@ -5,7 +5,6 @@ The solver of a run: behind the line, kept in the store, asked again where it fa
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from contextlib import suppress
@@ -29,11 +28,12 @@ from zopde.data import (
 )
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError, first_line
+from zopde.files import digest_of, identity_of
 from zopde.hybrid import INJECTIONS, UnrolledObjective, downsample
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress
-from zopde.seeding import generator, noise_seeds
+from zopde.seeding import generator, global_stream, noise_seeds
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.settings import CorrectionConfig
 
@@ -62,12 +62,9 @@ def solver_identity(config: CorrectionConfig, solver: Solver) -> str:
     that the spec or an option names.
     """
     spec, options = config.solver.spec, config.solver.options
-    whole = hashlib.blake2b(digest_size=16)
     plain = [spec, options, repr(solver.grid), getattr(solver, "options", {}), __version__]
-    whole.update(json.dumps(plain, sort_keys=True, default=str).encode())
-    for path in _files(spec, options, solver):
-        whole.update(path.read_bytes())
-    return whole.hexdigest()
+    described = json.dumps(plain, sort_keys=True, default=str)
+    return identity_of(described, _files(spec, options, solver))
 
 
 def _files(spec: str, options: dict[str, Any], solver: Solver) -> list[Path]:
@@ -106,12 +103,8 @@ class Problem:
 
     def digest(self) -> str:
         """SHA-256 of the reference data's numbers."""
-        whole = hashlib.sha256()
-        for part in (self.train, self.test):
-            for values in (part.states, part.forcing):
-                if values is not None:
-                    whole.update(values.cpu().contiguous().numpy().tobytes())
-        return whole.hexdigest()
+        parts = self.train, self.test
+        return digest_of(values for part in parts for values in (part.states, part.forcing))
 
 
 def coarse_solver(config: CorrectionConfig) -> Solver:
@@ -255,12 +248,10 @@ def new_corrector(config: CorrectionConfig, problem: Problem, seed: int) -> Norm
     grid = problem.solver.grid
     auto = "periodic" if grid.boundary == "periodic" else "zero"
     padding = auto if config.corrector.padding == "auto" else config.corrector.padding
-    # torch's initialisers read the global stream: set it from ours, and put it back.
     inputs, inject = len(grid.channels) + len(grid.forcing_channels), config.corrector.inject
     moved = INJECTIONS[inject].adds_to
     outputs = len(grid.channels if moved == "state" else grid.forcing_channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights").initial_seed())
+    with global_stream(generator(seed, "weights")):
         try:
             body = build_corrector(
                 config.corrector.kind,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zopde import __version__
 from zopde.blackbox import Dropping, failures_of
 from zopde.contracts import Vortical
+from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress, Silent
@@ -210,22 +208,10 @@ def _metrics(
     metrics["test_runs"] = problem.test.simulations
     network = new_corrector(config, problem, config.run.seeds[0])
     metrics["parameters"] = Coordinates(network).total
-    metrics["versions"] = {
-        "zopde": __version__,
-        "python": platform.python_version(),
-        **_versions("torch", "phiflow", "numpy", "xarray"),
-    }
+    metrics["versions"] = versions("phiflow", "numpy", "xarray")
     metrics["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
     metrics["workers"] = config.run.workers
     return metrics
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        with suppress(PackageNotFoundError):  # a solver of the user's own may not need it
-            found[name] = version(name)
-    return found
 
 
 def _mean(values: list[float]) -> float:

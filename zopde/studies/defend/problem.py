@@ -5,7 +5,6 @@ The networks of a defence.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from zopde.data import ImageBatches, ImageData
 from zopde.data.images import Images
 from zopde.errors import InputError
+from zopde.files import digest_of
 from zopde.nets import Decoder, DnCNN, Encoder
-from zopde.seeding import generator
+from zopde.seeding import generator, global_stream
 from zopde.studies.defend.settings import DefenceConfig
 
 
@@ -156,18 +156,13 @@ class Problem:
 
     def new_defence(self, seed: int, latent: bool) -> Defence:
         """An untrained one; the denoisers of a seed are alike."""
-        # torch's initialisers read the global stream: set it from ours, and put it back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "weights").initial_seed())
+        with global_stream(generator(seed, "weights")):
             return Defence(self.plan(latent)).to(self.config.run.device)
 
     def digest(self) -> str:
         """A checksum of all images and labels."""
-        digest = hashlib.sha256()
-        for part in (self.data.train, self.data.test):
-            for tensor in (part.pixels, part.labels):
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        parts = self.data.train, self.data.test
+        return digest_of(values for part in parts for values in (part.pixels, part.labels))
 
 
 @dataclass(frozen=True)

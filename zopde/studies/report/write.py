@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zopde.errors import InputError
+from zopde.files import write_bytes
 from zopde.report.page import page, write_page
 from zopde.studies.report.certification import certification_report
 from zopde.studies.report.classification import classification_report
@@ -67,6 +68,6 @@ def write_report(
                 got="nothing to show in motion",
                 expected="one run of `zopde correct` on a plane, with its reference.nc",
             )
-        Path(animation).write_bytes(gif)
+        write_bytes(Path(animation), gif)
     write_page(place, page(title, lead, sections))
     return place

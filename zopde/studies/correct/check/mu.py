@@ -17,7 +17,7 @@ from zopde.interface import EntryOracle, Step
 from zopde.nets import Normalised, build_corrector
 from zopde.oracle import WeightOracle
 from zopde.oracle.coordinates import Coordinates
-from zopde.seeding import generator, noise_seeds
+from zopde.seeding import generator, global_stream, noise_seeds
 from zopde.studies.correct.check.points import Point, Verdict
 from zopde.studies.correct.check.states import States
 from zopde.studies.correct.settings import CorrectionConfig
@@ -58,8 +58,7 @@ def stand_in(
     kind, sizes = config.corrector.kind, config.corrector.sizes
     inputs, outputs = len(grid.channels) + len(grid.forcing_channels), len(grid.channels)
     padding: Literal["periodic", "zero"] = "periodic" if grid.boundary == "periodic" else "zero"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with global_stream(torch.Generator().manual_seed(0)):
         body = build_corrector(kind, inputs, outputs, padding=padding, sizes=sizes)
         for weight in body.parameters():  # a last layer of zeros would hide the others
             if not weight.any():

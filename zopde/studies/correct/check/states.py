@@ -16,8 +16,8 @@ from zopde.contracts import ReferenceSolver, Solver
 from zopde.data import Trajectories, load_trajectories, simulate
 from zopde.grid import Grid
 from zopde.seeding import generator
-from zopde.studies.correct.measure import median_seconds
 from zopde.studies.correct.settings import CorrectionConfig
+from zopde.timing import median_seconds
 
 _SAMPLE_STEPS = 4
 
