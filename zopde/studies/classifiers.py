@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zopde.data import in_file_units
 from zopde.errors import ClassifierError, InputError, first_line
 from zopde.files import identity_of as files_identity
 from zopde.plugins import load_object
@@ -116,7 +117,7 @@ class Scaled(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch class"]:
         """Logits."""
-        logits: Tensor = self.body(x * self.scale)
+        logits: Tensor = self.body(in_file_units(x, self.scale))
         return logits
 
 

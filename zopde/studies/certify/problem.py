@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zopde.data import ImageData, load_images
+from zopde.data import ImageData, in_unit_range, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError, SolverError, first_line
 from zopde.files import digest_of
@@ -62,7 +62,7 @@ class Problem:
 
     def inputs(self, index: int) -> Float[Tensor, "channel y x"]:
         """What the model gets for an image."""
-        return self.images.pixels[index].to(self.device, torch.float32) / self.scale
+        return in_unit_range(self.images.pixels[index].to(self.device), self.scale)
 
     def label(self, index: int) -> int:
         """What an image shows."""
@@ -87,9 +87,7 @@ def problem_of(config: CertifyConfig, images: ImageData | None = None) -> Proble
     data = images or load_images(config.data)
     part = data.test if config.part == "test" else data.train
     chosen = tuple(range(0, len(part), config.every))[: config.images or None]
-    scale = config.scale or float(data.train.pixels.max())
-    if scale <= 0:
-        raise InputError("brightest pixel", got=scale, expected="> 0", remedy="give a scale")
+    scale = config.scale or data.brightest()
     model = load_base_classifier(config.model, scale)
     if isinstance(model, nn.Module):
         model = model.to(torch.device(config.device))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zopde.data import ImageBatches, ImageData
+from zopde.data import ImageBatches, ImageData, in_unit_range
 from zopde.data.images import Images
 from zopde.errors import InputError
 from zopde.files import digest_of
@@ -107,7 +107,7 @@ class Problem:
 
     def inputs(self, pixels: Tensor) -> Float[Tensor, "batch channel y x"]:
         """Pixels in [0, 1] on the run's device."""
-        return pixels.to(self.config.run.device, torch.float32) / self.scale
+        return in_unit_range(pixels.to(self.config.run.device), self.scale)
 
     def noise(self, like: Tensor, seed: int, kind: int, index: int) -> Tensor:
         """sigma times white noise, a function of (seed, kind, index)."""
