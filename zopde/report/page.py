@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from zopde.files import write_text
 from zopde.validate import check_folder_writable
 
 
@@ -124,9 +124,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 def write_page(path: Path, html: str) -> None:
     """Write a page whole or not at all."""
     check_folder_writable("folder of the report", path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, html)
 
 
 def _figure(image: str, caption: str, kind: str = "") -> str:

@@ -17,12 +17,8 @@ from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress, Silent
-from zopde.report.classification import (
-    Learning,
-    save_confusion,
-    save_layer_ratios,
-    save_learning_curves,
-)
+from zopde.report.classification import save_confusion, save_layer_ratios
+from zopde.report.learning import CostCurve, save_learning_curves
 from zopde.studies.classify.problem import Point, Problem, new_classifier, problem_of
 from zopde.studies.classify.settings import METHODS, ClassificationConfig
 from zopde.studies.classify.train import Trained, Trainer
@@ -148,12 +144,12 @@ def _metrics(
     return metrics
 
 
-def mean_curve(name: str, points: Sequence[Sequence[Point]]) -> Learning | None:
+def mean_curve(name: str, points: Sequence[Sequence[Point]]) -> CostCurve | None:
     """A method's accuracy along its training, mean over the seeds, as far as all of them got."""
     length = min((len(each) for each in points), default=0)
     if not length:
         return None
-    return Learning(
+    return CostCurve(
         name,
         [points[0][i].queries for i in range(length)],
         [fmean(each[i].seconds for each in points) for i in range(length)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zopde.report.classification import save_learning_curves
+from zopde.report.learning import save_learning_curves
 from zopde.report.page import Section, drawn, picture, table, text
 from zopde.studies.classify.problem import LearningCurve, Point
 from zopde.studies.classify.run import mean_curve

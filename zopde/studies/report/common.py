@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from zopde.report.classification import save_layer_ratios
-from zopde.report.learning import LossCurve, save_loss_curves
+from zopde.report.learning import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
 from zopde.studies.correct.labels import WAYS
 from zopde.studies.folder import START
@@ -19,7 +19,7 @@ from zopde.studies.report.runs import FoundRun
 from zopde.studies.settings import dump_toml
 
 
-def loss_curves(run: FoundRun) -> list[LossCurve]:
+def loss_curves(run: FoundRun) -> list[CostCurve]:
     """One per label that was trained, mean over the seeds, as far as all of them got."""
     curves = []
     for label in run.labels:
@@ -32,7 +32,7 @@ def loss_curves(run: FoundRun) -> list[LossCurve]:
             [[(r.queries, r.seconds, r.loss) for r in found[:length]] for found in histories]
         ).mean(axis=0)
         curves.append(
-            LossCurve(
+            CostCurve(
                 label,
                 queries + values[:, 0],
                 seconds + values[:, 1],
