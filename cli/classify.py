@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.completion import classifier_presets
 from zopde.cli.console import Watcher, say, say_json, table
 from zopde.cli.options import (
     AsJson,
@@ -21,6 +20,7 @@ from zopde.cli.options import (
     Overwrite,
     Resume,
     laid_over,
+    presets,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def classify(
         str,
         typer.Option(
             help="quick (digits), cnn-730 ... cnn-12610, resnet20-80/90/95/99 (CIFAR-10).",
-            autocompletion=classifier_presets,
+            autocompletion=presets("classify"),
         ),
     ] = "quick",
     config_file: ConfigFile = None,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.completion import defence_presets
 from zopde.cli.console import Watcher, say, say_json, table
 from zopde.cli.options import (
     AsJson,
@@ -21,6 +20,7 @@ from zopde.cli.options import (
     Overwrite,
     Resume,
     laid_over,
+    presets,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def defend(
         str,
         typer.Option(
             help="quick (digits), fashion (28 x 28) or cifar10 (as published).",
-            autocompletion=defence_presets,
+            autocompletion=presets("defend"),
         ),
     ] = "quick",
     config_file: ConfigFile = None,

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zopde.cli.completion import presets, solver_names
-
 if TYPE_CHECKING:
     from zopde.studies.correct import CorrectionConfig
+
+
+def solver_names() -> list[str]:
+    """Solvers that are installed, for the shell to complete; nothing heavy is loaded."""
+    return sorted(point.name for point in entry_points(group="zopde.solvers"))
+
+
+def presets(study: str) -> Callable[[], list[str]]:
+    """Likewise the embedded settings of a study; `study` is the name of its folder."""
+    folder = Path(str(files("zopde"))) / "studies" / study / "presets"
+    return lambda: sorted(path.stem for path in folder.glob("*.toml"))
+
 
 SolverSpec = Annotated[
     str,
@@ -24,7 +37,7 @@ Preset = Annotated[
     str,
     typer.Option(
         help="Embedded settings to start from: quick (minutes) or paper (days).",
-        autocompletion=presets,
+        autocompletion=presets("correct"),
     ),
 ]
 ConfigFile = Annotated[

@@ -13,7 +13,7 @@ import typer.main
 import zopde
 from zopde import doctor
 from zopde.cli.app import app
-from zopde.cli.completion import classifier_presets, presets, solver_names
+from zopde.cli.options import presets, solver_names
 from zopde.studies import classify
 from zopde.studies.correct import PRESETS
 
@@ -75,11 +75,9 @@ def test_every_option_has_help_and_a_default():
 
 
 def test_completion_knows_the_solvers_and_presets_exact():
-    assert list(solver_names("")) == [info.name for info in zopde.find_solvers()]
-    assert list(solver_names("wa")) == ["wake"]
-    assert set(presets("")) == set(PRESETS)
-    assert set(classifier_presets("")) == set(classify.PRESETS)
-    assert list(classifier_presets("cnn-7")) == ["cnn-730"]
+    assert solver_names() == [info.name for info in zopde.find_solvers()]
+    assert set(presets("correct")()) == set(PRESETS)
+    assert set(presets("classify")()) == set(classify.PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +85,8 @@ def test_completion_knows_the_solvers_and_presets_exact():
     [
         ("zopde rep", "report"),
         ("zopde correct bur", "burgers"),
+        ("zopde simulate wa", "wake"),
+        ("zopde classify --preset cnn-7", "cnn-730"),
         ("zopde correct x --preset p", "paper"),
     ],
 )

@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import tarfile
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import zopde.data
 from zopde import ImageData, Images, InputError, load_images
+from zopde.data.fetch import DOWNLOADS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10_jpg.tar.xz"
 
@@ -256,3 +259,16 @@ def test_the_jpeg_copy_of_cifar10_golden(tmp_path):
     mean, deviation = found.scale()
     assert (mean / 255).numpy().round(4).tolist() == pytest.approx([0.4913, 0.4821, 0.4465])
     assert (deviation / 255).numpy().round(4).tolist() == pytest.approx([0.2452, 0.2428, 0.2606])
+
+
+def test_the_source_and_licence_of_every_data_file_is_said():
+    folder = Path(zopde.data.__file__).parent
+    sources = (folder / "SOURCES.md").read_text(encoding="utf-8")
+    for file in folder.iterdir():
+        if file.is_file() and file.suffix not in (".py", ".md"):
+            (line,) = [line for line in sources.splitlines() if f"zopde/data/{file.name}" in line]
+            assert "CC BY 4.0" in line
+    for name in DOWNLOADS:
+        assert f"zopde data fetch {name}" in sources
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "SOURCES.md" in project["tool"]["setuptools"]["package-data"]["zopde.data"]
