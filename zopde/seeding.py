@@ -8,19 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_PURPOSES = {
-    "data": 0,
-    "weights": 1,
-    "order": 2,
-    "mask": 3,
-    "scores": 4,
-    "probes": 5,
-    "noise": 6,
-    "augment": 7,
-    "smoothing": 8,
-    "attack": 9,
-    "votes": 10,
-}
+# A purpose's place is part of every stream: new ones go to the end.
+_PURPOSES = (
+    *("data", "weights", "order", "mask", "scores", "probes"),
+    *("noise", "augment", "smoothing", "attack", "votes"),
+)
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
@@ -35,7 +27,7 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
             "smoothing", "attack" or "votes".
         index: Number of the draw: an epoch, a mask, an image.
     """
-    words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
+    words = np.random.SeedSequence([seed, _PURPOSES.index(purpose), index]).generate_state(2)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 

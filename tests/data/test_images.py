@@ -88,7 +88,7 @@ def test_a_cifar_archive_and_its_folder_exact(tmp_path, rng):
     assert torch.equal(again.train.pixels, found.train.pixels)
 
 
-def test_the_pickled_version_is_refused_and_not_read(tmp_path):
+def test_the_pickled_version_is_refused_and_never_unpickled(tmp_path):
     # What would unpickle it would fail, and perhaps run it.
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
     files = dict.fromkeys(names, b"cos\nsystem\n(S'touch evil'\ntR.")

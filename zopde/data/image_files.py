@@ -216,8 +216,8 @@ def _read_pictures(path: Path) -> ImageData:
         got = f"class {unknown[0]!r}"
         raise InputError(f"image data {test}", got=got, expected="those of train")
     mode = "L" if _picture(_files_in(train / classes[0])[0]).ndim == 2 else "RGB"
-    parts = (_labelled_pictures(folder, classes, mode) for folder in (train, test))
-    return ImageData(path.name, *parts, classes)
+    shown, unseen = (_labelled_pictures(folder, classes, mode) for folder in (train, test))
+    return ImageData(path.name, shown, unseen, classes)
 
 
 def _labelled_pictures(folder: Path, classes: tuple[str, ...], mode: str) -> Images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -72,7 +73,7 @@ def _pictures(film: Film, frames: int) -> list[Image.Image]:
     shape = (len(film.fields), 1) if flat else (1, len(film.fields))
     figure, panels = field_panels(grid, *shape, bar_below=flat)
     figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     images = {}
     for axes, (label, values) in zip(panels.flat, film.fields.items(), strict=True):
         axes.set_title(label, fontsize=10)

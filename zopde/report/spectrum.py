@@ -87,16 +87,9 @@ def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> Non
     resolved = np.pi / max(grid.spacing)
     for name, spectrum in spectra.items():
         shown = (spectrum.wave_numbers > 0) & (spectrum.wave_numbers <= resolved)
-        broad = name in _BROAD
-        axes.plot(
-            spectrum.wave_numbers[shown],
-            spectrum.energy[shown],
-            color=COLOURS.get(name),
-            label=name,
-            linewidth=4.5 if broad else 1.8,
-            alpha=0.45 if broad else 1.0,
-            zorder=1.5 if broad else 2,
-        )
+        width, alpha, order = (4.5, 0.45, 1.5) if name in _BROAD else (1.8, 1.0, 2.0)
+        style = {"color": COLOURS.get(name), "lw": width, "alpha": alpha, "zorder": order}
+        axes.plot(spectrum.wave_numbers[shown], spectrum.energy[shown], label=name, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(alpha=0.25, which="both")
