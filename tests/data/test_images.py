@@ -161,6 +161,7 @@ def test_folders_of_pictures_exact(tmp_path, rng, mode, channels):
     last = pictures(tmp_path, rng, mode)
     found = load_images(tmp_path)
     assert found.test.pixels.shape == (4, channels, 6, 5)
+    assert found.train.pixels.is_contiguous()
     assert found.classes == ("cat", "dog")
     assert found.test.labels.tolist() == [0, 0, 1, 1]
     assert np.array_equal(found.test.pixels[-1].permute(1, 2, 0).squeeze().numpy(), last.squeeze())

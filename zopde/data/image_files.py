@@ -232,7 +232,9 @@ def _labelled_pictures(folder: Path, classes: tuple[str, ...], mode: str) -> Ima
                 got, expected = f"{width} x {height} pixels", f"{first_width} x {first_height}"
                 raise InputError(f"picture {path}", got=got, expected=f"{expected}, as the others")
     pixels = np.stack(pictures)
-    return Images.of(np.moveaxis(pixels, 3, 1) if mode == "RGB" else pixels, labels)
+    # In memory as in shape: layers take other ways, with other round-off, where it is not so.
+    pixels = np.ascontiguousarray(np.moveaxis(pixels, 3, 1)) if mode == "RGB" else pixels
+    return Images.of(pixels, labels)
 
 
 def _folders_in(folder: Path) -> tuple[str, ...]:
