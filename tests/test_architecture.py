@@ -26,6 +26,8 @@ GROUND = {
     "memory",
     "session",
     "doctor",
+    "files",
+    "timing",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to import
@@ -30,10 +31,11 @@ class InputError(ValueError):
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self._parts = (got, expected, remedy)
 
-    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
         """Pickled as text, whatever `got` was: errors come back from worker processes."""
         got, expected, remedy = self._parts
-        return _rebuilt, (self.what, str(got), expected, remedy)
+        text = {"got": str(got), "expected": expected, "remedy": remedy}
+        return partial(InputError, self.what, **text), ()
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,6 @@ class ClassifierError(SolverError):
     """The same of a classifier, the other kind of black box."""
 
     whose = "the classifier"
-
-
-def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what, got=got, expected=expected, remedy=remedy)
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 
 import zopde
@@ -42,7 +43,9 @@ def test_help_loads_nothing_heavy(words, tmp_path):
     assert imported_by(words, tmp_path) == set()
 
 
-@pytest.mark.skipif(len(doctor.examine().machine.devices) > 1, reason="torch is asked for devices")
+@pytest.mark.skipif(
+    len(doctor.examine()["machine"]["devices"]) > 1, reason="torch is asked for devices"
+)
 def test_doctor_loads_nothing_heavy(tmp_path):
     assert imported_by(["doctor"], tmp_path) == set()
 
@@ -112,17 +115,23 @@ def test_the_shell_completes(line, expected, tmp_path):
 def test_doctor_tells_what_is_there_and_what_is_not(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     found = doctor.examine()
-    parts = {part.name: part for part in found.parts}
-    assert found.sound
-    assert parts["torch"].needed
-    assert parts["torch"].found.startswith("2.")
-    assert parts["torch"].remedy == ""
-    assert not parts["icoFoam"].found
-    assert "install" in parts["icoFoam"].remedy
-    assert found.machine.zopde == zopde.__version__
-    assert found.machine.cores >= 1
-    assert "cpu" in found.machine.devices
-    assert json.loads(json.dumps(found.as_dict()))["sound"] is True
+    parts = {part["name"]: part for part in found["parts"]}
+    assert found["sound"]
+    assert parts["torch"]["needed"]
+    assert parts["torch"]["found"].startswith("2.")
+    assert parts["torch"]["remedy"] == ""
+    assert not parts["icoFoam"]["found"]
+    assert "install" in parts["icoFoam"]["remedy"]
+    assert found["machine"]["zopde"] == zopde.__version__
+    assert found["machine"]["cores"] >= 1
+    assert "cpu" in found["machine"]["devices"]
+    assert json.loads(json.dumps(found))["sound"] is True
+
+
+def test_versions_leave_out_what_is_not_installed():
+    found = doctor.versions("numpy", "no-such-package")
+    assert list(found) == ["zopde", "python", "torch", "numpy"]
+    assert found["torch"] == torch.__version__
 
 
 def test_a_needed_package_that_is_missing_is_exit_code_1(monkeypatch, capsys):

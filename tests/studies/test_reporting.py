@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from zopde import InputError, load_classification, run_classification, write_report
-from zopde.data.store import load_rollout
+from zopde.data import load_rollout
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.rollouts import read_rollouts
 from zopde.studies.report.found import find_run

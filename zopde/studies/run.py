@@ -9,13 +9,12 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from zopde import __version__
+from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.page import Section
@@ -289,12 +288,9 @@ def total_cost(costs: Sequence[Fitted]) -> Fitted:
 
 def _machine() -> Metrics:
     """What is needed to repeat a run elsewhere."""
-    versions = {"zopde": __version__, "python": platform.python_version()}
-    for name in ("torch", "phiflow", "numpy", "xarray"):
-        with suppress(PackageNotFoundError):  # a solver of the user's own may not need it
-            versions[name] = version(name)
     threads = torch.get_num_threads()
-    return {"versions": versions, "machine": f"{platform.machine()}, {threads} threads"}
+    packages = versions("phiflow", "numpy", "xarray")
+    return {"versions": packages, "machine": f"{platform.machine()}, {threads} threads"}
 
 
 @contextmanager

@@ -5,16 +5,16 @@ The classifier that is smoothed: a file, a name or an address.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zopde.data import ImageData, load_images
+from zopde.data import ImageData, in_unit_range, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError, SolverError, first_line
+from zopde.files import digest_of
 from zopde.smoothing import BaseClassifier, Smooth, votes
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.classifiers import ClassifierSettings, named_classifier
@@ -62,7 +62,7 @@ class Problem:
 
     def inputs(self, index: int) -> Float[Tensor, "channel y x"]:
         """What the model gets for an image."""
-        return self.images.pixels[index].to(self.device, torch.float32) / self.scale
+        return in_unit_range(self.images.pixels[index].to(self.device), self.scale)
 
     def label(self, index: int) -> int:
         """What an image shows."""
@@ -70,10 +70,8 @@ class Problem:
 
     def digest(self) -> str:
         """A checksum of the images that are looked at, and of their labels."""
-        whole = hashlib.sha256()
-        for tensor in (self.images.pixels, self.images.labels):
-            whole.update(tensor[list(self.chosen)].numpy().data)
-        return whole.hexdigest()
+        chosen = list(self.chosen)
+        return digest_of((self.images.pixels[chosen], self.images.labels[chosen]))
 
 
 def problem_of(config: CertifyConfig, images: ImageData | None = None) -> Problem:
@@ -89,9 +87,7 @@ def problem_of(config: CertifyConfig, images: ImageData | None = None) -> Proble
     data = images or load_images(config.data)
     part = data.test if config.part == "test" else data.train
     chosen = tuple(range(0, len(part), config.every))[: config.images or None]
-    scale = config.scale or float(data.train.pixels.max())
-    if scale <= 0:
-        raise InputError("brightest pixel", got=scale, expected="> 0", remedy="give a scale")
+    scale = config.scale or data.brightest()
     model = load_base_classifier(config.model, scale)
     if isinstance(model, nn.Module):
         model = model.to(torch.device(config.device))

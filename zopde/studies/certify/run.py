@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from zopde import __version__
 from zopde.data import ImageData
+from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.certification import Certified, save_certified_accuracy
@@ -167,11 +167,7 @@ def _metrics(
         "mean_radius": fmean(row.radius * row.correct for row in rows),
         "largest_radius": largest_radius(config.sigma, config.n, config.alpha),
         "seconds": round(sum(row.seconds for row in rows), 3),
-        "versions": {
-            "zopde": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        "versions": versions(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Solver
+from zopde.files import replacing
 from zopde.interface import (
     AmortisedPullback,
     Bank,
@@ -257,8 +258,5 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _write(path: Path, rows: list[list[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    partial.replace(path)

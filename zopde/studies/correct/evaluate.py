@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zopde.contracts import Solver
-from zopde.data import Trajectories, to_dataset
-from zopde.data.store import write_netcdf
+from zopde.data import Trajectories, save_trajectories
 from zopde.hybrid import CorrectedSolver, rollout, rollout_error
 from zopde.hybrid.metrics import RolloutError
 from zopde.nets import Normalised, build_corrector
@@ -62,7 +61,7 @@ def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     grid = test.grid.without_forcing()
     settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_netcdf(to_dataset(Trajectories(grid, states, None, settings)), path)
+    save_trajectories(Trajectories(grid, states, None, settings), path)
 
 
 def summary(evaluations: list[Evaluation]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
@@ -23,10 +22,11 @@ from zopde.data import (
     first_steps,
 )
 from zopde.errors import InputError, first_line
+from zopde.files import identity_of
 from zopde.nets import Normalised, build_corrector
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
-from zopde.seeding import generator
+from zopde.seeding import generator, global_stream
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.labels import check_forcing, injection_note
 from zopde.studies.correct.problem import Opened, Problem, Schedule
@@ -259,12 +259,10 @@ def solver_identity(spec: str, options: dict[str, Any], solver: Solver) -> str:
     The spec, the options, the grid, the source file of its class, and the content of every file
     that the spec or an option names.
     """
-    whole = hashlib.blake2b(digest_size=16)
     plain = [spec, options, repr(solver.grid), getattr(solver, "options", {}), __version__]
-    whole.update(json.dumps(plain, sort_keys=True, default=str).encode())
-    for path in _files(spec, options, solver):
-        whole.update(path.read_bytes())
-    return whole.hexdigest()
+    return identity_of(
+        json.dumps(plain, sort_keys=True, default=str), _files(spec, options, solver)
+    )
 
 
 def _files(spec: str, options: Mapping[str, Any], solver: Solver) -> list[Path]:
@@ -284,10 +282,7 @@ def _content_of(spec: str, solver: Solver) -> str:
             inside = [_files(str(home / name), {}, solver) for name in names if type(name) is str]
             # Files that a solver writes, such as a log, may differ at a resumption; code may not.
             files += [path for paths in inside for path in paths if _is_code(path)]
-    whole = hashlib.sha256(repr(solver.grid).encode())
-    for path in dict.fromkeys(path.resolve() for path in files):
-        whole.update(path.read_bytes())
-    return whole.hexdigest()
+    return identity_of(repr(solver.grid), dict.fromkeys(path.resolve() for path in files))
 
 
 def _is_code(path: Path) -> bool:
@@ -306,9 +301,7 @@ def _new_network(
         padding = "periodic" if grid.boundary == "periodic" else "zero"
     inputs = len(grid.channels) + len(grid.forcing_channels)
     outputs = len(grid.channels if injection.adds_to == "state" else grid.forcing_channels)
-    # torch's initialisers read the global stream: set it from ours, and put it back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights").initial_seed())
+    with global_stream(generator(seed, "weights")):
         try:
             body = build_corrector(
                 kind,

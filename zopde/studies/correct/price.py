@@ -33,9 +33,10 @@ from zopde.studies.correct.train import (
     start_stage,
     with_chunk,
 )
-from zopde.studies.price import Price, median_seconds
+from zopde.studies.price import Price
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
+from zopde.timing import median_seconds
 from zopde.training import Fitted, ZerothOrder
 from zopde.zo import cge
 

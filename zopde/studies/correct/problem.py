@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from zopde.contracts import Solver
 from zopde.data import Trajectories, Windows
+from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
 from zopde.interface.vjp import Variable
 from zopde.nets import Normalised
@@ -64,12 +64,8 @@ class Problem:
 
     def digest(self) -> str:
         """SHA-256 of the reference data's numbers."""
-        whole = hashlib.sha256()
-        for part in (self.train, self.test):
-            for values in (part.states, part.forcing):
-                if values is not None:
-                    whole.update(values.cpu().contiguous().numpy().tobytes())
-        return whole.hexdigest()
+        parts = self.train, self.test
+        return digest_of(values for part in parts for values in (part.states, part.forcing))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from zopde.errors import InputError
 from zopde.hybrid import downsample
 from zopde.progress import Progress
 from zopde.seeding import generator
-from zopde.studies.price import median_seconds
+from zopde.timing import median_seconds
 
 _SAMPLE_STEPS = 4
 

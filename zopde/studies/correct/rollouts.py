@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Vortical
-from zopde.data import load_trajectories
-from zopde.data.store import load_rollout
+from zopde.data import load_rollout, load_trajectories
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.hybrid import rollout_error

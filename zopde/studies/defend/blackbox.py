@@ -5,7 +5,6 @@ What a classifier that is paid by the query was asked.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Literal, final
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from zopde.blackbox import Store
 from zopde.errors import ClassifierError, InputError, SolverError, first_line
+from zopde.files import key_of
 from zopde.seeding import generator
 from zopde.studies.classifiers import Classifier
 from zopde.validate import check_choice, check_count, check_not_negative, check_positive
@@ -153,7 +153,7 @@ class BlackBox:
     def _ask(self, images: Tensor) -> Tensor:
         if self._store is None:
             return self._fresh(images)
-        keys = [_key(self._identity, image) for image in images]
+        keys = [key_of(self._identity, image) for image in images]
         known = self._store.read(keys)
         width = 1 if self._answers == "labels" else self.classes
         missing = [i for i, key in enumerate(keys) if len(known.get(key, b"")) != 8 * width]
@@ -211,10 +211,3 @@ def check_votes(answers: Answers, votes: int) -> None:
             expected="2 or more where the classifier answers labels only",
             remedy="a label alone has no slope: set classifier.votes, such as 16",
         )
-
-
-def _key(identity: str, image: Tensor) -> bytes:
-    whole = blake2b(identity.encode(), digest_size=16)
-    whole.update(f"|{image.dtype} {tuple(image.shape)}|".encode())
-    whole.update(image.detach().cpu().contiguous().numpy().tobytes())
-    return whole.digest()

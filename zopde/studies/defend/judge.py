@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zopde.data.images import Images
-from zopde.report.defence import ImageRow, save_certified, save_images
+from zopde.report.certification import ImageRow, save_certified, save_images
 from zopde.seeding import generator
 from zopde.smoothing import Smooth
 from zopde.studies.certificates import FILE, Certificates, Row, certified, check_order

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,9 +22,8 @@ from zopde.studies.defend.problem import Problem, problem_of
 from zopde.studies.defend.settings import METHODS, DefenceConfig
 from zopde.studies.defend.train import Ways, check_white
 from zopde.studies.settings import Span
+from zopde.timing import median_seconds
 from zopde.training import Backprop, ZerothOrder
-
-_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def _forecast(problem: Problem, name: str, classifier: Classifier) -> MethodFore
     x = problem.inputs(images.pixels[:1]).expand(min(config.certify.batch, copies), -1, -1, -1)
     with torch.inference_mode():
         behind = (lambda: classifier(defence(x))) if method.denoiser else (lambda: classifier(x))
-        sample = _median(behind) / len(x)
+        sample = median_seconds(behind) / len(x)
     training = each * length
     certifying = len(images) * copies
     return MethodForecast(
@@ -139,7 +136,7 @@ def _iteration(problem: Problem, ways: Ways, seed: int) -> float:
     def update() -> object:
         return source(front, ways.objective(problem.pair(batches, seed, 0), 0), 0)
 
-    return _median(update)
+    return median_seconds(update)
 
 
 def _starting(problem: Problem, seed: int, latent: bool) -> float:
@@ -153,16 +150,6 @@ def _starting(problem: Problem, seed: int, latent: bool) -> float:
         parts.append((behind, config.autoencoder))
     source, total = Backprop(), 0.0
     for part, length in parts:
-        each = _median(partial(source, part, Reconstruction(pair.clean, pair.noisy), 0))
+        each = median_seconds(partial(source, part, Reconstruction(pair.clean, pair.noisy), 0))
         total += each * Span.parse("pretraining", length).iterations(per_epoch)
     return total
-
-
-def _median(work: Callable[[], object]) -> float:
-    work()
-    seconds = []
-    for _ in range(_TIMES):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return sorted(seconds)[_TIMES // 2]

@@ -5,7 +5,6 @@ The networks of a defence.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -13,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zopde.data import ImageBatches, ImageData
+from zopde.data import ImageBatches, ImageData, in_unit_range
 from zopde.data.images import Images
 from zopde.errors import InputError
+from zopde.files import digest_of
 from zopde.nets import Decoder, DnCNN, Encoder
-from zopde.seeding import generator
+from zopde.seeding import generator, global_stream
 from zopde.studies.defend.settings import DefenceConfig
 
 
@@ -107,7 +107,7 @@ class Problem:
 
     def inputs(self, pixels: Tensor) -> Float[Tensor, "batch channel y x"]:
         """Pixels in [0, 1] on the run's device."""
-        return pixels.to(self.config.run.device, torch.float32) / self.scale
+        return in_unit_range(pixels.to(self.config.run.device), self.scale)
 
     def noise(self, like: Tensor, seed: int, kind: int, index: int) -> Tensor:
         """sigma times white noise, a function of (seed, kind, index)."""
@@ -156,18 +156,13 @@ class Problem:
 
     def new_defence(self, seed: int, latent: bool) -> Defence:
         """An untrained one; the denoisers of a seed are alike."""
-        # torch's initialisers read the global stream: set it from ours, and put it back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "weights").initial_seed())
+        with global_stream(generator(seed, "weights")):
             return Defence(self.plan(latent)).to(self.config.run.device)
 
     def digest(self) -> str:
         """A checksum of all images and labels."""
-        digest = hashlib.sha256()
-        for part in (self.data.train, self.data.test):
-            for tensor in (part.pixels, part.labels):
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        parts = self.data.train, self.data.test
+        return digest_of(values for part in parts for values in (part.pixels, part.labels))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, final
 
 import torch
 
-from zopde import __version__
 from zopde.blackbox import Store
 from zopde.data import ImageData, load_images
+from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.studies.classifiers import (
@@ -191,11 +191,7 @@ class _Run:
         for name, each in found.items():
             for key, value in _row(each, config.classifier.price).items():
                 metrics.setdefault(key, {})[name] = value
-        metrics["versions"] = {
-            "zopde": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
+        metrics["versions"] = versions()
         metrics["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
         return metrics
 

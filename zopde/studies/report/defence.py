@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zopde.report.defence import save_certified
+from zopde.report.certification import save_certified
 from zopde.report.page import Section, drawn, picture, table, text
 from zopde.studies.certificates import FILE, Row, read_rows
 from zopde.studies.report.common import (
