@@ -53,6 +53,24 @@ class Failure:
     log: str = ""
 
 
+class StepError(Exception):
+    """One state could not be advanced; inside zopde alone, where a `Failure` is made of it.
+
+    Args:
+        reason: As of `Failure`.
+        folder: Likewise.
+        log: Likewise.
+    """
+
+    def __init__(self, reason: str, folder: str = "", log: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.folder, self.log = reason, folder, log
+
+    def at(self, row: int) -> Failure:
+        """The failure of a state of a batch."""
+        return Failure(row, self.reason, self.folder, self.log)
+
+
 class SolverError(RuntimeError):
     """The solver's fault: a step that failed, or answered what no state can hold.
 
