@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from zopde import __version__
 from zopde.cli.attack import attack
 from zopde.cli.certify import certify
 from zopde.cli.check import check
 from zopde.cli.classify import classify
-from zopde.cli.console import complain
+from zopde.cli.console import complain, say
 from zopde.cli.correct import correct
 from zopde.cli.data import data
 from zopde.cli.defend import defend
@@ -20,7 +21,7 @@ from zopde.cli.report import report
 from zopde.cli.serve import serve
 from zopde.cli.simulate import simulate
 from zopde.cli.solvers import solvers
-from zopde.errors import InputError, SolverError
+from zopde.errors import InputError, SolverError, check_system
 
 app = typer.Typer(
     name="zopde",
@@ -45,9 +46,19 @@ app.add_typer(data, name="data")
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"zopde {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Neural correctors for PDE solvers that cannot be differentiated."""
     # `main` looks for --debug itself: it must also work where parsing fails.
@@ -62,6 +73,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        check_system()
         code = app(standalone_mode=False)
     except InputError as error:
         complain(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,6 +99,21 @@ class ClassifierError(SolverError):
     """The same of a classifier, the other kind of black box."""
 
     whose = "the classifier"
+
+
+def check_system() -> None:
+    """Require Linux, whose process groups, locks and memory settings zopde uses.
+
+    Raises:
+        InputError: On another operating system.
+    """
+    if sys.platform != "linux":
+        raise InputError(
+            "operating system",
+            got=repr(sys.platform),
+            expected="Linux",
+            remedy="on Windows use WSL, elsewhere a container or another machine",
+        )
 
 
 def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:
