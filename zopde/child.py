@@ -66,8 +66,11 @@ class Child:
             raise StepError(f"{command[0]} does not start: {error.strerror}") from error
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._pipes = [pipe for pipe in pipes if pipe is not None]
+        self._early = select.poll()
         for stream in self._pipes:
             os.set_blocking(stream.fileno(), False)
+        if piped:
+            self._early.register(self._pipes[1], select.POLLIN)
         self._reaping = threading.Lock()
         self._log = bytearray()
         self.fresh = True  # nothing was exchanged yet
@@ -92,9 +95,7 @@ class Child:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._log.clear()  # what it said about other states explains nothing
-        early = select.poll()
-        early.register(self._pipes[1], select.POLLIN)
-        if any(event & select.POLLIN for _, event in early.poll(0)):
+        if any(event & select.POLLIN for _, event in self._early.poll(0)):
             raise self.failed("wrote to stdout without being asked; only answers belong there")
         try:
             start = self._transfer(sent, head, deadline)
@@ -129,7 +130,10 @@ class Child:
                     return self._process.returncode
                 # Not reaped: until all that it started is killed, its group keeps its number.
                 flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-                found = os.waitid(os.P_PID, self._process.pid, flags)
+                try:
+                    found = os.waitid(os.P_PID, self._process.pid, flags)
+                except ChildProcessError:  # another process's after a fork, or SIGCHLD is ignored
+                    return self._process.wait()
             if found is not None:
                 exited = found.si_code == os.CLD_EXITED
                 return found.si_status if exited else -found.si_status
@@ -167,13 +171,12 @@ class Child:
         rest, arrived, logging = memoryview(outgoing), bytearray(), True
         while rest or len(arrived) < wanted:
             poll = select.poll()
-            for number, event, needed in (
-                (to_child, select.POLLOUT, rest),
-                (from_child, select.POLLIN, len(arrived) < wanted),
-                (log, select.POLLIN, logging),
-            ):
-                if needed:
-                    poll.register(number, event)
+            if rest:
+                poll.register(to_child, select.POLLOUT)
+            if len(arrived) < wanted:
+                poll.register(from_child, select.POLLIN)
+            if logging:
+                poll.register(log, select.POLLIN)
             left = None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
             ready = dict(poll.poll(left))
             if not ready:
@@ -270,7 +273,7 @@ def ending(code: int) -> str:
     return f"signal {-code}"
 
 
-def last_lines(log: bytes, pattern: str = "") -> str:
+def last_lines(log: bytes | bytearray, pattern: str = "") -> str:
     """The last lines of a log; those from where the pattern matches, if it does."""
     lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
     for i, line in enumerate(lines if pattern else ()):
