@@ -101,7 +101,7 @@ def gathered(state: State, answers: Iterable[Tensor | StepError]) -> State:
         except StepError as error:
             failures.append(error.at(row))
     if failures:
-        raise SolverError(summary(failures, len(state)), failures, together)
+        raise SolverError(failure_message(failures, len(state)), failures, together)
     return together
 
 
@@ -124,7 +124,7 @@ def _several(
             time.sleep(_PAUSE)
 
 
-def summary(failures: Sequence[Failure], batch: int, what: str = "states") -> str:
+def failure_message(failures: Sequence[Failure], batch: int, what: str = "states") -> str:
     """How many of a batch failed, and all that is known of the first."""
     first = failures[0]
     text = f"{len(failures)} of {batch} {what} failed; state {first.row}: {first.reason}"

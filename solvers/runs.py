@@ -25,7 +25,7 @@ from zopde.contracts import Forcing, State
 from zopde.errors import Failure, InputError, SolverError, StepError, first_line
 from zopde.grid import Grid
 from zopde.solvers.files import Files
-from zopde.solvers.rows import checked, step_rows, summary
+from zopde.solvers.rows import checked, failure_message, step_rows
 from zopde.validate import check_count, check_positive
 
 _LOG = "zopde.log"
@@ -95,7 +95,7 @@ class Runs:
                 return step_rows(self.grid, state, forcing, ask, self.concurrency, stop=stop)
             except SolverError as error:
                 failures = self._keep(error.failures)
-                message = f"{self.name}: {summary(failures, len(state), 'runs')}"
+                message = f"{self.name}: {failure_message(failures, len(state), 'runs')}"
                 raise SolverError(message, failures, error.answers) from error
 
     def _ask(

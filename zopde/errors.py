@@ -101,6 +101,16 @@ class ClassifierError(SolverError):
     whose = "the classifier"
 
 
+def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:
+    return InputError(what, got=got, expected=expected, remedy=remedy)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library below says, in one line."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def check_system() -> None:
     """Require Linux, whose process groups, locks and memory settings zopde uses.
 
@@ -114,13 +124,3 @@ def check_system() -> None:
             expected="Linux",
             remedy="on Windows use WSL, elsewhere a container or another machine",
         )
-
-
-def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what, got=got, expected=expected, remedy=remedy)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library below says, in one line."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
