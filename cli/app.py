@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from zopde import __version__
 from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
-from zopde.cli.console import complain
+from zopde.cli.console import complain, say
 from zopde.cli.data import data
 from zopde.cli.doctor import doctor
 from zopde.cli.report import report
 from zopde.cli.solvers import serve, simulate, solvers
 from zopde.cli.study import classify, correct, defend
-from zopde.errors import InputError, SolverError
+from zopde.errors import InputError, SolverError, check_system
 
 app = typer.Typer(
     name="zopde",
@@ -34,9 +35,19 @@ app.add_typer(data, name="data")
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"zopde {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Neural correctors for PDE solvers that cannot be differentiated."""
     # `main` looks for --debug itself: it must also work where parsing fails.
@@ -51,6 +62,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        check_system()
         code = app(standalone_mode=False)
     except InputError as error:
         complain(str(error))

@@ -24,6 +24,7 @@ GROUND = {
     "seeding",
     "progress",
     "memory",
+    "child",
     "session",
     "doctor",
     "files",

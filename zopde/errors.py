@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,24 @@ class Failure:
     log: str = ""
 
 
+class StepError(Exception):
+    """One state could not be advanced; inside zopde alone, where a `Failure` is made of it.
+
+    Args:
+        reason: As of `Failure`.
+        folder: Likewise.
+        log: Likewise.
+    """
+
+    def __init__(self, reason: str, folder: str = "", log: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.folder, self.log = reason, folder, log
+
+    def at(self, row: int) -> Failure:
+        """The failure of a state of a batch."""
+        return Failure(row, self.reason, self.folder, self.log)
+
+
 class SolverError(RuntimeError):
     """The solver's fault: a step that failed, or answered what no state can hold.
 
@@ -88,3 +107,18 @@ def first_line(error: BaseException) -> str:
     """What an error of a library below says, in one line."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def check_system() -> None:
+    """Require Linux, whose process groups, locks and memory settings zopde uses.
+
+    Raises:
+        InputError: On another operating system.
+    """
+    if sys.platform != "linux":
+        raise InputError(
+            "operating system",
+            got=repr(sys.platform),
+            expected="Linux",
+            remedy="on Windows use WSL, elsewhere a container or another machine",
+        )

@@ -50,6 +50,50 @@ def test_doctor_loads_nothing_heavy(tmp_path):
     assert imported_by(["doctor"], tmp_path) == set()
 
 
+def test_version_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["zopde", "--version"])
+    from zopde.cli.app import main
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr() == (f"zopde {zopde.__version__}\n", "")
+
+
+ELSEWHERE = """
+import sys
+sys.platform = {system!r}
+sys.modules.update(fcntl=None, resource=None)  # Windows has neither
+"""
+
+
+@pytest.mark.parametrize("system", ["darwin", "freebsd14"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import zopde; zopde.rge",
+        "from zopde import load_solver",
+        "import zopde.studies.folder",
+        "sys.argv = ['zopde', 'doctor']; from zopde.cli.app import main; main()",
+        "sys.argv = ['zopde']; from zopde.cli.app import main; main()",
+    ],
+)
+def test_another_operating_system_is_one_line(system, use, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE.format(system=system) + use],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = done.stderr.splitlines()[-1]
+    assert f"operating system: got {system!r}, expected Linux; on Windows use WSL" in line
+    assert "ImportError" not in done.stderr
+    if "main()" in use:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1
+
+
 def commands(group, path=()):
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
