@@ -45,7 +45,7 @@ _ROOM_OF = {
     "relative_mu": "oracle",
     "rge": "zo",
     "selfcheck": "check",
-    "AmortisedPullback": "interface",
+    "BankPullback": "interface",
     "ColouredPullback": "interface",
     "DensePullback": "interface",
     "InterfaceSolver": "interface",
@@ -138,7 +138,7 @@ if TYPE_CHECKING:
         rollout_error,
     )
     from zopde.interface import (
-        AmortisedPullback,
+        BankPullback,
         ColouredPullback,
         DensePullback,
         InterfaceSolver,

@@ -43,21 +43,22 @@ class Windows:
         self._unroll = unroll
         self._starts = trajectories.steps - unroll + 1
         self._seed = seed
-        self._batch = min(batch, trajectories.simulations * self._starts)
+        self._count = trajectories.simulations * self._starts
+        self._batch = min(batch, self._count)
         self._epoch = -1
         self._order = torch.empty(0)
 
     @property
     def per_epoch(self) -> int:
         """Batches in an epoch; a last incomplete one is left out."""
-        return (self._data.simulations * self._starts) // self._batch
+        return self._count // self._batch
 
     def batch(self, iteration: int) -> Window:
         """The batch of an iteration: a function of (seed, iteration) alone."""
         epoch, place = divmod(iteration, self.per_epoch)
         if epoch != self._epoch:
-            count = self._data.simulations * self._starts
-            self._order = torch.randperm(count, generator=generator(self._seed, "order", epoch))
+            draw = generator(self._seed, "order", epoch)
+            self._order = torch.randperm(self._count, generator=draw)
             self._epoch = epoch
         chosen = self._order[place * self._batch : (place + 1) * self._batch]
         return self._window(chosen // self._starts, chosen % self._starts)

@@ -12,9 +12,16 @@ from zopde.contracts import State
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.colouring import lattice_colours
-from zopde.interface.differences import check_probing, differences, probes_per_call, without_failed
 from zopde.interface.reach import TOLERANCE, measure_reach
-from zopde.interface.vjp import Step, Variable
+from zopde.interface.vjp import (
+    Step,
+    Variable,
+    Varied,
+    check_probing,
+    differences,
+    probes_per_call,
+    without_failed,
+)
 from zopde.zo.cge import Scheme
 
 
@@ -68,9 +75,7 @@ class ColouredPullback:
         channels = self._grid.channels if variable == "state" else self._grid.forcing_channels
         return (2 if self._scheme == "central" else 1) * self.colours * len(channels)
 
-    def __call__(
-        self, step: Step, cotangent: State
-    ) -> Float[Tensor, "batch varied_channel *space"]:
+    def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         point = step.point
         masks, channels = self._masks.to(point), point.shape[1]
@@ -83,8 +88,8 @@ class ColouredPullback:
             rows = line // channels
             directions = point.new_zeros(len(probes), *point.shape[1:])
             directions[probes - first, line % channels] = mask
-            answers = differences(step, rows, directions, self._mu, self._scheme)
-            weighted = (without_failed(answers) * cotangent[rows]).sum(dim=1)
+            responses = differences(step, rows, directions, self._mu, self._scheme)
+            weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted))
         return lines.view_as(point)
 
@@ -117,7 +122,7 @@ def coloured_for(
     """A `ColouredPullback` for a solver, its radius measured, or measured against.
 
     Args:
-        step: A step at typical states; it is asked `probes` times.
+        step: A step at typical states; its solver takes `probes` more.
         radius: The declared radius; None takes what is measured.
         allow_bias: Accept a radius that the response leaves; `bias` of the result says by what
             share of its size.
@@ -134,22 +139,22 @@ def coloured_for(
     reach, grid = measure_reach(step, probes, mu), step.solver.grid
     measured = reach.radius(tolerance)
     chosen = measured if radius is None else radius
-    found = ColouredPullback(grid, chosen, mu, scheme, states, reach.bias(chosen))
+    coloured = ColouredPullback(grid, chosen, mu, scheme, states, reach.bias(chosen))
     beyond = any(m > c for m, c in zip(measured, chosen, strict=True))
     if beyond and not allow_bias:
         raise InputError(
             "radius",
             got=f"{chosen} with a step that reaches {measured} cells "
-            f"({100 * found.bias:.2g} % of the response outside)",
+            f"({100 * coloured.bias:.2g} % of the response outside)",
             expected="at least the measured radius",
-            remedy="declare that, use amortised, or accept the bias (allow_bias)",
+            remedy="declare that, use bank, or accept the bias (allow_bias)",
         )
     cells = step.state[0, 0].numel()
-    if 2 * found.colours > cells and not allow_bias:
+    if 2 * coloured.colours > cells and not allow_bias:
         raise InputError(
             "coloured interface",
-            got=f"a step that reaches {measured} of {grid.shape} cells: {found.colours} colours",
+            got=f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours",
             expected=f"at most {cells // 2}, half of the cells",
-            remedy="use dense or amortised, or a radius with the bias accepted (allow_bias)",
+            remedy="use dense or bank, or a radius with the bias accepted (allow_bias)",
         )
-    return found
+    return coloured

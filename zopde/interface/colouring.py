@@ -48,10 +48,10 @@ def lattice_colours(
     if factors:
         *a, m = factors
         return _in_use(sum((x * k for x, k in zip(places, a, strict=True)), torch.tensor(0)) % m)
-    found = torch.tensor(0)
+    number = torch.tensor(0)
     for colours, count, place in zip(axes, counts, places, strict=True):
-        found = found * count + torch.tensor(colours)[place]
-    return _in_use(found)
+        number = number * count + torch.tensor(colours)[place]
+    return _in_use(number)
 
 
 def _along(n: int, apart: int, periodic: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""How far the answer to a change of one cell reaches, measured."""
+"""How far the response to a change of one cell reaches, measured."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Generator, Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.grid import Grid
-from zopde.interface.differences import check_probing, differences, without_failed
-from zopde.interface.vjp import Step
+from zopde.interface.vjp import Step, check_probing, differences, without_failed
 from zopde.validate import check_count, check_share
 
 TOLERANCE = 1e-6
@@ -36,14 +35,14 @@ class Reach:
                 response's size, and round-off.
         """
         check_share("tolerance", tolerance)
-        found = []
+        radii = []
         for axis in range(1, self.energy.dim()):
             others = [a for a in range(1, self.energy.dim()) if a != axis]
             along = self.energy.sum(dim=others) if others else self.energy
             beyond = along.sum(dim=1, keepdim=True) - along.cumsum(dim=1)
             left = (beyond > tolerance * along.sum(dim=1, keepdim=True)).any(dim=0)
-            found.append(int(left.sum()))  # `beyond` only falls with the distance
-        return tuple(found)
+            radii.append(int(left.sum()))  # `beyond` only falls with the distance
+        return tuple(radii)
 
     def bias(self, radius: tuple[int, ...]) -> float:
         """|response outside the box| / |response|, root mean square over the probes."""
@@ -55,7 +54,7 @@ class Reach:
 def measure_reach(
     step: Step, probes: int = 32, mu: float = 1e-2, generator: Generator | None = None
 ) -> Reach:
-    """Change single entries of single states, and see where the step answers.
+    """Change single entries of single states, and see where the step responds.
 
     Queries: `probes` solver steps. Randomness: which entries, all channels in turn.
 
@@ -74,9 +73,8 @@ def measure_reach(
     directions = point.new_zeros(probes, channels, space.numel())
     directions[p, p % channels, cells] = 1
     rows = (p // channels) % len(point)
-    shaped = directions.view(probes, channels, *space)
-    answers = differences(step, rows, shaped, mu)
-    squares = without_failed(answers).double().square().sum(dim=1)
+    responses = differences(step, rows, directions.view(probes, channels, *space), mu)
+    squares = without_failed(responses).double().square().sum(dim=1)
     return Reach(_by_distance(squares, cells, step.solver.grid))
 
 
@@ -108,14 +106,14 @@ def _by_distance(
     squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
 ) -> Float[Tensor, "probes ..."]:
     """Sum the cells at the same distances, axis by axis."""
-    found, stride = squares, squares[0].numel()
+    energy, stride = squares, squares[0].numel()
     for axis, n in enumerate(grid.shape, start=1):
         stride //= n
         place = (cells // stride) % n
         distance = (torch.arange(n, device=cells.device) - place[:, None]).abs()
         if grid.boundary == "periodic":
             distance = torch.minimum(distance, n - distance)
-        lined = found.movedim(axis, 1)
-        index = distance.view(*distance.shape, *[1] * (lined.dim() - 2)).expand(lined.shape)
-        found = torch.zeros_like(lined).scatter_add(1, index, lined).movedim(1, axis)
-    return found
+        along = energy.movedim(axis, 1)
+        index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
+        energy = torch.zeros_like(along).scatter_add(1, index, along).movedim(1, axis)
+    return energy

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from zopde.contracts import Solver
 from zopde.interface import (
-    AmortisedPullback,
     Bank,
+    BankPullback,
     JacobianStore,
     Key,
     Probing,
@@ -99,7 +99,7 @@ class AmortisedAt:
         with (progress or Silent()).stage(title, self.solver_steps) as advance:
             shared = JacobianStore(places.shared, identity, advance)
             self.banks = self._filled(config, problem, solver, shared, here, executor)
-        self.asked = shared.asked
+        self.asked = shared.solver_steps
 
     def _filled(
         self,
@@ -113,7 +113,6 @@ class AmortisedAt:
         table, mu = config.interface, self._mu
         banks = {
             variable: Bank(
-                problem.solver.grid,
                 form,
                 table.snapshots + table.more_snapshots,
                 _key(problem),
@@ -151,7 +150,7 @@ class AmortisedAt:
                 )
                 self._at = iteration
                 self._watches.append(watch)
-            found[variable] = AmortisedPullback(bank, table.lookup, watch)
+            found[variable] = BankPullback(bank, table.lookup, watch)
         return by_variable(found)
 
     def agreement(self) -> float | None:

@@ -193,8 +193,9 @@ def _amortised(config: CorrectionConfig, problem: Problem, base: _Base) -> CutFo
     table, batch = config.interface, config.training.batch
     inputs = variables(config)
     forms = forms_of_bank(config, problem, inputs)
-    used = {"nearest": min(batch, table.snapshots), "mean": 1}.get(table.lookup, table.snapshots)
-    rows = max(1, batch // used) if table.lookup == "nearest" else batch
+    nearest = table.lookup == "nearest"
+    used = min(batch, table.snapshots) if nearest else table.snapshots
+    rows = max(1, batch // used) if nearest else batch
     outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
     looking = 0.0
     for form in forms.values():

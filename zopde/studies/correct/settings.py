@@ -128,7 +128,7 @@ class InterfaceSettings:
     `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
     `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
     (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
-    training data, found again by `lookup`, see `zopde.interface.lookup`). Such a bank takes at
+    training data, found again by `lookup`, see `zopde.BankPullback`). Such a bank takes at
     most `limit_gib`: where it would not fit, each Jacobian is compressed to the entries within
     `near` cells along each axis ([]: 5) and a product of rank `rank` for the rest. With
     `watch_every` > 0 it is compared with the solver every so many iterations, and where they
@@ -146,7 +146,7 @@ class InterfaceSettings:
     directions: int = 64
     snapshots: int = 10
     more_snapshots: int = 0
-    lookup: Literal["nearest", "mean", "interpolated", "fitted", "local"] = "fitted"
+    lookup: Literal["nearest", "fitted"] = "fitted"
     watch_every: int = 0
     watch_below: float = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"

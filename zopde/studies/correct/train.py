@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from zopde.blackbox import CountedSolver, failures_of
-from zopde.contracts import Objective, Solver
+from zopde.contracts import Objective, Solver, seedable
 from zopde.data import Windows
 from zopde.hybrid import INJECTIONS, UnrolledObjective
 from zopde.interface import InterfaceSolver
@@ -265,14 +265,14 @@ def _stage(
     pullback_at: PullbackAt | None = None,
 ) -> Stage:
     scale: torch.Tensor = problem.scale
-    injection = INJECTIONS[config.corrector.inject]
+    injection, stochastic = INJECTIONS[config.corrector.inject], seedable(counter)
 
     def objective_at(iteration: int) -> Objective:
         solver: Solver = counter
         if pullback_at:
             solver = InterfaceSolver(counter, pullback_at(iteration))
         window = windows.batch(iteration)
-        seeds = noise_seeds(seed, iteration, window.unroll)
+        seeds = noise_seeds(seed, iteration, window.unroll) if stochastic else ()
         return UnrolledObjective(solver, window, scale, injection, seeds)
 
     return Stage(objective_at, gradient, optimise, iterations, counter)
