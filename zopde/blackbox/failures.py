@@ -63,26 +63,21 @@ class Retrying(Wrapper):
                 others; or if more than the limit fail.
         """
         if _finite(state) and (forcing is None or _finite(forcing)):
-            stepped, failures = self._attempts(state, forcing)
+            stepped, failures = self._attempt(state, forcing)
         else:
             rows = _finite_rows(state, forcing).nonzero().flatten()
             stepped, failures = torch.full_like(state, torch.nan), []
             if len(rows):
-                stepped[rows], failures = _at(rows, state, forcing, self._attempts)
+                stepped[rows], failures = _at(rows, state, forcing, self._attempt)
+        for _ in range(self._times):
+            if failures:
+                rows = torch.tensor([failure.row for failure in failures], device=state.device)
+                stepped = stepped.clone()  # what a solver returned may be its own memory
+                stepped[rows], failures = _at(rows, state, forcing, self._attempt)
         fatal = [failure for failure in failures if failure.reason != _NOT_FINITE]
         if fatal:
             raise error_of(fatal, stepped)
         return stepped
-
-    def _attempts(self, state: State, forcing: Forcing | None) -> Stepped:
-        stepped, failures = self._attempt(state, forcing)
-        for _ in range(self._times):
-            if not failures:
-                break
-            rows = torch.tensor([failure.row for failure in failures], device=state.device)
-            stepped = stepped.clone()  # what a solver returned may be its own memory
-            stepped[rows], failures = _at(rows, state, forcing, self._attempt)
-        return stepped, failures
 
     def _attempt(self, state: State, forcing: Forcing | None) -> Stepped:
         self._counts[_ATTEMPTS] += len(state)

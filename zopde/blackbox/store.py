@@ -49,7 +49,9 @@ class Store:
 
     def __init__(self, path: Path, limit_gib: float = 10.0) -> None:
         check_positive("limit_gib", limit_gib)
-        self.__setstate__({"_path": path, "_limit": limit_gib * _GIB})
+        self._path, self._limit = path, limit_gib * _GIB
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection()
@@ -103,10 +105,7 @@ class Store:
         return {"_path": self._path, "_limit": self._limit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._path: Path = state["_path"]
-        self._limit: float = state["_limit"]
-        self._lock = threading.Lock()
-        self._database: sqlite3.Connection | None = None
+        self.__dict__.update(state, _lock=threading.Lock(), _database=None)
 
 
 @final

@@ -2,12 +2,17 @@
 
 from zopde.interface.bank import Bank, Key, farthest_points
 from zopde.interface.bank_pullback import BankPullback, Watch
-from zopde.interface.coloured import ColouredPullback, coloured_for
-from zopde.interface.colouring import lattice_colours
+from zopde.interface.coloured import (
+    ColouredPullback,
+    Reach,
+    coloured_for,
+    lattice_colours,
+    measure_radius,
+    measure_reach,
+)
 from zopde.interface.dense import DensePullback, EntryOracle
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
 from zopde.interface.random import RandomPullback
-from zopde.interface.reach import Reach, measure_radius, measure_reach
 from zopde.interface.store import JacobianStore, Probing
 from zopde.interface.vjp import (
     InterfaceSolver,

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zopde.contracts import State
-from zopde.errors import SolverError
 from zopde.interface.vjp import (
     Responses,
     Rows,
@@ -17,7 +16,6 @@ from zopde.interface.vjp import (
     Varied,
     check_probing,
     differences,
-    failed,
     probes_per_call,
     without_failed,
 )
@@ -67,17 +65,6 @@ def entry_responses(
     directions = point.new_zeros(len(entries), point[0].numel())
     directions[torch.arange(len(entries), device=point.device), entries] = 1
     return differences(step, rows, directions.view(-1, *point.shape[1:]), mu, scheme)
-
-
-def check_whole(responses: Responses) -> None:
-    """Require that no probe failed: a Jacobian must be whole.
-
-    Raises:
-        SolverError: With how many did.
-    """
-    lost = failed(responses)
-    if lost.any():
-        raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
 
 
 @final
