@@ -7,19 +7,14 @@ from typing import Annotated
 
 import typer
 
-from zopde.cli.attack import attack
-from zopde.cli.certify import certify
+from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
-from zopde.cli.classify import classify
 from zopde.cli.console import complain
-from zopde.cli.correct import correct
 from zopde.cli.data import data
-from zopde.cli.defend import defend
 from zopde.cli.doctor import doctor
 from zopde.cli.report import report
-from zopde.cli.serve import serve
-from zopde.cli.simulate import simulate
-from zopde.cli.solvers import solvers
+from zopde.cli.solvers import serve, simulate, solvers
+from zopde.cli.study import classify, correct, defend
 from zopde.errors import InputError, SolverError
 
 app = typer.Typer(
@@ -28,16 +23,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(correct)
-app.command()(classify)
-app.command()(defend)
-app.command()(certify)
-app.command()(attack)
-app.command()(report)
-app.command()(serve)
-app.command()(simulate)
-app.command()(solvers)
-app.command()(doctor)
+for command in (correct, classify, defend, certify, attack, report):
+    app.command()(command)
+for command in (serve, simulate, solvers, doctor):
+    app.command()(command)
 app.add_typer(check, name="check")
 app.add_typer(data, name="data")
 

@@ -12,9 +12,9 @@ import typer.main
 import zopde
 from zopde import doctor
 from zopde.cli.app import app
-from zopde.cli.completion import classifier_presets, presets, solver_names
-from zopde.studies import classify
-from zopde.studies.correct import PRESETS
+from zopde.cli.options import solver_names
+from zopde.cli.study import preset_names
+from zopde.studies.run import study_named
 
 HEAVY = {"torch", "scipy", "xarray", "matplotlib", "numpy", "phi", "PIL", "h5netcdf", "jaxtyping"}
 
@@ -71,12 +71,15 @@ def test_every_option_has_help_and_a_default():
     assert checked > 40
 
 
-def test_completion_knows_the_solvers_and_presets_exact():
+def test_completion_knows_the_solvers_exact():
     assert list(solver_names("")) == [info.name for info in zopde.find_solvers()]
     assert list(solver_names("wa")) == ["wake"]
-    assert set(presets("")) == set(PRESETS)
-    assert set(classifier_presets("")) == set(classify.PRESETS)
-    assert list(classifier_presets("cnn-7")) == ["cnn-730"]
+
+
+@pytest.mark.parametrize("name", ["correct", "classify", "defend"])
+def test_completion_knows_the_presets_exact(name):
+    assert set(preset_names(name)) == set(study_named(name).presets)
+    assert list(preset_names(name, "qui")) == ["quick"]
 
 
 @pytest.mark.parametrize(

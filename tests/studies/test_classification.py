@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from zopde import (
     run_classification,
 )
 from zopde.progress import Silent
-from zopde.studies.classify import METHODS, PRESETS
-from zopde.studies.classify import problem as networks
+from zopde.studies import classifiers as networks
+from zopde.studies.classify import LABELS as METHODS
+from zopde.studies.classify import PRESETS
 from zopde.studies.classify import train as training
-from zopde.studies.classify.price import forecast
+from zopde.studies.classify.open import open_classification
 from zopde.studies.classify.settings import ClassificationConfig
+from zopde.studies.run import price_study, study_named
 
 # Seconds: every method, six updates of a network of 98 weights, one seed.
 TINY = [
@@ -267,7 +270,8 @@ def test_every_preset_loads():
 
 def test_a_dry_run_counts_what_a_run_asks_exact(finished):
     _, metrics = finished
-    plan = forecast(tiny(), Silent())
-    assert {row.method: row.queries for row in plan} == metrics["queries"]
+    opened = open_classification(tiny(), Path(), Silent())
+    plan = price_study(study_named("classify"), opened, Silent())
+    assert {row.label: row.queries for row in plan} == metrics["queries"]
     assert {row.iterations for row in plan} == {6}
     assert all(row.seconds > 0 for row in plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -157,6 +157,10 @@ class Pullback(Protocol):
         ...
 
 
+PullbackAt = Callable[[int], Pullback]
+"""Iteration -> pullback."""
+
+
 @final
 class PullbackByVariable:
     """One pullback for the influence of the state, another for that of the forcing.
@@ -178,6 +182,11 @@ def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:
     """One pullback from `pullbacks`, a way for each input: of the state alone, or of both."""
     state = pullbacks["state"]
     return PullbackByVariable(state, pullbacks["forcing"]) if "forcing" in pullbacks else state
+
+
+def always(pullback: Pullback) -> PullbackAt:
+    """The same pullback at every iteration."""
+    return lambda _: pullback
 
 
 @final

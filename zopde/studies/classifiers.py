@@ -1,55 +1,102 @@
-"""The classifier of a defence run: a file, a name, an address, or one trained for it.
-
-A classifier behind a network address.
-"""
+"""Classifiers of images: built by name, kept in a file, found by a spec, behind an address."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 from urllib.parse import urlsplit
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from zopde.data import standardised
 from zopde.errors import ClassifierError, InputError, first_line
+from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import AnswerError, Session
-from zopde.studies.classify.network import load_classifier
+from zopde.studies.model_file import read_model, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
 Classifier = Callable[[Tensor], Any]
 """Images (n, channel, y, x), pixels in [0, 1] -> (n, class) scores, or (n,) labels."""
 
 
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """The classifier that is defended, a black box to every method but FO-DS and FO-AE-DS.
+_KINDS: dict[str, type[nn.Module]] = {"cnn": SmallCNN, "resnet": CifarResNet}
 
-    `spec` is a model.safetensors of `zopde classify`, "package.module:name", "file.py:name"
-    (an `nn.Module`, its class, or any function) or "http://host:port/path"; all but the first
-    get pixels in [0, 1]. "" trains one on the clean images first, by back-propagation, as
-    `zopde classify` does with the preset `train` and the settings `changes`.
 
-    `answers` says what it gives: "logits", "probabilities" or "labels"; labels become scores by
-    `votes` queries each under noise of deviation `vote_sigma`. `price` is of one image, in any
-    currency.
+def build_classifier(kind: str, channels: int, classes: int, sizes: dict[str, int]) -> nn.Module:
+    """A classifier of images.
+
+    Args:
+        kind: "cnn", "resnet", "package.module:Class" or "file.py:Class".
+        channels: Of an image.
+        classes: How many there are.
+        sizes: Further keyword arguments.
+    """
+    factory = _KINDS.get(kind) or load_object(kind)
+    network: nn.Module = factory(channels, classes, **sizes)
+    return network
+
+
+@final
+class StandardisedClassifier(nn.Module):
+    """A network behind its standardisation: from pixels, in the units of the file, to logits.
+
+    Args:
+        body: The network.
+        mean: (channel,).
+        deviation: (channel,).
+        classes: What the logits mean, in their order.
     """
 
-    spec: str = ""
-    train: str = "quick"
-    changes: tuple[str, ...] = ()
-    answers: Literal["logits", "probabilities", "labels"] = "logits"
-    votes: int = 0
-    vote_sigma: float = 0.1
-    price: float = 0.0
-    timeout: float = 60.0
-    retries: int = 2
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, body: nn.Module, mean: Tensor, deviation: Tensor, classes: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        self.classes = classes
+
+    def forward(
+        self, pixels: Shaped[Tensor, "batch channel y x"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        logits: Tensor = self.body(standardised(pixels, self.mean, self.deviation))
+        return logits
+
+
+def save_classifier(
+    model: StandardisedClassifier, kind: str, sizes: dict[str, int], channels: int, path: Path
+) -> None:
+    """Write weights and statistics as safetensors, the architecture in its metadata."""
+    plan = {"kind": kind, "sizes": sizes, "channels": channels, "classes": model.classes}
+    write_model(path, "classifier", plan, model.state_dict())
+
+
+def load_classifier(path: Path | str) -> StandardisedClassifier:
+    """The classifier of a `model.safetensors`, in eval mode: pixels to logits.
+
+    Args:
+        path: A file that a classification run wrote.
+
+    Raises:
+        InputError: If the file is missing or no classifier of zopde.
+    """
+    plan, state = read_model(path, "classifier")
+    classes = tuple(plan["classes"])
+    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
+        body = build_classifier(plan["kind"], plan["channels"], len(classes), plan["sizes"])
+    model = StandardisedClassifier(body, state["mean"], state["deviation"], classes)
+    model.load_state_dict(state)
+    return model.eval()
 
 
 @final
@@ -120,19 +167,23 @@ class Scaled(nn.Module):
         return logits
 
 
-def named_classifier(settings: ClassifierSettings, scale: float) -> Classifier:
+def named_classifier(
+    spec: str, scale: float, timeout: float = 60.0, retries: int = 2
+) -> Classifier:
     """The classifier that `spec` names.
 
     Args:
-        settings: With a spec.
+        spec: A model.safetensors of `zopde classify`, "package.module:name", "file.py:name" or
+            "http://host:port/path".
         scale: For a model.safetensors, whose pixels are in the units of its file.
+        timeout: Seconds for which a server may be silent.
+        retries: How often a request is sent again after the connection broke.
 
     Raises:
         InputError: If there is none, or it cannot be built.
     """
-    spec = settings.spec
     if spec.startswith(("http://", "https://")):
-        return HttpClassifier(spec, settings.timeout, settings.retries)
+        return HttpClassifier(spec, timeout, retries)
     if spec.endswith(".safetensors"):
         return frozen(Scaled(load_classifier(spec), scale))
     found = load_object(spec, what="classifier")
@@ -149,11 +200,11 @@ def named_classifier(settings: ClassifierSettings, scale: float) -> Classifier:
     return frozen(made) if isinstance(made, nn.Module) else made
 
 
-def as_vendor(classifier: Classifier, settings: ClassifierSettings) -> Classifier:
-    """A classifier of logits that tells what `settings.answers` says, and no more."""
-    if settings.answers == "labels":
+def as_vendor(classifier: Classifier, answers: str) -> Classifier:
+    """A classifier of logits that gives "logits", "probabilities" or "labels", and no more."""
+    if answers == "labels":
         return lambda images: classifier(images).argmax(dim=1)
-    if settings.answers == "probabilities" and isinstance(classifier, nn.Module):
+    if answers == "probabilities" and isinstance(classifier, nn.Module):
         return nn.Sequential(classifier, nn.Softmax(dim=1)).eval()
     return classifier
 
@@ -163,10 +214,16 @@ def frozen(classifier: nn.Module) -> nn.Module:
     return classifier.eval().requires_grad_(False)
 
 
-def identity_of(settings: ClassifierSettings, path: Path | None) -> str:
-    """Who a classifier is, for a store of its answers: its name, and its file's content."""
-    whole = hashlib.blake2b(f"{settings.spec} {settings.answers}".encode(), digest_size=16)
-    for name in (path, Path(settings.spec), Path(settings.spec.rpartition(":")[0])):
+def identity_of(spec: str, answers: str = "logits", path: Path | None = None) -> str:
+    """Who a classifier is, for a store of its answers: its name, and its file's content.
+
+    Args:
+        spec: As `named_classifier` takes it; "" for one that was trained in the run.
+        answers: "logits", "probabilities" or "labels".
+        path: File of the one that was trained in the run.
+    """
+    whole = hashlib.blake2b(f"{spec} {answers}".encode(), digest_size=16)
+    for name in (path, Path(spec), Path(spec.rpartition(":")[0])):
         if name is not None and name.is_file():
             whole.update(name.read_bytes())
     return whole.hexdigest()

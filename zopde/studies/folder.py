@@ -1,7 +1,4 @@
-"""A run's folder: who may write into it, and what lies where.
-
-One run at a time in a folder.
-"""
+"""A run's folder: who may write into it, and what lies where."""
 
 from __future__ import annotations
 
@@ -10,34 +7,47 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from zopde.errors import InputError
-from zopde.studies.settings import as_tree, build, differences, dump_toml, read_toml
+from zopde.studies.settings import Tree, as_tree, build, differences, dump_toml, read_toml
 from zopde.validate import check_folder_writable
 
-START = "NON-start"
-CHUNK = "chunk.txt"
-REFERENCE = "reference.nc"  # of the unseen runs, for whoever looks at the folder alone
-_WHO = ("run.workers", "run.executor")  # answers the probes
+RECORD = "config.toml"
+METRICS = "metrics.json"
+_WHO = ("run.workers", "run.executor")  # they evaluate the probes
 
 
-@dataclass(frozen=True)
-class RunKind:
-    """What sets the run folders of one recipe apart.
+class Job(Protocol):
+    """The part of a study that its folders depend on; see `zopde.studies.run.Study`."""
 
-    Args:
-        config: Its class of settings.
-        contents: Names of all that a run writes, `config.toml` aside.
-        free: Settings that a resumption may change without changing a single number.
-    """
+    @property
+    def name(self) -> str:
+        """The command."""
+        ...
 
-    config: type
-    contents: tuple[str, ...]
-    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+    @property
+    def settings(self) -> type:
+        """The dataclass of its settings."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What --overwrite may delete."""
+        ...
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """What a resumption may change."""
+        ...
+
+    @property
+    def by_content(self) -> Mapping[str, str]:
+        """What is compared by a record instead."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,18 +64,16 @@ class RunFolder:
         """Checkpoint, history, model and rollout of one training."""
         return self.root / label / f"seed-{seed}"
 
-    def check_data(
-        self, digest: str, name: str = "data.sha256", what: str = "reference data"
-    ) -> None:
-        """Record what data the run is made from; a resumption must see the same.
+    def check_record(self, name: str, digest: str, what: str) -> None:
+        """Record what the run is made from; a resumption must see the same.
 
         Args:
-            digest: Of the data.
-            name: The record.
+            name: The record, a file in the folder.
+            digest: Of the content.
             what: What was read, for the error.
 
         Raises:
-            InputError: If the run was started on other data.
+            InputError: If the run was started on something else.
         """
         path = self.root / name
         if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
@@ -91,23 +99,22 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN and infinity are not JSON."""
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        _write(self.root / name, text)
+        _write(self.root / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def check_run(
+def check_folder(
     root: Path,
-    config: Any,  # noqa: ANN401 - settings of any study
-    kind: RunKind,
+    job: Job,
+    settings: Any,  # noqa: ANN401 - of the job's class
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Require that `open_run` will succeed; writes nothing but an empty folder.
+    """Require that `open_folder` will succeed; writes nothing but an empty folder.
 
     Args:
         root: The folder; made where it does not exist.
-        config: The run's settings.
-        kind: The study's.
+        job: Whose run it is to hold.
+        settings: The run's.
         resume: Go on with what is there; the settings must be the same.
         overwrite: Delete what an earlier run left there.
 
@@ -120,11 +127,10 @@ def check_run(
     if resume and overwrite:
         raise InputError("--resume", got="--overwrite too", expected="one of the two")
     check_folder_writable("run folder", root)
-    record = root / "config.toml"
     # What a kill left of a file being written is nothing to protect.
     if not any(not entry.name.endswith(".partial") for entry in root.iterdir()):
         return
-    if not _is_ours(record, kind):
+    if not _holds_a_run(root, job):
         # Nothing of ours is in there: not even --overwrite may delete it.
         raise InputError(
             "run folder",
@@ -133,7 +139,7 @@ def check_run(
             remedy="name another with --out",
         )
     if resume:
-        _check_same(record, config, kind)
+        _check_same(root, job, settings)
     elif not overwrite:
         raise InputError(
             "run folder",
@@ -143,77 +149,43 @@ def check_run(
         )
 
 
-def open_run(
+def open_folder(
     root: Path,
-    config: Any,  # noqa: ANN401 - settings of any study
-    kind: RunKind,
+    job: Job,
+    settings: Any,  # noqa: ANN401
     resume: bool = False,
     overwrite: bool = False,
 ) -> RunFolder:
-    """Claim a folder for a run and write its resolved `config.toml`; see `check_run`."""
-    check_run(root, config, kind, resume, overwrite)
+    """Take a folder for a run and write its resolved `config.toml`; see `check_folder`."""
+    check_folder(root, job, settings, resume, overwrite)
     if overwrite:
-        _clear(root, kind)
-    _write(root / "config.toml", dump_toml(as_tree(config)))
+        _clear(root, job)
+    _write(root / RECORD, dump_toml({"study": job.name, **as_tree(settings)}))
     return RunFolder(root)
 
 
-def _is_ours(record: Path, kind: RunKind) -> bool:
-    """Whether a `config.toml` is such a run's; other programs use the name, too."""
-    try:
-        build(kind.config, read_toml(record))
-    except InputError:
-        return False
-    return record.is_file()
+def read_record(job: Job, record: Path) -> Any:  # noqa: ANN401 - of the job's class
+    """The settings that a run recorded, those of older versions included.
+
+    Raises:
+        InputError: If it is no record of such a run.
+    """
+    return build(job.settings, upgraded(read_toml(record), job))
 
 
-def _check_same(record: Path, config: Any, kind: RunKind) -> None:  # noqa: ANN401
-    # Built once more: a run of a version with fewer settings had the defaults of the others.
-    old, new = as_tree(build(kind.config, read_toml(record))), as_tree(config)
-    changed = [name for name in differences(old, new) if name not in kind.free]
-    # How many workers there are decides no number; whether there are any decides round-off.
-    if all(any(_look_up(tree, name) for name in _WHO) for tree in (old, new)):
-        changed = [name for name in changed if name not in _WHO]
-    if changed:
-        name = changed[0]
-        raise InputError(
-            f"setting {name!r}",
-            got=repr(_look_up(new, name)),
-            expected=f"{_look_up(old, name)!r}, as the run in {record.parent} was started",
-            remedy="resume with the same settings, or start over with --overwrite",
-        )
-
-
-def _look_up(tree: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
-    value: Any = tree
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _clear(root: Path, kind: RunKind) -> None:
-    """Delete what a run writes, and nothing else; the record last, so that a kill leaves a run."""
-    for name in (*kind.contents, "config.toml"):
-        entry = root / name
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def upgraded(tree: Tree, job: Job) -> Tree:
+    """What a `config.toml` holds, in today's words; `UPGRADE` of the settings' class knows how."""
+    tree = dict(tree)
+    study = tree.pop("study", job.name)
+    if study != job.name:
+        raise InputError("study", got=repr(study), expected=repr(job.name))
+    upgrade = getattr(job.settings, "upgrade", None)
+    return tree if upgrade is None else upgrade(tree)
 
 
 @contextmanager
-def claimed(root: Path, new: bool = False) -> Iterator[None]:
+def locked(root: Path) -> Iterator[None]:
     """Hold a run folder for as long as the block lasts; a process that dies lets go of it.
-
-    Args:
-        root: The folder, which exists.
-        new: Whether this run made it; then it goes again if nothing was put into it.
 
     Raises:
         InputError: If another process, or another run of this one, holds it.
@@ -233,6 +205,54 @@ def claimed(root: Path, new: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-        if new:
-            with suppress(OSError):  # it holds something
-                root.rmdir()
+
+
+def _holds_a_run(root: Path, job: Job) -> bool:
+    """Whether a `config.toml` is such a run's; other programs use the name, too."""
+    try:
+        read_record(job, root / RECORD)
+    except InputError:
+        return False
+    return True
+
+
+def _check_same(root: Path, job: Job, settings: Any) -> None:  # noqa: ANN401
+    # Built once more: a run of a version with fewer settings had the defaults of the others.
+    old, new = as_tree(read_record(job, root / RECORD)), as_tree(settings)
+    by_content = {name for name, file in job.by_content.items() if (root / file).exists()}
+    changed = [name for name in differences(old, new) if name not in {*job.free, *by_content}]
+    # How many workers there are decides no number; whether there are any decides round-off.
+    if all(any(look_up(tree, name) for name in _WHO) for tree in (old, new)):
+        changed = [name for name in changed if name not in _WHO]
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"setting {name!r}",
+            got=repr(look_up(new, name)),
+            expected=f"{look_up(old, name)!r}, as the run in {root} was started",
+            remedy="resume with the same settings, or start over with --overwrite",
+        )
+
+
+def look_up(tree: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
+    """The setting of a dotted name; None where there is none."""
+    value: Any = tree
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _clear(root: Path, job: Job) -> None:
+    """Delete what a run writes, and nothing else; the record last, so that a kill leaves a run."""
+    for name in (*job.files, RECORD):
+        entry = root / name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

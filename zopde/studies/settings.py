@@ -1,33 +1,108 @@
-"""Dataclasses from TOML and `key=value`, strictly: an unknown key is an error with a hint.
-
-Which values settings may have, as a table: a check, and the settings that it is for.
-
-Lengths of training, in epochs or iterations.
-"""
+"""Settings from TOML and `key=value`, strictly: a limit stands at its field, a typo is an error."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
+import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+import tomli_w
+from msgspec import Meta
 
 from zopde.errors import InputError
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 
+_MOST = 2**63 - 1
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a finite number > 0")]
+NotNegative = Annotated[
+    float, Meta(ge=0, le=sys.float_info.max, description="a finite number >= 0")
+]
+Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
+Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number >= 1")]
+Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number >= 0")]
+_SUCH_AS = 'such as "600 iterations" or "100 epochs"'
+Length = Annotated[
+    str,
+    Meta(
+        pattern=r"^0*[1-9]\d* (epoch|iteration)s?$",
+        description=f"a length of at least 1, {_SUCH_AS}",
+    ),
+]
+LengthOrNone = Annotated[
+    str, Meta(pattern=r"^\d+ (epoch|iteration)s?$", description=f"a length {_SUCH_AS}")
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """The images: `path` as `load_images` takes it, "" for the embedded digits.
+
+    In training an image is moved by up to `pad` pixels, zeros coming in, and mirrored half of
+    the time if `flip`. Pixels are standardised by the training images' mean and deviation.
+    """
+
+    path: str = ""
+    pad: Whole = 4
+    flip: bool = True
+
+
+def iterations_in(length: str, per_epoch: int) -> int:
+    """A length such as "100 epochs" in iterations, given how many of them make an epoch."""
+    count, unit = length.split()
+    return int(count) * (per_epoch if unit.startswith("epoch") else 1)
+
+
+def build(kind: type[T], tree: Mapping[str, Any]) -> T:
+    """An instance of the dataclass `kind` from nested dicts, every value checked.
+
+    Args:
+        kind: Dataclass whose fields say their types and, by `msgspec.Meta`, their limits. Its
+            attribute `RENAMED`, if it has one, holds pairs: an old key, and the new one.
+        tree: As TOML reads it. One value stands for a list of one.
+
+    Raises:
+        InputError: At an unknown key (naming the nearest), a wrong type or value.
+    """
+    renamed: Mapping[str, str] = dict(getattr(kind, "RENAMED", ()))
+    try:
+        return msgspec.convert(_known(kind, tree, renamed), kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):  # by a `__post_init__`
+            raise error.__cause__ from None
+        raise _in_our_words(error, kind, tree) from None
+
+
+def load(
+    kind: type[T],
+    preset: Mapping[str, Any],
+    file: Path | None,
+    changes: Iterable[str],
+    tables: Mapping[str, Any] | None,
+) -> T:
+    """Settings of a preset, and over it a file, over that "table.key=value", over all tables."""
+    return build(kind, merge(preset, choices(file, changes, tables)))
+
+
+def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any] | None) -> Tree:
+    """What is laid over a preset: a file, over it "table.key=value", over that tables."""
+    chosen = merge(read_toml(file) if file else {}, assignments(changes))
+    _check_agreement(tables or {}, chosen)
+    return merge(chosen, tables or {})
+
 
 def read_toml(path: Path) -> Tree:
     """A TOML file as nested dicts; what is wrong with it in one line."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(
             "config file", got=f"{path} ({error.strerror})", expected="a readable TOML file"
@@ -41,12 +116,76 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = {**old, **value} if both and old is not None else value
+        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = {**old, **value} if both_tables and old is not None else value
     return merged
 
 
-def check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+def assignments(texts: Iterable[str]) -> Tree:
+    """Nested dicts from "table.key=value"; a value that is not TOML is taken as text."""
+    tree: Tree = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError("--set", got=repr(text), expected="key=value, such as zo.mu=1e-3")
+        *tables, name = key.strip().split(".")
+        inner = tree
+        for table in tables:
+            inner = inner.setdefault(table, {})
+            if not isinstance(inner, dict):
+                raise InputError("--set", got=repr(text), expected=f"{table} to be a table")
+        parsed, old = _toml_value(value.strip()), inner.get(name)
+        both_tables = not tables and isinstance(old, dict) and isinstance(parsed, dict)
+        inner[name] = {**old, **parsed} if both_tables else parsed
+    return tree
+
+
+def as_tree(values: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
+    """Back to nested dicts of plain values."""
+    tree: Tree = {}
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if dataclasses.is_dataclass(value):
+            value = as_tree(value)
+        tree[field.name] = list(value) if isinstance(value, tuple) else value
+    return tree
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the values in which two trees differ."""
+    names = []
+    for key in sorted(a.keys() | b.keys()):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            names += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def dump_toml(tree: Mapping[str, Any]) -> str:
+    """The TOML text of nested dicts of plain values."""
+    return tomli_w.dumps(tree)
+
+
+def literal(value: Any) -> str:  # noqa: ANN401
+    """A plain value as TOML writes it on one line, for `--set`."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape alike
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k} = {literal(v)}' for k, v in value.items())}}}"
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
+
+
+def check_distinct(name: str, given: Sequence[object]) -> None:
+    """Require at least one entry, and none twice."""
+    if not given or len(set(given)) < len(given):
+        raise InputError(name, got=list(given), expected="some, each once")
+
+
+def _check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Require that two sources do not give the same setting two values."""
     for table, settings in one.items():
         theirs = other.get(table)
@@ -60,106 +199,55 @@ def check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
                 )
 
 
-def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any] | None) -> Tree:
-    """What is laid over a preset: a file, over it "table.key=value", over that tables."""
-    chosen = merge(read_toml(file) if file else {}, assignments(changes))
-    check_agreement(tables or {}, chosen)
-    return merge(chosen, tables or {})
-
-
-def assignments(texts: Iterable[str]) -> Tree:
-    """Nested dicts from "table.key=value"; a value that is not TOML is taken as text."""
-    tree: Tree = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError("--set", got=repr(text), expected="key=value, such as zo.mu=1e-3")
-        parsed = _toml_value(value.strip())
-        for part in reversed(key.strip().split(".")):
-            parsed = {part: parsed}
-        tree = merge(tree, parsed)
-    return tree
-
-
-def build(kind: type[T], tree: Mapping[str, Any], prefix: str = "") -> T:
-    """An instance of the dataclass `kind` from nested dicts, every value checked by type."""
-    hints = get_type_hints(kind)
-    for key in tree:
-        if key not in hints:
-            raise _unknown(f"{prefix}{key}", kind, prefix)
-    values = {key: _value(hints[key], value, f"{prefix}{key}") for key, value in tree.items()}
-    return kind(**values)
-
-
-def as_tree(settings: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
-    """Back to nested dicts of plain values."""
-    tree: Tree = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            value = as_tree(value)
-        tree[field.name] = list(value) if isinstance(value, tuple) else value
-    return tree
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the values in which two trees differ."""
-    found = []
-    for key in sorted(a.keys() | b.keys()):
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found.append(f"{prefix}{key}")
-    return found
-
-
-def dump_toml(tree: Mapping[str, Any], table: str = "") -> str:
-    """The TOML text of nested dicts of plain values."""
-    plain = [f"{k} = {literal(v)}" for k, v in tree.items() if not isinstance(v, Mapping)]
-    lines = ([f"[{table}]"] if table and (plain or not tree) else []) + plain
-    text = "\n".join(lines) + "\n" if lines else ""
+def _known(
+    kind: type, tree: Mapping[str, Any], renamed: Mapping[str, str], prefix: str = ""
+) -> Tree:
+    """The same tree, if every key is known; where a list is wanted, one value becomes one."""
+    hints, known = get_type_hints(kind), {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            text += ("\n" if text else "") + dump_toml(value, f"{table}.{key}" if table else key)
-    return text
+        name = f"{prefix}{key}"
+        if name in renamed:
+            raise InputError("setting", got=repr(name), expected=f"its new name {renamed[name]!r}")
+        if key not in hints:
+            raise _unknown(name, kind, prefix)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
+            known[key] = _known(hints[key], value, renamed, f"{name}.")
+        elif get_origin(hints[key]) is tuple and not isinstance(value, list | tuple):
+            known[key] = [value]
+        else:
+            known[key] = value
+    return known
 
 
-def literal(value: Any) -> str:  # noqa: ANN401
-    """A plain value as TOML writes it on one line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape alike
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(literal(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{k} = {literal(v)}' for k, v in value.items())}}}"
-    return repr(value)
+def _in_our_words(error: msgspec.ValidationError, kind: type, tree: Any) -> InputError:  # noqa: ANN401
+    """Which setting is wrong, what it is and what it should be."""
+    path = re.search(r"`\$\.?([^`]*)`$", str(error))
+    hint: Any = kind
+    names = path[1].replace("[...]", "").split(".") if path else []
+    for name in names:
+        key, index = re.fullmatch(r"([^\[]*)(?:\[(\d+)\])?", name).groups()  # type: ignore[union-attr]
+        hint, tree = get_type_hints(hint, include_extras=True)[key], tree[key]
+        if get_origin(hint) is tuple and index is not None:
+            hint = get_args(hint)[0]
+            tree = tree[int(index)] if isinstance(tree, list | tuple) else tree
+    setting = ".".join(name.partition("[")[0] for name in names)
+    return InputError(setting, got=repr(tree), expected=_expected(hint, tree))
 
 
-def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401
-    origin = get_origin(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise InputError(name, got=repr(value), expected="a table of settings")
-        return build(hint, value, f"{name}.")
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise InputError(name, got=repr(value), expected=f"one of {list(get_args(hint))}")
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_value(get_args(hint)[0], item, name) for item in items)
-    if origin is dict or hint is dict:
-        if not isinstance(value, Mapping):
-            raise InputError(name, got=repr(value), expected="a table")
-        return dict(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if isinstance(hint, UnionType) or type(value) is not hint:
-        raise InputError(name, got=repr(value), expected=f"a value of type {hint.__name__}")
-    return value
+def _expected(hint: Any, value: object) -> str:  # noqa: ANN401
+    limits = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+    plain = get_args(hint)[0] if limits else hint
+    right_type = type(value) is plain or (plain is float and type(value) is int)
+    if limits and right_type and limits[0].description:
+        return limits[0].description
+    if get_origin(plain) is Literal:
+        return f"one of {list(get_args(plain))}"
+    if dataclasses.is_dataclass(plain):
+        return "a table of settings"
+    if get_origin(plain) is dict:
+        values = get_args(plain)[1]
+        return "a table" if values is Any else f"a table of values of type {values.__name__}"
+    return f"a value of type {getattr(plain, '__name__', plain)}"
 
 
 def _unknown(name: str, kind: type, prefix: str) -> InputError:
@@ -172,7 +260,7 @@ def _unknown(name: str, kind: type, prefix: str) -> InputError:
     return InputError("setting", got=repr(name), expected=f"one of {tables}", remedy=hint)
 
 
-def _all_keys(kind: type, prefix: str = "") -> Iterable[str]:
+def _all_keys(kind: type, prefix: str = "") -> Iterator[str]:
     for key, hint in get_type_hints(kind).items():
         yield f"{prefix}{key}"
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -184,70 +272,3 @@ def _toml_value(text: str) -> Any:  # noqa: ANN401
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-Check = Callable[[str, Any], object]
-Legal = Sequence[tuple[Check, Mapping[str, str]]]  # check -> table -> names, a space between
-
-
-def check_settings(config: object, legal: Legal) -> None:
-    """Require legal values; of a setting that is a list, every entry.
-
-    Args:
-        config: Dataclass of dataclasses: a table, and in it the setting.
-        legal: (check, {table: "name name ..."}); a check takes "table.name" and a value.
-
-    Raises:
-        InputError: At the first that is not.
-    """
-    for check, tables in legal:
-        for table, names in tables.items():
-            for name in names.split():
-                value = getattr(getattr(config, table), name)
-                for each in value if isinstance(value, tuple) else (value,):
-                    check(f"{table}.{name}", each)
-
-
-def check_distinct(name: str, given: Sequence[object]) -> None:
-    """Require at least one entry, and none twice."""
-    if not given or len(set(given)) < len(given):
-        raise InputError(name, got=list(given), expected="some, each once")
-
-
-_FORM = re.compile(r"(\d+) (epoch|iteration)s?")
-
-
-@dataclass(frozen=True)
-class Span:
-    """A whole number of epochs or iterations, written "100 epochs" or "600 iterations".
-
-    Args:
-        count: How many, >= 0.
-        unit: Of what.
-    """
-
-    count: int
-    unit: Literal["epoch", "iteration"]
-
-    @classmethod
-    def parse(cls, name: str, text: object) -> Self:
-        """Read "100 epochs" or "600 iterations"; `name` is what an error calls it."""
-        match = _FORM.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
-            raise InputError(
-                name, got=repr(text), expected='a length such as "600 iterations" or "100 epochs"'
-            )
-        return cls(int(match[1]), "epoch" if match[2] == "epoch" else "iteration")
-
-    def iterations(self, per_epoch: int) -> int:
-        """In iterations, given how many of them make an epoch."""
-        return self.count * (per_epoch if self.unit == "epoch" else 1)
-
-    def __str__(self) -> str:
-        return f"{self.count} {self.unit}s"
-
-
-def check_length(name: str, text: object) -> None:
-    """Require a length of at least 1, in either unit."""
-    if Span.parse(name, text).count < 1:
-        raise InputError(name, got=repr(text), expected="a length of at least 1")

@@ -17,6 +17,7 @@ from zopde.training.loop import (
     Row,
     fit,
     load_checkpoint,
+    not_measured,
     read_history,
     save_checkpoint,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "cosine",
     "fit",
     "load_checkpoint",
+    "not_measured",
     "read_history",
     "save_checkpoint",
 ]

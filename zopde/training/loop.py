@@ -47,6 +47,10 @@ class Fitted:
     skipped: int = 0
 
 
+def not_measured() -> None:
+    """A figure that an iteration does not have."""
+
+
 def fit(
     network: nn.Module,
     objective_at: Callable[[int], Objective],
@@ -58,8 +62,8 @@ def fit(
     every_seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
     failures: Callable[[], Mapping[str, int]] = dict,
-    agreement: Callable[[], float | None] = lambda: None,
-    variance: Callable[[], float | None] = lambda: None,
+    agreement: Callable[[], float | None] = not_measured,
+    variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.

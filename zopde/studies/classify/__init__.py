@@ -1,16 +1,12 @@
 """Image classification from scratch, with and without back-propagation."""
 
-from zopde.studies.classify.network import load_classifier
-from zopde.studies.classify.run import run_classification
-from zopde.studies.classify.settings import (
-    METHODS,
-    PRESETS,
-    ClassificationConfig,
-    load_classification,
-)
+from zopde.studies.classifiers import load_classifier
+from zopde.studies.classify.labels import LABELS
+from zopde.studies.classify.settings import PRESETS, ClassificationConfig, load_classification
+from zopde.studies.classify.study import run_classification
 
 __all__ = [
-    "METHODS",
+    "LABELS",
     "PRESETS",
     "ClassificationConfig",
     "load_classification",

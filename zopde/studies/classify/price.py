@@ -1,201 +1,99 @@
-"""What a classification run will cost, from a sample of its own work."""
+"""What a classification will cost, from a sample of its own work on the first batch."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zopde.contracts import Objective, Oracle
-from zopde.data import load_images
+from zopde.contracts import Objective
 from zopde.errors import InputError
-from zopde.memory import keep_freed_memory
 from zopde.oracle.coordinates import Coordinates
-from zopde.progress import Progress
-from zopde.seeding import generator
-from zopde.studies.classify.problem import Problem, batches, new_classifier, problem_of
-from zopde.studies.classify.settings import METHODS, ClassificationConfig, Method
-from zopde.studies.classify.train import gradient_of, iterations, masks_of, score_layers, score_of
+from zopde.studies.classify.labels import LABELS, Label
+from zopde.studies.classify.open import Opened
+from zopde.studies.classify.train import gradient_of, masks_of, score_layers, score_of
+from zopde.studies.price import (
+    Price,
+    median_seconds,
+    seconds_of_a_probe,
+    seconds_of_directions,
+    wait_for_workers,
+)
+from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
-from zopde.studies.workers import elsewhere, oracle_at, probes_per_pass, worker_pool
 
-_SAMPLE = 12  # passes of probes that are timed, spread over the layers
-_ENOUGH = 10.0  # seconds of that
-_START = 10.0  # seconds that workers take to start
+_FEW_DIRECTIONS, _FEW_IMAGES = 16, 6  # which tell how the layers share
 
 
-@dataclass(frozen=True)
-class MethodForecast:
-    """One method's expected cost, for one seed.
-
-    Args:
-        method: Its name.
-        iterations: Updates.
-        queries: Evaluations of the objective.
-        seconds_per_iteration: Of training alone.
-        seconds_per_epoch: Likewise.
-        seconds: All of it, the scoring of the layers included.
-    """
-
-    method: str
-    iterations: int
-    queries: int
-    seconds_per_iteration: float
-    seconds_per_epoch: float
-    seconds: float
-
-
-def forecast(config: ClassificationConfig, progress: Progress) -> list[MethodForecast]:
-    """Time a sample of every method's work on the first batch; nothing is trained or written.
-
-    Of the passes of probes that an iteration makes, every so many-th is timed, so that each
-    layer has its share: a probe of a late layer costs a fraction of an early one's.
-    """
-    keep_freed_memory()
-    problem = problem_of(config, load_images(config.data.path))
-    plan = []
-    with worker_pool(config) as pool:
-        for name in config.run.methods:
-            with progress.stage(f"sample of {name}", 1) as advance:
-                plan.append(_forecast(config, problem, name, pool))
-                advance(1)
-    return plan
-
-
-def _forecast(
-    config: ClassificationConfig, problem: Problem, name: str, pool: Executor | None
-) -> MethodForecast:
-    method, seed = METHODS[name], config.run.seeds[0]
-    network = new_classifier(config, problem, seed)
-    images = batches(config, problem, seed)
-    length = iterations(config, problem)
-    if method.gradient == "backprop":
+def price(opened: Opened, name: str, place: Place) -> Price:
+    """What one label will cost, for one seed; nothing is trained."""
+    label, seed, images = LABELS[name], opened.seeds[0], opened.images
+    network, batches = opened.new_network(seed), opened.batches(seed)
+    if label.gradient == "backprop":
         queries, scoring = 1, 0.0
-        gradient = gradient_of(config, method, network, None, seed, pool)
-        objective = problem.objective(*images.at(0))
-        each = _median(lambda: gradient(network, objective, 0))
+        gradient = gradient_of(opened, label, network, None, seed, None)
+        objective = images.objective(*batches.at(0))
+        seconds = median_seconds(lambda: gradient(network, objective, 0))
     else:
         with torch.inference_mode():
-            objective = problem.objective(*images.at(0))
-            queries, each = _probing(config, problem, method, network, objective, seed, pool)
-            scoring = _scoring(config, problem, method, network, objective, pool)
-    each += _median(lambda: problem.objective(*images.at(1)))
-    asked = 0
-    if method.mask != "none":
-        asked = queries_of(score_of(config, method), config.zo.score_directions)
-    return MethodForecast(
+            objective = images.objective(*batches.at(0))
+            queries, seconds = _probing(opened, label, network, objective, place)
+            scoring = _scoring(opened, label, network, objective, place)
+    seconds += median_seconds(lambda: images.objective(*batches.at(1)))
+    scored = 0
+    if label.mask != "none":
+        scored = queries_of(score_of(opened, label), opened.queries.score_directions)
+    return Price(
         name,
-        length,
-        asked + length * queries,
-        each,
-        each * images.per_epoch,
-        scoring + each * length,
+        opened.iterations,
+        scored + opened.iterations * queries,
+        scoring + seconds * opened.iterations,
+        seconds_per_iteration=seconds,
+        seconds_per_epoch=seconds * batches.per_epoch,
     )
 
 
 def _probing(
-    config: ClassificationConfig,
-    problem: Problem,
-    method: Method,
-    network: nn.Module,
-    objective: Objective,
-    seed: int,
-    pool: Executor | None,
+    opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
 ) -> tuple[int, float]:
     """Queries and seconds of a gradient by queries."""
-    total = Coordinates(network).total
-    base = _median(lambda: objective(network, 1))  # for the running statistics
-    if method.gradient == "rge":
-        q = config.zo.directions or total
-        oracle = oracle_at(config, pool, None, q)(network, objective)
-        _wake(oracle, config)
-        return q + 2, 2 * base + _directions(oracle, q, 2 * config.zo.chunk)
+    queries, workers = opened.queries, opened.workers
+    total, seed = Coordinates(network).total, opened.seeds[0]
+    base = median_seconds(lambda: objective(network, 1))  # for the running statistics
+    if label.gradient == "rge":
+        q = queries.directions or total
+        oracle = workers.oracle_at(queries.chunk, q, place.pool)(network, objective)
+        if workers.elsewhere:
+            wait_for_workers(oracle, queries.mu)
+        return q + 2, 2 * base + seconds_of_directions(oracle, q, 2 * queries.chunk)
     active = torch.arange(total)
-    if method.mask == "resampled":
+    if label.mask == "resampled":
         # Which layers the probes are in decides what they cost; a rough score tells.
-        scores, scoring = score_layers(_rough(config), problem, method, network, seed, pool)
+        directions = min(_FEW_DIRECTIONS, queries.score_directions)
+        images = min(_FEW_IMAGES, queries.score_images)
+        scores, scoring = score_layers(opened, label, network, seed, directions, images, place.pool)
         if scoring.ratios is None:
             raise InputError(
                 "zo.score", got="scores that are not finite", expected="ones that can be ranked"
             )
-        masks = masks_of(config, problem, method, scores, scoring.ratios, seed, network)
+        masks = masks_of(label, scores, scoring.ratios, opened.resample, seed, network)
         active = masks.mask(0).nonzero().flatten()
-    oracle = oracle_at(config, pool, None, len(active))(network, objective)
-    _wake(oracle, config)
-    chunk = probes_per_pass(config, len(active))
-    each = _probe(oracle, list(active.split(chunk)), config.zo.mu)
-    return len(active) + 2, 2 * base + each * len(active)
-
-
-def _wake(oracle: Oracle, config: ClassificationConfig) -> None:
-    """Keep workers busy until all of them have started: one that imports slows the others."""
-    began = time.monotonic()
-    while elsewhere(config.run) and time.monotonic() - began < _START:
-        oracle.coordinates(torch.arange(1), config.zo.mu)
-
-
-def _probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
-    """Seconds of a probe, from samples that are spread over all passes alike."""
-    oracle.coordinates(passes[0], mu)  # makes what all passes share
-    stride = max(1, len(passes) // _SAMPLE)
-    seconds, probes = 0.0, 0
-    # Middle of the stretches first: one sample may well be all.
-    for start in [*range(stride // 2, stride), *range(stride // 2)]:
-        some = torch.cat(passes[start::stride])
-        began = time.perf_counter()
-        oracle.coordinates(some, mu).sum().item()  # a GPU has answered only now
-        seconds += time.perf_counter() - began
-        probes += len(some)
-        if seconds > _ENOUGH:
-            break
-    return seconds / probes
-
-
-def _rough(config: ClassificationConfig) -> ClassificationConfig:
-    """The same score from fewer queries on fewer images."""
-    zo = config.zo
-    few = replace(
-        zo,
-        score_directions=min(16, zo.score_directions),
-        score_images=min(6, zo.score_images),
-    )
-    return replace(config, zo=few)
-
-
-def _directions(oracle: Oracle, count: int, most: int) -> float:
-    """Seconds for `count` random directions, from at most `most` of them."""
-    some = min(count, most)
-    rows = torch.randn(some, oracle.num_coordinates, generator=generator(0, "probes"))
-    return _median(lambda: oracle.directions(rows, 1e-3), 1) * count / some
+    oracle = workers.oracle_at(queries.chunk, len(active), place.pool)(network, objective)
+    if workers.elsewhere:
+        wait_for_workers(oracle, queries.mu)
+    chunk = workers.probes_per_pass(queries.chunk, len(active))
+    seconds = seconds_of_a_probe(oracle, list(active.split(chunk)), queries.mu)
+    return len(active) + 2, 2 * base + seconds * len(active)
 
 
 def _scoring(
-    config: ClassificationConfig,
-    problem: Problem,
-    method: Method,
-    network: nn.Module,
-    objective: Objective,
-    pool: Executor | None,
+    opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
 ) -> float:
-    if method.mask == "none" or config.zo.score != "zo-grasp":
+    """Seconds of scoring the layers."""
+    queries = opened.queries
+    if label.mask == "none" or queries.score != "zo-grasp":
         return 0.0
-    q = config.zo.score_directions
-    oracle = oracle_at(config, pool, None, q)(network, objective)
-    images = config.zo.score_images * len(problem.data.classes)
-    return 2 * _directions(oracle, q, config.zo.chunk) * images / config.training.batch
-
-
-def _median(work: Callable[[], object], repeat: int = 3) -> float:
-    """Seconds that some work takes."""
-    found = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        answer = work()
-        if isinstance(answer, Tensor):
-            answer.sum().item()  # a GPU has answered only now
-        found.append(time.perf_counter() - began)
-    return sorted(found)[len(found) // 2]
+    q = queries.score_directions
+    oracle = opened.workers.oracle_at(queries.chunk, q, place.pool)(network, objective)
+    images = queries.score_images * len(opened.images.data.classes)
+    batch = len(opened.batches(opened.seeds[0]).at(0)[1])
+    return 2 * seconds_of_directions(oracle, q, queries.chunk) * images / batch

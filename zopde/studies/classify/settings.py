@@ -1,7 +1,4 @@
-"""What a classification run is made of; the defaults are DeepZero's recipe.
-
-The compared ways of training a classifier, and what sets each apart.
-"""
+"""The settings of a classification run; the defaults are DeepZero's recipe."""
 
 from __future__ import annotations
 
@@ -11,51 +8,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from zopde.studies.classify.labels import LABELS
 from zopde.studies.settings import (
-    Legal,
-    Span,
-    build,
+    Count,
+    ImageSettings,
+    Length,
+    LengthOrNone,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
     check_distinct,
-    check_length,
-    check_settings,
-    choices,
-    merge,
+    load,
     read_toml,
 )
-from zopde.studies.workers import check_executor
-from zopde.validate import (
-    check_choice,
-    check_count,
-    check_device,
-    check_not_negative,
-    check_positive,
-    check_share,
-)
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table.
-
-    Args:
-        gradient: "backprop", "cge" or "rge".
-        mask: Which weights move: all; those of a random mask with the layers' ratios, drawn
-            anew every few epochs; or those that pruning at the start leaves, the others zero.
-    """
-
-    gradient: Literal["backprop", "cge", "rge"]
-    mask: Literal["none", "resampled", "pruned"] = "none"
-
-
-METHODS = {
-    "FO": Method("backprop"),
-    "FO-sparse-gradient": Method("backprop", "resampled"),
-    "FO-sparse-weights": Method("backprop", "pruned"),
-    "CGE": Method("cge"),
-    "RGE": Method("rge"),
-    "DeepZero": Method("cge", "resampled"),
-}
-
+from zopde.studies.workers import Workers
+from zopde.validate import check_choice, check_device
 
 _FOLDER = files("zopde.studies.classify") / "presets"
 PRESETS = (
@@ -66,20 +34,7 @@ PRESETS = (
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """The images: `path` as `load_images` takes it, "" for the embedded digits.
-
-    In training an image is moved by up to `pad` pixels, zeros coming in, and mirrored half of
-    the time if `flip`. Pixels are standardised by the training images' mean and deviation.
-    """
-
-    path: str = ""
-    pad: int = 4
-    flip: bool = True
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
+class NetworkSettings:
     """The network: "cnn", "resnet", or a module of the user's, and its sizes.
 
     Any other `kind` is a class "package.module:Class" or "file.py:Class", built as
@@ -94,13 +49,13 @@ class ClassifierSettings:
 class FitSettings:
     """How long, on how many images at a time, by which optimiser; every method alike."""
 
-    length: str = "50 epochs"
-    batch: int = 256
+    length: Length = "50 epochs"
+    batch: Count = 256
     optimizer: Literal["adam", "sgd"] = "sgd"
-    lr: float = 0.1
-    warmup: str = "3 epochs"
-    clip: float = 0.0
-    weight_decay: float = 5e-4
+    lr: Positive = 0.1
+    warmup: LengthOrNone = "3 epochs"
+    clip: NotNegative = 0.0
+    weight_decay: NotNegative = 5e-4
 
 
 @dataclass(frozen=True)
@@ -115,15 +70,15 @@ class QuerySettings:
     `resample`. `directions` is RGE's q; 0: as many as weights. `chunk` probes share a pass.
     """
 
-    mu: float = 5e-3
+    mu: Positive = 5e-3
     scheme: Literal["forward", "central"] = "forward"
-    sparsity: float = 0.9
+    sparsity: Share = 0.9
     score: Literal["random", "magnitude", "grasp", "zo-grasp"] = "zo-grasp"
-    score_directions: int = 192
-    score_images: int = 25
-    resample: str = "5 epochs"
-    directions: int = 0
-    chunk: int = 32
+    score_directions: Count = 192
+    score_images: Count = 25
+    resample: Length = "5 epochs"
+    directions: Whole = 0
+    chunk: Count = 32
 
 
 @dataclass(frozen=True)
@@ -135,11 +90,11 @@ class ClassifyRunSettings:
     """
 
     methods: tuple[str, ...] = ("FO", "DeepZero")
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Whole, ...] = (0,)
     device: str = "cpu"
-    checkpoint_seconds: float = 30.0
-    workers: int = 0
-    threads: int = 1
+    checkpoint_seconds: Positive = 30.0
+    workers: Whole = 0
+    threads: Count = 1
     executor: str = ""
     scratch: str = ""
 
@@ -153,40 +108,23 @@ class ClassificationConfig:
     """
 
     data: ImageSettings = field(default_factory=ImageSettings)
-    network: ClassifierSettings = field(default_factory=ClassifierSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     training: FitSettings = field(default_factory=FitSettings)
     zo: QuerySettings = field(default_factory=QuerySettings)
     run: ClassifyRunSettings = field(default_factory=ClassifyRunSettings)
 
     def __post_init__(self) -> None:
-        check_settings(self, _LEGAL)
         check_distinct("run.seeds", self.run.seeds)
         check_distinct("run.methods", self.run.methods)
         for method in self.run.methods:
-            check_choice("run.methods", method, METHODS)
+            check_choice("run.methods", method, LABELS)
         check_device("run.device", self.run.device)
-        check_executor(self.run)
+        self.workers()
 
-
-_LEGAL: Legal = (
-    (
-        check_count,
-        {"training": "batch", "zo": "score_directions score_images chunk", "run": "threads"},
-    ),
-    (check_positive, {"training": "lr", "zo": "mu", "run": "checkpoint_seconds"}),
-    (
-        check_not_negative,
-        {
-            "data": "pad",
-            "training": "clip weight_decay",
-            "zo": "directions",
-            "run": "workers seeds",
-        },
-    ),
-    (check_share, {"zo": "sparsity"}),
-    (Span.parse, {"training": "warmup"}),
-    (check_length, {"training": "length", "zo": "resample"}),
-)
+    def workers(self) -> Workers:
+        """Who evaluates the probes."""
+        run = self.run
+        return Workers(run.workers, run.threads, run.executor, run.scratch)
 
 
 def load_classification(
@@ -212,4 +150,4 @@ def load_classification(
     """
     check_choice("preset", preset, PRESETS)
     tree = read_toml(Path(str(_FOLDER / f"{preset}.toml")))
-    return build(ClassificationConfig, merge(tree, choices(file, changes, tables)))
+    return load(ClassificationConfig, tree, file, changes, tables)

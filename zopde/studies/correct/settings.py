@@ -10,19 +10,27 @@ from typing import Any, Literal
 
 import torch
 
-from zopde.studies.correct.labels import check_injection, fit_preset
+from zopde.errors import InputError
+from zopde.hybrid import INJECTIONS
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut, renamed
+from zopde.studies.correct.labels import LABELS, check_injection, check_labels, trains_through
 from zopde.studies.settings import (
-    Legal,
-    Span,
+    Count,
+    Length,
+    LengthOrNone,
+    NotNegative,
+    Positive,
+    Tree,
+    Whole,
+    as_tree,
     build,
-    check_length,
-    check_settings,
+    check_distinct,
     choices,
     merge,
     read_toml,
 )
-from zopde.studies.workers import RunSettings, check_run_settings
-from zopde.validate import check_choice, check_not_negative, check_positive, check_share
+from zopde.studies.workers import Workers
+from zopde.validate import check_choice, check_device
 
 PRESETS = ("quick", "paper")
 
@@ -46,11 +54,11 @@ class DataSettings:
     path: str = ""
     fine: tuple[int, ...] = (128, 128)
     coarse: tuple[int, ...] = (32, 32)
-    skip: int = 30
-    steps: int = 200
-    train: int = 10
-    test: int = 5
-    seed: int = 0
+    skip: Whole = 30
+    steps: Count = 200
+    train: Count = 10
+    test: Count = 5
+    seed: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,10 @@ class NonSettings:
     `batch` counts windows of one step.
     """
 
-    length: str = "600 iterations"
-    batch: int = 16
-    lr: float = 1e-2
-    warmup: int = 10
+    length: LengthOrNone = "600 iterations"
+    batch: Count = 16
+    lr: Positive = 1e-2
+    warmup: Whole = 10
 
 
 @dataclass(frozen=True)
@@ -89,71 +97,50 @@ class TrainingSettings:
     one step, as many reference states). `init`: "non" or "scratch".
     """
 
-    length: str = "200 iterations"
-    batch: int = 4
-    unroll: int = 8
+    length: Length = "200 iterations"
+    batch: Count = 4
+    unroll: Count = 8
     init: Literal["non", "scratch"] = "non"
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = 3e-3
-    warmup: int = 10
-    clip: float = 0.0
-    weight_decay: float = 0.0
+    lr: Positive = 3e-3
+    warmup: Whole = 10
+    clip: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
-class ZoSettings:
-    """Zeroth-order gradients: step `mu` in the units of the weights, share NOT asked for.
+class RunSettings:
+    """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
 
-    With `mu_relative`, `mu` is in units of each tensor's root mean square, see `relative_mu`.
-    A random mask is drawn every `resample`. `score` shares its weights out over the layers, once,
-    on the first batch: "none" (uniformly), or the ratios that "random", "magnitude", "grasp" or
-    "zo-grasp" (from `score_directions` directions) gives. `chunk` is how many probes share a
-    pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
+    Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
+    same numbers however many they are; 0: in this process. `executor` sends them elsewhere:
+    "dask" (a local cluster of `workers`), "dask://host:port" (a running one, which finds the
+    folder `scratch` on every machine; "" is the temporary folder).
+
+    `failures`: a solver step that fails ends the run ("raise"), is asked for again up to `retries`
+    times before it does ("retry"), or is left out after that ("drop"). Where more than a share
+    `failure_limit` of the steps fail, the run ends in any case; --resume goes on. `apart` runs the
+    solver in a process of its own beside each that asks, so that a crash, or a step of more than
+    `timeout` seconds (0: any), is a failed step. `store` is a file that keeps every answer, at
+    most `store_gib`, so that nothing is asked twice; for solvers that take long.
     """
 
-    mu: float = 1e-3
-    mu_relative: bool = False
-    scheme: Literal["forward", "central"] = "forward"
-    sparsity: float = 0.9
-    score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
-    score_directions: int = 192
-    resample: str = "10 iterations"
-    chunk: int = 0
-
-
-@dataclass(frozen=True)
-class InterfaceSettings:
-    """The interface cut: how the solver's vector-Jacobian product is asked for.
-
-    `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
-    `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
-    (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
-    training data, found again by `lookup`, see `zopde.BankPullback`). Such a bank takes at
-    most `limit_gib`: where it would not fit, each Jacobian is compressed to the entries within
-    `near` cells along each axis ([]: 5) and a product of rank `rank` for the rest. With
-    `watch_every` > 0 it is compared with the solver every so many iterations, and where they
-    agree less than `watch_below` (a cosine) up to `more_snapshots` are added; after that
-    `fallback` answers for the rest of the iteration.
-    `mu` is in units of the training data's standard deviation, the root mean square over the
-    channels. A solver call takes at most `states` states.
-    """
-
-    kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
-    mu: float = 1e-3
-    scheme: Literal["forward", "central"] = "forward"
-    radius: tuple[int, ...] = ()
-    allow_bias: bool = False
-    directions: int = 64
-    snapshots: int = 10
-    more_snapshots: int = 0
-    lookup: Literal["nearest", "fitted"] = "fitted"
-    watch_every: int = 0
-    watch_below: float = 0.9
-    fallback: Literal["none", "dense", "coloured"] = "none"
-    limit_gib: float = 4.0
-    near: tuple[int, ...] = ()
-    rank: int = 64
-    states: int = 512
+    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
+    seeds: tuple[Whole, ...] = (0,)
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    checkpoint_seconds: Positive = 10.0
+    workers: Whole = 0
+    threads: Count = 1
+    executor: str = ""
+    scratch: str = ""
+    failures: Literal["raise", "retry", "drop"] = "raise"
+    retries: Whole = 2
+    failure_limit: Positive = 0.25
+    apart: bool = False
+    timeout: NotNegative = 0.0
+    store: str = ""
+    store_gib: Positive = 10.0
 
 
 @dataclass(frozen=True)
@@ -169,48 +156,59 @@ class CorrectionConfig:
     corrector: CorrectorSettings = field(default_factory=CorrectorSettings)
     non: NonSettings = field(default_factory=NonSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    zo: ZoSettings = field(default_factory=ZoSettings)
-    interface: InterfaceSettings = field(default_factory=InterfaceSettings)
+    zo: WeightCut = field(default_factory=WeightCut)
+    interface: InterfaceCut = field(default_factory=InterfaceCut)
     run: RunSettings = field(default_factory=RunSettings)
 
+    RENAMED = (("interface.kind", "interface.way"),)
+
     def __post_init__(self) -> None:
-        check_settings(self, _LEGAL)
-        check_run_settings(self.run)
+        check_labels(self.run.labels)
+        check_distinct("run.seeds", self.run.seeds)
+        check_device("run.device", self.run.device)
+        self.workers()
+        if self.run.timeout and not self.run.apart:
+            raise InputError(
+                "run.timeout",
+                got=self.run.timeout,
+                expected="0 where the solver runs in this process",
+                remedy="add run.apart=true, or use the solver's own time-out",
+            )
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
+        for label in {*self.run.labels, *self.interface.labels}:
+            self.cut_of(label)
+
+    def workers(self) -> Workers:
+        """Who evaluates probes."""
+        run = self.run
+        return Workers(run.workers, run.threads, run.executor, run.scratch)
+
+    def cut_of(self, label: str) -> InterfaceCut | None:
+        """How a label passes the solver: `[interface]`, and over it the label's own table."""
+        check_choice("interface.labels", label, LABELS)
+        way = LABELS[label].way
+        own = self.interface.labels.get(label, {})
+        if not way:
+            if own:
+                raise InputError(
+                    f"interface.labels.{label}",
+                    got="a table for a label that takes no derivative at the interface",
+                    expected=f"one of {', '.join(k for k, v in LABELS.items() if v.way)}",
+                )
+            return None
+        fixed = {} if way == "as set" else {"way": way}
+        shared = {**as_tree(self.interface), "labels": {}}
+        return build(InterfaceCut, {**shared, **own, **fixed})
+
+    @staticmethod
+    def upgrade(tree: Tree) -> Tree:
+        """The record of a run of an earlier version in today's words."""
+        return {**tree, "interface": renamed(tree.get("interface", {}))}
 
     @property
     def dtype(self) -> torch.dtype:
         """The torch dtype of `run.dtype`."""
         return torch.float64 if self.run.dtype == "float64" else torch.float32
-
-
-_LEGAL: Legal = (
-    (
-        check_positive,
-        {
-            "data": "steps train test",
-            "non": "batch lr",
-            "training": "batch unroll lr",
-            "zo": "mu score_directions",
-            "interface": "mu directions states snapshots limit_gib rank",
-            "run": "checkpoint_seconds threads failure_limit store_gib",
-        },
-    ),
-    (
-        check_not_negative,
-        {
-            "data": "skip seed",
-            "non": "warmup",
-            "training": "warmup clip weight_decay",
-            "zo": "chunk",
-            "interface": "more_snapshots watch_every watch_below radius near",
-            "run": "workers retries timeout seeds",
-        },
-    ),
-    (check_share, {"zo": "sparsity"}),
-    (Span.parse, {"non": "length"}),
-    (check_length, {"training": "length", "zo": "resample"}),
-)
 
 
 def load_config(
@@ -239,7 +237,26 @@ def load_config(
     check_choice("preset", preset, PRESETS)
     chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
-    return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
+    return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
+
+
+def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
+    """A preset's labels and start for the injection that is chosen over it.
+
+    Labels without a gradient are left out, and so is the scratch start of a label that starts
+    from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
+    """
+    corrector = chosen.get("corrector")
+    inject = corrector.get("inject") if isinstance(corrector, Mapping) else None
+    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
+        return preset
+    labels = [
+        label
+        for label in preset["run"]["labels"]
+        if trains_through(label) and not LABELS[label].always_scratch
+    ]
+    run = {**preset["run"], "labels": labels}
+    return {**preset, "run": run, "training": {**preset["training"], "init": "scratch"}}
 
 
 def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:

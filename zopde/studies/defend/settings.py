@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zopde.smoothing import check_alpha
-from zopde.studies.classifiers import ClassifierSettings
 from zopde.studies.classify import ClassificationConfig, load_classification
 from zopde.studies.classify.settings import ImageSettings
 from zopde.studies.defend.blackbox import check_votes
 from zopde.studies.settings import (
-    Legal,
+    Count,
+    Length,
+    NotNegative,
+    Positive,
+    Whole,
     build,
     check_distinct,
-    check_length,
-    check_settings,
     choices,
     merge,
     read_toml,
 )
 from zopde.validate import (
     check_choice,
-    check_count,
     check_device,
-    check_not_negative,
     check_positive,
 )
 
@@ -83,16 +82,41 @@ PRESETS = ("quick", "fashion", "cifar10")
 
 
 @dataclass(frozen=True)
+class ClassifierSettings:
+    """The classifier that is defended, a black box to every method but FO-DS and FO-AE-DS.
+
+    `spec` is a model.safetensors of `zopde classify`, "package.module:name", "file.py:name"
+    (an `nn.Module`, its class, or any function) or "http://host:port/path"; all but the first
+    get pixels in [0, 1]. "" trains one on the clean images first, by back-propagation, as
+    `zopde classify` does with the preset `train` and the settings `changes`.
+
+    `answers` says what it gives: "logits", "probabilities" or "labels"; labels become scores by
+    `votes` queries each under noise of deviation `vote_sigma`. `price` is of one image, in any
+    currency.
+    """
+
+    spec: str = ""
+    train: str = "quick"
+    changes: tuple[str, ...] = ()
+    answers: Literal["logits", "probabilities", "labels"] = "logits"
+    votes: Whole = 0
+    vote_sigma: Positive = 0.1
+    price: NotNegative = 0.0
+    timeout: Positive = 60.0
+    retries: Whole = 2
+
+
+@dataclass(frozen=True)
 class DefenceSettings:
     """Noise and networks. `sigma` is the noise's deviation, of pixels scaled to [0, 1].
 
     The denoiser has `depth` convolutions of `width` channels, the autoencoder `latent` entries.
     """
 
-    sigma: float = 0.25
-    depth: int = 17
-    width: int = 64
-    latent: int = 192
+    sigma: Positive = 0.25
+    depth: Count = 17
+    width: Count = 64
+    latent: Count = 192
 
 
 @dataclass(frozen=True)
@@ -102,10 +126,10 @@ class PretrainingSettings:
     Adam at `lr` on `batch` images, noise drawn anew every time.
     """
 
-    denoiser: str = "100 epochs"
-    autoencoder: str = "100 epochs"
-    batch: int = 256
-    lr: float = 1e-3
+    denoiser: Length = "100 epochs"
+    autoencoder: Length = "100 epochs"
+    batch: Count = 256
+    lr: Positive = 1e-3
 
 
 @dataclass(frozen=True)
@@ -119,14 +143,14 @@ class StabilitySettings:
     the loss is taken on `watch_images` images, and the best network is the one that is kept.
     """
 
-    queries: int = 1_000_000
-    iterations: int = 1000
-    batch: int = 256
+    queries: Count = 1_000_000
+    iterations: Count = 1000
+    batch: Count = 256
     lr: dict[str, float] = field(default_factory=dict)
     warmup: str = "0 iterations"
-    mse: float = 0.0
-    watch: int = 10
-    watch_images: int = 256
+    mse: NotNegative = 0.0
+    watch: Count = 10
+    watch_images: Count = 256
 
 
 @dataclass(frozen=True)
@@ -139,17 +163,17 @@ class DefenceQuerySettings:
     every `resample`; norms and biases stay as they are. `chunk` of its probes share a pass.
     """
 
-    mu: float = 5e-3
-    mu_latent: float = 5e-3
-    mu_weights: float = 5e-3
+    mu: Positive = 5e-3
+    mu_latent: Positive = 5e-3
+    mu_weights: Positive = 5e-3
     scheme: Literal["forward", "central"] = "central"
     scheme_weights: Literal["forward", "central"] = "forward"
-    directions: int = 192
-    weights: int = 1152
+    directions: Count = 192
+    weights: Count = 1152
     score: Literal["random", "magnitude", "zo-grasp"] = "zo-grasp"
-    score_directions: int = 192
-    resample: str = "5 epochs"
-    chunk: int = 32
+    score_directions: Count = 192
+    resample: Length = "5 epochs"
+    chunk: Count = 32
 
 
 @dataclass(frozen=True)
@@ -160,11 +184,11 @@ class CertifySettings:
     `batch` of them share a pass.
     """
 
-    images: int = 100
-    n0: int = 100
-    n: int = 1000
+    images: Count = 100
+    n0: Count = 100
+    n: Count = 1000
     alpha: float = 0.001
-    batch: int = 1000
+    batch: Count = 1000
 
 
 @dataclass(frozen=True)
@@ -172,11 +196,11 @@ class DefendRunSettings:
     """Which methods, which seeds, where. `store` is a file that keeps the classifier's answers."""
 
     methods: tuple[str, ...] = tuple(METHODS)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Whole, ...] = (0,)
     device: str = "cpu"
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: Positive = 30.0
     store: str = ""
-    store_gib: float = 10.0
+    store_gib: Positive = 10.0
 
 
 @dataclass(frozen=True)
@@ -197,7 +221,6 @@ class DefenceConfig:
     run: DefendRunSettings = field(default_factory=DefendRunSettings)
 
     def __post_init__(self) -> None:
-        check_settings(self, _LEGAL)
         check_distinct("run.seeds", self.run.seeds)
         check_distinct("run.methods", self.run.methods)
         for method in (*self.run.methods, *self.training.lr):
@@ -216,40 +239,6 @@ class DefenceConfig:
         run = {"methods": ["FO"], "seeds": list(self.run.seeds), "device": self.run.device}
         tables = {"run": run, "data": {"path": self.data.path}}
         return load_classification(self.classifier.train, None, self.classifier.changes, tables)
-
-
-_LEGAL: Legal = (
-    (
-        check_count,
-        {
-            "defence": "depth width latent",
-            "pretraining": "batch",
-            "training": "queries iterations batch watch watch_images",
-            "zo": "directions weights score_directions chunk",
-            "certify": "images n0 n batch",
-        },
-    ),
-    (
-        check_positive,
-        {
-            "classifier": "vote_sigma timeout",
-            "defence": "sigma",
-            "pretraining": "lr",
-            "zo": "mu mu_latent mu_weights",
-            "run": "checkpoint_seconds store_gib",
-        },
-    ),
-    (
-        check_not_negative,
-        {
-            "data": "pad",
-            "classifier": "votes price retries",
-            "training": "mse",
-            "run": "seeds",
-        },
-    ),
-    (check_length, {"pretraining": "denoiser autoencoder", "zo": "resample"}),
-)
 
 
 def load_defence(

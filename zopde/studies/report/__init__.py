@@ -1,6 +1,6 @@
-"""What a run folder holds, as one page."""
+"""What run folders hold, as one page."""
 
-from zopde.studies.report.write import write_report
+from zopde.studies.report.page import write_report
 
 __all__ = [
     "write_report",

@@ -1,73 +1,77 @@
-"""The sections that every report has.
-
-The training losses of a run, ready to draw.
-"""
+"""The sections that every report has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
 from zopde.report.classification import save_layer_ratios
 from zopde.report.learning import LossCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
-from zopde.studies.correct.labels import WAYS
-from zopde.studies.folder import START
-from zopde.studies.report.asked import asked, reproduce
-from zopde.studies.report.runs import FoundRun
+from zopde.studies.report.found import FoundRun
+from zopde.studies.report.reproduce import changes_from_preset, reproduce
 from zopde.studies.settings import dump_toml
 
 
-def loss_curves(run: FoundRun) -> list[LossCurve]:
-    """One per label that was trained, mean over the seeds, as far as all of them got."""
+def losses_picture(
+    run: FoundRun,
+    caption: str,
+    before: Callable[[str, int], tuple[float, float]] | None = None,
+    one_step: Collection[str] = (),
+) -> str:
+    """The training loss of every label against what it cost.
+
+    Args:
+        run: The run.
+        caption: What the loss is, and what the costs include.
+        before: (label, seed) -> (queries, seconds) spent before the first iteration; None for
+            those of the layers' scores.
+        one_step: Labels whose loss is that of one step, and compares with no other.
+    """
     curves = []
     for label in run.labels:
-        histories = [found for seed in run.seeds if (found := run.history(label, seed))]
-        length = min((len(found) for found in histories), default=0)
+        histories = [rows for seed in run.seeds if (rows := run.history(label, seed))]
+        length = min((len(rows) for rows in histories), default=0)
         if not length:
             continue
-        queries, seconds = _before(run, label)
+        spent = before or (lambda label, seed: scoring_cost(run, label, seed))
+        queries, seconds = np.mean([spent(label, seed) for seed in run.seeds], axis=0)
         values = np.array(
-            [[(r.queries, r.seconds, r.loss) for r in found[:length]] for found in histories]
+            [[(r.queries, r.seconds, r.loss) for r in rows[:length]] for rows in histories]
         ).mean(axis=0)
         curves.append(
             LossCurve(
                 label,
-                queries + values[:, 0],
-                seconds + values[:, 1],
+                float(queries) + values[:, 0],
+                float(seconds) + values[:, 1],
                 values[:, 2],
-                apart=run.command == "correct" and not WAYS[label].unrolled,
+                apart=label in one_step,
             )
         )
-    return curves
-
-
-def _before(run: FoundRun, label: str) -> tuple[float, float]:
-    """(queries, seconds) of what came before the first iteration, mean over the seeds."""
-    if run.command == "defend":  # its histories count from the first question on
-        return 0.0, 0.0
-    scratch = (
-        run.command != "correct"
-        or WAYS[label].always_scratch
-        or run.settings["training"]["init"] == "scratch"
+    if not curves:
+        return ""
+    warning = " NON's loss is that of one step: it cannot be compared with the others'."
+    warning = warning if any(curve.apart for curve in curves) else ""
+    return picture(
+        drawn(lambda path: save_loss_curves(path, curves)),
+        "Training loss against queries and against seconds",
+        f"Mean over the seeds, running mean over the iterations; {caption}{warning}",
     )
-    spent = []
-    for seed in run.seeds:
-        rows, scoring = [] if scratch else run.history(START, seed), run.scoring(label, seed)
-        start = (rows[-1].queries, rows[-1].seconds) if rows else (0, 0.0)
-        scored = (scoring.cost.queries, scoring.cost.seconds) if scoring else (0, 0.0)
-        spent.append((start[0] + scored[0], start[1] + scored[1]))
-    queries, seconds = np.mean(spent, axis=0)
-    return float(queries), float(seconds)
+
+
+def scoring_cost(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
+    """(queries, seconds) of the scores of the layers."""
+    scoring = run.scoring(label, seed)
+    return (scoring.cost.queries, scoring.cost.seconds) if scoring else (0, 0.0)
 
 
 def asked_section(run: FoundRun) -> Section:
     """What differs from the preset, and, folded, every setting."""
-    preset, changes = asked(run)
+    preset, changes = changes_from_preset(run)
     base = f"preset {preset}" if preset else "the defaults"
     body = text(
-        f"zopde {' '.join(filter(None, (run.command, run.subject)))}, {base}; "
+        f"zopde {' '.join(filter(None, (run.study.name, run.subject)))}, {base}; "
         + ("these settings differ:" if changes else "no setting differs.")
     )
     if changes:
@@ -85,13 +89,20 @@ def state_lead(run: FoundRun) -> str:
     )
 
 
-def cost_section(run: FoundRun, notes: str = "") -> Section:
-    """Queries, solver steps and seconds of every training, from its history."""
-    solver = run.command == "correct"
+def cost_section(run: FoundRun, notes: str = "", start: str = "") -> Section:
+    """Queries, solver steps and seconds of every training, from its history.
+
+    Args:
+        run: The run.
+        notes: What else there is to say.
+        start: Name of the training from which others start, of a study with a solver; "" where
+            there is none.
+    """
+    solver = bool(start)
     columns = ["label", "seed", "iterations", "queries"]
     columns += [*(["solver steps"] if solver else []), "seconds"]
     rows = []
-    for label in (*([START] if solver else []), *run.labels):
+    for label in (*filter(None, [start]), *run.labels):
         for seed in run.seeds:
             history = run.history(label, seed)
             if not history:
@@ -121,20 +132,6 @@ def kept_picture(run: FoundRun, name: str, alt: str, caption: str = "") -> str:
     """A picture that the run left."""
     path = run.root / name
     return picture(path.read_bytes(), alt, caption) if path.exists() else ""
-
-
-def losses_picture(run: FoundRun, caption: str) -> str:
-    """The training loss of every label against what it cost."""
-    curves = loss_curves(run)
-    if not curves:
-        return ""
-    apart = " NON's loss is that of one step: it cannot be compared with the others'."
-    apart = apart if any(curve.apart for curve in curves) else ""
-    return picture(
-        drawn(lambda path: save_loss_curves(path, curves)),
-        "Training loss against queries and against seconds",
-        f"Mean over the seeds, running mean over the iterations; {caption}{apart}",
-    )
 
 
 def ratios_section(run: FoundRun) -> Section:

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zopde.errors import InputError, first_line
-from zopde.studies.certify import CertifyConfig
-from zopde.studies.classify.settings import METHODS
-from zopde.studies.correct.labels import WAYS
-from zopde.studies.defend import METHODS as DEFENCES
-from zopde.studies.folder import RunFolder
+from zopde.studies.folder import METRICS, RECORD, RunFolder, look_up, upgraded
+from zopde.studies.run import STUDIES, Study, study_named
 from zopde.studies.scores import FILE, Scoring, read_scoring
 from zopde.studies.settings import Tree, read_toml
 from zopde.training import Row, read_history
 
-# Of each command, the table of settings that no other has, and what it compares.
-_KINDS: dict[str, tuple[str, str, Collection[str]]] = {
-    "correct": ("solver", "labels", WAYS),
-    "classify": ("network", "methods", METHODS),
-    "defend": ("defence", "methods", DEFENCES),
-}
-# A certification compares nothing, and its settings are in no table.
-_CERTIFY = {field.name for field in fields(CertifyConfig)}
+# A record that does not name its study is of an early version: a setting that no other job has.
+_OWN = {"correct": "solver", "classify": "network", "defend": "defence", "certify": "model"}
 
 
 @dataclass(frozen=True)
@@ -34,13 +24,13 @@ class FoundRun:
 
     Args:
         root: Its folder.
-        command: "correct", "classify", "defend" or "certify".
-        settings: `config.toml`, as it stands: a report needs no setting to be legal here and now.
+        study: Whose run it is.
+        settings: `config.toml`, as it stands: a report needs no setting to be right here and now.
         metrics: `metrics.json`; None for a run that is not finished.
     """
 
     root: Path
-    command: str
+    study: Study
     settings: Tree
     metrics: dict[str, Any] | None
 
@@ -52,24 +42,18 @@ class FoundRun:
     @property
     def subject(self) -> str:
         """The solver or the model that the command is given; "" where it makes its own."""
-        if self.command == "correct":
-            return str(self.settings["solver"]["spec"])
-        return str(self.settings["model"]) if self.command == "certify" else ""
+        return str(look_up(self.settings, self.study.subject)) if self.study.subject else ""
 
     @property
     def labels(self) -> list[str]:
         """What was compared, in the order of the settings, as far as anything of it is there."""
-        if self.command == "certify":
-            return []
-        wanted: list[str] = self.settings["run"][_KINDS[self.command][1]]
+        wanted: list[str] = look_up(self.settings, self.study.labels_key) or []
         return [label for label in wanted if (self.root / label).is_dir()]
 
     @property
     def seeds(self) -> list[int]:
         """Of the settings."""
-        if self.command == "certify":
-            return [self.settings["seed"]]
-        seeds: list[int] = self.settings["run"]["seeds"]
+        seeds: list[int] = look_up(self.settings, "run.seeds") or [self.settings["seed"]]
         return seeds
 
     def of(self, label: str, seed: int) -> Path:
@@ -93,19 +77,19 @@ def find_run(root: Path) -> FoundRun:
         InputError: If it holds no run that can be shown.
     """
     expected = "the folder of a run of `zopde correct`, `classify`, `defend` or `certify`"
-    record = root / "config.toml"
+    record = root / RECORD
     if not record.is_file():
         what = "without a config.toml" if root.is_dir() else "no folder"
         raise InputError("run folder", got=f"{root}, {what}", expected=expected)
-    settings, metrics = read_toml(record), _metrics(root / "metrics.json")
-    if set(settings) == _CERTIFY:
-        return FoundRun(root, "certify", settings, metrics)
-    for command, (own, compared, known) in _KINDS.items():
-        run = settings.get("run")
-        if not (own in settings and isinstance(run, dict) and "seeds" in run):
-            continue
-        if set(run.get(compared, ["?"])) <= set(known):
-            return FoundRun(root, command, settings, metrics)
+    tree = read_toml(record)
+    name = tree.get("study") or next((name for name, key in _OWN.items() if key in tree), "")
+    if name in STUDIES:
+        study = study_named(name)
+        settings = upgraded(tree, study)
+        run = FoundRun(root, study, settings, _metrics(root / METRICS))
+        wanted, seeds = look_up(settings, study.labels_key), look_up(settings, "run.seeds")
+        if "seed" in settings or (seeds and set(wanted or ["?"]) <= set(study.files)):
+            return run
     raise InputError("run folder", got=f"{root}, with another config.toml", expected=expected)
 
 
@@ -113,9 +97,9 @@ def _metrics(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             "metrics file", got=f"{path} ({first_line(error)})", expected="what the run wrote"
         ) from error
-    return found
+    return metrics

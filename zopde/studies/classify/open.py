@@ -1,0 +1,190 @@
+"""From the settings of a classification to the objects that train: here the settings end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zopde.data import ImageBatches, ImageData, load_images, standardised
+from zopde.data.images import Images, per_class
+from zopde.errors import InputError, first_line
+from zopde.progress import Progress
+from zopde.seeding import generator
+from zopde.studies.classifiers import build_classifier
+from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
+from zopde.studies.settings import iterations_in
+from zopde.studies.workers import Workers
+from zopde.training import CrossEntropy, Optimise
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images of a run, and how a network gets them.
+
+    Args:
+        data: The images.
+        mean: (channel,), of the training images, on the run's device.
+        deviation: (channel,), likewise.
+    """
+
+    data: ImageData
+    mean: Tensor
+    deviation: Tensor
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What the network gets for some pixels."""
+        return standardised(pixels.to(self.mean.device), self.mean, self.deviation)
+
+    def objective(self, pixels: Tensor, labels: Tensor) -> CrossEntropy:
+        """The loss on some images."""
+        return CrossEntropy(self.inputs(pixels), labels.to(self.mean.device))
+
+    def digest(self) -> str:
+        """A checksum of all images and labels."""
+        digest = hashlib.sha256()
+        for part in (self.data.train, self.data.test):
+            for tensor in (part.pixels, part.labels):
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def for_scores(self, of_each_class: int, seed: int) -> CrossEntropy:
+        """The loss on so many training images of each class, drawn by the seed."""
+        train = self.data.train
+        order = torch.randperm(len(train), generator=generator(seed, "scores", 1))
+        mixed = Images(train.pixels[order], train.labels[order])
+        chosen = per_class(mixed, of_each_class)
+        return self.objective(mixed.pixels[chosen], mixed.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A classification that is ready to train.
+
+    Args:
+        images: The images.
+        kind: Of network.
+        sizes: Of the network.
+        new_network: Seed -> an untrained network in train mode, the same for every label.
+        batches: Seed -> the training batches, the same for every label.
+        iterations: Updates of a training.
+        optimise: How gradients become updates, for every label alike.
+        queries: The estimates of CGE, RGE and DeepZero, and the sparsity.
+        resample: Updates after which a mask is drawn anew.
+        labels: Rows of the table.
+        seeds: Of the trainings.
+        workers: Who evaluates probes.
+        every_seconds: Time between two checkpoints.
+    """
+
+    images: TrainingImages
+    kind: str
+    sizes: dict[str, int]
+    new_network: Callable[[int], nn.Module]
+    batches: Callable[[int], ImageBatches]
+    iterations: int
+    optimise: Optimise
+    queries: QuerySettings
+    resample: int
+    labels: tuple[str, ...]
+    seeds: tuple[int, ...]
+    workers: Workers
+    every_seconds: float
+
+    @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """Seed by seed, so that an interrupted run compares like with like."""
+        return [(label, seed) for seed in self.seeds for label in self.labels]
+
+    @property
+    def priced(self) -> tuple[str, ...]:
+        """What a dry run prices."""
+        return self.labels
+
+    @property
+    def records(self) -> dict[str, tuple[str, str]]:
+        """A resumption must see the same images."""
+        return {"data.sha256": (self.images.digest(), "reference data")}
+
+
+def open_classification(
+    config: ClassificationConfig,
+    root: Path,  # noqa: ARG001 - other studies keep data beside it
+    progress: Progress,  # noqa: ARG001
+    data: ImageData | None = None,
+) -> Opened:
+    """The images and all that is made of the settings.
+
+    Args:
+        config: The settings.
+        root: The run folder.
+        progress: Who is watching.
+        data: Images of your own; None reads `data.path`.
+
+    Raises:
+        InputError: If there are no such images, or the network does not suit them.
+    """
+    data = data or load_images(config.data.path)
+    mean, deviation = data.scale()
+    images = TrainingImages(data, mean.to(config.run.device), deviation.to(config.run.device))
+    training, network = config.training, config.network
+    pad, flip = config.data.pad, config.data.flip
+
+    def batches(seed: int) -> ImageBatches:
+        return ImageBatches(data.train, training.batch, seed, pad, flip)
+
+    per_epoch = batches(0).per_epoch
+    new_network = partial(_new_network, network.kind, network.sizes, data, config.run.device)
+    new_network(config.run.seeds[0])  # one that does not suit must be known now
+    return Opened(
+        images,
+        network.kind,
+        network.sizes,
+        new_network,
+        batches,
+        iterations_in(training.length, per_epoch),
+        Optimise(
+            training.optimizer,
+            training.lr,
+            iterations_in(training.warmup, per_epoch),
+            training.clip,
+            training.weight_decay,
+        ),
+        config.zo,
+        iterations_in(config.zo.resample, per_epoch),
+        config.run.methods,
+        config.run.seeds,
+        config.workers(),
+        config.run.checkpoint_seconds,
+    )
+
+
+def _new_network(
+    kind: str, sizes: dict[str, int], data: ImageData, device: str, seed: int
+) -> nn.Module:
+    shape, classes = tuple(data.train.pixels.shape[1:]), len(data.classes)
+    # torch's initialisers read the global stream: set it from ours, and put it back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "weights").initial_seed())
+        try:
+            network = build_classifier(kind, data.channels, classes, sizes)
+            network.eval()
+            with torch.no_grad():
+                answer = network(torch.zeros(2, *shape))
+        except Exception as error:  # a user's module may raise anything
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                "network",
+                got=f"{kind!r} with sizes {sizes}: {first_line(error)}",
+                expected=f"a network for images {shape}",
+            ) from error
+    if not isinstance(answer, Tensor) or answer.shape != (2, classes):
+        what = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise InputError("network", got=f"an answer {what}", expected="(batch, classes)")
+    return network.train().to(device)

@@ -1,0 +1,201 @@
+"""What a classification found: its figures, its pictures, its table, its page."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zopde.report.classification import save_confusion, save_layer_ratios, save_learning_curves
+from zopde.report.page import Section, drawn, picture, table, text
+from zopde.studies.classify.evaluate import LearningCurve, Point, mean_curve
+from zopde.studies.classify.open import Opened
+from zopde.studies.classify.train import Trained
+from zopde.studies.folder import RunFolder
+from zopde.studies.report.found import FoundRun
+from zopde.studies.report.sections import (
+    again_section,
+    asked_section,
+    cost_section,
+    failures_section,
+    kept_picture,
+    losses_picture,
+    ratios_section,
+    state_lead,
+)
+from zopde.studies.run import Metrics, Page, Table, mean_costs, stopped_early
+
+PICTURES = ("learning_curves.png", "confusion.png", "layer_ratios.png")
+Points = dict[str, list[tuple[Point, ...]]]
+
+
+def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
+    """The figures of a finished run."""
+    data = opened.images.data
+    metrics: Metrics = {
+        "methods": list(results),
+        "seeds": list(opened.seeds),
+        "data": data.name,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "parameters": sum(p.numel() for p in opened.new_network(opened.seeds[0]).parameters()),
+    }
+    first_order = results.get("FO", [])
+    for label, trained in results.items():
+        accuracies = [one.verdict.accuracy for one in trained]
+        gaps = [a - fo.verdict.accuracy for a, fo in zip(accuracies, first_order, strict=False)]
+        row: Metrics = {
+            "accuracy": {
+                "mean": fmean(accuracies),
+                "std": stdev(accuracies) if len(accuracies) > 1 else None,
+                "seeds": accuracies,
+            },
+            "points_from_fo": fmean(gaps) if gaps else None,
+            "loss": fmean(one.verdict.loss for one in trained),
+            "confusion": _summed(trained).tolist(),
+        }
+        for key, value in row.items():
+            metrics.setdefault(key, {})[label] = value
+    metrics |= mean_costs(results, ("iterations", "queries", "seconds"))
+    metrics["stopped_early"] = stopped_early(results)
+    metrics["workers"] = opened.workers.processes
+    here, worker = (
+        resource.getrusage(who).ru_maxrss // 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    metrics["peak_memory_mib"] = {"here": here, "worker": worker}
+    return metrics
+
+
+def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
+    """Learning curves, confusion matrices and, where there are some, the layers' ratios."""
+    points = {label: [one.points for one in trained] for label, trained in results.items()}
+    curves = [curve for curve in map(mean_curve, points, points.values()) if curve]
+    save_learning_curves(folder.root / "learning_curves.png", curves)
+    matrices = {label: _summed(trained) for label, trained in results.items()}
+    save_confusion(folder.root / "confusion.png", matrices, opened.images.data.classes)
+    ratios = {label: trained[0].ratios for label, trained in results.items()}
+    shares = {
+        label: {layer.name: 1 - layer.sparsity for layer in of_label.layers if layer.maskable}
+        for label, of_label in ratios.items()
+        if of_label is not None
+    }
+    if shares:
+        save_layer_ratios(folder.root / "layer_ratios.png", shares)
+
+
+def _summed(trained: Sequence[Trained]) -> Tensor:
+    return torch.stack([one.verdict.confusion for one in trained]).sum(dim=0)
+
+
+def table_of(metrics: Mapping[str, Any]) -> Table:
+    """The table of results, one row per label."""
+    rows = []
+    for label in metrics["methods"]:
+        accuracy, gap = metrics["accuracy"][label], metrics["points_from_fo"][label]
+        rows.append(
+            [
+                label,
+                f"{accuracy['mean']:.2f}",
+                "" if accuracy["std"] is None else f"{accuracy['std']:.2f}",
+                "" if gap is None or label == "FO" else f"{gap:+.2f}",
+                f"{metrics['loss'][label]:.4f}",
+                *(f"{metrics[cost][label]:,.0f}" for cost in ("iterations", "queries")),
+                f"{metrics['seconds'][label]:,.1f}",
+            ]
+        )
+    stopped = metrics["stopped_early"].items()
+    return Table(
+        f"{metrics['data']}: {metrics['test_images']:,} test images, {metrics['parameters']:,} "
+        f"weights, seeds {', '.join(map(str, metrics['seeds']))}",
+        ("method", "accuracy %", "± seeds", "vs FO", "loss", "iterations", "queries", "seconds"),
+        rows,
+        [f"{label}: stopped early, {why}" for label, why in stopped if why],
+    )
+
+
+def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The mean accuracy of every label."""
+    return {label: accuracy["mean"] for label, accuracy in metrics["accuracy"].items()}
+
+
+def page_of(run: FoundRun) -> Page:
+    """The page of one run, finished or not."""
+    points = read_points(run)
+    losses = losses_picture(run, "loss on the training batches.")
+    caption = "Percent of the images of each class."
+    confusion = kept_picture(run, "confusion.png", "Confusion matrices", caption)
+    sections = [
+        asked_section(run),
+        Section("Result", _result(run, points)),
+        Section("Learning", learning_picture(points) + losses),
+        Section("What was taken for what", confusion if run.metrics else ""),
+        ratios_section(run),
+        cost_section(run),
+        failures_section(run),
+        again_section(run),
+    ]
+    return Page(state_lead(run) + _lead(run), sections)
+
+
+def glimpse(run: FoundRun) -> str:
+    """The learning curves, for a page of several runs."""
+    return learning_picture(read_points(run))
+
+
+def read_points(run: FoundRun) -> Points:
+    """Label -> the learning curve of every seed that has one."""
+    points: Points = {}
+    for label in run.labels:
+        curves = [LearningCurve(run.of(label, s) / "learning.csv").points for s in run.seeds]
+        begun = [tuple(curve) for curve in curves if curve]
+        if begun:
+            points[label] = begun
+    return points
+
+
+def learning_picture(points: Points) -> str:
+    """Accuracy along the training."""
+    curves = [curve for curve in map(mean_curve, points, points.values()) if curve]
+    if not curves:
+        return ""
+    return picture(
+        drawn(lambda path: save_learning_curves(path, curves)),
+        "Test accuracy against queries and against seconds",
+        "Mean over the seeds, as far as all of them got; the layers' scores included.",
+    )
+
+
+def _lead(run: FoundRun) -> str:
+    metrics = run.metrics
+    if metrics is None:
+        return ""
+    best = max(metrics["methods"], key=lambda name: metrics["accuracy"][name]["mean"])
+    return text(
+        f"{metrics['data']}: {metrics['train_images']:,} training and {metrics['test_images']:,} "
+        f"test images, a network of {metrics['parameters']:,} weights, seeds "
+        f"{', '.join(map(str, run.seeds))}. {best} is right most often: "
+        f"{metrics['accuracy'][best]['mean']:.2f} % of the test images.",
+        "lead",
+    )
+
+
+def _result(run: FoundRun, points: Points) -> str:
+    if run.metrics is not None:
+        caption = "Accuracy on the test images; costs of one seed, the mean over the seeds."
+        shown = table_of(run.metrics)
+        return table(shown.columns, shown.rows, caption)
+    if not points:
+        return text("No epoch is over yet.")
+    so_far = []
+    for label, curves in points.items():
+        for seed, curve in zip(run.seeds, curves, strict=False):
+            last = curve[-1]
+            counts = (f"{last.iteration:,}", f"{last.queries:,}", f"{last.seconds:,.1f}")
+            so_far.append([label, str(seed), f"{last.accuracy:.2f}", *counts])
+    heads = ("method", "seed", "accuracy % so far", "iterations", "queries", "seconds")
+    return table(heads, so_far)

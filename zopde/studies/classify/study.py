@@ -1,0 +1,64 @@
+"""`zopde classify`: image classifiers from scratch, with and without back-propagation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from zopde.data import ImageData
+from zopde.progress import Progress
+from zopde.studies.classify import show
+from zopde.studies.classify.labels import LABELS
+from zopde.studies.classify.open import open_classification
+from zopde.studies.classify.price import price
+from zopde.studies.classify.settings import PRESETS, ClassificationConfig, load_classification
+from zopde.studies.classify.train import train
+from zopde.studies.folder import METRICS
+from zopde.studies.run import Metrics, Study, run_study
+
+STUDY = Study(
+    name="classify",
+    settings=ClassificationConfig,
+    files=(*LABELS, "data.sha256", METRICS, *show.PICTURES, "report.html"),
+    open=open_classification,
+    train=train,
+    metrics=show.metrics_of,
+    draw=show.draw,
+    table=show.table_of,
+    page=show.page_of,
+    glimpse=show.glimpse,
+    reached=("test accuracy [%]", show.reached),
+    presets=PRESETS,
+    load=load_classification,
+    price=price,
+)
+
+
+def run_classification(
+    config: ClassificationConfig,
+    folder: Path | str,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    images: ImageData | None = None,
+) -> Metrics:
+    """Train a classifier from scratch by every configured method and compare them.
+
+    Args:
+        config: From `load_classification`.
+        folder: The run folder.
+        resume: Go on with an interrupted run of the same settings.
+        overwrite: Delete an earlier run in `folder` first.
+        progress: Who is watching; nobody by default.
+        images: Data of your own, for example by `Images.from_dataset`; None reads `data.path`.
+
+    Returns:
+        The content of the folder's `metrics.json`: `accuracy`, `loss`, `queries`, `seconds` and
+        `confusion` by method, and what is needed to repeat the run.
+
+    Raises:
+        InputError: On settings, images or a folder that will not do; nothing is overwritten.
+    """
+    study = replace(STUDY, open=partial(open_classification, data=images))
+    return run_study(study, config, folder, resume, overwrite, progress)

@@ -1,0 +1,100 @@
+"""What a run will cost: a sample of its own work is timed, and scaled up. Nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from zopde.contracts import Oracle
+from zopde.seeding import generator
+
+_PASSES = 12  # of probes that are timed, spread over the layers
+_ENOUGH = 10.0  # seconds of that
+_START = 10.0  # seconds that workers take to start
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one label is expected to cost.
+
+    Args:
+        label: Its name; "data" for reference data that has to be made.
+        iterations: Updates of the weights.
+        queries: Evaluations of the objective; of a defence, images that the classifier sees.
+        seconds: All of it.
+        solver_steps: In states.
+        seconds_per_iteration: Of training alone.
+        seconds_per_epoch: Likewise.
+        money: Of the queries, in the currency of `classifier.price`.
+        certification: Images that the classifier sees for the certificates.
+    """
+
+    label: str
+    iterations: int
+    queries: int
+    seconds: float
+    solver_steps: int = 0
+    seconds_per_iteration: float = 0.0
+    seconds_per_epoch: float = 0.0
+    money: float = 0.0
+    certification: int = 0
+
+
+def median_seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:
+    """Median of a few calls after one to warm up; of fewer where they take long."""
+    _finished(work())
+    times: list[float] = []
+    while len(times) < repeat and sum(times) < enough:
+        began = time.perf_counter()
+        _finished(work())
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
+    """Time of one coordinate probe, the mean over samples that are spread over all passes alike.
+
+    A probe of a late layer costs a fraction of an early one's.
+
+    Args:
+        oracle: Evaluates them.
+        passes: Coordinates of each pass.
+        mu: How far a coordinate is moved.
+    """
+    oracle.coordinates(passes[0], mu)  # makes what all passes share
+    stride = max(1, len(passes) // _PASSES)
+    seconds, probes = 0.0, 0
+    # Middle of the stretches first: one sample may well be all.
+    for start in [*range(stride // 2, stride), *range(stride // 2)]:
+        sample = torch.cat(passes[start::stride])
+        began = time.perf_counter()
+        _finished(oracle.coordinates(sample, mu))
+        seconds += time.perf_counter() - began
+        probes += len(sample)
+        if seconds > _ENOUGH:
+            break
+    return seconds / probes
+
+
+def seconds_of_directions(oracle: Oracle, count: int, most: int) -> float:
+    """Time of `count` random directions, from at most `most` of them."""
+    sample = min(count, most)
+    rows = torch.randn(sample, oracle.num_coordinates, generator=generator(0, "probes"))
+    return median_seconds(lambda: oracle.directions(rows, 1e-3), 1) * count / sample
+
+
+def wait_for_workers(oracle: Oracle, mu: float) -> None:
+    """Keep workers busy until all of them have started: one that imports slows the others."""
+    began = time.monotonic()
+    while time.monotonic() - began < _START:
+        oracle.coordinates(torch.arange(1), mu)
+
+
+def _finished(answer: object) -> None:
+    if isinstance(answer, Tensor):
+        answer.sum().item()  # a GPU has answered only now

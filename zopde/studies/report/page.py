@@ -1,0 +1,162 @@
+"""One page of one run, or of several runs of one kind beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from zopde.errors import InputError
+from zopde.report.learning import Paid, save_price
+from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
+from zopde.studies.report.found import FoundRun, find_run
+from zopde.studies.report.reproduce import reproduce
+from zopde.studies.run import Page
+from zopde.studies.settings import literal
+from zopde.validate import check_folder_writable
+
+
+def write_report(
+    runs: Sequence[Path | str], out: Path | str | None = None, animation: Path | str | None = None
+) -> Path:
+    """Write what run folders hold as one self-contained HTML page.
+
+    Args:
+        runs: Folders of `run_correction`, `run_classification`, `run_defence` or
+            `run_certification`, finished or not; several of one kind are compared.
+        out: The page; `report.html` in the first folder by default.
+        animation: Also a GIF of the unseen run that the page shows, of one correction run.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        InputError: If a folder holds no run, the runs are of different kinds, or `animation` is
+            asked for where there is none.
+    """
+    if not runs:
+        raise InputError("run folders", got="none", expected="one or more")
+    found = [find_run(Path(root)) for root in dict.fromkeys(map(Path, runs))]
+    place = Path(out) if out is not None else found[0].root / "report.html"
+    if place.is_dir():
+        raise InputError("report", got=f"{place}, a folder", expected="an HTML file to write")
+    for path in (place, *([Path(animation)] if animation is not None else [])):
+        check_folder_writable("folder of the report", path.parent)
+    if len(found) > 1:
+        title = "zopde: " + ", ".join(run.name for run in found)
+        shown = compared(found)
+    else:
+        run = found[0]
+        subject = f" {Path(run.subject).name}" if run.subject else ""
+        title = f"zopde {run.study.name}{subject}: {run.name}"
+        shown = run.study.page(run)
+    if animation is not None:
+        if shown.animation is None:
+            raise InputError(
+                "animation",
+                got="nothing to show in motion",
+                expected="one run of `zopde correct` on a plane, with its reference.nc",
+            )
+        Path(animation).write_bytes(shown.animation)
+    write_page(place, page(title, shown.lead, shown.sections))
+    return place
+
+
+def compared(runs: Sequence[FoundRun]) -> Page:
+    """The page of several runs.
+
+    Raises:
+        InputError: If they are of different commands.
+    """
+    commands = sorted({run.study.name for run in runs})
+    if len(commands) > 1:
+        raise InputError(
+            "run folders",
+            got=f"runs of {' and '.join(commands)}",
+            expected="runs of one command",
+            remedy="make a report of each",
+        )
+    names = _names(runs)
+    done = {name: run for name, run in names.items() if run.metrics is not None}
+    missing = [name for name in names if name not in done]
+    lead = text(f"{len(runs)} runs of zopde {commands[0]}: {', '.join(names)}.", "lead")
+    if missing:
+        said = "not finished, so without figures here"
+        lead += text(f"{', '.join(missing)}: {said}.", "warning")
+    sections = [
+        Section("What differs", _differences(names)),
+        Section("Result", _result(done)),
+        Section("What it cost", _cost(done)),
+        *(Section(name, _glimpse(run)) for name, run in names.items()),
+    ]
+    return Page(lead, sections)
+
+
+def _names(runs: Sequence[FoundRun]) -> dict[str, FoundRun]:
+    """By the folder's name, by its path where two have the same."""
+    short = [run.name for run in runs]
+    return {r.name if short.count(r.name) == 1 else str(r.root): r for r in runs}
+
+
+def _differences(names: dict[str, FoundRun]) -> str:
+    flat = {
+        name: {
+            key: literal(value)
+            for table, settings in run.settings.items()
+            for key, value in _named(table, settings)
+        }
+        for name, run in names.items()
+    }
+    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
+    rows = []
+    for key in keys:
+        values = [settings.get(key, "-") for settings in flat.values()]
+        if len(set(values)) > 1:
+            rows.append([key, *values])
+    if not rows:
+        return text("No setting does: the runs are repetitions.")
+    return table(("setting", *names), rows, words=True)
+
+
+def _named(table: str, values: object) -> Iterator[tuple[str, object]]:
+    if isinstance(values, Mapping):
+        yield from ((f"{table}.{key}", value) for key, value in values.items())
+    else:
+        yield table, values  # a certification's are in no table
+
+
+def _result(done: dict[str, FoundRun]) -> str:
+    tables = {name: run.study.table(run.metrics or {}) for name, run in done.items()}
+    columns = list(dict.fromkeys(head for one in tables.values() for head in one.columns))
+    rows = []
+    for name, one in tables.items():
+        for row in one.rows:
+            cells = dict(zip(one.columns, row, strict=True))  # of one seed: no spread over seeds
+            rows.append([name, *(cells.get(head, "") for head in columns)])
+    body = table(("run", *columns), rows) if rows else ""
+    return body + next(iter(done.values())).study.together(list(done.values())) if done else ""
+
+
+def _cost(done: dict[str, FoundRun]) -> str:
+    """What every label of every run has reached, against its queries and seconds."""
+    points = []
+    what = ""
+    for name, run in done.items():
+        if run.study.reached is None or run.metrics is None:
+            continue
+        what, reached = run.study.reached
+        for label, mean in reached(run.metrics).items():
+            queries, seconds = run.metrics["queries"][label], run.metrics["seconds"][label]
+            if mean is not None and queries:
+                points.append(Paid(name, label, queries, seconds, mean))
+    if not points:
+        return ""
+    return picture(
+        drawn(lambda path: save_price(path, points, what)),
+        f"{what} against queries and seconds",
+        "A colour per label, a mark per run; mean over the seeds.",
+    )
+
+
+def _glimpse(run: FoundRun) -> str:
+    command = code(reproduce(run), command=True)
+    return run.study.glimpse(run) + folded("the command that makes it again", command)

@@ -1,0 +1,309 @@
+"""A whole run of any study: its folder, its trainings, its figures, written once for all."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from zopde import __version__
+from zopde.memory import keep_freed_memory
+from zopde.progress import Progress, Silent
+from zopde.report.page import Section
+from zopde.studies.folder import RunFolder, check_folder, locked, open_folder
+from zopde.studies.price import Price
+from zopde.studies.workers import Workers
+from zopde.training import Fitted
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run writes, who watches it, and who evaluates its probes.
+
+    Args:
+        folder: The run folder.
+        progress: Who is watching.
+        pool: Worker processes; None is this process.
+    """
+
+    folder: RunFolder
+    progress: Progress
+    pool: Executor | None = None
+
+    def of(self, label: str, seed: int) -> Path:
+        """Folder of one training: its checkpoint, history, model."""
+        return self.folder.of(label, seed)
+
+
+class Opened(Protocol):
+    """A run that is ready to train. The settings end here: it holds plain objects."""
+
+    @property
+    def trainings(self) -> Sequence[tuple[str, int]]:
+        """(label, seed) of every training, in order; seed by seed, to compare like with like."""
+        ...
+
+    @property
+    def priced(self) -> Sequence[str]:
+        """Labels, and what else a dry run prices."""
+        ...
+
+    @property
+    def records(self) -> Mapping[str, tuple[str, str]]:
+        """File name -> (digest, what it is of): a resumption must find the same."""
+        ...
+
+    @property
+    def workers(self) -> Workers:
+        """Who evaluates probes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of a finished run, shown by the command and on its page.
+
+    Args:
+        title: What it is of.
+        columns: Their heads.
+        rows: As many cells each.
+        notes: What the table cannot say by itself, line by line.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report shows of one run.
+
+    Args:
+        lead: HTML under the heading.
+        sections: The rest.
+        animation: A GIF of the run, where there is one.
+    """
+
+    lead: str
+    sections: Sequence[Section]
+    animation: bytes | None = None
+
+
+def _unchanged(opened: Any, place: Place, resume: bool) -> Any:  # noqa: ANN401, ARG001
+    return opened
+
+
+@dataclass(frozen=True)
+class Study:
+    """What sets a job apart. All the rest of a run is `run_study`.
+
+    Args:
+        name: The command, and `study` in `config.toml`.
+        settings: The dataclass of its settings.
+        files: Names in a run folder that the job writes, and that --overwrite may delete.
+        open: (settings, root, progress) -> `Opened`: data are checked, objects built; the
+            settings go no further. It writes nothing in the folder `root`.
+        train: (opened, label, seed, place) -> what became of a training, its `cost` a `Fitted`:
+            from scratch or from a checkpoint, and judged.
+        metrics: (opened, {label: results by seed}) -> the figures of a finished run.
+        draw: (opened, {label: results by seed}, folder): the pictures of a finished run.
+        table: Metrics -> the table of results.
+        page: (`FoundRun`) -> the page of one run, finished or not.
+        glimpse: (`FoundRun`) -> HTML of one picture, for a page of several runs.
+        together: ([`FoundRun`]) -> HTML of one picture of all of them.
+        reached: What a label has reached, for its price: what it is, and (metrics -> by label).
+        presets: Names of its embedded settings; a job without any has no dry run either.
+        load: (preset, file, changes, tables) -> settings.
+        price: (opened, label, place) -> `Price` of one label; nothing is trained.
+        price_of: What the figures of a `Price` cover.
+        sample: What stands in for `open` in a dry run; None: `open` itself.
+        more_prices: (opened, progress) -> rows of a dry run's second table, one per cut.
+        begin: (opened, place, resume) -> opened, with what is found once, before any training.
+        labels_key: The setting that lists the rows of the table.
+        subject: The setting that the command takes as its argument, a solver or a model.
+        free: Settings that a resumption may change without changing a single number.
+        by_content: Setting that names a file -> the record by which its content is compared.
+    """
+
+    name: str
+    settings: type
+    files: tuple[str, ...]
+    open: Callable[..., Any]
+    train: Callable[..., Any]
+    metrics: Callable[..., Metrics]
+    draw: Callable[..., None]
+    table: Callable[[Mapping[str, Any]], Table]
+    page: Callable[[Any], Page]
+    glimpse: Callable[[Any], str]
+    reached: tuple[str, Callable[[Mapping[str, Any]], dict[str, float | None]]] | None = None
+    together: Callable[[Sequence[Any]], str] = lambda _: ""
+    presets: tuple[str, ...] = ()
+    load: Callable[..., Any] | None = None
+    price: Callable[..., Price] | None = None
+    price_of: str = "one seed"
+    sample: Callable[..., Any] | None = None
+    more_prices: Callable[..., Sequence[Any]] | None = None
+    begin: Callable[..., Any] = _unchanged
+    labels_key: str = "run.methods"
+    subject: str = ""
+    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+    by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
+
+
+STUDIES = ("correct", "classify", "defend", "certify")
+
+
+def study_named(name: str) -> Study:
+    """The study of a command, loaded when it is needed."""
+    study: Study = import_module(f"zopde.studies.{name}.study").STUDY
+    return study
+
+
+def run_study(
+    study: Study,
+    settings: Any,  # noqa: ANN401 - of the study's class
+    folder: Path | str,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Do a whole job in a folder, from the settings to `metrics.json`.
+
+    Args:
+        study: The job.
+        settings: Its settings.
+        folder: The run folder.
+        resume: Go on with an interrupted run of the same settings.
+        overwrite: Delete an earlier run in `folder` first.
+        progress: Who is watching; nobody by default.
+
+    Returns:
+        The content of the folder's `metrics.json`.
+
+    Raises:
+        InputError: On settings, data or a folder that will not do; nothing is overwritten.
+        SolverError: If the black box fails.
+    """
+    keep_freed_memory()
+    watcher, root = progress or Silent(), Path(folder)
+    with _new_folders(root):
+        # A folder that is taken must be known now, and not after minutes of data.
+        check_folder(root, study, settings, resume, overwrite)
+        with locked(root):
+            opened = study.open(settings, root, watcher)
+            run = open_folder(root, study, settings, resume, overwrite)
+            for name, (digest, what) in opened.records.items():
+                run.check_record(name, digest, what)
+            return _run(study, opened, run, watcher, resume)
+
+
+def _run(
+    study: Study,
+    opened: Any,  # noqa: ANN401
+    run: RunFolder,
+    watcher: Progress,
+    resume: bool,
+) -> Metrics:
+    if resume and not any(run.root.glob("*/seed-*/checkpoint.pt")):
+        watcher.note(f"nothing to resume in {run.root}: starting")
+    opened = study.begin(opened, Place(run, watcher), resume)
+    results: dict[str, list[Any]] = {label: [] for label, _ in opened.trainings}
+    with opened.workers.pool() as pool:
+        place = Place(run, watcher, pool)
+        for label, seed in opened.trainings:
+            results[label].append(study.train(opened, label, seed, place))
+    metrics = {**study.metrics(opened, results), **_machine()}
+    study.draw(opened, results, run)
+    run.write_json("metrics.json", metrics)
+    return metrics
+
+
+def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  # noqa: ANN401
+    """What every label of a run will cost, after a measured sample; nothing is written."""
+    assert study.price is not None
+    keep_freed_memory()
+    with opened.workers.pool() as pool:
+        place = Place(RunFolder(Path()), progress, pool)
+        with progress.stage("measuring a sample", len(opened.priced)) as advance:
+            prices = []
+            for label in opened.priced:
+                prices.append(study.price(opened, label, place))
+                advance(1, label)
+    return prices
+
+
+def mean_costs(
+    results: Mapping[str, list[Any]], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Costs of one seed, the mean over the seeds, by name and label."""
+    return {
+        name: {
+            label: mean_of([getattr(result.cost, name) for result in of_label])
+            for label, of_label in results.items()
+        }
+        for name in names
+    }
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Rounded mean; a whole number stays one. 0 of nothing."""
+    if not values:
+        return 0
+    mean = round(sum(values) / len(values), 3)
+    return int(mean) if mean == int(mean) and isinstance(values[0], int) else mean
+
+
+def stopped_early(results: Mapping[str, list[Any]]) -> dict[str, str]:
+    """Label -> why trainings stopped early; "" where none did."""
+    return {
+        label: "; ".join(result.cost.stopped for result in of_label if result.cost.stopped)
+        for label, of_label in results.items()
+    }
+
+
+def total_cost(costs: Sequence[Fitted]) -> Fitted:
+    """What several stretches of one training cost together."""
+    return Fitted(
+        sum(cost.iterations for cost in costs),
+        sum(cost.queries for cost in costs),
+        sum(cost.solver_steps for cost in costs),
+        sum(cost.seconds for cost in costs),
+        next((cost.stopped for cost in costs if cost.stopped), ""),
+        dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
+        sum(cost.skipped for cost in costs),
+    )
+
+
+def _machine() -> Metrics:
+    """What is needed to repeat a run elsewhere."""
+    versions = {"zopde": __version__, "python": platform.python_version()}
+    for name in ("torch", "phiflow", "numpy", "xarray"):
+        with suppress(PackageNotFoundError):  # a solver of the user's own may not need it
+            versions[name] = version(name)
+    threads = torch.get_num_threads()
+    return {"versions": versions, "machine": f"{platform.machine()}, {threads} threads"}
+
+
+@contextmanager
+def _new_folders(root: Path) -> Iterator[None]:
+    """Take away again the folders that a run which never began has made."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it holds something: the run has begun
+            for folder in missing:
+                folder.rmdir()
