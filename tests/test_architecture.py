@@ -26,6 +26,7 @@ GROUND = {
     "memory",
     "session",
     "doctor",
+    "files",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},

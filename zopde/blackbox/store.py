@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from zopde.blackbox.failures import Stepped, error_of
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import Failure, InputError, SolverError
+from zopde.files import bytes_of, key_of
 from zopde.validate import check_count, check_positive
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Stored(Wrapper):
             SolverError: With the states that failed; the steps of the others are kept.
         """
         forcings = [None] * len(state) if forcing is None else list(forcing)
-        keys = [self._key(*row) for row in zip(state, forcings, strict=True)]
+        keys = [key_of(self._identity, *row) for row in zip(state, forcings, strict=True)]
         known = self._store.read(keys)
         stepped = torch.empty_like(state, memory_format=torch.contiguous_format)
         missing = []
@@ -163,7 +163,7 @@ class Stored(Wrapper):
             stepped[rows], failed = self._step(state[rows], some)
             failures += [replace(failure, row=int(rows[failure.row])) for failure in failed]
             good = [int(row) for row in rows if bool(stepped[row].isfinite().all())]
-            self._store.write((keys[row], _bytes(stepped[row])) for row in good)
+            self._store.write((keys[row], bytes_of(stepped[row])) for row in good)
         if failures:
             raise error_of(failures, stepped)
         return stepped
@@ -175,14 +175,6 @@ class Stored(Wrapper):
             if error.answers is None or error.answers.shape != state.shape:
                 raise
             return error.answers.to(state), list(error.failures)
-
-    def _key(self, state: Tensor, forcing: Tensor | None) -> bytes:
-        whole = blake2b(self._identity.encode(), digest_size=16)
-        for values in (state, forcing):
-            if values is not None:
-                whole.update(f"|{values.dtype} {tuple(values.shape)}|".encode())
-                whole.update(_bytes(values))
-        return whole.digest()
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -206,7 +198,3 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _of(answer: bytes) -> bytes:
     return blake2b(answer, digest_size=16).digest()
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from zopde.contracts import Tally
 from zopde.errors import InputError, SolverError
+from zopde.files import bytes_of, replacing
 from zopde.interface.dense import entry_responses
 from zopde.interface.forms import Form, Jacobian
 from zopde.interface.vjp import Step, check_probing, failed, probes_per_call
@@ -145,9 +144,8 @@ class JacobianStore:
         digest = blake2b(repr(said).encode(), digest_size=16)
         for values in (step.state, step.forcing):
             if values is not None:
-                exact = values[row].detach().cpu().contiguous()
-                digest.update(f"{tuple(exact.shape)} {exact.dtype}".encode())
-                digest.update(exact.numpy().tobytes())
+                digest.update(f"{tuple(values[row].shape)} {values.dtype}".encode())
+                digest.update(bytes_of(values[row]))
         return f"{digest.hexdigest()}.{form.name}"
 
     def _read(self, name: str, size: int, stepped: Tensor) -> Tensor | None:
@@ -167,19 +165,12 @@ class JacobianStore:
         if self._folder is None:
             return numbers
         path = self._folder / name
-        partial_file = path.with_name(f".{name}.{os.getpid()}.partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with partial_file.open("wb") as file:
+            with replacing(path) as other_name, other_name.open("wb") as file:
                 for values in (numbers, stepped.detach().flatten().float().cpu()):
                     file.write(values.contiguous().numpy().data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial_file.chmod(0o444)
-            partial_file.replace(path)
+                other_name.chmod(0o444)
         except OSError as error:
-            with suppress(OSError):
-                partial_file.unlink()
             raise InputError(
                 "bank",
                 got=f"{self._folder} ({error.strerror})",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import pickle
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from torch import nn
 
 from zopde.contracts import Objective
 from zopde.errors import InputError, SolverError, first_line
+from zopde.files import replacing
 from zopde.training.descent import GradientSource, Optimise
 
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
@@ -170,13 +170,8 @@ def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, plain values) to `path`; a kill leaves the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -257,12 +252,9 @@ class History:
                     # A row cut off by a kill would pass for an earlier iteration.
                     if len(row) == len(names) and int(row[0]) < start
                 ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name first: a kill right here must not lose the earlier rows.
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="") as new:
+        # A kill right here must not lose the earlier rows.
+        with replacing(path) as partial, partial.open("w", newline="") as new:
             csv.writer(new).writerows([names, *earlier])
-        partial.replace(path)
         self._file = path.open("a", newline="")
         self._writer = csv.writer(self._file)
 
