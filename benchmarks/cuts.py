@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from zopde import (
-    AmortisedPullback,
+    BankPullback,
     ColouredPullback,
     DensePullback,
     InterfaceSolver,
@@ -45,7 +45,7 @@ from zopde import (
 from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import (
     Bank,
-    CompressedForm,
+    Form,
     JacobianStore,
     Key,
     Probing,
@@ -54,7 +54,7 @@ from zopde.interface import (
     farthest_points,
     form_for,
 )
-from zopde.interface.lookup import LOOKUPS
+from zopde.interface.bank import LOOKUPS
 from zopde.memory import keep_freed_memory
 
 STEPS = 200
@@ -162,7 +162,7 @@ class Case:
         }
 
     def bank(
-        self, solver: Solver, count: int, store: JacobianStore, form: CompressedForm | None = None
+        self, solver: Solver, count: int, store: JacobianStore, form: Form | None = None
     ) -> Bank:
         """Jacobians at a few stored states, some of every Reynolds number where there are any."""
         varies = self.options.solver == "wake"
@@ -179,13 +179,12 @@ def bank_of(
     mu: float,
     store: JacobianStore,
     groups: Tensor | None = None,
-    form: CompressedForm | None = None,
+    form: Form | None = None,
 ) -> Bank:
     """Jacobians at `count` of a step's states that are far apart, some of every group."""
-    grid = step.solver.grid
     at = farthest_points(key(step.state, step.forcing).flatten(1), count, groups)
-    kept = form or form_for(grid, "state", count)
-    bank = Bank(grid, kept, count, key, probing=Probing(mu), store=store)
+    form = form or form_for(step.solver.grid, "state", count)
+    bank = Bank(form, count, key, probing=Probing(mu), store=store)
     bank.add(Step(step.solver, step.state[at], step.forcing[at], step.stepped[at]))
     return bank
 
@@ -195,11 +194,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     case, mu = Case(options), options.mu
     kept: list[Bank] = []
 
-    def amortised(lookup: str) -> Callable[[Solver], tuple[Solver, int]]:
+    def from_bank(lookup: str) -> Callable[[Solver], tuple[Solver, int]]:
         def make(counter: CountedSolver) -> tuple[Solver, int]:
             kept.append(kept[0] if kept else case.bank(counter, options.snapshots, JacobianStore()))
             setup = options.snapshots * case.stored.state[0].numel()
-            return InterfaceSolver(counter, AmortisedPullback(kept[0], lookup)), setup
+            return InterfaceSolver(counter, BankPullback(kept[0], lookup)), setup
 
         return make
 
@@ -220,7 +219,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "SOL": lambda _: (case.solver.differentiable_twin(), 0),
         "NOG": lambda counter: (counter, 0),
         **({"coloured": wide, "coloured, measured radius": coloured} if local else {}),
-        **{f"amortised, {name}": amortised(name) for name in LOOKUPS},
+        **{f"bank, {name}": from_bank(name) for name in LOOKUPS},
         "random": random,
     }
     if options.dense:
@@ -228,7 +227,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = {name: case.report(make) for name, make in ways.items()}
     active = round(0.1 * case.weights)
     found["weights, 90 % sparse"] = {"solver_calls_per_state_step": active}
-    best = found["coloured" if local else "amortised, nearest"]
+    best = found["coloured" if local else "bank, nearest"]
     return {
         **{key: best[key] for key in ("cosine", "solver_calls_per_state_step", "seconds")},
         "weights": case.weights,

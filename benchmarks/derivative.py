@@ -29,7 +29,7 @@ from cuts import bank_of
 from torch import Tensor, nn
 
 from zopde import (
-    AmortisedPullback,
+    BankPullback,
     ConvCorrector,
     CorrectedSolver,
     InterfaceSolver,
@@ -46,12 +46,12 @@ from zopde import (
 from zopde.blackbox import BlackBox
 from zopde.data import Trajectories, Windows, first_steps
 from zopde.interface import Bank, JacobianStore, Key, Step
+from zopde.interface.bank import LOOKUPS
 from zopde.memory import keep_freed_memory
-from zopde.training.optimise import cosine
+from zopde.training import cosine
 
 SEEN, UNSEEN, SKIP, STEPS = 6, 5, 300, 300
 SNAPSHOTS, MU = 12, 1e-3
-LOOKUPS = ("nearest", "mean", "interpolated", "fitted")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class _Start:
         black_box = BlackBox(self.solver)
         ways: dict[str, Solver] = {"NOG": black_box}
         for lookup in LOOKUPS if self.options.lookups else ("nearest",):
-            ways[lookup] = InterfaceSolver(black_box, AmortisedPullback(self.bank, lookup))
+            ways[lookup] = InterfaceSolver(black_box, BankPullback(self.bank, lookup))
         ways["SOL"] = self.twin
         loss = LastState if case.last_only else UnrolledObjective
         mae = {"NON": self._judge(self.network)}

@@ -1,4 +1,4 @@
-"""How near an amortised gradient comes to autograd: by lookup, number of Jacobians and unroll.
+"""How near a bank's gradient comes to autograd: by lookup, number of Jacobians and unroll.
 
     python benchmarks/lookup.py --json
 
@@ -8,16 +8,20 @@ NOG, which takes the solver's Jacobian for zero, stands beside them. `compressed
 the wake, each kept as a near field of some cells' radius and a product of some rank for the rest;
 the size of one, the largest error |J kept - J| / |J|, and the cosine over 16 steps, "fitted".
 
+`seconds` is the time of one gradient: "fitted" reads every Jacobian of the bank at every product,
+"nearest" one for each state.
+
 Burgers' semi-Lagrangian step interpolates on the side from which the flow comes, so its Jacobian
-jumps wherever a velocity changes its sign, cell by cell: no whole state is near enough, and
-"local", which looks each cell's surroundings up for themselves, comes nearest. The wake's is
-smooth enough for "fitted" weights: the error of the nearest snapshot less a third to two thirds.
+jumps wherever a velocity changes its sign, cell by cell: no whole state is near enough. The wake's
+is smooth enough for "fitted" weights: the error of the nearest snapshot less a third to two
+thirds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,10 +29,10 @@ from typing import Any
 import torch
 from cuts import Case
 
-from zopde import AmortisedPullback, InterfaceSolver
+from zopde import BankPullback, InterfaceSolver, Solver
 from zopde.blackbox import BlackBox
 from zopde.interface import CompressedForm, JacobianStore
-from zopde.interface.lookup import LOOKUPS
+from zopde.interface.bank import LOOKUPS
 from zopde.memory import keep_freed_memory
 
 SNAPSHOTS = {"wake": (6, 12), "burgers": (10, 40)}
@@ -41,21 +45,24 @@ def compare(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
     case, rows = Case(options), []
     black_box, store = BlackBox(case.solver), JacobianStore(folder)
 
-    def row(way: str, snapshots: int, gradient: torch.Tensor) -> None:
-        both = gradient.double(), case.sol.double()
+    def row(way: str, snapshots: int, solver: Solver) -> None:
+        began = time.perf_counter()
+        both = case.gradient(solver).double(), case.sol.double()
+        seconds = time.perf_counter() - began
         cosine = float(torch.cosine_similarity(*both, dim=0))
         error = float((both[0] - both[1]).norm() / both[1].norm())
         said = {"solver": options.solver, "unroll": options.unroll, "way": way}
-        rows.append({**said, "snapshots": snapshots, "cosine": cosine, "error": error})
+        figures = {"cosine": cosine, "error": error, "seconds": seconds}
+        rows.append({**said, "snapshots": snapshots, **figures})
 
     for unroll in options.unrolls:
         case.look(unroll)
-        row("NOG", 0, case.gradient(black_box))
+        row("NOG", 0, black_box)
         for count in SNAPSHOTS[options.solver]:
             bank = case.bank(black_box, count, store)
             for lookup in LOOKUPS:
-                pullback = AmortisedPullback(bank, lookup)
-                row(lookup, count, case.gradient(InterfaceSolver(black_box, pullback)))
+                pullback = BankPullback(bank, lookup)
+                row(lookup, count, InterfaceSolver(black_box, pullback))
     return rows, case
 
 
@@ -67,7 +74,7 @@ def compress(case: Case, options: argparse.Namespace, folder: Path) -> list[dict
         for rank in (16, 64, 128):
             form = CompressedForm(case.solver.grid, "state", (radius, radius), rank)
             bank = case.bank(black_box, count, JacobianStore(folder), form)
-            found = case.gradient(InterfaceSolver(black_box, AmortisedPullback(bank, "fitted")))
+            found = case.gradient(InterfaceSolver(black_box, BankPullback(bank, "fitted")))
             cosine = torch.cosine_similarity(found.double(), case.sol.double(), dim=0)
             sizes = {"radius": radius, "rank": rank, "mib": 4 * form.size / 2**20}
             rows.append({**sizes, "error": bank.error, "cosine": float(cosine)})

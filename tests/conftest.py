@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from zopde import ConvCorrector, Normalised, Window, load_solver
+from zopde.interface.vjp import differences
 
 HERE = Path(__file__).parent
 
@@ -125,3 +126,17 @@ class Quadratic:
 @pytest.fixture
 def quadratic():
     return Quadratic
+
+
+@pytest.fixture
+def jacobians():
+    """J^T of every state of a step's batch by its definition, all entries in one call."""
+
+    def of(step, mu, scheme="forward"):
+        entries = step.point[0].numel()
+        rows = torch.arange(len(step.point)).repeat_interleave(entries)
+        units = torch.eye(entries, dtype=step.point.dtype).repeat(len(step.point), 1)
+        responses = differences(step, rows, units.view(-1, *step.point.shape[1:]), mu, scheme)
+        return responses.view(len(step.point), entries, -1)
+
+    return of

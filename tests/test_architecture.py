@@ -145,6 +145,18 @@ def test_every_folder_is_a_package_of_the_wheel():
     assert set(settings["packages"]) == folders | {"zopde.solvers", "zopde.cli"}
 
 
+HIDDEN = {"zopde.zo.cge", "zopde.zo.rge"}  # modules behind the function of their name
+
+
+def test_no_name_of_a_room_hides_a_module():
+    """`import zopde.room.name` must give the module."""
+    for module in modules():
+        for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
+            name = f"{module.__name__}.{info.name}"
+            found = getattr(module, info.name, None)
+            assert found is None or inspect.ismodule(found) or name in HIDDEN, name
+
+
 PUBLIC = """
 __version__ InputError Failure SolverError Grid Oracle Objective ReferenceSolver Scenario Solver
 Window ask_shared find_solvers load_solver Estimate ExecutorOracle WeightOracle WorkerPool cge
@@ -152,7 +164,7 @@ CorrectedSolver OneAtATime UnrolledObjective downsample rollout rollout_error Co
 Normalised ResidualCorrector Trajectories load_trajectories save_trajectories simulate load_config
 load_corrector run_correction SelfCheck relative_mu rge selfcheck Scores random_scores
 magnitude_scores grasp_scores zo_grasp_scores layer_ratios LayerRatios LayerMasks RandomMasks
-InterfaceSolver DensePullback ColouredPullback AmortisedPullback RandomPullback
+InterfaceSolver DensePullback ColouredPullback BankPullback RandomPullback
 Injection InjectAfter InjectBefore InjectForcing PullbackByVariable
 Apart Dropping Retrying Seeded Store Stored SolverCheck check_solver
 measure_radius

@@ -57,8 +57,8 @@ class Visits:
 @pytest.mark.parametrize(
     ("key", "value", "acts"),
     [
-        ("training.lr", 0.00123, "zopde/training/optimise.py"),
-        ("training.clip", 0.0777, "zopde/training/optimise.py"),
+        ("training.lr", 0.00123, "zopde/training/descent.py"),
+        ("training.clip", 0.0777, "zopde/training/descent.py"),
         ("zo.mu", 0.00321, "zopde/zo/cge.py"),
         ("interface.mu", 0.00231, "zopde/studies/correct/cut.py"),  # there it gets the data's units
         ("interface.states", 413, "zopde/interface/dense.py"),

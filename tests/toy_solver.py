@@ -23,12 +23,12 @@ class Toy:
             forcing_channels=("force_y", "force_x"),
             units={"velocity_y": "m/s", "velocity_x": "m/s", "time": "s", "space": "m"},
         )
-        self.viscosity = viscosity
+        self.viscosity, self.spacing = viscosity, self.grid.spacing
 
     def step(self, state, forcing=None):
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             change = forcing.clone()
-            for axis, dx in zip((2, 3), self.grid.spacing, strict=True):
+            for axis, dx in zip((2, 3), self.spacing, strict=True):
                 ahead, behind = state.roll(-1, axis), state.roll(1, axis)
                 speed = state[:, axis - 2 : axis - 1]
                 change = change - speed * (ahead - behind) / (2 * dx)

@@ -47,7 +47,7 @@ _ROOM_OF = {
     "relative_mu": "oracle",
     "rge": "zo",
     "selfcheck": "check",
-    "AmortisedPullback": "interface",
+    "BankPullback": "interface",
     "ColouredPullback": "interface",
     "DensePullback": "interface",
     "InterfaceSolver": "interface",
@@ -140,7 +140,7 @@ if TYPE_CHECKING:
         rollout_error,
     )
     from zopde.interface import (
-        AmortisedPullback,
+        BankPullback,
         ColouredPullback,
         DensePullback,
         InterfaceSolver,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
@@ -148,7 +148,8 @@ class Seeded(Protocol):
     With a seed, `step` is a function of (state, forcing, seed), state by state: the noise does not
     depend on a state's place in the batch, nor on what was asked before. All probes of a gradient
     then meet the same noise (common random numbers), and their differences are differences of
-    one smooth function.
+    one smooth function. A solver around another one has `with_seed` and says with an attribute
+    `seedable` whether the one inside has noise.
     """
 
     def with_seed(self, seed: int) -> Solver:
@@ -160,9 +161,15 @@ class Seeded(Protocol):
         ...
 
 
+def seedable(solver: object) -> TypeGuard[Seeded]:
+    """Whether the noise of a solver can be fixed: a wrapper says it of the solver inside."""
+    inside = getattr(solver, "seedable", None)
+    return inside if isinstance(inside, bool) else getattr(solver, "with_seed", None) is not None
+
+
 def seeded(solver: Solver, seed: int) -> Solver:
     """A solver with its noise fixed; itself where it has none."""
-    return solver.with_seed(seed) if isinstance(solver, Seeded) else solver
+    return solver.with_seed(seed) if seedable(solver) else solver
 
 
 @runtime_checkable
@@ -176,6 +183,11 @@ class Tally(Protocol):
     def add(self, counts: Counter[str]) -> None:
         """What a copy has counted."""
         ...
+
+
+def counts_of(solver: object) -> Counter[str]:
+    """What a solver has counted, by name; nothing where it is no `Tally`."""
+    return solver.counts() if isinstance(solver, Tally) else Counter()
 
 
 @dataclass(frozen=True)

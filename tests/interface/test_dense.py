@@ -3,7 +3,7 @@ import torch
 
 from zopde import InputError, InterfaceSolver, UnrolledObjective
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.interface import DensePullback, Step, jacobians
+from zopde.interface import DensePullback, Step
 
 ONES = torch.ones(2, dtype=torch.float64)
 
@@ -71,7 +71,7 @@ class Squared:
     ("power", "scheme", "error"),
     [(2, "forward", lambda u, mu: mu), (3, "central", lambda u, mu: mu**2)],
 )
-def test_error_has_the_order_of_the_scheme(toy, gen, power, scheme, error):
+def test_error_has_the_order_of_the_scheme(toy, gen, jacobians, power, scheme, error):
     state = draw(gen, 1, 2, 8, 8)
     solver = Squared(toy.grid, power)
     step = Step(solver, state, None, solver.step(state))

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from zopde import AmortisedPullback, ColouredPullback, DensePullback, RandomPullback, SolverError
+from zopde import BankPullback, ColouredPullback, DensePullback, RandomPullback, SolverError
 from zopde.interface import Bank, DenseForm, JacobianStore, Key, Probing, Step, Watch
-from zopde.interface.dense import jacobians
 
 
 class Lossy:
@@ -74,7 +73,7 @@ def test_random_is_the_mean_over_the_rest(at):
 
 def test_a_jacobian_must_be_whole_raises(at):
     with pytest.raises(SolverError, match="Jacobian: 1 of"):
-        jacobians(at([17])[0], 1e-4)
+        JacobianStore().fetch(at([17])[0], DenseForm(128, 128), Probing(1e-4))
 
 
 def test_a_bank_holds_no_answer_of_a_failed_probe_raises(at, tmp_path):
@@ -84,17 +83,17 @@ def test_a_bank_holds_no_answer_of_a_failed_probe_raises(at, tmp_path):
     kept = JacobianStore(tmp_path)
     found = kept.fetch(at([])[0], form, probing)
     assert all(one.transposed.isfinite().all() for one in found)
-    assert kept.asked == 2 * 128 - 50, "the call before the one that failed is kept"
+    assert kept.solver_steps == 2 * 128 - 50, "the call before the one that failed is kept"
 
 
 def test_a_watch_whose_probe_failed_says_nothing_about_the_bank(at, toy):
     step, v = at([])
     scale = torch.ones(2, dtype=torch.float64)
-    bank = Bank(toy.grid, DenseForm(128, 128), 4, Key(scale), probing=Probing(1e-4))
+    bank = Bank(DenseForm(128, 128), 4, Key(scale), probing=Probing(1e-4))
     bank.add(step)
     watch = Watch(torch.Generator().manual_seed(0), threshold=0.99, mu=1e-4)
-    watched = AmortisedPullback(bank, watch=watch)(at([0])[0], v)
-    assert torch.equal(watched, AmortisedPullback(bank)(step, v))
+    watched = BankPullback(bank, watch=watch)(at([0])[0], v)
+    assert torch.equal(watched, BankPullback(bank)(step, v))
     assert (len(bank), watch.agreements, watch.added) == (2, [], 0)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from zopde import InputError, SolverError, WorkerPool, load_solver
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.interface import DenseForm, JacobianStore, Probing, Step, jacobians
+from zopde.interface import DenseForm, JacobianStore, Probing, Step
 
 PROBING = Probing(1e-3, states=10)  # 32 entries in calls of 10, 10, 10 and 2
 FORM = DenseForm(32, 32)
@@ -30,13 +30,13 @@ def matrices(found):
 
 @pytest.mark.parametrize("variable", ["state", "forcing"])
 @pytest.mark.parametrize("scheme", ["forward", "central"])
-def test_agrees_with_jacobians(small, tmp_path, variable, scheme):
+def test_agrees_with_jacobians(small, jacobians, tmp_path, variable, scheme):
     step, probing = step_of(small, variable=variable), Probing(1e-3, scheme, 10)
     expected = jacobians(step, 1e-3, scheme)
     for store in (JacobianStore(), JacobianStore(tmp_path)):
         found = matrices(store.fetch(step, FORM, probing))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        assert store.asked == 64 * (2 if scheme == "central" else 1)
+        assert store.solver_steps == 64 * (2 if scheme == "central" else 1)
 
 
 def test_what_is_known_is_counted_but_not_asked(small, tmp_path):
@@ -47,7 +47,7 @@ def test_what_is_known_is_counted_but_not_asked(small, tmp_path):
     assert not any(os.stat(path).st_mode & 0o222 for path in files)
     again, store = CountedSolver(small), JacobianStore(tmp_path, "toy")
     assert torch.equal(matrices(store.fetch(step_of(again), FORM, PROBING)), expected)
-    assert (store.asked, again.steps) == (0, first.steps)
+    assert (store.solver_steps, again.steps) == (0, first.steps)
     others = [
         (JacobianStore(tmp_path, "other"), PROBING, step_of(small)),
         (JacobianStore(tmp_path, "toy"), Probing(2e-3, states=10), step_of(small)),
@@ -55,7 +55,7 @@ def test_what_is_known_is_counted_but_not_asked(small, tmp_path):
     ]
     for other, probing, step in others:
         other.fetch(step, FORM, probing)
-        assert other.asked == 64
+        assert other.solver_steps == 64
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "zeros"])
@@ -68,16 +68,16 @@ def test_a_file_that_is_not_whole_is_measured_anew(small, tmp_path, harm):
     path.write_bytes({"cut": whole[:-40], "empty": b"", "zeros": bytes(len(whole))}[harm])
     store = JacobianStore(tmp_path)
     assert torch.equal(matrices(store.fetch(step, FORM, PROBING)), expected)
-    assert store.asked == 32
+    assert store.solver_steps == 32
     assert path.read_bytes() == whole
 
 
-def test_a_solver_that_answers_otherwise_is_asked(toy_spec, tmp_path):
+def test_a_solver_that_answers_otherwise_is_asked(toy_spec, jacobians, tmp_path):
     one, other = (load_solver(toy_spec, {"shape": (4, 4), "viscosity": v}) for v in (0.2, 0.21))
     JacobianStore(tmp_path).fetch(step_of(one), FORM, PROBING)
     store = JacobianStore(tmp_path)
     found = matrices(store.fetch(step_of(other), FORM, PROBING))
-    assert store.asked == 64
+    assert store.solver_steps == 64
     torch.testing.assert_close(found, jacobians(step_of(other), 1e-3), rtol=1e-3, atol=1e-4)
 
 
@@ -99,10 +99,10 @@ def test_after_a_crash_no_answered_call_is_asked_again(small, tmp_path):
     store = JacobianStore(tmp_path)
     with pytest.raises(SolverError, match="down"):
         store.fetch(step_of(Fails(small, 1 + 6)), FORM, PROBING)
-    assert store.asked == 32 + 20
+    assert store.solver_steps == 32 + 20
     counter, again = CountedSolver(small), JacobianStore(tmp_path)
     assert torch.equal(matrices(again.fetch(step_of(counter), FORM, PROBING)), expected)
-    assert again.asked == 12
+    assert again.solver_steps == 12
     assert counter.steps == 2 + 64
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -125,4 +125,4 @@ def test_workers_agree_even_where_one_is_killed(toy_spec, small, tmp_path):
         found = matrices(store.fetch(step, FORM, Probing(1e-3, "forward", 10, pool)))
     assert torch.equal(found, expected)
     assert len(list(marks.iterdir())) == 1
-    assert (store.asked, counter.steps) == (64, 2 + 64)
+    assert (store.solver_steps, counter.steps) == (64, 2 + 64)

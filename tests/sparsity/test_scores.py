@@ -15,7 +15,7 @@ from zopde import (
     zo_grasp_scores,
 )
 from zopde.oracle.coordinates import Coordinates
-from zopde.sparsity.grasp import flat_weights
+from zopde.sparsity.scores import flat_weights
 
 
 def case(seed=0, *layers):

@@ -58,9 +58,9 @@ WATCHED = (
 def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, monkeypatch):
     config = config_of(toy_spec, tiny, WATCHED % kind)
     whole = run_correction(config, folder / f"whole-{kind}")
-    from zopde.training import optimise
+    from zopde.training import Optimise
 
-    update, calls = optimise.Optimise.update, []
+    update, calls = Optimise.update, []
 
     def dying(self, *given):
         calls.append(given)
@@ -68,7 +68,7 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
             raise KeyboardInterrupt
         update(self, *given)
 
-    monkeypatch.setattr(optimise.Optimise, "update", dying)
+    monkeypatch.setattr(Optimise, "update", dying)
     with pytest.raises(KeyboardInterrupt):
         run_correction(config, folder / f"cut-{kind}")
     monkeypatch.undo()

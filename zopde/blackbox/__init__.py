@@ -1,7 +1,6 @@
 """What can be put round a solver that is no part of this program."""
 
 from zopde.blackbox.apart import Apart
-from zopde.blackbox.blackbox import BlackBox
 from zopde.blackbox.failures import (
     Dropping,
     OneAtATime,
@@ -10,7 +9,7 @@ from zopde.blackbox.failures import (
     failures_of,
 )
 from zopde.blackbox.store import Store, Stored
-from zopde.blackbox.wrapper import CountedSolver
+from zopde.blackbox.wrapper import BlackBox, CountedSolver
 
 __all__ = [
     "Apart",

@@ -1,4 +1,4 @@
-"""Answers of expensive solvers, kept on disk."""
+"""Steps of expensive solvers, kept on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
-from zopde.blackbox.failures import error_of
+from zopde.blackbox.failures import Stepped, error_of
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import Failure, InputError, SolverError
@@ -24,13 +23,13 @@ from zopde.validate import check_count, check_positive
 
 log = logging.getLogger(__name__)
 
-_DIGEST = 16  # bytes
 _GIB = 2**30
-_AT_ONCE = 500  # keys of one query
-_WAIT = 60.0  # seconds for another process to finish writing
-_AGAIN = 0.01  # seconds before a busy file is opened again
+_KEYS = 500  # of one query
+_WAIT, _AGAIN = 60.0, 0.01  # seconds for another process to finish writing, and between attempts
 _TABLE = """CREATE TABLE IF NOT EXISTS answers
     (number INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB UNIQUE, answer BLOB, digest BLOB)"""
+_WRITE = "INSERT OR REPLACE INTO answers (key, answer, digest) VALUES (?,?,?)"
+_DROP = "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)"
 
 
 @final
@@ -52,7 +51,7 @@ class Store:
         check_positive("limit_gib", limit_gib)
         self._path, self._limit = path, limit_gib * _GIB
         self._lock = threading.Lock()
-        self._open: sqlite3.Connection | None = None
+        self._database: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection()
@@ -63,70 +62,65 @@ class Store:
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """What is there of these keys."""
-        found: dict[bytes, bytes] = {}
+        known: dict[bytes, bytes] = {}
         with self._lock:
-            for first in range(0, len(keys), _AT_ONCE):
-                some = keys[first : first + _AT_ONCE]
+            for first in range(0, len(keys), _KEYS):
+                some = keys[first : first + _KEYS]
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, answer, digest FROM answers WHERE key IN ({marks})"
                 try:
                     rows = self._connection().execute(query, some).fetchall()
-                except sqlite3.Error as error:  # then the solver is asked
+                except sqlite3.Error as error:  # then the solver is stepped
                     log.warning("store %s: %s", self._path, error)
                     continue
-                found |= {key: answer for key, answer, digest in rows if _of(answer) == digest}
-        return found
+                known |= {key: answer for key, answer, digest in rows if _of(answer) == digest}
+        return known
 
     def write(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep some answers; all of them or none."""
+        """Keep some entries; all of them or none."""
         rows = [(key, answer, _of(answer)) for key, answer in entries]
         with self._lock:
             try:
-                with self._connection() as open_now:
-                    statement = (
-                        "INSERT OR REPLACE INTO answers (key, answer, digest) VALUES (?,?,?)"
-                    )
-                    open_now.executemany(statement, rows)
-                    self._make_room(open_now)
+                with self._connection() as database:
+                    database.executemany(_WRITE, rows)
+                    self._make_room(database)
             except sqlite3.Error as error:  # a full disk must not end a run
                 log.warning("store %s: %s", self._path, error)
 
-    def _make_room(self, open_now: sqlite3.Connection) -> None:
+    def _make_room(self, database: sqlite3.Connection) -> None:
         def number(query: str) -> int:
-            return int(open_now.execute(query).fetchone()[0])
+            return int(database.execute(query).fetchone()[0])
 
         used = number("PRAGMA page_count") - number("PRAGMA freelist_count")
         if used * number("PRAGMA page_size") > self._limit:
-            tenth = number("SELECT count(*) FROM answers") // 10 + 1
-            oldest = "SELECT number FROM answers ORDER BY number LIMIT ?"
-            open_now.execute(f"DELETE FROM answers WHERE number IN ({oldest})", (tenth,))
+            database.execute(_DROP, (number("SELECT count(*) FROM answers") // 10 + 1,))
 
     def _connection(self) -> sqlite3.Connection:
-        if self._open is None:
-            self._open = _opened(self._path)
-        return self._open
+        if self._database is None:
+            self._database = _opened(self._path)
+        return self._database
 
     def __getstate__(self) -> dict[str, Any]:
         # A connection belongs to one process.
         return {"_path": self._path, "_limit": self._limit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _open=None)
+        self.__dict__.update(state, _lock=threading.Lock(), _database=None)
 
 
 @final
 class Stored(Wrapper):
-    """A solver that is never asked the same thing twice.
+    """A solver that never makes the same step twice.
 
     A state's key is a digest of who the solver is, its seed, and the exact bytes of the state and
-    its forcing. Answers that are not finite are not kept. What comes from the store is counted as
+    its forcing. Steps that are not finite are not kept. What comes from the store is counted as
     "stored".
 
     Args:
-        solver: The solver inside, whose answer to a state does not depend on its batch.
-        store: Where answers are kept.
-        identity: Who the solver is: everything but its input that decides the answer.
-        at_once: States of a call at most, after which their answers are kept: what a kill loses.
+        solver: The solver inside, whose step of a state does not depend on its batch.
+        store: Where steps are kept.
+        identity: Who the solver is: everything but its input that decides the step.
+        at_once: States of a call at most, after which their steps are kept: what a kill loses.
 
     Raises:
         InputError: If `at_once` is no whole number >= 1.
@@ -148,56 +142,54 @@ class Stored(Wrapper):
         """One step; see `zopde.Solver.step`.
 
         Raises:
-            SolverError: With the states that failed; what the others answered is kept.
+            SolverError: With the states that failed; the steps of the others are kept.
         """
-        keys = [
-            key_of(self._identity, state[i], None if forcing is None else forcing[i])
-            for i in range(len(state))
-        ]
+        forcings = [None] * len(state) if forcing is None else list(forcing)
+        keys = [key_of(self._identity, *row) for row in zip(state, forcings, strict=True)]
         known = self._store.read(keys)
-        answers = torch.empty_like(state, memory_format=torch.contiguous_format)
+        stepped = torch.empty_like(state, memory_format=torch.contiguous_format)
         missing = []
         for i, key in enumerate(keys):
-            if len(known.get(key, b"")) == answers[i].numel() * answers.element_size():
-                answers[i] = _values(known[key], answers[i])
+            if len(known.get(key, b"")) == stepped[i].numel() * stepped.element_size():
+                values = torch.frombuffer(bytearray(known[key]), dtype=stepped.dtype)
+                stepped[i] = values.view(stepped.shape[1:])
             else:
                 missing.append(i)
         self._counts["stored"] += len(keys) - len(missing)
         failures: list[Failure] = []
         for first in range(0, len(missing), self._at_once):
             rows = torch.tensor(missing[first : first + self._at_once], device=state.device)
-            answers[rows], found = self._ask(
-                state[rows], None if forcing is None else forcing[rows]
-            )
-            failures += [replace(failure, row=int(rows[failure.row])) for failure in found]
-            good = [int(row) for row in rows if bool(answers[row].isfinite().all())]
-            self._store.write((keys[row], bytes_of(answers[row])) for row in good)
+            some = None if forcing is None else forcing[rows]
+            stepped[rows], failed = self._step(state[rows], some)
+            failures += [replace(failure, row=int(rows[failure.row])) for failure in failed]
+            good = [int(row) for row in rows if bool(stepped[row].isfinite().all())]
+            self._store.write((keys[row], bytes_of(stepped[row])) for row in good)
         if failures:
-            raise error_of(failures, answers)
-        return answers
+            raise error_of(failures, stepped)
+        return stepped
 
-    def _ask(self, state: State, forcing: Forcing | None) -> tuple[State, Sequence[Failure]]:
+    def _step(self, state: State, forcing: Forcing | None) -> Stepped:
         try:
             return self._solver.step(state, forcing), []
         except SolverError as error:
             if error.answers is None or error.answers.shape != state.shape:
                 raise
-            return error.answers.to(state), error.failures
+            return error.answers.to(state), list(error.failures)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     """Of those that open a new file together one sets it up; the others try again."""
     latest = time.monotonic() + _WAIT
     while True:
-        made = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
+        database = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
         try:
-            made.execute("PRAGMA journal_mode=WAL")
-            made.execute("PRAGMA synchronous=NORMAL")
-            with made:
-                made.execute(_TABLE)
-            return made
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            with database:
+                database.execute(_TABLE)
+            return database
         except sqlite3.Error as error:
-            made.close()
+            database.close()
             # For this change of mode SQLite's own time-out does not count.
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > latest:
                 raise
@@ -205,9 +197,4 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _of(answer: bytes) -> bytes:
-    return blake2b(answer, digest_size=_DIGEST).digest()
-
-
-def _values(data: bytes, like: Tensor) -> Tensor:
-    flat = torch.frombuffer(bytearray(data), dtype=like.dtype)
-    return flat.view(like.shape).to(like.device)
+    return blake2b(answer, digest_size=16).digest()

@@ -1,7 +1,4 @@
-"""What every solver around another solver has in common.
-
-What a solver was asked for.
-"""
+"""Solvers around a solver: what they share, the line that no gradient crosses, and a counter."""
 
 from __future__ import annotations
 
@@ -10,7 +7,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any, Self, final
 
-from zopde.contracts import Forcing, Solver, State, Tally, seeded
+import torch
+from torch import Tensor
+
+from zopde.contracts import Forcing, Solver, State, counts_of, seedable, seeded
+from zopde.errors import SolverError, first_line
 from zopde.grid import Grid
 
 
@@ -30,11 +31,15 @@ class Wrapper(ABC):
 
     Args:
         solver: The solver inside.
+
+    Attributes:
+        seedable: Whether the noise of the solver inside can be fixed.
     """
 
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
         self._counts = Counts()
+        self.seedable = seedable(solver)
 
     @property
     def grid(self) -> Grid:
@@ -56,15 +61,48 @@ class Wrapper(ABC):
 
     def counts(self) -> Counter[str]:
         """Everything counted so far, by name."""
-        inside = self._solver.counts() if isinstance(self._solver, Tally) else Counter[str]()
-        return inside + self._counts
+        return counts_of(self._solver) + self._counts
 
     def add(self, counts: Counter[str]) -> None:
         """What a copy in another process has counted."""
         self._counts.update(counts)
 
 
-_STEPS = "steps"
+@final
+class BlackBox(Wrapper):
+    """A solver as the rest of zopde sees it, whatever it is inside.
+
+    States go in detached, so that `state.numpy()` works, and come out detached, so that nothing
+    is differentiated by accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the
+    solver is written in torch.
+
+    Args:
+        solver: The user's solver.
+    """
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One step; see `zopde.Solver.step`.
+
+        Raises:
+            SolverError: If the solver raises, or returns something else than a tensor of the
+                state's shape, dtype and device.
+        """
+        detached = None if forcing is None else forcing.detach()
+        try:
+            with torch.no_grad():
+                stepped = self._solver.step(state.detach(), detached)
+        except SolverError:
+            raise
+        except Exception as error:  # it is the user's code and may raise anything
+            kind = type(error).__name__
+            raise SolverError(f"step raised {kind}: {first_line(error)}") from error
+        if not isinstance(stepped, Tensor):
+            raise SolverError(f"step: got {type(stepped).__name__}, expected a torch.Tensor")
+        for name in ("shape", "dtype", "device"):
+            got, expected = getattr(stepped, name), getattr(state, name)
+            if got != expected:
+                raise SolverError(f"step: got {name} {got}, expected the state's {expected}")
+        return stepped.detach()
 
 
 @final
@@ -80,11 +118,11 @@ class CountedSolver(Wrapper):
     @property
     def steps(self) -> int:
         """Solver steps so far, each state of a batch counted."""
-        return self._counts[_STEPS]
+        return self._counts["steps"]
 
     @steps.setter
     def steps(self, count: int) -> None:
-        self._counts[_STEPS] = count
+        self._counts["steps"] = count
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""

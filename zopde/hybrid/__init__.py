@@ -1,17 +1,16 @@
 """Solver and network in one loop. Knows no zeroth order."""
 
-from zopde.hybrid.injection import (
+from zopde.hybrid.corrected import (
     INJECTIONS,
     CorrectedSolver,
     InjectAfter,
     InjectBefore,
     InjectForcing,
     Injection,
+    UnrolledObjective,
 )
-from zopde.hybrid.metrics import RolloutError, rollout_error
-from zopde.hybrid.objective import UnrolledObjective
 from zopde.hybrid.resample import downsample
-from zopde.hybrid.rollout import rollout
+from zopde.hybrid.rollouts import RolloutError, rollout, rollout_error
 
 __all__ = [
     "INJECTIONS",

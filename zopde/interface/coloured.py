@@ -1,21 +1,32 @@
-"""Local solvers: entries whose responses cannot overlap share a probe."""
+"""Local solvers: how far a step reaches is measured, and entries too far apart share a probe."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise, product
+from math import gcd, prod
 from typing import final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
 
-from zopde.contracts import State
+from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.interface.colouring import lattice_colours
-from zopde.interface.differences import check_probing, differences, probes_per_call, without_failed
-from zopde.interface.reach import TOLERANCE, measure_reach
-from zopde.interface.vjp import Step, Variable
+from zopde.interface.vjp import (
+    Step,
+    Variable,
+    Varied,
+    check_probing,
+    differences,
+    probes_per_call,
+    without_failed,
+)
+from zopde.validate import check_count, check_share
 from zopde.zo.cge import Scheme
+
+TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
 
 
 @final
@@ -68,9 +79,7 @@ class ColouredPullback:
         channels = self._grid.channels if variable == "state" else self._grid.forcing_channels
         return (2 if self._scheme == "central" else 1) * self.colours * len(channels)
 
-    def __call__(
-        self, step: Step, cotangent: State
-    ) -> Float[Tensor, "batch varied_channel *space"]:
+    def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         point = step.point
         masks, channels = self._masks.to(point), point.shape[1]
@@ -83,8 +92,8 @@ class ColouredPullback:
             rows = line // channels
             directions = point.new_zeros(len(probes), *point.shape[1:])
             directions[probes - first, line % channels] = mask
-            answers = differences(step, rows, directions, self._mu, self._scheme)
-            weighted = (without_failed(answers) * cotangent[rows]).sum(dim=1)
+            responses = differences(step, rows, directions, self._mu, self._scheme)
+            weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted))
         return lines.view_as(point)
 
@@ -117,7 +126,7 @@ def coloured_for(
     """A `ColouredPullback` for a solver, its radius measured, or measured against.
 
     Args:
-        step: A step at typical states; it is asked `probes` times.
+        step: A step at typical states; its solver takes `probes` more.
         radius: The declared radius; None takes what is measured.
         allow_bias: Accept a radius that the response leaves; `bias` of the result says by what
             share of its size.
@@ -134,22 +143,215 @@ def coloured_for(
     reach, grid = measure_reach(step, probes, mu), step.solver.grid
     measured = reach.radius(tolerance)
     chosen = measured if radius is None else radius
-    found = ColouredPullback(grid, chosen, mu, scheme, states, reach.bias(chosen))
+    coloured = ColouredPullback(grid, chosen, mu, scheme, states, reach.bias(chosen))
     beyond = any(m > c for m, c in zip(measured, chosen, strict=True))
     if beyond and not allow_bias:
         raise InputError(
             "radius",
             got=f"{chosen} with a step that reaches {measured} cells "
-            f"({100 * found.bias:.2g} % of the response outside)",
+            f"({100 * coloured.bias:.2g} % of the response outside)",
             expected="at least the measured radius",
-            remedy="declare that, use amortised, or accept the bias (allow_bias)",
+            remedy="declare that, use bank, or accept the bias (allow_bias)",
         )
     cells = step.state[0, 0].numel()
-    if 2 * found.colours > cells and not allow_bias:
+    if 2 * coloured.colours > cells and not allow_bias:
         raise InputError(
             "coloured interface",
-            got=f"a step that reaches {measured} of {grid.shape} cells: {found.colours} colours",
+            got=f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours",
             expected=f"at most {cells // 2}, half of the cells",
-            remedy="use dense or amortised, or a radius with the bias accepted (allow_bias)",
+            remedy="use dense or bank, or a radius with the bias accepted (allow_bias)",
         )
-    return found
+    return coloured
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Squared responses of some probes, by their distance from the probed cell.
+
+    Args:
+        energy: (probes, *distance), entry (p, i, j, ...) belongs to cells i, j, ... cells away
+            along each axis, the shorter way round on a periodic grid.
+    """
+
+    energy: Float[Tensor, "probes ..."]
+
+    def radius(self, tolerance: float = TOLERANCE) -> tuple[int, ...]:
+        """The least box that no probe leaves with more than a share of its squared response.
+
+        Args:
+            tolerance: That share, along each axis; in [0, 1). 1e-6 ignores a thousandth of the
+                response's size, and round-off.
+        """
+        check_share("tolerance", tolerance)
+        radii = []
+        for axis in range(1, self.energy.dim()):
+            others = [a for a in range(1, self.energy.dim()) if a != axis]
+            along = self.energy.sum(dim=others) if others else self.energy
+            beyond = along.sum(dim=1, keepdim=True) - along.cumsum(dim=1)
+            left = (beyond > tolerance * along.sum(dim=1, keepdim=True)).any(dim=0)
+            radii.append(int(left.sum()))  # `beyond` only falls with the distance
+        return tuple(radii)
+
+    def bias(self, radius: tuple[int, ...]) -> float:
+        """|response outside the box| / |response|, root mean square over the probes."""
+        inside = self.energy[(slice(None), *(slice(r + 1) for r in radius))]
+        total = float(self.energy.sum())
+        return max(0.0, 1 - float(inside.sum()) / total) ** 0.5 if total else 0.0
+
+
+def measure_reach(
+    step: Step, probes: int = 32, mu: float = 1e-2, generator: Generator | None = None
+) -> Reach:
+    """Change single entries of single states, and see where the step responds.
+
+    Queries: `probes` solver steps. Randomness: which entries, all channels in turn.
+
+    Args:
+        step: A step at typical states, the more the better: what counts is the farthest reach.
+        probes: Entries to change, >= 1.
+        mu: By how much, in the units of the varied input.
+        generator: Source of the choice; None for the same choice every time.
+    """
+    check_count("probes", probes)
+    check_probing(mu, "forward", probes)
+    point, draw = step.point, generator or torch.Generator().manual_seed(0)
+    space, channels = point.shape[2:], point.shape[1]
+    cells = torch.randint(space.numel(), (probes,), generator=draw).to(point.device)
+    p = torch.arange(probes, device=point.device)
+    directions = point.new_zeros(probes, channels, space.numel())
+    directions[p, p % channels, cells] = 1
+    rows = (p // channels) % len(point)
+    responses = differences(step, rows, directions.view(probes, channels, *space), mu)
+    squares = without_failed(responses).double().square().sum(dim=1)
+    return Reach(_by_distance(squares, cells, step.solver.grid))
+
+
+def measure_radius(
+    solver: Solver,
+    state: State,
+    forcing: Forcing | None = None,
+    tolerance: float = TOLERANCE,
+    probes: int = 32,
+    mu: float = 1e-2,
+    generator: Generator | None = None,
+) -> tuple[int, ...]:
+    """Stencil radius of a solver's step, in cells along each axis; see `Reach.radius`.
+
+    Args:
+        solver: The black box.
+        state: (batch, channel, *space), typical states.
+        forcing: Their forcing, or None.
+        tolerance: Share of a squared response that may lie outside.
+        probes: Entries to change: as many solver steps, and one for each state.
+        mu: By how much, in the units of the state.
+        generator: Source of the choice of entries.
+    """
+    step = Step(solver, state, forcing, solver.step(state, forcing))
+    return measure_reach(step, probes, mu, generator).radius(tolerance)
+
+
+def _by_distance(
+    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
+) -> Float[Tensor, "probes ..."]:
+    """Sum the cells at the same distances, axis by axis."""
+    energy, stride = squares, squares[0].numel()
+    for axis, n in enumerate(grid.shape, start=1):
+        stride //= n
+        place = (cells // stride) % n
+        distance = (torch.arange(n, device=cells.device) - place[:, None]).abs()
+        if grid.boundary == "periodic":
+            distance = torch.minimum(distance, n - distance)
+        along = energy.movedim(axis, 1)
+        index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
+        energy = torch.zeros_like(along).scatter_add(1, index, along).movedim(1, axis)
+    return energy
+
+
+def lattice_colours(
+    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool
+) -> Int[Tensor, "*space"]:
+    """Few colours such that boxes of `radius` around two cells of one colour never overlap.
+
+        colour(x) = (a_1 x_1 + ... + a_n x_n) mod m      with the smallest m that separates, or
+        colour(x) = the pair, triple, ... of the colours along each axis      where none is smaller
+
+    Two cells conflict where they are at most 2 radius apart along every axis. On a periodic grid
+    the linear form has to close around each axis: m divides a_d n_d. 32 x 32 cells with radius 2
+    take 32 colours that way, 36 by the axes alone; 25 is the least that any colouring needs.
+
+    Args:
+        shape: Cells along each axis, >= 1.
+        radius: Along each axis, >= 0.
+        periodic: Whether every axis closes upon itself.
+
+    Returns:
+        shape, colours 0, 1, ..., each in use.
+
+    Raises:
+        InputError: If the lengths differ, or a number is out of range.
+
+    Example:
+        >>> lattice_colours((6,), (1,), periodic=True).tolist()
+        [0, 1, 2, 0, 1, 2]
+    """
+    _check_radius(shape, radius)
+    axes = [_along(n, 2 * r + 1, periodic) for n, r in zip(shape, radius, strict=True)]
+    counts = [max(colours) + 1 for colours in axes]
+    places = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    factors = _linear(shape, radius, periodic, prod(counts))
+    if factors:
+        *a, m = factors
+        return _in_use(sum((x * k for x, k in zip(places, a, strict=True)), torch.tensor(0)) % m)
+    number = torch.tensor(0)
+    for colours, count, place in zip(axes, counts, places, strict=True):
+        number = number * count + torch.tensor(colours)[place]
+    return _in_use(number)
+
+
+def _along(n: int, apart: int, periodic: bool) -> list[int]:
+    """Colours along one axis; equal ones are at least `apart` cells from each other."""
+    if not periodic:
+        return [i % apart for i in range(n)]
+    arcs = max(1, n // apart)
+    ends = [round(k * n / arcs) for k in range(arcs + 1)]
+    return [i for a, b in pairwise(ends) for i in range(b - a)]
+
+
+def _linear(
+    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool, most: int
+) -> tuple[int, ...]:
+    """(a_1, ..., a_n, m) of a linear colouring with m < most; empty if there is none."""
+    spans = [
+        range(n) if periodic else range(-min(2 * r, n - 1), min(2 * r, n - 1) + 1)
+        for n, r in zip(shape, radius, strict=True)
+    ]
+    near = [
+        [x for x in span if (min(x, n - x) if periodic else abs(x)) <= 2 * r]
+        for span, n, r in zip(spans, shape, radius, strict=True)
+    ]
+    offsets = torch.tensor([o for o in product(*near) if any(o)]).view(-1, len(shape))
+    least = prod(min(2 * r + 1, n) for n, r in zip(shape, radius, strict=True))
+    for m in range(least, most):
+        steps = [m // gcd(m, n) if periodic else 1 for n in shape]
+        # The last factor is a unit but for the closing; the others are tried out.
+        choices = [range(0, m, step) for step in steps[:-1]] + [[steps[-1]]]
+        factors = torch.cartesian_prod(*(torch.tensor(list(c)) for c in choices))
+        factors = factors.view(-1, len(shape))
+        fine = ((factors @ offsets.T) % m != 0).all(dim=1).nonzero()
+        if len(fine):
+            return (*factors[int(fine[0])].tolist(), m)
+    return ()
+
+
+def _in_use(colours: Tensor) -> Tensor:
+    inverse: Tensor = torch.unique(colours, return_inverse=True)[1]
+    return inverse
+
+
+def _check_radius(shape: tuple[int, ...], radius: tuple[int, ...]) -> None:
+    for n in shape:
+        check_count("cells along an axis", n)
+    if len(radius) != len(shape) or any(type(r) is not int or r < 0 for r in radius):
+        raise InputError(
+            "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
+        )

@@ -1,23 +1,24 @@
-"""Every entry probed at every step: the yardstick."""
+"""Every entry of a step's input probed: the yardstick of all other ways."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from zopde.contracts import State
-from zopde.interface.differences import (
+from zopde.interface.vjp import (
+    Responses,
+    Rows,
+    Step,
+    Varied,
     check_probing,
-    check_whole,
-    entry_responses,
+    differences,
     probes_per_call,
     without_failed,
 )
-from zopde.interface.vjp import Step
 from zopde.zo.cge import Scheme
 
 
@@ -44,54 +45,68 @@ class DensePullback:
         check_probing(mu, scheme, states)
         self._mu, self._scheme, self._states = mu, scheme, states
 
-    def __call__(
-        self, step: Step, cotangent: State
-    ) -> Float[Tensor, "batch varied_channel *space"]:
+    def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        found = torch.empty_like(step.point).flatten()
-        for first, rows, answers in responses(step, self._mu, self._scheme, self._states):
-            product = (without_failed(answers) * cotangent[rows]).flatten(1).sum(dim=1)
-            found[first : first + len(product)] = product
-        return found.view_as(step.point)
+        point = step.point
+        entries = torch.arange(point.numel(), device=point.device)  # of the whole batch
+        products = []
+        for some in entries.split(probes_per_call(self._states, self._scheme)):
+            rows, of_row = some // point[0].numel(), some % point[0].numel()
+            responses = entry_responses(step, rows, of_row, self._mu, self._scheme)
+            products.append((without_failed(responses) * cotangent[rows]).flatten(1).sum(dim=1))
+        return torch.cat(products).view_as(point)
 
 
-def responses(
-    step: Step, mu: float, scheme: Scheme, states: int
-) -> Iterator[tuple[int, Tensor, Float[Tensor, "probes channel *space"]]]:
-    """The response to every entry of the varied input, one solver call at a time.
-
-    Yields:
-        (number of the first entry, counted over the whole batch; the row of each; J e_j).
-    """
+def entry_responses(
+    step: Step, rows: Rows, entries: Int[Tensor, " probes"], mu: float, scheme: Scheme
+) -> Responses:
+    """J e_j for single entries of the varied input, each of the state in its row."""
     point = step.point
-    per_state = point[0].numel()
-    chunk = probes_per_call(states, scheme)
-    for first in range(0, point.numel(), chunk):
-        entries = torch.arange(first, min(first + chunk, point.numel()), device=point.device)
-        rows = entries // per_state
-        yield first, rows, entry_responses(step, rows, entries % per_state, mu, scheme)
+    directions = point.new_zeros(len(entries), point[0].numel())
+    directions[torch.arange(len(entries), device=point.device), entries] = 1
+    return differences(step, rows, directions.view(-1, *point.shape[1:]), mu, scheme)
 
 
-def jacobians(
-    step: Step, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512
-) -> Float[Tensor, "batch inputs outputs"]:
-    """The transposed Jacobian of every state of a batch, J^T[j, i] = d S_i / d x_j.
+@final
+class EntryOracle:
+    """Evaluates l(x) = <v, S(x)> around one state: its gradient is J^T v.
 
-    Queries: D solver steps per state, twice as many with the central scheme.
+    A `zopde.contracts.Oracle`, so that `sweep_mu` and `measure_noise` work on a solver's step as
+    on a loss.
 
     Args:
-        step: Where to differentiate.
-        mu: Finite-difference step, in the units of the varied input.
-        scheme: "forward" or "central".
+        step: A step of one state.
+        cotangent: (1, channel, *space), v.
         states: States of a solver call at most.
-
-    Raises:
-        SolverError: If a probe failed: a Jacobian must be whole.
     """
-    check_probing(mu, scheme, states)
-    outputs = step.stepped[0].numel()
-    found = step.point.new_empty(step.point.numel(), outputs)
-    for first, _, answers in responses(step, mu, scheme, states):
-        check_whole(answers)
-        found[first : first + len(answers)] = answers.flatten(1)
-    return found.view(len(step.point), -1, outputs)
+
+    def __init__(self, step: Step, cotangent: State, states: int = 64) -> None:
+        self._step, self._cotangent, self._states = step, cotangent, states
+
+    @property
+    def num_coordinates(self) -> int:
+        """Entries of the varied input."""
+        return self._step.point[0].numel()
+
+    def base(self) -> Float[Tensor, ""]:
+        """l(x), measured anew."""
+        return self._losses(self._step.point.flatten(1))[0]
+
+    def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
+        """l(x + mu e_i) for every i; see `zopde.contracts.Oracle`."""
+        points = self._step.point.flatten(1).repeat(len(indices), 1)
+        far = torch.as_tensor(mu, dtype=points.dtype, device=points.device)
+        points[torch.arange(len(indices)), indices] += far
+        return self._losses(points)
+
+    def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
+        """l(x + mu u_j) for every row; see `zopde.contracts.Oracle`."""
+        return self._losses(self._step.point.flatten(1) + mu * directions.to(self._step.point))
+
+    def _losses(self, points: Tensor) -> Tensor:
+        losses = []
+        for some in points.split(self._states):
+            rows = torch.zeros(len(some), dtype=torch.long, device=some.device)
+            stepped = self._step.query(rows, some.view(-1, *self._step.point.shape[1:]))
+            losses.append((stepped * self._cotangent).double().flatten(1).sum(dim=1))
+        return torch.cat(losses)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from zopde.contracts import State
-from zopde.interface.differences import check_probing, differences, failed, probes_per_call
-from zopde.interface.vjp import Step
+from zopde.interface.vjp import Step, Varied, check_probing, differences, failed, probes_per_call
 from zopde.validate import check_choice, check_count
 from zopde.zo.cge import Scheme
 from zopde.zo.rge import rademacher
@@ -60,32 +58,30 @@ class RandomPullback:
         self._mu, self._scheme, self._states = mu, scheme, states
         self.variance, self._products = 0.0, 0
 
-    def __call__(
-        self, step: Step, cotangent: State
-    ) -> Float[Tensor, "batch varied_channel *space"]:
+    def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         point, q = step.point, self._directions
         guess = torch.zeros_like(point)
         if self._around == "identity" and step.variable == "state":
             guess = cotangent.clone()
         correction, squares = torch.zeros_like(point), 0.0
-        kept = torch.zeros(len(point), dtype=torch.long, device=point.device)
+        counts = torch.zeros(len(point), dtype=torch.long, device=point.device)
         chunk = probes_per_call(self._states, self._scheme)
         for first in range(0, len(point) * q, chunk):
             count = min(chunk, len(point) * q - first)
             rows = torch.arange(first, first + count, device=point.device) // q
             drawn = rademacher(count, point[0].numel(), self._generator, torch.float32)
             u = drawn.to(point).view(count, *point.shape[1:])
-            answers = differences(step, rows, u, self._mu, self._scheme)
-            good = ~failed(answers)
-            rows, u, answers = rows[good], u[good], answers[good]
-            kept += rows.bincount(minlength=len(point))
-            along = (answers * cotangent[rows]).flatten(1).sum(dim=1)
+            responses = differences(step, rows, u, self._mu, self._scheme)
+            good = ~failed(responses)
+            rows, u, responses = rows[good], u[good], responses[good]
+            counts += rows.bincount(minlength=len(point))
+            along = (responses * cotangent[rows]).flatten(1).sum(dim=1)
             along = along - (guess[rows] * u).flatten(1).sum(dim=1)
             squares += float(along.double().square().sum())
             correction.index_add_(0, rows, along.view(-1, *[1] * (u.dim() - 1)) * u)
-        here = squares / max(1, int(kept.sum())) / q
+        variance = squares / max(1, int(counts.sum())) / q
         self._products += 1
-        self.variance += (here - self.variance) / self._products
-        share = kept.clamp_min(1).to(point).view(-1, *[1] * (point.dim() - 1))
-        return guess + correction / share
+        self.variance += (variance - self.variance) / self._products
+        number = counts.clamp_min(1).to(point).view(-1, *[1] * (point.dim() - 1))
+        return guess + correction / number

@@ -1,7 +1,4 @@
-"""Jacobians on disk, each measured once and found again by what it was measured from.
-
-The responses to single entries, split into solver calls that can be answered anywhere.
-"""
+"""Jacobians on disk, each measured once and found again by what it was measured from."""
 
 from __future__ import annotations
 
@@ -19,96 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zopde.contracts import Tally
-from zopde.errors import InputError
+from zopde.errors import InputError, SolverError
 from zopde.files import bytes_of, replacing
-from zopde.interface.differences import check_probing, check_whole, entry_responses, probes_per_call
+from zopde.interface.dense import entry_responses
 from zopde.interface.forms import Form, Jacobian
-from zopde.interface.vjp import Step
+from zopde.interface.vjp import Step, check_probing, failed, probes_per_call
 from zopde.oracle.executor import answered
 from zopde.oracle.shipping import Parcels, Ticket, load
 from zopde.zo.cge import Scheme
 
-
-@dataclass(frozen=True)
-class Call:
-    """Some entries of the varied input of one state.
-
-    Args:
-        row: Which state of the step's batch.
-        first: The first entry.
-        count: How many from there.
-    """
-
-    row: int
-    first: int
-    count: int
-
-
-def calls_for(step: Step, scheme: Scheme, states: int) -> list[Call]:
-    """Every entry of every state; no call takes more than `states` states, or two rows."""
-    entries, chunk = step.point[0].numel(), probes_per_call(states, scheme)
-    return [
-        Call(row, first, min(chunk, entries - first))
-        for row in range(len(step.point))
-        for first in range(0, entries, chunk)
-    ]
-
-
-def responses_to(
-    step: Step, call: Call, mu: float, scheme: Scheme
-) -> Float[Tensor, "probes outputs"]:
-    """J e_j for the entries of a call.
-
-    Raises:
-        SolverError: If a probe failed.
-    """
-    entries = torch.arange(call.first, call.first + call.count, device=step.point.device)
-    rows = torch.full_like(entries, call.row)
-    found = entry_responses(step, rows, entries, mu, scheme)
-    check_whole(found)
-    return found.flatten(1)
-
-
-def answer_calls(
-    step: Step,
-    calls: Sequence[Call],
-    mu: float,
-    scheme: Scheme,
-    executor: Executor | None = None,
-) -> Iterator[tuple[Call, Float[Tensor, "probes outputs"]]]:
-    """The responses to every call in float32, as they come.
-
-    Args:
-        step: Where; its solver must pickle for an executor.
-        calls: From `calls_for`.
-        mu: Finite-difference step, in the units of the varied input.
-        scheme: "forward" or "central".
-        executor: Who answers; None is this process. The numbers do not depend on it, where
-            its processes have as many threads as this one.
-    """
-    if executor is None:
-        for call in calls:
-            yield call, responses_to(step, call, mu, scheme).float().cpu()
-        return
-    parcels = Parcels((step.solver,))
-    work = partial(_answer, parcels.publish(step), mu, scheme)
-    for number, data in answered(executor, work, calls):
-        found = torch.frombuffer(bytearray(data), dtype=torch.float32)
-        yield calls[number], found.view(calls[number].count, -1)
-
-
-def _answer(ticket: Ticket, mu: float, scheme: Scheme, call: Call) -> bytes:
-    """A worker's part; plain bytes, since some executors share a tensor's memory."""
-    step, _ = load(ticket, _same)
-    return responses_to(step, call, mu, scheme).float().cpu().numpy().tobytes()
-
-
-def _same(step: Step) -> Step:
-    return step
-
-
-# Relative to the largest entry: an answer that is further off is another solver's.
-_SAME = 1e-4
+_SAME = 1e-4  # relative to the largest entry: a step that is further off is another solver's
 
 
 @dataclass(frozen=True)
@@ -119,7 +36,11 @@ class Probing:
         mu: Finite-difference step, in the units of the varied input; > 0.
         scheme: "forward" or "central".
         states: States of a solver call at most.
-        executor: Who answers the calls; None is this process.
+        executor: What makes the calls; None is this process. The numbers do not depend on it,
+            where its processes have as many threads as this one. The solver must pickle for it.
+
+    Raises:
+        InputError: If `mu` or `states` is not positive, or the scheme is unknown.
     """
 
     mu: float = 1e-3
@@ -143,17 +64,17 @@ class JacobianStore:
     A file's name is a digest of the identity, the snapshot and the probing, so that runs with
     the same solver share it. It is written once, whole, and then only read (memory-mapped):
     any number of runs may use a folder at a time. Where two measure the same, the later file
-    takes the place of an equal one. Each solver call's answers are kept until their Jacobian is
-    complete, so that after a crash no answered call is asked again. A file that is cut short,
-    or of a solver that answered otherwise at the snapshot, is measured anew.
+    takes the place of an equal one. Each solver call's responses are kept until their Jacobian
+    is complete, so that after a crash no call is made twice. A file that is cut short, or of a
+    solver whose step from the snapshot was another, is measured anew.
 
     Args:
         folder: Where the files lie; None for memory.
-        identity: What decides the solver's answers, and nothing else.
+        identity: What decides the solver's steps, and nothing else.
         progress: Called with the solver steps of what was found or measured.
 
     Attributes:
-        asked: Solver steps that were taken. The count of a solver that is a
+        solver_steps: Solver steps that were taken. The count of a solver that is a
             `zopde.contracts.Tally` goes up by what a Jacobian takes, found or measured, so that
             it does not depend on who came first.
     """
@@ -165,7 +86,7 @@ class JacobianStore:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._folder, self._identity, self._progress = folder, identity, progress
-        self.asked = 0
+        self.solver_steps = 0
 
     def fetch(self, step: Step, form: Form, probing: Probing) -> list[Jacobian]:
         """The Jacobian at every state of a step's batch.
@@ -177,59 +98,46 @@ class JacobianStore:
 
         Raises:
             InputError: If the folder cannot be written.
-            SolverError: If the solver fails; what was answered before is kept.
+            SolverError: If the solver fails; the calls before are kept.
         """
         files = [self._file(step, form, probing, row) for row in range(len(step.point))]
-        found: dict[int, Tensor] = {}
+        packed: dict[int, Tensor] = {}
         for row, file in enumerate(files):
             numbers = self._read(file, form.size, step.stepped[row])
             if numbers is not None:
-                found[row] = numbers
-        self._done(step, probing, len(found) * step.point[0].numel())
-        calls = calls_for(step, probing.scheme, probing.states)
-        for row, numbers in self._measured(
-            step, form, probing, files, [call for call in calls if call.row not in found]
-        ):
-            found[row] = numbers
-        return [form.open(found[row]) for row in range(len(files))]
+                packed[row] = numbers
+        self._count(step, probing, len(packed) * step.point[0].numel())
+        calls = [call for call in _calls(step, probing) if call.row not in packed]
+        done: dict[int, dict[int, Tensor]] = {call.row: {} for call in calls}
+        for call, responses in self._responses(step, probing, files, calls):
+            of_row, file = done[call.row], files[call.row]
+            of_row[call.first] = responses
+            if sum(map(len, of_row.values())) == step.point[0].numel():
+                whole = form.pack(torch.cat([of_row[first] for first in sorted(of_row)]))
+                packed[call.row] = self._keep(file, whole, step.stepped[call.row])
+                for first in of_row:
+                    self._forget(f"{file}.{first}")
+                of_row.clear()
+        return [form.open(packed[row]) for row in range(len(files))]
 
-    def _measured(
-        self, step: Step, form: Form, probing: Probing, files: Sequence[str], calls: list[Call]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Answer the calls, and give (row, numbers) of each Jacobian that is complete."""
-        width = step.stepped[0].numel()
-        parts: dict[Call, Tensor] = {}
+    def _responses(
+        self, step: Step, probing: Probing, files: Sequence[str], calls: Sequence[_Call]
+    ) -> Iterator[tuple[_Call, Float[Tensor, "probes outputs"]]]:
+        """The responses of every call: first those that are kept, then the others as they come."""
+        missing = []
         for call in calls:
-            known = self._read(
-                f"{files[call.row]}.{call.first}", call.count * width, step.stepped[call.row]
-            )
-            if known is not None:
-                parts[call] = known.view(call.count, width)
-        self._done(step, probing, sum(call.count for call in parts))
-        left = [call for call in calls if call not in parts]
-        waiting = {
-            row: [call for call in calls if call.row == row]
-            for row in dict.fromkeys(call.row for call in calls)
-        }
-
-        def complete() -> Iterator[tuple[int, Tensor]]:
-            for row, its in list(waiting.items()):
-                if all(call in parts for call in its):
-                    del waiting[row]
-                    whole = torch.cat([parts.pop(call) for call in its])
-                    yield row, self._keep(files[row], form.pack(whole), step.stepped[row])
-                    for call in its:
-                        self._forget(f"{files[row]}.{call.first}")
-
-        yield from complete()
-        for call, answers in answer_calls(step, left, probing.mu, probing.scheme, probing.executor):
-            self.asked += call.count * probing.steps
-            self._done(step, probing, call.count, here=probing.executor is None)
-            kept = self._keep(
-                f"{files[call.row]}.{call.first}", answers.flatten(), step.stepped[call.row]
-            )
-            parts[call] = kept.view_as(answers)
-            yield from complete()
+            name, width = f"{files[call.row]}.{call.first}", step.stepped[call.row].numel()
+            known = self._read(name, call.count * width, step.stepped[call.row])
+            if known is None:
+                missing.append(call)
+            else:
+                self._count(step, probing, call.count)
+                yield call, known.view(call.count, width)
+        for call, responses in _made(step, missing, probing):
+            self.solver_steps += call.count * probing.steps
+            self._count(step, probing, call.count, here=probing.executor is None)
+            name, stepped = f"{files[call.row]}.{call.first}", step.stepped[call.row]
+            yield call, self._keep(name, responses.flatten(), stepped).view_as(responses)
 
     def _file(self, step: Step, form: Form, probing: Probing, row: int) -> str:
         said = (self._identity, step.variable, probing.mu, probing.scheme, probing.states)
@@ -248,9 +156,9 @@ class JacobianStore:
         if not path.is_file() or path.stat().st_size != 4 * (size + more):
             return None
         whole = torch.from_file(str(path), shared=False, size=size + more, dtype=torch.float32)
-        answer = stepped.detach().flatten().float().cpu()
-        off = (whole[size:] - answer).abs().max()
-        return whole[:size] if off <= _SAME * answer.abs().max() else None
+        expected = stepped.detach().flatten().float().cpu()
+        off = (whole[size:] - expected).abs().max()
+        return whole[:size] if off <= _SAME * expected.abs().max() else None
 
     def _keep(self, name: str, numbers: Tensor, stepped: Tensor) -> Tensor:
         """Write a file, whole or not at all, and map it."""
@@ -258,10 +166,10 @@ class JacobianStore:
             return numbers
         path = self._folder / name
         try:
-            with replacing(path) as partial, partial.open("wb") as file:
+            with replacing(path) as other_name, other_name.open("wb") as file:
                 for values in (numbers, stepped.detach().flatten().float().cpu()):
                     file.write(values.contiguous().numpy().data)
-                partial.chmod(0o444)
+                other_name.chmod(0o444)
         except OSError as error:
             raise InputError(
                 "bank",
@@ -274,9 +182,65 @@ class JacobianStore:
         if self._folder is not None:
             (self._folder / name).unlink(missing_ok=True)
 
-    def _done(self, step: Step, probing: Probing, probes: int, here: bool = False) -> None:
-        """Count probes; a solver has counted those that it answered in this process."""
+    def _count(self, step: Step, probing: Probing, probes: int, here: bool = False) -> None:
+        """Count probes; a solver has counted those that it stepped in this process."""
         if isinstance(step.solver, Tally) and not here:
             step.solver.add(Counter(steps=probes * probing.steps))
         if self._progress and probes:
             self._progress(probes * probing.steps)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One solver call: the entries `first`, ..., `first + count - 1` of the state in a row."""
+
+    row: int
+    first: int
+    count: int
+
+
+def _calls(step: Step, probing: Probing) -> list[_Call]:
+    """Every entry of every state; no call takes more states than it may, or two rows."""
+    entries, chunk = step.point[0].numel(), probes_per_call(probing.states, probing.scheme)
+    return [
+        _Call(row, first, min(chunk, entries - first))
+        for row in range(len(step.point))
+        for first in range(0, entries, chunk)
+    ]
+
+
+def _made(
+    step: Step, calls: Sequence[_Call], probing: Probing
+) -> Iterator[tuple[_Call, Float[Tensor, "probes outputs"]]]:
+    """The responses of every call in float32, as they come."""
+    if probing.executor is None:
+        for call in calls:
+            yield call, _responses(step, call, probing.mu, probing.scheme)
+        return
+    parcels = Parcels((step.solver,))
+    work = partial(_in_worker, parcels.publish(step), probing.mu, probing.scheme)
+    for number, data in answered(probing.executor, work, calls):
+        responses = torch.frombuffer(bytearray(data), dtype=torch.float32)
+        yield calls[number], responses.view(calls[number].count, -1)
+
+
+def _responses(
+    step: Step, call: _Call, mu: float, scheme: Scheme
+) -> Float[Tensor, "probes outputs"]:
+    """J e_j for the entries of a call, in float32; a Jacobian must be whole."""
+    entries = torch.arange(call.first, call.first + call.count, device=step.point.device)
+    responses = entry_responses(step, torch.full_like(entries, call.row), entries, mu, scheme)
+    lost = failed(responses)
+    if lost.any():
+        raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
+    return responses.flatten(1).float().cpu()
+
+
+def _in_worker(ticket: Ticket, mu: float, scheme: Scheme, call: _Call) -> bytes:
+    """A worker's part; plain bytes, since some executors share a tensor's memory."""
+    step, _ = load(ticket, _as_it_is)
+    return _responses(step, call, mu, scheme).numpy().tobytes()
+
+
+def _as_it_is(step: Step) -> Step:
+    return step

@@ -1,27 +1,33 @@
-"""The contract: a solver whose step can be back-propagated through, answered by queries."""
+"""A black-box step that back-propagation passes: its derivative comes from solver steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, seeded
+from zopde.contracts import Forcing, Solver, State, seedable, seeded
 from zopde.grid import Grid
+from zopde.validate import check_choice, check_count, check_positive
+from zopde.zo.cge import Scheme
 
 Variable = Literal["state", "forcing"]
+Varied = Float[Tensor, "batch varied_channel *space"]
+Rows = Int[Tensor, " probes"]
+Responses = Float[Tensor, "probes channel *space"]
 
 
 class Stepping(Protocol):
-    """A black box with an answer for every state of a batch; a `Solver` is one.
+    """A black box with an output for every state of a batch; a `Solver` is one.
 
-    What it answers need not be a state: a frozen classifier behind a latent may answer one loss
-    for each, with the label it is held to in the place of the forcing (`cut="latent"`).
+    The output need not be a state: a frozen classifier behind a latent may give one loss for
+    each, with the label in the place of the forcing (`cut="latent"`).
     """
 
     def step(self, state: State, forcing: Forcing | None = None) -> Tensor:
@@ -31,13 +37,13 @@ class Stepping(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a black box that was taken, and the input whose influence is asked for.
+    """One step that a black box has taken, and the input with respect to which it is derived.
 
     Args:
-        solver: What was stepped; may be asked again, at a price.
+        solver: What was stepped; whoever derives the step calls it again.
         state: (batch, channel, *space), where from.
         forcing: (batch, forcing_channel, *space), or None.
-        stepped: (batch, channel, *space), the solver's answer.
+        stepped: (batch, channel, *space), `solver.step(state, forcing)`.
         variable: The input to vary, "state" or "forcing".
     """
 
@@ -48,7 +54,7 @@ class Step:
     variable: Variable = "state"
 
     @property
-    def point(self) -> Float[Tensor, "batch varied_channel *space"]:
+    def point(self) -> Varied:
         """The varied input, where the step was taken."""
         if self.variable == "state":
             return self.state
@@ -56,10 +62,8 @@ class Step:
         return self.forcing
 
     @torch.no_grad()
-    def ask(
-        self, rows: Int[Tensor, " probes"], values: Float[Tensor, "probes varied_channel *space"]
-    ) -> Float[Tensor, "probes channel *space"]:
-        """What the solver answers if row `rows[p]` of the varied input were `values[p]`.
+    def query(self, rows: Rows, values: Float[Tensor, "probes varied_channel *space"]) -> Responses:
+        """The step as it would be if row `rows[p]` of the varied input were `values[p]`.
 
         One solver call for `probes` states; the other input stays that of the row.
         """
@@ -68,12 +72,79 @@ class Step:
         return self.solver.step(values, None if self.forcing is None else self.forcing[rows])
 
 
-class Pullback(Protocol):
-    """A way to get the vector-Jacobian product of a solver step from queries."""
+def differences(
+    step: Step,
+    rows: Rows,
+    directions: Float[Tensor, "probes varied_channel *space"],
+    mu: float,
+    scheme: Scheme = "forward",
+) -> Responses:
+    """J d for every probe, by finite differences; one solver call.
 
-    def __call__(
-        self, step: Step, cotangent: State
-    ) -> Float[Tensor, "batch varied_channel *space"]:
+        forward:  [S(x + mu d) - S(x)] / mu                error mu/2 S''[d, d] + O(mu^2)
+        central:  [S(x + mu d) - S(x - mu d)] / (2 mu)     error O(mu^2)
+
+    S(x) is known, so a forward difference is one solver step, a central one two. Where one of
+    those two failed (is not finite), the other one and S(x) make a one-sided difference; where
+    nothing is left, the difference is not finite.
+
+    Args:
+        step: The step at which to differentiate.
+        rows: (probes,), which state of its batch each probe belongs to.
+        directions: (probes, varied_channel, *space), d.
+        mu: Finite-difference step, in the units of the varied input; > 0.
+        scheme: "forward" or "central".
+    """
+    point = step.point[rows]
+    ahead = point + mu * directions
+    if scheme == "forward":
+        return (step.query(rows, ahead) - step.stepped[rows]) / mu
+    both = step.query(rows.repeat(2), torch.cat([ahead, point - mu * directions]))
+    first, second = both.chunk(2)
+    central = (first - second) / (2 * mu)
+    lost = failed(central)
+    if lost.any():
+        here = step.stepped[rows]
+        one_sided = torch.where(_shaped(failed(first), first), here - second, first - here) / mu
+        central = torch.where(_shaped(lost, central), one_sided, central)
+    return central
+
+
+def failed(responses: Responses) -> Bool[Tensor, " probes"]:
+    """Which probes have a response that is not finite."""
+    if math.isfinite(float(responses.detach().sum())):
+        return torch.zeros(len(responses), dtype=torch.bool, device=responses.device)
+    return ~responses.flatten(1).isfinite().all(dim=1)
+
+
+def without_failed(responses: Responses) -> Responses:
+    """Zero instead of the responses of probes that failed."""
+    lost = failed(responses)
+    if not lost.any():
+        return responses
+    return torch.where(_shaped(lost, responses), torch.zeros_like(responses), responses)
+
+
+def _shaped(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (like.dim() - 1))
+
+
+def probes_per_call(states: int, scheme: Scheme) -> int:
+    """Probes of one solver call of at most `states` states."""
+    return max(1, states // 2) if scheme == "central" else states
+
+
+def check_probing(mu: float, scheme: str, states: int) -> None:
+    """Require a positive step, a known scheme, and room for one state."""
+    check_positive("mu", mu)
+    check_choice("scheme", scheme, ("forward", "central"))
+    check_count("states", states)
+
+
+class Pullback(Protocol):
+    """A way to get the vector-Jacobian product of a solver step from further steps."""
+
+    def __call__(self, step: Step, cotangent: State) -> Varied:
         """J^T v for every state of the batch, J = d S / d(step.variable) at the step.
 
         Args:
@@ -86,37 +157,44 @@ class Pullback(Protocol):
         ...
 
 
+PullbackAt = Callable[[int], Pullback]
+"""Iteration -> pullback."""
+
+
 @final
 class PullbackByVariable:
-    """One way to ask for the influence of the state, another for that of the forcing.
+    """One pullback for the influence of the state, another for that of the forcing.
 
     Args:
-        state: What answers for the state.
-        forcing: What answers for the forcing.
+        state: Gives the product for the state.
+        forcing: Gives the product for the forcing.
     """
 
     def __init__(self, state: Pullback, forcing: Pullback) -> None:
-        self._ways = {"state": state, "forcing": forcing}
+        self._pullbacks = {"state": state, "forcing": forcing}
 
-    def __call__(
-        self, step: Step, cotangent: State
-    ) -> Float[Tensor, "batch varied_channel *space"]:
+    def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        return self._ways[step.variable](step, cotangent)
+        return self._pullbacks[step.variable](step, cotangent)
 
 
-def by_variable(ways: Mapping[Variable, Pullback]) -> Pullback:
-    """A pullback for each of the inputs that are asked for: the state, or both."""
-    state = ways["state"]
-    return PullbackByVariable(state, ways["forcing"]) if "forcing" in ways else state
+def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:
+    """One pullback from `pullbacks`, a way for each input: of the state alone, or of both."""
+    state = pullbacks["state"]
+    return PullbackByVariable(state, pullbacks["forcing"]) if "forcing" in pullbacks else state
+
+
+def always(pullback: Pullback) -> PullbackAt:
+    """The same pullback at every iteration."""
+    return lambda _: pullback
 
 
 @final
 class InterfaceSolver:
-    """A black-box solver that back-propagation can pass, by queries: `cut="interface"`.
+    """A black-box solver that back-propagation passes, by queries: `cut="interface"`.
 
         forward:   u' = S(u, f), without a graph
-        backward:  (dL/du, dL/df) = pullback(step, dL/du'),   asked only where it is needed
+        backward:  (dL/du, dL/df) = pullback(step, dL/du'),   only where it is needed
 
     It is a `Solver`, so an `UnrolledObjective` over it under plain back-propagation is
     ZO-interface; only the solver is probed, never the network. The price does not depend on the
@@ -124,13 +202,13 @@ class InterfaceSolver:
 
     Args:
         solver: The black box. Wrap it in a counter to count the queries.
-        pullback: How the vector-Jacobian product is asked for: `DensePullback`,
-            `ColouredPullback`, `AmortisedPullback`, `RandomPullback`.
+        pullback: How the vector-Jacobian product is measured: `DensePullback`,
+            `ColouredPullback`, `BankPullback`, `RandomPullback`.
     """
 
     def __init__(self, solver: Solver, pullback: Pullback) -> None:
-        self._solver = solver
-        self._pullback = pullback
+        self._solver, self._pullback = solver, pullback
+        self.seedable = seedable(solver)
 
     @property
     def grid(self) -> Grid:
@@ -149,13 +227,13 @@ class InterfaceSolver:
 def queried(
     solver: Stepping, pullback: Pullback, state: State, forcing: Forcing | None = None
 ) -> Tensor:
-    """The answer of a black box, as a node of the autograd graph; see `InterfaceSolver`.
+    """The step of a black box, as a node of the autograd graph; see `InterfaceSolver`.
 
     Args:
         solver: The black box.
-        pullback: How its vector-Jacobian product is asked for.
-        state: (batch, channel, *space), what it is asked about.
-        forcing: What else it is told, row by row; None for nothing.
+        pullback: How its vector-Jacobian product is measured.
+        state: (batch, channel, *space), its input.
+        forcing: Its second input, row by row; None for nothing.
 
     Returns:
         `solver.step(state, forcing)`.
@@ -192,10 +270,10 @@ class _Stepped(torch.autograd.Function):
     ) -> tuple[State | None, Forcing | None, None, None]:
         state, forcing, stepped = ctx.saved_tensors
         variables: tuple[Variable, ...] = ("state", "forcing")
-        found = [
+        products = [
             ctx.pullback(Step(ctx.solver, state, forcing, stepped, variable), cotangent)
             if needed
             else None
             for variable, needed in zip(variables, ctx.needs_input_grad[:2], strict=True)
         ]
-        return found[0], found[1], None, None
+        return products[0], products[1], None, None

@@ -1,10 +1,8 @@
 """Networks. They know nothing but torch."""
 
-from zopde.nets.autoencoder import Decoder, Encoder
-from zopde.nets.cnn import SmallCNN
+from zopde.nets.classifiers import CifarResNet, SmallCNN
 from zopde.nets.correctors import ConvCorrector, Normalised, ResidualCorrector, build_corrector
-from zopde.nets.dncnn import DnCNN
-from zopde.nets.resnet import CifarResNet
+from zopde.nets.defences import Decoder, DnCNN, Encoder
 
 __all__ = [
     "CifarResNet",

@@ -1,14 +1,16 @@
 """Randomized smoothing: any classifier becomes one whose answers hold within a radius."""
 
-from zopde.smoothing.attack import attack
+from zopde.smoothing.attacks import attack
 from zopde.smoothing.bounds import (
+    CertifiedShare,
+    certified_accuracy,
     certified_radius,
+    check_alpha,
     largest_radius,
     lower_bound,
     sign_test,
     upper_bound,
 )
-from zopde.smoothing.curves import CertifiedShare, certified_accuracy
 from zopde.smoothing.smooth import ABSTAIN, BaseClassifier, Certificate, Smooth, votes
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "attack",
     "certified_accuracy",
     "certified_radius",
+    "check_alpha",
     "largest_radius",
     "lower_bound",
     "sign_test",

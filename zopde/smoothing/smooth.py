@@ -12,10 +12,10 @@ from torch import Generator, Tensor, nn
 
 from zopde.errors import InputError
 from zopde.smoothing.bounds import certified_radius, check_alpha, lower_bound, sign_test
-from zopde.smoothing.noise import NoiseStream
 from zopde.validate import check_count, check_positive
 
 ABSTAIN = -1
+_ENTRIES = 2**18  # of a block of noise: 1 MiB in single precision
 BaseClassifier = Callable[[Tensor], Any]
 """(batch, channel, y, x) -> scores (batch, classes), or labels (batch,) of an integer type."""
 
@@ -32,6 +32,46 @@ class Certificate(NamedTuple):
     prediction: int
     radius: float
     lower: float
+
+
+@final
+class NoiseStream:
+    """n rows of N(0, 1), taken a few at a time; how few changes no number.
+
+    A generator gives other numbers for other shapes. So they are drawn in blocks whose size
+    follows from the row's shape and n alone, and what a call leaves over waits for the next.
+
+    Args:
+        shape: Of a row.
+        rows: n, how many will be taken.
+        generator: Decides all numbers, on its own device.
+        dtype: Floating-point.
+    """
+
+    def __init__(
+        self, shape: torch.Size, rows: int, generator: Generator, dtype: torch.dtype
+    ) -> None:
+        size = min(rows, max(1, _ENTRIES // max(1, shape.numel())))
+        self._block = torch.empty(size, *shape, dtype=dtype, device=generator.device)
+        self._generator = generator
+        self._used = size
+
+    def fill(self, target: Float[Tensor, "batch ..."]) -> None:
+        """Overwrite `target` with the next rows."""
+        filled, size = 0, len(self._block)
+        while filled < len(target):
+            if self._used == size:
+                if len(target) - filled >= size and target.device == self._block.device:
+                    # A whole block, drawn where it belongs.
+                    target[filled : filled + size].normal_(generator=self._generator)
+                    filled += size
+                    continue
+                self._block.normal_(generator=self._generator)
+                self._used = 0
+            count = min(size - self._used, len(target) - filled)
+            target[filled : filled + count] = self._block[self._used : self._used + count]
+            self._used += count
+            filled += count
 
 
 @final

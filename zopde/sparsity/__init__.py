@@ -1,9 +1,14 @@
 """Which coordinates are asked for."""
 
-from zopde.sparsity.grasp import grasp_scores, zo_grasp_scores
 from zopde.sparsity.masks import FixedMask, LayerMasks, Masks, RandomMasks, kept_mask
 from zopde.sparsity.ratios import LayerRatio, LayerRatios, layer_ratios
-from zopde.sparsity.scores import Scores, magnitude_scores, random_scores
+from zopde.sparsity.scores import (
+    Scores,
+    grasp_scores,
+    magnitude_scores,
+    random_scores,
+    zo_grasp_scores,
+)
 
 __all__ = [
     "FixedMask",

@@ -1,7 +1,8 @@
-"""Random masks, drawn anew from time to time."""
+"""Which weights each iteration probes: random masks, drawn anew from time to time, or one mask."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, final
 
 import torch
@@ -15,7 +16,7 @@ from zopde.validate import check_positive, check_share
 
 
 class Masks(Protocol):
-    """Which coordinates each iteration asks for."""
+    """Which coordinates each iteration probes."""
 
     @property
     def active(self) -> int:
@@ -49,9 +50,7 @@ class RandomMasks:
     def __init__(self, total: int, sparsity: float, every: int, seed: int) -> None:
         check_share("sparsity", sparsity)
         check_positive("resample", every)
-        self._total = total
-        self._every = every
-        self._seed = seed
+        self._total, self._every, self._seed = total, every, seed
         self.active = max(1, round((1 - sparsity) * total))
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:
@@ -81,22 +80,17 @@ class LayerMasks:
 
     def __init__(self, ratios: LayerRatios, every: int, seed: int) -> None:
         check_positive("resample", every)
-        self._layers = ratios.layers
-        self._every = every
-        self._seed = seed
+        self._ratios, self._every, self._seed = ratios, every, seed
         self.active = ratios.active
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:
         """The mask of an iteration; True = active."""
         draw = generator(self._seed, "mask", iteration // self._every)
-        parts = []
-        for layer in self._layers:
-            part = torch.ones(layer.weights, dtype=torch.bool)
-            if layer.maskable:
-                order = torch.randperm(layer.weights, generator=draw)
-                part[order[layer.active :]] = False
-            parts.append(part)
-        return torch.cat(parts)
+        orders = [
+            torch.randperm(layer.weights, generator=draw) if layer.maskable else None
+            for layer in self._ratios.layers
+        ]
+        return _first_of(orders, self._ratios)
 
 
 @final
@@ -126,12 +120,16 @@ def kept_mask(scores: Scores, ratios: LayerRatios) -> Bool[Tensor, " d"]:
     Returns:
         (d,), what is always active included.
     """
-    parts, first = [], 0
-    for layer in ratios.layers:
-        part = torch.ones(layer.weights, dtype=torch.bool)
-        if layer.maskable:
-            values = scores.values[first : first + layer.weights].cpu()
-            part[torch.argsort(values, stable=True)[layer.active :]] = False
-        parts.append(part)
-        first += layer.weights
-    return torch.cat(parts)
+    values = scores.values.cpu().split([layer.weights for layer in ratios.layers])
+    return _first_of([torch.argsort(part, stable=True) for part in values], ratios)
+
+
+def _first_of(orders: Sequence[Tensor | None], ratios: LayerRatios) -> Tensor:
+    """A mask that is True at the first `active` entries of each layer in a given order."""
+    masks = []
+    for order, layer in zip(orders, ratios.layers, strict=True):
+        mask = torch.ones(layer.weights, dtype=torch.bool)
+        if layer.maskable and order is not None:
+            mask[order[layer.active :]] = False
+        masks.append(mask)
+    return torch.cat(masks)

@@ -73,11 +73,12 @@ class LayerRatios:
         """
         try:
             ratios = cls(tuple(LayerRatio(**layer) for layer in tree["layers"]))
-            sound = all(0 <= layer.active <= layer.weights for layer in ratios.layers)
-        except (KeyError, TypeError) as error:
-            raise _malformed(str(error)) from error
-        if not sound:
-            raise _malformed("more active weights than there are")
+            if not all(0 <= layer.active <= layer.weights for layer in ratios.layers):
+                raise ValueError("more active weights than there are")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "layer ratios", got=str(error), expected="the content of LayerRatios.as_tree()"
+            ) from error
         return ratios
 
     def __str__(self) -> str:
@@ -126,18 +127,16 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
     check_share("sparsity", sparsity)
     slots, exempt = Coordinates(network).slots, _of_wide_norms(network)
     values = _checked(scores.values, slots[-1].stop if slots else 0)
-    maskable = [len(slot.shape) >= 2 and slot.name not in exempt for slot in slots]
-    parts = [values[s.start : s.stop] for s, yes in zip(slots, maskable, strict=True) if yes]
-    kept = iter(_kept(parts, sparsity))
+    maskable = [s for s in slots if len(s.shape) >= 2 and s.name not in exempt]
+    counts = _survivors([values[s.start : s.stop] for s in maskable], sparsity)
+    active = dict(zip((s.name for s in maskable), counts, strict=True))
+    sizes = {s.name: s.stop - s.start for s in slots}
     return LayerRatios(
-        tuple(
-            LayerRatio(s.name, s.stop - s.start, next(kept) if yes else s.stop - s.start, yes)
-            for s, yes in zip(slots, maskable, strict=True)
-        )
+        tuple(LayerRatio(n, size, active.get(n, size), n in active) for n, size in sizes.items())
     )
 
 
-def _kept(parts: list[Tensor], sparsity: float) -> list[int]:
+def _survivors(parts: list[Tensor], sparsity: float) -> list[int]:
     """How many weights of each tensor survive the global ranking."""
     if not parts:
         return []
@@ -164,17 +163,9 @@ def _checked(values: Tensor, total: int) -> Tensor:
 
 def _of_wide_norms(network: nn.Module) -> set[str]:
     """Names of the parameters that a LayerNorm or RMSNorm owns."""
-    owned = {
-        id(parameter)
-        for module in network.modules()
-        if isinstance(module, _WIDE_NORMS)
-        for parameter in module.parameters(recurse=False)
-    }
+    norms = [module for module in network.modules() if isinstance(module, _WIDE_NORMS)]
+    owned = {id(parameter) for norm in norms for parameter in norm.parameters(recurse=False)}
     return {name for name, parameter in network.named_parameters() if id(parameter) in owned}
-
-
-def _malformed(reason: str) -> InputError:
-    return InputError("layer ratios", got=reason, expected="the content of LayerRatios.as_tree()")
 
 
 def _row(name: str, layers: list[LayerRatio]) -> tuple[str, str, str, str]:

@@ -1,21 +1,26 @@
 """One training loop for every way of getting a gradient."""
 
-from zopde.training.checkpoint import load_checkpoint, save_checkpoint
-from zopde.training.fit import Fitted, fit
+from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise, cosine
 from zopde.training.gradients import (
-    Backprop,
     CrossEntropy,
-    Gradient,
-    GradientSource,
     Masked,
+    NetworkOracle,
     OracleAt,
     RandomDirections,
     RunningStatistics,
     Skipping,
     ZerothOrder,
 )
-from zopde.training.history import History, Row, read_history
-from zopde.training.optimise import Optimise, cosine
+from zopde.training.loop import (
+    Fitted,
+    History,
+    Row,
+    fit,
+    load_checkpoint,
+    not_measured,
+    read_history,
+    save_checkpoint,
+)
 
 __all__ = [
     "Backprop",
@@ -25,6 +30,7 @@ __all__ = [
     "GradientSource",
     "History",
     "Masked",
+    "NetworkOracle",
     "Optimise",
     "OracleAt",
     "RandomDirections",
@@ -35,6 +41,7 @@ __all__ = [
     "cosine",
     "fit",
     "load_checkpoint",
+    "not_measured",
     "read_history",
     "save_checkpoint",
 ]

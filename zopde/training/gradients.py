@@ -1,19 +1,14 @@
-"""Where a gradient comes from: back-propagation, or queries.
-
-The loss of a classifier.
-
-Gradient sources that a classifier needs: masked back-propagation, running statistics.
-"""
+"""Gradients of weights from queries, and sources around a source; the loss of a classifier."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
@@ -23,54 +18,13 @@ from zopde.oracle.coordinates import Coordinates
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
+from zopde.training.descent import Gradient, GradientSource
 from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
 
 
-@dataclass(frozen=True)
-class Gradient:
-    """What one gradient cost, and what it touches.
-
-    Args:
-        loss: The objective at the current weights; NaN where the scheme never evaluates it.
-        queries: Evaluations of the objective.
-        active: (d,), True at the coordinates that are known; None for all.
-        skipped: Whether the iteration could not be: nothing is to be updated.
-    """
-
-    loss: float
-    queries: int
-    active: Bool[Tensor, " d"] | None = None
-    skipped: bool = False
-
-
-class GradientSource(Protocol):
-    """Puts a gradient into `.grad` of every trainable parameter."""
-
-    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """Measure the gradient of `objective` at the network's present weights."""
-        ...
-
-
-@final
-class Backprop:
-    """Reverse-mode differentiation of whatever part of the objective carries a graph."""
-
-    def __call__(
-        self,
-        network: nn.Module,
-        objective: Objective,
-        iteration: int,  # noqa: ARG002 - the same at every iteration
-    ) -> Gradient:
-        """One query, and one backward pass."""
-        network.zero_grad(set_to_none=True)
-        loss = objective(network, 1)[0]
-        loss.backward()
-        return Gradient(float(loss.detach()), queries=1)
-
-
 class NetworkOracle(Oracle, Protocol):
-    """Answers probes of a network's weights: a `WeightOracle`, an `ExecutorOracle`."""
+    """Evaluates probes of a network's weights: a `WeightOracle`, an `ExecutorOracle`."""
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight."""
@@ -85,10 +39,10 @@ class ZerothOrder:
     """Coordinate-wise estimates over a mask of the weights (`cut="weights"`).
 
     Args:
-        masks: Which coordinates each iteration asks for.
+        masks: Which coordinates each iteration probes.
         mu: Finite-difference step, in the units of the weights.
         scheme: "forward" or "central".
-        oracle_at: (network, objective) -> what answers the probes, made anew at every iteration.
+        oracle_at: (network, objective) -> what evaluates the probes, made anew at every iteration.
         relative: True takes `mu` in units of each tensor's root mean square at that iteration.
         failed: What a probe does whose loss is not finite; see `cge`. Dropped, its coordinate is
             not active at this iteration.
@@ -103,11 +57,8 @@ class ZerothOrder:
         relative: bool = False,
         failed: Failed = "keep",
     ) -> None:
-        self.masks = masks
-        self._mu = mu
-        self._scheme = scheme
-        self._oracle_at = oracle_at
-        self._relative = relative
+        self.masks, self._mu, self._scheme = masks, mu, scheme
+        self._oracle_at, self._relative = oracle_at, relative
         self._failed: Failed = failed
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
@@ -117,10 +68,40 @@ class ZerothOrder:
         mu = relative_mu(network, self._mu) if self._relative else self._mu
         estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme, self._failed)
         oracle.set_gradient(estimate.gradient)
-        loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
         if estimate.unknown is not None:
             active = active & ~estimate.unknown.to(active.device)
-        return Gradient(float(loss), estimate.queries, active)
+        return Gradient(_number(estimate.loss), estimate.queries, active)
+
+
+@final
+class RandomDirections:
+    """Estimates along random directions, all weights at once (RGE).
+
+    Args:
+        num_directions: q; drawn anew at every iteration.
+        mu: Finite-difference step, in the units of the weights.
+        scheme: "forward" or "central".
+        oracle_at: (network, objective) -> what evaluates the probes, made anew at every iteration.
+        seed: Decides the directions, together with the iteration.
+    """
+
+    def __init__(
+        self, num_directions: int, mu: float, scheme: Scheme, oracle_at: OracleAt, seed: int
+    ) -> None:
+        self._num_directions, self._mu, self._scheme = num_directions, mu, scheme
+        self._oracle_at, self._seed = oracle_at, seed
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """q queries, and one for the base."""
+        oracle = self._oracle_at(network, objective)
+        draw = generator(self._seed, "probes", iteration)
+        estimate = rge(oracle, self._num_directions, self._mu, draw, scheme=self._scheme)
+        oracle.set_gradient(estimate.gradient)
+        return Gradient(_number(estimate.loss), estimate.queries)
+
+
+def _number(loss: Tensor | None) -> float:
+    return math.nan if loss is None else float(loss)
 
 
 @final
@@ -138,46 +119,64 @@ class Skipping:
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the source."""
-        found = self._source(network, objective, iteration)
+        measured = self._source(network, objective, iteration)
         slopes = [p.grad for p in network.parameters() if p.grad is not None]
-        known = found.active is None or bool(found.active.any())
-        if known and not math.isinf(found.loss) and all(bool(g.isfinite().all()) for g in slopes):
-            return found
+        known = measured.active is None or bool(measured.active.any())
+        finite = all(bool(slope.isfinite().all()) for slope in slopes)
+        if known and finite and not math.isinf(measured.loss):
+            return measured
         for slope in slopes:
             slope.zero_()
         nothing = torch.zeros(Coordinates(network).total, dtype=torch.bool)
-        return Gradient(math.nan, found.queries, nothing, skipped=True)
+        return Gradient(math.nan, measured.queries, nothing, skipped=True)
 
 
 @final
-class RandomDirections:
-    """Estimates along random directions, all weights at once (RGE).
+class Masked:
+    """Another source's gradient, zero where a mask is not active.
 
     Args:
-        num_directions: q; drawn anew at every iteration.
-        mu: Finite-difference step, in the units of the weights.
-        scheme: "forward" or "central".
-        oracle_at: (network, objective) -> what answers the probes, made anew at every iteration.
-        seed: Decides the directions, together with the iteration.
+        inner: The source.
+        masks: Which coordinates each iteration keeps.
     """
 
-    def __init__(
-        self, num_directions: int, mu: float, scheme: Scheme, oracle_at: OracleAt, seed: int
-    ) -> None:
-        self._num_directions = num_directions
-        self._mu = mu
-        self._scheme = scheme
-        self._oracle_at = oracle_at
-        self._seed = seed
+    def __init__(self, inner: GradientSource, masks: Masks) -> None:
+        self._inner, self._masks = inner, masks
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """q queries, and one for the base."""
-        oracle = self._oracle_at(network, objective)
-        draw = generator(self._seed, "probes", iteration)
-        estimate = rge(oracle, self._num_directions, self._mu, draw, scheme=self._scheme)
-        oracle.set_gradient(estimate.gradient)
-        loss = torch.tensor(torch.nan) if estimate.loss is None else estimate.loss
-        return Gradient(float(loss), estimate.queries)
+        """At the inner source's price."""
+        measured = self._inner(network, objective, iteration)
+        active = self._masks.mask(iteration)
+        for slot in Coordinates(network).slots:
+            grad = network.get_parameter(slot.name).grad
+            if grad is not None:
+                grad *= active[slot.start : slot.stop].view(slot.shape).to(grad)
+        return replace(measured, active=active)
+
+
+@final
+class RunningStatistics:
+    """Another source's gradient; BatchNorm's running statistics then see the batch once.
+
+    Probes must not write them: hundreds of nearly equal batches would. So the unperturbed
+    network passes the batch once more, one query, and writes them as training does. A network
+    without such layers is left alone.
+
+    Args:
+        inner: A source that leaves buffers as they are.
+    """
+
+    def __init__(self, inner: GradientSource) -> None:
+        self._inner = inner
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """One query more than the inner source."""
+        measured = self._inner(network, objective, iteration)
+        if not any(uses_batch_statistics(module) for module in network.modules()):
+            return measured
+        with torch.no_grad():
+            objective(network, 1)
+        return replace(measured, queries=measured.queries + 1)
 
 
 @final
@@ -200,52 +199,3 @@ class CrossEntropy:
         labels = self.labels.repeat(num_probes)[None]
         losses = F.cross_entropy(logits.t()[None], labels, reduction="none")
         return losses.view(num_probes, -1).mean(dim=1)
-
-
-@final
-class Masked:
-    """Another source's gradient, zero where a mask is not active.
-
-    Args:
-        inner: The source.
-        masks: Which coordinates each iteration keeps.
-    """
-
-    def __init__(self, inner: GradientSource, masks: Masks) -> None:
-        self._inner = inner
-        self._masks = masks
-
-    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """At the inner source's price."""
-        found = self._inner(network, objective, iteration)
-        active = self._masks.mask(iteration)
-        for slot in Coordinates(network).slots:
-            grad = network.get_parameter(slot.name).grad
-            if grad is not None:
-                grad *= active[slot.start : slot.stop].view(slot.shape).to(grad)
-        return Gradient(found.loss, found.queries, active)
-
-
-@final
-class RunningStatistics:
-    """Another source's gradient; BatchNorm's running statistics then see the batch once.
-
-    Probes must not write them: hundreds of nearly equal batches would. So the unperturbed
-    network passes the batch once more, one query, and writes them as training does. A network
-    without such layers is left alone.
-
-    Args:
-        inner: A source that leaves buffers as they are.
-    """
-
-    def __init__(self, inner: GradientSource) -> None:
-        self._inner = inner
-
-    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """One query more than the inner source."""
-        found = self._inner(network, objective, iteration)
-        if not any(uses_batch_statistics(module) for module in network.modules()):
-            return found
-        with torch.no_grad():
-            objective(network, 1)
-        return Gradient(found.loss, found.queries + 1, found.active)

@@ -14,8 +14,8 @@ from torch import Tensor
 from zopde.contracts import Solver
 from zopde.files import replacing
 from zopde.interface import (
-    AmortisedPullback,
     Bank,
+    BankPullback,
     JacobianStore,
     Key,
     Probing,
@@ -98,7 +98,7 @@ class BankAt:
         with (progress or Silent()).stage(title, self.solver_steps) as advance:
             shared = JacobianStore(places.shared, identity, advance)
             self.banks = self._filled(solver, shared, here, executor)
-        self.asked = shared.asked
+        self.asked = shared.solver_steps
 
     def _filled(
         self, solver: Solver, shared: JacobianStore, here: Path | None, executor: Executor | None
@@ -106,7 +106,6 @@ class BankAt:
         cut, problem = self._cut, self._problem
         banks = {
             variable: Bank(
-                problem.solver.grid,
                 form,
                 cut.snapshots + cut.more_snapshots,
                 _key(problem),
@@ -144,7 +143,7 @@ class BankAt:
                 )
                 self._at = iteration
                 self._watches.append(watch)
-            found[variable] = AmortisedPullback(bank, cut.lookup, watch)
+            found[variable] = BankPullback(bank, cut.lookup, watch)
         return by_variable(found)
 
     def agreement(self) -> float | None:

@@ -16,20 +16,21 @@ from zopde.interface import (
     ColouredPullback,
     DensePullback,
     Pullback,
+    PullbackAt,
     RandomPullback,
     Step,
+    Variable,
+    always,
+    by_variable,
     coloured_for,
 )
-from zopde.interface.vjp import Variable, by_variable
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, Places, forms_of_bank
 from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened, Problem
-from zopde.training import Fitted
-
-PullbackAt = Callable[[int], Pullback]
+from zopde.training import Fitted, not_measured
 
 _PROBES = 64
 
@@ -51,8 +52,8 @@ class Interface:
     cost: Fitted
     note: str
     finish: Callable[[int], str] = lambda _: ""
-    agreement: Callable[[], float | None] = lambda: None
-    variance: Callable[[], float | None] = lambda: None
+    agreement: Callable[[], float | None] = not_measured
+    variance: Callable[[], float | None] = not_measured
 
 
 def check_cut(cut: InterfaceCut, problem: Problem) -> None:
@@ -126,12 +127,12 @@ def open_interface(
         return Interface(drawn, cost(0), drawn.note, variance=drawn.variance)
     if cut.way == "dense":
         dense = _dense(cut, problem)
-        return Interface(lambda _: dense, cost(0), "every entry is asked for")
+        return Interface(always(dense), cost(0), "every entry is asked for")
     if cut.way == "coloured":
         coloured = coloured_of(cut, problem, counter, seed)
         pullback = by_variable(coloured)
         note = "; ".join(_describe(v, one) for v, one in coloured.items())
-        return Interface(lambda _: pullback, cost(counter.steps), note)
+        return Interface(always(pullback), cost(counter.steps), note)
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
         fallback = by_variable(coloured_of(cut, problem, counter, seed))

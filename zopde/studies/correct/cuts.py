@@ -50,7 +50,7 @@ class InterfaceCut:
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
     (every entry by itself), "random" (`directions` of them), "bank" (Jacobians are measured once
     at `snapshots` states of the training data and found again by `lookup`, see
-    `zopde.interface.lookup`). A bank takes at most `limit_gib`: where it would not fit, each
+    `zopde.BankPullback`). A bank takes at most `limit_gib`: where it would not fit, each
     Jacobian is compressed to the entries within `near` cells along each axis ([]: 5) and a product
     of rank `rank` for the rest. With `watch_every` > 0 it is compared with the solver every so
     many iterations, and where they agree less than `watch_below` (a cosine) up to

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Solver
 from zopde.data import Trajectories, save_trajectories
-from zopde.hybrid import CorrectedSolver, rollout, rollout_error
-from zopde.hybrid.metrics import RolloutError
+from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
 from zopde.nets import Normalised, build_corrector
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds

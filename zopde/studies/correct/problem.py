@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
-from zopde.contracts import Solver
+from zopde.contracts import Solver, seedable
 from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
@@ -42,7 +43,7 @@ class Problem:
     stepped: Tensor
     inject: str
 
-    @property
+    @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
         """(channel,), the training data's standard deviation."""
         return self.train.state_scale()
@@ -191,7 +192,7 @@ class Opened:
     def objective(self, windows: Windows, solver: Solver, seed: int, at: int) -> UnrolledObjective:
         """The unrolled loss of one iteration, with the steps taken by `solver`."""
         window = windows.batch(at)
-        seeds = noise_seeds(seed, at, window.unroll)
+        seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
         return UnrolledObjective(solver, window, self.problem.scale, self.problem.injection, seeds)
 
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:

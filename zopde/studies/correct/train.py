@@ -14,19 +14,27 @@ from torch import nn
 from zopde.blackbox import CountedSolver, Dropping, failures_of
 from zopde.contracts import Objective, Solver
 from zopde.errors import InputError
-from zopde.interface import InterfaceSolver
+from zopde.interface import InterfaceSolver, PullbackAt
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.studies.correct.bank import Places
-from zopde.studies.correct.cut import Interface, PullbackAt, open_interface
+from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import FILE, Scoring, ratios_from, read_scoring, scores_by, write_scoring
 from zopde.studies.settings import iterations_in
-from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, fit
+from zopde.training import (
+    Backprop,
+    Fitted,
+    GradientSource,
+    Skipping,
+    ZerothOrder,
+    fit,
+    not_measured,
+)
 from zopde.zo.cge import Failed
 
 START = "NON-start"
@@ -184,8 +192,8 @@ def _fit(
             solver_steps=lambda: stage.counter.steps,
             every_seconds=opened.every_seconds,
             progress=lambda loss: advance(1, f"loss {loss:.4g}"),
-            agreement=interface.agreement if interface else lambda: None,
-            variance=interface.variance if interface else lambda: None,
+            agreement=interface.agreement if interface else not_measured,
+            variance=interface.variance if interface else not_measured,
             failures=lambda: failures_of(stage.counter),
         )
     if cost.stopped:

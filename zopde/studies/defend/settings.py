@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from zopde.smoothing.bounds import check_alpha
+from zopde.smoothing import check_alpha
 from zopde.studies.classify import ClassificationConfig, load_classification
 from zopde.studies.classify.settings import ImageSettings
 from zopde.studies.defend.blackbox import check_votes

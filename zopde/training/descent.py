@@ -1,19 +1,59 @@
-"""One update of the weights, which leaves alone what was not asked about.
-
-Learning rate over the iterations.
-"""
+"""One step of a training: a gradient, and the update of the weights that it makes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, final
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from zopde.contracts import Objective
 from zopde.oracle.coordinates import Coordinates
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What one gradient cost, and what it touches.
+
+    Args:
+        loss: The objective at the current weights; NaN where the scheme never evaluates it.
+        queries: Evaluations of the objective.
+        active: (d,), True at the coordinates that are known; None for all.
+        skipped: Whether the iteration could not be: nothing is to be updated.
+    """
+
+    loss: float
+    queries: int
+    active: Bool[Tensor, " d"] | None = None
+    skipped: bool = False
+
+
+class GradientSource(Protocol):
+    """Puts a gradient into `.grad` of every trainable parameter."""
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """Measure the gradient of `objective` at the network's present weights."""
+        ...
+
+
+@final
+class Backprop:
+    """Reverse-mode differentiation of whatever part of the objective carries a graph."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        iteration: int,  # noqa: ARG002 - the same at every iteration
+    ) -> Gradient:
+        """One query, and one backward pass."""
+        network.zero_grad(set_to_none=True)
+        loss = objective(network, 1)[0]
+        loss.backward()
+        return Gradient(float(loss.detach()), queries=1)
 
 
 def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
@@ -56,13 +96,10 @@ class Optimise:
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The torch optimiser of this choice."""
         weights = [p for p in network.parameters() if p.requires_grad]
+        decay = self.weight_decay
         if self.name == "sgd":
-            return torch.optim.SGD(
-                weights, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay
-            )
-        return torch.optim.Adam(
-            weights, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
+            return torch.optim.SGD(weights, lr=self.lr, momentum=0.9, weight_decay=decay)
+        return torch.optim.Adam(weights, lr=self.lr, betas=(0.9, 0.99), weight_decay=decay)
 
     def update(
         self,
@@ -75,9 +112,9 @@ class Optimise:
         """Clip, set the scheduled learning rate, step.
 
         Coordinates that are not active keep their weight AND their moments. A zero in a sparse
-        gradient means "not asked", not "flat": letting momentum and weight decay act on it, as
+        gradient means "not probed", not "flat": letting momentum and weight decay act on it, as
         a plain optimiser does, moves weights on stale or no evidence. (DeepZero's released code
-        does.) So over many draws a weight is decayed as often as it is asked for, and the
+        does.) So over many draws a weight is decayed as often as it is probed, and the
         balance of gradient and decay is that of the dense update. Moments go on where they
         were when a coordinate was last active.
         """
@@ -104,8 +141,8 @@ def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: T
     for weight, old, mask, moments in before:
         weight.copy_(torch.where(mask, weight, old))
         for name, moment in _moments(optimizer, weight).items():
-            kept = moments.get(name, torch.zeros_like(moment))
-            moment.copy_(torch.where(mask, moment, kept))
+            old_moment = moments.get(name, torch.zeros_like(moment))
+            moment.copy_(torch.where(mask, moment, old_moment))
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,268 @@
+"""A network in the step of a solver: one corrected step, and the loss over an unroll of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, Protocol, final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.contracts import (
+    Forcing,
+    Network,
+    Solver,
+    State,
+    Window,
+    ask_shared,
+    repeat_states,
+    seedable,
+    seeded,
+)
+from zopde.errors import InputError
+from zopde.grid import Grid
+
+
+class Injection(Protocol):
+    """One step of a solver with a network in it.
+
+    Attributes:
+        adds_to: What the correction is added to; it has the channels of that.
+        through_solver: Whether the correction reaches the next state through the solver alone.
+            Then a loss has no gradient at all where the solver has none.
+    """
+
+    adds_to: Literal["state", "forcing"]
+    through_solver: bool
+
+    def step(
+        self, solver: Solver, network: Network, state: State, forcing: Forcing | None
+    ) -> State:
+        """Make the next state.
+
+        Args:
+            solver: S.
+            network: C, from (state, forcing) to what is added. It may give corrections for
+                several probes side by side, (num_probes * batch, ...), probe-major; the others'
+                states and forcings are then common to all.
+            state: (batch, channel, *space), u.
+            forcing: (batch, forcing_channel, *space), f, or None.
+
+        Returns:
+            As many states as the network gave corrections.
+        """
+        ...
+
+
+@final
+class InjectAfter:
+    """The solver's step is corrected.
+
+    v = S(u, f),   u' = v + C(v, f)
+    """
+
+    adds_to: Literal["state", "forcing"] = "state"
+    through_solver = False
+
+    def step(
+        self, solver: Solver, network: Network, state: State, forcing: Forcing | None
+    ) -> State:
+        """See `Injection`."""
+        stepped = solver.step(state, forcing)
+        return _add(stepped, network(stepped, forcing))
+
+
+@final
+class InjectBefore:
+    """The state is corrected before the solver sees it.
+
+    u' = S(u + C(u, f), f)
+    """
+
+    adds_to: Literal["state", "forcing"] = "state"
+    through_solver = True
+
+    def step(
+        self, solver: Solver, network: Network, state: State, forcing: Forcing | None
+    ) -> State:
+        """See `Injection`."""
+        moved = _add(state, network(state, forcing))
+        return solver.step(moved, repeat_states(forcing, len(moved) // len(state)))
+
+
+@final
+class InjectForcing:
+    """The network is a learned source term, or a closure, in the solver's forcing.
+
+    u' = S(u, f + C(u, f))
+    """
+
+    adds_to: Literal["state", "forcing"] = "forcing"
+    through_solver = True
+
+    def step(
+        self, solver: Solver, network: Network, state: State, forcing: Forcing | None
+    ) -> State:
+        """See `Injection`.
+
+        Raises:
+            InputError: If the solver has no forcing.
+        """
+        if forcing is None:
+            raise InputError(
+                "inject", got="'forcing' without a forcing", expected="one to add to, such as zeros"
+            )
+        driven = _add(forcing, network(state, forcing))
+        moved = repeat_states(state, len(driven) // len(state))
+        assert moved is not None
+        return solver.step(moved, driven)
+
+
+INJECTIONS: dict[str, Injection] = {
+    "after": InjectAfter(),
+    "before": InjectBefore(),
+    "forcing": InjectForcing(),
+}
+
+
+def _add(base: Tensor, correction: Tensor) -> Tensor:
+    """The sum, where every probe of the correction has the same base."""
+    if correction.shape[1:] != base.shape[1:]:
+        raise InputError(
+            "corrector",
+            got=f"an answer of {tuple(correction.shape[1:])}",
+            expected=f"{tuple(base.shape[1:])}, as what it is added to",
+        )
+    probes: Tensor = correction.unflatten(0, (-1, len(base)))
+    return (probes + base).flatten(0, 1)
+
+
+@final
+class CorrectedSolver:
+    """Lets a network correct every step of a solver.
+
+        after:    v = S(u, f),   u' = v + C(v, f)
+        before:   u' = S(u + C(u, f), f)
+        forcing:  u' = S(u, f + C(u, f))
+
+    The solver stays a black box; the result is again a `Solver`.
+
+    Args:
+        solver: The solver S.
+        network: The corrector C, from (state, forcing) to a correction of the state's shape, or
+            of the forcing's.
+        injection: `InjectAfter()`, `InjectBefore()` or `InjectForcing()`. None: where the
+            network belongs by its own account (`network.inject`, which `load_corrector` brings
+            back), or after the step if it gives none.
+    """
+
+    def __init__(
+        self, solver: Solver, network: Network, injection: Injection | None = None
+    ) -> None:
+        self._solver, self._network = solver, network
+        self._injection = injection or INJECTIONS[getattr(network, "inject", "after")]
+        self.seedable = seedable(solver)
+
+    @property
+    def grid(self) -> Grid:
+        """The solver's grid."""
+        return self._solver.grid
+
+    def with_seed(self, seed: int) -> CorrectedSolver:
+        """The same with the solver's noise fixed; see `zopde.contracts.Seeded`."""
+        return CorrectedSolver(seeded(self._solver, seed), self._network, self._injection)
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One corrected step; see `zopde.Solver.step`."""
+        return self._injection.step(self._solver, self._network, state, forcing)
+
+
+@final
+class UnrolledObjective:
+    """Mean squared error of the normalised state over an unrolled, corrected rollout.
+
+        L = (1 / n) sum_{k=1..n} mean[ ((u[k] - r[k]) / s)^2 ],
+        u[k] = the corrected step from u[k-1], see `CorrectedSolver`
+
+    (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel.)
+    Under autograd the kind of solver decides what the gradient means, nothing else does:
+    with n = 1 it is NON; with a `BlackBox`, which carries no gradient, NOG; with an
+    `InterfaceSolver`, ZO-interface; with the differentiable twin, SOL. Where the correction
+    reaches the loss through the solver alone (before the step, in its forcing), NON and NOG have
+    no gradient.
+
+    Args:
+        solver: Advances num_probes * batch states a call: n calls, one less after the step,
+            where the window holds the first step.
+        window: The stretch of reference data to follow.
+        scale: (channel,), standard deviation by which each channel's error is divided.
+        injection: Where the correction enters; None is after the step.
+        seeds: One for every step of the unroll, with which the solver's noise is fixed: the same
+            for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
+
+    Raises:
+        InputError: If the window lacks what the first step starts from.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        window: Window,
+        scale: Float[Tensor, " channel"],
+        injection: Injection | None = None,
+        seeds: Sequence[int] = (),
+    ) -> None:
+        self._solver, self._window = solver, window
+        self._seeds = tuple(seeds) if seedable(solver) else ()
+        self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
+        self._injection = injection or INJECTIONS["after"]
+        if window.initial is None and self._injection.through_solver:
+            raise InputError("window", got="no initial state", expected="one, to be corrected")
+
+    def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
+        """Evaluate `num_probes` losses; see `zopde.contracts.Objective`."""
+        window, errors = self._window, list[Tensor]()
+        state = window.stepped if window.initial is None else window.initial
+        assert state is not None, "see Window"
+        for k in range(window.targets.shape[1]):
+            solver, forcing = self.solver_at(k), window.forcing
+            forcing = None if forcing is None else forcing[:, k]
+            if k == 0:  # all probes start from the same states
+                if window.stepped is not None:
+                    solver = _KnownStep(solver, state, forcing, window.stepped)
+                corrector: Network = partial(ask_shared, network, num_probes)
+            else:
+                corrector, forcing = network, repeat_states(forcing, num_probes)
+            state = self._injection.step(solver, corrector, state, forcing)
+            errors.append(self._error(state, window.targets[:, k], num_probes))
+        return sum(errors[1:], errors[0]) / len(errors)
+
+    def solver_at(self, k: int) -> Solver:
+        """The solver of step k, counted from 0, with that step's noise."""
+        return seeded(self._solver, self._seeds[k]) if self._seeds else self._solver
+
+    def _error(self, state: Tensor, target: Tensor, num_probes: int) -> Tensor:
+        probes = state.view(num_probes, *target.shape)
+        return ((probes - target) / self._scale).square().flatten(1).mean(dim=1)
+
+
+@final
+class _KnownStep:
+    """A solver whose step from one batch of states is known; it makes all others itself."""
+
+    def __init__(
+        self, solver: Solver, state: State, forcing: Forcing | None, stepped: State
+    ) -> None:
+        self._solver, self._stepped = solver, stepped
+        self._state, self._forcing = state, forcing
+
+    @property
+    def grid(self) -> Grid:
+        """The solver's grid."""
+        return self._solver.grid
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One step; see `zopde.Solver.step`."""
+        known = state is self._state and forcing is self._forcing
+        return self._stepped if known else self._solver.step(state, forcing)

@@ -1,0 +1,296 @@
+"""The training loop, and what it leaves on disk so that it may be killed at any moment."""
+
+from __future__ import annotations
+
+import csv
+import math
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import torch
+from torch import nn
+
+from zopde.contracts import Objective
+from zopde.errors import InputError, SolverError, first_line
+from zopde.files import replacing
+from zopde.training.descent import GradientSource, Optimise
+
+_SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training cost.
+
+    Args:
+        iterations: Updates made.
+        queries: Evaluations of the objective.
+        solver_steps: Solver steps, in states.
+        seconds: Training time, over all the runs that it took.
+        stopped: Why it ended early; empty if it did not.
+        failures: Solver steps that failed, by reason; each attempt counts.
+        skipped: Iterations without an update, because their base run failed.
+    """
+
+    iterations: int
+    queries: int
+    solver_steps: int
+    seconds: float
+    stopped: str = ""
+    failures: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def not_measured() -> None:
+    """A figure that an iteration does not have."""
+
+
+def fit(
+    network: nn.Module,
+    objective_at: Callable[[int], Objective],
+    gradient: GradientSource,
+    optimise: Optimise,
+    iterations: int,
+    folder: Path,
+    solver_steps: Callable[[], int] = lambda: 0,
+    every_seconds: float = 10.0,
+    progress: Callable[[float], None] | None = None,
+    failures: Callable[[], Mapping[str, int]] = dict,
+    agreement: Callable[[], float | None] = not_measured,
+    variance: Callable[[], float | None] = not_measured,
+    after: Callable[[Fitted], None] | None = None,
+) -> Fitted:
+    """Train `network` in place, from its checkpoint in `folder` if there is one.
+
+    Everything random is a function of the iteration, and the checkpoint holds weights, buffers,
+    optimiser, counts and time, so a training that was killed at any moment and called again
+    ends with the same weights, bit for bit (same machine, same thread count).
+
+    Args:
+        network: The module to train.
+        objective_at: Iteration -> objective, for example on that iteration's batch.
+        gradient: Where gradients come from.
+        optimise: How they become updates.
+        iterations: Length of the training.
+        folder: Where `checkpoint.pt` and `history.csv` are kept.
+        solver_steps: Reads a counter of solver steps.
+        every_seconds: Time between two checkpoints.
+        progress: Called with the loss after every iteration, and once per resumed one.
+        failures: Reads a counter of failed solver steps, by reason.
+        agreement: Reads what the latest gradient's watch saw, for the history.
+        variance: Reads how noisy the latest gradient's products were, for the history.
+        after: Called with the cost so far after every iteration, for example to evaluate the
+            network now and then. Its own time does not count.
+
+    Returns:
+        What it cost. A loss or gradient that is not finite ends the training at the last
+        finite weights, and `stopped` says so. So do 50 iterations in a row that a
+        `zopde.training.Skipping` source skipped.
+
+    Raises:
+        SolverError: If the solver fails; the checkpoint is then of the last whole iteration.
+    """
+    path = folder / "checkpoint.pt"
+    optimizer = optimise.build(network)
+    before = _restore(path, network, optimizer)
+    steps_at_start, failed_at_start = solver_steps(), Counter(failures())
+    began = saved = time.monotonic()
+    if progress:
+        for _ in range(before.iterations):
+            progress(math.nan)
+
+    def now(cost: Fitted, queries: int) -> Fitted:
+        return replace(
+            cost,
+            queries=cost.queries + queries,
+            solver_steps=before.solver_steps + solver_steps() - steps_at_start,
+            seconds=before.seconds + time.monotonic() - began,
+            failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
+        )
+
+    def save(cost: Fitted) -> None:
+        history.flush()
+        weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        save_checkpoint(path, {**weights, **cost.__dict__})
+
+    with History(folder / "history.csv", start=before.iterations) as history:
+        cost, in_a_row = before, 0
+        while cost.iterations < iterations and not cost.stopped:
+            try:
+                measured = gradient(network, objective_at(cost.iterations), cost.iterations)
+            except SolverError:
+                save(cost)
+                raise
+            norm, done = _gradient_norm(network), now(cost, measured.queries)
+            history.add(Row.of(done, measured.loss, norm, agreement(), variance()))
+            in_a_row = in_a_row + 1 if measured.skipped else 0
+            if math.isinf(measured.loss) or not math.isfinite(norm):
+                cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
+            elif in_a_row == _SKIPPED_IN_A_ROW:
+                cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
+            else:
+                if not measured.skipped:
+                    optimise.update(
+                        optimizer, network, measured.active, cost.iterations, iterations
+                    )
+                skipped = cost.skipped + measured.skipped
+                cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
+                if progress:
+                    progress(measured.loss)
+                if after:
+                    paused = time.monotonic()
+                    after(cost)
+                    began += time.monotonic() - paused
+            if time.monotonic() - saved > every_seconds:
+                save(cost)
+                saved = time.monotonic()
+        save(cost)
+        return cost
+
+
+def _gradient_norm(network: nn.Module) -> float:
+    grads = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    return float(torch.cat(grads).norm()) if grads else 0.0
+
+
+def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Fitted:
+    state = load_checkpoint(path)
+    if state is None:
+        return Fitted(0, 0, 0, 0.0)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, plain values) to `path`; a kill leaves the old file or the new."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read the checkpoint at `path`, and run nothing in it; None where there is no such file.
+
+    Raises:
+        InputError: If the file is not a complete checkpoint.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"checkpoint {path}",
+            got=f"unreadable ({first_line(error)})",
+            expected="a checkpoint of zopde",
+            remedy="delete it to train this label again, or start over with --overwrite",
+        ) from error
+    return state
+
+
+@dataclass(frozen=True)
+class Row:
+    """One iteration in the history.
+
+    Args:
+        iteration: Counted from 0; the NON start has a history of its own, and the layers'
+            scores keep their cost in `layer_ratios.json`.
+        loss: The objective before the update.
+        gradient_norm: Euclidean norm of the gradient before clipping.
+        queries: Objective queries so far.
+        solver_steps: Solver steps so far, in states.
+        agreement: Of a bank of Jacobians with the solver, a cosine; None where nobody looked.
+        variance: Of the entries of a vector-Jacobian product from random directions; else None.
+        seconds: Training time so far.
+    """
+
+    iteration: int
+    loss: float
+    gradient_norm: float
+    queries: int
+    solver_steps: int
+    agreement: float | None
+    variance: float | None
+    seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        cost: Fitted,
+        loss: float,
+        norm: float,
+        agreement: float | None,
+        variance: float | None,
+    ) -> Self:
+        """The row of the iteration that comes after `cost.iterations` others."""
+        counts, seconds = (cost.queries, cost.solver_steps), round(cost.seconds, 3)
+        return cls(cost.iterations, loss, norm, *counts, agreement, variance, seconds)
+
+
+@final
+class History:
+    """Appends rows to a CSV file; rows after the point of resumption are dropped.
+
+    Args:
+        path: The file.
+        start: First iteration that will be added; earlier rows of an existing file stay.
+    """
+
+    def __init__(self, path: Path, start: int) -> None:
+        names, earlier = [column.name for column in fields(Row)], list[list[str]]()
+        if start and path.exists():
+            with path.open(newline="") as old:
+                earlier = [
+                    row
+                    for row in list(csv.reader(old))[1:]
+                    # A row cut off by a kill would pass for an earlier iteration.
+                    if len(row) == len(names) and int(row[0]) < start
+                ]
+        # A kill right here must not lose the earlier rows.
+        with replacing(path) as partial, partial.open("w", newline="") as new:
+            csv.writer(new).writerows([names, *earlier])
+        self._file = path.open("a", newline="")
+        self._writer = csv.writer(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        """Append one row."""
+        self._writer.writerow(asdict(row).values())
+
+    def flush(self) -> None:
+        """Hand what was added to the operating system."""
+        self._file.flush()
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of the history at `path`, as far as they are whole; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        # The last one may be half written; a file of an older version has no variance.
+        lines = [line for line in csv.DictReader(file) if line["seconds"]]
+    whole, perhaps = ("iteration", "queries", "solver_steps"), ("agreement", "variance")
+
+    def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
+        if name in perhaps and not text:
+            return None
+        return (int if name in whole else float)(text or "")
+
+    names = [column.name for column in fields(Row)]
+    return [Row(**{name: value(name, line.get(name)) for name in names}) for line in lines]
