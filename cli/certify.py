@@ -56,7 +56,7 @@ def certify(
 ) -> None:
     """Certify a classifier by randomized smoothing: radii within which its answers hold."""
     from zopde.studies.certify import RADII, CertifyConfig, run_certification
-    from zopde.studies.tables import CERTIFY_COLUMNS, certify_rows
+    from zopde.studies.run import study_named
 
     config = CertifyConfig(
         model=model,
@@ -80,14 +80,10 @@ def certify(
     if as_json:
         say_json(found)
         return
-    title = (
-        f"{found['data']}, {found['images']:,} {found['part']} images, sigma {found['sigma']:g}, "
-        f"n {found['n']:,}"
-    )
-    table(CERTIFY_COLUMNS, certify_rows(found), title)
-    say(f"radii and sigma are in units of the model's input, {found['input']}")
-    say(f"largest radius that n and alpha allow: {found['largest_radius']:.4g}")
-    say(f"abstained: {found['abstained']:,}; {found['seconds']:,.1f} s")
+    results = study_named("certify").table(found)
+    table(results.columns, results.rows, results.title)
+    for note in results.notes:
+        say(note)
     say(
         f"one line per image: {out / 'certificates.tsv'}; picture: {out / 'certified_accuracy.png'}"
     )

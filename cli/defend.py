@@ -58,7 +58,7 @@ def defend(
 ) -> None:
     """Train a denoiser through a classifier that only answers queries, and certify the whole."""
     from zopde.studies.defend import load_defence, run_defence
-    from zopde.studies.tables import DEFEND_COLUMNS, defend_rows
+    from zopde.studies.run import study_named
 
     tables = laid_over(data, device)
     if classifier is not None:
@@ -73,19 +73,10 @@ def defend(
     if as_json:
         say_json(metrics)
         return
-    title = (
-        f"{metrics['data']}: certified accuracy [%] of {metrics['certified_images']} test images, "
-        f"n = {metrics['n']:,}, sigma = {metrics['sigma']:g} of pixels in [0, 1], "
-        f"seeds {', '.join(map(str, metrics['seeds']))}"
-    )
-    table(DEFEND_COLUMNS, defend_rows(metrics), title)
-    say(
-        f"without noise the classifier is right on {metrics['clean_accuracy']:.1f} %; a query is "
-        f"an image that it sees; certificates take {metrics['queries_of_certification']:,} more"
-    )
-    for name, why in metrics["stopped_early"].items():
-        if why:
-            say(f"{name}: stopped early, {why}")
+    results = study_named("defend").table(metrics)
+    table(results.columns, results.rows, results.title)
+    for note in results.notes:
+        say(note)
     say(f"pictures: {folder / 'certified_accuracy.png'}, {folder / 'images.png'}")
     say(f"everything else: {folder}; one page of it: zopde report {folder}")
 
@@ -93,21 +84,22 @@ def defend(
 def _dry_run(config: DefenceConfig, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from zopde.studies.defend.price import forecast
+    from zopde.studies.run import price_study, study_named
 
+    study = study_named("defend")
     with redirect_stdout(sys.stderr):
-        plan = forecast(config, Watcher())
+        plan = price_study(study, study.open(config, Path(), Watcher()), Watcher())
     if as_json:
         say_json([asdict(row) for row in plan])
         return
     rows = [
         [
-            r.method,
+            r.label,
             f"{r.iterations:,}",
             f"{r.queries:,}",
-            f"{r.price:,.2f}",
+            f"{r.money:,.2f}",
             f"{r.certification:,}",
-            f"{r.seconds_training:,.0f}",
+            f"{r.seconds_per_iteration * r.iterations:,.0f}",
             f"{r.seconds:,.0f}",
         ]
         for r in plan

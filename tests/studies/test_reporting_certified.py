@@ -19,8 +19,8 @@ from zopde import (
     write_report,
 )
 from zopde.cli.app import app
-from zopde.studies.report.asked import asked, reproduce
-from zopde.studies.report.runs import find_run
+from zopde.studies.report.found import find_run
+from zopde.studies.report.reproduce import changes_from_preset, reproduce
 
 METHODS = ["none", "AE-MSE", "ZO-DS", "DeepZero"]
 DEFENCE = [
@@ -153,7 +153,7 @@ def test_certifications_side_by_side(certified, tmp_path):
 
 def test_the_command_makes_the_same_settings_exact(defended, certified, monkeypatch):
     folder, config = defended
-    preset, changes = asked(find_run(folder))
+    preset, changes = changes_from_preset(find_run(folder))
     assert load_defence(preset, None, [f"{k}={v}" for k, v in changes.items()]) == config
     home, config = certified
     command = reproduce(find_run(home / "one")).replace("\\\n", "").split()

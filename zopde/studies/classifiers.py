@@ -229,11 +229,6 @@ def identity_of(spec: str, answers: str = "logits", path: Path | None = None) ->
     return whole.hexdigest()
 
 
-def is_white(classifier: Classifier) -> bool:
-    """Whether back-propagation can pass."""
-    return isinstance(classifier, nn.Module)
-
-
 def to_device(classifier: Classifier, device: str) -> Classifier:
     """A module moved to the run's device; anything else looks after itself."""
     return classifier.to(torch.device(device)) if isinstance(classifier, nn.Module) else classifier
