@@ -110,9 +110,11 @@ def certify_images(
         for index, label in left:
             x, began = input_of(index), time.perf_counter()
             draw = generator(seed, "smoothing", index)
-            found = smooth.certify(x, sampling.n0, sampling.n, sampling.alpha, draw, sampling.batch)
+            certificate = smooth.certify(
+                x, sampling.n0, sampling.n, sampling.alpha, draw, sampling.batch
+            )
             seconds = time.perf_counter() - began
-            rows.append(Row(index, label, found.prediction, found.radius, seconds))
+            rows.append(Row(index, label, *certificate[:2], seconds))
             table.write(f"{rows[-1]}\n")
             right += rows[-1].correct
             advance(text=f"{100 * right / len(rows):.1f} % right")

@@ -200,7 +200,7 @@ def named_classifier(
     return frozen(made) if isinstance(made, nn.Module) else made
 
 
-def as_vendor(classifier: Classifier, answers: str) -> Classifier:
+def with_answers(classifier: Classifier, answers: str) -> Classifier:
     """A classifier of logits that gives "logits", "probabilities" or "labels", and no more."""
     if answers == "labels":
         return lambda images: classifier(images).argmax(dim=1)

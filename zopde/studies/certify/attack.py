@@ -124,10 +124,11 @@ def attack_certificates(
                 run.check_record(name, digest, what)
         began = time.perf_counter()
         points = _attack(opened, plan, held, watcher)
-        result = _summary(opened, plan, points, time.perf_counter() - began)
-        lines = ["\t".join(Attacked.__dataclass_fields__), *map(_line, points)]
+        result = _summary(opened, plan, points, certified.model, time.perf_counter() - began)
+        lines = ["\t".join(map(repr, vars(point).values())) for point in points]
+        lines.insert(0, "\t".join(Attacked.__dataclass_fields__))
         run.write_text("attack.tsv", "\n".join(lines) + "\n")
-        run.write_json("attack.json", {**result, "model": certified.model})
+        run.write_json("attack.json", result)
     return result
 
 
@@ -169,7 +170,7 @@ def _attack(
 
 
 def _summary(
-    opened: Opened, plan: AttackSettings, points: list[Attacked], seconds: float
+    opened: Opened, plan: AttackSettings, points: list[Attacked], model: str, seconds: float
 ) -> dict[str, Any]:
     changed, allowed = sum(point.changed for point in points), opened.sampling.alpha + plan.alpha
     return {
@@ -183,10 +184,6 @@ def _summary(
         "share_allowed": allowed,
         **vars(plan),
         "sigma": opened.smooth.sigma,
-        "model": opened.model,
+        "model": model,
         "seconds": round(seconds, 3),
     }
-
-
-def _line(point: Attacked) -> str:
-    return "\t".join(map(repr, vars(point).values()))

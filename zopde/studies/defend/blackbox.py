@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal, final
 
@@ -66,6 +67,7 @@ class Ledger:
 
 
 @final
+@dataclass(frozen=True)
 class BlackBox:
     """Sends images to a classifier, keeps the ledger, and makes log-scores of its answers.
 
@@ -92,36 +94,32 @@ class BlackBox:
         InputError: On a setting out of range, and on labels without votes.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        classes: int,
-        ledger: Ledger,
-        answers: Answers = "logits",
-        votes: int = 0,
-        vote_sigma: float = 0.1,
-        store: Store | None = None,
-        identity: str = "",
-        at_once: int = 8192,
-    ) -> None:
-        check_choice("answers", answers, ANSWERS)
-        check_count("at_once", at_once)
-        check_positive("vote_sigma", vote_sigma)
-        check_votes(answers, votes)
-        self.classifier, self.classes, self.ledger = classifier, classes, ledger
-        self._answers, self._votes, self._tau = answers, votes, vote_sigma
-        self._store, self._identity, self._at_once = store, identity, at_once
+    classifier: Classifier
+    classes: int
+    ledger: Ledger
+    answers: Answers = "logits"
+    votes: int = 0
+    vote_sigma: float = 0.1
+    store: Store | None = None
+    identity: str = ""
+    at_once: int = 8192
+
+    def __post_init__(self) -> None:
+        check_choice("answers", self.answers, ANSWERS)
+        check_count("at_once", self.at_once)
+        check_positive("vote_sigma", self.vote_sigma)
+        check_votes(self.answers, self.votes)
 
     @torch.no_grad()
     def labels(self, images: Float[Tensor, "n channel y x"]) -> Int[Tensor, " n"]:
         """What the classifier takes each image for; n queries."""
         answer = self._answer(images)
-        return answer.long().flatten() if self._answers == "labels" else answer.argmax(dim=1)
+        return answer.long().flatten() if self.answers == "labels" else answer.argmax(dim=1)
 
     @torch.no_grad()
     def scores(self, images: Float[Tensor, "n channel y x"]) -> Float[Tensor, "n class"]:
         """Log-scores, without a graph; n queries, for labels n times the votes."""
-        if self._answers == "labels":
+        if self.answers == "labels":
             return self._voted(images)
         return self._log_scores(self._answer(images))
 
@@ -131,35 +129,35 @@ class BlackBox:
         return self._log_scores(self.classifier(images))
 
     def _log_scores(self, answer: Tensor) -> Tensor:
-        return answer.clamp_min(_LEAST).log() if self._answers == "probabilities" else answer
+        return answer.clamp_min(_LEAST).log() if self.answers == "probabilities" else answer
 
     def _voted(self, images: Tensor) -> Tensor:
         draw = generator(0, "votes")
-        noise = torch.randn(self._votes, *images.shape[1:], generator=draw).to(images)
+        noise = torch.randn(self.votes, *images.shape[1:], generator=draw).to(images)
         votes = images.new_full((len(images), self.classes), 0.5)
         for shift in noise:
-            labels = self._answer(images + self._tau * shift).long().flatten()
+            labels = self._answer(images + self.vote_sigma * shift).long().flatten()
             votes[torch.arange(len(images)), labels] += 1
-        return (votes / (self._votes + self.classes / 2)).log()
+        return (votes / (self.votes + self.classes / 2)).log()
 
     def _answer(self, images: Tensor) -> Tensor:
-        if self._store is None:
+        if self.store is None:
             return self._query(images)
-        keys = [_key(self._identity, image) for image in images]
-        width = 1 if self._answers == "labels" else self.classes
-        known = {k: row for k, row in self._store.read(keys).items() if len(row) == 8 * width}
+        keys = [_key(self.identity, image) for image in images]
+        width = 1 if self.answers == "labels" else self.classes
+        known = {k: row for k, row in self.store.read(keys).items() if len(row) == 8 * width}
         missing = [i for i, key in enumerate(keys) if key not in known]
         if missing:
             rows = self._query(images[missing]).double().view(-1, width).cpu()
             new = {keys[i]: row.numpy().tobytes() for i, row in zip(missing, rows, strict=True)}
-            self._store.write(new.items())
+            self.store.write(new.items())
             known |= new
         whole = bytearray(b"".join(known[key] for key in keys))
         return torch.frombuffer(whole, dtype=torch.float64).view(-1, width).to(images)
 
     def _query(self, images: Tensor) -> Tensor:
         answers = []
-        for part in images.split(self._at_once):
+        for part in images.split(self.at_once):
             self.ledger.spend(len(part))
             try:
                 answer = torch.as_tensor(self.classifier(part)).detach()
@@ -172,18 +170,18 @@ class BlackBox:
         return torch.cat(answers) if answers else images.new_zeros(0, self.classes)
 
     def _check(self, answer: Tensor, count: int) -> None:
-        labels = self._answers == "labels"
+        labels = self.answers == "labels"
         shape = (count,) if labels else (count, self.classes)
         if tuple(answer.shape) != shape:
             raise InputError(
                 "classifier",
                 got=f"an answer of shape {tuple(answer.shape)}",
-                expected=f"{self._answers} of shape {shape}",
+                expected=f"{self.answers} of shape {shape}",
                 remedy=f"classifier.answers is one of {list(ANSWERS)}",
             )
         bad = labels and bool(((answer < 0) | (answer >= self.classes)).any())
         if bad or not bool(answer.double().isfinite().all()):
-            raise ClassifierError(f"{self._answers} out of range or not finite")
+            raise ClassifierError(f"{self.answers} out of range or not finite")
 
 
 def check_votes(answers: Answers, votes: int) -> None:

@@ -27,6 +27,11 @@ Entropies = Callable[[Tensor, Tensor], Tensor]
 """(what enters the black box (n, ...), targets (n,)) -> -log softmax(scores)_target (n,)."""
 
 
+def entropies_of(scores: Callable[[Tensor], Tensor], decode: Decode) -> Entropies:
+    """Losses of some scores, with as much of a graph as these have."""
+    return lambda cut, targets: F.cross_entropy(scores(decode(cut)), targets, reduction="none")
+
+
 @final
 @dataclass(frozen=True)
 class LossBox:
@@ -43,27 +48,13 @@ class LossBox:
     def step(self, state: State, forcing: Forcing | None = None) -> Float[Tensor, "n 1"]:
         """Losses at `state`, the cut; `forcing` holds the targets. See `Stepping`."""
         assert forcing is not None, "a loss has a target"
-        return values_only(self.box, self.decode)(state, forcing)[:, None]
+        return entropies_of(self.box.scores, self.decode)(state, forcing)[:, None]
 
 
 def by_queries(box: BlackBox, decode: Decode, pullback: Pullback) -> Entropies:
     """Losses that back-propagation can pass: the pullback finds each image's gradient."""
     inside = LossBox(box, decode)
     return lambda cut, targets: queried(inside, pullback, cut, targets)[:, 0]
-
-
-def values_only(box: BlackBox, decode: Decode) -> Entropies:
-    """Losses without a gradient."""
-    return lambda cut, targets: F.cross_entropy(box.scores(decode(cut)), targets, reduction="none")
-
-
-def by_backprop(box: BlackBox, decode: Decode) -> Entropies:
-    """Losses with the classifier's own graph."""
-
-    def entropies(cut: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(box.scores_with_graph(decode(cut)), targets, reduction="none")
-
-    return entropies
 
 
 @final
@@ -138,7 +129,7 @@ class Losses:
     def __init__(
         self, opened: Opened, label: Label, defence: Defence, seed: int, box: BlackBox
     ) -> None:
-        self._opened, self._label, self._seed, self._box = opened, label, seed, box
+        self._opened, self._label, self._seed, self.box = opened, label, seed, box
         self._decode = defence.decoder.requires_grad_(False)
         self._batches = opened.images.batches(seed, opened.budget.batch)
 
@@ -146,20 +137,19 @@ class Losses:
         """The loss on a batch, whose labels take queries."""
         pixels, images = self._batches.at(iteration)[0], self._opened.images
         clean, noisy = images.pair(pixels, self._seed, TRAINING, iteration)
-        return self._on(clean, noisy, self._box.labels(clean), self._entropies(iteration))
+        return self._on(clean, noisy, self.box.labels(clean), self._entropies(iteration))
 
     @torch.no_grad()
     def watched(self, network: nn.Module, path: Path) -> float:
         """The loss on the watched images; their labels take queries once, and stay in a file."""
         clean, noisy = self._opened.images.watched(self._seed, self._opened.budget.watched)
-        kept = load_checkpoint(path)
-        if kept is None:
-            kept = {"targets": self._box.labels(clean)}
-            save_checkpoint(path, kept)
-        entropies = values_only(self._box, self._decode)
-        return float(
-            self._on(clean, noisy, kept["targets"].to(clean.device), entropies)(network, 1)[0]
-        )
+        state = load_checkpoint(path)
+        if state is None:
+            state = {"targets": self.box.labels(clean)}
+            save_checkpoint(path, state)
+        entropies = entropies_of(self.box.scores, self._decode)
+        loss = self._on(clean, noisy, state["targets"].to(clean.device), entropies)
+        return float(loss(network, 1)[0])
 
     def _on(self, clean: Tensor, noisy: Tensor, targets: Tensor, entropies: Entropies) -> Stability:
         return Stability(clean, noisy, targets, entropies, self._decode, self._opened.mse)
@@ -168,12 +158,12 @@ class Losses:
         queries, gradient = self._opened.queries, self._label.gradient
         mu = queries.mu_latent if self._label.autoencoder else queries.mu
         if gradient == "backprop":
-            return by_backprop(self._box, self._decode)
+            return entropies_of(self.box.scores_with_graph, self._decode)
         if gradient == "cge":
             pullback = DensePullback(mu, queries.scheme, _ENTRIES)
-            return by_queries(self._box, self._decode, pullback)
+            return by_queries(self.box, self._decode, pullback)
         if gradient == "rge":
             draw, count = generator(self._seed, "probes", iteration), queries.directions
             around = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, "zero")
-            return by_queries(self._box, self._decode, around)
-        return values_only(self._box, self._decode)
+            return by_queries(self.box, self._decode, around)
+        return entropies_of(self.box.scores, self._decode)

@@ -23,13 +23,13 @@ from zopde.studies.certificates import Sampling
 from zopde.studies.classifiers import (
     Classifier,
     Scaled,
-    as_vendor,
     frozen,
     identity_of,
     named_classifier,
     to_device,
+    with_answers,
 )
-from zopde.studies.defend.blackbox import Answers, BlackBox, Ledger
+from zopde.studies.defend.blackbox import BlackBox, Ledger
 from zopde.studies.defend.budget import Budget
 from zopde.studies.defend.settings import DefenceConfig, DefenceQuerySettings, DefenceSettings
 from zopde.studies.defended import Defence
@@ -106,54 +106,6 @@ class NoisyImages:
         chosen = torch.arange(count) * len(test) // count
         return Images(test.pixels[chosen], test.labels[chosen])
 
-    def digest(self) -> str:
-        """A checksum of all images and labels."""
-        digest = hashlib.sha256()
-        for part in (self.data.train, self.data.test):
-            for tensor in (part.pixels, part.labels):
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Vendor:
-    """Whoever gives answers of the classifier, at a price.
-
-    Args:
-        at: Seed -> the classifier. One that the run trains first is untrained until `begin`.
-        answers: What it gives; see `BlackBox`, as for the next three.
-        votes: For labels.
-        vote_sigma: Likewise.
-        store: What keeps the answers.
-        price: Of one query.
-        spec: The classifier's name; "" where it has none.
-        classes: How many it tells apart.
-        files: Seed -> the file of one that the run has trained.
-    """
-
-    at: Callable[[int], Classifier]
-    answers: Answers
-    votes: int
-    vote_sigma: float
-    price: float
-    spec: str
-    classes: int
-    store: Store | None = None
-    files: Callable[[int], Path | None] = lambda _: None
-
-    def black_box(self, seed: int, ledger: Ledger) -> BlackBox:
-        """The classifier behind a ledger."""
-        return BlackBox(
-            self.at(seed),
-            self.classes,
-            ledger,
-            self.answers,
-            self.votes,
-            self.vote_sigma,
-            self.store,
-            identity_of(self.spec, self.answers, self.files(seed)),
-        )
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -172,13 +124,16 @@ class Opened:
         mse: Weight of the reconstruction in its loss.
         queries: The estimates.
         resample: Updates after which a mask is drawn anew.
-        vendor: The classifier.
-        train_vendor: (folder, resume, overwrite, progress): trains it; None where there is one.
+        classifier: Seed -> the classifier; until `begin` an untrained one, where there is none.
+        box: It as a black box, at its price, but of no seed.
+        spec: Its name; "" where it has none.
+        train_classifier: (folder, resume, overwrite, progress): trains it; None where there is one.
         open_store: Opens what keeps its answers; None where nothing does.
         labels: Rows of the table.
         seeds: Of the trainings.
         every_seconds: Time between two checkpoints.
         workers: Nobody: queries are made in this process.
+        model_file: Seed -> the file of a classifier that `begin` has trained.
         clean_accuracy: Of the classifier without noise, in percent; known after `begin`.
     """
 
@@ -194,13 +149,16 @@ class Opened:
     mse: float
     queries: DefenceQuerySettings
     resample: int
-    vendor: Vendor
-    train_vendor: Callable[[Path, bool, bool, Progress], object] | None
+    classifier: Callable[[int], Classifier]
+    box: BlackBox
+    spec: str
+    train_classifier: Callable[[Path, bool, bool, Progress], object] | None
     open_store: Callable[[], Store] | None
     labels: tuple[str, ...]
     seeds: tuple[int, ...]
     every_seconds: float
     workers: Workers = field(default_factory=Workers)
+    model_file: Callable[[int], Path | None] = lambda _: None
     clean_accuracy: float = 0.0
 
     @property
@@ -211,7 +169,20 @@ class Opened:
     @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same images."""
-        return {"data.sha256": (self.images.digest(), "reference data")}
+        digest = hashlib.sha256()
+        for part in (self.images.data.train, self.images.data.test):
+            for tensor in (part.pixels, part.labels):
+                digest.update(tensor.contiguous().numpy().data)
+        return {"data.sha256": (digest.hexdigest(), "reference data")}
+
+    def black_box(self, seed: int, budget: int = 0, queries: int = 0) -> BlackBox:
+        """The classifier of a seed, behind a ledger that allows for a budget."""
+        return replace(
+            self.box,
+            classifier=self.classifier(seed),
+            ledger=Ledger(self.box.ledger.price, budget, queries),
+            identity=identity_of(self.spec, self.box.answers, self.model_file(seed)),
+        )
 
     def new_defence(self, seed: int, autoencoder: bool) -> Defence:
         """An untrained one; the denoisers of a seed are alike."""
@@ -248,12 +219,16 @@ def open_defence(
     training, start, run = config.training, config.pretraining, config.run
     moved = config.data.pad, config.data.flip
     images = NoisyImages.of(data, config.defence.sigma, *moved, run.device)
-    vendor, train_vendor = _vendor(config, images, root, progress, classifier)
+    train_classifier, named = None, config.classifier
+    if classifier is None:
+        classifier, train_classifier = _classifier(config, images, root, progress)
+    ledger, classes = Ledger(named.price), len(data.classes)
+    box = BlackBox(classifier, classes, ledger, named.answers, named.votes, named.vote_sigma)
     budget = Budget(
         training.queries,
         training.iterations,
         config.evaluations(data.channels),
-        config.classifier.votes if config.classifier.answers == "labels" else 1,
+        named.votes if named.answers == "labels" else 1,
         queries_of(config.zo.score, config.zo.score_directions),
         len(data.train),
         training.batch,
@@ -282,8 +257,10 @@ def open_defence(
         training.mse,
         config.zo,
         iterations_in(config.zo.resample, per_epoch),
-        vendor,
-        train_vendor,
+        lambda _: classifier,
+        box,
+        named.spec,
+        train_classifier,
         partial(Store, Path(run.store), run.store_gib) if run.store else None,
         run.methods,
         run.seeds,
@@ -291,31 +268,16 @@ def open_defence(
     )
 
 
-def _vendor(
-    config: DefenceConfig,
-    images: NoisyImages,
-    root: Path,
-    progress: Progress,
-    classifier: Classifier | None,
-) -> tuple[Vendor, Callable[[Path, bool, bool, Progress], object] | None]:
+def _classifier(
+    config: DefenceConfig, images: NoisyImages, root: Path, progress: Progress
+) -> tuple[Classifier, Callable[[Path, bool, bool, Progress], object] | None]:
     """The classifier, and what trains it; one that the run must train is untrained here."""
-    named, train_vendor = config.classifier, None
-    if classifier is None and named.spec:
+    named = config.classifier
+    if named.spec:
         model = named_classifier(named.spec, images.scale, named.timeout, named.retries)
-        classifier = to_device(model, images.device)
-    elif classifier is None:
-        study = study_named("classify")
-        own = study.open(config.vendor(), root, progress, images.data)
-        train_vendor = partial(run_study, replace(study, open=lambda *_: own), config.vendor())
-        model = frozen(Scaled(own.new_network(config.run.seeds[0]), images.scale))
-        classifier = as_vendor(model, named.answers)
-    vendor = Vendor(
-        lambda _: classifier,
-        named.answers,
-        named.votes,
-        named.vote_sigma,
-        named.price,
-        named.spec,
-        len(images.data.classes),
-    )
-    return vendor, train_vendor
+        return to_device(model, images.device), None
+    study, settings = study_named("classify"), config.classifier_training()
+    own = study.open(settings, root, progress, images.data)
+    untrained = frozen(Scaled(own.new_network(config.run.seeds[0]), images.scale))
+    train_classifier = partial(run_study, replace(study, open=lambda *_: own), settings)
+    return with_answers(untrained, named.answers), train_classifier

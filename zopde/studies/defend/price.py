@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from zopde.sparsity import RandomMasks
-from zopde.studies.defend.blackbox import Ledger
 from zopde.studies.defend.labels import LABELS
 from zopde.studies.defend.loss import Losses, Reconstruction
 from zopde.studies.defend.open import AUTOENCODER, DENOISER, PRETRAINING, Opened
@@ -25,8 +24,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001 - n
     A classifier that is given gets queries for that, some batches' worth; one that the run
     would train first is stood in for by an untrained one.
     """
-    label, seed, vendor = LABELS[name], opened.seeds[0], opened.vendor
-    check_white(name, vendor.at(seed))
+    label, seed = LABELS[name], opened.seeds[0]
+    check_white(name, opened.classifier(seed))
     iterations = opened.budget.iterations_of(name)
     queries, update = 0, 0.0
     if label.trained:
@@ -36,7 +35,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001 - n
     sampling, images = opened.sampling, opened.images
     copies = sampling.n0 + sampling.n
     x = images.inputs(opened.judged.pixels[:1]).expand(min(sampling.batch, copies), -1, -1, -1)
-    whole = Defended(defence, vendor.at(seed), images.sigma, vendor.classes).eval()
+    whole = Defended(defence, opened.classifier(seed), images.sigma, opened.box.classes).eval()
     with torch.inference_mode():
         sample = median_seconds(lambda: whole(x)) / len(x)
     certification = len(opened.judged) * copies
@@ -48,7 +47,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001 - n
         update * iterations + certification * sample + start,
         seconds_per_iteration=update,
         seconds_per_epoch=update * images.batches(seed, opened.budget.batch).per_epoch,
-        money=vendor.price * queries,
+        money=opened.box.ledger.price * queries,
         certification=certification,
     )
 
@@ -57,7 +56,7 @@ def _update(opened: Opened, name: str, seed: int) -> float:
     """Seconds of one update through the classifier."""
     label = LABELS[name]
     defence = opened.new_defence(seed, label.autoencoder).eval()
-    losses = Losses(opened, label, defence, seed, opened.vendor.black_box(seed, Ledger()))
+    losses = Losses(opened, label, defence, seed, opened.black_box(seed))
     masks = None
     if label.gradient == "weights":
         total = free_convolutions(defence.front)

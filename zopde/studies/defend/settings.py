@@ -180,7 +180,7 @@ class DefenceConfig:
         check_device("run.device", self.run.device)
         check_votes(self.classifier.answers, self.classifier.votes)
         if not self.classifier.spec:
-            self.vendor()
+            self.classifier_training()
 
     def evaluations(self, channels: int) -> dict[Gradient, int]:
         """Gradient -> evaluations of one image's scores, for its loss and its gradient.
@@ -199,7 +199,7 @@ class DefenceConfig:
             "weights": 1 + weights if zo.scheme_weights == "forward" else 2 * weights,
         }
 
-    def vendor(self) -> Any:  # noqa: ANN401 - of a study that this one does not import
+    def classifier_training(self) -> Any:  # noqa: ANN401 - of a study that this one does not import
         """The settings by which `zopde classify` trains the classifier, where none is given."""
         run = {"methods": ["FO"], "seeds": list(self.run.seeds), "device": self.run.device}
         tables = {"run": run, "data": {"path": self.data.path}}

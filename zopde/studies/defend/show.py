@@ -58,7 +58,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
             "iterations": fmean(each.cost.iterations for each in trained),
             "best_iteration": [each.best for each in trained],
             "queries": queries,
-            "price": opened.vendor.price * queries,
+            "price": opened.box.ledger.price * queries,
             "seconds": round(fmean(each.cost.seconds for each in trained), 3),
         }
         for key, value in row.items():
@@ -91,7 +91,7 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
             shown[label] = trained[0].defence(shown["noisy"])
     rows = []
     for name, pixels in shown.items():
-        answers = votes(opened.vendor.at(seed)(pixels), len(pixels), opened.vendor.classes)
+        answers = votes(opened.classifier(seed)(pixels), len(pixels), opened.box.classes)
         names = [images.data.classes[int(answer)] for answer in answers]
         right = (answers == judged.labels[: len(pixels)]).tolist()
         rows.append(ImageRow(name, pixels.cpu().numpy(), names, right))

@@ -15,7 +15,7 @@ from zopde.studies.defend.labels import LABELS
 from zopde.studies.defend.open import AUTOENCODER, DENOISER, open_defence
 from zopde.studies.defend.price import price
 from zopde.studies.defend.settings import PRESETS, DefenceConfig, load_defence
-from zopde.studies.defend.train import VENDOR, begin, train
+from zopde.studies.defend.train import CLASSIFIER, begin, train
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
 
@@ -23,7 +23,7 @@ STUDY = Study(
     name="defend",
     settings=DefenceConfig,
     files=(
-        *(*LABELS, VENDOR, DENOISER, AUTOENCODER, "data.sha256", METRICS),
+        *(*LABELS, CLASSIFIER, DENOISER, AUTOENCODER, "data.sha256", METRICS),
         *(*show.PICTURES, "report.html"),
     ),
     open=open_defence,

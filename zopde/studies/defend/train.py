@@ -21,8 +21,8 @@ from zopde.smoothing import Smooth, votes
 from zopde.sparsity import LayerMasks, Masks
 from zopde.studies.certificates import FILE as CERTIFICATES
 from zopde.studies.certificates import Row, certify_images
-from zopde.studies.classifiers import Classifier, as_vendor, named_classifier, to_device
-from zopde.studies.defend.blackbox import BudgetSpentError, Ledger
+from zopde.studies.classifiers import Classifier, named_classifier, to_device, with_answers
+from zopde.studies.defend.blackbox import BudgetSpentError
 from zopde.studies.defend.labels import LABELS, Label
 from zopde.studies.defend.loss import Losses, Reconstruction
 from zopde.studies.defend.open import AUTOENCODER, DENOISER, PRETRAINING, Opened
@@ -41,7 +41,7 @@ from zopde.training import (
     save_checkpoint,
 )
 
-VENDOR = "classifier"  # folder of the one that the run trains
+CLASSIFIER = "classifier"  # folder of the one that the run trains
 BEST, WATCHED, MODEL = "best.pt", "watched.pt", "model.safetensors"
 
 
@@ -68,30 +68,33 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:
     Raises:
         InputError: If a label cannot work with it.
     """
-    vendor, images = opened.vendor, opened.images
-    if opened.train_vendor is not None:
-        folder = RunFolder(place.folder.root / VENDOR)
-        resume = resume and (folder.root / RECORD).exists()
-        opened.train_vendor(folder.root, resume, False, place.progress)
+    images = opened.images
+    if opened.train_classifier is not None:
+        trained = RunFolder(place.folder.root / CLASSIFIER)
+        resume = resume and (trained.root / RECORD).exists()
+        opened.train_classifier(trained.root, resume, False, place.progress)
+
+        def model_file(seed: int) -> Path:
+            return trained.of("FO", seed) / MODEL
 
         @cache
-        def at(seed: int) -> Classifier:
-            named = named_classifier(str(folder.of("FO", seed) / MODEL), images.scale)
-            return as_vendor(to_device(named, images.device), vendor.answers)
+        def classifier(seed: int) -> Classifier:
+            model = to_device(named_classifier(str(model_file(seed)), images.scale), images.device)
+            return with_answers(model, opened.box.answers)
 
-        vendor = replace(vendor, at=at, files=lambda seed: folder.of("FO", seed) / MODEL)
+        opened = replace(opened, classifier=classifier, model_file=model_file)
     if opened.open_store is not None:
-        vendor = replace(vendor, store=opened.open_store())
+        opened = replace(opened, box=replace(opened.box, store=opened.open_store()))
     for name, seed in opened.trainings:
-        check_white(name, vendor.at(seed))
+        check_white(name, opened.classifier(seed))
     pixels, labels = images.inputs(opened.judged.pixels), opened.judged.labels
     with torch.no_grad():
         right = [
-            votes(vendor.at(seed)(pixels), len(pixels), vendor.classes) == labels
+            votes(opened.classifier(seed)(pixels), len(pixels), opened.box.classes) == labels
             for seed in opened.seeds
         ]
     clean = fmean(100 * float(of_seed.double().mean()) for of_seed in right)
-    return replace(opened, vendor=vendor, clean_accuracy=clean)
+    return replace(opened, clean_accuracy=clean)
 
 
 def check_white(name: str, classifier: Classifier) -> None:
@@ -115,20 +118,19 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     Raises:
         SolverError: If the classifier fails; --resume goes on.
     """
-    label, vendor, images = LABELS[name], opened.vendor, opened.images
-    defence, cost, best = None, Fitted(0, 0, 0, 0.0), None
-    folder = place.of(name, seed)
+    label, images, folder = LABELS[name], opened.images, place.of(name, seed)
+    defence, cost, best, classes = None, Fitted(0, 0, 0, 0.0), None, opened.box.classes
     if label.denoiser:
         defence = _start(opened, label, seed, place)
         if label.trained:
             cost, best = _fit(opened, name, seed, defence, place)
-        spec = f"../../{VENDOR}/FO/seed-{seed}/{MODEL}" if vendor.files(seed) else vendor.spec
-        path = folder / MODEL
-        save_defended(defence, images.sigma, images.scale, vendor.classes, spec, path)
-    whole = Defended(defence, vendor.at(seed), images.sigma, vendor.classes).eval()
+        own = f"../../{CLASSIFIER}/FO/seed-{seed}/{MODEL}"
+        spec = own if opened.model_file(seed) else opened.spec
+        save_defended(defence, images.sigma, images.scale, classes, spec, folder / MODEL)
+    whole = Defended(defence, opened.classifier(seed), images.sigma, classes).eval()
     rows = certify_images(
         folder / CERTIFICATES,
-        Smooth(whole, vendor.classes, images.sigma),
+        Smooth(whole, classes, images.sigma),
         list(enumerate(opened.judged.labels.tolist())),
         lambda index: images.inputs(opened.judged.pixels[index]),
         opened.sampling,
@@ -207,20 +209,14 @@ def _fit(
     label, budget, folder = LABELS[name], opened.budget, place.of(name, seed)
     before, front, length = _so_far(folder), defence.front, budget.iterations_of(name)
     most = budget.queries if label.zeroth_order else 0
-    ledger = Ledger(opened.vendor.price, most, before.queries)
-    losses = Losses(opened, label, defence, seed, opened.vendor.black_box(seed, ledger))
+    box = opened.black_box(seed, most, before.queries)
+    losses = Losses(opened, label, defence, seed, box)
     try:
         masks = None
         if label.gradient == "weights":
             masks = _masks(opened, front, losses, seed, place.folder, folder)
-        source = Watched(
-            gradient_of(opened, masks),
-            losses,
-            ledger,
-            folder,
-            budget.every(length),
-            before.queries,
-        )
+        inner, every = gradient_of(opened, masks), budget.every(length)
+        source = Watched(inner, losses, folder, every, before.queries)
         with place.progress.stage(f"{name}, seed {seed}", length) as advance:
             cost = fit(
                 front,
@@ -238,7 +234,7 @@ def _fit(
         cost = replace(_so_far(folder), stopped=str(spent))
     best = _restore_best(front, folder)
     defence.eval()
-    return replace(cost, queries=ledger.queries), best
+    return replace(cost, queries=box.ledger.queries), best
 
 
 def _so_far(folder: Path) -> Fitted:
@@ -292,23 +288,16 @@ class Watched:
 
     Args:
         inner: Where gradients come from.
-        losses: The training's.
-        ledger: The classifier's.
+        losses: The training's, with the ledger.
         folder: Of the training.
         every: Iterations between two judgements.
         counted: Queries of the training when it was interrupted.
     """
 
     def __init__(
-        self,
-        inner: GradientSource,
-        losses: Losses,
-        ledger: Ledger,
-        folder: Path,
-        every: int,
-        counted: int,
+        self, inner: GradientSource, losses: Losses, folder: Path, every: int, counted: int
     ) -> None:
-        self._inner, self._losses, self._ledger = inner, losses, ledger
+        self._inner, self._losses, self._ledger = inner, losses, losses.box.ledger
         self._folder, self._every, self._counted = folder, every, counted
         self._least: float = (load_checkpoint(folder / BEST) or {"loss": math.inf})["loss"]
 
@@ -332,9 +321,9 @@ class Watched:
 
 def _restore_best(network: nn.Module, folder: Path) -> int | None:
     """Bring the best network back; after how many updates it was, None if there is none."""
-    kept = load_checkpoint(folder / BEST)
-    if kept is None:
+    state = load_checkpoint(folder / BEST)
+    if state is None:
         return None
-    network.load_state_dict(kept["network"])
-    iteration: int = kept["iteration"]
+    network.load_state_dict(state["network"])
+    iteration: int = state["iteration"]
     return iteration
