@@ -7,20 +7,16 @@ from typing import Annotated
 
 import typer
 
-from zopde.cli.attack import attack
-from zopde.cli.certify import certify
+from zopde import __version__
+from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
-from zopde.cli.classify import classify
-from zopde.cli.console import complain
-from zopde.cli.correct import correct
+from zopde.cli.console import complain, say
 from zopde.cli.data import data
-from zopde.cli.defend import defend
 from zopde.cli.doctor import doctor
 from zopde.cli.report import report
-from zopde.cli.serve import serve
-from zopde.cli.simulate import simulate
-from zopde.cli.solvers import solvers
-from zopde.errors import InputError, SolverError
+from zopde.cli.solvers import serve, simulate, solvers
+from zopde.cli.study import classify, correct, defend
+from zopde.errors import InputError, SolverError, check_system
 
 app = typer.Typer(
     name="zopde",
@@ -28,16 +24,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(correct)
-app.command()(classify)
-app.command()(defend)
-app.command()(certify)
-app.command()(attack)
-app.command()(report)
-app.command()(serve)
-app.command()(simulate)
-app.command()(solvers)
-app.command()(doctor)
+for command in (correct, classify, defend, certify, attack, report):
+    app.command()(command)
+for command in (serve, simulate, solvers, doctor):
+    app.command()(command)
 app.add_typer(check, name="check")
 app.add_typer(data, name="data")
 
@@ -45,9 +35,19 @@ app.add_typer(data, name="data")
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"zopde {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Neural correctors for PDE solvers that cannot be differentiated."""
     # `main` looks for --debug itself: it must also work where parsing fails.
@@ -62,6 +62,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        check_system()
         code = app(standalone_mode=False)
     except InputError as error:
         complain(str(error))

@@ -1,54 +1,44 @@
-"""`zopde certify`: randomized smoothing of any classifier."""
+"""`zopde certify` and `zopde attack`: certify any classifier, and try whether that holds."""
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from zopde.cli.console import Watcher, say, say_json, table
+from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, show, table_of
 from zopde.cli.options import AsJson, ImageFile, Overwrite, Resume
 
 
 def certify(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A model.safetensors, package.module:name, file.py:name, or http://host:port/path.",
-            show_default=False,
+        Argument(
+            help="A model.safetensors, package.module:name, file.py:name, or http://host:port/path."
         ),
     ],
     data: ImageFile = None,
-    part: Annotated[str, typer.Option(help="Which images: test or train.")] = "test",
-    scale: Annotated[
-        float,
-        typer.Option(help="A pixel is divided by this; 0: by the brightest training pixel."),
-    ] = 0.0,
-    sigma: Annotated[
-        float, typer.Option(help="Standard deviation of the noise, in units of the model's input.")
-    ] = 0.25,
-    n0: Annotated[int, typer.Option(help="Samples that choose the class.")] = 100,
-    n: Annotated[int, typer.Option("--n", help="Samples that bound its probability.")] = 10_000,
-    alpha: Annotated[float, typer.Option(help="Probability of a wrong certificate.")] = 0.001,
-    batch: Annotated[int, typer.Option(help="Samples that are classified at a time.")] = 1000,
-    every: Annotated[int, typer.Option(help="Certify every so many images.")] = 1,
-    max_images: Annotated[int, typer.Option(help="At most so many images; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/certify"),
+    part: Annotated[str, Option(help="Certify these images: test or train.")] = "test",
+    scale: Annotated[float, Option(help="Divide pixels by this; 0: the training maximum.")] = 0.0,
+    sigma: Annotated[float, Option(help="Standard deviation of the noise, in input units.")] = 0.25,
+    n0: Annotated[int, Option(help="Let so many samples choose the class.")] = 100,
+    n: Annotated[int, Option("--n", help="Let so many samples bound its probability.")] = 10_000,
+    alpha: Annotated[float, Option(help="Probability of a wrong certificate.")] = 0.001,
+    batch: Annotated[int, Option(help="Classify so many samples at a time.")] = 1000,
+    every: Annotated[int, Option(help="Certify one image of so many.")] = 1,
+    max_images: Annotated[int, Option(help="Certify at most so many images; 0: all.")] = 0,
+    seed: Annotated[int, Option(help="Draw the noise from this seed.")] = 0,
+    device: Annotated[str, Option(help="Compute on this device: cpu, cuda, cuda:1, ...")] = "cpu",
+    out: Annotated[Path, Option(help="Write to this run folder.")] = Path("runs/certify"),
     beside: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Run folder of another certification, for the picture; repeatable. Default: none.",
-            show_default=False,
-        ),
+        Option(help="Draw this run of certify in the same picture; repeatable. Default: none."),
     ] = None,
     radius: Annotated[
         list[float] | None,
-        typer.Option(help="Row of the table; repeatable. Default: 0, 0.25, 0.5, 0.75."),
+        Option(help="Give this radius a row; repeatable. Default: 0, 0.25, 0.5, 0.75."),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -73,17 +63,48 @@ def certify(
         seed=seed,
         device=device,
     )
-    with redirect_stdout(sys.stderr):  # a model of the user's may print
-        found = run_certification(
+    with prints_to_stderr():
+        metrics = run_certification(
             config, out, resume, overwrite, Watcher(), None, beside or (), radius or RADII
         )
     if as_json:
-        say_json(found)
+        say_json(metrics)
         return
-    results = study_named("certify").table(found)
-    table(results.columns, results.rows, results.title)
-    for note in results.notes:
-        say(note)
-    say(
-        f"one line per image: {out / 'certificates.tsv'}; picture: {out / 'certified_accuracy.png'}"
-    )
+    show(study_named("certify").table(metrics))
+    say(f"one line per image: {out / 'certificates.tsv'}")
+    say(f"picture: {out / 'certified_accuracy.png'}")
+
+
+def attack(
+    certification: Annotated[Path, Argument(help="Run folder of `zopde certify`, or its table.")],
+    model: Annotated[
+        str,
+        Option(help="Attack this white box: a file or import string. Default: what was certified."),
+    ] = "",
+    steps: Annotated[int, Option(help="Take so many steps of projected gradient descent.")] = 40,
+    draws: Annotated[int, Option(help="Draw so much noise for every step.")] = 16,
+    n: Annotated[int, Option("--n", help="Take so many samples where it ends.")] = 10_000,
+    alpha: Annotated[float, Option(help="Probability of a wrong answer there.")] = 0.001,
+    reach: Annotated[float, Option(help="Attack within so many certified radii; 1: inside.")] = 1.0,
+    max_points: Annotated[int, Option(help="Attack at most so many points; 0: all.")] = 0,
+    seed: Annotated[int, Option(help="Draw the noise from this seed.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Try to change certified answers inside their radius: L2 PGD with expectation over noise."""
+    from zopde.studies.certify import AttackSettings, attack_certificates
+
+    settings = AttackSettings(steps, draws, n, alpha, reach, max_points, seed)
+    with prints_to_stderr():
+        result = attack_certificates(certification, settings, Watcher(), model=model)
+    if as_json:
+        say_json(result)
+        return
+    names = ("points", "changed", "expected", "no_answer", "seconds")
+    row = {name: result[name] for name in names if name != "expected" or reach <= 1}
+    title = f"attacked within {reach:g} certified radii, {steps} steps"
+    table_of([row], title, {"expected": "allowed by alpha"})
+    if reach > 1:
+        say("beyond the certified radius nothing is promised")
+    elif result["share_at_least"] > result["share_allowed"]:
+        say("more answers changed than alpha allows: is the model a fixed function of its input?")
+        raise typer.Exit(1)

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from typer import Option
 
-from zopde.cli.console import Watcher, check_notes, layer_rows, say, say_json, sweep_rows, table
-from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, configured
-from zopde.cli.solver_report import (
-    COST_COLUMNS,
-    POINT_COLUMNS,
-    cost_rows,
-    point_remedies,
-    point_rows,
-)
-
-if TYPE_CHECKING:
-    from zopde.studies.correct.check import GradientCheck
+from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table_of
+from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, tables_of
 
 check = typer.Typer(help="Check a part of a planned run; nothing is written.", no_args_is_help=True)
 
-
-@check.callback()
-def options() -> None:
-    """Check a part of a planned run; nothing is written."""
+StatesFile = Annotated[
+    Path | None,
+    Option(
+        help="Take states from this NetCDF file. Default: a few short runs of the solver's own "
+        "scenario; for a solver without one, `check solver` takes smooth random fields."
+    ),
+]
+# What the keys of a layer are called above their columns.
+LAYER_HEADS = {
+    "name": "layer",
+    "size": "weights",
+    "asked": "compared",
+    "norm": "|gradient|",
+    "deviation": "standard errors off",
+}
 
 
 @check.command()
@@ -36,30 +36,25 @@ def gradient(
     preset: Preset = "quick",
     config_file: ConfigFile = None,
     changes: Changes = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="NetCDF file of reference data. Default: a few short runs are made.",
-            show_default=False,
-        ),
-    ] = None,
+    data: StatesFile = None,
     device: Device = None,
     directions: Annotated[
-        int,
-        typer.Option(help="Judge an estimate from so many random directions; 0: each weight."),
+        int, Option(help="Judge an estimate from so many random directions; 0: each weight.")
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compare the zeroth-order gradient with autograd, find the best mu, measure the noise."""
+    from zopde.studies.correct import load_config
     from zopde.studies.correct.check import check_gradient
 
-    config = configured(solver, preset, config_file, changes, data, device)
-    with redirect_stdout(sys.stderr):  # a solver may print; stdout is for the result
-        found = check_gradient(config, directions, Watcher())
+    tables = tables_of(solver=solver, data=data, device=device)
+    config = load_config(preset, config_file, changes or (), tables)
+    with prints_to_stderr():
+        result = check_gradient(config, directions, Watcher()).as_dict()
     if as_json:
-        say_json(found.as_dict())
-        return
-    _show(found)
+        say_json(result)
+    else:
+        _show_gradient(result)
 
 
 @check.command()
@@ -68,45 +63,55 @@ def solver(
     preset: Preset = "quick",
     config_file: ConfigFile = None,
     changes: Changes = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="NetCDF file of typical states. Default: the solver's own scenario, if it has "
-            "one, else smooth random fields.",
-            show_default=False,
-        ),
-    ] = None,
+    data: StatesFile = None,
     device: Device = None,
     amplitude: Annotated[
-        float, typer.Option(help="Of the random fields, in the units of the state.")
+        float, Option(help="Amplitude of the random fields, in the units of the state.")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Look at a solver for a minute: contract, precision, speed, the mu it needs, the costs."""
+    from zopde.studies.correct import load_config
     from zopde.studies.correct.check import check_solver
     from zopde.validate import check_positive
 
     check_positive("--amplitude", amplitude)
-    config = configured(solver, preset, config_file, changes, data, device)
-    with redirect_stdout(sys.stderr):  # a solver may print; stdout is for the result
-        found = check_solver(config, amplitude, Watcher())
-    plain = found.as_dict()
+    tables = tables_of(solver=solver, data=data, device=device)
+    config = load_config(preset, config_file, changes or (), tables)
+    with prints_to_stderr():
+        result = check_solver(config, amplitude, Watcher()).as_dict()
     if as_json:
-        say_json(plain)
+        say_json(result)
     else:
-        table(POINT_COLUMNS, point_rows(plain), f"{plain['solver']} on {plain['states']}")
-        if plain["costs"]:
-            table(COST_COLUMNS, cost_rows(plain), f"one gradient: {plain['assumed']}")
-        for line in point_remedies(plain):
-            say(line)
-    raise typer.Exit(0 if found.passed else 1)
+        _show_solver(result)
+    raise typer.Exit(0 if result["passed"] else 1)
 
 
-def _show(found: GradientCheck) -> None:
-    plain = found.as_dict()
-    columns, rows = layer_rows(plain)
-    table(columns, rows, f"{found.estimator} against {plain['against']}, mu {plain['mu']:g}")
-    columns, rows = sweep_rows(plain)
-    table(columns, rows, f"relative error by mu, {plain['swept']} weights")
-    for line in check_notes(plain):
-        say(line)
+def _show_gradient(result: dict[str, Any]) -> None:
+    title = f"{result['estimator']} against {result['against']}, mu {result['mu']:g}"
+    table_of(result["layers"], title, LAYER_HEADS)
+    best, noise = result["recommended_mu"], result["noise"]
+    sweep = [{**row, "": "recommended" if row["mu"] == best else ""} for row in result["sweep"]]
+    table_of(sweep, f"relative error by mu, {result['swept']} weights")
+    say(
+        f"{result['asked']:,} of {result['total']:,} weights compared, "
+        f"{result['queries']:,} queries, at {result['start']}, on {result['data']}"
+    )
+    say(f"recommended: mu {best:.1e} for the {result['scheme']} scheme")
+    floor = "" if noise["floor"] is None else f"; below mu {noise['floor']:.1e} probes drown in it"
+    repeated, nearby = f"{noise['repeated']:.1e}", f"{noise['nearby']:.1e}"
+    say(f"noise of the loss: {repeated} asked again, {nearby} nearby{floor}")
+    for text in result["warnings"]:
+        say(f"warning: {text}")
+
+
+def _show_solver(result: dict[str, Any]) -> None:
+    points = result["points"]
+    rows = [{"point": p["name"], "": p["verdict"], "found": p["found"]} for p in points]
+    table_of(rows, f"{result['solver']} on {result['states']}")
+    if result["costs"]:
+        heads = {"way": "cut", "remark": "depends on"}
+        table_of(result["costs"], f"one gradient: {result['assumed']}", heads)
+    for point in points:
+        if point["remedy"]:
+            say(f"{point['name']} ({point['verdict']}): {point['remedy']}")

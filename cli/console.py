@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from zopde.progress import Advance
@@ -29,6 +29,11 @@ def say_json(content: object) -> None:
     print(json.dumps(content, indent=2, allow_nan=False))
 
 
+def prints_to_stderr() -> redirect_stdout[Any]:
+    """A user's solver or model may print; stdout is for the result alone."""
+    return redirect_stdout(sys.stderr)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """A table on stdout; the first column to the left, figures to the right."""
     from rich.console import Console
@@ -42,6 +47,43 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
         grid.add_row(*map(Text, row))  # as it is: "zopde[dask]" is no markup
     # Piped output has no width of its own: a table must not be cut there.
     Console(width=None if sys.stdout.isatty() else 140).print(grid)
+
+
+def show(results: Any) -> None:  # noqa: ANN401 - a Table of zopde.studies.run, not loaded for help
+    """The table of a finished run, and below it what it cannot say by itself."""
+    table(results.columns, results.rows, results.title)
+    for note in results.notes:
+        say(note)
+
+
+def table_of(
+    records: Sequence[Mapping[str, Any]],
+    title: str = "",
+    heads: Mapping[str, str] | None = None,
+    blank: object = None,
+) -> None:
+    """A table of records that all have the same keys, which are its columns; none of nothing.
+
+    Args:
+        records: Its rows.
+        title: Above it.
+        heads: Key -> its head; the others are their own.
+        blank: A column that holds only this is left out.
+    """
+    if not records:
+        return
+    keys = [key for key in records[0] if any(record[key] != blank for record in records)]
+    plain = [key.replace("seconds_per_", "s/").replace("_", " ") for key in keys]
+    columns = [(heads or {}).get(key, head) for key, head in zip(keys, plain, strict=True)]
+    table(columns, [[_cell(record[key]) for key in keys] for record in records], title)
+
+
+def _cell(value: Any) -> str:  # noqa: ANN401 - text, a number or nothing
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1e4):
+        return f"{value:,.0f}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
 
 
 class Watcher:
@@ -60,25 +102,18 @@ class Watcher:
 
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Advance]:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
 
         columns = (
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            progress.TextColumn("{task.description:<28}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[text]}"),
         )
-        with Progress(*columns, console=Console(stderr=True)) as bars:
+        with progress.Progress(*columns, console=Console(stderr=True)) as bars:
             task = bars.add_task(title, total=total, text="")
 
             def advance(steps: int = 1, text: str = "") -> None:
@@ -103,63 +138,3 @@ class Watcher:
 
         yield advance
         self.note(f"{title}: {done}/{total} in {time.monotonic() - began:.1f} s")
-
-
-def layer_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a self-check's layers; a column that nobody fills is left out."""
-    columns = {
-        "layer": "name",
-        "weights": "size",
-        "compared": "asked",
-        "|gradient|": "norm",
-        "cosine": "cosine",
-        "norm ratio": "norm_ratio",
-        "standard errors off": "deviation",
-        "Taylor rate": "taylor_rate",
-    }
-    layers = check["layers"]
-    shown = {c: k for c, k in columns.items() if any(layer[k] is not None for layer in layers)}
-    return list(shown), [[_figure(layer[key]) for key in shown.values()] for layer in layers]
-
-
-def sweep_rows(check: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a sweep over mu."""
-    rows = []
-    for point in check["sweep"]:
-        best = point["mu"] == check["recommended_mu"]
-        errors = (_figure(point[name], ".1e") for name in ("forward", "central"))
-        rows.append([f"{point['mu']:.1e}", *errors, "recommended" if best else ""])
-    return ["mu", "forward", "central", ""], rows
-
-
-def check_notes(check: Mapping[str, Any]) -> list[str]:
-    """What the two tables cannot say."""
-    noise = check["noise"]
-    floor = "" if noise["floor"] is None else f"; below mu {noise['floor']:.1e} probes drown in it"
-    return [
-        f"{check['asked']:,} of {check['total']:,} weights compared, "
-        f"{check['queries']:,} queries, at {check['start']}, on {check['data']}",
-        f"recommended: mu {check['recommended_mu']:.1e} for the {check['scheme']} scheme",
-        f"noise of the loss: {noise['repeated']:.1e} asked again, {noise['nearby']:.1e} nearby"
-        + floor,
-        *(f"warning: {text}" for text in check["warnings"]),
-    ]
-
-
-CUT_COLUMNS = ("cut", "once: solver steps", "seconds", "a gradient: solver steps", "seconds", "")
-
-
-def cut_rows(cuts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The rows of a dry run's second table, one per cut."""
-    names = ("setup_steps", "setup_seconds", "steps", "seconds")
-    return [
-        [cut["cut"], *(_figure(cut[name], ",.3g") for name in names), cut["note"]] for cut in cuts
-    ]
-
-
-def _figure(value: Any, form: str = ".4g") -> str:  # noqa: ANN401 - text, a number or nothing
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return format(value, form)
-    return f"{value:,}" if isinstance(value, int) else str(value)

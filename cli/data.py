@@ -14,7 +14,7 @@ data = typer.Typer(help="Data sets that their authors publish.", no_args_is_help
 
 @data.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="cifar10 or cifar10-python.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="cifar10.", show_default=False)],
     to: Annotated[Path, typer.Option(help="Folder that it goes to.")] = Path("data"),
     url: Annotated[
         str,
@@ -37,7 +37,7 @@ def fetch(
 
         path = download(name, to, url, show)
         advance(100 - percent)
-    say(f"{path}: complete, its md5 is right")
+    say(f"{path}: complete, its checksum is right")
 
 
 @data.callback()

@@ -1,97 +1,77 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the setting that each of them stands for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from zopde.cli.completion import presets, solver_names
+# Option of a command -> the setting that it stands for.
+SETTING_OF = {
+    "solver": "solver.spec",
+    "classifier": "classifier.spec",
+    "data": "data.path",
+    "device": "run.device",
+    "chunk": "zo.chunk",
+    "executor": "run.executor",
+    "failures": "run.failures",
+    "store": "run.store",
+}
 
-if TYPE_CHECKING:
-    from zopde.studies.correct import CorrectionConfig
+
+def solver_names(incomplete: str) -> Iterator[str]:
+    """Names of installed solvers, for the shell to complete; no solver is loaded."""
+    names = sorted(point.name for point in entry_points(group="zopde.solvers"))
+    return (name for name in names if name.startswith(incomplete))
+
 
 SolverSpec = Annotated[
     str,
-    typer.Argument(
+    Argument(
         help="A name of `zopde solvers`, package.module:Class, file.py:Class, or file.toml.",
         autocompletion=solver_names,
-        show_default=False,
     ),
 ]
 Preset = Annotated[
-    str,
-    typer.Option(
-        help="Embedded settings to start from: quick (minutes) or paper (days).",
-        autocompletion=presets,
-    ),
+    str, Option(help="Start from these embedded settings: quick (minutes) or paper (days).")
 ]
 ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", help="TOML file laid over the preset. Default: none.", show_default=False
-    ),
+    Path | None, Option("--config", help="Lay this TOML file over the preset. Default: none.")
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
-        help="One setting, such as zo.mu=1e-3 or run.seeds=[0,1,2]; repeatable. Default: none.",
-        show_default=False,
-    ),
-]
-DataFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="NetCDF file of reference data; made there if absent. Default: beside --out.",
-        show_default=False,
+        help="Change one setting, such as zo.mu=1e-3 or run.seeds=[0,1,2]; repeatable. "
+        "Default: none.",
     ),
 ]
 ImageFile = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--data",
-        help="Images: npz, CIFAR-10 archive, folder of idx files or of train/<class>/. "
-        "Default: as the settings; of quick, the embedded digits.",
-        show_default=False,
+        help="Read images from here: npz, CIFAR-10 archive, folder of idx files or of "
+        "train/<class>/. Default: as the settings; of quick, the embedded digits.",
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="Where to compute: cpu, cuda, cuda:1, ... Default: as the settings."),
+    Option(help="Compute on this device: cpu, cuda, cuda:1, ... Default: as the settings."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Measure a sample, print the costs, and stop.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what is there first.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")]
+Resume = Annotated[bool, Option("--resume", help="Go on with the interrupted run in --out.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Delete what is there first.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
 
-def configured(
-    solver: str,
-    preset: str,
-    config_file: Path | None,
-    changes: list[str] | None,
-    data: Path | None,
-    device: str | None,
-    **tables: dict[str, object],
-) -> CorrectionConfig:
-    """The settings that a command's options make, those of `tables` over all others."""
-    from zopde.studies.correct import load_config
-
-    tables["solver"] = {"spec": solver}
-    if data is not None:
-        tables["data"] = {"path": str(data)}
-    if device is not None:
-        tables["run"] = {**tables.get("run", {}), "device": device}
-    return load_config(preset, config_file, changes or (), tables)
-
-
-def laid_over(data: Path | None, device: str | None) -> dict[str, dict[str, object]]:
-    """The tables of settings that `--data` of images and `--device` stand for."""
-    given = {"data": ("path", data), "run": ("device", device)}
-    return {table: {key: str(value)} for table, (key, value) in given.items() if value is not None}
+def tables_of(**options: object) -> dict[str, dict[str, object]]:
+    """The tables of settings that options stand for; None leaves a setting as it is."""
+    tables: dict[str, dict[str, object]] = {}
+    for option, value in options.items():
+        if value is not None:
+            table, key = SETTING_OF[option].split(".")
+            tables.setdefault(table, {})[key] = str(value) if isinstance(value, Path) else value
+    return tables

@@ -46,7 +46,7 @@ unroll = 12
 lr = 2e-3
 
 [interface]
-kind = "amortised"
+way = "bank"
 snapshots = 6
 
 [run]

@@ -96,7 +96,7 @@ def main(place: Path, size: dict[str, int] = SHORT, *seeds: int) -> dict[str, fl
         "data": {"path": str(place / "cavity.nc"), "train": runs, "test": unseen},
         "non": {"length": "800 iterations", "batch": 32},
         "training": {"length": f"{size['length']} iterations", "unroll": size["unroll"]},
-        "interface": {"kind": "amortised", "snapshots": size["snapshots"]},
+        "interface": {"way": "bank", "snapshots": size["snapshots"]},
         "run": {"labels": list(LABELS), "seeds": list(seeds or [0]), "dtype": "float64"},
     }
     metrics = run_correction(load_config(tables=tables), place / "run")

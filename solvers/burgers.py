@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, final
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, final
 
 import torch
+from phi.flow import PERIODIC, Box, CenteredGrid, batch, channel, spatial
+from phi.physics import advect, diffuse
+from phiml import math as phimath
+from phiml.backend.torch import TORCH
 from torch import Tensor
 
 from zopde.contracts import Forcing, Scenario, State
 from zopde.grid import Grid, check_forcing, check_state
-from zopde.solvers import phiflow
-from zopde.solvers.phiflow import Step
 from zopde.validate import check_positive
 
+Step: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _FORCES = 20
 _KEPT_SHAPES = 16
 
@@ -31,7 +36,7 @@ class _Burgers:
         compiled: bool = True,
     ) -> None:
         check_positive("viscosity", viscosity)
-        self._grid = Grid(
+        self.grid = Grid(
             shape=tuple(shape),
             extent=(float(extent), float(extent)),
             dt=float(dt),
@@ -42,45 +47,45 @@ class _Burgers:
         self._compiled = compiled
         self._steps: dict[tuple[Any, ...], Step] = {}
 
-    @property
-    def grid(self) -> Grid:
-        """Cell-centred, periodic; velocity in two channels, a body force in two more."""
-        return self._grid
-
     def _settings(self) -> dict[str, Any]:
         return {
-            "shape": self._grid.shape,
-            "extent": self._grid.extent[0],
-            "dt": self._grid.dt,
+            "shape": self.grid.shape,
+            "extent": self.grid.extent[0],
+            "dt": self.grid.dt,
             "viscosity": self._viscosity,
             "compiled": self._compiled,
         }
 
     def _checked_step(self, state: State, forcing: Forcing | None) -> State:
-        check_state(self._grid, state)
-        check_forcing(self._grid, forcing, len(state))
+        check_state(self.grid, state)
+        check_forcing(self.grid, forcing, len(state))
         assert forcing is not None
         if not self._compiled:
-            with phiflow.like(state):
+            with _phiflow_like(state):
                 return self._phiflow_step(state, forcing)
         key = (tuple(state.shape), state.dtype, state.device)
         if key not in self._steps:
             while len(self._steps) >= _KEPT_SHAPES:
                 del self._steps[next(iter(self._steps))]
-            self._steps[key] = phiflow.compiled(self._phiflow_step, state, forcing)
+            self._steps[key] = _compiled(self._phiflow_step, state, forcing)
         return self._steps[key](state, forcing)
 
     def _phiflow_step(self, state: Tensor, forcing: Tensor) -> Tensor:
-        dt = self._grid.dt
-        velocity = phiflow.to_field(state, self._grid)
-        velocity = phiflow.diffuse.explicit(velocity, self._viscosity, dt, self._substeps())
-        velocity = phiflow.advect.semi_lagrangian(velocity, velocity, dt)
-        return phiflow.from_field(velocity, self._grid) + dt * forcing
+        """(batch, channel, *space) -> the same, by way of a cell-centred vector field."""
+        dims, dt = self.grid.dims, self.grid.dt
+        names = ",".join(dims)
+        values = phimath.wrap(state, batch("states"), channel(vector=names), spatial(names))
+        box = Box(**dict(zip(dims, self.grid.extent, strict=True)))
+        velocity = CenteredGrid(values, PERIODIC, box)
+        velocity = diffuse.explicit(velocity, self._viscosity, dt, self._substeps())
+        velocity = advect.semi_lagrangian(velocity, velocity, dt)
+        moved: Tensor = velocity.values.native(["states", "vector", *dims])
+        return moved + dt * forcing
 
     def _substeps(self) -> int:
         """Diffusion substeps such that nu dt / n * sum(1 / dx^2) <= 1/2, the stability limit."""
-        rate = self._viscosity * sum(dx**-2 for dx in self._grid.spacing)
-        return max(1, math.ceil(2 * rate * self._grid.dt))
+        rate = self._viscosity * sum(dx**-2 for dx in self.grid.spacing)
+        return max(1, math.ceil(2 * rate * self.grid.dt))
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled steps belong to this process; another one compiles its own.
@@ -133,9 +138,8 @@ class Burgers(_Burgers):
         w in [-0.4, 0.4), p in [0, 2 pi). The waves are not fitted to the period of the domain,
         as in the published set-up, so f jumps at the seam.
         """
-        waves = _Waves(simulations, generator)
-        initial = torch.zeros(simulations, *self._grid.state_shape)
-        return Scenario(initial, waves.on(self._grid))
+        initial = torch.zeros(simulations, *self.grid.state_shape)
+        return Scenario(initial, _waves(self.grid, simulations, generator))
 
 
 @final
@@ -147,28 +151,62 @@ class DifferentiableBurgers(_Burgers):
         return self._checked_step(state, forcing)
 
 
-class _Waves:
-    """The parameters of the forces; float64, so that they do not depend on the precision."""
+def _waves(grid: Grid, simulations: int, generator: torch.Generator) -> Callable[[int], Tensor]:
+    """The forces: step number -> (simulation, 2, y, x).
 
-    def __init__(self, simulations: int, generator: torch.Generator) -> None:
-        def uniform(*more: int) -> Tensor:
-            shape = (simulations, _FORCES, *more)
-            return torch.rand(shape, generator=generator, dtype=torch.float64)
+    They are float64, so that they do not depend on the precision.
+    """
 
-        angle, length = math.pi * uniform(), 0.8 * (1 + uniform())
-        self.wave = torch.stack([length * angle.sin(), length * angle.cos()], dim=-1)
-        self.amplitude = 0.3 * (uniform(2) - 0.5)
-        self.frequency = 0.8 * (uniform() - 0.5)
-        self.phase = 2 * math.pi * uniform()
+    def uniform(*more: int) -> Tensor:
+        shape = (simulations, _FORCES, *more)
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
 
-    def on(self, grid: Grid) -> Callable[[int], Tensor]:
-        """Step number -> (simulation, 2, y, x)."""
-        axes = [torch.tensor(grid.centres(axis), dtype=torch.float64) for axis in (0, 1)]
-        place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        still = torch.einsum("sjd,dyx->sjyx", self.wave, place) + self.phase[..., None, None]
+    angle, length = math.pi * uniform(), 0.8 * (1 + uniform())
+    wave = torch.stack([length * angle.sin(), length * angle.cos()], dim=-1)
+    amplitude = 0.3 * (uniform(2) - 0.5)
+    frequency = 0.8 * (uniform() - 0.5)
+    phase = 2 * math.pi * uniform()
+    axes = [torch.tensor(grid.centres(axis), dtype=torch.float64) for axis in (0, 1)]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    still = torch.einsum("sjd,dyx->sjyx", wave, places) + phase[..., None, None]
 
-        def at(step: int) -> Tensor:
-            moved = still + (self.frequency * step * grid.dt)[..., None, None]
-            return torch.einsum("sjc,sjyx->scyx", self.amplitude, moved.sin())
+    def at(step: int) -> Tensor:
+        moved = still + (frequency * step * grid.dt)[..., None, None]
+        return torch.einsum("sjc,sjyx->scyx", amplitude, moved.sin())
 
-        return at
+    return at
+
+
+@contextmanager
+def _phiflow_like(state: Tensor) -> Iterator[None]:
+    """PhiFlow computes in the precision and on the device of `state` inside this context."""
+    before = TORCH.get_default_device()
+    TORCH.set_default_device(TORCH.get_device(state))
+    try:
+        # `with TORCH` makes it PhiFlow's default backend, whatever the user chose elsewhere.
+        with TORCH, phimath.precision(torch.finfo(state.dtype).bits):
+            yield
+    finally:
+        TORCH.set_default_device(before)
+
+
+def _compiled(step: Step, state: Tensor, forcing: Tensor) -> Step:
+    """Record PhiFlow's torch operations once, for one shape, dtype and device.
+
+    PhiFlow spends about 20 ms of Python on every call, whatever the batch; the recorded
+    operations give the same numbers, bit for bit, without it, and autograd sees through them.
+    """
+    with warnings.catch_warnings():
+        # Every size that the tracer warns of is fixed by the key under which this is kept.
+        warnings.simplefilter("ignore")
+        with _phiflow_like(state):
+            traced = torch.jit.trace(step, (state.detach(), forcing.detach()), check_trace=False)
+
+    def run(state: Tensor, forcing: Tensor) -> Tensor:
+        # Without the optimiser the operations stay the same ones at every call, which an
+        # exact resume needs.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            answer: Tensor = traced(state, forcing)
+        return answer
+
+    return run

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, final
+from pathlib import Path
+from typing import Any, Literal, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, InputError, SolverError, first_line
+from zopde.errors import InputError, SolverError, StepError, first_line
 from zopde.grid import Grid, as_grid, check_forcing, check_state
 from zopde.plugins import load_object
-from zopde.solvers.rows import RowError, checked, gathered, own_copy, step_rows
+from zopde.solvers.rows import gathered, own_copy, step_rows
 from zopde.validate import check_choice
+
+
+def loaded(function: str | Callable[..., Any], home: str | Path) -> Callable[..., Any]:
+    """The function that "package.module:name" or "file.py:name" stands for; one stays as it is.
+
+    Raises:
+        InputError: If there is none.
+    """
+    found = load_object(function, home) if isinstance(function, str) else function
+    if not callable(found):
+        kind = type(found).__name__
+        raise InputError("function", got=f"{function!r}, a {kind}", expected="a function")
+    return cast(Callable[..., Any], found)
 
 
 @final
@@ -48,36 +62,27 @@ class PythonFunction:
         home: str = "",
     ) -> None:
         check_choice("arrays", arrays, ("numpy", "torch"))
-        self._grid = as_grid(grid)
-        self._function = load_object(function, home) if isinstance(function, str) else function
-        if not callable(self._function):
-            kind = type(self._function).__name__
-            raise InputError("function", got=f"{function!r}, a {kind}", expected="a function")
+        self.grid, self._function = as_grid(grid), loaded(function, home)
         self._batched, self._arrays = batched, arrays
-
-    @property
-    def grid(self) -> Grid:
-        """As declared."""
-        return self._grid
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
         if self._batched:
             return self._step_batch(state, forcing)
-        return step_rows(self._grid, state, forcing, self._ask, prepared=self._prepared)
+        return step_rows(self.grid, state, forcing, self._ask, prepared=self._prepared)
 
     def _step_batch(self, state: State, forcing: Forcing | None) -> State:
-        check_state(self._grid, state)
-        check_forcing(self._grid, forcing, len(state))
+        check_state(self.grid, state)
+        check_forcing(self.grid, forcing, len(state))
+        given = None if forcing is None else self._prepared(forcing)
         try:
-            given = None if forcing is None else self._prepared(forcing)
             answers = self._ask(self._prepared(state), given)
-        except RowError as error:
+        except StepError as error:
             raise SolverError(error.reason) from error
         if answers.shape != state.shape:
-            found, expected = tuple(answers.shape), tuple(state.shape)
-            raise SolverError(f"the function answered shape {found}, expected {expected}")
-        return gathered(state, (_judged(answers[i], state[i], i) for i in range(len(state))))
+            shapes = f"{tuple(answers.shape)}, expected {tuple(state.shape)}"
+            raise SolverError(f"the function answered shape {shapes}")
+        return gathered(state, answers)
 
     def _prepared(self, values: Tensor) -> Tensor:
         return values.detach().clone() if self._arrays == "torch" else own_copy(values)
@@ -94,15 +99,8 @@ class PythonFunction:
                         answer = torch.from_numpy(np.ascontiguousarray(answer, np.float64))
         except Exception as error:  # it is the user's code and may raise anything
             name = type(error).__name__
-            raise RowError(f"the function raised {name}: {first_line(error)}") from error
+            raise StepError(f"the function raised {name}: {first_line(error)}") from error
         if not isinstance(answer, Tensor):
             kind = "a tensor" if self._arrays == "torch" else "an array of real numbers"
-            raise RowError(f"the function answered something else than {kind}")
+            raise StepError(f"the function answered something else than {kind}")
         return answer
-
-
-def _judged(answer: Tensor, state: Tensor, row: int) -> Tensor | Failure:
-    try:
-        return checked(answer, state)
-    except RowError as error:
-        return Failure(row, error.reason)

@@ -11,10 +11,8 @@ from typing import Any, Literal, final
 from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid, as_grid
-from zopde.solvers.batches import Batches, KeptRuns
-from zopde.solvers.files import ArrayFiles, Files, Format, FunctionFiles
-from zopde.solvers.runs import Program, command_line
-from zopde.validate import check_count
+from zopde.solvers.files import ArrayFiles, Format, FunctionFiles
+from zopde.solvers.runs import Runs, command_line
 
 
 @final
@@ -82,41 +80,36 @@ class Command:
         work: str = "",
         home: str = "",
     ) -> None:
-        base, built = Path(home).resolve(), as_grid(grid)
+        self.grid, base = as_grid(grid), Path(home).resolve()
         if bool(write) != bool(read):
             raise InputError("write, read", got="one of them", expected="both or none")
-        exchange: Files = (
-            FunctionFiles(write, read, base)
-            if write
-            else ArrayFiles(built, files, dtype, order, state, forcing, answer)
-        )
-        check_count("concurrency", concurrency)
         copied = base / template if template else None
-        program = Program(
-            command_line(command, base, copied),
-            dict(environment or {}),
-            timeout,
-            error_pattern,
-            copied,
-            base / work if work else None,
+        arguments = command_line(command, base, copied)
+        self._runs = Runs(
+            name=f"command {Path(arguments[0]).name!r}",
+            grid=self.grid,
+            files=FunctionFiles(write, read, base)
+            if write
+            else ArrayFiles(self.grid, files, dtype, order, state, forcing, answer),
+            arguments=arguments,
+            values={"home": str(base), "seed": str(seed)},
+            environment=dict(environment or {}),
+            timeout=timeout,
+            concurrency=concurrency,
+            error_pattern=error_pattern,
+            template=copied,
+            work=base / work if work else None,
+            failed=base / failed if failed else None,
+            keep_failed=keep_failed,
         )
-        kept = KeptRuns(base / failed if failed else None, keep_failed)
-        values = {"home": str(base), "seed": str(seed)}
-        name = f"command {Path(program.arguments[0]).name!r}"
-        self._batches = Batches(name, built, program, exchange, kept, concurrency, values)
-
-    @property
-    def grid(self) -> Grid:
-        """As given."""
-        return self._batches.grid
 
     def with_seed(self, seed: int) -> Command:
         """Another value of {seed}; this one where the command has none."""
-        batches = self._batches
-        if not any("{seed}" in part for part in batches.program.arguments):
+        runs = self._runs
+        if not any("{seed}" in word for word in runs.arguments):
             return self
         twin = copy.copy(self)
-        twin._batches = replace(batches, values={**batches.values, "seed": str(seed)})
+        twin._runs = replace(runs, values={**runs.values, "seed": str(seed)})
         return twin
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
@@ -125,4 +118,4 @@ class Command:
         Raises:
             SolverError: If a run fails.
         """
-        return self._batches.step(state, forcing)
+        return self._runs.step(state, forcing)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Literal, Protocol, final
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from zopde.errors import InputError
+from zopde.errors import InputError, StepError
 from zopde.grid import Grid
-from zopde.plugins import load_object
-from zopde.solvers.runs import RunError
+from zopde.solvers.callable import loaded
 from zopde.validate import check_choice
 
 Array = Float[ndarray, "channel *space"]
@@ -46,11 +44,10 @@ class ArrayFiles:
 
     Args:
         grid: The solver's.
-        format: "npy"; "raw", the numbers alone; "netcdf", a variable for every channel.
-        dtype: Of the numbers in files: "float64", "float32", or with a byte order, ">f8".
-        order: Of raw files. "C": (channel, *space), the last axis fastest, which is
-            `u(x, y, channel)` in Fortran's words; "F": the first axis fastest.
-        state: Name of the file in the run's folder.
+        format: As `files` of `zopde.solvers.command.Command`, as are all that follow.
+        dtype: Of the numbers in files.
+        order: Of raw files.
+        state: Name of the file in the run's folder; "" for the usual one.
         forcing: Likewise.
         answer: Likewise.
 
@@ -94,7 +91,7 @@ class ArrayFiles:
         """See `Files`."""
         path = folder / self.names["answer"]
         if not path.exists():
-            raise RunError(f"no {path.name} was written")
+            raise StepError(f"no {path.name} was written")
         return self._get(path)
 
     def _put(self, path: Path, values: Array, channels: tuple[str, ...]) -> None:
@@ -116,23 +113,23 @@ class ArrayFiles:
 
     def _get(self, path: Path) -> Array:
         if self.format == "npy":
-            found: Array = np.load(path, allow_pickle=False)
-            return found
+            values: Array = np.load(path, allow_pickle=False)
+            return values
         if self.format == "raw":
             shape = self.grid.state_shape
             expected = np.dtype(self.dtype).itemsize * int(np.prod(shape))
             got = path.stat().st_size
             if got != expected:
-                raise RunError(f"{path.name} holds {got:,} bytes, expected {expected:,}")
+                raise StepError(f"{path.name} holds {got:,} bytes, expected {expected:,}")
             return np.fromfile(path, self.dtype).reshape(shape, order=self.order)
         import xarray
 
         with xarray.open_dataset(path, engine="h5netcdf") as data:
             missing = [name for name in self.grid.channels if name not in data]
             if missing:
-                raise RunError(f"{path.name} has no variable {missing[0]!r}")
+                raise StepError(f"{path.name} has no variable {missing[0]!r}")
             fields = [data[name].transpose(*self.grid.dims) for name in self.grid.channels]
-            return np.stack([one.to_numpy() for one in fields])
+            return np.stack([field.to_numpy() for field in fields])
 
 
 @final
@@ -153,7 +150,7 @@ class FunctionFiles:
 
     def __init__(self, write: str, read: str, home: Path) -> None:
         self._specs = (write, read, home)
-        self._write, self._read = (_function(spec, home) for spec in (write, read))
+        self._write, self._read = (loaded(spec, home) for spec in (write, read))
 
     @property
     def names(self) -> dict[str, str]:
@@ -171,11 +168,3 @@ class FunctionFiles:
     def __reduce__(self) -> tuple[type[FunctionFiles], tuple[str, str, Path]]:
         """By name: another process finds the functions itself."""
         return type(self), self._specs
-
-
-def _function(spec: str, home: Path) -> Callable[..., Any]:
-    found = load_object(spec, home)
-    if not callable(found):
-        raise InputError(spec, got=f"a {type(found).__name__}", expected="a function")
-    function: Callable[..., Any] = found
-    return function

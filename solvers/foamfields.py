@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from zopde.errors import InputError
+from zopde.errors import InputError, StepError
 from zopde.solvers.files import Array
-from zopde.solvers.runs import RunError
 
 _HEADER = re.compile(r"FoamFile\s*\{[^}]*\}")
 _INTERNAL = re.compile(r"internalField\s+((?:non)?uniform\s[^;]*);")
@@ -92,27 +91,27 @@ class FoamField:
         """Read folder/name as OpenFOAM wrote it.
 
         Raises:
-            RunError: If it is not there, or does not hold a number for every cell.
+            StepError: If it is not there, or does not hold a number for every cell.
         """
         path, components = folder / self.name, _COMPONENTS[self.kind]
         if not path.exists():
-            raise RunError(f"no field {self.name} in {folder.name}")
+            raise StepError(f"no field {self.name} in {folder.name}")
         content = path.read_bytes()
         found, cells = _FOUND.search(content), int(np.prod(shape))
         if found is None:
-            raise RunError(f"field {self.name} has no internalField")
+            raise StepError(f"field {self.name} has no internalField")
         if found["uniform"] is not None:
             numbers = [float(part) for part in found["uniform"].strip(b" ()").split()]
             table = np.tile(np.array(numbers), (cells, 1))
         else:
             head = content[: found.start()]
             if b"binary" not in head or b"LSB" not in head:
-                raise RunError(f"field {self.name} is not in little-endian binary format")
+                raise StepError(f"field {self.name} is not in little-endian binary format")
             dtype = np.dtype("<f4" if b"scalar=32" in head else "<f8")
             size = cells * components * dtype.itemsize
             body = content[found.end() : found.end() + size]
             if int(found["count"]) != cells or len(body) < size:
-                raise RunError(f"field {self.name} is short, or not of {cells:,} cells")
+                raise StepError(f"field {self.name} is short, or not of {cells:,} cells")
             table = np.frombuffer(body, dtype).reshape(cells, components)
         inside = table[:, : min(_PLANE, components)]
         return inside.T.reshape(-1, *shape).astype(np.float64)
@@ -149,7 +148,7 @@ class FoamFiles:
         times = {_time(path.name): path for path in folder.iterdir() if path.is_dir()}
         last = max(times, default=0.0)
         if last <= 0:
-            raise RunError("no time folder was written")
+            raise StepError("no time folder was written")
         return np.concatenate([field.read(times[last], self.shape) for field in self.fields])
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from queue import SimpleQueue
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import InputError
+from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
 from zopde.session import AnswerError, Session
-from zopde.solvers.rows import RowError, step_rows
+from zopde.solvers.rows import step_rows
 from zopde.validate import check_choice, check_count, check_positive
 
 
@@ -62,10 +60,10 @@ class Http:
             raise InputError("url", got=repr(url), expected="http://host:port")
         self._url, self._name, self._config = url, name, dict(config or {})
         self._concurrency, self._timeout, self._retries = concurrency, timeout, retries
-        self._idle = self._sessions()
+        self._idle: list[Session] = []
         try:
-            self._grid = self._agreed(grid)
-        except RowError as error:
+            self.grid = self._agreed(grid)
+        except StepError as error:
             raise InputError(
                 "url",
                 got=f"{url} ({error.reason})",
@@ -73,28 +71,13 @@ class Http:
                 remedy="start it first; `zopde serve SOLVER` is one",
             ) from error
 
-    @property
-    def grid(self) -> Grid:
-        """As declared, or as the server told."""
-        return self._grid
-
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
-        return step_rows(self._grid, state, forcing, self._ask, self._concurrency)
+        return step_rows(self.grid, state, forcing, self._ask, self._concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         # A connection belongs to this process; another one makes its own.
-        return {name: value for name, value in self.__dict__.items() if name != "_idle"}
-
-    def __setstate__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
-        self._idle = self._sessions()
-
-    def _sessions(self) -> SimpleQueue[Session]:
-        idle: SimpleQueue[Session] = SimpleQueue()
-        for _ in range(self._concurrency):
-            idle.put(Session(self._url, self._timeout, self._retries))
-        return idle
+        return {**self.__dict__, "_idle": []}
 
     def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
         given = [v.flatten().tolist() for v in (state, forcing) if v is not None]
@@ -102,35 +85,35 @@ class Http:
         try:
             values = torch.tensor(output, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise RowError(f"the server's output is no list of numbers: {error}") from error
+            raise StepError(f"the server's output is no list of numbers: {error}") from error
         if values.shape != (1, state.numel()):
             shape = f"{tuple(values.shape)}, expected (1, {state.numel()})"
-            raise RowError(f"the server's output has shape {shape}")
+            raise StepError(f"the server's output has shape {shape}")
         return values.view(state.shape)
 
     def _post(self, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-        with self._session() as session:
-            return session.post(path, {"name": self._name, **content})
+        return self._spoken(lambda session: session.post(path, {"name": self._name, **content}))
 
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        session = self._idle.get()
+    def _spoken(self, request: Callable[[Session], dict[str, Any]]) -> dict[str, Any]:
         try:
-            yield session
+            session = self._idle.pop()
+        except IndexError:  # every other thread has one
+            session = Session(self._url, self._timeout, self._retries)
+        try:
+            return request(session)
         except AnswerError as error:
-            raise RowError(str(error)) from error
+            raise StepError(str(error)) from error
         finally:
-            self._idle.put(session)
+            self._idle.append(session)
 
     def _agreed(self, declared: Grid | Mapping[str, Any] | None) -> Grid:
-        with self._session() as session:
-            info = session.get("/Info")
+        info = self._spoken(lambda session: session.get("/Info"))
         if info.get("protocolVersion") != 1:
-            raise RowError(f"protocol version {info.get('protocolVersion')}")
+            raise StepError(f"protocol version {info.get('protocolVersion')}")
         check_choice("name", self._name, [str(name) for name in info.get("models", ())])
         model = self._post("/ModelInfo")
         if not dict(model.get("support", {})).get("Evaluate"):
-            raise RowError(f"model {self._name!r} does not support Evaluate")
+            raise StepError(f"model {self._name!r} does not support Evaluate")
         told = declared if declared is not None else model.get("grid")
         if told is None:
             raise InputError("grid", got="none", expected="one, as this server tells none")

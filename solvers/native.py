@@ -1,6 +1,6 @@
 """The `step` of a shared library: called here, or, run as a program, over stdin and stdout.
 
-As a program it speaks the protocol of `zopde.solvers.resident`. It needs nothing but Python,
+As a program it speaks the protocol of `zopde.solvers.pipe`. It needs nothing but Python,
 so that it starts in a moment.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import struct
 import sys
@@ -65,14 +66,12 @@ def main() -> None:
     # What the library prints must not get among the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    count = 1
-    for size in settings["sizes"]:
-        count *= size
+    split = NUMBER * math.prod(settings["sizes"])
     while head := sys.stdin.buffer.read(4):
         values = sys.stdin.buffer.read(NUMBER * struct.unpack("<i", head)[0])
-        state = bytearray(values[: NUMBER * count])
+        state = bytearray(values[:split])
         try:
-            call(state, values[NUMBER * count :])
+            call(state, values[split:])
         except StatusError as error:
             sys.stderr.write(f"{error}\n")
             sys.stderr.flush()

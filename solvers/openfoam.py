@@ -12,10 +12,9 @@ from typing import Any, final
 from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.solvers.batches import Batches, KeptRuns
 from zopde.solvers.foamcase import Box, check_installed, environment, prepare
 from zopde.solvers.foamfields import FoamField, FoamFiles
-from zopde.solvers.runs import Program
+from zopde.solvers.runs import Runs
 from zopde.validate import check_count
 
 _FATAL = "FOAM FATAL"
@@ -72,7 +71,6 @@ class OpenFoam:
     ) -> None:
         base = Path(home).resolve()
         check_count("substeps", substeps)
-        check_count("concurrency", concurrency)
         self._case, self._box = base / case, Box.of(base / case)
         if len(shape) not in (0, 2) or isinstance(fields, str) or not fields:
             raise InputError(
@@ -83,17 +81,16 @@ class OpenFoam:
         self._fields = tuple(FoamField.of(self._case / "0" / name) for name in fields)
         channels = tuple(name for field in self._fields for name in field.channels)
         cells = tuple(shape) or self._box.shape
-        self._grid = Grid(cells, self._box.extent, float(dt), channels, boundary="open")
+        self.grid = Grid(cells, self._box.extent, float(dt), channels, boundary="open")
         self._substeps, self._application = substeps, application
-        self._concurrency, self._timeout = concurrency, timeout
-        self._kept = KeptRuns(base / failed if failed else None, keep_failed)
-        self._work = base / work if work else None
-        self._batches: Batches | None = self._ready()
-
-    @property
-    def grid(self) -> Grid:
-        """The case's box; "open" at its sides."""
-        return self._grid
+        self._options: dict[str, Any] = {
+            "timeout": timeout,
+            "concurrency": concurrency,
+            "work": base / work if work else None,
+            "failed": base / failed if failed else None,
+            "keep_failed": keep_failed,
+        }
+        self._runs: Runs | None = self._ready()
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One run for every state; see `zopde.Solver.step`.
@@ -101,23 +98,28 @@ class OpenFoam:
         Raises:
             SolverError: If a run fails.
         """
-        if self._batches is None:  # a copy in another process makes its own mesh
-            self._batches = self._ready()
-        return self._batches.step(state, forcing)
+        if self._runs is None:  # a copy in another process makes its own mesh
+            self._runs = self._ready()
+        return self._runs.step(state, forcing)
 
-    def _ready(self) -> Batches:
+    def _ready(self) -> Runs:
         check_installed(self._application)
         template = Path(tempfile.mkdtemp(prefix="zopde-case-"))
         weakref.finalize(self, shutil.rmtree, template, ignore_errors=True)
-        prepare(self._case, self._box, self._grid.shape, self._control(), template)
-        program = Program(
-            (self._application,), environment(), self._timeout, _FATAL, template, self._work
+        prepare(self._case, self._box, self.grid.shape, self._control(), template)
+        return Runs(
+            self._application,
+            self.grid,
+            FoamFiles(self._fields, self.grid.shape),
+            (self._application,),
+            environment=environment(),
+            error_pattern=_FATAL,
+            template=template,
+            **self._options,
         )
-        files = FoamFiles(self._fields, self._grid.shape)
-        return Batches(self._application, self._grid, program, files, self._kept, self._concurrency)
 
     def _control(self) -> str:
-        dt = self._grid.dt
+        dt = self.grid.dt
         entries = {
             "application": self._application,
             "startFrom": "startTime",
@@ -139,4 +141,4 @@ class OpenFoam:
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy of the case belongs to this process, which deletes it.
-        return {**self.__dict__, "_batches": None}
+        return {**self.__dict__, "_runs": None}

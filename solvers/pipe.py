@@ -6,16 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from torch import Tensor
-
 from zopde.contracts import Forcing, State
 from zopde.grid import Grid, as_grid
-from zopde.solvers.batches import filled
-from zopde.solvers.resident_pool import ResidentPool
-from zopde.solvers.rows import step_rows
-from zopde.solvers.runs import command_line
-from zopde.solvers.values import Order, Values
-from zopde.validate import check_count, check_positive
+from zopde.solvers.resident import Order, ResidentProgram
+from zopde.solvers.runs import command_line, filled
 
 
 @final
@@ -64,15 +58,11 @@ class Pipe:
         folder: str = "",
         home: str = "",
     ) -> None:
-        check_count("concurrency", concurrency)
-        check_positive("timeout", timeout)
-        check_positive("start_timeout", start_timeout)
-        self._grid = as_grid(grid)
-        self._values = Values(self._grid, order)
-        self._concurrency = concurrency
-        base = Path(home).resolve()
-        self._pool = ResidentPool(
-            [filled(word, {"home": str(base)}) for word in command_line(command, base, None)],
+        self.grid, base = as_grid(grid), Path(home).resolve()
+        self._programs = ResidentProgram(
+            [filled(word, {"home": str(base)}) for word in command_line(command, base)],
+            self.grid,
+            order,
             concurrency,
             timeout,
             start_timeout,
@@ -80,18 +70,6 @@ class Pipe:
             environment,
         )
 
-    @property
-    def grid(self) -> Grid:
-        """As declared."""
-        return self._grid
-
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
-        try:
-            return step_rows(self._grid, state, forcing, self._ask, self._concurrency)
-        except (KeyboardInterrupt, SystemExit):  # other threads may still wait for answers
-            self._pool.kill()
-            raise
-
-    def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
-        return self._values.read(self._pool.ask(self._values.sent(state, forcing), state.numel()))
+        return self._programs.step(state, forcing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
@@ -10,24 +11,11 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, SolverError
+from zopde.errors import Failure, SolverError, StepError
 from zopde.grid import Grid, check_forcing, check_state
 
+_PAUSE = 0.02  # seconds
 Ask: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
-
-
-class RowError(Exception):
-    """One state could not be advanced.
-
-    Args:
-        reason: What happened, in one line.
-        folder: Where the run's files are kept; "" where there are none.
-        log: The last lines that the run wrote; "" where there are none.
-    """
-
-    def __init__(self, reason: str, folder: str = "", log: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.folder, self.log = reason, folder, log
 
 
 def own_copy(values: Tensor) -> Tensor:
@@ -42,6 +30,7 @@ def step_rows(
     ask: Ask,
     at_once: int = 1,
     prepared: Callable[[Tensor], Tensor] = own_copy,
+    stop: Callable[[], None] | None = None,
 ) -> State:
     """Ask about every state of a batch on its own.
 
@@ -50,9 +39,11 @@ def step_rows(
         state: (batch, channel, *space).
         forcing: (batch, forcing_channel, *space), or None.
         ask: One state and its forcing, as `prepared` made them -> the next state. It raises
-            `RowError` where it cannot.
+            `StepError` where it cannot.
         at_once: How many threads ask side by side, >= 1.
         prepared: What is done to a batch first.
+        stop: Makes whoever asks now fail at once. After Ctrl-C it is called until nobody asks;
+            where there is none, nobody waits for what still runs.
 
     Returns:
         The next states, in the dtype and on the device of `state`.
@@ -67,65 +58,73 @@ def step_rows(
     states = prepared(state)
     forcings = None if forcing is None else prepared(forcing)
 
-    def one(row: int) -> Tensor | Failure:
+    def answer_to(row: int) -> Tensor | StepError:
         try:
             if not states[row].isfinite().all():
-                raise RowError("the state to start from is not finite")
-            answer = ask(states[row], None if forcings is None else forcings[row])
-            return checked(answer, state[row])
-        except RowError as error:
-            return Failure(row, error.reason, error.folder, error.log)
+                raise StepError("the state to start from is not finite")
+            return ask(states[row], None if forcings is None else forcings[row])
+        except StepError as error:
+            return error
 
-    return gathered(state, _several(one, range(len(state)), at_once))
+    return gathered(state, _several(answer_to, range(len(state)), at_once, stop))
 
 
 def checked(answer: Tensor, state: Tensor) -> Tensor:
     """An answer in the dtype and on the device of its state.
 
     Raises:
-        RowError: If it has another shape, or is not finite.
+        StepError: If it has another shape, or is not finite.
     """
     if answer.shape != state.shape:
         shapes = f"{tuple(answer.shape)}, expected {tuple(state.shape)}"
-        raise RowError(f"answered an array of shape {shapes}")
+        raise StepError(f"answered an array of shape {shapes}")
     answer = answer.detach().to(state)
     bad = int((~answer.isfinite()).sum())
     if bad:
-        raise RowError(f"{bad:,} of {answer.numel():,} values of the answer are NaN or infinite")
+        raise StepError(f"{bad:,} of {answer.numel():,} values of the answer are NaN or infinite")
     return answer
 
 
-def gathered(state: State, answers: Iterable[Tensor | Failure]) -> State:
-    """The batch of all answers.
+def gathered(state: State, answers: Iterable[Tensor | StepError]) -> State:
+    """The batch of all answers, one to each state.
 
     Raises:
-        SolverError: If some are failures.
+        SolverError: If some are errors, or not `checked`.
     """
     together = torch.full_like(state, torch.nan)
     failures = []
     for row, answer in enumerate(answers):
-        if isinstance(answer, Failure):
-            failures.append(answer)
-        else:
-            together[row] = answer
+        try:
+            if isinstance(answer, StepError):
+                raise answer
+            together[row] = checked(answer, state[row])
+        except StepError as error:
+            failures.append(error.at(row))
     if failures:
-        raise SolverError(said(failures, len(state)), failures, together)
+        raise SolverError(failure_message(failures, len(state)), failures, together)
     return together
 
 
 def _several(
-    one: Callable[[int], Tensor | Failure], rows: Iterable[int], at_once: int
-) -> list[Tensor | Failure]:
+    answer_to: Callable[[int], Tensor | StepError],
+    rows: Iterable[int],
+    at_once: int,
+    stop: Callable[[], None] | None,
+) -> list[Tensor | StepError]:
     if at_once == 1:
-        return [one(row) for row in rows]
+        return [answer_to(row) for row in rows]
     threads = ThreadPoolExecutor(at_once)
+    futures = [threads.submit(answer_to, row) for row in rows]
     try:
-        return list(threads.map(one, rows))
-    finally:  # after Ctrl-C, nobody waits for what still runs
+        return [future.result() for future in futures]
+    finally:
         threads.shutdown(wait=False, cancel_futures=True)
+        while stop is not None and not all(future.done() for future in futures):
+            stop()
+            time.sleep(_PAUSE)
 
 
-def said(failures: Sequence[Failure], batch: int, what: str = "states") -> str:
+def failure_message(failures: Sequence[Failure], batch: int, what: str = "states") -> str:
     """How many of a batch failed, and all that is known of the first."""
     first = failures[0]
     text = f"{len(failures)} of {batch} {what} failed; state {first.row}: {first.reason}"

@@ -1,56 +1,74 @@
-"""One run of an executable in a folder of its own, ended in time and with all its children."""
+"""Runs of an executable, one for every state, side by side; what is left of those that failed."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import signal
-import subprocess
-import threading
+import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import final
+from tempfile import TemporaryDirectory
+from typing import TypeVar, final
 
-from zopde.errors import InputError
-from zopde.validate import check_positive
+import numpy as np
+import torch
+from torch import Tensor
 
-LOG = "zopde.log"
+from zopde.child import Child, end, ending, last_lines
+from zopde.contracts import Forcing, State
+from zopde.errors import Failure, InputError, SolverError, StepError, first_line
+from zopde.grid import Grid
+from zopde.solvers.files import Files
+from zopde.solvers.rows import checked, failure_message, step_rows
+from zopde.validate import check_count, check_positive
+
+_LOG = "zopde.log"
+_TAIL = 8192  # bytes of it that a failure's lines are looked for in
+_PREFIX = "zopde-run-"
 _GRACE = 2.0  # seconds between SIGTERM, which lets mpirun take its ranks along, and SIGKILL
-_LOG_LINES = 5
-_LOG_BYTES = 8192
-
-
-class RunError(Exception):
-    """Why a run counts as failed, in one line."""
+_T = TypeVar("_T")
 
 
 @final
 @dataclass(frozen=True)
-class Program:
-    """What is run, and how it is told apart from a failure.
+class Runs:
+    """Advances every state of a batch by a run of its own, in a folder of its own.
 
     Args:
-        arguments: The command line; the folder is the run's own.
-        environment: Variables over those of this process.
-        timeout: Seconds from the start of the run.
-        error_pattern: A regular expression; where the log matches, the run has failed whatever
-            its exit code. "" for none.
-        template: Folder that every run's is a copy of; None for an empty one.
-        work: Folder that holds the runs' folders; None for the system's temporary one.
+        name: For messages.
+        grid: The solver's.
+        files: What a run reads and writes.
+        arguments: The command line, as `command_line` returns it, with {placeholders}.
+        values: Placeholder -> value, beside those of `files` and "folder".
+        environment: As of `zopde.solvers.command.Command`, as are all that follow; None stands
+            for "".
+
+    Raises:
+        InputError: If a number, the pattern or a folder is not what it should be.
     """
 
+    name: str
+    grid: Grid
+    files: Files
     arguments: Sequence[str]
+    values: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 3600.0
+    concurrency: int = 1
     error_pattern: str = ""
     template: Path | None = None
     work: Path | None = None
+    failed: Path | None = None
+    keep_failed: int = 10
 
     def __post_init__(self) -> None:
+        check_count("concurrency", self.concurrency)
         check_positive("timeout", self.timeout)
         try:
             re.compile(self.error_pattern)
@@ -62,15 +80,89 @@ class Program:
             if folder is not None and not folder.is_dir():
                 raise InputError(name, got=str(folder), expected="a folder that is there")
 
-    def furnish(self, folder: Path) -> None:
-        """Make a run's folder."""
-        if self.template is None:
-            folder.mkdir()
-        else:
-            shutil.copytree(self.template, folder, symlinks=True)
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """See `zopde.Solver.step`; Ctrl-C ends all runs first.
+
+        Raises:
+            SolverError: If a run fails; it carries the answers of the others.
+        """
+        alive: set[Child] = set()
+        with TemporaryDirectory(
+            prefix=_PREFIX, dir=self.work, ignore_cleanup_errors=True
+        ) as folder:
+            ask, stop = partial(self._ask, alive, Path(folder)), partial(end, alive, _GRACE)
+            try:
+                return step_rows(self.grid, state, forcing, ask, self.concurrency, stop=stop)
+            except SolverError as error:
+                failures = self._keep(error.failures)
+                message = f"{self.name}: {failure_message(failures, len(state), 'runs')}"
+                raise SolverError(message, failures, error.answers) from error
+
+    def _ask(
+        self, alive: set[Child], parent: Path, state: Tensor, forcing: Tensor | None
+    ) -> Tensor:
+        folder = Path(tempfile.mkdtemp(prefix=f"{parent.name}-", dir=parent))
+        if self.template is not None:
+            shutil.copytree(self.template, folder, symlinks=True, dirs_exist_ok=True)
+        forces = None if forcing is None else forcing.numpy()
+        try:
+            _tried("writing the state", lambda: self.files.write(folder, state.numpy(), forces))
+            self._run(alive, folder)
+            answer = checked(_tried("reading the answer", lambda: self._read(folder)), state)
+        except StepError as error:
+            log = last_lines(_log(folder, _TAIL), self.error_pattern)
+            raise StepError(error.reason, str(folder), log) from error
+        shutil.rmtree(folder, ignore_errors=True)
+        return answer
+
+    def _run(self, alive: set[Child], folder: Path) -> None:
+        values = {**self.values, **self.files.names, "folder": str(folder)}
+        arguments = [filled(word, values) for word in self.arguments]
+        began = time.monotonic()
+        with (folder / _LOG).open("wb") as log:
+            child = Child(arguments, folder, self.environment, log.fileno())
+            alive.add(child)
+            try:
+                code = child.ended(self.timeout)
+            finally:  # late, interrupted, or at its end with children that are not
+                end([child], _GRACE)
+                alive.discard(child)
+        if code is None:
+            raise StepError(f"no end after {self.timeout:g} s")
+        if code:
+            how = f"{'ended by ' if code < 0 else ''}{ending(code)}"
+            raise StepError(f"{how} after {time.monotonic() - began:.2g} s")
+        if self.error_pattern:
+            text = _log(folder).decode(errors="replace")
+            if match := re.search(self.error_pattern, text, re.M):
+                raise StepError(f"exit code 0, but its log says {match.group()!r}")
+
+    def _read(self, folder: Path) -> Tensor:
+        return torch.from_numpy(np.array(self.files.read(folder), np.float64, order="C"))
+
+    def _keep(self, failures: Sequence[Failure]) -> list[Failure]:
+        """The failures, with the place of each folder that is kept."""
+        parent = self.failed or Path(tempfile.gettempdir()) / f"zopde-failed-{os.getuid()}"
+        kept, room = list[Failure](), self.keep_failed
+        for failure in failures:
+            folder = ""
+            if failure.folder and room:
+                parent.mkdir(parents=True, exist_ok=True)
+                folder, room = str(shutil.move(failure.folder, parent)), room - 1
+            kept.append(replace(failure, folder=folder))
+        ages = {}
+        for run in parent.glob(f"{_PREFIX}*") if room < self.keep_failed else ():
+            with suppress(FileNotFoundError):  # another process deletes them, too
+                ages[run] = run.stat().st_mtime
+        oldest = sorted(ages, key=ages.__getitem__)
+        for run in oldest[: max(0, len(ages) - self.keep_failed)]:
+            shutil.rmtree(run, ignore_errors=True)
+        return kept
 
 
-def command_line(command: Sequence[str], home: Path, template: Path | None) -> tuple[str, ...]:
+def command_line(
+    command: Sequence[str], home: Path, template: Path | None = None
+) -> tuple[str, ...]:
     """The arguments, the program as it will be found from a run's folder.
 
     Args:
@@ -81,137 +173,40 @@ def command_line(command: Sequence[str], home: Path, template: Path | None) -> t
     Raises:
         InputError: If there is no such program.
     """
-    if isinstance(command, str) or not command or not all(type(one) is str for one in command):
+    if isinstance(command, str) or not command or not all(type(word) is str for word in command):
         raise InputError("command", got=repr(command), expected='a list, ["./program", "{state}"]')
     name = command[0].replace("{home}", str(home))
     if "/" not in name:
-        found = shutil.which(name)
+        program = shutil.which(name)
         remedy = f"./{name} for the one in {home}" if (home / name).exists() else ""
     elif template is not None and (template / name).exists() and not (home / name).exists():
-        found, remedy = name, ""
+        program, remedy = name, ""
     else:
-        found, remedy = shutil.which(str(home / name)), "is it there, and is it executable?"
-    if found is None:
+        program, remedy = shutil.which(str(home / name)), "is it there, and is it executable?"
+    if program is None:
         raise InputError("command", got=name, expected="a program that is found", remedy=remedy)
-    return (found, *command[1:])
+    return (program, *command[1:])
 
 
-@final
-class Running:
-    """The processes that are alive now, so that all of them can be ended at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._alive: dict[int, threading.Event] = {}  # process group, and that it is over
-        self._stopped = False
-
-    def run(self, program: Program, arguments: Sequence[str], folder: Path) -> None:
-        """Run `arguments` in `folder` to its end.
-
-        Raises:
-            RunError: If it cannot be started, ends with another code than 0, takes too long,
-                or leaves the error pattern in its log.
-        """
-        began = time.monotonic()
-        with (folder / LOG).open("wb") as log:
-            process = self._start(program, arguments, folder, log.fileno())
-            over, late = threading.Event(), threading.Event()
-            killer = threading.Timer(program.timeout, self._too_late, (process.pid, late))
-            with self._lock:
-                self._alive[process.pid] = over
-                stopped = self._stopped
-            killer.start()
-            if stopped:
-                self._signal(process.pid, signal.SIGKILL)
-            # Not reaped yet: until its children are gone the group's number must stay taken.
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            killer.cancel()
-            with self._lock:
-                del self._alive[process.pid]
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            over.set()
-            code = process.wait()
-        seconds = time.monotonic() - began
-        if late.is_set():
-            raise RunError(f"no end after {program.timeout:g} s")
-        if code:
-            raise RunError(f"{_ending(code)} after {seconds:.2g} s")
-        found = program.error_pattern and re.search(program.error_pattern, whole_log(folder), re.M)
-        if found:
-            raise RunError(f"exit code 0, but its log says {found.group()!r}")
-
-    def stop(self) -> None:
-        """End every process; none starts afterwards."""
-        with self._lock:
-            self._stopped = True
-            alive = dict(self._alive)
-        for group in alive:
-            self._signal(group, signal.SIGTERM)
-        until = time.monotonic() + _GRACE
-        for group, over in alive.items():
-            if not over.wait(max(0.0, until - time.monotonic())):
-                self._signal(group, signal.SIGKILL)
-
-    def _start(
-        self, program: Program, arguments: Sequence[str], folder: Path, log: int
-    ) -> subprocess.Popen[bytes]:
-        if self._stopped:
-            raise RunError("not started: the others were interrupted")
-        try:
-            return subprocess.Popen(
-                arguments,
-                cwd=folder,
-                env={**os.environ, **program.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a group of its own: it is ended as one
-            )
-        except OSError as error:
-            raise RunError(f"{arguments[0]} does not start: {error.strerror}") from error
-
-    def _too_late(self, group: int, late: threading.Event) -> None:
-        with self._lock:
-            over = self._alive.get(group)
-        if over is None:
-            return
-        late.set()
-        self._signal(group, signal.SIGTERM)
-        if not over.wait(_GRACE):
-            self._signal(group, signal.SIGKILL)
-
-    def _signal(self, group: int, number: int) -> None:
-        with self._lock:
-            if group in self._alive:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(group, number)
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """`text` with the value of every {placeholder} that has one; other braces stay."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
 
 
-def whole_log(folder: Path) -> str:
-    """Everything that the run wrote to stdout and stderr."""
-    path = folder / LOG
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def last_lines(folder: Path, error_pattern: str) -> str:
-    """The last lines of the log; those from where the pattern matches, if it does."""
-    path = folder / LOG
+def _log(folder: Path, most: int = sys.maxsize) -> bytes:
+    """The last bytes that a run printed."""
+    path = folder / _LOG
     if not path.exists():
-        return ""
+        return b""
     with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - _LOG_BYTES))
-        lines = log.read().decode("utf-8", errors="replace").splitlines()
-    lines = [line.strip() for line in lines if line.strip()]
-    for i, line in enumerate(lines if error_pattern else ()):
-        if re.search(error_pattern, line):
-            return "\n".join(lines[i : i + _LOG_LINES])
-    return "\n".join(lines[-_LOG_LINES:])
+        log.seek(max(0, path.stat().st_size - most))
+        return log.read()
 
 
-def _ending(code: int) -> str:
-    if code > 0:
-        return f"exit code {code}"
-    with suppress(ValueError):
-        return f"ended by {signal.Signals(-code).name}"
-    return f"ended by signal {-code}"
+def _tried(what: str, do: Callable[[], _T]) -> _T:
+    try:
+        return do()
+    except StepError:
+        raise
+    except Exception as error:  # a user's functions, or a file of garbage, may raise anything
+        raise StepError(f"{what}: {type(error).__name__}: {first_line(error)}") from error

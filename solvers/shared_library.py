@@ -13,13 +13,12 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import InputError
+from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
 from zopde.solvers import native
-from zopde.solvers.resident_pool import ResidentPool
-from zopde.solvers.rows import RowError, step_rows
-from zopde.solvers.values import Order, Values
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.solvers.resident import Order, ResidentProgram, numbers_of, state_of
+from zopde.solvers.rows import step_rows
+from zopde.validate import check_choice
 
 Passed = Literal["value", "reference", "none"]
 
@@ -70,36 +69,24 @@ class SharedLibrary:
         home: str = "",
     ) -> None:
         check_choice("sizes", sizes, ("value", "reference", "none"))
-        check_count("concurrency", concurrency)
-        check_positive("timeout", timeout)
-        self._grid = as_grid(grid)
-        self._values = Values(self._grid, order)
-        self._isolated, self._concurrency = isolated, concurrency if isolated else 1
+        self.grid, self._order, self._isolated = as_grid(grid), order, isolated
         self._settings: dict[str, Any] = {
             "library": str(Path(home, library).resolve()),
             "symbol": symbol,
-            "sizes": self._grid.state_shape,
+            "sizes": self.grid.state_shape,
             "passed": sizes,
             "status": status,
         }
         # -I: neither the user's variables nor the folder's files change what Python this is.
         command = [sys.executable, "-I", native.__file__, json.dumps(self._settings)]
         _check(command, symbol)
-        self._pool = ResidentPool(command, concurrency, timeout)
-
-    @property
-    def grid(self) -> Grid:
-        """As declared."""
-        return self._grid
+        self._helpers = ResidentProgram(command, self.grid, order, concurrency, timeout)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
-        ask = self._ask if self._isolated else self._call
-        try:
-            return step_rows(self._grid, state, forcing, ask, self._concurrency)
-        except (KeyboardInterrupt, SystemExit):  # other threads may still wait for answers
-            self._pool.kill()
-            raise
+        if self._isolated:
+            return self._helpers.step(state, forcing)
+        return step_rows(self.grid, state, forcing, self._call)
 
     def __getstate__(self) -> dict[str, Any]:
         # A bound function belongs to this process; another one binds its own.
@@ -109,17 +96,14 @@ class SharedLibrary:
     def _bound(self) -> native.Call:
         return native.bind(**self._settings)
 
-    def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
-        return self._values.read(self._pool.ask(self._values.sent(state, forcing), state.numel()))
-
     def _call(self, state: Tensor, forcing: Tensor | None) -> Tensor:
-        values = bytearray(self._values.sent(state, None))
-        driven = b"" if forcing is None else self._values.sent(forcing, None)
+        values = bytearray(numbers_of(self._order, state))
+        driven = b"" if forcing is None else numbers_of(self._order, forcing)
         try:
             self._bound(values, driven)
         except native.StatusError as error:
-            raise RowError(str(error)) from error
-        return self._values.read(bytes(values))
+            raise StepError(str(error)) from error
+        return state_of(values, self._order, self.grid.state_shape)
 
 
 def _check(command: list[str], symbol: str) -> None:

@@ -56,7 +56,7 @@ class _Wake:
         for value in reynolds:
             check_positive("reynolds", value)
         self._reynolds = tuple(float(value) for value in reynolds)
-        self._grid = Grid(
+        self.grid = Grid(
             shape=tuple(shape),
             extent=_EXTENT,
             dt=float(dt),
@@ -64,30 +64,21 @@ class _Wake:
             forcing_channels=("reynolds",),
             boundary="open",
         )
-        solid = _cylinder(self._grid)
+        solid = _cylinder(self.grid)
         if not solid.any():
             raise InputError(
                 "shape", got=tuple(shape), expected="cells small enough to hold the cylinder"
             )
         self._open = _open_faces(solid)
-        self._pressure = Pressure(solid, self._grid.spacing)
+        self._pressure = Pressure(solid, self.grid.spacing)
         self._prepared: dict[tuple[Any, ...], tuple[Faces, Pressure]] = {}
 
-    @property
-    def grid(self) -> Grid:
-        """Open; y-velocity at upper faces, x-velocity at right faces, a map of Re as forcing."""
-        return self._grid
-
     def _settings(self) -> dict[str, Any]:
-        return {
-            "shape": self._grid.shape,
-            "dt": self._grid.dt,
-            "reynolds": list(self._reynolds),
-        }
+        return {"shape": self.grid.shape, "dt": self.grid.dt, "reynolds": list(self._reynolds)}
 
     def _checked_step(self, state: State, forcing: Forcing | None) -> State:
-        check_state(self._grid, state)
-        check_forcing(self._grid, forcing, len(state))
+        check_state(self.grid, state)
+        check_forcing(self.grid, forcing, len(state))
         assert forcing is not None
         lowest = float(forcing.detach().amin())
         if not lowest >= 0.9 * min(self._reynolds):  # catches NaN, too
@@ -98,26 +89,26 @@ class _Wake:
                 remedy="add a lower one to the solver's `reynolds`",
             )
         on_cpu = state.device.type == "cpu"
-        chunk = max(1, _CHUNK_CELLS // math.prod(self._grid.shape)) if on_cpu else len(state)
+        chunk = max(1, _CHUNK_CELLS // math.prod(self.grid.shape)) if on_cpu else len(state)
         parts = zip(state.split(chunk), forcing.split(chunk), strict=True)
         answers = [self._advance(part, reynolds[:, 0]) for part, reynolds in parts]
         return torch.cat(answers) if len(answers) > 1 else answers[0]
 
     def _advance(self, state: Tensor, reynolds: Tensor) -> Tensor:
-        spacing = self._grid.spacing
+        spacing = self.grid.spacing
         faces = self._diffused(to_faces(state, _INFLOW, spacing), reynolds)
-        faces = advect(with_surroundings(faces, _INFLOW), self._grid.dt, spacing)
+        faces = advect(with_surroundings(faces, _INFLOW), self.grid.dt, spacing)
         return to_state(self._projected(faces))
 
     def _diffused(self, faces: Faces, reynolds: Tensor) -> Faces:
         substeps = self._substeps()
-        share = self._grid.dt / substeps * _INFLOW * 2 * _RADIUS / reynolds
+        share = self.grid.dt / substeps * _INFLOW * 2 * _RADIUS / reynolds
         share_v, share_u = _at_faces(share)
         for _ in range(substeps):
             padded = with_surroundings(faces, _INFLOW)
             faces = Faces(
-                torch.addcmul(faces.v, share_v, laplacian(padded.v, self._grid.spacing)),
-                torch.addcmul(faces.u, share_u, laplacian(padded.u, self._grid.spacing)),
+                torch.addcmul(faces.v, share_v, laplacian(padded.v, self.grid.spacing)),
+                torch.addcmul(faces.u, share_u, laplacian(padded.u, self.grid.spacing)),
             )
         return faces
 
@@ -125,15 +116,15 @@ class _Wake:
         """Stopped on the cylinder, and without divergence."""
         open_faces, pressure = self._on(faces.v)
         faces = Faces(faces.v * open_faces.v, faces.u * open_faces.u)
-        p = pressure.solve(divergence(faces, _INFLOW, self._grid.spacing))
-        faces = minus_gradient(faces, p, self._grid.spacing)
+        p = pressure.solve(divergence(faces, _INFLOW, self.grid.spacing))
+        faces = minus_gradient(faces, p, self.grid.spacing)
         return Faces(faces.v * open_faces.v, faces.u * open_faces.u)
 
     def _substeps(self) -> int:
         """Diffusion substeps such that nu dt / n * sum(1 / dx^2) <= 1/2 at 0.9 min(Re)."""
         viscosity = _INFLOW * 2 * _RADIUS / (0.9 * min(self._reynolds))
-        rate = viscosity * sum(dx**-2 for dx in self._grid.spacing)
-        return max(1, math.ceil(2 * rate * self._grid.dt))
+        rate = viscosity * sum(dx**-2 for dx in self.grid.spacing)
+        return max(1, math.ceil(2 * rate * self.grid.dt))
 
     def _on(self, like: Tensor) -> tuple[Faces, Pressure]:
         key = (like.dtype, like.device)
@@ -205,17 +196,17 @@ class Wake(_Wake):
             fine: Upper and right faces; their counts are multiples of the grid's.
         """
         counts = tuple(fine.shape[2:])
-        if len(counts) != 2 or any(n % c for n, c in zip(counts, self._grid.shape, strict=True)):
+        if len(counts) != 2 or any(n % c for n, c in zip(counts, self.grid.shape, strict=True)):
             raise InputError(
-                "fine state", got=f"{counts} cells", expected=f"multiples of {self._grid.shape}"
+                "fine state", got=f"{counts} cells", expected=f"multiples of {self.grid.shape}"
             )
-        return downsample_faces(fine, self._grid.shape)
+        return downsample_faces(fine, self.grid.shape)
 
     def vorticity(self, state: State) -> Float[Tensor, "batch y x"]:
         """dv/dx - du/dy at the centres of the cells; NaN inside the cylinder."""
-        spacing = self._grid.spacing
+        spacing = self.grid.spacing
         faces = with_surroundings(to_faces(state, _INFLOW, spacing), _INFLOW)
-        return vorticity(faces, spacing).masked_fill(_cylinder(self._grid), math.nan)
+        return vorticity(faces, spacing).masked_fill(_cylinder(self.grid), math.nan)
 
     @torch.no_grad()
     def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:
@@ -229,8 +220,8 @@ class Wake(_Wake):
         """
         strength = torch.rand(simulations, 2, generator=generator, dtype=torch.float64)
         amplitude = (0.5 + 0.5 * strength[:, 0]) * torch.where(strength[:, 1] < 0.5, -1, 1)
-        dy, dx = self._grid.spacing
-        ny, nx = self._grid.shape
+        dy, dx = self.grid.spacing
+        ny, nx = self.grid.shape
         y = (torch.arange(ny, dtype=torch.float64) + 0.5) * dy
         x = torch.arange(nx + 1, dtype=torch.float64) * dx
         distance = (y[:, None] - _POKE[0]) ** 2 + (x - _POKE[1]) ** 2
@@ -239,7 +230,7 @@ class Wake(_Wake):
         initial = to_state(self._projected(Faces(v, amplitude[:, None, None] * bump)))
         count = len(self._reynolds)
         numbers = torch.tensor([self._reynolds[i % count] for i in range(simulations)])
-        forcing = numbers[:, None, None, None].repeat(1, *self._grid.forcing_shape)
+        forcing = numbers[:, None, None, None].repeat(1, *self.grid.forcing_shape)
         return Scenario(initial.float(), lambda _: forcing)
 
 

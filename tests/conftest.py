@@ -1,5 +1,6 @@
 """What several rooms' tests share."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ TINY = [
     'training.length="12 iterations"',
     "training.batch=2",
     "training.unroll=3",
-    "interface.kind=dense",  # 4 x 4 cells are too few for colours
+    "interface.way=dense",  # 4 x 4 cells are too few for colours
     "run.checkpoint_seconds=0.01",
 ]
 
@@ -40,6 +41,21 @@ def toy_spec():
 @pytest.fixture(scope="session")
 def tiny():
     return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def forecast():
+    """(settings, data file, which need not be there) -> what a dry run says of every label."""
+    from zopde.progress import Silent
+    from zopde.studies.run import price_study, study_named
+
+    def priced(config, path):
+        study = study_named("correct")
+        if path.exists():
+            config = replace(config, data=replace(config.data, path=str(path)))
+        return price_study(study, study.sample(config, path.parent / "run", Silent()), Silent())
+
+    return priced
 
 
 @pytest.fixture

@@ -24,8 +24,11 @@ GROUND = {
     "seeding",
     "progress",
     "memory",
+    "child",
     "session",
     "doctor",
+    "files",
+    "timing",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},

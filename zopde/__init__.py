@@ -10,6 +10,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from zopde.errors import check_system
+
 __version__ = version("zopde")
 
 _ROOM_OF = {
@@ -180,6 +182,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'zopde' has no attribute {name!r}")
+    check_system()
     value = getattr(import_module(f"zopde.{_ROOM_OF[name]}"), name)
     globals()[name] = value
     return value

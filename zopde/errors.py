@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to import
@@ -30,10 +32,11 @@ class InputError(ValueError):
         super().__init__(f"{message}; {remedy}" if remedy else message)
         self._parts = (got, expected, remedy)
 
-    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
         """Pickled as text, whatever `got` was: errors come back from worker processes."""
         got, expected, remedy = self._parts
-        return _rebuilt, (self.what, str(got), expected, remedy)
+        text = {"got": str(got), "expected": expected, "remedy": remedy}
+        return partial(InputError, self.what, **text), ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,24 @@ class Failure:
     reason: str
     folder: str = ""
     log: str = ""
+
+
+class StepError(Exception):
+    """One state could not be advanced; inside zopde alone, where a `Failure` is made of it.
+
+    Args:
+        reason: As of `Failure`.
+        folder: Likewise.
+        log: Likewise.
+    """
+
+    def __init__(self, reason: str, folder: str = "", log: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.folder, self.log = reason, folder, log
+
+    def at(self, row: int) -> Failure:
+        """The failure of a state of a batch."""
+        return Failure(row, self.reason, self.folder, self.log)
 
 
 class SolverError(RuntimeError):
@@ -82,11 +103,22 @@ class ClassifierError(SolverError):
     whose = "the classifier"
 
 
-def _rebuilt(what: str, got: str, expected: str, remedy: str) -> InputError:
-    return InputError(what, got=got, expected=expected, remedy=remedy)
-
-
 def first_line(error: BaseException) -> str:
     """What an error of a library below says, in one line."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def check_system() -> None:
+    """Require Linux, whose process groups, locks and memory settings zopde uses.
+
+    Raises:
+        InputError: On another operating system.
+    """
+    if sys.platform != "linux":
+        raise InputError(
+            "operating system",
+            got=repr(sys.platform),
+            expected="Linux",
+            remedy="on Windows use WSL, elsewhere a container or another machine",
+        )

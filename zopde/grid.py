@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -98,15 +98,14 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
     """
     if isinstance(grid, Grid):
         return grid
-    known = {one.name: one for one in fields(Grid)}
     for key in grid:
-        check_choice("grid key", key, known)
-    for name, one in known.items():
-        if name not in grid and one.default is MISSING and one.default_factory is MISSING:
+        check_choice("grid key", key, [field.name for field in fields(Grid)])
+    for name in ("shape", "extent", "dt", "channels"):
+        if name not in grid:
             raise InputError("grid", got=f"no {name!r}", expected="shape, extent, dt and channels")
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
+    table: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
     try:
-        return Grid(**given)
+        return Grid(**table)
     except TypeError as error:
         raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error
 
@@ -134,7 +133,5 @@ def _check_field(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if not isinstance(value, Tensor) or not torch.is_floating_point(value):
         raise InputError(name, got=type(value).__name__, expected="a floating-point torch.Tensor")
     if tuple(value.shape[1:]) != shape:
-        want = ("batch", *shape)
-        raise InputError(
-            name, got=f"shape {tuple(value.shape)}", expected=f"({', '.join(map(str, want))})"
-        )
+        expected = f"({', '.join(map(str, ('batch', *shape)))})"
+        raise InputError(name, got=f"shape {tuple(value.shape)}", expected=expected)

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -43,15 +43,14 @@ class SolverInfo:
 
 def find_solvers() -> list[SolverInfo]:
     """Every solver announced under the entry-point group `zopde.solvers`, by name."""
-    found = []
+    solvers = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         try:
-            doc = inspect.getdoc(point.load()) or "no description"
-            summary = doc.splitlines()[0]
+            summary = (inspect.getdoc(point.load()) or "no description").splitlines()[0]
         except Exception as error:  # one broken package must not hide the others
             summary = f"not importable: {first_line(error)}"
-        found.append(SolverInfo(point.name, point.value, summary))
-    return found
+        solvers.append(SolverInfo(point.name, point.value, summary))
+    return solvers
 
 
 def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
@@ -78,30 +77,20 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
         target = table.pop("solver")
         given = _laid_over(table, given)
     factory = _resolve(target, home)
+    what = f"solver {spec!r}"
     if not inspect.isclass(factory):
-        kind = type(factory).__name__
-        raise InputError(f"solver {spec!r}", got=f"a {kind}", expected="a class")
-    if spec.endswith(".toml") and "home" in inspect.signature(factory).parameters:
+        raise InputError(what, got=f"a {type(factory).__name__}", expected="a class")
+    parameters = inspect.signature(factory).parameters
+    if spec.endswith(".toml") and "home" in parameters:
         given = {"home": str(home), **given}
-    _check_options(spec, factory, given)
-    try:
-        solver: Any = factory(**given)
-    except InputError:
-        raise
-    except Exception as error:  # a user's constructor may raise anything
-        raise InputError(
-            f"solver {spec!r}",
-            got=f"{type(error).__name__}: {first_line(error)}",
-            expected="a class that builds from solver.options",
-        ) from error
-    if not (
-        isinstance(getattr(solver, "grid", None), Grid) and callable(getattr(solver, "step", None))
-    ):
-        raise InputError(
-            f"solver {spec!r}",
-            got=type(solver).__name__,
-            expected="an object with `grid: zopde.Grid` and `step(state, forcing=None)`",
-        )
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in given:
+            check_choice(f"option of {what}", name, parameters)
+    solver = _run(lambda: factory(**given), what, "a class that builds from solver.options")
+    has_step = callable(getattr(solver, "step", None))
+    if not (has_step and isinstance(getattr(solver, "grid", None), Grid)):
+        expected = "an object with `grid: zopde.Grid` and `step(state, forcing=None)`"
+        raise InputError(what, got=type(solver).__name__, expected=expected)
     checked: Solver = solver
     return checked
 
@@ -138,7 +127,7 @@ def import_user_files(files: Iterable[UserFile]) -> None:
         InputError: If a file is not there, does not import, or was written anew since.
     """
     for path, written in files:
-        _import(path, partial(_load_file, Path(path)))
+        _import(path, partial(_load_file, Path(path), "solver"), "solver")
         if Path(path).stat().st_mtime_ns != written:
             raise InputError(
                 "solver file",
@@ -175,26 +164,26 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 
 def _resolve(spec: str, home: Path, what: str = "solver") -> Any:  # noqa: ANN401 - what is there
     module_name, colon, attribute = spec.rpartition(":")
-    if colon and not (module_name and attribute):
-        raise InputError(what, got=repr(spec), expected="package.module:Class or file.py:Class")
     if not colon:
         points = {point.name: point for point in entry_points(group=GROUP)}
         check_choice("solver", spec, points)
-        return _import(spec, points[spec].load)
+        return _import(spec, points[spec].load, what)
+    if not (module_name and attribute):
+        raise InputError(what, got=repr(spec), expected="package.module:Class or file.py:Class")
     if module_name.endswith(".py"):
-        module = _import(spec, lambda: _load_file(home / module_name, what), what)
+        module = _import(spec, partial(_load_file, home / module_name, what), what)
     else:
         # A module beside the user's data must be found as it is by `python`.
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
-        module = _import(spec, lambda: importlib.import_module(module_name), what)
+        module = _import(spec, partial(importlib.import_module, module_name), what)
     if not hasattr(module, attribute):
-        names = [n for n, v in vars(module).items() if callable(v)]
+        names = [name for name, value in vars(module).items() if callable(value)]
         check_choice(f"name in {module_name}", attribute, names)
     return getattr(module, attribute)
 
 
-def _load_file(path: Path, what: str = "solver") -> ModuleType:
+def _load_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{what} file", got=str(path), expected="an existing Python file")
     path = path.resolve()
@@ -221,23 +210,18 @@ def _load_file(path: Path, what: str = "solver") -> ModuleType:
     return module
 
 
-def _import(spec: str, load: Any, what: str = "solver") -> Any:  # noqa: ANN401
+def _import(spec: str, load: Callable[[], Any], what: str) -> Any:  # noqa: ANN401
+    names = "a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml"
+    expected = names if what == "solver" else "package.module:name or file.py:name"
+    return _run(load, f"{what} {spec!r}", expected)
+
+
+def _run(work: Callable[[], Any], what: str, expected: str) -> Any:  # noqa: ANN401
+    """Run a user's code, which may raise anything, and say in one line what it raised."""
     try:
-        return load()
+        return work()
     except InputError:
         raise
-    except Exception as error:  # user code may raise anything at import
-        names = "a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml"
-        raise InputError(
-            f"{what} {spec!r}",
-            got=f"{type(error).__name__}: {first_line(error)}",
-            expected=names if what == "solver" else "package.module:name or file.py:name",
-        ) from error
-
-
-def _check_options(spec: str, factory: Any, options: dict[str, Any]) -> None:  # noqa: ANN401
-    parameters = inspect.signature(factory).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for name in options:
-        check_choice(f"option of solver {spec!r}", name, parameters)
+    except Exception as error:
+        got = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(what, got=got, expected=expected) from error

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
-_PURPOSES = {
-    "data": 0,
-    "weights": 1,
-    "order": 2,
-    "mask": 3,
-    "scores": 4,
-    "probes": 5,
-    "noise": 6,
-    "augment": 7,
-    "smoothing": 8,
-    "attack": 9,
-    "votes": 10,
-}
+# A purpose's place is part of every stream: new ones go to the end.
+_PURPOSES = (
+    *("data", "weights", "order", "mask", "scores", "probes"),
+    *("noise", "augment", "smoothing", "attack", "votes"),
+)
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
@@ -32,8 +27,22 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
             "smoothing", "attack" or "votes".
         index: Number of the draw: an epoch, a mask, an image.
     """
-    words = np.random.SeedSequence([seed, _PURPOSES[purpose], index]).generate_state(2)
+    words = np.random.SeedSequence([seed, _PURPOSES.index(purpose), index]).generate_state(2)
     return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+@contextmanager
+def global_stream(draw: torch.Generator) -> Iterator[None]:
+    """Give torch's global stream a seed for as long as the block lasts, then put it back.
+
+    torch's initialisers of weights draw from it and from nothing else.
+
+    Args:
+        draw: A fresh generator; its seed is taken, its own stream is not touched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw.initial_seed())
+        yield
 
 
 def noise_seeds(seed: int, index: int, steps: int) -> list[int]:

@@ -55,10 +55,10 @@ class Session:
             except (ConnectionError, http.client.HTTPException) as error:
                 self._connection.close()
                 if attempt == self._retries:
-                    raise AnswerError(f"no connection to {self._url}: {_said(error)}") from error
+                    raise AnswerError(f"no connection to {self._url}: {_reason(error)}") from error
             except OSError as error:  # silence among them: asking again would double it
                 self._connection.close()
-                raise AnswerError(f"no answer from {self._url}: {_said(error)}") from error
+                raise AnswerError(f"no answer from {self._url}: {_reason(error)}") from error
             except BaseException:  # a half-read answer must not be taken for the next one
                 self._connection.close()
                 raise
@@ -72,20 +72,19 @@ class Session:
         response = self._connection.getresponse()
         text = response.read()
         try:
-            found = json.loads(text)
+            content = json.loads(text)
         except ValueError:
-            found = None
-        if isinstance(found, dict) and "error" in found:
-            error = found["error"]
-            told = error if isinstance(error, dict) else {"message": error}
-            raise AnswerError(f"the server says {told.get('type', 'error')}: {told.get('message')}")
-        if response.status != 200 or not isinstance(found, dict):
-            start = " ".join(text[:200].decode(errors="replace").split())
-            raise AnswerError(
-                f"the server answered status {response.status}, no JSON object: {start}"
-            )
-        return found
+            content = None
+        if isinstance(content, dict) and "error" in content:
+            error = content["error"]
+            fault = error if isinstance(error, dict) else {"message": error}
+            kind, message = fault.get("type", "error"), fault.get("message")
+            raise AnswerError(f"the server says {kind}: {message}")
+        if response.status == 200 and isinstance(content, dict):
+            return content
+        start = " ".join(text[:200].decode(errors="replace").split())
+        raise AnswerError(f"the server answered status {response.status}, no JSON object: {start}")
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -50,10 +50,8 @@ def check_device(name: str, device: str) -> None:
     try:
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
-        raise InputError(
-            name, got=f"{device!r} ({reason})", expected="a device that torch has here"
-        ) from error
+        got = f"{device!r} ({first_line(error)})"
+        raise InputError(name, got=got, expected="a device that torch has here") from error
 
 
 def check_folder_writable(name: str, folder: Path) -> None:
@@ -64,9 +62,8 @@ def check_folder_writable(name: str, folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(
-            name, got=str(folder), expected="a writable folder", remedy=f"{error.strerror}"
-        ) from error
+        expected, remedy = "a writable folder", f"{error.strerror}"
+        raise InputError(name, got=str(folder), expected=expected, remedy=remedy) from error
 
 
 def check_new_file(name: str, path: Path, overwrite: bool) -> None:

@@ -139,7 +139,7 @@ def test_a_store_travels_to_other_processes(tmp_path, toy, batch):
 CHILD = """
 import sys, torch
 from pathlib import Path
-from zopde import Store
+from zopde.blackbox import Store
 store = Store(Path(sys.argv[1]))
 for k in range(int(sys.argv[2]), 10**6):
     store.write([(b"key %d" % k, b"answer %d" % k * 100)])
@@ -164,7 +164,7 @@ def test_threads_may_open_a_new_file_at_once(tmp_path):
 OPENER = """
 import sys
 from pathlib import Path
-from zopde import Store
+from zopde.blackbox import Store
 print("ready", flush=True)
 for line in sys.stdin:
     Store(Path(line.strip())).write([(b"key", b"answer")])

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 
 import zopde
 from zopde import doctor
 from zopde.cli.app import app
-from zopde.cli.completion import classifier_presets, presets, solver_names
-from zopde.studies import classify
-from zopde.studies.correct import PRESETS
+from zopde.cli.options import solver_names
+from zopde.cli.study import preset_names
+from zopde.studies.run import study_named
 
 HEAVY = {"torch", "scipy", "xarray", "matplotlib", "numpy", "phi", "PIL", "h5netcdf", "jaxtyping"}
 
@@ -42,9 +43,55 @@ def test_help_loads_nothing_heavy(words, tmp_path):
     assert imported_by(words, tmp_path) == set()
 
 
-@pytest.mark.skipif(len(doctor.examine().machine.devices) > 1, reason="torch is asked for devices")
+@pytest.mark.skipif(
+    len(doctor.examine()["machine"]["devices"]) > 1, reason="torch is asked for devices"
+)
 def test_doctor_loads_nothing_heavy(tmp_path):
     assert imported_by(["doctor"], tmp_path) == set()
+
+
+def test_version_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["zopde", "--version"])
+    from zopde.cli.app import main
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr() == (f"zopde {zopde.__version__}\n", "")
+
+
+ELSEWHERE = """
+import sys
+sys.platform = {system!r}
+sys.modules.update(fcntl=None, resource=None)  # Windows has neither
+"""
+
+
+@pytest.mark.parametrize("system", ["darwin", "freebsd14"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import zopde; zopde.rge",
+        "from zopde import load_solver",
+        "import zopde.studies.folder",
+        "sys.argv = ['zopde', 'doctor']; from zopde.cli.app import main; main()",
+        "sys.argv = ['zopde']; from zopde.cli.app import main; main()",
+    ],
+)
+def test_another_operating_system_is_one_line(system, use, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE.format(system=system) + use],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = done.stderr.splitlines()[-1]
+    assert f"operating system: got {system!r}, expected Linux; on Windows use WSL" in line
+    assert "ImportError" not in done.stderr
+    if "main()" in use:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1
 
 
 def commands(group, path=()):
@@ -71,12 +118,15 @@ def test_every_option_has_help_and_a_default():
     assert checked > 40
 
 
-def test_completion_knows_the_solvers_and_presets_exact():
+def test_completion_knows_the_solvers_exact():
     assert list(solver_names("")) == [info.name for info in zopde.find_solvers()]
     assert list(solver_names("wa")) == ["wake"]
-    assert set(presets("")) == set(PRESETS)
-    assert set(classifier_presets("")) == set(classify.PRESETS)
-    assert list(classifier_presets("cnn-7")) == ["cnn-730"]
+
+
+@pytest.mark.parametrize("name", ["correct", "classify", "defend"])
+def test_completion_knows_the_presets_exact(name):
+    assert set(preset_names(name)) == set(study_named(name).presets)
+    assert list(preset_names(name, "qui")) == ["quick"]
 
 
 @pytest.mark.parametrize(
@@ -109,17 +159,23 @@ def test_the_shell_completes(line, expected, tmp_path):
 def test_doctor_tells_what_is_there_and_what_is_not(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     found = doctor.examine()
-    parts = {part.name: part for part in found.parts}
-    assert found.sound
-    assert parts["torch"].needed
-    assert parts["torch"].found.startswith("2.")
-    assert parts["torch"].remedy == ""
-    assert not parts["icoFoam"].found
-    assert "install" in parts["icoFoam"].remedy
-    assert found.machine.zopde == zopde.__version__
-    assert found.machine.cores >= 1
-    assert "cpu" in found.machine.devices
-    assert json.loads(json.dumps(found.as_dict()))["sound"] is True
+    parts = {part["name"]: part for part in found["parts"]}
+    assert found["sound"]
+    assert parts["torch"]["needed"]
+    assert parts["torch"]["found"].startswith("2.")
+    assert parts["torch"]["remedy"] == ""
+    assert not parts["icoFoam"]["found"]
+    assert "install" in parts["icoFoam"]["remedy"]
+    assert found["machine"]["zopde"] == zopde.__version__
+    assert found["machine"]["cores"] >= 1
+    assert "cpu" in found["machine"]["devices"]
+    assert json.loads(json.dumps(found))["sound"] is True
+
+
+def test_versions_leave_out_what_is_not_installed():
+    found = doctor.versions("numpy", "no-such-package")
+    assert list(found) == ["zopde", "python", "torch", "numpy"]
+    assert found["torch"] == torch.__version__
 
 
 def test_a_needed_package_that_is_missing_is_exit_code_1(monkeypatch, capsys):

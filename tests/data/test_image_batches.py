@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from zopde import Images, InputError
-from zopde.data import ImageBatches, standardised
-from zopde.data.image_batches import flips, padded_crops
+from zopde import ImageData, Images, InputError
+from zopde.data import ImageBatches, in_file_units, in_unit_range, standardised
+from zopde.data.batches import flips, padded_crops
 from zopde.data.images import per_class
 
 
@@ -69,6 +69,18 @@ def test_standardised_exact():
         torch.tensor([2.0, 3.0]),
     )
     assert found.flatten().tolist() == [2.0, 4.0]
+
+
+def test_pixels_over_the_brightest_and_back_exact(images):
+    pixels = in_unit_range(images.pixels, 255.0)
+    assert pixels.dtype == torch.float32
+    assert torch.equal(pixels, images.pixels.to(torch.float32) / 255)
+    torch.testing.assert_close(in_file_units(pixels, 255.0), images.pixels.float())
+    data = ImageData("mine", images, images, ("a", "b", "c"))
+    assert data.brightest() == float(images.pixels.max())
+    dark = ImageData("dark", Images(0 * images.pixels, images.labels), images, data.classes)
+    with pytest.raises(InputError, match="brightest pixel"):
+        dark.brightest()
 
 
 def test_per_class_takes_the_first_of_each(images):

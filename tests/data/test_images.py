@@ -2,9 +2,9 @@
 
 import gzip
 import io
-import pickle
 import struct
 import tarfile
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import zopde.data
 from zopde import ImageData, Images, InputError, load_images
+from zopde.data.fetch import DOWNLOADS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10_jpg.tar.xz"
 
@@ -32,11 +34,6 @@ def cifar_batches(rng, count=4):
 
 def binary(pixels, labels):
     return np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1).tobytes()
-
-
-def pickled(pixels, labels):
-    # As Python 2 wrote them: protocol 2, keys that are bytes.
-    return pickle.dumps({b"data": pixels, b"labels": labels.tolist()}, protocol=2)
 
 
 def archive(path, files):
@@ -72,10 +69,9 @@ def test_the_embedded_digits_golden():
     assert data.channels == 1
 
 
-@pytest.mark.parametrize(("ending", "write"), [(".bin", binary), ("", pickled)])
-def test_cifar_archives_in_both_versions_exact(tmp_path, rng, ending, write):
+def test_a_cifar_archive_and_its_folder_exact(tmp_path, rng):
     batches = cifar_batches(rng)
-    files = {f"{name}{ending}": write(*batch) for name, batch in batches.items()}
+    files = {f"{name}.bin": binary(*batch) for name, batch in batches.items()}
     files["readme.html"] = b"about"
     found = load_images(archive(tmp_path / "cifar.tar.gz", files))
     first_pixels, first_labels = batches["data_batch_1"]
@@ -84,7 +80,7 @@ def test_cifar_archives_in_both_versions_exact(tmp_path, rng, ending, write):
     )
     assert found.train.labels[:4].tolist() == first_labels.tolist()
     assert (len(found.train), len(found.test), found.classes[3]) == (20, 4, "cat")
-    unpacked = tmp_path / "unpacked" / f"cifar-10-batches-{'bin' if ending else 'py'}"
+    unpacked = tmp_path / "unpacked" / "cifar-10-batches-bin"
     unpacked.mkdir(parents=True)
     for name, content in files.items():
         (unpacked / name).write_bytes(content)
@@ -92,18 +88,20 @@ def test_cifar_archives_in_both_versions_exact(tmp_path, rng, ending, write):
     assert torch.equal(again.train.pixels, found.train.pixels)
 
 
-class Evil:
-    def __reduce__(self):
-        return exec, ("open('evil', 'w').close()",)
-
-
-def test_a_pickle_that_would_run_code_raises(tmp_path, rng, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    files = {name: pickled(*batch) for name, batch in cifar_batches(rng).items()}
-    files["test_batch"] = pickle.dumps({b"data": Evil(), b"labels": []}, protocol=2)
-    with pytest.raises(InputError, match="it asks for"):
-        load_images(archive(tmp_path / "cifar.tar.gz", files))
-    assert not (tmp_path / "evil").exists()
+def test_the_pickled_version_is_refused_and_never_unpickled(tmp_path):
+    # What would unpickle it would fail, and perhaps run it.
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    files = dict.fromkeys(names, b"cos\nsystem\n(S'touch evil'\ntR.")
+    unpacked = tmp_path / "unpacked" / "cifar-10-batches-py"
+    unpacked.mkdir(parents=True)
+    for name, content in files.items():
+        (unpacked / name).write_bytes(content)
+    for path in (archive(tmp_path / "cifar.tar.gz", files), unpacked.parent, unpacked):
+        with pytest.raises(InputError) as caught:
+            load_images(path)
+        assert "got the pickled version, expected the binary version" in str(caught.value)
+        assert "`zopde data fetch cifar10` gets cifar-10-binary.tar.gz" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_damaged_cifar_raises(tmp_path, rng):
@@ -163,6 +161,7 @@ def test_folders_of_pictures_exact(tmp_path, rng, mode, channels):
     last = pictures(tmp_path, rng, mode)
     found = load_images(tmp_path)
     assert found.test.pixels.shape == (4, channels, 6, 5)
+    assert found.train.pixels.is_contiguous()
     assert found.classes == ("cat", "dog")
     assert found.test.labels.tolist() == [0, 0, 1, 1]
     assert np.array_equal(found.test.pixels[-1].permute(1, 2, 0).squeeze().numpy(), last.squeeze())
@@ -261,3 +260,16 @@ def test_the_jpeg_copy_of_cifar10_golden(tmp_path):
     mean, deviation = found.scale()
     assert (mean / 255).numpy().round(4).tolist() == pytest.approx([0.4913, 0.4821, 0.4465])
     assert (deviation / 255).numpy().round(4).tolist() == pytest.approx([0.2452, 0.2428, 0.2606])
+
+
+def test_the_source_and_licence_of_every_data_file_is_said():
+    folder = Path(zopde.data.__file__).parent
+    sources = (folder / "SOURCES.md").read_text(encoding="utf-8")
+    for file in folder.iterdir():
+        if file.is_file() and file.suffix not in (".py", ".md"):
+            (line,) = [line for line in sources.splitlines() if f"zopde/data/{file.name}" in line]
+            assert "CC BY 4.0" in line
+    for name in DOWNLOADS:
+        assert f"zopde data fetch {name}" in sources
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "SOURCES.md" in project["tool"]["setuptools"]["package-data"]["zopde.data"]

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from zopde import InputError
-from zopde.report.learning import LossCurve, Paid, running_mean, save_loss_curves, save_price
+from zopde.report.learning import CostCurve, Paid, running_mean, save_loss_curves, save_price
 from zopde.report.page import (
     Section,
     code,
@@ -49,7 +49,7 @@ def parsed(html):
 
 
 def loss_picture():
-    curve = LossCurve("NON", np.arange(1, 9.0), np.arange(1, 9.0), np.linspace(2, 1, 8), True)
+    curve = CostCurve("NON", np.arange(1, 9.0), np.arange(1, 9.0), np.linspace(2, 1, 8), True)
     return drawn(lambda path: save_loss_curves(path, [curve]))
 
 

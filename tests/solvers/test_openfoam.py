@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from zopde import InputError, SolverError, load_solver
+from zopde.errors import StepError
 from zopde.solvers.foamcase import Box, environment
 from zopde.solvers.foamfields import FoamField, FoamFiles
-from zopde.solvers.runs import RunError
 
 CAVITY = Path(__file__).parent.parent.parent / "examples" / "cavity"
 installed = pytest.mark.skipif(
@@ -73,9 +73,9 @@ def test_a_broken_field_raises(change, words, tmp_path):
     field = FoamField.of(CAVITY / "0" / "p")
     field.write(tmp_path, np.ones((1, 3, 40)))
     (tmp_path / "p").write_bytes(change((tmp_path / "p").read_bytes()))
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(StepError, match=words):
         field.read(tmp_path, (3, 40))
-    with pytest.raises(RunError, match="no time folder"):
+    with pytest.raises(StepError, match="no time folder"):
         FoamFiles((field,), (3, 40)).read(tmp_path)
 
 

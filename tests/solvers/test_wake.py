@@ -1,5 +1,6 @@
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from zopde.contracts import Differentiable, ReferenceSolver
 from zopde.progress import Silent
 from zopde.solvers.mac import Faces, divergence, to_faces, to_state
 from zopde.solvers.wake import TEST_REYNOLDS, TRAIN_REYNOLDS, Wake
-from zopde.studies.correct.problem import make_data
+from zopde.studies.correct.open import open_solver, reference_of
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def test_reference_data_keeps_the_flux_and_tells_the_network_re(tmp_path):
     changes = ["data.fine=[64,32]", "data.coarse=[32,16]", "data.skip=1", "data.steps=9"]
     changes += ["data.train=2", "data.test=1", "solver.options.reynolds=[100, 200, 300]"]
     config = load_config("quick", None, changes, {"solver": {"spec": "wake"}})
-    made = make_data(config, Silent())
+    made = reference_of(config, open_solver(config), Path()).make(Silent())
     assert made.states.shape == (3, 10, 2, 32, 16)
     assert made.forcing[:, 4, 0, 3, 5].tolist() == [100, 200, 300]
     spacing = made.grid.spacing

@@ -76,7 +76,7 @@ def run(tmp_path, toy_spec):
             "run.dtype=float64",
             "zo.sparsity=0.85",
             "zo.chunk=16",
-            "interface.kind=random",
+            "interface.way=random",
             "interface.directions=4",
             'run.labels=["SRC","ZO-weights","ZO-interface"]',
             f"solver.options={{{options},{grid}}}",

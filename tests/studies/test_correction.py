@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from zopde import CorrectedSolver, InputError, load_corrector, load_solver, rollout
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.correct.price import forecast
 
 LABELS = ["SRC", "NON", "NOG", "ZO-weights", "ZO-weights-scratch", "ZO-interface", "SOL"]
 
@@ -155,7 +154,7 @@ def test_too_little_data_raises(finished, tmp_path, toy_spec, tiny):
         )
 
 
-def test_forecast_counts_what_the_run_asks(finished, tmp_path, toy_spec, tiny):
+def test_forecast_counts_what_the_run_asks(finished, tmp_path, toy_spec, tiny, forecast):
     _, metrics = finished
     plan = {row.label: row for row in forecast(config_of(toy_spec, tiny), tmp_path / "none.nc")}
     assert list(plan) == ["data", *LABELS]
@@ -168,7 +167,9 @@ def test_forecast_counts_what_the_run_asks(finished, tmp_path, toy_spec, tiny):
 
 
 @pytest.mark.parametrize("with_data", [False, True])
-def test_forecast_counts_epochs_of_the_real_data(with_data, finished, tmp_path, toy_spec, tiny):
+def test_forecast_counts_epochs_of_the_real_data(
+    with_data, finished, tmp_path, toy_spec, tiny, forecast
+):
     lengths = ['non.length="2 epochs"', 'training.length="1 epoch"', 'run.labels=["SRC","NON"]']
     path = next(finished[0].parent.glob("*.nc")) if with_data else tmp_path / "none.nc"
     config = config_of(toy_spec, [*tiny, *lengths, f'data.path="{path}"'])
@@ -184,7 +185,7 @@ def test_forecast_counts_epochs_of_the_real_data(with_data, finished, tmp_path, 
         ("training.unroll=99", "training.unroll = 99"),
     ],
 )
-def test_forecast_finds_what_the_run_would(change, words, finished, toy_spec, tiny):
+def test_forecast_finds_what_the_run_would(change, words, finished, toy_spec, tiny, forecast):
     path = next(finished[0].parent.glob("*.nc"))
     with pytest.raises(InputError, match=words):
         forecast(config_of(toy_spec, [*tiny, change]), path)

@@ -6,16 +6,16 @@ from zopde.blackbox import CountedSolver
 from zopde.progress import Silent
 from zopde.studies.correct import load_config
 from zopde.studies.correct.cut import coloured_of
-from zopde.studies.correct.cuts import forecast_cuts
-from zopde.studies.correct.price import open_sample
+from zopde.studies.correct.price import price_cuts
+from zopde.studies.run import study_named
 
 SIZES = ["data.coarse=[8,8]", "training.unroll=4", 'run.labels=["SRC"]']
 
 
 def cuts_of(spec, tiny, folder, *changes):
     config = load_config("quick", None, [*tiny, *SIZES, *changes], {"solver": {"spec": spec}})
-    sample = open_sample(config, folder / "none.nc", Silent())
-    return {row.cut: row for row in forecast_cuts(sample.config, sample.problem, Silent())}
+    sample = study_named("correct").sample(config, folder / "run", Silent())
+    return {row.cut: row for row in price_cuts(sample, Silent())}
 
 
 @pytest.mark.parametrize(("scheme", "factor"), [("forward", 1), ("central", 2)])
@@ -29,7 +29,7 @@ def test_counts_exact(toy_spec, tiny, tmp_path, scheme, factor):
         "weights": (0, 6 * (weights + 1)),
         "interface, dense": (0, 6 + 6 * 128 * factor),
         "interface, coloured": (64, 6 + 6 * 32 * factor),
-        "interface, amortised": (5 * 128 * factor, 6),
+        "interface, bank": (5 * 128 * factor, 6),
         "interface, random": (0, 6 + 6 * 64 * factor),
     }
     assert all(row.seconds > 0 for row in cuts.values())
@@ -43,7 +43,7 @@ def test_the_weight_cut_has_its_row_where_no_label_takes_it(toy_spec, tiny, tmp_
 
 def test_a_cut_that_will_not_do_says_why(toy_spec, tiny, tmp_path):
     cuts = cuts_of(toy_spec, tiny, tmp_path, "data.coarse=[4,4]", "interface.limit_gib=1e-6")
-    for name, why in (("coloured", "colours"), ("amortised", "GiB compressed")):
+    for name, why in (("coloured", "colours"), ("bank", "GiB compressed")):
         row = cuts[f"interface, {name}"]
         assert (row.setup_steps, row.steps, row.seconds) == (None, None, None)
         assert why in row.note
@@ -53,6 +53,6 @@ def test_a_cut_that_will_not_do_says_why(toy_spec, tiny, tmp_path):
 def test_what_stands_in_for_the_data_reaches_as_far(tmp_path):
     """Burgers' fluid starts at rest; the data's, 30 steps on, reaches 2 cells."""
     config = load_config("quick", None, ['run.labels=["SRC"]'])
-    sample = open_sample(config, tmp_path / "none.nc", Silent())
+    sample = study_named("correct").sample(config, tmp_path / "run", Silent())
     counter = CountedSolver(sample.problem.solver)
-    assert coloured_of(config, sample.problem, counter, 0)["state"].radius == (2, 2)
+    assert coloured_of(sample.interface, sample.problem, counter, 0)["state"].radius == (2, 2)

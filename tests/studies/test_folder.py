@@ -7,7 +7,7 @@ import torch
 
 from zopde import InputError, load_trajectories, save_trajectories
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.folder import claimed
+from zopde.studies.folder import locked
 
 SRC = 'run.labels=["SRC"]'
 
@@ -104,7 +104,7 @@ def test_labels_must_hold_src(tmp_path, toy_spec, tiny):
 def test_a_folder_takes_one_run_at_a_time(tmp_path, toy_spec, tiny):
     folder = tmp_path / "run"
     folder.mkdir()
-    with claimed(folder), pytest.raises(InputError, match="a run is going on"):
+    with locked(folder), pytest.raises(InputError, match="a run is going on"):
         run(toy_spec, [*tiny, SRC], folder)
     run(toy_spec, [*tiny, SRC], folder)
 

@@ -17,7 +17,7 @@ def test_a_bank_of_the_forcing_too(tmp_path, toy_spec, tiny):
         "training.init=scratch",
         "corrector.inject=forcing",
         'run.labels=["SRC","ZO-interface","SOL"]',
-        "interface={kind='amortised',snapshots=10,watch_every=3}",
+        "interface={way='bank',snapshots=10,watch_every=3}",
     ]
     config = load_config("quick", None, changes, {"solver": {"spec": toy_spec}})
     run_correction(config, tmp_path / "run")

@@ -7,9 +7,8 @@ from zopde import CorrectedSolver, InputError, load_corrector, load_solver, roll
 from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.check import check_gradient
-from zopde.studies.correct.price import forecast
 
-SIZES = ["data.coarse=[8,8]", "training.unroll=4", "interface.kind=coloured"]
+SIZES = ["data.coarse=[8,8]", "training.unroll=4", "interface.way=coloured"]
 LABELS = ["SRC", "ZO-weights", "ZO-interface", "SOL"]
 
 
@@ -44,7 +43,7 @@ def test_a_preset_keeps_what_has_a_gradient(finished):
     assert len([line for line in notes if "NON and NOG have no gradient" in line]) == 1
 
 
-def test_every_step_asks_the_solver_exact(finished, toy_spec, tiny, tmp_path):
+def test_every_step_asks_the_solver_exact(finished, toy_spec, tiny, tmp_path, forecast):
     """12 iterations of 2 windows of 4 steps; colours for the state: 2 x 16, the forcing: 2.
 
     The state's influence is asked for at each step but the first where the network feeds the
@@ -100,16 +99,16 @@ def test_a_saved_corrector_knows_its_place(finished, toy_spec):
 
 @pytest.mark.parametrize("kind", ["dense", "random"])
 def test_other_ways_to_ask_know_the_forcing(kind, toy_spec, tiny, tmp_path):
-    changes = [f"interface.kind={kind}", 'run.labels=["SRC","ZO-interface"]']
+    changes = [f"interface.way={kind}", 'run.labels=["SRC","ZO-interface"]']
     config = config_of(toy_spec, tiny, "forcing", *changes)
     metrics = run_correction(config, tmp_path / "run")
     each = 64 if kind == "random" else 128
     assert metrics["solver_steps"]["ZO-interface"] == 12 * 2 * (4 + 7 * each)
 
 
-def test_a_watched_bank_asks_what_was_planned(toy_spec, tiny, tmp_path):
+def test_a_watched_bank_asks_what_was_planned(toy_spec, tiny, tmp_path, forecast):
     """2 snapshots of 128 entries; 3 of 12 iterations watch all 4 products."""
-    bank = "interface={kind='amortised',snapshots=2,watch_every=4}"
+    bank = "interface={way='bank',snapshots=2,watch_every=4}"
     config = config_of(toy_spec, tiny, "before", bank, 'run.labels=["SRC","ZO-interface"]')
     planned = {row.label: row.solver_steps for row in forecast(config, tmp_path / "none.nc")}
     found = run_correction(config, tmp_path / "run")["solver_steps"]["ZO-interface"]

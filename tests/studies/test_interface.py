@@ -7,14 +7,13 @@ from safetensors.torch import load_file
 from zopde import InputError
 from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.correct.price import forecast
 
 LABELS = 'run.labels=["SRC","NOG","ZO-interface","SOL"]'
 SIZES = ["data.coarse=[8,8]", "data.fine=[16,16]", "training.unroll=4"]
 
 
 def config_of(spec, tiny, *changes):
-    changes = [*tiny, *SIZES, LABELS, "interface.kind=coloured", *changes]
+    changes = [*tiny, *SIZES, LABELS, "interface.way=coloured", *changes]
     return load_config("quick", None, changes, {"solver": {"spec": spec}})
 
 
@@ -25,11 +24,13 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "setup", "asked"),
-    [("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("amortised", 1280, 0)],
+    [("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("bank", 1280, 0)],
 )
-def test_training_by_queries_ends_where_sol_does(folder, toy_spec, tiny, kind, setup, asked):
+def test_training_by_queries_ends_where_sol_does(
+    folder, toy_spec, tiny, kind, setup, asked, forecast
+):
     """12 iterations of 2 windows of 4 steps, of which 3 ask the solver, forward and backward."""
-    config = config_of(toy_spec, tiny, f"interface.kind={kind}")
+    config = config_of(toy_spec, tiny, f"interface.way={kind}")
     metrics = run_correction(config, folder / kind)
     planned = {row.label: row for row in forecast(config, folder / "none.nc")}
     assert metrics["solver_steps"]["ZO-interface"] == setup + 12 * 2 * 3 * (1 + asked)
@@ -49,11 +50,11 @@ def test_training_by_queries_ends_where_sol_does(folder, toy_spec, tiny, kind, s
 
 WATCHED = (
     "interface={watch_every=2,watch_below=0.999,snapshots=2,more_snapshots=9,"
-    "lookup='nearest',kind='%s'}"
+    "lookup='nearest',way='%s'}"
 )
 
 
-@pytest.mark.parametrize("kind", ["coloured", "random", "amortised"])
+@pytest.mark.parametrize("kind", ["coloured", "random", "bank"])
 def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, monkeypatch):
     config = config_of(toy_spec, tiny, WATCHED % kind)
     whole = run_correction(config, folder / f"whole-{kind}")
@@ -78,7 +79,7 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
     for name in ("whole", "cut"):
         path = folder / f"{name}-{kind}" / "ZO-interface" / "seed-0" / "history.csv"
         rows.append(list(csv.DictReader(path.read_text().splitlines())))
-    if kind == "amortised":
+    if kind == "bank":
         watched = [
             (folder / f"{name}-{kind}/ZO-interface/seed-0/watch.csv").read_text().splitlines()
             for name in ("whole", "cut")
@@ -109,7 +110,7 @@ class Notes(Silent):
 
 
 AMORTISED = [
-    "interface.kind=amortised",
+    "interface.way=bank",
     "interface.snapshots=3",
     'run.labels=["SRC","ZO-interface"]',
 ]
@@ -172,15 +173,15 @@ def test_a_bank_that_does_not_fit_is_compressed_or_refused(tmp_path, toy_spec, t
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("interface.kind=colored", "interface.kind"),
+        ("interface.way=colored", "interface.way"),
         ("interface.mu=0", "interface.mu"),
         ("interface.radius=[1]", "interface.radius"),
         ("interface.radius=[0,0]", r"reaches \(1, 1\) cells"),
         ("data.coarse=[4,4]", "colours"),
         ("interface.near=[1]", "interface.near"),
-        ("interface={kind='amortised',fallback='coloured',radius=[0,0]}", r"reaches \(1, 1\)"),
-        ("interface={kind='amortised',snapshots=3,limit_gib=1e-5}", "GiB compressed"),
-        ("interface={kind='amortised',snapshots=99999}", "99999 x 128 x 128 entries"),
+        ("interface={way='bank',fallback='coloured',radius=[0,0]}", r"reaches \(1, 1\)"),
+        ("interface={way='bank',snapshots=3,limit_gib=1e-5}", "GiB compressed"),
+        ("interface={way='bank',snapshots=99999}", "99999 x 128 x 128 entries"),
     ],
 )
 def test_settings_that_will_not_do_raise_before_training(folder, toy_spec, tiny, change, words):

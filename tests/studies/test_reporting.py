@@ -9,11 +9,11 @@ import torch
 import xarray as xr
 
 from zopde import InputError, load_classification, run_classification, write_report
-from zopde.data.store import load_rollout
+from zopde.data import load_rollout
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.report.asked import asked, reproduce
-from zopde.studies.report.rollouts import read_rollouts
-from zopde.studies.report.runs import find_run
+from zopde.studies.correct.rollouts import read_rollouts
+from zopde.studies.report.found import find_run
+from zopde.studies.report.reproduce import changes_from_preset, reproduce
 
 LABELS = ["SRC", "NON", "ZO-weights", "ZO-interface"]
 DIGITS = [
@@ -156,13 +156,13 @@ def test_a_diverged_label_is_no_obstacle(copied):
 def test_the_command_makes_the_same_settings_exact(corrected, classified, tmp_path):
     folder, config = corrected
     run = find_run(folder)
-    preset, changes = asked(run)
+    preset, changes = changes_from_preset(run)
     spec = {"solver": {"spec": config.solver.spec}}
     sets = [f"{key}={value}" for key, value in changes.items()]
     assert load_config(preset, None, sets, spec) == config
     assert reproduce(run).startswith("zopde correct ")
     folder, config = classified
-    preset, changes = asked(find_run(folder))
+    preset, changes = changes_from_preset(find_run(folder))
     sets = [f"{key}={value}" for key, value in changes.items()]
     assert load_classification(preset, None, sets) == config
 
@@ -177,11 +177,11 @@ def test_what_was_measured_belongs_to_the_command(copied):
 def test_the_command_of_another_injection_makes_the_same_settings_exact(inject, tmp_path):
     tables = {"solver": {"spec": "wake"}, "corrector": {"inject": inject}}
     config = load_config("quick", None, ["run.seeds=[3]"], tables)
-    from zopde.studies.correct.run import CORRECTION
-    from zopde.studies.folder import open_run
+    from zopde.studies.correct.study import STUDY
+    from zopde.studies.folder import open_folder
 
-    open_run(tmp_path / "run", config, CORRECTION)
-    preset, changes = asked(find_run(tmp_path / "run"))
+    open_folder(tmp_path / "run", STUDY, config)
+    preset, changes = changes_from_preset(find_run(tmp_path / "run"))
     assert set(changes) == {"corrector.inject", "run.seeds"}
     sets = [f"{key}={value}" for key, value in changes.items()]
     assert load_config(preset, None, sets, {"solver": {"spec": "wake"}}) == config

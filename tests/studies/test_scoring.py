@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from zopde import InputError, LayerRatios
 from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.correct.price import forecast
 
 ZO = 'run.labels=["SRC","ZO-weights"]'
 FEW = "zo.score_directions=3"
@@ -25,7 +24,7 @@ def config_of(spec, changes):
 
 
 @pytest.mark.parametrize("score", list(ASKED))
-def test_costs_are_counted_exact(score, tmp_path, toy_spec, tiny):
+def test_costs_are_counted_exact(score, tmp_path, toy_spec, tiny, forecast):
     config = config_of(toy_spec, [*tiny, ZO, FEW, f"zo.score={score}"])
     plan = {row.label: row for row in forecast(config, tmp_path / "none.nc")}["ZO-weights"]
     metrics = run_correction(config, tmp_path / "run")
@@ -67,7 +66,7 @@ def test_interrupted_run_finds_or_repeats_its_ratios_resumes(lost, tmp_path, toy
         assert after[cost] == before[cost]
 
 
-def test_grasp_without_a_twin_raises(tmp_path, toy_spec, tiny):
+def test_grasp_without_a_twin_raises(tmp_path, toy_spec, tiny, forecast):
     data = f'data.path="{tmp_path / "data.nc"}"'
     run_correction(config_of(toy_spec, [*tiny, data, 'run.labels=["SRC"]']), tmp_path / "one")
     spec = toy_spec.replace(":Toy", ":NoTwin")

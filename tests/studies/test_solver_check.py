@@ -14,7 +14,7 @@ from zopde.interface import Step
 from zopde.studies.correct import load_config
 from zopde.studies.correct.check import check_solver
 from zopde.studies.correct.check.states import typical_states
-from zopde.studies.correct.problem import coarse_solver
+from zopde.studies.correct.open import open_solver, reference_of
 
 HERE = Path(__file__).parent.parent
 PRECISE = ["data.coarse=[8,8]", "run.dtype=float64", "corrector.sizes={width=3,depth=2}"]
@@ -51,7 +51,7 @@ def test_costs_count_what_a_gradient_asks(sound):
     once = planned.training.batch * (planned.training.unroll - 1)
     steps = {row.way: row.solver_steps for row in sound.costs}
     assert steps["interface, dense"] == once * (1 + 128)
-    assert steps["interface, amortised"] == once
+    assert steps["interface, bank"] == once
     weights = int(sound.assumed.split()[0].replace(",", ""))
     assert steps["weights"] == once * (1 + round(0.1 * weights))
 
@@ -94,8 +94,8 @@ def test_a_program_that_fails_is_told_from_one_that_answers_wrongly(tmp_path):
 def test_a_scenario_is_looked_at_where_the_data_would_be(toy_spec, tiny):
     """At its start a flow may be slower than later, and its reach shorter."""
     planned = load_config("quick", None, tiny, {"solver": {"spec": toy_spec}})
-    solver = coarse_solver(planned)
-    found = typical_states(planned, solver, 1.0)
+    solver = open_solver(planned)
+    found = typical_states(reference_of(planned, solver, Path()), planned.data.path, 1.0)
     assert found.source.endswith(f" {planned.data.skip + planned.data.steps} steps")
     assert found.state.shape == (4, *solver.grid.state_shape)
     assert found.forcing is not None
@@ -119,7 +119,7 @@ def test_six_digits_are_seen_and_the_recommended_mu_gives_the_gradient():
     assert chosen.values["configured_relative_error"] > 0.5, "with the mu of full precision"
     assert "set interface.mu=" in chosen.remedy
     text, exact = (load_solver(f"{HERE / 'toy_odd.py'}:{kind}") for kind in ("Text", "Sound"))
-    states = typical_states(planned, text, 1.0)
+    states = typical_states(reference_of(planned, text, Path()), planned.data.path, 1.0)
     v = torch.randn(states.state.shape, generator=torch.Generator().manual_seed(1)).double()
 
     def gradient(solver, mu):

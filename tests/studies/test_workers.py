@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from zopde import InputError
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.correct.price import forecast
 
 ZO = 'run.labels=["SRC","ZO-weights"]'
 
@@ -69,18 +68,18 @@ def test_workers_count_as_this_process_does(tmp_path, toy_spec, tiny):
     assert there["mae"]["ZO-weights"]["mean"] == pytest.approx(here["mae"]["ZO-weights"]["mean"])
 
 
-def test_dry_run_shares_the_work_out(tmp_path, toy_spec, tiny):
+def test_dry_run_shares_the_work_out(tmp_path, toy_spec, tiny, forecast):
     plan = {row.label: row for row in forecast(config(toy_spec, tiny, 2), tmp_path / "none.nc")}
     alone = {row.label: row for row in forecast(config(toy_spec, tiny, 0), tmp_path / "none.nc")}
     assert plan["ZO-weights"].queries == alone["ZO-weights"].queries
     assert plan["ZO-weights"].seconds > 0
 
 
-@pytest.mark.parametrize("ask", [forecast, run_correction])
-def test_solver_that_cannot_be_sent_raises_before_anything(ask, tmp_path, toy_spec, tiny):
+@pytest.mark.parametrize("dry", [True, False])
+def test_solver_that_cannot_be_sent_raises_before_anything(dry, tmp_path, toy_spec, tiny, forecast):
     spec = toy_spec.replace(":Toy", ":Unpicklable")
     with pytest.raises(InputError, match=r"what workers need: got .*that pickle; define"):
-        ask(config(spec, tiny, 1), tmp_path / "run")
+        (forecast if dry else run_correction)(config(spec, tiny, 1), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from zopde.blackbox import BlackBox
 from zopde.contracts import Solver
@@ -25,10 +26,6 @@ _Answer = dict[str, Any]
 
 class _RefusedError(Exception):
     """What the protocol calls an error: a type, and one line."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 @final
@@ -45,62 +42,53 @@ class ServedSolver:
 
     def __init__(self, solver: Solver, name: str) -> None:
         self._solver, self._name = BlackBox(solver), name
-        self._turn = Lock()
+        self._turn = Lock()  # a solver need not bear several threads
         grid = solver.grid
         self._shapes = [grid.state_shape, *([grid.forcing_shape] if grid.forcing_channels else [])]
         self.evaluations = 0
 
-    def answer(self, path: str, content: _Answer) -> _Answer:
-        """The answer to a request; an error is an answer, too."""
-        ways: dict[str, Callable[[_Answer], _Answer]] = {
-            "/Info": self._info,
+    def answer(self, path: str, body: bytes) -> _Answer:
+        """The answer to a request, as JSON has it; an error is an answer, too."""
+        try:
+            return self._answer(path, body)
+        except _RefusedError as error:
+            kind, message = error.args
+            return {"error": {"type": kind, "message": message}}
+
+    def _answer(self, path: str, body: bytes) -> _Answer:
+        sizes = [math.prod(shape) for shape in self._shapes]
+        known: dict[str, Callable[[_Answer], _Answer]] = {
+            "/Info": lambda _: {"protocolVersion": 1.0, "models": [self._name]},
             "/ModelInfo": self._model_info,
-            "/InputSizes": lambda _: {"inputSizes": self._sizes()},
-            "/OutputSizes": lambda _: {"outputSizes": self._sizes()[:1]},
+            "/InputSizes": lambda _: {"inputSizes": sizes},
+            "/OutputSizes": lambda _: {"outputSizes": sizes[:1]},
             "/Evaluate": self._evaluate,
         }
         try:
-            if path not in ways:
-                raise _RefusedError("UnsupportedFeature", f"{path}: this server knows {list(ways)}")
-            if path != "/Info" and content.get("name") != self._name:
-                found, expected = content.get("name"), self._name
-                raise _RefusedError("ModelNotFound", f"name: got {found!r}, expected {expected!r}")
-            return ways[path](content)
-        except _RefusedError as error:
-            return _error(error.kind, str(error))
-
-    def _info(self, _: _Answer) -> _Answer:
-        return {"protocolVersion": 1.0, "models": [self._name]}
+            content = json.loads(body or b"{}")
+        except ValueError as error:
+            raise _RefusedError("InvalidInput", f"request: {first_line(error)}") from error
+        if not isinstance(content, dict):
+            raise _RefusedError("InvalidInput", "request: expected a JSON object")
+        if path not in known:
+            raise _RefusedError("UnsupportedFeature", f"{path}: this server knows {list(known)}")
+        if path != "/Info" and (name := content.get("name")) != self._name:
+            raise _RefusedError("ModelNotFound", f"name: got {name!r}, expected {self._name!r}")
+        return known[path](content)
 
     def _model_info(self, _: _Answer) -> _Answer:
         able = dict.fromkeys(("Gradient", "ApplyJacobian", "ApplyHessian"), False)
         # The grid is no part of the protocol: it is there for zopde's own client.
         return {"support": {"Evaluate": True, **able}, "grid": asdict(self._solver.grid)}
 
-    def _sizes(self) -> list[int]:
-        return [math.prod(shape) for shape in self._shapes]
-
     def _evaluate(self, content: _Answer) -> _Answer:
-        given = content.get("input")
-        if not isinstance(given, list) or len(given) != len(self._shapes):
-            raise _RefusedError(
-                "InvalidInput", f"input: expected {len(self._shapes)} lists of numbers"
-            )
-        values = []
-        for vector, shape in zip(given, self._shapes, strict=True):
+        given, count = content.get("input"), len(self._shapes)
+        if not isinstance(given, list) or len(given) != count:
+            raise _RefusedError("InvalidInput", f"input: expected {count} lists of numbers")
+        fields = [*map(_field, given, self._shapes)]
+        with self._turn:
             try:
-                tensor = torch.tensor(vector, dtype=torch.float64)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise _RefusedError("InvalidInput", f"input: {first_line(error)}") from error
-            if tensor.shape != (math.prod(shape),):
-                raise _RefusedError(
-                    "InvalidInput",
-                    f"input: got shape {tuple(tensor.shape)}, expected {math.prod(shape)} numbers",
-                )
-            values.append(tensor.view(1, *shape))
-        with self._turn:  # a solver need not bear several threads
-            try:
-                answer = self._solver.step(*values)
+                answer = self._solver.step(*fields)
             except SolverError as error:
                 log.warning("failed: %s", error)
                 raise _RefusedError("SolverFailed", first_line(error)) from error
@@ -108,6 +96,19 @@ class ServedSolver:
         if not answer.isfinite().all():  # JSON has no word for it, and most clients choke on one
             raise _RefusedError("SolverFailed", "the solver's answer is not finite")
         return {"output": [answer.flatten().tolist()]}
+
+
+def _field(numbers: object, shape: tuple[int, ...]) -> Tensor:
+    """(1, channel, *space) from a list of numbers."""
+    count = math.prod(shape)
+    try:
+        values = torch.tensor(numbers, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _RefusedError("InvalidInput", f"input: {first_line(error)}") from error
+    if values.shape != (count,):
+        shapes = f"got shape {tuple(values.shape)}, expected {count} numbers"
+        raise _RefusedError("InvalidInput", f"input: {shapes}")
+    return values.view(1, *shape)
 
 
 @final
@@ -152,21 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: SolverServer
 
     def do_GET(self) -> None:
-        """Answer /Info."""
-        self._reply()
-
-    def do_POST(self) -> None:
-        """Answer everything else."""
-        self._reply()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its own name
-        """To the log, not to stderr."""
-        log.debug("%s %s", self.address_string(), format % args)
-
-    def _reply(self) -> None:
+        """Answer a request, of either method."""
         length = self.headers.get("Content-Length", "0")
         body = self.rfile.read(int(length)) if length.isdigit() else b""
-        answer = self._answer(body)
+        answer = self.server.served.answer(self.path, body)
         text = json.dumps(answer).encode()
         self.send_response(400 if "error" in answer else 200)
         self.send_header("Content-Type", "application/json")
@@ -174,15 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def _answer(self, body: bytes) -> _Answer:
-        try:
-            content = json.loads(body or b"{}")
-        except ValueError as error:
-            return _error("InvalidInput", f"request: {first_line(error)}")
-        if not isinstance(content, dict):
-            return _error("InvalidInput", "request: expected a JSON object")
-        return self.server.served.answer(self.path, content)
+    do_POST = do_GET  # noqa: N815 - its own name
 
-
-def _error(kind: str, message: str) -> _Answer:
-    return {"error": {"type": kind, "message": message}}
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its own name
+        """To the log, not to stderr."""
+        log.debug("%s %s", self.address_string(), format % args)

@@ -19,6 +19,7 @@ from zopde.blackbox.failures import error_of
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import Failure, InputError, SolverError
+from zopde.files import bytes_of, key_of
 from zopde.validate import check_count, check_positive
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,8 @@ class Stored(Wrapper):
             SolverError: With the states that failed; what the others answered is kept.
         """
         keys = [
-            self._key(state[i], None if forcing is None else forcing[i]) for i in range(len(state))
+            key_of(self._identity, state[i], None if forcing is None else forcing[i])
+            for i in range(len(state))
         ]
         known = self._store.read(keys)
         answers = torch.empty_like(state, memory_format=torch.contiguous_format)
@@ -169,7 +171,7 @@ class Stored(Wrapper):
             )
             failures += [replace(failure, row=int(rows[failure.row])) for failure in found]
             good = [int(row) for row in rows if bool(answers[row].isfinite().all())]
-            self._store.write((keys[row], _bytes(answers[row])) for row in good)
+            self._store.write((keys[row], bytes_of(answers[row])) for row in good)
         if failures:
             raise error_of(failures, answers)
         return answers
@@ -181,14 +183,6 @@ class Stored(Wrapper):
             if error.answers is None or error.answers.shape != state.shape:
                 raise
             return error.answers.to(state), error.failures
-
-    def _key(self, state: Tensor, forcing: Tensor | None) -> bytes:
-        whole = blake2b(self._identity.encode(), digest_size=_DIGEST)
-        for values in (state, forcing):
-            if values is not None:
-                whole.update(f"|{values.dtype} {tuple(values.shape)}|".encode())
-                whole.update(_bytes(values))
-        return whole.digest()
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -212,10 +206,6 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _of(answer: bytes) -> bytes:
     return blake2b(answer, digest_size=_DIGEST).digest()
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _values(data: bytes, like: Tensor) -> Tensor:

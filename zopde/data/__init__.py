@@ -1,11 +1,16 @@
 """Reference data: made once, kept as NetCDF, handed out in windows. And labelled images."""
 
-from zopde.data.image_batches import ImageBatches, standardised
+from zopde.data.batches import ImageBatches, Windows, first_steps
 from zopde.data.image_files import load_images
-from zopde.data.images import ImageData, Images
-from zopde.data.store import load_trajectories, save_trajectories
-from zopde.data.trajectories import Trajectories, from_dataset, simulate, to_dataset
-from zopde.data.windows import Windows, first_steps
+from zopde.data.images import ImageData, Images, in_file_units, in_unit_range, standardised
+from zopde.data.netcdf import (
+    from_dataset,
+    load_rollout,
+    load_trajectories,
+    save_trajectories,
+    to_dataset,
+)
+from zopde.data.trajectories import Trajectories, simulate
 
 __all__ = [
     "ImageBatches",
@@ -15,7 +20,10 @@ __all__ = [
     "Windows",
     "first_steps",
     "from_dataset",
+    "in_file_units",
+    "in_unit_range",
     "load_images",
+    "load_rollout",
     "load_trajectories",
     "save_trajectories",
     "simulate",

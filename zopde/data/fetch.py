@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from zopde.errors import InputError
+from zopde.files import replacing
 from zopde.validate import check_choice, check_folder_writable
 
-_PIECE = 2**20
+_PIECE = 2**20  # bytes
 
 
-@dataclass(frozen=True)
-class Download:
-    """A file that its authors publish.
-
-    Args:
-        url: Where.
-        md5: Its checksum, in hexadecimal.
-    """
-
-    url: str
-    md5: str
-
-    @property
-    def name(self) -> str:
-        """What the file is called."""
-        return self.url.rpartition("/")[2]
-
-
-_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+# Name -> where its authors publish it, SHA-256.
 DOWNLOADS = {
-    "cifar10": Download(_CIFAR + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
-    "cifar10-python": Download(
-        _CIFAR + "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
+    "cifar10": (
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     ),
 }
 
@@ -67,22 +48,17 @@ def fetch(
         InputError: If the server cannot be reached, or the checksum is wrong.
     """
     check_choice("data set", name, DOWNLOADS)
-    wanted = DOWNLOADS[name]
+    url, expected = DOWNLOADS[name]
     check_folder_writable("folder of the data set", folder)
-    path = folder / wanted.name
-    if path.is_file() and _md5(path) == wanted.md5:
+    path = folder / url.rpartition("/")[2]
+    if path.is_file() and _sha256(path) == expected:
         return path
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        _download(mirror or wanted.url, partial, advance)
-        found = _md5(partial)
-        if found != wanted.md5:
-            raise InputError(
-                f"download of {name}", got=f"md5 {found}", expected=wanted.md5, remedy="try again"
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        _download(mirror or url, partial, advance)
+        got = _sha256(partial)
+        if got != expected:
+            what = f"sha256 of the download of {name}"
+            raise InputError(what, got=got, expected=expected, remedy="try again")
     return path
 
 
@@ -95,7 +71,7 @@ def _download(url: str, path: Path, advance: Callable[[int, int], None] | None) 
                 done += len(piece)
                 if advance:
                     advance(done, total)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise InputError(
             f"download from {url}",
             got=f"{error}",
@@ -104,9 +80,6 @@ def _download(url: str, path: Path, advance: Callable[[int, int], None] | None) 
         ) from error
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

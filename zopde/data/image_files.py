@@ -1,205 +1,23 @@
-"""Image data from whatever lies at a path.
-
-Images from NumPy archives: a user's own, and the embedded digits.
-
-The idx format of MNIST and Fashion-MNIST.
-
-Pictures in folders named after their classes.
-"""
+"""Image data from whatever lies at a path: `load_images`, and a reader for every layout."""
 
 from __future__ import annotations
 
 import gzip
 import math
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from zopde.data import cifar
 from zopde.data.images import ImageData, Images
 from zopde.errors import InputError, first_line
-
-_NAMES = ("x_train", "y_train", "x_test", "y_test")
-
-
-def digits() -> ImageData:
-    """1,797 handwritten digits of 8 x 8 pixels, 0 ... 16; every fifth one is for the test.
-
-    The test part of Alpaydin and Kaynak's "Optical Recognition of Handwritten Digits" (UCI
-    Machine Learning Repository 1998, CC BY 4.0), in the order of scikit-learn's `load_digits`.
-    """
-    with as_file(files("zopde.data") / "digits.npz") as path, np.load(path) as stored:
-        pixels, labels = stored["images"], stored["labels"]
-    test = np.arange(len(labels)) % 5 == 4
-    return ImageData(
-        "digits",
-        Images.of(pixels[~test], labels[~test]),
-        Images.of(pixels[test], labels[test]),
-        tuple(map(str, range(10))),
-    )
-
-
-def read_npz(path: Path) -> ImageData:
-    """Arrays x_train, y_train, x_test, y_test: pixels (n, y, x) or (n, channel, y, x), labels (n,).
-
-    Raises:
-        InputError: If an array is missing, or the file is no npz; pickled objects are refused.
-    """
-    try:
-        if not zipfile.is_zipfile(path):  # NumPy would call anything else a pickle
-            raise zipfile.BadZipFile("another file, or half of one")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _NAMES if name in stored}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"image data {path}", got=first_line(error), expected="a complete npz of plain arrays"
-        ) from error
-    missing = [name for name in _NAMES if name not in arrays]
-    if missing:
-        raise InputError(f"image data {path}", got=f"no {missing[0]}", expected=", ".join(_NAMES))
-    train = Images.of(arrays["x_train"], arrays["y_train"])
-    test = Images.of(arrays["x_test"], arrays["y_test"])
-    count = 1 + int(max(train.labels.max(), test.labels.max()))
-    return ImageData(path.stem, train, test, tuple(map(str, range(count))))
-
-
-_PARTS = (("train", "train"), ("test", "t10k"))
-_BYTES = 0x08  # the type code of unsigned bytes
-
-
-def is_idx(path: Path) -> bool:
-    """Whether a folder holds idx files."""
-    return path.is_dir() and _file(path, "train-images-idx3-ubyte") is not None
-
-
-def read_idx(path: Path) -> ImageData:
-    """The four files `{train,t10k}-{images-idx3,labels-idx1}-ubyte`, plain or with `.gz`.
-
-    Raises:
-        InputError: If one is missing, truncated or no idx file.
-    """
-    found = {}
-    for part, prefix in _PARTS:
-        pixels = _array(path, f"{prefix}-images-idx3-ubyte", 3)
-        labels = _array(path, f"{prefix}-labels-idx1-ubyte", 1)
-        found[part] = Images.of(pixels, labels)
-    classes = tuple(map(str, range(1 + int(found["train"].labels.max()))))
-    return ImageData(path.name, found["train"], found["test"], classes)
-
-
-def _array(folder: Path, name: str, axes: int) -> np.ndarray:
-    path = _file(folder, name)
-    if path is None:
-        raise InputError(f"idx files in {folder}", got=f"no {name}", expected="all four files")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"idx file {path}", got=first_line(error), expected="a complete file"
-        ) from error
-    start = 4 + 4 * axes
-    if len(data) < start or data[:4] != bytes((0, 0, _BYTES, axes)):
-        raise InputError(
-            f"idx file {path}", got="another header", expected=f"unsigned bytes of {axes} axes"
-        )
-    shape = struct.unpack(f">{axes}I", data[4:start])
-    if len(data) - start != math.prod(shape):
-        raise InputError(
-            f"idx file {path}",
-            got=f"{len(data) - start:,} bytes of data",
-            expected=f"{math.prod(shape):,} for shape {shape}",
-        )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    candidates = [folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-_TESTS = ("test", "val", "validation")
-
-
-def is_folder_of_pictures(path: Path) -> bool:
-    """Whether a folder has a `train` with classes in it."""
-    train = path / "train"
-    return train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
-
-
-def read_pictures(path: Path) -> ImageData:
-    """`train/<class>/<picture>` and `test/<class>/<picture>`; classes in alphabetical order.
-
-    Pictures that are not gray come as RGB; all have the size of the first.
-
-    Raises:
-        InputError: If a picture is damaged or of another size, or a class has none.
-    """
-    tests = [path / name for name in _TESTS if (path / name).is_dir()]
-    if not tests:
-        raise InputError(f"image data {path}", got="no folder test", expected="train and test")
-    classes = tuple(sorted(entry.name for entry in (path / "train").iterdir() if entry.is_dir()))
-    unknown = {entry.name for entry in tests[0].iterdir() if entry.is_dir()} - set(classes)
-    if unknown:
-        raise InputError(
-            f"image data {tests[0]}", got=f"class {min(unknown)!r}", expected="those of train"
-        )
-    first = _pictures(path / "train" / classes[0])[0]
-    mode = "L" if _opened(first, None).ndim == 2 else "RGB"
-    train, test = (_part(folder, classes, mode) for folder in (path / "train", tests[0]))
-    return ImageData(path.name, train, test, classes)
-
-
-def _part(folder: Path, classes: tuple[str, ...], mode: str) -> Images:
-    found: list[np.ndarray] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        for picture in _pictures(folder / name):
-            pixels = _opened(picture, mode)
-            if found and pixels.shape != found[0].shape:
-                raise InputError(
-                    f"picture {picture}",
-                    got=f"{pixels.shape[1]} x {pixels.shape[0]} pixels",
-                    expected=f"{found[0].shape[1]} x {found[0].shape[0]}, as the others",
-                )
-            found.append(pixels)
-            labels.append(label)
-    stacked = np.stack(found)
-    return Images.of(np.moveaxis(stacked, 3, 1).copy() if mode == "RGB" else stacked, labels)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    there = folder.iterdir() if folder.is_dir() else ()
-    pictures = sorted(entry for entry in there if entry.suffix.lower() in _ENDINGS)
-    if not pictures:
-        raise InputError(f"image data {folder}", got="no pictures", expected="some of each class")
-    return pictures
-
-
-def _opened(path: Path, mode: str | None) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB")))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"picture {path}", got=first_line(error), expected="a complete picture"
-        ) from error
-
-
-Reader = Callable[[Path], ImageData]
-
-_FORMATS: tuple[tuple[Callable[[Path], bool], Reader], ...] = (
-    (lambda path: path.suffix == ".npz", read_npz),
-    (cifar.recognises, cifar.read),
-    (is_idx, read_idx),
-    (is_folder_of_pictures, read_pictures),
-)
 
 
 def load_images(path: Path | str = "") -> ImageData:
@@ -209,7 +27,7 @@ def load_images(path: Path | str = "") -> ImageData:
     |---|---|
     | nothing | the embedded digits, 8 x 8 pixels |
     | `name.npz` | arrays `x_train`, `y_train`, `x_test`, `y_test` |
-    | CIFAR-10 archive or its folder | `data_batch_1` ... (Python) or `data_batch_1.bin` ... |
+    | CIFAR-10's binary archive or its folder | `data_batch_1.bin` ..., `test_batch.bin` |
     | folder of idx files | `train-images-idx3-ubyte` ..., also with `.gz` (MNIST, Fashion-MNIST) |
     | folder of pictures | `train/<class>/...`, `test/<class>/...` |
 
@@ -221,19 +39,244 @@ def load_images(path: Path | str = "") -> ImageData:
     """
     if not str(path) or str(path) == ".":
         return digits()
-    place = Path(path)
-    if not place.exists():
+    path = Path(path)
+    if not path.exists():
         raise InputError(
             "image data",
-            got=f"{place}, which does not exist",
+            got=f"{path}, which does not exist",
             expected="a file or folder",
             remedy="name yours with --data; `zopde data fetch cifar10` gets CIFAR-10",
         )
-    for recognises, read in _FORMATS:
-        if recognises(place):
-            return read(place)
+    for recognises, read in _READERS:
+        if recognises(path):
+            return read(path)
     raise InputError(
         "image data",
-        got=f"{place}, of no known layout",
+        got=f"{path}, of no known layout",
         expected="npz, CIFAR-10 archive or folder, idx files, or train/<class> and test/<class>",
     )
+
+
+def digits() -> ImageData:
+    """1,797 handwritten digits of 8 x 8 pixels, 0 ... 16; every fifth one is for the test.
+
+    They come with the package; SOURCES.md beside this file says from where.
+    """
+    with as_file(files("zopde.data") / "digits.npz") as path, np.load(path) as stored:
+        pixels, labels = stored["images"], stored["labels"]
+    test = np.arange(len(labels)) % 5 == 4
+    train = Images.of(pixels[~test], labels[~test])
+    return ImageData("digits", train, Images.of(pixels[test], labels[test]), _numbers(10))
+
+
+# --- NumPy archives: pixels (n, y, x) or (n, channel, y, x), labels (n,) ---
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def _read_npz(path: Path) -> ImageData:
+    with _reading(path, "a complete npz of plain arrays"):
+        if not zipfile.is_zipfile(path):  # NumPy would call anything else a pickle
+            raise zipfile.BadZipFile("another file, or half of one")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ARRAYS if name in stored}
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise InputError(f"image data {path}", got=f"no {missing[0]}", expected=", ".join(_ARRAYS))
+    train = Images.of(arrays["x_train"], arrays["y_train"])
+    test = Images.of(arrays["x_test"], arrays["y_test"])
+    count = 1 + int(max(train.labels.max(), test.labels.max()))
+    return ImageData(path.stem, train, test, _numbers(count))
+
+
+# --- CIFAR-10, the binary version: records of a label and the pixels, plane by plane ---
+
+_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+_TEST = "test_batch.bin"
+_PICKLED = "data_batch_1"
+_SHAPE = (3, 32, 32)
+_RECORD = 1 + math.prod(_SHAPE)
+_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
+_CLASSES = tuple(_NAMES.split())
+
+
+def _is_cifar(path: Path) -> bool:
+    is_archive = path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))
+    return is_archive or _cifar_folder(path) is not None
+
+
+def _read_cifar(path: Path) -> ImageData:
+    contents = _cifar_files(path)
+    missing = [name for name in (*_TRAIN, _TEST) if name not in contents]
+    if missing:
+        pickled = _PICKLED in contents
+        raise InputError(
+            f"CIFAR-10 in {path}",
+            got="the pickled version" if pickled else f"no {missing[0]}",
+            expected="the binary version: five data_batch_N.bin, one test_batch.bin",
+            remedy="`zopde data fetch cifar10` gets cifar-10-binary.tar.gz" if pickled else "",
+        )
+    batches = [_cifar_batch(name, contents[name]) for name in _TRAIN]
+    pixels, labels = (np.concatenate([batch[i] for batch in batches]) for i in range(2))
+    test = Images.of(*_cifar_batch(_TEST, contents[_TEST]))
+    return ImageData("CIFAR-10", Images.of(pixels, labels), test, _CLASSES)
+
+
+def _cifar_files(path: Path) -> dict[str, bytes]:
+    """Name -> content of the batches at a path, and of one that shows the pickled version."""
+    wanted, folder = (*_TRAIN, _TEST, _PICKLED), _cifar_folder(path)
+    if folder is not None:
+        return {file.name: file.read_bytes() for file in folder.iterdir() if file.name in wanted}
+    contents = {}
+    remedy = "`zopde data fetch cifar10` gets and checks it"
+    with _reading(path, "a complete CIFAR-10 archive", remedy), tarfile.open(path) as archive:
+        for member in archive:
+            name = PurePosixPath(member.name).name
+            if name in wanted and (stream := archive.extractfile(member)):
+                contents[name] = stream.read()
+    return contents
+
+
+def _cifar_folder(path: Path) -> Path | None:
+    """The folder itself, or the one inside it that the archive makes."""
+    folders = (path, path / "cifar-10-batches-bin", path / "cifar-10-batches-py")
+    return next((folder for folder in folders if list(folder.glob("data_batch_1*"))), None)
+
+
+def _cifar_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    if not content or len(content) % _RECORD:
+        expected = f"a multiple of {_RECORD:,}: whole images"
+        raise InputError(name, got=f"{len(content):,} bytes", expected=expected)
+    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    if records[:, 0].max() >= len(_CLASSES):
+        raise InputError(name, got="labels of no class", expected=f"0 ... {len(_CLASSES) - 1}")
+    return records[:, 1:].reshape(-1, *_SHAPE), records[:, 0]
+
+
+# --- idx files: {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or with .gz ---
+
+_BYTES = 0x08  # the type code of unsigned bytes
+
+
+def _is_idx(path: Path) -> bool:
+    return path.is_dir() and _idx_file(path, "train-images-idx3-ubyte") is not None
+
+
+def _read_idx(path: Path) -> ImageData:
+    train, test = (
+        Images.of(
+            _idx_array(path, f"{part}-images-idx3-ubyte", 3),
+            _idx_array(path, f"{part}-labels-idx1-ubyte", 1),
+        )
+        for part in ("train", "t10k")
+    )
+    return ImageData(path.name, train, test, _numbers(1 + int(train.labels.max())))
+
+
+def _idx_array(folder: Path, name: str, axes: int) -> np.ndarray:
+    path = _idx_file(folder, name)
+    if path is None:
+        raise InputError(f"idx files in {folder}", got=f"no {name}", expected="all four files")
+    with _reading(path, "a complete idx file"):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    start = 4 + 4 * axes
+    if len(data) < start or data[:4] != bytes((0, 0, _BYTES, axes)):
+        expected = f"unsigned bytes of {axes} axes"
+        raise InputError(f"idx file {path}", got="another header", expected=expected)
+    shape = struct.unpack(f">{axes}I", data[4:start])
+    if len(data) - start != math.prod(shape):
+        got, expected = f"{len(data) - start:,} bytes of data", f"{math.prod(shape):,}"
+        raise InputError(f"idx file {path}", got=got, expected=f"{expected} for shape {shape}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    candidates = [folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+# --- pictures in train/<class>/ and test/<class>/; classes in alphabetical order ---
+
+_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+def _is_folder_of_pictures(path: Path) -> bool:
+    return bool(_folders_in(path / "train"))
+
+
+def _read_pictures(path: Path) -> ImageData:
+    """Pictures that are not gray come as RGB; all have the size of the first."""
+    train = path / "train"
+    test = next((path / n for n in ("test", "val", "validation") if (path / n).is_dir()), None)
+    if test is None:
+        raise InputError(f"image data {path}", got="no folder test", expected="train and test")
+    classes = _folders_in(train)
+    unknown = sorted({*_folders_in(test)} - {*classes})
+    if unknown:
+        got = f"class {unknown[0]!r}"
+        raise InputError(f"image data {test}", got=got, expected="those of train")
+    mode = "L" if _picture(_files_in(train / classes[0])[0]).ndim == 2 else "RGB"
+    shown, unseen = (_labelled_pictures(folder, classes, mode) for folder in (train, test))
+    return ImageData(path.name, shown, unseen, classes)
+
+
+def _labelled_pictures(folder: Path, classes: tuple[str, ...], mode: str) -> Images:
+    pictures: list[np.ndarray] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        for path in _files_in(folder / name):
+            pictures.append(_picture(path, mode))
+            labels.append(label)
+            (height, width), (first_height, first_width) = (pictures[i].shape[:2] for i in (-1, 0))
+            if (height, width) != (first_height, first_width):
+                got, expected = f"{width} x {height} pixels", f"{first_width} x {first_height}"
+                raise InputError(f"picture {path}", got=got, expected=f"{expected}, as the others")
+    pixels = np.stack(pictures)
+    # In memory as in shape: layers take other ways, with other round-off, where it is not so.
+    pixels = np.ascontiguousarray(np.moveaxis(pixels, 3, 1)) if mode == "RGB" else pixels
+    return Images.of(pixels, labels)
+
+
+def _folders_in(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir())) if folder.is_dir() else ()
+
+
+def _files_in(folder: Path) -> list[Path]:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    pictures = sorted(entry for entry in entries if entry.suffix.lower() in _ENDINGS)
+    if not pictures:
+        raise InputError(f"image data {folder}", got="no pictures", expected="some of each class")
+    return pictures
+
+
+def _picture(path: Path, mode: str = "") -> np.ndarray:
+    with _reading(path, "a complete picture"), Image.open(path) as image:
+        return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB")))
+
+
+@contextmanager
+def _reading(path: Path, expected: str, remedy: str = "") -> Iterator[None]:
+    """Say in one line what a library finds wrong with a file."""
+    try:
+        yield
+    except _DAMAGED as error:
+        what, got = f"image data {path}", first_line(error)
+        raise InputError(what, got=got, expected=expected, remedy=remedy) from error
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    """Classes that have no other names."""
+    return tuple(map(str, range(count)))
+
+
+# What NumPy, Pillow, gzip, tarfile and zipfile raise; Pillow's own error is an OSError.
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, SyntaxError),
+    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
+)
+_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], ImageData]], ...] = (
+    (lambda path: path.suffix == ".npz", _read_npz),
+    (_is_cifar, _read_cifar),
+    (_is_idx, _read_idx),
+    (_is_folder_of_pictures, _read_pictures),
+)

@@ -1,8 +1,7 @@
-"""Labelled images, held in memory as they were stored."""
+"""Labelled images, held in memory as they were stored, and how their pixels are scaled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -35,9 +34,8 @@ class Images:
         if self.pixels.dim() != 4 or not self.pixels.numel():
             raise InputError("images", got=f"shape {shape}", expected="(image, channel, y, x)")
         if self.labels.shape != shape[:1]:
-            raise InputError(
-                "labels", got=f"shape {tuple(self.labels.shape)}", expected=f"({shape[0]},)"
-            )
+            got = f"shape {tuple(self.labels.shape)}"
+            raise InputError("labels", got=got, expected=f"({shape[0]},)")
         if self.labels.dtype != torch.int64:
             raise InputError("labels", got=f"{self.labels.dtype}", expected="torch.int64")
         if self.pixels.is_floating_point():
@@ -52,12 +50,12 @@ class Images:
     @classmethod
     def of(cls, pixels: Any, labels: Any) -> Self:  # noqa: ANN401 - arrays of any kind
         """From arrays (image, y, x) or (image, channel, y, x), and labels of any integer type."""
-        shown, named = torch.tensor(np.asarray(pixels)), np.asarray(labels)
-        if named.ndim != 1 or not np.issubdtype(named.dtype, np.integer):
-            raise InputError(
-                "labels", got=f"{named.dtype} of shape {named.shape}", expected="whole numbers (n,)"
-            )
-        return cls(shown[:, None] if shown.dim() == 3 else shown, torch.from_numpy(named).long())
+        pixels, labels = torch.tensor(np.asarray(pixels)), np.asarray(labels)
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            got = f"{labels.dtype} of shape {labels.shape}"
+            raise InputError("labels", got=got, expected="whole numbers (n,)")
+        with_channel = pixels[:, None] if pixels.dim() == 3 else pixels
+        return cls(with_channel, torch.tensor(labels, dtype=torch.int64))
 
     @classmethod
     def from_dataset(cls, dataset: Any) -> Self:  # noqa: ANN401 - anything with len and items
@@ -71,17 +69,12 @@ class Images:
         """
         try:
             items = [dataset[i] for i in range(len(dataset))]
-            pixels = [_channels_first(image) for image, _ in items]
+            pixels = torch.stack([_channels_first(image) for image, _ in items])
             labels = torch.tensor([int(label) for _, label in items])
-            return cls(torch.stack(pixels), labels)
         except (TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                "dataset",
-                got=first_line(error),
-                expected="(image, label) pairs, all images of one shape",
-            ) from error
+            expected = "(image, label) pairs, all images of one shape"
+            raise InputError("dataset", got=first_line(error), expected=expected) from error
+        return cls(pixels, labels)
 
 
 @dataclass(frozen=True)
@@ -110,11 +103,8 @@ class ImageData:
         for name, part in (("train", self.train), ("test", self.test)):
             low, high = int(part.labels.min()), int(part.labels.max())
             if low < 0 or high >= len(self.classes):
-                raise InputError(
-                    f"{name} labels",
-                    got=f"[{low}, {high}]",
-                    expected=f"values in [0, {len(self.classes)})",
-                )
+                expected = f"values in [0, {len(self.classes)})"
+                raise InputError(f"{name} labels", got=f"[{low}, {high}]", expected=expected)
 
     @property
     def channels(self) -> int:
@@ -127,33 +117,66 @@ class ImageData:
         Raises:
             InputError: If a channel is constant.
         """
-        parts = self.train.pixels.split(4096)  # in double precision all at once would not fit
         count = self.train.pixels[:, 0].numel()
-        mean = sum(part.double().sum(dim=(0, 2, 3)) for part in parts) / count
-        assert isinstance(mean, Tensor)
-        away = sum(
-            (part.double() - mean[:, None, None]).square().sum(dim=(0, 2, 3)) for part in parts
-        )
-        assert isinstance(away, Tensor)
-        deviation = (away / count).sqrt()
+        mean = torch.zeros(self.channels, dtype=torch.float64)
+        squares = torch.zeros_like(mean)
+        pieces = self.train.pixels.split(4096)  # in double precision all at once would not fit
+        for piece in pieces:
+            mean += piece.double().sum(dim=(0, 2, 3))
+        mean /= count
+        for piece in pieces:
+            squares += (piece.double() - mean[:, None, None]).square().sum(dim=(0, 2, 3))
+        deviation = (squares / count).sqrt()
         if not bool((deviation > 0).all()):
             raise InputError("images", got="a channel of one value", expected="varying pixels")
         return mean.float(), deviation.float()
+
+    def brightest(self) -> float:
+        """The largest pixel of the training images: what `in_unit_range` divides by.
+
+        Raises:
+            InputError: If it is not positive.
+        """
+        most = float(self.train.pixels.max())
+        if most <= 0:
+            raise InputError("brightest pixel", got=most, expected="> 0", remedy="give a scale")
+        return most
+
+
+def in_unit_range(
+    pixels: Shaped[Tensor, "*batch channel y x"], brightest: float
+) -> Float[Tensor, "*batch channel y x"]:
+    """Bring pixels from the units of their file to [0, 1], in float32: pixels / brightest."""
+    return pixels.to(torch.float32) / brightest
+
+
+def in_file_units(
+    pixels: Float[Tensor, "*batch channel y x"], brightest: float
+) -> Float[Tensor, "*batch channel y x"]:
+    """Bring pixels from [0, 1] back to the units of their file: pixels * brightest."""
+    return pixels * brightest
+
+
+def standardised(
+    pixels: Shaped[Tensor, "batch channel y x"],
+    mean: Float[Tensor, " channel"],
+    deviation: Float[Tensor, " channel"],
+) -> Float[Tensor, "batch channel y x"]:
+    """(pixels - mean) / deviation, channel by channel, in the precision of `mean`."""
+    return (pixels.to(mean) - mean[:, None, None]) / deviation[:, None, None]
 
 
 def _channels_first(image: Any) -> Tensor:  # noqa: ANN401
     if isinstance(image, Tensor):
         return image[None] if image.dim() == 2 else image
     array = torch.from_numpy(np.array(image))
-    if isinstance(image, np.ndarray):
-        return array[None] if array.dim() == 2 else array
-    return array[None] if array.dim() == 2 else array.permute(2, 0, 1)
+    if array.dim() == 2:
+        return array[None]
+    return array if isinstance(image, np.ndarray) else array.permute(2, 0, 1)
 
 
 def per_class(images: Images, count: int) -> Int[Tensor, " k"]:
     """Numbers of the first `count` images of every label; fewer where there are not so many."""
-    found: Iterable[Tensor] = (
-        (images.labels == label).nonzero().flatten()[:count]
-        for label in images.labels.unique().tolist()
-    )
-    return torch.cat(list(found)).sort().values
+    labels = images.labels
+    firsts = [(labels == label).nonzero().flatten()[:count] for label in labels.unique()]
+    return torch.cat(firsts).sort().values

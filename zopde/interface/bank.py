@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
+from zopde.files import replacing
 from zopde.grid import Grid
 from zopde.interface.compressed import CompressedForm
 from zopde.interface.forms import DenseForm, Form, Jacobian
@@ -193,10 +194,8 @@ class Bank:
 
     def _write(self) -> None:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._path.with_suffix(".partial")
-            torch.save(self._listed, partial)
-            partial.replace(self._path)
+            with replacing(self._path) as partial, partial.open("wb") as file:
+                torch.save(self._listed, file)
 
 
 def form_for(

@@ -5,11 +5,9 @@ The responses to single entries, split into solver calls that can be answered an
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from zopde.contracts import Tally
 from zopde.errors import InputError
+from zopde.files import bytes_of, replacing
 from zopde.interface.differences import check_probing, check_whole, entry_responses, probes_per_call
 from zopde.interface.forms import Form, Jacobian
 from zopde.interface.vjp import Step
@@ -237,9 +236,8 @@ class JacobianStore:
         digest = blake2b(repr(said).encode(), digest_size=16)
         for values in (step.state, step.forcing):
             if values is not None:
-                one = values[row].detach().cpu().contiguous()
-                digest.update(f"{tuple(one.shape)} {one.dtype}".encode())
-                digest.update(one.numpy().tobytes())
+                digest.update(f"{tuple(values[row].shape)} {values.dtype}".encode())
+                digest.update(bytes_of(values[row]))
         return f"{digest.hexdigest()}.{form.name}"
 
     def _read(self, name: str, size: int, stepped: Tensor) -> Tensor | None:
@@ -259,19 +257,12 @@ class JacobianStore:
         if self._folder is None:
             return numbers
         path = self._folder / name
-        partial = path.with_name(f".{name}.{os.getpid()}.partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with replacing(path) as partial, partial.open("wb") as file:
                 for values in (numbers, stepped.detach().flatten().float().cpu()):
                     file.write(values.contiguous().numpy().data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.chmod(0o444)
-            partial.replace(path)
+                partial.chmod(0o444)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise InputError(
                 "bank",
                 got=f"{self._folder} ({error.strerror})",

@@ -1,8 +1,8 @@
-"""Pictures of certifications."""
+"""Pictures of certified classifiers: accuracy by radius, and images that a defence restored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,13 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from zopde.report.panels import save
+from zopde.report.colours import COLOURS
+from zopde.report.panels import legend, one_plot, save
 
-# Told apart by colour-blind readers, too.
+# Of models, which have no colour of their own; told apart by colour-blind readers, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+_DASHED = {"none", "MSE", "AE-MSE"}  # methods that ask the classifier nothing
+_ACCURACY = "certified accuracy [%]"
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,77 @@ class Certified:
 
 def save_certified_accuracy(path: Path, curves: Sequence[Certified]) -> None:
     """Certified accuracy against the radius, one line per model, its band shaded."""
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = one_plot(xlabel="L2 radius, in the units of the model's input", ylabel=_ACCURACY)
     for number, curve in enumerate(curves):
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(curve.radius, 100 * curve.share, color=colour, label=curve.label, lw=1.8)
-        axes.fill_between(
-            curve.radius, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.15, linewidth=0
-        )
-    axes.set_xlabel("L2 radius, in the units of the model's input")
-    axes.set_ylabel("certified accuracy [%]")
+        band = 100 * curve.low, 100 * curve.high
+        axes.fill_between(curve.radius, *band, color=colour, alpha=0.15, linewidth=0)
     axes.set_title("Shaded: 95 % confidence, by the number of images", fontsize=10)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 100)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
+    legend(axes)
+    save(figure, path)
+
+
+def save_certified(
+    path: Path,
+    verdicts: Mapping[str, Sequence[tuple[Sequence[float], Sequence[bool]]]],
+    sigma: float,
+) -> None:
+    """Certified accuracy against the radius, mean over the seeds, one line per method.
+
+    Args:
+        path: PNG to write.
+        verdicts: Method -> for each seed (radii, whether right).
+        sigma: Deviation of the noise, in the units of the radii.
+    """
+    largest = [max(radii) for seeds in verdicts.values() for radii, _ in seeds]
+    at = np.linspace(0, 1.05 * (max(largest, default=0.0) or sigma), 300)
+    figure, axes = one_plot(8.4, "radius of the change (L2, pixels in [0, 1])", _ACCURACY)
+    for method, seeds in verdicts.items():
+        shares = [
+            100 * ((np.asarray(radii)[:, None] >= at) & np.asarray(right)[:, None]).mean(axis=0)
+            for radii, right in seeds
+        ]
+        style, colour = "--" if method in _DASHED else "-", COLOURS.get(method)
+        axes.plot(at, np.mean(shares, axis=0), style, color=colour, label=method, lw=1.6)
+    axes.set_title(f"Smoothed with sigma = {sigma:g}; mean over the seeds", fontsize=10)
+    axes.set_xlim(0, at[-1])
+    axes.set_ylim(0, 100)
+    legend(figure, loc="outside right upper")
+    save(figure, path)
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """Some images as one defence makes them.
+
+    Args:
+        name: Of the defence.
+        pixels: (image, channel, y, x), in [0, 1].
+        said: (image,), what the classifier takes each for.
+        right: (image,), whether it is that.
+    """
+
+    name: str
+    pixels: Float[np.ndarray, "image channel y x"]
+    said: Sequence[str]
+    right: Sequence[bool]
+
+
+def save_images(path: Path, rows: Sequence[ImageRow]) -> None:
+    """One row per defence; above each image what it is taken for, red where that is wrong."""
+    count = len(rows[0].pixels)
+    figure = Figure(figsize=(1.0 * count + 1.6, 1.15 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), count, squeeze=False)
+    for row, line in zip(rows, panels, strict=True):
+        for i, axes in enumerate(line):
+            image = np.clip(np.moveaxis(row.pixels[i], 0, -1), 0, 1)
+            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+            colour = "black" if row.right[i] else "#D55E00"
+            axes.set_title(row.said[i], fontsize=8, color=colour, pad=2)
+            axes.set_xticks(())
+            axes.set_yticks(())
+        line[0].set_ylabel(row.name, fontsize=8, rotation=0, ha="right", va="center")
     save(figure, path)

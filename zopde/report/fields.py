@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from zopde.grid import Grid
-from zopde.report.panels import draw, label_axes, lies_down, moment, save, unit, width_to_height
+from zopde.report.panels import draw, field_panels, label_axes, lies_down, save, time_of, unit
 
 # Share of the reference that the colours of vorticity tell apart; thin layers at a wall exceed it.
-_SHOWN = 0.99
+SHOWN = 0.99
 
 
 def save_fields(
@@ -38,7 +37,7 @@ def save_fields(
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
     # Panels that lie down form two columns, others two rows.
     flat = lies_down(grid)
-    figure, panels = _figure(grid, *((len(fields), 2) if flat else (2, len(fields))))
+    figure, panels = field_panels(grid, *((len(fields), 2) if flat else (2, len(fields))))
     pairs = panels if flat else panels.T
     highest = _limit(magnitudes, 20), _limit(errors, 3)
     for (above, below), name in zip(pairs, fields, strict=True):
@@ -59,7 +58,7 @@ def save_fields(
         (low, pairs[:, 1], f"|u - reference| [{of_space}]"),
     ):
         figure.colorbar(drawn, ax=row, label=text, shrink=0.9, extend="max", **bar)
-    figure.suptitle(moment(grid, step, run), fontsize=10)
+    figure.suptitle(_moment(grid, step, run), fontsize=10)
     save(figure, path)
 
 
@@ -77,11 +76,9 @@ def save_vorticity(
         run: Number of the unseen run, from 0, for the title.
     """
     shown = {name: field.detach().cpu().double().numpy() for name, field in fields.items()}
-    reference = np.abs(next(iter(shown.values())))
-    limit = float(np.nanquantile(reference, _SHOWN)) or 1.0
+    limit = float(np.nanquantile(np.abs(next(iter(shown.values()))), SHOWN)) or 1.0
     columns = 2 if lies_down(grid) else 4
-    rows = -(-len(shown) // columns)
-    figure, panels = _figure(grid, rows, columns)
+    figure, panels = field_panels(grid, -(-len(shown) // columns), columns)
     for axes, (name, values) in zip(panels.flat, shown.items(), strict=False):
         drawn = draw(axes, values, grid, (-limit, limit), "RdBu_r")
         diverged = "" if np.isfinite(values).any() else " (diverged)"
@@ -92,15 +89,12 @@ def save_vorticity(
     speed, space = grid.unit(grid.channels[0]), grid.unit("space")
     of = "-" if speed == space == "1" else f"{speed} / {space}"
     figure.colorbar(drawn, ax=panels, label=f"vorticity [{of}]", shrink=0.8, extend="both")
-    figure.suptitle(moment(grid, step, run), fontsize=10)
+    figure.suptitle(_moment(grid, step, run), fontsize=10)
     save(figure, path)
 
 
-def _figure(grid: Grid, rows: int, columns: int) -> tuple[Figure, Any]:
-    width = 3.2 if lies_down(grid) else 2.1
-    height = width / width_to_height(grid) + 0.25
-    figure = Figure(figsize=(width * columns + 0.9, height * rows + 0.4), layout="compressed")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+def _moment(grid: Grid, step: int, run: int) -> str:
+    return f"Unseen run {run + 1} after {step} steps ({time_of(grid, step)})"
 
 
 def _limit(fields: Mapping[str, Any], most: float) -> float:

@@ -1,4 +1,4 @@
-"""How the loss falls, against what it cost."""
+"""What a training reaches, against what it cost."""
 
 from __future__ import annotations
 
@@ -8,31 +8,57 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from zopde.report.colours import COLOURS
-from zopde.report.panels import save, short_ticks
+from zopde.report.panels import cost_plots, legend, save
 
 _SMOOTH = 0.05  # share of the iterations that a running mean covers
+_MARKS = "os^Dv<>pP*Xhd8"
+_OTHER = "#882255"  # of a label that has no colour
 
 
 @dataclass(frozen=True)
-class LossCurve:
-    """The training loss of one label, mean over the seeds.
+class CostCurve:
+    """The loss or the accuracy of one label along its training, mean over the seeds.
 
     Args:
         label: Its name.
-        queries: (iteration,), evaluations of the objective so far, those of its start included.
-        seconds: (iteration,), training time so far, likewise.
-        loss: (iteration,), before each update.
+        queries: (point,), evaluations of the objective so far, those of its start included.
+        seconds: (point,), training time so far, likewise.
+        values: (point,), the loss before each update, or the accuracy on the test images in
+            percent.
         apart: Whether its loss is another one than the others', so that only its fall tells.
     """
 
     label: str
-    queries: Float[np.ndarray, " iteration"]
-    seconds: Float[np.ndarray, " iteration"]
-    loss: Float[np.ndarray, " iteration"]
+    queries: Float[np.ndarray, " point"] | Sequence[int]
+    seconds: Float[np.ndarray, " point"] | Sequence[float]
+    values: Float[np.ndarray, " point"] | Sequence[float]
     apart: bool = False
+
+
+def save_learning_curves(path: Path, curves: Sequence[CostCurve]) -> None:
+    """Test accuracy against queries and against seconds, both on logarithmic axes."""
+    figure, panels = cost_plots("test accuracy [%]")
+    for curve in curves:
+        for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
+            axes.plot(cost, curve.values, color=COLOURS.get(curve.label), label=curve.label, lw=1.8)
+    legend(panels[1])
+    save(figure, path)
+
+
+def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
+    """Smoothed training loss against queries and against seconds, all axes logarithmic."""
+    figure, panels = cost_plots("training loss (running mean)", log_y=True)
+    for curve in curves:
+        values = np.asarray(curve.values)
+        smooth = running_mean(values, round(_SMOOTH * len(values)))
+        style, more = ("--", " (loss of one step)") if curve.apart else ("-", "")
+        for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
+            colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"
+            axes.plot(cost, smooth, style, color=colour, label=name, lw=1.6)
+    legend(panels[1])
+    save(figure, path)
 
 
 def running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, " n"]:
@@ -43,33 +69,6 @@ def running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarra
     first = np.maximum(last - width, 0)
     means: np.ndarray = (sums[last] - sums[first]) / (last - first)
     return means
-
-
-def save_loss_curves(path: Path, curves: Sequence[LossCurve]) -> None:
-    """Smoothed training loss against queries and against seconds, all axes logarithmic."""
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for curve in curves:
-        smooth = running_mean(curve.loss, round(_SMOOTH * len(curve.loss)))
-        name = f"{curve.label} (loss of one step)" if curve.apart else curve.label
-        for axes, along in zip(panels, (curve.queries, curve.seconds), strict=True):
-            axes.plot(
-                along,
-                smooth,
-                color=COLOURS.get(curve.label),
-                label=name,
-                linewidth=1.6,
-                linestyle="--" if curve.apart else "-",
-            )
-    for axes, name in zip(panels, ("queries of the loss", "seconds of training"), strict=True):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel(name)
-        axes.grid(alpha=0.25)
-        short_ticks(axes)
-    panels[0].set_ylabel("training loss (running mean)")
-    panels[1].legend(frameon=False, fontsize=9)
-    save(figure, path)
 
 
 @dataclass(frozen=True)
@@ -99,29 +98,17 @@ def save_price(path: Path, points: Sequence[Paid], reached: str) -> None:
         points: Of all runs.
         reached: Name and unit of what was reached.
     """
-    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = cost_plots(reached, height=4.6)
     runs = list(dict.fromkeys(point.run for point in points))
-    marks = dict(zip(runs, "os^Dv<>pP*Xhd8" * (1 + len(runs) // 14), strict=False))
-    for axes, name in zip(panels, ("queries", "seconds"), strict=True):
-        for point in points:
-            axes.plot(
-                max(getattr(point, name), 1e-9),
-                point.reached,
-                marks[point.run],
-                color=COLOURS.get(point.label, "#882255"),
-                markersize=8,
-                alpha=0.85,
-            )
-        axes.set_xscale("log")
-        axes.set_xlabel("queries of the loss" if name == "queries" else "seconds of training")
-        axes.grid(alpha=0.25)
-        short_ticks(axes)
-    panels[0].set_ylabel(reached)
-    labels = list(dict.fromkeys(point.label for point in points))
+    marks = {run: _MARKS[i % len(_MARKS)] for i, run in enumerate(runs)}
+    for point in points:
+        colour = COLOURS.get(point.label, _OTHER)
+        for axes, cost in zip(panels, (point.queries, point.seconds), strict=True):
+            x, mark = max(cost, 1e-9), marks[point.run]
+            axes.plot(x, point.reached, mark, color=colour, ms=8, alpha=0.85)
     for run in runs:
         panels[1].plot([], [], marks[run], color="#999999", label=run)
-    for label in labels:
-        panels[1].plot([], [], "-", lw=4, color=COLOURS.get(label, "#882255"), label=label)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    for label in dict.fromkeys(point.label for point in points):
+        panels[1].plot([], [], "-", lw=4, color=COLOURS.get(label, _OTHER), label=label)
+    legend(figure, loc="outside lower center", ncols=4, fontsize=8)
     save(figure, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from zopde.files import write_text
 from zopde.validate import check_folder_writable
 
 
@@ -43,25 +43,19 @@ def table(
         caption: What it shows.
         words: Whether long cells are broken, as those of settings are.
     """
-    kinds = [
-        _class("word" if any(c[:1].isalpha() for c in cells) else "")
-        for cells in zip(*rows, strict=True)
-    ]
-    kinds = kinds or [""] * len(columns)
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(name)}</th>'
-        for kind, name in zip(kinds, columns, strict=True)
-    )
-    lines = "".join(
-        "<tr>"
-        + "".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
+    of_words = [any(c[:1].isalpha() for c in cells) for cells in zip(*rows, strict=True)]
+    kinds = [_class("word" if is_word else "") for is_word in of_words] or [""] * len(columns)
+
+    def line(cells: Sequence[str], start: str, end: str) -> str:
+        whole = (f"{start}{k}>{escape(c)}{end}" for k, c in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(whole)}</tr>"
+
+    head = line(columns, '<th scope="col"', "</th>")
+    body = "".join(line(row, "<td", "</td>") for row in rows)
     return (
         (text(caption, "soft") if caption else "")
         + f'<div class="wide"><table{_class("words" if words else "")}>'
-        + f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+        + f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -124,9 +118,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 def write_page(path: Path, html: str) -> None:
     """Write a page whole or not at all."""
     check_folder_writable("folder of the report", path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, html)
 
 
 def _figure(image: str, caption: str, kind: str = "") -> str:

@@ -1,4 +1,4 @@
-"""One field in one panel: the right way round, in physical units."""
+"""What all pictures share: axes, ticks, a field in a panel, and how a picture is written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,50 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from zopde.files import replacing
 from zopde.grid import Grid
 
 # Where there is nothing to show: an obstacle, or a run that diverged.
 _NOTHING = "#bbbbbb"
 # A domain longer than this along y is drawn lying down.
 _LONG = 1.5
+
+
+def one_plot(width: float = 7.0, xlabel: str = "", ylabel: str = "") -> tuple[Figure, Any]:
+    """A figure with one pair of axes, and the axes."""
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def cost_plots(ylabel: str, height: float = 4.0, log_y: bool = False) -> tuple[Figure, Any]:
+    """A figure with two logarithmic axes side by side, for queries and for seconds, and these."""
+    figure = Figure(figsize=(9.0, height), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name in zip(panels, ("queries of the loss", "seconds of training"), strict=True):
+        axes.set_xscale("log")
+        if log_y:
+            axes.set_yscale("log")
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.25)
+        short_ticks(axes)
+    panels[0].set_ylabel(ylabel)
+    return figure, panels
+
+
+def field_panels(
+    grid: Grid, rows: int, columns: int, bar_below: bool = False
+) -> tuple[Figure, Any]:
+    """A figure with panels (row, column) of the grid's proportions and room for a colour bar."""
+    width = 3.2 if lies_down(grid) else 2.1
+    height = width / width_to_height(grid) + 0.25
+    right, below = (0.1, 1.1) if bar_below else (0.9, 0.4)
+    size = (width * columns + right, height * rows + below)
+    figure = Figure(figsize=size, layout="compressed")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def lies_down(grid: Grid) -> bool:
@@ -41,17 +79,26 @@ def draw(
     """Draw (y, x) values; grey where they are not finite."""
     height, width = grid.extent[-2:]
     size: tuple[float, ...] = (0, width, 0, height)
-    origin = "lower"
     if lies_down(grid):
-        # Turned, not mirrored, x pointing down: vortices keep their sense.
-        values, size, origin = values.T, (0, height, width, 0), "upper"
-    colour_map = matplotlib.colormaps[colours].with_extremes(bad=_NOTHING)
-    shown = np.ma.masked_invalid(values)
+        size = (0, height, width, 0)
     axes.set_xticks([])
     axes.set_yticks([])
     return axes.imshow(
-        shown, origin=origin, extent=size, vmin=limits[0], vmax=limits[1], cmap=colour_map
+        pixels_of(values, grid),
+        origin="upper" if lies_down(grid) else "lower",
+        extent=size,
+        vmin=limits[0],
+        vmax=limits[1],
+        cmap=matplotlib.colormaps[colours].with_extremes(bad=_NOTHING),
     )
+
+
+def pixels_of(values: Float[np.ndarray, "y x"], grid: Grid) -> np.ma.MaskedArray[Any, Any]:
+    """Values as `draw` shows them: masked where not finite; turned on a grid that lies down.
+
+    Turned, not mirrored, x pointing down: vortices keep their sense.
+    """
+    return np.ma.masked_invalid(values.T if lies_down(grid) else values)
 
 
 def label_axes(axes: Any, grid: Grid) -> None:  # noqa: ANN401
@@ -67,17 +114,17 @@ def label_axes(axes: Any, grid: Grid) -> None:  # noqa: ANN401
 
 def unit(grid: Grid, name: str) -> str:
     """For the label of an axis."""
-    found = grid.unit(name)
-    return "-" if found == "1" else found
+    declared = grid.unit(name)
+    return "-" if declared == "1" else declared
 
 
-def moment(grid: Grid, step: int, run: int) -> str:
-    """Which unseen run, and when."""
+def time_of(grid: Grid, step: int) -> str:
+    """When a step ends, for a title."""
     of_time = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
-    return f"Unseen run {run + 1} after {step} steps (t = {step * grid.dt:g}{of_time})"
+    return f"t = {step * grid.dt:.4g}{of_time}"
 
 
-class _Short(LogFormatter):
+class _ShortLabels(LogFormatter):
     """Says where a label fits as its base does, and writes the number out."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
@@ -88,13 +135,17 @@ def short_ticks(axes: Any) -> None:  # noqa: ANN401
     """Between the powers of ten of logarithmic axes, labels that do not run into each other."""
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if scale == "log":
-            axis.set_minor_formatter(_Short(minor_thresholds=(1, 0.4)))
+            axis.set_minor_formatter(_ShortLabels(minor_thresholds=(1, 0.4)))
             axis.set_tick_params(which="minor", labelsize=7)
+
+
+def legend(owner: Any, **more: Any) -> None:  # noqa: ANN401 - of matplotlib's Axes or a Figure
+    """A legend without a frame."""
+    owner.legend(frameon=False, **{"fontsize": 9, **more})
 
 
 def save(figure: Figure, path: Path) -> None:
     """As PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with replacing(path, durable=False) as partial:
+        figure.savefig(partial, format="png", dpi=150)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from zopde.grid import Grid
 from zopde.report.colours import COLOURS
-from zopde.report.panels import save, short_ticks, unit
+from zopde.report.panels import legend, one_plot, save, short_ticks, unit
 
-_GOAL = "SOL"  # what the others try to reach lies beneath, broad
+_BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
 
 
 @dataclass(frozen=True)
@@ -80,27 +79,20 @@ def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> Non
 
     Only wave numbers that every direction of the grid resolves are drawn.
     """
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    space = unit(grid, "space")
+    figure, axes = one_plot(
+        xlabel="wave number [rad]" if space == "-" else f"wave number [rad/{space}]",
+        ylabel="energy per wave number",
+    )
     resolved = np.pi / max(grid.spacing)
     for name, spectrum in spectra.items():
         shown = (spectrum.wave_numbers > 0) & (spectrum.wave_numbers <= resolved)
-        broad = name in ("reference", _GOAL)
-        axes.plot(
-            spectrum.wave_numbers[shown],
-            spectrum.energy[shown],
-            color=COLOURS.get(name),
-            label=name,
-            linewidth=4.5 if broad else 1.8,
-            alpha=0.45 if broad else 1.0,
-            zorder=1.5 if broad else 2,
-        )
+        width, alpha, order = (4.5, 0.45, 1.5) if name in _BROAD else (1.8, 1.0, 2.0)
+        style = {"color": COLOURS.get(name), "lw": width, "alpha": alpha, "zorder": order}
+        axes.plot(spectrum.wave_numbers[shown], spectrum.energy[shown], label=name, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    space = unit(grid, "space")
-    axes.set_xlabel("wave number [rad]" if space == "-" else f"wave number [rad/{space}]")
-    axes.set_ylabel("energy per wave number")
     axes.grid(alpha=0.25, which="both")
     short_ticks(axes)
-    axes.legend(frameon=False, fontsize=9)
+    legend(axes)
     save(figure, path)

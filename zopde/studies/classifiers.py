@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from zopde.data import standardised
+from zopde.data import in_file_units, standardised
 from zopde.errors import ClassifierError, InputError, first_line
+from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
+from zopde.seeding import generator, global_stream
 from zopde.session import AnswerError, Session
 from zopde.studies.model_file import read_model, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
@@ -92,7 +93,7 @@ def load_classifier(path: Path | str) -> StandardisedClassifier:
     """
     plan, state = read_model(path, "classifier")
     classes = tuple(plan["classes"])
-    with torch.random.fork_rng(devices=[]):  # its first weights are thrown away
+    with global_stream(generator(0, "weights")):  # its first weights are thrown away
         body = build_classifier(plan["kind"], plan["channels"], len(classes), plan["sizes"])
     model = StandardisedClassifier(body, state["mean"], state["deviation"], classes)
     model.load_state_dict(state)
@@ -163,7 +164,7 @@ class Scaled(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch class"]:
         """Logits."""
-        logits: Tensor = self.body(x * self.scale)
+        logits: Tensor = self.body(in_file_units(x, self.scale))
         return logits
 
 
@@ -222,11 +223,9 @@ def identity_of(spec: str, answers: str = "logits", path: Path | None = None) ->
         answers: "logits", "probabilities" or "labels".
         path: File of the one that was trained in the run.
     """
-    whole = hashlib.blake2b(f"{spec} {answers}".encode(), digest_size=16)
-    for name in (path, Path(spec), Path(spec.rpartition(":")[0])):
-        if name is not None and name.is_file():
-            whole.update(name.read_bytes())
-    return whole.hexdigest()
+    named = path, Path(spec), Path(spec.rpartition(":")[0])
+    files = [name for name in named if name is not None and name.is_file()]
+    return files_identity(f"{spec} {answers}", files)
 
 
 def to_device(classifier: Classifier, device: str) -> Classifier:

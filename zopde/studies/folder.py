@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zopde.errors import InputError
+from zopde.files import write_text
 from zopde.studies.settings import Tree, as_tree, build, differences, dump_toml, read_toml
 from zopde.validate import check_folder_writable
 
@@ -24,11 +25,30 @@ _WHO = ("run.workers", "run.executor")  # they evaluate the probes
 class Job(Protocol):
     """The part of a study that its folders depend on; see `zopde.studies.run.Study`."""
 
-    name: str
-    settings: type
-    files: tuple[str, ...]
-    free: tuple[str, ...]
-    by_content: Mapping[str, str]
+    @property
+    def name(self) -> str:
+        """The command."""
+        ...
+
+    @property
+    def settings(self) -> type:
+        """The dataclass of its settings."""
+        ...
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What --overwrite may delete."""
+        ...
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """What a resumption may change."""
+        ...
+
+    @property
+    def by_content(self) -> Mapping[str, str]:
+        """What is compared by a record instead."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class RunFolder:
                 expected="the same file",
                 remedy="restore it, or start over with --overwrite",
             )
-        _write(path, digest + "\n")
+        write_text(path, digest + "\n")
 
     def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
         """Write columns of equal length, by name."""
@@ -72,15 +92,15 @@ class RunFolder:
             ",".join(columns),
             *(",".join(map(repr, r)) for r in zip(*columns.values(), strict=True)),
         ]
-        _write(self.root / name, "\n".join(rows) + "\n")
+        write_text(self.root / name, "\n".join(rows) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole or not at all."""
-        _write(self.root / name, text)
+        write_text(self.root / name, text)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN and infinity are not JSON."""
-        _write(self.root / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(self.root / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def check_folder(
@@ -141,7 +161,7 @@ def open_folder(
     check_folder(root, job, settings, resume, overwrite)
     if overwrite:
         _clear(root, job)
-    _write(root / RECORD, dump_toml({"study": job.name, **as_tree(settings)}))
+    write_text(root / RECORD, dump_toml({"study": job.name, **as_tree(settings)}))
     return RunFolder(root)
 
 
@@ -231,9 +251,3 @@ def _clear(root: Path, job: Job) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zopde import __version__
 from zopde.errors import InputError, first_line
+from zopde.files import replacing
 
 
 def write_model(
@@ -27,12 +28,10 @@ def write_model(
         plan: How to build it, in values that JSON knows.
         tensors: Its state dict.
     """
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: value.contiguous().cpu() for name, value in tensors.items()}
     # One entry: several would be written in an order that changes from run to run.
-    save_file(plain, partial, {kind: json.dumps({**plan, "zopde": __version__})})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(plain, partial, {kind: json.dumps({**plan, "zopde": __version__})})
 
 
 def read_model(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

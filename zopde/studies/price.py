@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Oracle
 from zopde.seeding import generator
+from zopde.timing import median_seconds
 
 _PASSES = 12  # of probes that are timed, spread over the layers
 _ENOUGH = 10.0  # seconds of that
@@ -45,17 +44,6 @@ class Price:
     certification: int = 0
 
 
-def median_seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:
-    """Median of a few calls after one to warm up; of fewer where they take long."""
-    _finished(work())
-    times: list[float] = []
-    while len(times) < repeat and sum(times) < enough:
-        began = time.perf_counter()
-        _finished(work())
-        times.append(time.perf_counter() - began)
-    return median(times)
-
-
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
     """Time of one coordinate probe, the mean over samples that are spread over all passes alike.
 
@@ -73,7 +61,7 @@ def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float
     for start in [*range(stride // 2, stride), *range(stride // 2)]:
         sample = torch.cat(passes[start::stride])
         began = time.perf_counter()
-        _finished(oracle.coordinates(sample, mu))
+        oracle.coordinates(sample, mu).sum().item()  # a GPU has answered only now
         seconds += time.perf_counter() - began
         probes += len(sample)
         if seconds > _ENOUGH:
@@ -93,8 +81,3 @@ def wait_for_workers(oracle: Oracle, mu: float) -> None:
     began = time.monotonic()
     while time.monotonic() - began < _START:
         oracle.coordinates(torch.arange(1), mu)
-
-
-def _finished(answer: object) -> None:
-    if isinstance(answer, Tensor):
-        answer.sum().item()  # a GPU has answered only now

@@ -9,13 +9,12 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from zopde import __version__
+from zopde.doctor import versions
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.page import Section
@@ -52,6 +51,11 @@ class Opened(Protocol):
     @property
     def trainings(self) -> Sequence[tuple[str, int]]:
         """(label, seed) of every training, in order; seed by seed, to compare like with like."""
+        ...
+
+    @property
+    def priced(self) -> Sequence[str]:
+        """Labels, and what else a dry run prices."""
         ...
 
     @property
@@ -123,6 +127,9 @@ class Study:
         presets: Names of its embedded settings; a job without any has no dry run either.
         load: (preset, file, changes, tables) -> settings.
         price: (opened, label, place) -> `Price` of one label; nothing is trained.
+        price_of: What the figures of a `Price` cover.
+        sample: What stands in for `open` in a dry run; None: `open` itself.
+        more_prices: (opened, progress) -> rows of a dry run's second table, one per cut.
         begin: (opened, place, resume) -> opened, with what is found once, before any training.
         labels_key: The setting that lists the rows of the table.
         subject: The setting that the command takes as its argument, a solver or a model.
@@ -146,6 +153,9 @@ class Study:
     presets: tuple[str, ...] = ()
     load: Callable[..., Any] | None = None
     price: Callable[..., Price] | None = None
+    price_of: str = "one seed"
+    sample: Callable[..., Any] | None = None
+    more_prices: Callable[..., Sequence[Any]] | None = None
     begin: Callable[..., Any] = _unchanged
     labels_key: str = "run.methods"
     subject: str = ""
@@ -225,12 +235,12 @@ def _run(
 def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  # noqa: ANN401
     """What every label of a run will cost, after a measured sample; nothing is written."""
     assert study.price is not None
-    labels = list(dict.fromkeys(label for label, _ in opened.trainings))
+    keep_freed_memory()
     with opened.workers.pool() as pool:
         place = Place(RunFolder(Path()), progress, pool)
-        with progress.stage("measuring a sample", len(labels)) as advance:
+        with progress.stage("measuring a sample", len(opened.priced)) as advance:
             prices = []
-            for label in labels:
+            for label in opened.priced:
                 prices.append(study.price(opened, label, place))
                 advance(1, label)
     return prices
@@ -280,12 +290,9 @@ def total_cost(costs: Sequence[Fitted]) -> Fitted:
 
 def _machine() -> Metrics:
     """What is needed to repeat a run elsewhere."""
-    versions = {"zopde": __version__, "python": platform.python_version()}
-    for name in ("torch", "phiflow", "numpy", "xarray"):
-        with suppress(PackageNotFoundError):  # a solver of the user's own may not need it
-            versions[name] = version(name)
     threads = torch.get_num_threads()
-    return {"versions": versions, "machine": f"{platform.machine()}, {threads} threads"}
+    packages = versions("phiflow", "numpy", "xarray")
+    return {"versions": packages, "machine": f"{platform.machine()}, {threads} threads"}
 
 
 @contextmanager

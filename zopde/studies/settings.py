@@ -67,13 +67,13 @@ def build(kind: type[T], tree: Mapping[str, Any]) -> T:
 
     Args:
         kind: Dataclass whose fields say their types and, by `msgspec.Meta`, their limits. Its
-            attribute `RENAMED`, if it has one, maps an old key to the new one.
+            attribute `RENAMED`, if it has one, holds pairs: an old key, and the new one.
         tree: As TOML reads it. One value stands for a list of one.
 
     Raises:
         InputError: At an unknown key (naming the nearest), a wrong type or value.
     """
-    renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
+    renamed: Mapping[str, str] = dict(getattr(kind, "RENAMED", ()))
     try:
         return msgspec.convert(_known(kind, tree, renamed), kind)
     except msgspec.ValidationError as error:
@@ -135,15 +135,17 @@ def assignments(texts: Iterable[str]) -> Tree:
             inner = inner.setdefault(table, {})
             if not isinstance(inner, dict):
                 raise InputError("--set", got=repr(text), expected=f"{table} to be a table")
-        inner[name] = _toml_value(value.strip())
+        parsed, old = _toml_value(value.strip()), inner.get(name)
+        both_tables = not tables and isinstance(old, dict) and isinstance(parsed, dict)
+        inner[name] = {**old, **parsed} if both_tables else parsed
     return tree
 
 
-def as_tree(settings: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
+def as_tree(values: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
     """Back to nested dicts of plain values."""
     tree: Tree = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
         if dataclasses.is_dataclass(value):
             value = as_tree(value)
         tree[field.name] = list(value) if isinstance(value, tuple) else value

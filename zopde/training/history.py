@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, final
 
+from zopde.files import replacing
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,14 +56,11 @@ class History:
                     # A row cut off by a kill would pass for an earlier iteration.
                     if len(row) == len(fields(Row)) and int(row[0]) < start
                 ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name first: a kill right here must not lose the rows that are kept.
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="") as new:
+        # A kill right here must not lose the rows that are kept.
+        with replacing(path) as partial, partial.open("w", newline="") as new:
             writer = csv.writer(new)
             writer.writerow(field.name for field in fields(Row))
             writer.writerows(kept)
-        partial.replace(path)
         self._file = path.open("a", newline="")
         self._writer = csv.writer(self._file)
 

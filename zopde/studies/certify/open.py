@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.data import ImageData, load_images
+from zopde.data import ImageData, in_unit_range, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError, SolverError, first_line
+from zopde.files import digest_of
+from zopde.files import identity_of as identity_of_files
 from zopde.progress import Progress
 from zopde.smoothing import Smooth, votes
 from zopde.studies.certificates import Sampling
@@ -63,19 +64,20 @@ class Opened:
         return [(LABEL, self.seed)]
 
     @property
+    def priced(self) -> tuple[str, ...]:
+        """Nothing: there is no dry run."""
+        return ()
+
+    @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same images and the same model."""
-        digest = hashlib.sha256()
-        for tensor in (self.images.pixels, self.images.labels):
-            digest.update(tensor[list(self.chosen)].numpy().data)
-        return {
-            DATA: (digest.hexdigest(), "images"),
-            MODEL: (self.model_digest, f"model {self.model}"),
-        }
+        chosen = list(self.chosen)
+        digest = digest_of((self.images.pixels[chosen], self.images.labels[chosen]))
+        return {DATA: (digest, "images"), MODEL: (self.model_digest, f"model {self.model}")}
 
     def inputs(self, index: int) -> Float[Tensor, "channel y x"]:
         """What the model gets for an image."""
-        return self.images.pixels[index].to(self.device, torch.float32) / self.scale
+        return in_unit_range(self.images.pixels[index].to(self.device), self.scale)
 
 
 def open_certification(
@@ -97,9 +99,7 @@ def open_certification(
     """
     data = data or load_images(config.data)
     images = data.test if config.part == "test" else data.train
-    scale = config.scale or float(data.train.pixels.max())
-    if scale <= 0:
-        raise InputError("brightest pixel", got=scale, expected="> 0", remedy="give a scale")
+    scale = config.scale or data.brightest()
     classifier = to_device(load_base_classifier(config.model, scale), config.device)
     opened = Opened(
         data.name,
@@ -143,5 +143,5 @@ def _content_of(model: str, record: Path) -> str:
     file, _, name = model.rpartition(":")
     for path, rest in ((Path(model), ""), (Path(file), name)):
         if path.is_file():
-            return hashlib.blake2b(path.read_bytes() + rest.encode(), digest_size=16).hexdigest()
+            return identity_of_files(rest, [path])
     return with_path

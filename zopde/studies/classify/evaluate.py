@@ -14,7 +14,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.report.classification import Learning
+from zopde.files import replacing
+from zopde.report.learning import CostCurve
 from zopde.studies.classify.open import TrainingImages
 
 _BATCH = 500  # of images to be judged
@@ -93,21 +94,18 @@ class LearningCurve:
         """Keep a point, in a file that is written whole."""
         earlier = [old for old in self.points if old.iteration < point.iteration]
         self.points = [*earlier, point]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with replacing(self._path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(Point))
             writer.writerows(asdict(kept).values() for kept in self.points)
-        partial.replace(self._path)
 
 
-def mean_curve(label: str, points: Sequence[Sequence[Point]]) -> Learning | None:
+def mean_curve(label: str, points: Sequence[Sequence[Point]]) -> CostCurve | None:
     """A label's accuracy along its training, mean over the seeds, as far as all of them got."""
     length = min((len(each) for each in points), default=0)
     if not length:
         return None
-    return Learning(
+    return CostCurve(
         label,
         [points[0][i].queries for i in range(length)],
         [fmean(each[i].seconds for each in points) for i in range(length)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from zopde.data import ImageBatches, ImageData, load_images, standardised
 from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
+from zopde.files import digest_of
 from zopde.progress import Progress
-from zopde.seeding import generator
+from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
 from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
 from zopde.studies.settings import iterations_in
@@ -47,11 +47,8 @@ class TrainingImages:
 
     def digest(self) -> str:
         """A checksum of all images and labels."""
-        digest = hashlib.sha256()
-        for part in (self.data.train, self.data.test):
-            for tensor in (part.pixels, part.labels):
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+        parts = self.data.train, self.data.test
+        return digest_of(values for part in parts for values in (part.pixels, part.labels))
 
     def for_scores(self, of_each_class: int, seed: int) -> CrossEntropy:
         """The loss on so many training images of each class, drawn by the seed."""
@@ -100,6 +97,11 @@ class Opened:
     def trainings(self) -> list[tuple[str, int]]:
         """Seed by seed, so that an interrupted run compares like with like."""
         return [(label, seed) for seed in self.seeds for label in self.labels]
+
+    @property
+    def priced(self) -> tuple[str, ...]:
+        """What a dry run prices."""
+        return self.labels
 
     @property
     def records(self) -> dict[str, tuple[str, str]]:
@@ -163,9 +165,7 @@ def _new_network(
     kind: str, sizes: dict[str, int], data: ImageData, device: str, seed: int
 ) -> nn.Module:
     shape, classes = tuple(data.train.pixels.shape[1:]), len(data.classes)
-    # torch's initialisers read the global stream: set it from ours, and put it back.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "weights").initial_seed())
+    with global_stream(generator(seed, "weights")):
         try:
             network = build_classifier(kind, data.channels, classes, sizes)
             network.eval()

@@ -13,13 +13,13 @@ from zopde.studies.classify.open import Opened
 from zopde.studies.classify.train import gradient_of, masks_of, score_layers, score_of
 from zopde.studies.price import (
     Price,
-    median_seconds,
     seconds_of_a_probe,
     seconds_of_directions,
     wait_for_workers,
 )
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
+from zopde.timing import median_seconds
 
 _FEW_DIRECTIONS, _FEW_IMAGES = 16, 6  # which tell how the layers share
 

@@ -1,13 +1,13 @@
-"""Training a corrector of a PDE solver, and judging it."""
+"""Training a corrector of a PDE solver in every way, and judging it."""
 
 from zopde.studies.correct.evaluate import load_corrector, save_corrector
-from zopde.studies.correct.labels import WAYS
-from zopde.studies.correct.run import run_correction
+from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
+from zopde.studies.correct.study import run_correction
 
 __all__ = [
+    "LABELS",
     "PRESETS",
-    "WAYS",
     "CorrectionConfig",
     "load_config",
     "load_corrector",

@@ -1,10 +1,8 @@
-"""The amortised interface of a run: its banks of Jacobians, filled once, watched and kept."""
+"""The bank of a run: Jacobians that are measured once, kept, found again and watched."""
 
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Solver
+from zopde.files import replacing
 from zopde.interface import (
     AmortisedPullback,
     Bank,
@@ -30,8 +29,8 @@ from zopde.interface.forms import Form
 from zopde.interface.vjp import Variable, by_variable
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.studies.correct.problem import Problem, coarse_solver, solver_identity
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.problem import Problem
 
 WATCH = "watch.csv"
 _OWN = "bank"
@@ -54,21 +53,21 @@ class Places:
 
 
 @final
-class AmortisedAt:
+class BankAt:
     """Iteration -> a pullback that looks Jacobians up, and on some iterations watches them.
 
     The banks are a function of the data and of the iterations so far: what a watch added after
     the point from which a run is resumed is forgotten, and found again.
 
     Args:
-        config: The run's settings.
+        cut: How Jacobians are measured, kept and looked up.
         problem: Solver and data.
-        solver: What is asked for the first snapshots; the steps that are watched ask their own.
+        identity: What decides the solver's answers.
+        solver: Counts the steps of the first snapshots; the steps that are watched bring their own.
         seed: The run's.
-        mu: Finite-difference step by variable, in its units; a bank is filled for each.
         places: Where the Jacobians and what the watch saw are kept.
-        executor: Who answers the probes; None is this process.
-        fallback: What answers where a watch finds no agreement and no room.
+        executor: Worker processes; None is this process.
+        fallback: What serves where a watch finds no agreement and no room.
         progress: Who is watching the banks being filled.
 
     Raises:
@@ -77,54 +76,48 @@ class AmortisedAt:
 
     def __init__(
         self,
-        config: CorrectionConfig,
+        cut: InterfaceCut,
         problem: Problem,
+        identity: str,
         solver: Solver,
         seed: int,
-        mu: Mapping[Variable, float],
         places: Places,
         executor: Executor | None = None,
         fallback: Pullback | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._table, self._seed, self._mu = config.interface, seed, dict(mu)
-        self._own, self._fallback, self._problem = places.own, fallback, problem
+        self._cut, self._seed, self._problem = cut, seed, problem
+        self._mu = {v: cut.mu * problem.scale_of(v) for v in problem.variables}
+        self._own, self._fallback = places.own, fallback
         self._watches: list[Watch] = []
         self._at, self._started = 0, False
         here = None if places.own is None else places.own / _OWN
-        identity = _identity(config)
-        self._kept, table = JacobianStore(here, identity), config.interface
-        self.solver_steps = steps_of_bank(config, problem, list(mu))
-        title = f"{table.snapshots * len(mu)} Jacobians"
+        self._kept = JacobianStore(here, identity)
+        self.solver_steps = steps_of_bank(cut, problem)
+        title = f"{cut.snapshots * len(self._mu)} Jacobians"
         with (progress or Silent()).stage(title, self.solver_steps) as advance:
             shared = JacobianStore(places.shared, identity, advance)
-            self.banks = self._filled(config, problem, solver, shared, here, executor)
+            self.banks = self._filled(solver, shared, here, executor)
         self.asked = shared.asked
 
     def _filled(
-        self,
-        config: CorrectionConfig,
-        problem: Problem,
-        solver: Solver,
-        shared: JacobianStore,
-        here: Path | None,
-        executor: Executor | None,
+        self, solver: Solver, shared: JacobianStore, here: Path | None, executor: Executor | None
     ) -> dict[Variable, Bank]:
-        table, mu = config.interface, self._mu
+        cut, problem = self._cut, self._problem
         banks = {
             variable: Bank(
                 problem.solver.grid,
                 form,
-                table.snapshots + table.more_snapshots,
+                cut.snapshots + cut.more_snapshots,
                 _key(problem),
                 variable,
-                Probing(mu[variable], table.scheme, table.states, executor),
+                Probing(self._mu[variable], cut.scheme, cut.states, executor),
                 shared,
                 None if here is None else here / f"{variable}.pt",
             )
-            for variable, form in forms_of_bank(config, problem, list(mu)).items()
+            for variable, form in forms_of_bank(cut, problem).items()
         }
-        snapshots = _snapshots(problem, solver, table.snapshots)
+        snapshots = _snapshots(problem, solver, cut.snapshots)
         for bank in banks.values():
             bank.add(snapshots)
         return banks
@@ -136,14 +129,14 @@ class AmortisedAt:
                 bank.restore(self._problem.solver, iteration, self._kept)
             self._started = True
         self.write(iteration)
-        table, draws = self._table, generator(self._seed, "probes", iteration)
+        cut, draws = self._cut, generator(self._seed, "probes", iteration)
         found: dict[Variable, Pullback] = {}
         for variable, bank in self.banks.items():
             watch = None
-            if table.watch_every and iteration % table.watch_every == 0:
+            if cut.watch_every and iteration % cut.watch_every == 0:
                 watch = Watch(
                     draws,
-                    table.watch_below,
+                    cut.watch_below,
                     self._mu[variable],
                     iteration,
                     self._kept,
@@ -151,7 +144,7 @@ class AmortisedAt:
                 )
                 self._at = iteration
                 self._watches.append(watch)
-            found[variable] = AmortisedPullback(bank, table.lookup, watch)
+            found[variable] = AmortisedPullback(bank, cut.lookup, watch)
         return by_variable(found)
 
     def agreement(self) -> float | None:
@@ -161,7 +154,7 @@ class AmortisedAt:
 
     def write(self, iteration: int) -> None:
         """Append what the latest watch saw to its file; rows from `iteration` on are dropped."""
-        if self._table.watch_every and self._own is not None:
+        if self._cut.watch_every and self._own is not None:
             rows = [row for row in _rows(self._own / WATCH) if int(row[0]) < iteration]
             mean = self.agreement()
             if mean is not None:
@@ -179,11 +172,11 @@ class AmortisedAt:
         if not rows:
             return ""
         means, least, counts, fallbacks = ([float(row[i]) for row in rows] for i in (1, 2, 3, 4))
-        added = int(counts[-1]) - self._table.snapshots * len(self.banks)
+        added = int(counts[-1]) - self._cut.snapshots * len(self.banks)
         text = f"bank and solver agree {sum(means) / len(means):.4f} on average, {min(least):.4f} "
         text += f"at the least; {added} snapshots added"
         if sum(fallbacks):
-            text += f"; {self._table.fallback} answered {int(sum(fallbacks))} products instead"
+            text += f"; {self._cut.fallback} answered {int(sum(fallbacks))} products instead"
         return text
 
     @property
@@ -199,33 +192,24 @@ class AmortisedAt:
         return text
 
 
-def forms_of_bank(
-    config: CorrectionConfig, problem: Problem, variables: list[Variable]
-) -> dict[Variable, Form]:
+def forms_of_bank(cut: InterfaceCut, problem: Problem) -> dict[Variable, Form]:
     """How Jacobians of each variable are kept; the banks share the limit.
 
     Raises:
         InputError: If they do not fit.
     """
-    table, grid = config.interface, problem.solver.grid
-    count = table.snapshots + table.more_snapshots
-    limit = table.limit_gib / len(variables)
-    near = tuple(table.near) or (_NEAR,) * len(grid.shape)
-    return {v: form_for(grid, v, count, limit, near, table.rank) for v in variables}
+    grid, count = problem.solver.grid, cut.snapshots + cut.more_snapshots
+    limit = cut.limit_gib / len(problem.variables)
+    near = tuple(cut.near) or (_NEAR,) * len(grid.shape)
+    return {v: form_for(grid, v, count, limit, near, cut.rank) for v in problem.variables}
 
 
-def steps_of_bank(config: CorrectionConfig, problem: Problem, variables: list[Variable]) -> int:
+def steps_of_bank(cut: InterfaceCut, problem: Problem) -> int:
     """Solver steps that the first snapshots take, in this process or in one before."""
-    table, grid = config.interface, problem.solver.grid
+    grid = problem.solver.grid
     shapes = {"state": grid.state_shape, "forcing": grid.forcing_shape}
-    entries = sum(torch.Size(shapes[variable]).numel() for variable in variables)
-    return table.snapshots * entries * (2 if table.scheme == "central" else 1)
-
-
-def shared_folder(data: Path, root: Path) -> Path:
-    """Beside the data file, or beside the run where that is not ours to write."""
-    folder = data.parent if os.access(data.parent, os.W_OK) else root.parent
-    return folder / f"{data.stem}.jacobians"
+    entries = sum(torch.Size(shapes[variable]).numel() for variable in problem.variables)
+    return cut.snapshots * entries * cut.sides
 
 
 def _snapshots(problem: Problem, solver: Solver, count: int) -> Step:
@@ -266,11 +250,6 @@ def _key(problem: Problem) -> Key:
     return Key(problem.scale, problem.train.forcing_scale() if varies else None)
 
 
-def _identity(config: CorrectionConfig) -> str:
-    """What decides the solver's answers."""
-    return f"{solver_identity(config, coarse_solver(config))} {config.run.dtype}"
-
-
 def _rows(path: Path) -> list[list[str]]:
     if not path.exists():
         return []
@@ -279,8 +258,5 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _write(path: Path, rows: list[list[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    partial.replace(path)

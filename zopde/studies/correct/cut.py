@@ -12,7 +12,6 @@ import torch
 
 from zopde.blackbox import CountedSolver
 from zopde.errors import InputError
-from zopde.hybrid import INJECTIONS
 from zopde.interface import (
     ColouredPullback,
     DensePullback,
@@ -24,10 +23,10 @@ from zopde.interface import (
 from zopde.interface.vjp import Variable, by_variable
 from zopde.progress import Progress
 from zopde.seeding import generator
-from zopde.studies.correct.bank import AmortisedAt, Places, forms_of_bank
-from zopde.studies.correct.labels import WAYS
-from zopde.studies.correct.problem import Problem
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.bank import BankAt, Places, forms_of_bank
+from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.problem import Opened, Problem
 from zopde.training import Fitted
 
 PullbackAt = Callable[[int], Pullback]
@@ -56,158 +55,154 @@ class Interface:
     variance: Callable[[], float | None] = lambda: None
 
 
-def check_interface(config: CorrectionConfig, problem: Problem) -> None:
-    """Require, before anything is trained, that the configured way suits the solver.
+def check_cut(cut: InterfaceCut, problem: Problem) -> None:
+    """Require, before anything is trained, that a way suits the solver.
 
     Raises:
-        InputError: If the solver is not local enough for colours, or the radius is not one for
-            each axis.
+        InputError: If the solver is not local enough for colours, the radius is not one for each
+            axis, or a bank does not fit.
     """
-    if any(WAYS[label].interface for label in config.run.labels):
-        space = problem.solver.grid.shape
-        for name in ("radius", "near"):
-            declared = getattr(config.interface, name)
-            if declared and len(declared) != len(space):
-                raise InputError(
-                    f"interface.{name}",
-                    got=list(declared),
-                    expected=f"{len(space)} numbers of cells, one for each axis, or none",
-                )
-        kind, fallback = config.interface.kind, config.interface.fallback
-        if kind == "amortised":
-            forms_of_bank(config, problem, variables(config))
-        if "coloured" in (kind, fallback if kind == "amortised" else ""):
-            coloured_of(config, problem, CountedSolver(problem.solver), 0)
+    axes = len(problem.solver.grid.shape)
+    for name, declared in (("radius", cut.radius), ("near", cut.near)):
+        if declared and len(declared) != axes:
+            raise InputError(
+                f"interface.{name}",
+                got=list(declared),
+                expected=f"{axes} numbers of cells, one for each axis, or none",
+            )
+    if cut.way == "bank":
+        forms_of_bank(cut, problem)
+    if "coloured" in cut.ways:
+        coloured_of(cut, problem, CountedSolver(problem.solver), 0)
+
+
+def check_suits(opened: Opened) -> None:
+    """Require, before anything is trained, that solver and data suit every label.
+
+    Raises:
+        InputError: If a score needs a derivative that the solver has not, or a way of the
+            interface cut does not suit the solver.
+    """
+    problem = opened.problem
+    scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
+    if scored and opened.weights.score == "grasp" and problem.twin is None:
+        raise InputError(
+            "zo.score",
+            got="'grasp' with a solver that has no differentiable twin",
+            expected="a score that needs no gradient",
+            remedy="use 'zo-grasp', its estimate from queries",
+        )
+    for cut in opened.cuts.values():
+        check_cut(cut, problem)
 
 
 def open_interface(
-    config: CorrectionConfig,
+    cut: InterfaceCut,
     problem: Problem,
     seed: int,
+    identity: str = "",
     places: Places | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Interface:
-    """Measure what the configured way needs to know; a function of (config, data, seed).
+    """Measure what a way needs to know; a function of (cut, data, seed).
 
     Args:
-        config: The run's settings.
+        cut: The way, and its figures.
         problem: Solver and data.
         seed: The run's.
+        identity: What decides the solver's answers, for a bank that is kept.
         places: Where a bank is kept; None keeps it in memory.
-        executor: Who fills a bank; None is this process.
+        executor: Worker processes that fill a bank; None is this process.
         progress: Who is watching.
     """
     began, counter = time.monotonic(), CountedSolver(problem.solver)
-    if config.interface.kind == "random":
-        drawn = _RandomAt(config, problem, seed)
-        cost = Fitted(0, 0, 0, time.monotonic() - began)
-        return Interface(drawn, cost, drawn.note, variance=drawn.variance)
-    if config.interface.kind != "amortised":
-        make, note = _ways(config, problem, counter, seed)
-        return Interface(make, Fitted(0, 0, counter.steps, time.monotonic() - began), note)
-    fallback, mu = _fallback(config, problem, counter, seed), mu_of(config, problem)
-    extra = counter.steps
-    found = AmortisedAt(
-        config, problem, counter, seed, mu, places or Places(), executor, fallback, progress
+
+    def cost(steps: int) -> Fitted:
+        return Fitted(0, 0, steps, time.monotonic() - began)
+
+    if cut.way == "random":
+        drawn = _RandomAt(cut, problem, seed)
+        return Interface(drawn, cost(0), drawn.note, variance=drawn.variance)
+    if cut.way == "dense":
+        dense = _dense(cut, problem)
+        return Interface(lambda _: dense, cost(0), "every entry is asked for")
+    if cut.way == "coloured":
+        coloured = coloured_of(cut, problem, counter, seed)
+        pullback = by_variable(coloured)
+        note = "; ".join(_describe(v, one) for v, one in coloured.items())
+        return Interface(lambda _: pullback, cost(counter.steps), note)
+    fallback: Pullback | None = None
+    if cut.fallback == "coloured":
+        fallback = by_variable(coloured_of(cut, problem, counter, seed))
+    elif cut.fallback == "dense":
+        fallback = _dense(cut, problem)
+    before = counter.steps
+    bank = BankAt(
+        cut, problem, identity, counter, seed, places or Places(), executor, fallback, progress
     )
-    cost = Fitted(0, 0, extra + found.solver_steps, time.monotonic() - began)
-    return Interface(found, cost, found.note, found.finish, found.agreement)
+    spent = cost(before + bank.solver_steps)
+    return Interface(bank, spent, bank.note, bank.finish, bank.agreement)
 
 
-def variables(config: CorrectionConfig) -> list[Variable]:
-    """Inputs of the solver that the network feeds, in an unrolled rollout."""
-    moved = INJECTIONS[config.corrector.inject].adds_to
-    return ["state", "forcing"] if moved == "forcing" else ["state"]
-
-
-def products(config: CorrectionConfig) -> int:
-    """How many products a backward pass asks for, each for all states of the batch."""
-    injection, unroll = INJECTIONS[config.corrector.inject], config.training.unroll
-    first = int(injection.through_solver)  # a network before the first step makes it count, too
-    return unroll - 1 + first + (unroll - 1) * (len(variables(config)) - 1)
-
-
-def _ways(
-    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
-) -> tuple[PullbackAt, str]:
-    table = config.interface
-    if table.kind == "dense":
-        dense = _dense(config, problem)
-        return lambda _: dense, "every entry is asked for"
-    coloured = coloured_of(config, problem, counter, seed)
-    pullback = by_variable(coloured)
-    return lambda _: pullback, "; ".join(_describe(v, one) for v, one in coloured.items())
+def products(problem: Problem, unroll: int) -> int:
+    """How many products a backward pass takes, each for all states of the batch."""
+    first = int(problem.injection.through_solver)  # a network before it makes the first step count
+    return unroll - 1 + first + (unroll - 1) * (len(problem.variables) - 1)
 
 
 @final
 class _RandomAt:
     """Fresh directions at every iteration, and how noisy the latest ones were."""
 
-    def __init__(self, config: CorrectionConfig, problem: Problem, seed: int) -> None:
-        self._table, self._mu, self._seed = config.interface, mu_of(config, problem), seed
-        self._ways: dict[Variable, RandomPullback] = {}
-        self.note = f"{self._table.directions} random directions; noise grows with training.unroll"
+    def __init__(self, cut: InterfaceCut, problem: Problem, seed: int) -> None:
+        self._cut, self._seed = cut, seed
+        self._mu = {v: cut.mu * problem.scale_of(v) for v in problem.variables}
+        self._pullbacks: dict[Variable, RandomPullback] = {}
+        self.note = f"{cut.directions} random directions; noise grows with training.unroll"
 
     def __call__(self, iteration: int) -> Pullback:
-        draws, table = generator(self._seed, "probes", iteration), self._table
-        self._ways = {
-            variable: RandomPullback(draws, table.directions, mu, table.scheme, table.states)
+        draws, cut = generator(self._seed, "probes", iteration), self._cut
+        self._pullbacks = {
+            variable: RandomPullback(draws, cut.directions, mu, cut.scheme, cut.states)
             for variable, mu in self._mu.items()
         }
-        return by_variable(self._ways)
+        return by_variable(self._pullbacks)
 
     def variance(self) -> float | None:
         """Of an entry of the latest iteration's products with respect to the state."""
-        return self._ways["state"].variance if self._ways else None
+        return self._pullbacks["state"].variance if self._pullbacks else None
 
 
 def coloured_of(
-    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
+    cut: InterfaceCut, problem: Problem, counter: CountedSolver, seed: int
 ) -> dict[Variable, ColouredPullback]:
-    """The coloured interface with the run's settings, its radius measured, or measured against.
+    """The coloured interface, its radius measured, or measured against.
 
-    `interface.radius` is the state's; how far an answer to the forcing reaches is measured.
+    `radius` is the state's; how far a response to the forcing reaches is measured.
     """
-    table, step = config.interface, _typical_step(problem, counter, seed)
+    step = _typical_step(problem, counter, seed)
     return {
         variable: coloured_for(
             replace(step, variable=variable),
-            tuple(table.radius) or None if variable == "state" else None,
-            table.allow_bias,
-            mu,
-            table.scheme,
-            table.states,
+            tuple(cut.radius) or None if variable == "state" else None,
+            cut.allow_bias,
+            cut.mu * problem.scale_of(variable),
+            cut.scheme,
+            cut.states,
             probes=_PROBES,
         )
-        for variable, mu in mu_of(config, problem).items()
+        for variable in problem.variables
     }
 
 
-def _dense(config: CorrectionConfig, problem: Problem) -> Pullback:
-    table = config.interface
+def _dense(cut: InterfaceCut, problem: Problem) -> Pullback:
     return by_variable(
         {
-            variable: DensePullback(mu, table.scheme, table.states)
-            for variable, mu in mu_of(config, problem).items()
+            variable: DensePullback(cut.mu * problem.scale_of(variable), cut.scheme, cut.states)
+            for variable in problem.variables
         }
     )
-
-
-def _fallback(
-    config: CorrectionConfig, problem: Problem, counter: CountedSolver, seed: int
-) -> Pullback | None:
-    """What answers where a watched bank does not fit."""
-    if config.interface.fallback == "coloured":
-        return by_variable(coloured_of(config, problem, counter, seed))
-    return _dense(config, problem) if config.interface.fallback == "dense" else None
-
-
-def mu_of(config: CorrectionConfig, problem: Problem) -> dict[Variable, float]:
-    """The finite-difference step by input of the solver, in its units."""
-    data, mu = problem.train, config.interface.mu
-    scales = {"state": data.state_scale, "forcing": data.forcing_scale}
-    return {v: mu * float(scales[v]().square().mean().sqrt()) for v in variables(config)}
 
 
 def _describe(variable: Variable, coloured: ColouredPullback) -> str:

@@ -1,212 +1,106 @@
-"""What one gradient asks the solver for, cut by cut, so that a user can choose."""
+"""The two cuts, each by its plain values: which part of the loop is treated as a black box.
+
+A table of settings is one of these: `[zo]` is a `WeightCut`, `[interface]` an `InterfaceCut`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-import torch
+from zopde.studies.settings import Count, Length, NotNegative, Positive, Share, Whole
 
-from zopde.blackbox import CountedSolver
-from zopde.contracts import State
-from zopde.errors import InputError, first_line
-from zopde.interface import Step
-from zopde.interface.vjp import Variable
-from zopde.progress import Progress
-from zopde.studies.correct.bank import forms_of_bank, steps_of_bank
-from zopde.studies.correct.cut import Interface, coloured_of, variables
-from zopde.studies.correct.labels import WAYS
-from zopde.studies.correct.measure import cost_per_iteration, median_seconds
-from zopde.studies.correct.problem import Problem, new_corrector
-from zopde.studies.correct.scoring import stand_in_ratios
-from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.correct.train import label_stage
-from zopde.studies.workers import side_by_side
-from zopde.training import Fitted, ZerothOrder
-
-_SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is timed
+Way = Literal["coloured", "dense", "bank", "random"]
 
 
 @dataclass(frozen=True)
-class CutForecast:
-    """What a gradient by one cut asks.
+class WeightCut:
+    """Network, solver and loss are one black box; single weights are moved.
 
-    Args:
-        cut: Its name.
-        setup_steps: Solver steps once, before; None where the cut will not do.
-        setup_seconds: Their time, by as many workers as the run has.
-        steps: Solver steps of a gradient, those of the forward pass included.
-        seconds: Time of a gradient.
-        note: What there is to know, such as a radius, or why the cut will not do.
+    A probe moves a weight by `mu`, in the units of the weights; with `mu_relative`, `mu` is in
+    units of each tensor's root mean square, see `relative_mu`. A share `sparsity` of the weights
+    is NOT probed: a random mask is drawn every `resample`. `score` shares its weights out over the
+    layers, once, on the first batch: "none" (uniformly), or the ratios that "random", "magnitude",
+    "grasp" or "zo-grasp" (from `score_directions` directions) gives. `chunk` is how many probes
+    share a pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
-    cut: str
-    setup_steps: int | None
-    setup_seconds: float | None
-    steps: int | None
-    seconds: float | None
-    note: str = ""
+    mu: Positive = 1e-3
+    mu_relative: bool = False
+    scheme: Literal["forward", "central"] = "forward"
+    sparsity: Share = 0.9
+    score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
+    score_directions: Count = 192
+    resample: Length = "10 iterations"
+    chunk: Whole = 0
 
-
-@final
-class _Free:
-    """Answers nothing, and counts what it is asked for.
-
-    Attributes:
-        products: States by variable.
-        calls: Products of whole batches.
-    """
-
-    def __init__(self) -> None:
-        self.products: dict[Variable, int] = {"state": 0, "forcing": 0}
-        self.calls = 0
-
-    def __call__(self, step: Step, cotangent: State) -> State:  # noqa: ARG002
-        self.products[step.variable] += len(step.point)
-        self.calls += 1
-        return torch.zeros_like(step.point)
+    @property
+    def sides(self) -> int:
+        """Probes of a weight."""
+        return 2 if self.scheme == "central" else 1
 
 
 @dataclass(frozen=True)
-class _Base:
-    """A gradient without what is asked in its backward pass."""
+class InterfaceCut:
+    """The solver alone is the black box; entries of its state are moved.
 
-    steps: int
-    seconds: float
-    products: dict[Variable, int]
-    calls: int
-    a_step: float
+    `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
+    solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
+    axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
+    (every entry by itself), "random" (`directions` of them), "bank" (Jacobians are measured once
+    at `snapshots` states of the training data and found again by `lookup`, see
+    `zopde.interface.lookup`). A bank takes at most `limit_gib`: where it would not fit, each
+    Jacobian is compressed to the entries within `near` cells along each axis ([]: 5) and a product
+    of rank `rank` for the rest. With `watch_every` > 0 it is compared with the solver every so
+    many iterations, and where they agree less than `watch_below` (a cosine) up to
+    `more_snapshots` are added; after that `fallback` serves for the rest of the iteration.
+    `mu` is in units of the training data's standard deviation, the root mean square over the
+    channels. A solver call takes at most `states` states.
 
-
-def forecast_cuts(
-    config: CorrectionConfig, problem: Problem, watcher: Progress
-) -> list[CutForecast]:
-    """Count and time a gradient of every cut, with the settings of a run.
-
-    The weight cut is measured from a few probes. The interface cuts take a gradient whose
-    backward pass asks nothing, and as many solver steps as they add, of which one is timed in a
-    batch. Nothing is asked for what will not do: its row says why.
-
-    Args:
-        config: The run's settings.
-        problem: Solver and data, or what stands in for them.
-        watcher: Who is watching.
+    `labels` holds what one label has otherwise, in a table of its own:
+    `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
     """
-    with watcher.stage("measuring every cut", 3) as advance:
-        found = [_weights(config, problem)]
-        advance(1, "weights")
-        base = _base(config, problem)
-        advance(1, "interface")
-        for ask in (_dense, _coloured, _amortised, _random):
-            name = f"interface, {ask.__name__.strip('_')}"
-            try:
-                found.append(replace(ask(config, problem, base), cut=name))
-            except InputError as error:
-                found.append(CutForecast(name, None, None, None, None, first_line(error)))
-        advance(1, "")
-    return found
+
+    way: Way = "coloured"
+    mu: Positive = 1e-3
+    scheme: Literal["forward", "central"] = "forward"
+    radius: tuple[Whole, ...] = ()
+    allow_bias: bool = False
+    directions: Count = 64
+    snapshots: Count = 10
+    more_snapshots: Whole = 0
+    lookup: Literal["nearest", "fitted"] = "fitted"
+    watch_every: Whole = 0
+    watch_below: NotNegative = 0.9
+    fallback: Literal["none", "dense", "coloured"] = "none"
+    limit_gib: Positive = 4.0
+    near: tuple[Whole, ...] = ()
+    rank: Count = 64
+    states: Count = 512
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> int:
+        """Probes of an entry."""
+        return 2 if self.scheme == "central" else 1
+
+    @property
+    def ways(self) -> set[str]:
+        """What is to be ready: the way, and what serves where a bank does not."""
+        return {self.way, self.fallback} if self.way == "bank" else {self.way}
 
 
-def amortised_seconds(config: CorrectionConfig, problem: Problem) -> float:
-    """Time of a gradient with as many Jacobians as the run's bank, none of which is measured."""
-    return _amortised(config, problem, _base(config, problem)).seconds or 0.0
+def small_bank(cut: InterfaceCut) -> InterfaceCut:
+    """The same with one snapshot that nobody watches, to measure what one takes."""
+    return replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
 
 
-def _weights(config: CorrectionConfig, problem: Problem) -> CutForecast:
-    network = new_corrector(config, problem, 0)
-    ratios = stand_in_ratios(config, network)
-    stage = label_stage(config, problem, WAYS["ZO-weights"], network, 0, ratios)
-    seconds, queries = cost_per_iteration(config, stage, network)
-    before = stage.counter.steps
-    with torch.no_grad():
-        stage.objective_at(0)(network, 1)
-    assert isinstance(stage.gradient, ZerothOrder)
-    note = f"{stage.gradient.masks.active:,} weights at sparsity {config.zo.sparsity:g}"
-    return CutForecast("weights", 0, 0.0, queries * (stage.counter.steps - before), seconds, note)
-
-
-def _base(config: CorrectionConfig, problem: Problem) -> _Base:
-    network, free = new_corrector(config, problem, 0), _Free()
-    way = WAYS["ZO-interface"]
-    nothing = Interface(lambda _: free, Fitted(0, 0, 0, 0.0), "")
-    stage = label_stage(config, problem, way, network, 0, interface=nothing)
-    objective = stage.objective_at(0)
-    stage.gradient(network, objective, 0)
-    steps, products, calls = stage.counter.steps, dict(free.products), free.calls
-    seconds = median_seconds(lambda: stage.gradient(network, objective, 0))
-    return _Base(steps, seconds, products, calls, _seconds_of_a_step(config, problem))
-
-
-def _seconds_of_a_step(config: CorrectionConfig, problem: Problem) -> float:
-    """Of one state, in as large a batch as the probes'."""
-    data = problem.train
-
-    def stepping(count: int) -> Callable[[], object]:
-        rows = torch.arange(count) % data.simulations
-        forcing = None if data.forcing is None else data.forcing[rows, -1]
-        return lambda: problem.solver.step(data.states[rows, -1], forcing)
-
-    one = median_seconds(stepping(1))
-    if one > _SLOW:
-        return one
-    return median_seconds(stepping(config.interface.states)) / config.interface.states
-
-
-def _asking(
-    base: _Base, probes: dict[Variable, int], setup: int = 0, note: str = ""
-) -> CutForecast:
-    """A cut that asks `probes` solver steps for each product."""
-    asked = sum(count * probes.get(variable, 0) for variable, count in base.products.items())
-    seconds = base.seconds + asked * base.a_step
-    return CutForecast("", setup, setup * base.a_step, base.steps + asked, seconds, note)
-
-
-def _scheme(config: CorrectionConfig) -> int:
-    return 2 if config.interface.scheme == "central" else 1
-
-
-def _dense(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForecast:
-    grid, factor = problem.solver.grid, _scheme(config)
-    entries = torch.Size(grid.state_shape).numel(), torch.Size(grid.forcing_shape).numel()
-    return _asking(base, {"state": factor * entries[0], "forcing": factor * entries[1]})
-
-
-def _coloured(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForecast:
-    counter = CountedSolver(problem.solver)
-    found = coloured_of(config, problem, counter, 0)
-    probes: dict[Variable, int] = {v: one.probes_for(v) for v, one in found.items()}
-    note = ", ".join(f"radius {' x '.join(map(str, one.radius))} cells" for one in found.values())
-    bias = max(one.bias for one in found.values())
-    if bias:
-        note += f", {100 * bias:.2g} % of a response outside"
-    return _asking(base, probes, counter.steps, note)
-
-
-def _random(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForecast:  # noqa: ARG001
-    probes = _scheme(config) * config.interface.directions
-    note = f"{config.interface.directions} directions; noise grows with training.unroll"
-    return _asking(base, {"state": probes, "forcing": probes}, note=note)
-
-
-def _amortised(config: CorrectionConfig, problem: Problem, base: _Base) -> CutForecast:
-    table, batch = config.interface, config.training.batch
-    inputs = variables(config)
-    forms = forms_of_bank(config, problem, inputs)
-    used = {"nearest": min(batch, table.snapshots), "mean": 1}.get(table.lookup, table.snapshots)
-    rows = max(1, batch // used) if table.lookup == "nearest" else batch
-    outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
-    looking = 0.0
-    for form in forms.values():
-        jacobian = form.open(torch.zeros(form.size))
-        looking += used * median_seconds(lambda j=jacobian: j.pull(outputs))  # type: ignore[misc]
-    setup = steps_of_bank(config, problem, inputs)
-    gib = 4 * table.snapshots * sum(form.size for form in forms.values()) / 2**30
-    return CutForecast(
-        "",
-        setup,
-        setup * base.a_step / side_by_side(config),
-        base.steps,
-        base.seconds + base.calls / len(inputs) * looking,
-        f"{table.snapshots} Jacobians, {gib:.2g} GiB, lookup {table.lookup}",
-    )
+def renamed(interface: Mapping[str, Any]) -> dict[str, Any]:
+    """An `[interface]` table of an earlier version in today's words."""
+    table = dict(interface)
+    if "kind" in table:
+        table["way"] = table.pop("kind")
+    if table.get("way") == "amortised":
+        table["way"] = "bank"
+    return table

@@ -1,7 +1,4 @@
-"""Corrected rollouts of the unseen runs, and how far off they are.
-
-Trained correctors as files: weights, normalisation and how to build them, in one.
-"""
+"""Corrected rollouts of the unseen runs, how far off they are, and correctors as files."""
 
 from __future__ import annotations
 
@@ -12,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zopde.data import Trajectories, to_dataset
-from zopde.data.store import write_netcdf
+from zopde.contracts import Solver
+from zopde.data import Trajectories, save_trajectories
 from zopde.hybrid import CorrectedSolver, rollout, rollout_error
 from zopde.hybrid.metrics import RolloutError
 from zopde.nets import Normalised, build_corrector
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
-from zopde.studies.correct.problem import Problem
-from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import read_model, write_model
 
 
@@ -37,11 +32,19 @@ class Evaluation:
     error: RolloutError
 
 
-def evaluate(problem: Problem, network: nn.Module | None, advance: Advance) -> Evaluation:
-    """Roll every test run out, from its first reference state to its last."""
-    test = problem.test
+def evaluate(
+    solver: Solver, test: Trajectories, network: nn.Module | None, advance: Advance
+) -> Evaluation:
+    """Roll every test run out, from its first reference state to its last.
+
+    Args:
+        solver: The coarse solver.
+        test: The unseen runs.
+        network: The corrector; None leaves the solver uncorrected.
+        advance: Called at every step.
+    """
     forcing = test.forcing
-    solver = problem.solver if network is None else CorrectedSolver(problem.solver, network)
+    solver = solver if network is None else CorrectedSolver(solver, network)
     predicted = rollout(
         solver,
         test.states[:, 0],
@@ -58,7 +61,7 @@ def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     grid = test.grid.without_forcing()
     settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_netcdf(to_dataset(Trajectories(grid, states, None, settings)), path)
+    save_trajectories(Trajectories(grid, states, None, settings), path)
 
 
 def summary(evaluations: list[Evaluation]) -> dict[str, Any]:
@@ -92,17 +95,27 @@ def _finite(value: Tensor) -> float | None:
     return float(value) if torch.isfinite(value) else None
 
 
-def save_corrector(network: Normalised, config: CorrectionConfig, path: Path) -> None:
-    """Write weights and normalisation as safetensors, the architecture in its metadata."""
+def save_corrector(
+    network: Normalised, kind: str, sizes: dict[str, int], spec: str, path: Path
+) -> None:
+    """Write weights and normalisation as safetensors, the architecture in its metadata.
+
+    Args:
+        network: What is written.
+        kind: "conv" or "residual".
+        sizes: Of the network.
+        spec: The solver that it corrects.
+        path: The file.
+    """
     body = network.body
     plan = {
-        "kind": config.corrector.kind,
-        "sizes": config.corrector.sizes,
+        "kind": kind,
+        "sizes": sizes,
         "inputs": len(network.input_scale),
         "outputs": len(_output_scale(network)),
         "padding": _padding(body),
         "inject": network.inject,
-        "solver": config.solver.spec,
+        "solver": spec,
     }
     write_model(path, "corrector", plan, network.state_dict())
 

@@ -1,16 +1,15 @@
 """The compared ways of getting a corrector, and what sets each apart.
 
-What a correction before the solver's step, or in its forcing, means for a run.
-
-The loss is then reached through the solver alone. NON and NOG, which do not differentiate it,
-have no gradient, so they cannot be trained, and nothing can start from NON.
+With a correction before the solver's step, or in its forcing, the loss is reached through the
+solver alone. NON and NOG, which do not differentiate it, have no gradient then: they cannot be
+trained, and nothing can start from NON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from zopde.errors import InputError
 from zopde.grid import Grid
@@ -19,49 +18,56 @@ from zopde.validate import check_choice
 
 
 @dataclass(frozen=True)
-class Way:
+class Label:
     """One row of the table.
 
     Args:
         gradient: "none" (nothing is trained), "backprop" or "zo".
         unrolled: False trains on one step of stored data.
         twin: Steps the differentiable twin instead of the black box.
-        interface: Back-propagation passes the black box by queries of its states.
+        way: How the black box is passed by back-propagation: "" (not at all), a way of the
+            interface cut, or "as set", by `interface.way`.
         always_scratch: Starts from scratch even where the others start from NON.
     """
 
     gradient: Literal["none", "backprop", "zo"]
     unrolled: bool = True
     twin: bool = False
-    interface: bool = False
+    way: Literal["", "as set", "coloured", "dense", "bank", "random"] = ""
     always_scratch: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train."""
+        return self.gradient != "none"
 
     @property
     def through_solver(self) -> bool:
         """Whether the gradient, if any, takes the solver's derivative into account."""
-        return self.gradient != "backprop" or self.twin or self.interface
+        return self.gradient != "backprop" or self.twin or bool(self.way)
 
 
-WAYS = {
-    "SRC": Way("none", unrolled=False),
-    "NON": Way("backprop", unrolled=False),
-    "NOG": Way("backprop"),
-    "ZO-weights": Way("zo"),
-    "ZO-weights-scratch": Way("zo", always_scratch=True),
-    "ZO-interface": Way("backprop", interface=True),
-    "SOL": Way("backprop", twin=True),
+LABELS = {
+    "SRC": Label("none", unrolled=False),
+    "NON": Label("backprop", unrolled=False),
+    "NOG": Label("backprop"),
+    "ZO-weights": Label("zo"),
+    "ZO-weights-scratch": Label("zo", always_scratch=True),
+    "ZO-interface": Label("backprop", way="as set"),
+    "ZO-coloured": Label("backprop", way="coloured"),
+    "ZO-dense": Label("backprop", way="dense"),
+    "ZO-bank": Label("backprop", way="bank"),
+    "ZO-random": Label("backprop", way="random"),
+    "SOL": Label("backprop", twin=True),
 }
 
 
 def check_labels(labels: Sequence[str]) -> None:
     """Require known labels, each once, SRC among them (every other is compared with it)."""
     for label in labels:
-        check_choice("run.labels", label, WAYS)
+        check_choice("run.labels", label, LABELS)
     if len(set(labels)) < len(labels) or "SRC" not in labels:
         raise InputError("run.labels", got=list(labels), expected="SRC and others, each once")
-
-
-Tree = dict[str, Any]
 
 
 def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
@@ -77,13 +83,13 @@ def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
     """
     if not INJECTIONS[inject].through_solver:
         return
-    without = [label for label in labels if not _trains(label)]
+    without = [label for label in labels if not trains_through(label)]
     if without:
         raise InputError(
             "run.labels",
             got=f"{', '.join(without)} with corrector.inject={inject!r}, where the loss is reached "
             "through the solver alone: they have no gradient",
-            expected=f"some of {', '.join(label for label in WAYS if _trains(label))}",
+            expected=f"some of {', '.join(label for label in LABELS if trains_through(label))}",
         )
     if init == "non":
         raise InputError(
@@ -104,25 +110,6 @@ def check_forcing(inject: str, grid: Grid) -> None:
         )
 
 
-def fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
-    """A preset's labels and start for the injection that is chosen over it.
-
-    Labels without a gradient are left out, and so is the scratch start of a label that starts
-    from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
-    """
-    corrector = chosen.get("corrector")
-    inject = corrector.get("inject") if isinstance(corrector, Mapping) else None
-    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
-        return preset
-    labels = [
-        label
-        for label in preset["run"]["labels"]
-        if _trains(label) and not WAYS[label].always_scratch
-    ]
-    run = {**preset["run"], "labels": labels}
-    return {**preset, "run": run, "training": {**preset["training"], "init": "scratch"}}
-
-
 def injection_note(inject: str) -> str:
     """What a user should know; empty where nothing is special."""
     if not INJECTIONS[inject].through_solver:
@@ -133,5 +120,6 @@ def injection_note(inject: str) -> str:
     )
 
 
-def _trains(label: str) -> bool:
-    return label not in WAYS or WAYS[label].through_solver
+def trains_through(label: str) -> bool:
+    """Whether a label has a gradient where the loss is reached through the solver alone."""
+    return label not in LABELS or LABELS[label].through_solver

@@ -1,144 +1,69 @@
-"""What a run will ask for and how long it will take, after a measured sample."""
+"""What a correction will cost, and what one gradient costs by every cut, from a measured sample."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import final
 
 import torch
+from torch import nn
 
-from zopde.contracts import ReferenceSolver
-from zopde.data import load_trajectories
-from zopde.memory import keep_freed_memory
-from zopde.progress import Progress, Silent
+from zopde.blackbox import CountedSolver
+from zopde.contracts import ReferenceSolver, State
+from zopde.errors import InputError, first_line
+from zopde.interface import Step
+from zopde.interface.vjp import Variable
+from zopde.oracle import WeightOracle
+from zopde.progress import Progress
 from zopde.seeding import generator
-from zopde.studies.correct.check.states import stand_in_runs
-from zopde.studies.correct.cut import Interface, check_interface, open_interface, products
-from zopde.studies.correct.cuts import amortised_seconds
+from zopde.sparsity import LayerRatios, layer_ratios, random_scores
+from zopde.studies.correct.bank import forms_of_bank, steps_of_bank
+from zopde.studies.correct.cut import Interface, coloured_of, open_interface, products
+from zopde.studies.correct.cuts import InterfaceCut, small_bank
 from zopde.studies.correct.evaluate import evaluate
-from zopde.studies.correct.labels import WAYS, check_labels, injection_note
-from zopde.studies.correct.measure import cost_per_iteration, median_seconds, with_chunk
-from zopde.studies.correct.problem import (
-    Problem,
-    check_data,
-    check_steps,
-    coarse_solver,
-    new_corrector,
-    problem_from,
-    wanted_settings,
-)
-from zopde.studies.correct.scoring import (
-    check_score,
-    needs_scores,
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.problem import Opened, Problem
+from zopde.studies.correct.reference import Reference
+from zopde.studies.correct.train import (
+    Stage,
+    label_stage,
+    measured_chunk,
     score_layers,
-    scoring_queries,
-    stand_in_ratios,
+    start_stage,
+    with_chunk,
 )
-from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.correct.train import Stage, label_stage, start_stage, starts_from_non
-from zopde.studies.settings import Span
-from zopde.studies.workers import check_workers, side_by_side, threads_of_a_worker
-from zopde.training import ZerothOrder
+from zopde.studies.price import Price
+from zopde.studies.run import Place
+from zopde.studies.scores import queries_of
+from zopde.timing import median_seconds
+from zopde.training import Fitted, ZerothOrder
+from zopde.zo import cge
 
+_SAMPLE_PROBES = 32
 _SAMPLE_DIRECTIONS = 32
-_STAND_IN_SECONDS = 20.0
+_SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is timed
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What one label will cost, for all seeds together.
-
-    Args:
-        label: Its name; "data" is the reference data, where it has to be made.
-        iterations: Updates of the weights.
-        queries: Evaluations of the objective.
-        solver_steps: Solver steps, in states.
-        seconds: Estimated time, rollouts included.
-    """
-
-    label: str
-    iterations: int
-    queries: int
-    solver_steps: int
-    seconds: float
+def begin_sample(opened: Opened, progress: Progress) -> Opened:
+    """Measure what all labels share: a rollout, and how many probes share a pass."""
+    problem = opened.problem
+    seconds = median_seconds(lambda: evaluate(problem.solver, problem.test, None, _nobody))
+    opened = replace(opened, rollout_seconds=seconds / problem.test.steps * opened.rollout_steps)
+    if opened.weights.chunk:
+        return opened
+    chunk = measured_chunk(opened)
+    progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
+    return with_chunk(opened, chunk)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What costs are measured on.
-
-    Args:
-        config: The run that is planned, its chunk chosen.
-        problem: Solver and data, or what stands in for the data.
-        data: What the data cost, where they have to be made.
-    """
-
-    config: CorrectionConfig
-    problem: Problem
-    data: Forecast | None
-
-
-def forecast(
-    config: CorrectionConfig, path: Path, progress: Progress | None = None
-) -> list[Forecast]:
-    """Measure a gradient of every label on this machine and scale it up; writes nothing.
-
-    Args:
-        config: The run that is planned.
-        path: Its data file; where there is none yet, coarse runs stand in.
-        progress: Who is watching.
-
-    Returns:
-        One `Forecast` per label, after one for the data where they have to be made.
-    """
-    watcher = progress or Silent()
-    return forecast_labels(open_sample(config, path, watcher), watcher)
-
-
-def open_sample(config: CorrectionConfig, path: Path, watcher: Progress) -> Sample:
-    """Load the data, or make something like it; see `forecast`."""
-    keep_freed_memory()
-    check_labels(config.run.labels)
-    # What comes from the store takes no time, and what goes there would be written.
-    config = replace(config, run=replace(config.run, store=""))
-    if injection_note(config.corrector.inject):
-        watcher.note(injection_note(config.corrector.inject))
-    solver = coarse_solver(config)
-    check_workers(config, solver)
-    made = None
-    if path.exists() or not isinstance(solver, ReferenceSolver):
-        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
-        check_data(config, data)
-    else:
-        check_steps(config, config.data.steps)
-        count, kept = config.training.batch + 1, config.training.unroll + 2
-        data = stand_in_runs(config, solver, count, kept, _STAND_IN_SECONDS)
-        made = _forecast_data(config, solver)
-    small = replace(config, data=replace(config.data, train=data.simulations - 1, test=1))
-    problem = problem_from(small, solver, data, Silent())
-    check_score(config, problem)
-    check_interface(config, problem)
-    return Sample(with_chunk(config, problem, watcher), problem, made)
-
-
-def forecast_labels(sample: Sample, watcher: Progress) -> list[Forecast]:
-    """See `forecast`."""
-    config, problem = sample.config, sample.problem
-    plan = [] if sample.data is None else [sample.data]
-    rollout = median_seconds(lambda: evaluate(problem, None, lambda *_: None)) / problem.test.steps
-    with watcher.stage("measuring a sample", len(config.run.labels)) as advance:
-        for label in config.run.labels:
-            if not (WAYS[label].twin and problem.twin is None):
-                plan.append(_forecast_label(config, problem, label, rollout))
-            advance(1, label)
-    return plan
-
-
-def _forecast_data(config: CorrectionConfig, solver: ReferenceSolver) -> Forecast:
-    count, steps = config.data.train + config.data.test, config.data.skip + config.data.steps
-    fine = solver.at(config.data.fine)
-    scenario = fine.scenario(count, generator(config.data.seed, "data"))
-    state = scenario.initial.to(config.run.device, config.dtype)
+def _price_data(to_make: Reference, like: State) -> Price:
+    solver = to_make.solver
+    assert isinstance(solver, ReferenceSolver)
+    fine, simulations = solver.at(to_make.fine), to_make.train + to_make.test
+    steps = to_make.skip + to_make.steps
+    scenario = fine.scenario(simulations, generator(to_make.seed, "data"))
+    state = scenario.initial.to(like)
     forcing = scenario.forcing(0).to(state) if scenario.forcing else None
 
     def step() -> None:
@@ -146,67 +71,91 @@ def _forecast_data(config: CorrectionConfig, solver: ReferenceSolver) -> Forecas
             scenario.forcing(0)
         fine.step(state, forcing)
 
-    return Forecast("data", 0, 0, count * steps, median_seconds(step) * steps)
+    return Price("data", 0, 0, median_seconds(step) * steps, simulations * steps)
 
 
-def _forecast_label(
-    config: CorrectionConfig, sample: Problem, label: str, rollout: float
-) -> Forecast:
-    way, seeds = WAYS[label], len(config.run.seeds)
-    last = rollout * config.data.steps
-    if way.gradient == "none":
-        return Forecast(label, 0, 0, 0, last)
-    network = new_corrector(config, sample, 0)
-    config = _in_iterations(config)
-    interface, extra = _open_interface(config, sample) if way.interface else (None, (0.0, 0))
-    ratios = stand_in_ratios(config, network)
-    stage = label_stage(config, sample, way, network, 0, ratios, interface=interface)
-    seconds, queries = cost_per_iteration(config, stage, network)
-    if way.interface and config.interface.kind == "amortised":  # the sample's bank holds but one
-        seconds = amortised_seconds(config, sample)
-    seconds, all_queries = seconds * stage.iterations, queries * stage.iterations
-    if needs_scores(config, way):
-        seconds += _scoring_seconds(config, sample, network)
-        all_queries += scoring_queries(config)
-    solver_steps = all_queries * (_steps_per_query(stage, network) if way.unrolled else 0)
-    seconds, solver_steps = seconds + extra[0], solver_steps + extra[1]
-    iterations = stage.iterations
-    if starts_from_non(config, label):
-        start = start_stage(config, sample, 0)
-        seconds += cost_per_iteration(config, start, network)[0] * start.iterations
-        iterations, all_queries = iterations + start.iterations, all_queries + start.iterations
-    return Forecast(
-        label,
+def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
+    """What one label will cost, for all seeds together, or "data"; nothing is trained."""
+    if name == "data":
+        assert opened.to_make is not None
+        return _price_data(opened.to_make, opened.problem.train.states)
+    label, seeds, last = LABELS[name], len(opened.seeds), opened.rollout_seconds
+    if not label.trained:
+        return Price(name, 0, 0, last)
+    network = opened.new_network(0)
+    interface, once, steps_once = _sample_interface(opened, name)
+    ratios = _stand_in_ratios(opened, network)
+    stage = label_stage(opened, label, network, 0, ratios, interface=interface)
+    seconds, queries = cost_per_iteration(opened, stage, network)
+    if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
+        seconds = _bank(opened.cuts[name], opened, _base(opened)).seconds or 0.0
+    iterations = stage.schedule.iterations
+    seconds, all_queries = seconds * iterations, queries * iterations
+    if opened.needs_scores(label):
+        scoring = queries_of(opened.weights.score, opened.weights.score_directions)
+        seconds += _scoring_seconds(opened, network, scoring)
+        all_queries += scoring
+    solver_steps = all_queries * (_steps_per_query(stage, network) if label.unrolled else 0)
+    seconds, solver_steps = seconds + once, solver_steps + steps_once
+    if opened.starts_from_non(name):
+        start = start_stage(opened, 0)
+        extra = start.schedule.iterations
+        seconds += cost_per_iteration(opened, start, network)[0] * extra
+        iterations, all_queries = iterations + extra, all_queries + extra
+    return Price(
+        name,
         iterations * seeds,
         all_queries * seeds,
-        solver_steps * seeds,
         (seconds + last) * seeds,
+        solver_steps * seeds,
     )
 
 
-def _open_interface(
-    config: CorrectionConfig, sample: Problem
-) -> tuple[Interface, tuple[float, int]]:
-    """An interface that asks as the run's will, and (seconds, solver steps) of getting ready.
+def _nobody(steps: int = 1, text: str = "") -> None:
+    """Nobody is watching."""
+
+
+def cost_per_iteration(opened: Opened, stage: Stage, network: nn.Module) -> tuple[float, int]:
+    """(seconds, queries) of one gradient, from as few probes as tell."""
+    objective = stage.objective_at(0)
+    if not isinstance(stage.gradient, ZerothOrder):
+        return median_seconds(lambda: stage.gradient(network, objective, 0)), 1
+    cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
+    chunk = workers.probes_per_pass(cut.chunk, active)
+    oracle = WeightOracle(network, objective, chunk)
+    probes = min(active, chunk, _SAMPLE_PROBES)
+    indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
+    with workers.measured_here():
+        base = median_seconds(oracle.base)
+        probing = median_seconds(lambda: cge(oracle, indices, cut.mu, cut.scheme))
+    if cut.sides == 1:
+        probing -= base
+    seconds = base + probing * active / probes / workers.side_by_side
+    return seconds, active * cut.sides + (2 - cut.sides)
+
+
+def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, float, int]:
+    """An interface as the run's will be, and (seconds, solver steps) of getting ready.
 
     Of a bank one Jacobian is measured. What its watch adds cannot be known.
     """
-    table, training = config.interface, config.training
-    if table.kind != "amortised":
-        interface = open_interface(config, sample, 0)
-        return interface, (interface.cost.seconds, interface.cost.solver_steps)
-    one = replace(table, snapshots=1, more_snapshots=0, watch_every=0)
-    interface = open_interface(replace(config, interface=one), sample, 0)
+    if name not in opened.cuts:
+        return None, 0.0, 0
+    cut, problem = opened.cuts[name], opened.problem
+    if cut.way != "bank":
+        interface = open_interface(cut, problem, 0)
+        return interface, interface.cost.seconds, interface.cost.solver_steps
+    interface = open_interface(small_bank(cut), problem, 0)
     seconds, steps = interface.cost.seconds, interface.cost.solver_steps
     watched = 0
-    if table.watch_every:
-        iterations = Span.parse("training.length", training.length).count
-        watched = -(-iterations // table.watch_every) * products(config)
-    more = watched * seconds / steps, watched
-    return interface, (seconds * table.snapshots + more[0], steps * table.snapshots + more[1])
+    if cut.watch_every:
+        iterations, unroll = opened.training.iterations, opened.training.unroll
+        watched = -(-iterations // cut.watch_every) * products(problem, unroll)
+    more = watched * seconds / steps
+    return interface, seconds * cut.snapshots + more, steps * cut.snapshots + watched
 
 
-def _steps_per_query(stage: Stage, network: torch.nn.Module) -> int:
+def _steps_per_query(stage: Stage, network: nn.Module) -> int:
     """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
     before = stage.counter.steps
     if isinstance(stage.gradient, ZerothOrder):
@@ -217,28 +166,187 @@ def _steps_per_query(stage: Stage, network: torch.nn.Module) -> int:
     return stage.counter.steps - before
 
 
-def _scoring_seconds(config: CorrectionConfig, sample: Problem, network: torch.nn.Module) -> float:
+def _stand_in_ratios(opened: Opened, network: nn.Module) -> LayerRatios | None:
+    """Other layers than the score's, but as many active weights, at no cost."""
+    if opened.weights.score == "none":
+        return None
+    return layer_ratios(
+        network, random_scores(network, generator(0, "scores")), opened.weights.sparsity
+    )
+
+
+def _scoring_seconds(opened: Opened, network: nn.Module, queries: int) -> float:
     """Time of scoring the layers, from as few directions as tell."""
-    few = min(config.zo.score_directions, _SAMPLE_DIRECTIONS)
-    less = replace(config, zo=replace(config.zo, score_directions=few))
-    with threads_of_a_worker(config):
-        seconds = median_seconds(lambda: score_layers(less, sample, network, 0))
-    return seconds * scoring_queries(config) / max(1, scoring_queries(less)) / side_by_side(config)
+    few = min(opened.weights.score_directions, _SAMPLE_DIRECTIONS)
+    with opened.workers.measured_here():
+        seconds = median_seconds(lambda: score_layers(opened, network, 0, few))
+    sampled = max(1, queries_of(opened.weights.score, few))
+    return seconds * queries / sampled / opened.workers.side_by_side
 
 
-def _in_iterations(config: CorrectionConfig) -> CorrectionConfig:
-    """The same lengths without epochs, which must count the real data and not the sample."""
-    data, training = config.data, config.training
+@dataclass(frozen=True)
+class CutPrice:
+    """What a gradient by one cut takes.
 
-    def fixed(text: str, unroll: int, batch: int) -> str:
-        windows = data.train * (data.steps - unroll + 1)
-        per_epoch = max(1, windows // min(batch, windows))
-        return f"{Span.parse('length', text).iterations(per_epoch)} iterations"
+    Args:
+        cut: Its name.
+        setup_steps: Solver steps once, before; None where the cut will not do.
+        setup_seconds: Their time, by as many workers as the run has.
+        steps: Solver steps of a gradient, those of the forward pass included.
+        seconds: Time of a gradient.
+        note: What there is to know, such as a radius, or why the cut will not do.
+    """
 
-    unrolled = (training.unroll, training.batch)
-    return replace(
-        config,
-        non=replace(config.non, length=fixed(config.non.length, 1, config.non.batch)),
-        training=replace(training, length=fixed(training.length, *unrolled)),
-        zo=replace(config.zo, resample=fixed(config.zo.resample, *unrolled)),
+    cut: str
+    setup_steps: int | None
+    setup_seconds: float | None
+    steps: int | None
+    seconds: float | None
+    note: str = ""
+
+
+def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
+    """Count and time a gradient of every cut.
+
+    The weight cut is measured from a few probes. The interface cuts take a gradient whose
+    backward pass makes no solver step, and as many solver steps as they add, of which one is
+    timed in a batch. Nothing is measured of what will not do: its row says why.
+
+    Args:
+        opened: The planned run.
+        progress: Who is watching.
+    """
+    with progress.stage("measuring every cut", 3) as advance:
+        prices = [_weights(opened)]
+        advance(1, "weights")
+        base = _base(opened)
+        advance(1, "interface")
+        for way in (_dense, _coloured, _bank, _random):
+            name = f"interface, {way.__name__.strip('_')}"
+            try:
+                prices.append(replace(way(opened.interface, opened, base), cut=name))
+            except InputError as error:
+                prices.append(CutPrice(name, None, None, None, None, first_line(error)))
+        advance(1, "")
+    return prices
+
+
+@final
+class _Free:
+    """A pullback that makes no solver step, and counts what is wanted of it.
+
+    Attributes:
+        products: States by variable.
+        calls: Products of whole batches.
+    """
+
+    def __init__(self) -> None:
+        self.products: dict[Variable, int] = {"state": 0, "forcing": 0}
+        self.calls = 0
+
+    def __call__(self, step: Step, cotangent: State) -> State:  # noqa: ARG002
+        self.products[step.variable] += len(step.point)
+        self.calls += 1
+        return torch.zeros_like(step.point)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A gradient without the solver steps of its backward pass."""
+
+    steps: int
+    seconds: float
+    products: dict[Variable, int]
+    calls: int
+    a_step: float
+
+
+def _weights(opened: Opened) -> CutPrice:
+    network = opened.new_network(0)
+    ratios = _stand_in_ratios(opened, network)
+    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, ratios)
+    seconds, queries = cost_per_iteration(opened, stage, network)
+    steps = queries * _steps_per_query(stage, network)
+    assert isinstance(stage.gradient, ZerothOrder)
+    note = f"{stage.gradient.masks.active:,} weights at sparsity {opened.weights.sparsity:g}"
+    return CutPrice("weights", 0, 0.0, steps, seconds, note)
+
+
+def _base(opened: Opened) -> _Base:
+    network, free = opened.new_network(0), _Free()
+    nothing = Interface(lambda _: free, Fitted(0, 0, 0, 0.0), "")
+    stage = label_stage(opened, LABELS["ZO-interface"], network, 0, interface=nothing)
+    objective = stage.objective_at(0)
+    stage.gradient(network, objective, 0)
+    steps, products_wanted, calls = stage.counter.steps, dict(free.products), free.calls
+    seconds = median_seconds(lambda: stage.gradient(network, objective, 0))
+    a_step = _seconds_of_a_step(opened.problem, opened.interface.states)
+    return _Base(steps, seconds, products_wanted, calls, a_step)
+
+
+def _seconds_of_a_step(problem: Problem, states: int) -> float:
+    """Of one state, in as large a batch as the probes'."""
+    data = problem.train
+
+    def stepping(count: int) -> Callable[[], object]:
+        rows = torch.arange(count) % data.simulations
+        forcing = None if data.forcing is None else data.forcing[rows, -1]
+        return lambda: problem.solver.step(data.states[rows, -1], forcing)
+
+    alone = median_seconds(stepping(1))
+    return alone if alone > _SLOW else median_seconds(stepping(states)) / states
+
+
+def _with_probes(
+    base: _Base, probes: dict[Variable, int], setup: int = 0, note: str = ""
+) -> CutPrice:
+    """A cut that makes `probes` solver steps for each product."""
+    steps = sum(count * probes.get(variable, 0) for variable, count in base.products.items())
+    seconds = base.seconds + steps * base.a_step
+    return CutPrice("", setup, setup * base.a_step, base.steps + steps, seconds, note)
+
+
+def _dense(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
+    grid = opened.problem.solver.grid
+    entries = torch.Size(grid.state_shape).numel(), torch.Size(grid.forcing_shape).numel()
+    return _with_probes(base, {"state": cut.sides * entries[0], "forcing": cut.sides * entries[1]})
+
+
+def _coloured(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
+    counter = CountedSolver(opened.problem.solver)
+    coloured = coloured_of(cut, opened.problem, counter, 0)
+    probes: dict[Variable, int] = {v: one.probes_for(v) for v, one in coloured.items()}
+    radii = (" x ".join(map(str, one.radius)) for one in coloured.values())
+    note = ", ".join(f"radius {radius} cells" for radius in radii)
+    bias = max(one.bias for one in coloured.values())
+    if bias:
+        note += f", {100 * bias:.2g} % of a response outside"
+    return _with_probes(base, probes, counter.steps, note)
+
+
+def _random(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:  # noqa: ARG001
+    probes = cut.sides * cut.directions
+    note = f"{cut.directions} directions; noise grows with training.unroll"
+    return _with_probes(base, {"state": probes, "forcing": probes}, note=note)
+
+
+def _bank(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
+    problem, batch = opened.problem, opened.training.batch
+    forms = forms_of_bank(cut, problem)
+    used = min(batch, cut.snapshots) if cut.lookup == "nearest" else cut.snapshots
+    rows = max(1, batch // used) if cut.lookup == "nearest" else batch
+    outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
+    looking = 0.0
+    for form in forms.values():
+        jacobian = form.open(torch.zeros(form.size))
+        looking += used * median_seconds(lambda j=jacobian: j.pull(outputs))  # type: ignore[misc]
+    setup = steps_of_bank(cut, problem)
+    gib = 4 * cut.snapshots * sum(form.size for form in forms.values()) / 2**30
+    return CutPrice(
+        "",
+        setup,
+        setup * base.a_step / opened.workers.side_by_side,
+        base.steps,
+        base.seconds + base.calls / len(problem.variables) * looking,
+        f"{cut.snapshots} Jacobians, {gib:.2g} GiB, lookup {cut.lookup}",
     )

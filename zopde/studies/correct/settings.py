@@ -10,22 +10,27 @@ from typing import Any, Literal
 
 import torch
 
-from zopde.studies.correct.labels import check_injection, fit_preset
+from zopde.errors import InputError
+from zopde.hybrid import INJECTIONS
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut, renamed
+from zopde.studies.correct.labels import LABELS, check_injection, check_labels, trains_through
 from zopde.studies.settings import (
     Count,
     Length,
     LengthOrNone,
     NotNegative,
     Positive,
-    Share,
+    Tree,
     Whole,
+    as_tree,
     build,
+    check_distinct,
     choices,
     merge,
     read_toml,
 )
-from zopde.studies.workers import RunSettings, check_run_settings
-from zopde.validate import check_choice
+from zopde.studies.workers import Workers
+from zopde.validate import check_choice, check_device
 
 PRESETS = ("quick", "paper")
 
@@ -104,62 +109,6 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class ZoSettings:
-    """Zeroth-order gradients: step `mu` in the units of the weights, share NOT asked for.
-
-    With `mu_relative`, `mu` is in units of each tensor's root mean square, see `relative_mu`.
-    A random mask is drawn every `resample`. `score` shares its weights out over the layers, once,
-    on the first batch: "none" (uniformly), or the ratios that "random", "magnitude", "grasp" or
-    "zo-grasp" (from `score_directions` directions) gives. `chunk` is how many probes share a
-    pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
-    """
-
-    mu: Positive = 1e-3
-    mu_relative: bool = False
-    scheme: Literal["forward", "central"] = "forward"
-    sparsity: Share = 0.9
-    score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
-    score_directions: Count = 192
-    resample: Length = "10 iterations"
-    chunk: Whole = 0
-
-
-@dataclass(frozen=True)
-class InterfaceSettings:
-    """The interface cut: how the solver's vector-Jacobian product is asked for.
-
-    `kind`: "coloured" (local solvers; `radius` in cells along each axis, [] measures it, and
-    `allow_bias` accepts one that the solver's step leaves), "dense" (every entry), "random"
-    (`directions` of them), "amortised" (Jacobians measured once at `snapshots` states of the
-    training data, found again by `lookup`, see `zopde.interface.lookup`). Such a bank takes at
-    most `limit_gib`: where it would not fit, each Jacobian is compressed to the entries within
-    `near` cells along each axis ([]: 5) and a product of rank `rank` for the rest. With
-    `watch_every` > 0 it is compared with the solver every so many iterations, and where they
-    agree less than `watch_below` (a cosine) up to `more_snapshots` are added; after that
-    `fallback` answers for the rest of the iteration.
-    `mu` is in units of the training data's standard deviation, the root mean square over the
-    channels. A solver call takes at most `states` states.
-    """
-
-    kind: Literal["coloured", "dense", "amortised", "random"] = "coloured"
-    mu: Positive = 1e-3
-    scheme: Literal["forward", "central"] = "forward"
-    radius: tuple[Whole, ...] = ()
-    allow_bias: bool = False
-    directions: Count = 64
-    snapshots: Count = 10
-    more_snapshots: Whole = 0
-    lookup: Literal["nearest", "mean", "interpolated", "fitted", "local"] = "fitted"
-    watch_every: Whole = 0
-    watch_below: NotNegative = 0.9
-    fallback: Literal["none", "dense", "coloured"] = "none"
-    limit_gib: Positive = 4.0
-    near: tuple[Whole, ...] = ()
-    rank: Count = 64
-    states: Count = 512
-
-
-@dataclass(frozen=True)
 class RunSettings:
     """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
 
@@ -207,13 +156,54 @@ class CorrectionConfig:
     corrector: CorrectorSettings = field(default_factory=CorrectorSettings)
     non: NonSettings = field(default_factory=NonSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    zo: ZoSettings = field(default_factory=ZoSettings)
-    interface: InterfaceSettings = field(default_factory=InterfaceSettings)
+    zo: WeightCut = field(default_factory=WeightCut)
+    interface: InterfaceCut = field(default_factory=InterfaceCut)
     run: RunSettings = field(default_factory=RunSettings)
 
+    RENAMED = (("interface.kind", "interface.way"),)
+
     def __post_init__(self) -> None:
-        check_run_settings(self.run)
+        check_labels(self.run.labels)
+        check_distinct("run.seeds", self.run.seeds)
+        check_device("run.device", self.run.device)
+        self.workers()
+        if self.run.timeout and not self.run.apart:
+            raise InputError(
+                "run.timeout",
+                got=self.run.timeout,
+                expected="0 where the solver runs in this process",
+                remedy="add run.apart=true, or use the solver's own time-out",
+            )
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
+        for label in {*self.run.labels, *self.interface.labels}:
+            self.cut_of(label)
+
+    def workers(self) -> Workers:
+        """Who evaluates probes."""
+        run = self.run
+        return Workers(run.workers, run.threads, run.executor, run.scratch)
+
+    def cut_of(self, label: str) -> InterfaceCut | None:
+        """How a label passes the solver: `[interface]`, and over it the label's own table."""
+        check_choice("interface.labels", label, LABELS)
+        way = LABELS[label].way
+        own = self.interface.labels.get(label, {})
+        if not way:
+            if own:
+                raise InputError(
+                    f"interface.labels.{label}",
+                    got="a table for a label that takes no derivative at the interface",
+                    expected=f"one of {', '.join(k for k, v in LABELS.items() if v.way)}",
+                )
+            return None
+        fixed = {} if way == "as set" else {"way": way}
+        shared = {**as_tree(self.interface), "labels": {}}
+        return build(InterfaceCut, {**shared, **own, **fixed})
+
+    @staticmethod
+    def upgrade(tree: Tree) -> Tree:
+        """The record of a run of an earlier version in today's words."""
+        return {**tree, "interface": renamed(tree.get("interface", {}))}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -247,7 +237,26 @@ def load_config(
     check_choice("preset", preset, PRESETS)
     chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
-    return build(CorrectionConfig, merge(fit_preset(tree, chosen), chosen))
+    return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
+
+
+def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
+    """A preset's labels and start for the injection that is chosen over it.
+
+    Labels without a gradient are left out, and so is the scratch start of a label that starts
+    from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
+    """
+    corrector = chosen.get("corrector")
+    inject = corrector.get("inject") if isinstance(corrector, Mapping) else None
+    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
+        return preset
+    labels = [
+        label
+        for label in preset["run"]["labels"]
+        if trains_through(label) and not LABELS[label].always_scratch
+    ]
+    run = {**preset["run"], "labels": labels}
+    return {**preset, "run": run, "training": {**preset["training"], "init": "scratch"}}
 
 
 def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:

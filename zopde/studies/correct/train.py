@@ -1,195 +1,206 @@
-"""Training one label with one seed."""
+"""Training one label with one seed, and rolling the unseen runs out."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-import torch
 from torch import nn
 
-from zopde.blackbox import CountedSolver, failures_of
+from zopde.blackbox import CountedSolver, Dropping, failures_of
 from zopde.contracts import Objective, Solver
-from zopde.data import Windows
-from zopde.hybrid import INJECTIONS, UnrolledObjective
+from zopde.errors import InputError
 from zopde.interface import InterfaceSolver
-from zopde.nets import Normalised
+from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
-from zopde.progress import Progress
-from zopde.seeding import noise_seeds
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
-from zopde.studies.correct.bank import Places, shared_folder
+from zopde.studies.correct.bank import Places
 from zopde.studies.correct.cut import Interface, PullbackAt, open_interface
-from zopde.studies.correct.evaluate import save_corrector
-from zopde.studies.correct.labels import WAYS, Way
-from zopde.studies.correct.problem import Problem, data_path, new_corrector
-from zopde.studies.correct.scoring import kept_scoring, needs_scores
-from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.folder import START, RunFolder
-from zopde.studies.scores import Scoring
-from zopde.studies.settings import Span
-from zopde.studies.workers import oracle_at
-from zopde.training import Backprop, Fitted, GradientSource, Optimise, Skipping, ZerothOrder, fit
+from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
+from zopde.studies.correct.labels import LABELS, Label
+from zopde.studies.correct.problem import Opened, Schedule
+from zopde.studies.run import Place, total_cost
+from zopde.studies.scores import FILE, Scoring, ratios_from, read_scoring, scores_by, write_scoring
+from zopde.studies.settings import iterations_in
+from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, fit
 from zopde.zo.cge import Failed
+
+START = "NON-start"
+CHUNK = "chunk.txt"
+REFERENCE = "reference.nc"  # of the unseen runs, for whoever looks at the folder alone
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a label with one seed.
+
+    Args:
+        cost: With the NON start it began from, the scores and what the interface took once.
+        evaluation: The unseen runs.
+        failures: Failed solver steps by reason, of training and rollouts.
+    """
+
+    cost: Fitted
+    evaluation: Evaluation
+    failures: Counter[str]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: on what, by which gradient, how long.
+    """A stretch of training: on what, by which gradient.
 
     Args:
         objective_at: Iteration -> objective.
         gradient: Where gradients come from.
-        optimise: How they become updates.
-        iterations: How many.
+        schedule: How long, and how gradients become updates.
         counter: Counts the solver steps.
     """
 
     objective_at: Callable[[int], Objective]
     gradient: GradientSource
-    optimise: Optimise
-    iterations: int
+    schedule: Schedule
     counter: CountedSolver
 
 
-@final
-class Trainer:
-    """Trains the labels of a run, each in its own folder, each resumable.
+def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
+    """Keep the reference; find how many probes share a pass, where the settings leave it open."""
+    reference = place.folder.root / REFERENCE
+    save_states(opened.problem.test.states, opened.problem.test, reference)
+    for label, why in opened.skipped.items():
+        place.progress.note(f"{label}: left out, {why}")
+    if not any(LABELS[label].gradient == "zo" for label in opened.labels) or opened.weights.chunk:
+        return opened
+    path = place.folder.root / CHUNK
+    if path.exists():
+        return with_chunk(opened, _read_chunk(path))
+    chunk = measured_chunk(opened)
+    place.progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
+    place.folder.write_text(CHUNK, f"{chunk}\n")
+    return with_chunk(opened, chunk)
 
-    Args:
-        config: The run's settings.
-        problem: Solver and data.
-        folder: Where checkpoints, histories and models go.
-        progress: Who is watching.
-        pool: Workers for zeroth-order probes; None for this process.
+
+def with_chunk(opened: Opened, chunk: int) -> Opened:
+    """The same with `chunk` probes a pass."""
+    return replace(opened, weights=replace(opened.weights, chunk=chunk))
+
+
+def measured_chunk(opened: Opened) -> int:
+    """Probes of a pass, measured on the first batch with as many threads as gradients will have.
+
+    The queries that it takes belong to no label.
     """
+    seed = opened.seeds[0]
+    with opened.workers.measured_here():
+        objective = opened.first_objective(opened.problem.solver, seed)
+        return WeightOracle(opened.new_network(seed), objective).calibrate(opened.weights.mu)
 
-    def __init__(
-        self,
-        config: CorrectionConfig,
-        problem: Problem,
-        folder: RunFolder,
-        progress: Progress,
-        pool: Executor | None = None,
-    ) -> None:
-        self._pool = pool
-        self._config = config
-        self._problem = problem
-        self._folder = folder
-        self._progress = progress
 
-    def train(self, label: str, seed: int) -> tuple[Normalised, Fitted]:
-        """The trained network, and what it cost with the NON start it began from."""
-        way, config = WAYS[label], self._config
-        network = new_corrector(config, self._problem, seed)
-        costs, ratios, ready = [], None, True
-        if starts_from_non(config, label):
-            start = start_stage(config, self._problem, seed)
-            costs.append(self._fit(network, start, START, seed))
-        before = failures_of(self._problem.solver)
-        if needs_scores(config, way):
-            scoring = self._score(network, label, seed)
-            ratios, ready = scoring.ratios, scoring.ratios is not None
-            costs.append(scoring.cost)
-        interface = self._open(label, seed) if way.interface else None
-        if interface:
-            costs.append(interface.cost)
-        failed = failures_of(self._problem.solver) - before
-        costs.append(Fitted(0, 0, 0, 0.0, failures=dict(failed)))
-        if ready:
-            stage = label_stage(
-                config, self._problem, way, network, seed, ratios, self._pool, interface
-            )
-            costs.append(self._fit(network, stage, label, seed, interface))
-            said = interface.finish(stage.iterations) if interface else ""
-            if said:
-                self._progress.note(f"{label}, seed {seed}: {said}")
-        save_corrector(network, config, self._folder.of(label, seed) / "model.safetensors")
-        return network, _total(costs)
-
-    def _score(self, network: nn.Module, label: str, seed: int) -> Scoring:
-        folder = self._folder
-        found = kept_scoring(self._config, self._problem, network, folder, label, seed, self._pool)
-        title = f"layers by score {self._config.zo.score!r}"
-        self._progress.note(f"{label}, seed {seed}: {found.cost.stopped or title}")
-        for line in str(found.ratios or "").splitlines():
-            self._progress.note(f"  {line}")
-        return found
-
-    def _open(self, label: str, seed: int) -> Interface:
-        root, own = self._folder.root, self._folder.of(label, seed)
-        shared = shared_folder(data_path(self._config, root.parent), root)
-        interface = open_interface(
-            self._config, self._problem, seed, Places(shared, own), self._pool, self._progress
+def _read_chunk(path: Path) -> int:
+    text = path.read_text(encoding="utf-8").strip()
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(
+            str(path), got=repr(text), expected="probes per pass", remedy="start over (--overwrite)"
         )
-        self._progress.note(f"{label}, seed {seed}: {interface.note}")
-        return interface
-
-    def _fit(
-        self,
-        network: nn.Module,
-        stage: Stage,
-        name: str,
-        seed: int,
-        interface: Interface | None = None,
-    ) -> Fitted:
-        gradient = stage.gradient
-        if self._config.run.failures == "drop":
-            gradient = Skipping(gradient)
-        with self._progress.stage(f"{name}, seed {seed}", stage.iterations) as advance:
-            cost = fit(
-                network,
-                stage.objective_at,
-                gradient,
-                stage.optimise,
-                stage.iterations,
-                self._folder.of(name, seed),
-                solver_steps=lambda: stage.counter.steps,
-                every_seconds=self._config.run.checkpoint_seconds,
-                progress=lambda loss: advance(1, f"loss {loss:.4g}"),
-                agreement=interface.agreement if interface else lambda: None,
-                variance=interface.variance if interface else lambda: None,
-                failures=lambda: failures_of(stage.counter),
-            )
-        if cost.stopped:
-            self._progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
-        return cost
+    return int(text)
 
 
-def _total(costs: list[Fitted]) -> Fitted:
-    return Fitted(
-        sum(cost.iterations for cost in costs),
-        sum(cost.queries for cost in costs),
-        sum(cost.solver_steps for cost in costs),
-        sum(cost.seconds for cost in costs),
-        next((cost.stopped for cost in costs if cost.stopped), ""),
-        dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
-        sum(cost.skipped for cost in costs),
-    )
+def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
+    """Train the label `name`, keep its model, and roll out the unseen runs."""
+    label, problem, folder = LABELS[name], opened.problem, place.of(name, seed)
+    network, cost = None, Fitted(0, 0, 0, 0.0)
+    if label.trained:
+        network = opened.new_network(seed)
+        cost = _train(opened, name, network, seed, place)
+        path = folder / "model.safetensors"
+        save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
+    before = failures_of(problem.solver)
+    # A step that fails again and again is a rollout that diverged.
+    solver = Dropping(problem.solver) if opened.bear else problem.solver
+    with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
+        evaluation = evaluate(solver, problem.test, network, advance)
+    save_states(evaluation.predicted, problem.test, folder / "rollout.nc")
+    failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
+    return Trained(cost, evaluation, failures)
 
 
-def starts_from_non(config: CorrectionConfig, label: str) -> bool:
-    """Whether a label begins with the NON stage's network."""
-    return config.training.init == "non" and not WAYS[label].always_scratch
+def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
+    label, note = LABELS[name], place.progress.note
+    costs: list[Fitted] = []
+    ratios: LayerRatios | None = None
+    if opened.starts_from_non(name):
+        costs.append(_fit(opened, network, start_stage(opened, seed), START, seed, place))
+    before, scored = failures_of(opened.problem.solver), True
+    if opened.needs_scores(label):
+        scoring = _kept_scoring(opened, network, name, seed, place)
+        ratios, scored = scoring.ratios, scoring.ratios is not None
+        costs.append(scoring.cost)
+    interface = None
+    if name in opened.cuts:
+        places = Places(opened.jacobians, place.of(name, seed))
+        interface = open_interface(
+            opened.cuts[name],
+            opened.problem,
+            seed,
+            opened.identity,
+            places,
+            place.pool,
+            place.progress,
+        )
+        note(f"{name}, seed {seed}: {interface.note}")
+        costs.append(interface.cost)
+    failed = failures_of(opened.problem.solver) - before
+    costs.append(Fitted(0, 0, 0, 0.0, failures=dict(failed)))
+    if scored:
+        stage = label_stage(opened, label, network, seed, ratios, place.pool, interface)
+        costs.append(_fit(opened, network, stage, name, seed, place, interface))
+        if interface and (seen := interface.finish(stage.schedule.iterations)):
+            note(f"{name}, seed {seed}: {seen}")
+    return total_cost(costs)
 
 
-def start_stage(config: CorrectionConfig, problem: Problem, seed: int) -> Stage:
+def _fit(
+    opened: Opened,
+    network: nn.Module,
+    stage: Stage,
+    name: str,
+    seed: int,
+    place: Place,
+    interface: Interface | None = None,
+) -> Fitted:
+    gradient = Skipping(stage.gradient) if opened.drop else stage.gradient
+    iterations = stage.schedule.iterations
+    with place.progress.stage(f"{name}, seed {seed}", iterations) as advance:
+        cost = fit(
+            network,
+            stage.objective_at,
+            gradient,
+            stage.schedule.optimise,
+            iterations,
+            place.of(name, seed),
+            solver_steps=lambda: stage.counter.steps,
+            every_seconds=opened.every_seconds,
+            progress=lambda loss: advance(1, f"loss {loss:.4g}"),
+            agreement=interface.agreement if interface else lambda: None,
+            variance=interface.variance if interface else lambda: None,
+            failures=lambda: failures_of(stage.counter),
+        )
+    if cost.stopped:
+        place.progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
+    return cost
+
+
+def start_stage(opened: Opened, seed: int) -> Stage:
     """NON on stored data, as the others' start: back-propagation, no solver step."""
-    non = config.non
-    windows = Windows(problem.train, problem.stepped, 1, non.batch, seed)
-    iterations = Span.parse("non.length", non.length).iterations(windows.per_epoch)
-    optimise = Optimise(lr=non.lr, warmup=non.warmup)
-    counter = CountedSolver(problem.solver)
-    return _stage(config, problem, counter, windows, Backprop(), optimise, iterations, seed)
+    return _stage(opened, opened.start, CountedSolver(opened.problem.solver), Backprop(), seed)
 
 
 def label_stage(
-    config: CorrectionConfig,
-    problem: Problem,
-    way: Way,
+    opened: Opened,
+    label: Label,
     network: nn.Module,
     seed: int,
     ratios: LayerRatios | None = None,
@@ -199,80 +210,96 @@ def label_stage(
     """The stage in which the labels differ.
 
     Args:
-        config: The run's settings.
-        problem: Solver and data.
-        way: The label's.
+        opened: The run.
+        label: The row of the table.
         network: Which will be trained.
         seed: The run's.
-        ratios: Where zo.score gives some.
-        pool: Workers for zeroth-order probes; None for this process.
+        ratios: Where a score gives some.
+        pool: Workers for probes of weights; None for this process.
         interface: For a label that passes the solver by queries.
     """
-    training = config.training
-    unrolled = Windows(problem.train, problem.stepped, training.unroll, training.batch, seed)
-    per_epoch = unrolled.per_epoch
-    iterations = Span.parse("training.length", training.length).iterations(per_epoch)
-    windows = unrolled
-    if not way.unrolled:
-        states = training.batch * training.unroll
-        windows = Windows(problem.train, problem.stepped, 1, states, seed)
-    solver = problem.twin if way.twin else problem.solver
+    solver = opened.problem.twin if label.twin else opened.problem.solver
     assert solver is not None, "labels without a solver are left out before"
-    counter = CountedSolver(solver)
-    optimise = Optimise(
-        training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
-    )
+    counter, schedule = CountedSolver(solver), opened.training
+    if not label.unrolled:  # as many reference states
+        schedule = replace(schedule, unroll=1, batch=schedule.batch * schedule.unroll)
     gradient: GradientSource = Backprop()
-    if way.gradient == "zo":
-        gradient = zeroth_order(config, network, per_epoch, seed, ratios, counter, pool)
-    pullbacks = interface.pullback_at if interface else None
-    return _stage(
-        config, problem, counter, windows, gradient, optimise, iterations, seed, pullbacks
-    )
-
-
-def zeroth_order(
-    config: CorrectionConfig,
-    network: nn.Module,
-    per_epoch: int,
-    seed: int,
-    ratios: LayerRatios | None,
-    counter: CountedSolver,
-    pool: Executor | None,
-) -> ZerothOrder:
-    """The weight cut: CGE over a random mask, probes `zo.chunk` at a time."""
-    zo = config.zo
-    every = Span.parse("zo.resample", zo.resample).iterations(per_epoch)
-    masks: Masks
-    if ratios is None:
-        masks = RandomMasks(Coordinates(network).total, zo.sparsity, every, seed)
-    else:
-        masks = LayerMasks(ratios, every, seed)
-    oracles = oracle_at(config, pool, counter, masks.active)
-    failed: Failed = "drop" if config.run.failures == "drop" else "keep"
-    return ZerothOrder(masks, zo.mu, zo.scheme, oracles, zo.mu_relative, failed)
+    if label.gradient == "zo":
+        gradient = _zeroth_order(opened, network, seed, ratios, counter, pool)
+    pullback_at = interface.pullback_at if interface else None
+    return _stage(opened, schedule, counter, gradient, seed, pullback_at)
 
 
 def _stage(
-    config: CorrectionConfig,
-    problem: Problem,
+    opened: Opened,
+    schedule: Schedule,
     counter: CountedSolver,
-    windows: Windows,
     gradient: GradientSource,
-    optimise: Optimise,
-    iterations: int,
     seed: int,
     pullback_at: PullbackAt | None = None,
 ) -> Stage:
-    scale: torch.Tensor = problem.scale
-    injection = INJECTIONS[config.corrector.inject]
+    windows = schedule.windows(opened.problem, seed)
 
     def objective_at(iteration: int) -> Objective:
         solver: Solver = counter
         if pullback_at:
             solver = InterfaceSolver(counter, pullback_at(iteration))
-        window = windows.batch(iteration)
-        seeds = noise_seeds(seed, iteration, window.unroll)
-        return UnrolledObjective(solver, window, scale, injection, seeds)
+        return opened.objective(windows, solver, seed, iteration)
 
-    return Stage(objective_at, gradient, optimise, iterations, counter)
+    return Stage(objective_at, gradient, schedule, counter)
+
+
+def _zeroth_order(
+    opened: Opened,
+    network: nn.Module,
+    seed: int,
+    ratios: LayerRatios | None,
+    counter: CountedSolver,
+    pool: Executor | None,
+) -> ZerothOrder:
+    """The weight cut: CGE over a random mask, `chunk` probes at a time."""
+    cut = opened.weights
+    every = iterations_in(cut.resample, opened.training.per_epoch)
+    masks: Masks
+    if ratios is None:
+        masks = RandomMasks(Coordinates(network).total, cut.sparsity, every, seed)
+    else:
+        masks = LayerMasks(ratios, every, seed)
+    oracles = opened.workers.oracle_at(cut.chunk, masks.active, pool, counter)
+    failed: Failed = "drop" if opened.drop else "keep"
+    return ZerothOrder(masks, cut.mu, cut.scheme, oracles, cut.mu_relative, failed)
+
+
+def score_layers(
+    opened: Opened, network: nn.Module, seed: int, directions: int, pool: Executor | None = None
+) -> Scoring:
+    """Score the network on the label's first batch; a function of its arguments."""
+    began, cut = time.monotonic(), opened.weights
+    solver = opened.problem.twin if cut.score == "grasp" else opened.problem.solver
+    assert solver is not None, "see check_suits"
+    counter = CountedSolver(solver)
+    objective = opened.first_objective(counter, seed)
+    oracles = opened.workers.oracle_at(cut.chunk, directions, pool, counter)
+    mu = cut.mu
+    if cut.mu_relative:  # a direction moves all tensors at once: as far as their own steps
+        mu = float(relative_mu(network, mu).square().mean().sqrt())
+    scores = scores_by(cut.score, network, objective, directions, mu, seed, oracles)
+    cost = Fitted(0, scores.queries, counter.steps, time.monotonic() - began)
+    return ratios_from(network, scores, cut.sparsity, cost)
+
+
+def _kept_scoring(
+    opened: Opened, network: nn.Module, name: str, seed: int, place: Place
+) -> Scoring:
+    """`score_layers`, kept in the label's folder: an interrupted run finds it there."""
+    cut, path = opened.weights, place.of(name, seed) / FILE
+    if path.exists():
+        scoring = read_scoring(path)
+    else:
+        scoring = score_layers(opened, network, seed, cut.score_directions, place.pool)
+        write_scoring(place.folder, path, scoring, cut.score, cut.sparsity)
+    title = f"layers by score {cut.score!r}"
+    place.progress.note(f"{name}, seed {seed}: {scoring.cost.stopped or title}")
+    for line in str(scoring.ratios or "").splitlines():
+        place.progress.note(f"  {line}")
+    return scoring

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Literal, final
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from zopde.blackbox import Store
 from zopde.errors import ClassifierError, InputError, SolverError, first_line
+from zopde.files import key_of
 from zopde.seeding import generator
 from zopde.studies.classifiers import Classifier
 from zopde.validate import check_choice, check_count, check_not_negative, check_positive
@@ -143,7 +143,7 @@ class BlackBox:
     def _answer(self, images: Tensor) -> Tensor:
         if self.store is None:
             return self._query(images)
-        keys = [_key(self.identity, image) for image in images]
+        keys = [key_of(self.identity, image) for image in images]
         width = 1 if self.answers == "labels" else self.classes
         known = {k: row for k, row in self.store.read(keys).items() if len(row) == 8 * width}
         missing = [i for i, key in enumerate(keys) if key not in known]
@@ -197,10 +197,3 @@ def check_votes(answers: Answers, votes: int) -> None:
             expected="2 or more where the classifier answers labels only",
             remedy="a label alone has no slope: set classifier.votes, such as 16",
         )
-
-
-def _key(identity: str, image: Tensor) -> bytes:
-    whole = blake2b(identity.encode(), digest_size=16)
-    whole.update(f"|{image.dtype} {tuple(image.shape)}|".encode())
-    whole.update(image.detach().cpu().contiguous().numpy().tobytes())
-    return whole.digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zopde.blackbox import Store
-from zopde.data import ImageBatches, ImageData, load_images
+from zopde.data import ImageBatches, ImageData, in_unit_range, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError
+from zopde.files import digest_of
 from zopde.progress import Progress
-from zopde.seeding import generator
+from zopde.seeding import generator, global_stream
 from zopde.studies.certificates import Sampling
 from zopde.studies.classifiers import (
     Classifier,
@@ -81,7 +81,7 @@ class NoisyImages:
 
     def inputs(self, pixels: Tensor) -> Float[Tensor, "batch channel y x"]:
         """Pixels in [0, 1] on the run's device."""
-        return pixels.to(self.device, torch.float32) / self.scale
+        return in_unit_range(pixels.to(self.device), self.scale)
 
     def batches(self, seed: int, batch: int) -> ImageBatches:
         """The training batches of a seed; the same for every label."""
@@ -167,13 +167,16 @@ class Opened:
         return [(label, seed) for seed in self.seeds for label in self.labels]
 
     @property
+    def priced(self) -> tuple[str, ...]:
+        """What a dry run prices."""
+        return self.labels
+
+    @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same images."""
-        digest = hashlib.sha256()
-        for part in (self.images.data.train, self.images.data.test):
-            for tensor in (part.pixels, part.labels):
-                digest.update(tensor.contiguous().numpy().data)
-        return {"data.sha256": (digest.hexdigest(), "reference data")}
+        parts = self.images.data.train, self.images.data.test
+        digest = digest_of(values for part in parts for values in (part.pixels, part.labels))
+        return {"data.sha256": (digest, "reference data")}
 
     def black_box(self, seed: int, budget: int = 0, queries: int = 0) -> BlackBox:
         """The classifier of a seed, behind a ledger that allows for a budget."""
@@ -188,10 +191,8 @@ class Opened:
         """An untrained one; the denoisers of a seed are alike."""
         data, sizes = self.images.data, self.sizes
         latent = sizes.latent if autoencoder else 0
-        # torch's initialisers read the global stream: set it from ours, and put it back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, "weights").initial_seed())
-            side = data.train.pixels.shape[-1]
+        side = data.train.pixels.shape[-1]
+        with global_stream(generator(seed, "weights")):
             defence = Defence(data.channels, side, sizes.depth, sizes.width, latent)
         return defence.to(self.images.device)
 

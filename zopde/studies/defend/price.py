@@ -13,8 +13,9 @@ from zopde.studies.defend.loss import Losses, Reconstruction
 from zopde.studies.defend.open import AUTOENCODER, DENOISER, PRETRAINING, Opened
 from zopde.studies.defend.train import check_white, free_convolutions, gradient_of
 from zopde.studies.defended import Defended
-from zopde.studies.price import Price, median_seconds
+from zopde.studies.price import Price
 from zopde.studies.run import Place
+from zopde.timing import median_seconds
 from zopde.training import Backprop
 
 

@@ -38,6 +38,7 @@ STUDY = Study(
     presets=PRESETS,
     load=load_defence,
     price=price,
+    price_of="one seed, the start in every row",
     free=(
         *("data.path", "run.checkpoint_seconds", "run.store", "run.store_gib"),
         *("classifier.price", "classifier.timeout", "classifier.retries"),

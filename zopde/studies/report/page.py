@@ -117,11 +117,11 @@ def _differences(names: dict[str, FoundRun]) -> str:
     return table(("setting", *names), rows, words=True)
 
 
-def _named(table: str, settings: object) -> Iterator[tuple[str, object]]:
-    if isinstance(settings, Mapping):
-        yield from ((f"{table}.{key}", value) for key, value in settings.items())
+def _named(table: str, values: object) -> Iterator[tuple[str, object]]:
+    if isinstance(values, Mapping):
+        yield from ((f"{table}.{key}", value) for key, value in values.items())
     else:
-        yield table, settings  # a certification's are in no table
+        yield table, values  # a certification's are in no table
 
 
 def _result(done: dict[str, FoundRun]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from zopde.report.classification import save_layer_ratios
-from zopde.report.learning import LossCurve, save_loss_curves
+from zopde.report.learning import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.reproduce import changes_from_preset, reproduce
@@ -41,7 +41,7 @@ def losses_picture(
             [[(r.queries, r.seconds, r.loss) for r in rows[:length]] for rows in histories]
         ).mean(axis=0)
         curves.append(
-            LossCurve(
+            CostCurve(
                 label,
                 float(queries) + values[:, 0],
                 float(seconds) + values[:, 1],

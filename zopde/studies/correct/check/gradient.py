@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zopde.check import SelfCheck, selfcheck
-from zopde.contracts import Solver
-from zopde.data import Trajectories, load_trajectories
 from zopde.errors import InputError
-from zopde.hybrid import INJECTIONS, UnrolledObjective
+from zopde.hybrid import UnrolledObjective
 from zopde.memory import keep_freed_memory
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.studies.correct.problem import (
-    Problem,
-    coarse_solver,
-    first_objective,
-    make_data,
-    new_corrector,
-    problem_from,
-    wanted_settings,
-)
+from zopde.studies.correct.open import open_few
+from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.correct.train import start_stage
 from zopde.zo import Estimate, rge
@@ -84,66 +74,48 @@ def check_gradient(
             "zo.mu_relative", got="true", expected="false where random directions are judged"
         )
     watcher = progress or Silent()
-    config = replace(config, run=replace(config.run, store=""))  # nothing is to be written
-    seed = config.run.seeds[0]
-    solver = coarse_solver(config)
-    small, data, source = _data(config, solver, watcher)
-    problem = problem_from(small, solver, data, watcher)
-    network, start = _started(small, problem, seed, watcher)
-    objective = first_objective(config, problem, problem.solver, seed)
-    oracle = WeightOracle(network, objective, config.zo.chunk or None)
+    opened, source = open_few(config, watcher)
+    cut, problem, seed = opened.weights, opened.problem, opened.seeds[0]
+    network, start = _started(opened, seed, watcher)
+    objective = opened.first_objective(problem.solver, seed)
+    oracle = WeightOracle(network, objective, cut.chunk or None)
     exact = None
     if problem.twin is not None:
-        exact = _autograd(first_objective(config, problem, problem.twin, seed), network)
-    draw, zo = generator(seed, "mask"), config.zo
+        exact = _autograd(opened.first_objective(problem.twin, seed), network)
+    draw = generator(seed, "mask")
     estimate: Estimate | None = None
     with watcher.stage("checking the gradient", 1) as advance:
         if directions:
-            estimate = rge(oracle, directions, zo.mu, draw, scheme=zo.scheme)
-        scale = relative_mu(network) if zo.mu_relative else None
-        found = selfcheck(
-            oracle, zo.mu, draw, exact, network, zo.scheme, scale, estimate, _COMPARED, _SWEPT
+            estimate = rge(oracle, directions, cut.mu, draw, scheme=cut.scheme)
+        scale = relative_mu(network) if cut.mu_relative else None
+        check = selfcheck(
+            oracle, cut.mu, draw, exact, network, cut.scheme, scale, estimate, _COMPARED, _SWEPT
         )
         advance()
     name = f"RGE, {directions} directions" if directions else "CGE"
-    return GradientCheck(name, source, start, found)
+    return GradientCheck(name, source, start, check)
 
 
-def _data(
-    config: CorrectionConfig, solver: Solver, progress: Progress
-) -> tuple[CorrectionConfig, Trajectories, str]:
-    """Settings of a few simulations, and those."""
-    few = replace(config.data, train=config.training.batch, test=1)
-    if config.data.path:
-        path = Path(config.data.path)
-        data = load_trajectories(path, solver.grid, wanted_settings(config, solver))
-        few = replace(few, train=min(few.train, max(1, data.simulations - 1)))
-        return replace(config, data=few), data, str(path)
-    small = replace(config, data=replace(few, steps=config.training.unroll + 2))
-    return small, make_data(small, progress), f"{few.train} short runs of the reference"
-
-
-def _started(
-    config: CorrectionConfig, problem: Problem, seed: int, progress: Progress
-) -> tuple[nn.Module, str]:
+def _started(opened: Opened, seed: int, progress: Progress) -> tuple[nn.Module, str]:
     """A corrector after a little of NON: at the very start its gradient is zero but in a layer.
 
     Where NON has no gradient, the weights that start at zero are drawn at random instead.
     """
-    network = new_corrector(config, problem, seed)
-    if INJECTIONS[config.corrector.inject].through_solver:
+    network = opened.new_network(seed)
+    if opened.problem.injection.through_solver:
         draw = generator(seed, "weights")
         for weight in network.parameters():
             if not weight.any():
                 noise = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
                 weight.data.copy_(0.1 * noise / weight[0].numel() ** 0.5)
         return network, "zeros drawn at random"
-    stage = start_stage(config, problem, seed)
-    optimizer = stage.optimise.build(network)
+    stage = start_stage(opened, seed)
+    optimise = stage.schedule.optimise
+    optimizer = optimise.build(network)
     with progress.stage("a few iterations of NON", _START) as advance:
         for iteration in range(_START):
             stage.gradient(network, stage.objective_at(iteration), iteration)
-            stage.optimise.update(optimizer, network, None, iteration, _START)
+            optimise.update(optimizer, network, None, iteration, _START)
             advance()
     return network, f"{_START} iterations of NON"
 

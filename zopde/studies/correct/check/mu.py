@@ -16,11 +16,10 @@ from zopde.hybrid import UnrolledObjective
 from zopde.interface import EntryOracle, Step
 from zopde.nets import Normalised, build_corrector
 from zopde.oracle import WeightOracle
-from zopde.oracle.coordinates import Coordinates
 from zopde.seeding import generator, noise_seeds
 from zopde.studies.correct.check.points import Point, Verdict
 from zopde.studies.correct.check.states import States
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut
 
 _MOST, _LEAST = 16, 4  # entries, and weights: 2 probes each for every step of the ladder
 _SECONDS = 25.0  # for either
@@ -28,34 +27,32 @@ _GOOD = 0.14  # relative error of a gradient whose cosine is 0.99
 _OFFSET = 0.1  # of the correction to learn, in standard deviations
 
 
-def check_state_mu(
-    config: CorrectionConfig, solver: Solver, states: States, seconds: float
-) -> Point:
+def check_state_mu(cut: InterfaceCut, solver: Solver, states: States, seconds: float) -> Point:
     """The mu of the interface cut, in standard deviations of the state; a step takes `seconds`."""
     state, forcing = states.rows(slice(0, 1))
     step = Step(solver, state, forcing, solver.step(state, forcing))
     cotangent = torch.randn(state.shape, generator=generator(0, "probes")).to(state)
-    oracle = EntryOracle(step, cotangent, config.interface.states)
+    oracle = EntryOracle(step, cotangent, cut.states)
     scale = torch.full((oracle.num_coordinates,), states.scale, dtype=torch.float64)
-    return _recommend("interface mu", oracle, scale, config, "interface", seconds)
+    return _recommend("interface mu", oracle, scale, cut, "interface", state.dtype, seconds)
 
 
 def check_weight_mu(
-    config: CorrectionConfig, solver: Solver, states: States, seconds: float
+    cut: WeightCut, network: Normalised, objective: UnrolledObjective, seconds: float
 ) -> Point:
     """The mu of the weight cut, in the units of the weights; a step takes `seconds`."""
-    network, objective = stand_in(config, solver, states)
-    oracle = WeightOracle(network, objective, config.zo.chunk or 64)
+    oracle = WeightOracle(network, objective, cut.chunk or 64)
     scale = torch.ones(oracle.num_coordinates, dtype=torch.float64)
-    return _recommend("weight mu", oracle, scale, config, "zo", seconds)
+    return _recommend(
+        "weight mu", oracle, scale, cut, "zo", next(network.parameters()).dtype, seconds
+    )
 
 
 def stand_in(
-    config: CorrectionConfig, solver: Solver, states: States
+    kind: str, sizes: dict[str, int], solver: Solver, states: States
 ) -> tuple[Normalised, UnrolledObjective]:
-    """A corrector of the configured sizes, and a two-step loss with a small correction to learn."""
+    """A corrector of a kind and sizes, and a two-step loss with a small correction to learn."""
     grid, (state, given) = solver.grid, states.rows(slice(0, 1))
-    kind, sizes = config.corrector.kind, config.corrector.sizes
     inputs, outputs = len(grid.channels) + len(grid.forcing_channels), len(grid.channels)
     padding: Literal["periodic", "zero"] = "periodic" if grid.boundary == "periodic" else "zero"
     with torch.random.fork_rng(devices=[]):
@@ -82,31 +79,31 @@ def _recommend(
     name: str,
     oracle: Oracle,
     scale: Tensor,
-    config: CorrectionConfig,
+    cut: WeightCut | InterfaceCut,
     table: str,
+    dtype: torch.dtype,
     seconds: float,
 ) -> Point:
-    settings = getattr(config, table)
     draw = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))
-    mus = ladder(config.dtype)
+    mus = ladder(dtype)
     count = int(_SECONDS / (2 * len(mus) * seconds))
     chosen = draw[: max(_LEAST, min(count, _MOST))].sort().values
     try:
         sweep = sweep_mu(oracle, chosen, mus, scale[chosen])
     except InputError as nowhere:
         return Point(name, "fail", str(nowhere), "check on states that the solver can take")
-    best = sweep.best(settings.scheme)
-    error = float(getattr(best, settings.scheme))
+    best = sweep.best(cut.scheme)
+    error = float(getattr(best, cut.scheme))
     noise = measure_noise(oracle, chosen, sweep.reference * scale[chosen], best.mu * scale)
-    least = min((p for p in sweep.points), key=lambda p: abs(math.log(p.mu / settings.mu)))
-    configured = float(getattr(least, settings.scheme))
+    least = min((p for p in sweep.points), key=lambda p: abs(math.log(p.mu / cut.mu)))
+    configured = float(getattr(least, cut.scheme))
     values: dict[str, Any] = {
         "recommended_mu": best.mu,
-        "scheme": settings.scheme,
+        "scheme": cut.scheme,
         "relative_error": error,
         "noise": noise.level,
         "noise_floor": noise.floor,
-        "configured_mu": settings.mu,
+        "configured_mu": cut.mu,
         "configured_relative_error": configured if math.isfinite(configured) else None,
         "sweep": [[p.mu, _plain(p.forward), _plain(p.central)] for p in sweep.points],
     }
@@ -116,17 +113,12 @@ def _recommend(
     remedy = ""
     if not error <= _GOOD:
         verdict, remedy = "fail", "no mu gives a good gradient: more digits, a tighter tolerance"
-        if settings.scheme == "forward" and sweep.best("central").central <= _GOOD:
+        if cut.scheme == "forward" and sweep.best("central").central <= _GOOD:
             remedy = f"take {table}.scheme=central, mu {sweep.best('central').mu:.1e}"
     elif not configured <= _GOOD:
         verdict = "warn"
-        remedy = f"set {table}.mu={best.mu:.1e}: at {settings.mu:g} it is off by {configured:.0%}"
+        remedy = f"set {table}.mu={best.mu:.1e}: at {cut.mu:g} it is off by {configured:.0%}"
     return Point(name, verdict, found, remedy, values)
-
-
-def weights_of(network: torch.nn.Module) -> int:
-    """How many weights a corrector has."""
-    return Coordinates(network).total
 
 
 def _plain(value: float) -> float | None:

@@ -10,7 +10,7 @@ from zopde.interface import ColouredPullback, Step, measure_reach
 from zopde.sparsity import RandomMasks
 from zopde.studies.correct.check.points import Point
 from zopde.studies.correct.check.states import States
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut
 
 _PROBES = 32
 
@@ -63,29 +63,34 @@ def check_reach(solver: Solver, states: States, mu: float) -> Point:
         return Point("reach", "pass", f"local: {told}", "", values)
     if 2 * loose <= cells:
         told += f"; but for 3 % of a response {_cells(wide)}, {loose} colours"
-        remedy = f"interface.radius={list(wide)} with interface.allow_bias=true, or amortised"
+        remedy = f"interface.radius={list(wide)} with interface.allow_bias=true, or the bank"
         return Point("reach", "warn", told, remedy, values)
-    remedy = 'interface.kind="amortised" asks for few Jacobians, once'
+    remedy = 'interface.way="bank" measures few Jacobians, once'
     return Point("reach", "warn", f"not local: {told}", remedy, values)
 
 
 def costs(
-    config: CorrectionConfig, weights: int, seconds: float, reach: Point, entries: int
+    zo: WeightCut,
+    interface: InterfaceCut,
+    once: int,
+    weights: int,
+    seconds: float,
+    reach: Point,
+    entries: int,
 ) -> list[Cost]:
     """One gradient of every cut, for the configured unroll and batch.
 
     Args:
-        config: The planned run.
+        zo: The weight cut.
+        interface: The interface cut.
+        once: Solver steps of a forward pass.
         weights: Of the corrector.
         seconds: Of a solver step, in a batch.
         reach: From `check_reach`.
         entries: Of a state.
     """
-    training, interface = config.training, config.interface
-    once = training.batch * (training.unroll - 1)
-    active = RandomMasks(weights, config.zo.sparsity, 1, 0).active
-    both = 2 if config.zo.scheme == "central" else 1
-    sides = 2 if interface.scheme == "central" else 1
+    active = RandomMasks(weights, zo.sparsity, 1, 0).active
+    both, sides = zo.sides, interface.sides
     colours, channels = reach.values["colours"], reach.values["channels"]
     rows = [
         ("weights", (both * active + (2 - both)) * once, 0, f"{active:,} of {weights:,} weights"),
@@ -93,7 +98,7 @@ def costs(
         ("interface, random", once * (1 + sides * interface.directions), 0, "noisy"),
         ("interface, dense", once * (1 + sides * entries), 0, f"{entries:,} entries"),
         (
-            "interface, amortised",
+            "interface, bank",
             once,
             sides * entries * interface.snapshots,
             f"{interface.snapshots} Jacobians once",

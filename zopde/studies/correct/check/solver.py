@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from zopde.blackbox import BlackBox
 from zopde.contracts import Solver, seeded
+from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress, Silent
 from zopde.seeding import noise_seeds
-from zopde.studies.correct.check.mu import check_state_mu, check_weight_mu, stand_in, weights_of
+from zopde.studies.correct.check.mu import check_state_mu, check_weight_mu, stand_in
 from zopde.studies.correct.check.points import (
     Point,
     check_batch,
@@ -23,7 +26,8 @@ from zopde.studies.correct.check.points import (
 )
 from zopde.studies.correct.check.reach import Cost, check_reach, costs
 from zopde.studies.correct.check.states import States, typical_states
-from zopde.studies.correct.problem import coarse_solver
+from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.settings import CorrectionConfig
 
 _BATCH = 16
@@ -74,25 +78,36 @@ def check_solver(
     Raises:
         InputError: On settings or data that will not do.
     """
-    solver = coarse_solver(config)
-    states = typical_states(config, solver, amplitude)
+    solver = open_solver(config)
+    reference = reference_of(config, solver, Path())
+    states = typical_states(reference, config.data.path, amplitude)
+    corrector, training = config.corrector, config.training
     watcher, points = progress or Silent(), list[Point]()
+    stand_in_once = cache(
+        lambda: stand_in(corrector.kind, corrector.sizes, BlackBox(solver), states)
+    )
+
+    def weight_mu(seconds: float) -> Point:
+        return check_weight_mu(config.zo, *stand_in_once(), seconds)
+
     with watcher.stage("checking the solver", 9) as advance:
-        for point in _points(config, solver, states):
+        for point in _points(config.interface, solver, states, weight_mu):
             points.append(point)
             advance(1, point.name)
-    found = {point.name: point for point in points}
-    if "reach" not in found:
+    named = {point.name: point for point in points}
+    if "reach" not in named:
         return SolverCheck(config.solver.spec, states.source, tuple(points), (), "")
-    weights = weights_of(stand_in(config, BlackBox(solver), states)[0])
-    seconds = found["time"].values["in_batch"]
-    rows = costs(config, weights, seconds, found["reach"], states.state[0].numel())
-    training = config.training
+    weights = Coordinates(stand_in_once()[0]).total
+    seconds, once = named["time"].values["in_batch"], training.batch * (training.unroll - 1)
+    entries = states.state[0].numel()
+    rows = costs(config.zo, config.interface, once, weights, seconds, named["reach"], entries)
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
     return SolverCheck(config.solver.spec, states.source, tuple(points), tuple(rows), assumed)
 
 
-def _points(config: CorrectionConfig, solver: Solver, states: States) -> Iterator[Point]:
+def _points(
+    cut: InterfaceCut, solver: Solver, states: States, weight_mu: Callable[[float], Point]
+) -> Iterator[Point]:
     contract, answer = check_contract(solver, states)
     yield contract
     if answer is None:
@@ -107,9 +122,9 @@ def _points(config: CorrectionConfig, solver: Solver, states: States) -> Iterato
     yield check_nan(box, states, speed.values["alone"])
     yield check_digits(answer)
     seconds = speed.values["in_batch"]
-    state_mu = check_state_mu(config, frozen, states, seconds)
+    state_mu = check_state_mu(cut, frozen, states, seconds)
     yield state_mu
-    yield check_weight_mu(config, box, states, seconds)
+    yield weight_mu(seconds)
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
         yield check_reach(frozen, states, best)

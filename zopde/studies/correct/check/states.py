@@ -1,54 +1,21 @@
-"""States on which a solver is checked.
-
-Coarse runs that stand in for reference data that nobody has made yet.
-"""
+"""States on which a solver is checked."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from zopde.contracts import ReferenceSolver, Solver
-from zopde.data import Trajectories, load_trajectories, simulate
+from zopde.data import load_trajectories
 from zopde.grid import Grid
 from zopde.seeding import generator
-from zopde.studies.correct.measure import median_seconds
-from zopde.studies.correct.settings import CorrectionConfig
-
-_SAMPLE_STEPS = 4
-
-
-def stand_in_runs(
-    config: CorrectionConfig, solver: ReferenceSolver, count: int, kept: int, seconds: float
-) -> Trajectories:
-    """Coarse runs as long as the data's, or as time allows; their last steps.
-
-    How far a step reaches depends on how fast the flow is, so they must not end at the start.
-
-    Args:
-        config: The run that is planned.
-        solver: The coarse solver.
-        count: Runs.
-        kept: Steps at their end that are kept.
-        seconds: What they may take, about.
-    """
-    wanted = config.data.skip + config.data.steps - kept
-
-    def run(skip: int, steps: int) -> Trajectories:
-        draw = generator(config.data.seed, "data")
-        return simulate(solver, lambda u: u, solver.grid, count, skip, steps, draw, config.dtype)
-
-    each = median_seconds(lambda: run(0, _SAMPLE_STEPS)) / _SAMPLE_STEPS
-    skip = max(2, min(wanted, int(seconds / each)))
-    return replace(run(skip, kept), settings={"skip": skip})
-
+from zopde.studies.correct.reference import Reference
 
 _STATES, _WAVES = 4, 3
-_SECONDS = 5.0  # of the scenario's runs
+_SECONDS = 5.0  # of runs of the solver's own scenario
 
 
 @dataclass(frozen=True)
@@ -76,41 +43,36 @@ class States:
         return self.state[chosen], None if self.forcing is None else self.forcing[chosen]
 
 
-def typical_states(config: CorrectionConfig, solver: Solver, amplitude: float) -> States:
+def typical_states(reference: Reference, path: str, amplitude: float) -> States:
     """States of the data file; else as far into the solver's scenario; else smooth waves.
 
     Args:
-        config: Names the data file, if there is one, and the precision.
-        solver: The coarse solver.
+        reference: The planned data of the coarse solver.
+        path: The data file; "" where there is none.
         amplitude: Of the waves, in the state's units.
     """
-    draw = generator(config.data.seed, "probes")
-    if config.data.path:
-        found = load_trajectories(Path(config.data.path), solver.grid, None)
-        data = found.to(config.run.device, config.dtype)
+    solver, draw = reference.solver, generator(reference.seed, "probes")
+    like = torch.empty(0, device=reference.device, dtype=reference.dtype)
+    if path:
+        data = load_trajectories(Path(path), solver.grid, None).to(like.device, like.dtype)
         rows = torch.randperm(data.simulations * data.steps, generator=draw)[:_STATES]
         forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
         state = data.states[:, :-1].flatten(0, 1)[rows].contiguous()
-        return States(state, forcing, config.data.path)
-    if isinstance(solver, ReferenceSolver):
-        return _of_scenario(config, solver)
+        return States(state, forcing, path)
+    if reference.can_be_made:
+        data = reference.stand_in(_STATES, 1, _SECONDS).to(like.device, like.dtype)
+        forcing = None if data.forcing is None else data.forcing[:, -1]
+        steps = data.settings["skip"] + data.steps
+        source = f"the solver's own scenario after {steps} steps"
+        return States(data.states[:, -1].contiguous(), forcing, source)
     grid = solver.grid
     state = amplitude * _waves(len(grid.channels), grid, draw)
     forcing = amplitude * _waves(len(grid.forcing_channels), grid, draw)
     return States(
-        state.to(config.run.device, config.dtype),
-        forcing.to(config.run.device, config.dtype) if grid.forcing_channels else None,
+        state.to(like),
+        forcing.to(like) if grid.forcing_channels else None,
         f"smooth random fields of amplitude {amplitude:g}",
     )
-
-
-def _of_scenario(config: CorrectionConfig, solver: ReferenceSolver) -> States:
-    runs = stand_in_runs(config, solver, _STATES, 1, _SECONDS)
-    data = runs.to(config.run.device, config.dtype)
-    forcing = None if data.forcing is None else data.forcing[:, -1]
-    steps = runs.settings["skip"] + runs.steps
-    source = f"the solver's own scenario after {steps} steps"
-    return States(data.states[:, -1].contiguous(), forcing, source)
 
 
 def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:

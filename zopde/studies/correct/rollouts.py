@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Vortical
-from zopde.data import load_trajectories
-from zopde.data.store import load_rollout
+from zopde.data import load_rollout, load_trajectories
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.hybrid import rollout_error
 from zopde.studies.correct.evaluate import Evaluation
-from zopde.studies.correct.labels import WAYS
-from zopde.studies.correct.problem import coarse_solver, data_path
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.folder import REFERENCE
-from zopde.studies.report.runs import FoundRun
+from zopde.studies.correct.train import REFERENCE
+from zopde.studies.report.found import FoundRun
 from zopde.studies.settings import build
 
 
@@ -47,7 +46,7 @@ class Rollouts:
         errors = {
             label: float(torch.stack([e.error.mean_mae for e in found]).mean())
             for label, found in self.evaluations.items()
-            if WAYS[label].gradient != "none" and not WAYS[label].twin
+            if LABELS[label].gradient != "none" and not LABELS[label].twin
         }
         finite = {k: v for k, v in errors.items() if v < float("inf")}
         return min(finite, key=lambda label: finite[label], default=None)
@@ -65,7 +64,7 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
     grid: Grid | None = None
     found: dict[str, list[Evaluation]] = {}
     for label in run.labels:
-        for seed in run.seeds if WAYS[label].gradient != "none" else (0,):
+        for seed in run.seeds if LABELS[label].gradient != "none" else (0,):
             path = run.of(label, seed) / "rollout.nc"
             if not path.exists():
                 continue
@@ -88,7 +87,7 @@ def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:
     if run.metrics is not None and not (run.root / "vorticity.png").exists():
         return {}  # a solver that has told none need not be built
     try:
-        solver = coarse_solver(build(CorrectionConfig, run.settings))
+        solver = open_solver(build(CorrectionConfig, run.settings))
         if not isinstance(solver, Vortical):
             return {}
         return {label: solver.vorticity(values) for label, values in states.items()}
@@ -104,7 +103,8 @@ def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
             states = load_rollout(kept).states
         else:
             config = build(CorrectionConfig, run.settings)
-            data = load_trajectories(data_path(config, run.root.parent), grid)
+            reference = reference_of(config, open_solver(config), run.root.parent)
+            data = load_trajectories(reference.path, grid)
             first = config.data.train
             states = data.take(slice(first, first + config.data.test)).states.to(config.dtype)
     except InputError:

@@ -1,0 +1,168 @@
+"""`zopde correct`, `classify` and `defend`: one factory makes them, for they differ in options."""
+
+# Annotations are not postponed here: those of a command are made of the factory's arguments.
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib.resources import files
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, show, table_of
+from zopde.cli.options import (
+    AsJson,
+    Changes,
+    ConfigFile,
+    Device,
+    ImageFile,
+    Overwrite,
+    Resume,
+    SolverSpec,
+    tables_of,
+)
+
+
+def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[..., None]:  # noqa: ANN401
+    """Make the command that runs a study: it reads settings, makes one call, prints the table.
+
+    Args:
+        name: The study's; it is loaded when the command runs, for help must be quick.
+        about: The command's help.
+        presets: What the help says of the embedded settings.
+        own: Option -> its type, of those that not every study has. Each stands for a setting,
+            see `SETTING_OF`; only the solver must be given.
+    """
+    subject = "<solver>" if "solver" in own else name
+
+    def command(
+        *,
+        preset: Annotated[
+            str,
+            Option(
+                help=f"Start from these embedded settings: {presets}.",
+                autocompletion=lambda incomplete: preset_names(name, incomplete),
+            ),
+        ] = "quick",
+        config_file: ConfigFile = None,
+        changes: Changes = None,
+        out: Annotated[
+            Path | None, Option(help=f"Write to this run folder. Default: runs/{subject}-<preset>.")
+        ] = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        dry_run: Annotated[
+            bool, Option("--dry-run", help="Measure a sample, print the costs, and stop.")
+        ] = False,
+        as_json: AsJson = False,
+        **given: Any,  # noqa: ANN401 - of `own`
+    ) -> None:
+        from zopde.studies.run import run_study, study_named
+
+        study = study_named(name)
+        assert study.load is not None
+        settings = study.load(preset, config_file, changes or (), tables_of(**given))
+        stem = Path(given.get("solver", name).replace(":", "-")).name
+        folder = out or Path("runs") / f"{stem}-{preset}"
+        if dry_run:
+            _dry_run(study, settings, folder, as_json)
+            return
+        with prints_to_stderr():
+            metrics = run_study(study, settings, folder, resume, overwrite, Watcher())
+        if as_json:
+            say_json(metrics)
+            return
+        show(study.table(metrics))
+        say(f"pictures: {', '.join(map(str, sorted(folder.glob('*.png'))))}")
+        say(f"everything else: {folder}; one page of it: zopde report {folder}")
+
+    parameters = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
+    for option, kind in own.items():
+        default = Parameter.empty if option == "solver" else None
+        only = Parameter.KEYWORD_ONLY
+        parameters.append(Parameter(option, only, default=default, annotation=kind))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__name__, command.__doc__ = name, about
+    return command
+
+
+def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  # noqa: ANN401
+    """Print what every label will cost and, of a study that has cuts, what each of these asks."""
+    from zopde.studies.run import price_study
+
+    with prints_to_stderr():
+        opened = (study.sample or study.open)(settings, folder, Watcher())
+        prices = [asdict(price) for price in price_study(study, opened, Watcher())]
+        more = study.more_prices(opened, Watcher()) if study.more_prices else ()
+    cuts = [asdict(cut) for cut in more]
+    if as_json:
+        say_json({"labels": prices, "cuts": cuts} if study.more_prices else prices)
+        return
+    title = f"dry run: nothing was trained or written; figures of {study.price_of}"
+    rows = [{**price, "hours": round(price["seconds"] / 3600, 2)} for price in prices]
+    table_of(rows, title, blank=0)
+    heads = {"setup_steps": "steps once", "setup_seconds": "seconds once", "steps": "solver steps"}
+    table_of(cuts, "what a gradient asks, by cut", heads)
+
+
+def preset_names(study: str, incomplete: str = "") -> Iterator[str]:
+    """Names of a study's presets, for the shell to complete; the study is not loaded."""
+    folder = files("zopde") / "studies" / study / "presets"
+    names = sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.is_file())
+    return (name for name in names if name.startswith(incomplete))
+
+
+def _option(kind: Any, text: str) -> Any:  # noqa: ANN401 - types as typer reads them
+    """An option of one study; where it is not given, the preset or a file decides."""
+    return Annotated[kind | None, Option(help=text)]
+
+
+correct = study_command(
+    "correct",
+    "Train a corrector of a solver in every way, and compare the ways on unseen runs.",
+    "quick (minutes) or paper (days)",
+    solver=SolverSpec,
+    data=_option(
+        Path, "Read reference data from this NetCDF file, made if absent. Default: beside --out."
+    ),
+    device=Device,
+    chunk=_option(
+        int, "Evaluate so many probes in a pass; 0 measures what is best. Default: as the settings."
+    ),
+    executor=_option(
+        str,
+        "Let dask (a local cluster of run.workers) or dask://host:port evaluate the probes of "
+        "the weight cut. Default: run.workers processes.",
+    ),
+    failures=_option(
+        str,
+        "When a solver step fails: raise, retry (run.retries times, then raise), or drop "
+        "(then leave it out). Default: as the settings.",
+    ),
+    store=_option(
+        Path,
+        "Keep the solver's answers in this file, so that a crashed or resumed run asks nothing "
+        "twice; for solvers that take long. Default: none is kept.",
+    ),
+)
+classify = study_command(
+    "classify",
+    "Train an image classifier from scratch by queries, beside back-propagation.",
+    "quick (digits), cnn-730 ... cnn-12610, resnet20-80/90/95/99 (CIFAR-10)",
+    data=ImageFile,
+    device=Device,
+)
+defend = study_command(
+    "defend",
+    "Train a denoiser through a classifier that only answers queries, and certify the whole.",
+    "quick (digits), fashion (28 x 28) or cifar10 (as published)",
+    data=ImageFile,
+    device=Device,
+    classifier=_option(
+        str,
+        "Defend this classifier: model.safetensors, package.module:name, file.py:name or a URL. "
+        "Default: one is trained on the clean images first.",
+    ),
+)

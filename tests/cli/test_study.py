@@ -1,0 +1,116 @@
+"""The commands that one factory makes: which options they have, and what these stand for."""
+
+import inspect
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from typer.testing import CliRunner
+
+from zopde.cli import study as commands
+from zopde.cli.app import app
+from zopde.cli.options import SETTING_OF
+from zopde.studies.run import study_named
+from zopde.studies.settings import as_tree
+
+STUDIES = ("correct", "classify", "defend")
+OF_ALL = {
+    *("preset", "config_file", "changes", "out"),
+    *("resume", "overwrite", "dry_run", "as_json"),
+}
+VALUES = {
+    "solver": "somewhere.py:Mine",
+    "classifier": "model.safetensors",
+    "data": "here",
+    "device": "cpu",
+    "chunk": 7,
+    "executor": "dask://somewhere:1",
+    "failures": "drop",
+    "store": "answers",
+}
+
+
+def own_options(name):
+    parameters = inspect.signature(getattr(commands, name)).parameters
+    assert parameters.keys() > OF_ALL
+    return [option for option in parameters if option not in OF_ALL]
+
+
+def test_every_option_that_stands_for_a_setting_is_one_of_a_command():
+    assert {option for name in STUDIES for option in own_options(name)} == set(SETTING_OF)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_own_option_stands_for_a_setting_of_the_study(name):
+    tables = get_type_hints(study_named(name).settings).items()
+    settings = {f"{table}.{key}" for table, kind in tables for key in get_type_hints(kind)}
+    assert {SETTING_OF[option] for option in own_options(name)} <= settings
+
+
+def asked_of(name, words, monkeypatch):
+    """What a command asks `run_study` for: study, settings, folder, resume, overwrite."""
+    calls = []
+    monkeypatch.setattr(
+        "zopde.studies.run.run_study", lambda *given: calls.append(given[:5]) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        CliRunner().invoke(app, [name, *words], catch_exceptions=False)
+    return calls[0]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_an_option_becomes_its_setting_exact(name, monkeypatch):
+    options = own_options(name)
+    words = [VALUES["solver"]] if "solver" in options else []
+    for option in options:
+        words += [] if option == "solver" else [f"--{option}", str(VALUES[option])]
+    study, settings, folder, resume, overwrite = asked_of(name, words, monkeypatch)
+    assert study.name == name
+    tree = as_tree(settings)
+    for option in options:
+        table, key = SETTING_OF[option].split(".")
+        assert tree[table][key] == VALUES[option]
+    stem = "somewhere.py-Mine" if "solver" in options else name
+    assert folder == Path("runs") / f"{stem}-quick"
+    assert (resume, overwrite) == (False, False)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_without_options_the_settings_are_the_preset_exact(name, monkeypatch):
+    words = [VALUES["solver"]] if "solver" in own_options(name) else []
+    words += ["--set", "run.seeds=[3]", "--out", "there", "--resume"]
+    study, settings, folder, resume, overwrite = asked_of(name, words, monkeypatch)
+    tables = {"solver": {"spec": words[0]}} if "solver" in own_options(name) else {}
+    assert settings == study.load("quick", None, ["run.seeds=[3]"], tables)
+    assert (folder, resume, overwrite) == (Path("there"), True, False)
+
+
+def test_certify_hands_every_option_on_exact(monkeypatch):
+    from zopde.studies.certify import CertifyConfig
+
+    values = {
+        "data": "here",
+        "part": "train",
+        "scale": 2.0,
+        "sigma": 0.5,
+        "n0": 3,
+        "n": 4,
+        "alpha": 0.25,
+        "batch": 5,
+        "every": 6,
+        "images": 7,
+        "seed": 8,
+        "device": "cpu",
+    }
+    words = [
+        word
+        for key, value in values.items()
+        for word in (f"--{'max-images' if key == 'images' else key}", str(value))
+    ]
+    calls = []
+    monkeypatch.setattr(
+        "zopde.studies.certify.run_certification", lambda *given: calls.append(given) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        CliRunner().invoke(app, ["certify", "mine", *words], catch_exceptions=False)
+    assert calls[0][0] == CertifyConfig(model="mine", **values)

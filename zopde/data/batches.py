@@ -1,0 +1,180 @@
+"""Batches of images and of reference data, in an order that a resumed run can recompute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Generator, Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+
+from zopde.contracts import Solver, Window, seeded
+from zopde.data.images import Images
+from zopde.data.trajectories import Trajectories
+from zopde.errors import InputError, SolverError
+from zopde.seeding import generator
+from zopde.validate import check_count
+
+
+def _chosen(count: int, batch: int, per_epoch: int, seed: int, i: int) -> Int[Tensor, " batch"]:
+    """Which of `count` things batch i holds: all are shuffled anew every epoch, by the seed."""
+    epoch, place = divmod(i, per_epoch)
+    order = torch.randperm(count, generator=generator(seed, "order", epoch))
+    return order[place * batch : (place + 1) * batch]
+
+
+@final
+class ImageBatches:
+    """The training images, shuffled anew every epoch, moved and mirrored at random.
+
+    Batch `at(i)` is a function of (seed, i) alone. The last batch of an epoch holds what is
+    left over.
+
+    Args:
+        images: The training images.
+        batch: Images at a time; an epoch of fewer is one batch.
+        seed: Decides order, crops and flips.
+        pad: Pixels of zeros around an image before a random crop of its old size; 0: none.
+        flip: Whether half of the images are mirrored, left to right.
+
+    Raises:
+        InputError: If `batch` is not positive or `pad` negative.
+    """
+
+    def __init__(
+        self, images: Images, batch: int, seed: int, pad: int = 0, flip: bool = False
+    ) -> None:
+        check_count("batch", batch)
+        if pad < 0:
+            raise InputError("pad", got=pad, expected="a number of pixels >= 0")
+        self._images, self._batch, self._seed = images, batch, seed
+        self._pad, self._flip = pad, flip
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self._images) // self._batch)
+
+    def at(self, i: int) -> tuple[Shaped[Tensor, "batch channel y x"], Tensor]:
+        """Pixels, in the units of the file, and labels of batch i."""
+        chosen = _chosen(len(self._images), self._batch, self.per_epoch, self._seed, i)
+        draw = generator(self._seed, "augment", i)
+        pixels = self._images.pixels[chosen]
+        if self._pad:
+            pixels = padded_crops(pixels, self._pad, draw)
+        if self._flip:
+            pixels = flips(pixels, draw)
+        return pixels, self._images.labels[chosen]
+
+
+def padded_crops(
+    pixels: Shaped[Tensor, "batch channel y x"], pad: int, draw: Generator
+) -> Shaped[Tensor, "batch channel y x"]:
+    """Every image moved by up to `pad` pixels along each axis; zeros come in at the border."""
+    batch, _, height, width = pixels.shape
+    down, right = torch.randint(2 * pad + 1, (2, batch), generator=draw)
+    rows = (down[:, None] + torch.arange(height))[:, :, None]
+    columns = (right[:, None] + torch.arange(width))[:, None, :]
+    padded = F.pad(pixels, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    crops = padded[torch.arange(batch)[:, None, None], rows, columns]
+    return crops.permute(0, 3, 1, 2).contiguous()
+
+
+def flips(
+    pixels: Shaped[Tensor, "batch channel y x"], draw: Generator
+) -> Shaped[Tensor, "batch channel y x"]:
+    """Every image mirrored, left to right, with probability 1/2."""
+    mirrored = torch.rand(len(pixels), generator=draw) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+
+
+@final
+class Windows:
+    """All stretches of `unroll` steps, shuffled anew every epoch.
+
+    `batch(i)` is a function of (seed, i) alone. A last incomplete batch of an epoch is left
+    out.
+
+    Args:
+        trajectories: The reference.
+        stepped: (simulation, time, channel, *space), the solver's answer to every reference
+            state; see `first_steps`.
+        unroll: Steps in a window, >= 1.
+        batch: Windows side by side, >= 1.
+        seed: Decides the order.
+
+    Raises:
+        InputError: If the trajectories are shorter than one window.
+    """
+
+    def __init__(
+        self, trajectories: Trajectories, stepped: Tensor, unroll: int, batch: int, seed: int
+    ) -> None:
+        steps = trajectories.steps
+        if unroll > steps:
+            raise InputError("unroll", got=unroll, expected=f"at most the data's {steps} steps")
+        self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
+        self._starts = steps - unroll + 1
+        self._count = trajectories.simulations * self._starts
+        self._batch = min(batch, self._count)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return self._count // self._batch
+
+    def batch(self, i: int) -> Window:
+        """Batch i."""
+        chosen = _chosen(self._count, self._batch, self.per_epoch, self._seed, i)
+        simulation, start = chosen // self._starts, chosen % self._starts
+        rows, times = simulation[:, None], start[:, None] + torch.arange(self._unroll)
+        states, forcing = self._data.states, self._data.forcing
+        return Window(
+            stepped=self._stepped[simulation, start],
+            targets=states[rows, times + 1],
+            forcing=None if forcing is None else forcing[rows, times],
+            initial=states[simulation, start],
+        )
+
+
+def first_steps(
+    solver: Solver,
+    trajectories: Trajectories,
+    chunk: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Float[Tensor, "simulation time channel *space"]:
+    """S(u[t], f[t]) for every reference state but the last of each simulation.
+
+    This is the stored data on which NON trains, and the first step of every window of the
+    others where the correction comes after it. It costs simulations * steps solver steps, once.
+
+    Args:
+        solver: The coarse solver.
+        trajectories: The reference.
+        chunk: States per solver call.
+        progress: Called with the number of states after every call.
+
+    Raises:
+        SolverError: If an answer is not finite, or the solver changed the state it was given.
+    """
+    states = trajectories.states[:, :-1].flatten(0, 1)
+    forcing = None if trajectories.forcing is None else trajectories.forcing[:, :-1].flatten(0, 1)
+    answers = []
+    for a in range(0, len(states), chunk):
+        state = states[a : a + chunk]
+        before = state.clone()
+        answer = seeded(solver, a).step(state, None if forcing is None else forcing[a : a + chunk])
+        if not torch.allclose(state, before, rtol=0, atol=0, equal_nan=True):
+            raise SolverError("step: got a changed argument, expected the state left as it was")
+        bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
+        if len(bad):
+            number = a + int(bad[0])
+            raise SolverError(
+                f"step: got NaN or infinity for stored state {number}, expected numbers"
+            )
+        answers.append(answer)
+        if progress:
+            progress(len(state))
+    return torch.cat(answers).view_as(trajectories.states[:, :-1])

@@ -1,0 +1,105 @@
+"""Files that are written whole or not at all, and digests by which content is known again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b, sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_KEY = 16  # bytes of a key
+_NUMBERS = 2**22  # that are brought to the CPU at a time
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Write a file under another name first; a reader sees the old file or the new one.
+
+    The name to write to lies in the same folder, which is made, and ends in ".partial". When
+    the block ends well the file takes the place of `path`; when it raises, the file goes. Of a
+    process that is killed in between, the other name stays behind, and `path` is untouched.
+
+    Args:
+        path: The file.
+        durable: Whether the new file also survives a power cut: the content is brought to the
+            disk before the name, and the name before this returns. That takes milliseconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if durable:
+            _to_disk(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    if durable:
+        with suppress(OSError):  # some network disks cannot do that to a folder
+            _to_disk(path.parent)
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file whole or not at all; see `replacing`."""
+    with replacing(path, durable) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, its line ends as they are; see `replacing`."""
+    write_bytes(path, text.encode())
+
+
+def digest_of(tensors: Iterable[Tensor | None]) -> str:
+    """SHA-256 of the bytes of some tensors, one after the other, in hexadecimal.
+
+    None is passed over; neither shapes nor types enter. A large tensor is brought to the CPU
+    piece by piece.
+    """
+    digest = sha256()
+    for values in tensors:
+        if values is not None:
+            for piece in values.detach().reshape(-1).split(_NUMBERS):
+                digest.update(bytes_of(piece))
+    return digest.hexdigest()
+
+
+def key_of(identity: str, *tensors: Tensor | None) -> bytes:
+    """16 bytes that tell a question from all others: who answers it, and the exact tensors.
+
+    Args:
+        identity: Who answers: everything but the tensors that decides the answer.
+        tensors: Of which type, shape and every bit enter; None is passed over.
+    """
+    digest = blake2b(identity.encode(), digest_size=_KEY)
+    for values in tensors:
+        if values is not None:
+            digest.update(f"|{values.dtype} {tuple(values.shape)}|".encode())
+            digest.update(bytes_of(values))
+    return digest.digest()
+
+
+def identity_of(description: str, files: Iterable[Path] = ()) -> str:
+    """A digest of who somebody is, in hexadecimal: a description, and the content of files."""
+    digest = blake2b(description.encode(), digest_size=_KEY)
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def bytes_of(values: Tensor) -> bytes:
+    """The numbers of a tensor in the order of its axes, as they lie in memory."""
+    return values.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,175 @@
+"""The reference data of a run: where they lie, what they were made with, how they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zopde import __version__
+from zopde.contracts import Downsampling, ReferenceSolver, Solver
+from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
+from zopde.data.trajectories import Settings
+from zopde.errors import InputError
+from zopde.hybrid import downsample
+from zopde.progress import Progress
+from zopde.seeding import generator
+from zopde.timing import median_seconds
+
+_SAMPLE_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Runs on the fine grid, brought to the coarse one.
+
+    Args:
+        spec: The solver's name.
+        solver: The coarse solver; one without `at` and `scenario` cannot make its own data.
+        path: The NetCDF file.
+        fine: Cells of the fine grid.
+        coarse: Cells of the coarse grid.
+        skip: Steps before the first state that is kept.
+        steps: Steps that are kept.
+        train: Simulations to learn from.
+        test: Unseen ones.
+        seed: Draws the scenarios.
+        device: Where they are simulated.
+        dtype: In which precision.
+    """
+
+    spec: str
+    solver: Solver
+    path: Path
+    fine: tuple[int, ...]
+    coarse: tuple[int, ...]
+    skip: int
+    steps: int
+    train: int
+    test: int
+    seed: int
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def can_be_made(self) -> bool:
+        """Whether the solver makes its own data."""
+        return isinstance(self.solver, ReferenceSolver)
+
+    @property
+    def made_with(self) -> Settings | None:
+        """What a data file must record: all that decides the numbers, in plain values.
+
+        None for a solver that cannot make its own data.
+        """
+        if not isinstance(self.solver, ReferenceSolver):
+            return None
+        return {
+            "solver": self.spec,
+            "options": dict(self.solver.options),
+            "fine": list(self.fine),
+            "coarse": list(self.coarse),
+            "skip": self.skip,
+            "steps": self.steps,
+            "simulations": self.train + self.test,
+            "seed": self.seed,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "zopde_version": __version__,
+        }
+
+    def load(self) -> Trajectories:
+        """The data of the file.
+
+        Raises:
+            InputError: If there is none, or it was made with something else.
+        """
+        return load_trajectories(self.path, self.solver.grid, self.made_with)
+
+    def load_or_make(self, progress: Progress) -> Trajectories:
+        """The data of the file, which is made where there is none."""
+        if self.path.exists() or not self.can_be_made:
+            data = self.load()
+            progress.note(f"reference data: {self.path}")
+        else:
+            data = self.make(progress)
+            save_trajectories(data, self.path)
+            progress.note(f"reference data: made {self.path}")
+        return data
+
+    def make(self, progress: Progress) -> Trajectories:
+        """Simulate the reference on the fine grid and bring it to the coarse one.
+
+        Raises:
+            InputError: If the solver cannot make its own data.
+        """
+        solver = self.solver
+        if not isinstance(solver, ReferenceSolver):
+            raise InputError(
+                f"solver {self.spec!r}",
+                got="no `at` and `scenario` to make data with",
+                expected="reference data in a NetCDF file",
+                remedy="name it with --data, or give the solver both methods",
+            )
+
+        def by_cells(fine: Tensor) -> Tensor:
+            return downsample(fine, self.coarse)
+
+        with progress.stage("reference data", self.skip + self.steps) as advance:
+            made = simulate(
+                solver.at(self.fine),
+                solver.downsample if isinstance(solver, Downsampling) else by_cells,
+                solver.grid,
+                simulations=self.train + self.test,
+                skip=self.skip,
+                steps=self.steps,
+                generator=generator(self.seed, "data"),
+                dtype=self.dtype,
+                device=self.device,
+                progress=advance,
+                coarse_forcing=by_cells,
+            )
+        return Trajectories(made.grid, made.states, made.forcing, self.made_with)
+
+    def stand_in(self, count: int, kept: int, seconds: float) -> Trajectories:
+        """Coarse runs as long as the data's, or as time allows; their last steps.
+
+        How far a step reaches depends on how fast the flow is, so they must not end at the start.
+
+        Args:
+            count: Runs.
+            kept: Steps at their end that are kept.
+            seconds: What they may take, about.
+        """
+        solver = self.solver
+        assert isinstance(solver, ReferenceSolver)
+
+        def run(skip: int, steps: int) -> Trajectories:
+            draw, grid = generator(self.seed, "data"), solver.grid
+            return simulate(solver, lambda u: u, grid, count, skip, steps, draw, self.dtype)
+
+        seconds_a_step = median_seconds(lambda: run(0, _SAMPLE_STEPS)) / _SAMPLE_STEPS
+        wanted = self.skip + self.steps - kept
+        skip = max(2, min(wanted, int(seconds / seconds_a_step)))
+        return replace(run(skip, kept), settings={"skip": skip})
+
+    def check(self, data: Trajectories, simulations: int, unroll: int) -> None:
+        """Require as many simulations, and as long ones, as a run needs."""
+        if data.simulations < simulations:
+            raise InputError(
+                "data",
+                got=f"{data.simulations} simulations",
+                expected=f"at least data.train + data.test = {simulations}",
+            )
+        check_steps(data.steps, unroll)
+
+
+def check_steps(steps: int, unroll: int) -> None:
+    """Require simulations of at least one window."""
+    if steps < unroll:
+        raise InputError(
+            "data",
+            got=f"{steps} steps in a run",
+            expected=f"at least training.unroll = {unroll}",
+        )

@@ -1,0 +1,344 @@
+"""What a correction found: its figures, its pictures, its table, its page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from zopde.contracts import Vortical
+from zopde.oracle.coordinates import Coordinates
+from zopde.report.animation import Film, animate
+from zopde.report.curves import Curve, save_error_over_time
+from zopde.report.fields import save_fields, save_vorticity
+from zopde.report.page import Section, drawn, folded, moving, picture, table, text
+from zopde.report.panels import unit
+from zopde.report.spectrum import Spectrum, energy_spectrum, save_spectra, vector_channels
+from zopde.studies.correct.evaluate import error_curve, summary
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.problem import Opened
+from zopde.studies.correct.rollouts import Rollouts, read_rollouts, vorticity
+from zopde.studies.correct.train import START, Trained
+from zopde.studies.folder import RunFolder
+from zopde.studies.report.found import FoundRun
+from zopde.studies.report.sections import (
+    again_section,
+    asked_section,
+    cost_section,
+    failures_section,
+    kept_picture,
+    losses_picture,
+    ratios_section,
+    scoring_cost,
+    state_lead,
+)
+from zopde.studies.run import Metrics, Page, Table, mean_costs, stopped_early
+
+_LATE = 0.2  # share of the rollout, its end, over which a spectrum is a mean
+
+
+def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
+    """The figures of a finished run."""
+    problem = opened.problem
+    metrics: Metrics = {"labels": list(results), "seeds": list(opened.seeds)}
+    for label, trained in results.items():
+        for name, value in summary([one.evaluation for one in trained]).items():
+            metrics.setdefault(name, {})[label] = value
+    source = metrics["mae"]["SRC"]["mean"]
+    metrics["percent_of_src"] = {
+        label: 100 * (error["mean"] / source - 1) if error["mean"] and source else None
+        for label, error in metrics["mae"].items()
+    }
+    metrics |= mean_costs(results, ("iterations", "queries", "solver_steps", "seconds"))
+    metrics["init"] = {
+        label: "none"
+        if not LABELS[label].trained
+        else ("non" if opened.starts_from_non(label) else "scratch")
+        for label in results
+    }
+    metrics["stopped_early"] = {k: why for k, why in stopped_early(results).items() if why}
+    metrics["skipped"] = opened.skipped
+    missed = {label: sum(one.cost.skipped for one in trained) for label, trained in results.items()}
+    metrics["skipped_iterations"] = {label: n for label, n in missed.items() if n}
+    failures = {
+        label: dict(sum((one.failures for one in trained), Counter[str]()))
+        for label, trained in results.items()
+    }
+    metrics["failures"] = {label: reasons for label, reasons in failures.items() if reasons}
+    metrics["inject"] = problem.inject
+    metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
+    metrics["steps"] = problem.test.steps
+    metrics["test_runs"] = problem.test.simulations
+    metrics["parameters"] = Coordinates(opened.new_network(opened.seeds[0])).total
+    metrics["workers"] = opened.workers.processes
+    return metrics
+
+
+def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
+    """Error over time, last states of one unseen run and, where there is one, their vorticity."""
+    problem, grid = opened.problem, opened.problem.solver.grid
+    curves = [
+        Curve(label, *error_curve([one.evaluation for one in trained]))
+        for label, trained in results.items()
+    ]
+    columns = {"time": [grid.dt * (t + 1) for t in range(problem.test.steps)]}
+    columns.update({curve.label: curve.mean.tolist() for curve in curves})
+    folder.write_csv("error_over_time.csv", columns)
+    save_error_over_time(folder.root / "error_over_time.png", curves, grid)
+    last, number = problem.test.steps, problem.test.simulations // 2
+    states = {"reference": problem.test.states[number, -1]}
+    for label, trained in results.items():
+        states[label] = trained[0].evaluation.predicted[number, -1]
+    save_fields(folder.root / "fields.png", states, grid, last, number)
+    if isinstance(opened.bare, Vortical):
+        tell = opened.bare.vorticity
+        fields = {label: tell(state[None])[0] for label, state in states.items()}
+        save_vorticity(folder.root / "vorticity.png", fields, grid, last, number)
+
+
+def table_of(metrics: Mapping[str, Any]) -> Table:
+    """The table of results, one row per label; the spread over seeds where there are several."""
+    spread = ["± seeds"] if len(metrics["seeds"]) > 1 else []
+    costs = ["iterations", "queries", "solver steps", "seconds"]
+    return Table(
+        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
+        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
+        ["label", "start", "MAE", "± runs", *spread, "vs SRC", *costs],
+        [_row(metrics, label) for label in metrics["labels"]],
+        _notes(metrics),
+    )
+
+
+def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
+    error, start = metrics["mae"][label], metrics["init"][label]
+    several, trained = len(metrics["seeds"]) > 1, start != "none"
+    mean = error["mean"]
+    if mean is None:
+        found = [f"{metrics['diverged'][label]} diverged", "", *([""] if several else []), ""]
+    else:
+        change = metrics["percent_of_src"][label]
+        of_seeds = [f"{error['std_over_seeds']:.4f}" if trained else ""] if several else []
+        against = "" if change is None or label == "SRC" else f"{change:+.1f} %"
+        found = [f"{mean:.4f}", f"{error['std']:.4f}", *of_seeds, against]
+    return [
+        label,
+        {"none": "", "non": "NON", "scratch": "scratch"}[start],
+        *found,
+        *(f"{metrics[name][label]:,}" for name in ("iterations", "queries", "solver_steps")),
+        f"{metrics['seconds'][label]:,.1f}",
+    ]
+
+
+def _notes(metrics: Mapping[str, Any]) -> list[str]:
+    """What the table cannot say by itself."""
+    notes = [
+        f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
+        "on the stored data. A query of NON, NOG, ZO-interface and SOL comes with a backward pass."
+    ]
+    if len(set(metrics["iterations"].values()) - {0}) > 1:
+        notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
+    for label, reasons in metrics["failures"].items():
+        told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
+        missed = metrics["skipped_iterations"].get(label, 0)
+        without = f"; {missed:,} iterations without an update" if missed else ""
+        notes.append(f"{label}: {sum(reasons.values()):,} solver steps failed ({told}){without}")
+    for kind in ("stopped_early", "skipped"):
+        notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
+    return notes
+
+
+def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The mean absolute error of every label."""
+    return {label: error["mean"] for label, error in metrics["mae"].items()}
+
+
+def page_of(run: FoundRun) -> Page:
+    """The page of one run, finished or not."""
+    rollouts = read_rollouts(run)
+    film = film_of(run, rollouts) if rollouts else None
+    gif, still = animate(film) if film else (None, b"")
+    learning = losses_picture(
+        run,
+        "queries and seconds include those of the start.",
+        lambda label, seed: _before(run, label, seed),
+        [label for label in run.labels if not LABELS[label].unrolled],
+    )
+    sections = [
+        asked_section(run),
+        Section("Result", _result(run, rollouts)),
+        Section("Error over time", error_picture(run, rollouts)),
+        Section("Learning", learning),
+        Section("In motion", _motion(run, rollouts, film, gif, still)),
+        Section("Fields", fields_picture(run, rollouts)),
+        Section("Energy spectrum", _spectrum(rollouts)),
+        ratios_section(run),
+        cost_section(
+            run,
+            " A label that starts from NON has the cost of NON-start, too; what was asked before "
+            "the first iteration, such as a bank, is in the table of results.",
+            START,
+        ),
+        failures_section(run),
+        again_section(run),
+    ]
+    return Page(state_lead(run) + _lead(run, rollouts), sections, gif)
+
+
+def glimpse(run: FoundRun) -> str:
+    """Error over time and, folded, the fields, for a page of several runs."""
+    rollouts = read_rollouts(run)
+    return error_picture(run, rollouts) + folded("fields", fields_picture(run, rollouts))
+
+
+def _before(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
+    """(queries, seconds) of NON, from which a label starts, and of the layers' scores."""
+    scratch = LABELS[label].always_scratch or run.settings["training"]["init"] == "scratch"
+    rows = [] if scratch else run.history(START, seed)
+    start = (rows[-1].queries, rows[-1].seconds) if rows else (0, 0.0)
+    scoring = scoring_cost(run, label, seed)
+    return start[0] + scoring[0], start[1] + scoring[1]
+
+
+def _lead(run: FoundRun, rollouts: Rollouts | None) -> str:
+    metrics = run.metrics
+    if metrics is None or rollouts is None or rollouts.best is None:
+        return ""
+    label = rollouts.best
+    mean, change = metrics["mae"][label]["mean"], metrics["percent_of_src"][label]
+    against = "" if change is None else f" ({change:+.1f} % against the uncorrected solver)"
+    return text(
+        f"{metrics['test_runs']} unseen runs of {metrics['steps']} steps, a network of "
+        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, run.seeds))}. Of the "
+        f"labels that need no gradient of the solver, {label} errs least: a mean absolute error "
+        f"of {mean:.4g}{against}.",
+        "lead",
+    )
+
+
+def _result(run: FoundRun, rollouts: Rollouts | None) -> str:
+    if run.metrics is not None:
+        shown = table_of(run.metrics)
+        notes = "".join(text(line, "soft") for line in shown.notes)
+        caption = (
+            "MAE: mean absolute error over all steps of the unseen runs; ± runs: standard "
+            "deviation over the runs; costs of one seed, the mean over the seeds."
+        )
+        return table(shown.columns, shown.rows, caption) + notes
+    rows = []
+    for label, found in (rollouts.evaluations if rollouts else {}).items():
+        error = summary(found)["mae"]
+        mean = ["diverged", ""] if error["mean"] is None else _both(error["mean"], error["std"])
+        rows.append([label, f"{len(found)}", *mean])
+    if not rows:
+        return text("No rollout of an unseen run yet.")
+    return table(("label", "seeds so far", "MAE", "± runs"), rows)
+
+
+def _both(mean: float, spread: float) -> list[str]:
+    return [f"{mean:.4f}", f"{spread:.4f}"]
+
+
+def error_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
+    """Error over time, drawn anew, or as the run left it where the reference is gone."""
+    if rollouts is None:
+        return kept_picture(run, "error_over_time.png", "Error of every label over time")
+    curves = [Curve(label, *error_curve(found)) for label, found in rollouts.evaluations.items()]
+    png = drawn(lambda path: save_error_over_time(path, curves, rollouts.grid))
+    return picture(png, "Error of every label over time", "Mean over seeds and unseen runs.")
+
+
+def fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
+    """Last states of one unseen run, and their vorticity where there is one."""
+    if rollouts is None or len(rollouts.grid.shape) != 2:
+        return kept_picture(run, "fields.png", "Fields of one unseen run") + kept_picture(
+            run, "vorticity.png", "Vorticity of one unseen run"
+        )
+    last = {label: rollouts.states(label)[-1] for label in ("reference", *rollouts.evaluations)}
+    step, shown, grid = len(rollouts.states("reference")) - 1, rollouts.shown, rollouts.grid
+    body = picture(
+        drawn(lambda path: save_fields(path, last, grid, step, shown)),
+        "Magnitude of the state and of its error, label beside label",
+        f"Seed {run.seeds[0]}. Above or left the state, below or right its error.",
+    )
+    turning = vorticity(run, {label: state[None] for label, state in last.items()})
+    if turning:
+        flat = {label: values[0] for label, values in turning.items()}
+        body += picture(
+            drawn(lambda path: save_vorticity(path, flat, grid, step, shown)),
+            "Vorticity, label beside label",
+            f"Seed {run.seeds[0]}.",
+        )
+    return body
+
+
+def film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
+    """Reference, uncorrected and best corrected run; None where the grid is no plane."""
+    grid = rollouts.grid
+    if len(grid.shape) != 2:
+        return None
+    names = {"reference": "reference"}
+    if "SRC" in rollouts.evaluations:
+        names["SRC"] = "SRC, uncorrected"
+    if rollouts.best:
+        names[rollouts.best] = f"{rollouts.best}, corrected"
+    states = {name: rollouts.states(label) for label, name in names.items()}
+    turning = vorticity(run, states)
+    if turning:
+        speed, space = grid.unit(grid.channels[0]), grid.unit("space")
+        name = "vorticity" + ("" if speed == space == "1" else f" [{speed}/{space}]")
+        fields = {label: _plain(values) for label, values in turning.items()}
+        return Film(fields, grid, name, signed=True)
+    chosen = vector_channels(grid)
+    if len(chosen) == 1:
+        fields = {label: _plain(values[:, chosen[0]]) for label, values in states.items()}
+        return Film(fields, grid, grid.channels[chosen[0]], bool(fields["reference"].min() < 0))
+    fields = {label: _plain(values[:, chosen].norm(dim=1)) for label, values in states.items()}
+    return Film(fields, grid, f"|u| [{unit(grid, grid.channels[chosen[0]])}]", signed=False)
+
+
+def _plain(values: Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()
+
+
+def _motion(
+    run: FoundRun, rollouts: Rollouts | None, film: Film | None, gif: bytes | None, still: bytes
+) -> str:
+    if rollouts is None or film is None or gif is None:
+        return ""
+    what = film.name.partition(" [")[0]
+    seconds = (len(rollouts.states("reference")) - 1) * rollouts.grid.dt
+    return moving(
+        gif,
+        still,
+        f"Animation: {', beside '.join(film.fields)}",
+        f"{', '.join(film.fields)}: {what} of unseen run {rollouts.shown + 1}, seed "
+        f"{run.seeds[0]}, from t = 0 to t = {seconds:g}, all from the same state.",
+    )
+
+
+def _spectrum(rollouts: Rollouts | None) -> str:
+    if rollouts is None:
+        return ""
+    grid, chosen = rollouts.grid, vector_channels(rollouts.grid)
+    late = max(1, round(_LATE * rollouts.reference.shape[1]))
+    spectra: dict[str, Spectrum] = {}
+    for label in ("reference", "SRC", rollouts.best):
+        if label == "reference":
+            states = rollouts.reference
+        elif label in rollouts.evaluations:
+            states = rollouts.evaluations[label][0].predicted
+        else:
+            continue
+        fields = states[:, -late:, chosen].double().cpu().numpy()
+        if np.isfinite(fields).all():
+            spectra[label] = energy_spectrum(fields, grid.extent)
+    tail = "" if grid.boundary == "periodic" else " The domain is not periodic: the jump between "
+    tail += "" if not tail else "its ends adds the same tail to every curve."
+    return picture(
+        drawn(lambda path: save_spectra(path, spectra, grid)),
+        "Energy by wave number of reference, uncorrected and corrected runs",
+        f"Mean over the unseen runs and the last {100 * _LATE:.0f} % of the states.{tail}",
+    )

@@ -1,0 +1,90 @@
+"""`zopde correct`: a corrector of a PDE solver, trained in every way and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zopde.progress import Progress
+from zopde.studies.correct import show
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.open import open_correction, open_sample
+from zopde.studies.correct.price import begin_sample, price, price_cuts
+from zopde.studies.correct.problem import Opened
+from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
+from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
+from zopde.studies.folder import METRICS
+from zopde.studies.run import Metrics, Study, run_study
+
+_PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
+
+
+def _sample(*given: Any) -> Opened:  # noqa: ANN401 - as `open_sample`
+    *_, progress = given
+    return begin_sample(open_sample(*given), progress)
+
+
+STUDY = Study(
+    name="correct",
+    settings=CorrectionConfig,
+    files=(
+        *(*LABELS, START, "data.sha256", "solver.digest", CHUNK, REFERENCE, METRICS),
+        *("error_over_time.csv", "report.html", *_PICTURES),
+    ),
+    open=open_correction,
+    train=train,
+    metrics=show.metrics_of,
+    draw=show.draw,
+    table=show.table_of,
+    page=show.page_of,
+    glimpse=show.glimpse,
+    reached=("mean absolute error", show.reached),
+    presets=PRESETS,
+    load=load_config,
+    sample=_sample,
+    price=price,
+    price_of="all seeds",
+    more_prices=price_cuts,
+    begin=begin,
+    labels_key="run.labels",
+    subject="solver.spec",
+    free=(
+        "data.path",
+        "run.checkpoint_seconds",
+        "run.scratch",
+        "run.failures",  # whoever was stopped by one may go on in another way
+        "run.retries",
+        "run.failure_limit",
+        "run.timeout",
+        "run.store",
+        "run.store_gib",
+    ),
+    by_content={"solver.spec": "solver.digest", "data.path": "data.sha256"},
+)
+
+
+def run_correction(
+    config: CorrectionConfig,
+    folder: Path | str,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Train a corrector in every configured way and compare them on unseen runs.
+
+    Args:
+        config: From `load_config`.
+        folder: The run folder; see README, "What a run leaves behind".
+        resume: Go on with an interrupted run of the same settings.
+        overwrite: Delete an earlier run in `folder` first.
+        progress: Who is watching; nobody by default.
+
+    Returns:
+        The content of the folder's `metrics.json`: `mae`, `relative_error`, `queries`,
+        `solver_steps`, `seconds` by label, and what is needed to repeat the run.
+
+    Raises:
+        InputError: On settings, data or a folder that will not do; nothing is overwritten.
+        SolverError: If the solver fails.
+    """
+    return run_study(STUDY, config, folder, resume, overwrite, progress)
