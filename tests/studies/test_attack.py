@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,11 +14,12 @@ from zopde import (
     load_images,
     run_certification,
 )
+from zopde.progress import Silent
 from zopde.smoothing import attack
 from zopde.studies.certificates import FILE
 from zopde.studies.certify import AttackSettings, load_base_classifier
-from zopde.studies.classify.network import save_classifier
-from zopde.studies.classify.problem import new_classifier, problem_of
+from zopde.studies.classifiers import StandardisedClassifier, save_classifier
+from zopde.studies.classify.open import open_classification
 
 MODEL = """
 import torch
@@ -48,9 +51,9 @@ def home(tmp_path_factory):
 def digits(tmp_path_factory):
     """A small CNN of the digits as a model file, trained under noise for seconds."""
     plan = load_classification("quick", None, ["network.sizes={depth=2,width=16}"])
-    problem = problem_of(plan, load_images())
-    network = new_classifier(plan, problem, 0)
-    x, y = problem.inputs(problem.data.train.pixels), problem.data.train.labels
+    opened = open_classification(plan, Path(), Silent())
+    network, images = opened.new_network(0), opened.images
+    x, y = images.inputs(images.data.train.pixels), images.data.train.labels
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     draw = torch.Generator().manual_seed(0)
     for _ in range(120):
@@ -60,7 +63,8 @@ def digits(tmp_path_factory):
         nn.functional.cross_entropy(network(noisy), y[some]).backward()
         optimiser.step()
     path = tmp_path_factory.mktemp("digits") / "model.safetensors"
-    save_classifier(network, plan, problem, path)
+    model = StandardisedClassifier(network, images.mean, images.deviation, images.data.classes)
+    save_classifier(model, opened.kind, opened.sizes, images.data.channels, path)
     return path
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,8 @@ from zopde.seeding import generator
 from zopde.smoothing import largest_radius
 from zopde.studies.certificates import COLUMNS, FILE, read_rows
 from zopde.studies.certify import load_base_classifier
-from zopde.studies.certify.run import CERTIFICATION, read_certification
+from zopde.studies.certify.show import read_certification
+from zopde.studies.certify.study import STUDY
 
 MODEL = """
 import torch
@@ -76,6 +78,16 @@ def table(folder):
     return [line.split("\t")[:-1] for line in (folder / FILE).read_text().splitlines()]
 
 
+def save(data, path):
+    np.savez(
+        path,
+        x_train=data.train.pixels.numpy(),
+        y_train=data.train.labels.numpy(),
+        x_test=data.test.pixels.numpy(),
+        y_test=data.test.labels.numpy(),
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(home, data):
     return home / "whole", run_certification(config(home), home / "whole", images=data)
@@ -100,7 +112,7 @@ def test_the_table_says_what_smooth_says_agrees(home, data, finished):
         assert each["band"][0] <= each["percent"] <= each["band"][1]
     assert table(folder)[0] == list(COLUMNS[:-1])
     assert (folder / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert {entry.name for entry in folder.iterdir()} <= {*CERTIFICATION.contents, "config.toml"}
+    assert {entry.name for entry in folder.iterdir()} <= {*STUDY.files, "config.toml"}
 
 
 def test_some_images_are_certified_as_among_all_agrees(home, data, finished, tmp_path):
@@ -138,6 +150,23 @@ def test_other_settings_images_or_models_raises(home, data, finished, tmp_path):
     path.write_text(path.read_text().replace("\t", " ", 8))
     with pytest.raises(InputError, match="columns"):
         read_certification(path)
+
+
+def test_files_that_have_moved_are_known_by_their_content_resumes(home, data, finished, tmp_path):
+    folder, here, there = tmp_path / "run", tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "mine.py").write_text(MODEL)
+    save(data, here / "data.npz")
+    run_certification(config(here, data=str(here / "data.npz")), folder)
+    path = folder / FILE
+    path.write_bytes(path.read_bytes()[:200])
+    here.rename(there)
+    moved = config(there, data=str(there / "data.npz"))
+    run_certification(moved, folder, resume=True)
+    assert table(folder) == table(finished[0])
+    assert read_certification(folder)[0] == moved
+    with pytest.raises(InputError, match=r"model .*mine.py:Bright: got other"):
+        run_certification(config(there, "Bright", data=moved.data), folder, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -181,15 +210,7 @@ def test_labels_and_classes_are_models_agrees(home, data, finished, tmp_path):
 
 def test_killed_between_images_and_resumed_is_identical_resumes(home, data, tmp_path):
     """SIGKILL of a process in the middle of its work."""
-    import numpy as np
-
-    np.savez(
-        tmp_path / "data.npz",
-        x_train=data.train.pixels.numpy(),
-        y_train=data.train.labels.numpy(),
-        x_test=data.test.pixels.numpy(),
-        y_test=data.test.labels.numpy(),
-    )
+    save(data, tmp_path / "data.npz")
     words = ["certify", f"{home / 'mine.py'}:slow", "--data", "data.npz", "--n", "200"]
     words += ["--n0", "20", "--batch", "64", "--sigma", "0.3", "--out"]
     command = [sys.executable, "-m", "zopde.cli.app", *words]

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from zopde import (
 from zopde.cli.app import app
 from zopde.progress import Silent
 from zopde.studies.certificates import FILE, read_rows
-from zopde.studies.defend.budget import Cost, iterations_of
-from zopde.studies.defend.price import forecast
-from zopde.studies.defend.problem import problem_of
-from zopde.studies.defend.settings import METHODS, PRESETS
+from zopde.studies.defend import LABELS as METHODS
+from zopde.studies.defend import PRESETS
+from zopde.studies.defend.budget import Budget
+from zopde.studies.defend.open import open_defence
+from zopde.studies.run import price_study, study_named
 
 LR = {name: 1e-3 for name, method in METHODS.items() if method.trained}
 TINY = {
@@ -85,20 +87,20 @@ def test_metrics_say_everything(finished):
 def test_queries_are_as_many_as_foretold_exact(finished):
     """Labels, losses, differences, looks and scores, counted by hand and by the ledger."""
     _, metrics = finished
-    problem = problem_of(tiny(), few())
+    budget = open_defence(tiny(), Path(), Silent(), few()).budget
     by_hand = {"FO-DS": 2, "FO-AE-DS": 2, "ZO-DS": 2 + 4, "ZO-AE-DS-RGE": 2 + 4}
     by_hand |= {"ZO-AE-DS-CGE": 2 + 6, "DeepZero": 1 + 11}
     for name, each in by_hand.items():
-        length = iterations_of(problem, name)
+        length = budget.iterations_of(name)
         assert metrics["iterations"][name] == length
         seen = 20 * (length // 4) + 6 * (length % 4)
         looks = math.ceil(length / math.ceil(length / 3)) + 1
         scoring = 6 * (1 + 2 * 3) if name == "DeepZero" else 0
         assert metrics["queries"][name] == scoring + 10 + 10 * looks + each * seen
-        assert Cost.of(problem, METHODS[name]).total(length) == metrics["queries"][name]
+        assert budget.total(METHODS[name], length) == metrics["queries"][name]
         if METHODS[name].zeroth_order:
             assert metrics["queries"][name] <= 2_000
-            assert Cost.of(problem, METHODS[name]).total(length + 4) > 2_000 - 30
+            assert budget.total(METHODS[name], length + 4) > 2_000 - 30
 
 
 def test_a_model_gives_the_same_answers_as_its_run(finished):
@@ -165,9 +167,7 @@ def test_a_killed_run_resumes(finished, name, tmp_path):
 
 def test_a_spent_budget_keeps_the_best_model(monkeypatch, tmp_path):
     """A budget that ends in mid-iteration, as when the classifier is asked more than planned."""
-    from zopde.studies.defend import train
-
-    monkeypatch.setattr(train, "iterations_of", lambda problem, name: 100)
+    monkeypatch.setattr(Budget, "iterations_of", lambda budget, name: 100)
     config = tiny(run={"methods": ["ZO-AE-DS-CGE"]}, training={"queries": 700})
     found = run_defence(config, tmp_path, images=few(), classifier=by_brightness)
     assert found["queries"]["ZO-AE-DS-CGE"] <= 700
@@ -207,11 +207,11 @@ def test_every_preset_builds():
 def test_a_dry_run_foretells_queries_and_writes_nothing(finished, monkeypatch, tmp_path):
     _, metrics = finished
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zopde.studies.defend.price.load_images", lambda path: few())
-    plan = {row.method: row for row in forecast(tiny(classifier={"price": 2.0}), Silent())}
+    opened = open_defence(tiny(classifier={"price": 2.0}), Path(), Silent(), few())
+    plan = {row.label: row for row in price_study(study_named("defend"), opened, Silent())}
     for name in METHODS:
         assert plan[name].queries == metrics["queries"][name]
-        assert plan[name].price == 2 * plan[name].queries
+        assert plan[name].money == 2 * plan[name].queries
         assert plan[name].certification == metrics["queries_of_certification"]
     assert not list(tmp_path.iterdir())
 

@@ -26,10 +26,10 @@ def test_the_ledger_counts_images_exact():
     box = BlackBox(two_scores, 2, ledger, at_once=4)
     box.scores(IMAGES)
     assert torch.equal(box.labels(IMAGES), torch.tensor([0, 0, 0, 1, 1, 1]))
-    assert (ledger.asked, ledger.cost) == (12, 6.0)
+    assert (ledger.queries, ledger.cost) == (12, 6.0)
     with pytest.raises(BudgetSpentError, match="the budget of 20 queries leaves 0, 1"):
         box.scores(IMAGES.repeat(2, 1, 1, 1)[:9])
-    assert ledger.asked == 20  # what was asked before the budget ended is paid for
+    assert ledger.queries == 20  # what was asked before the budget ended is paid for
 
 
 def test_probabilities_become_log_scores_exact():
@@ -42,7 +42,7 @@ def test_labels_become_shares_of_votes_exact():
     ledger = Ledger()
     box = BlackBox(labels_only, 2, ledger, "labels", votes=4000, vote_sigma=0.3)
     shares = box.scores(IMAGES).exp()
-    assert ledger.asked == 6 * 4000
+    assert ledger.queries == 6 * 4000
     level = IMAGES.mean(dim=(1, 2, 3)).double()
     expected = torch.special.ndtr((level - 0.5) / (0.3 / 2))
     assert float((shares[:, 1].double() - expected).abs().max()) < 0.03
@@ -60,7 +60,7 @@ def test_what_is_in_the_store_is_not_asked_again(tmp_path):
     box = BlackBox(two_scores, 2, ledger, store=store, identity="a")
     first = box.scores(IMAGES)
     assert torch.equal(box.scores(IMAGES), first)
-    assert ledger.asked == 6
+    assert ledger.queries == 6
     again = Ledger()
     replayed = BlackBox(lambda x: 1 / 0, 2, again, store=Store(tmp_path / "answers.db"))
     with pytest.raises(SolverError, match="ZeroDivisionError"):

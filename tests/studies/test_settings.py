@@ -142,7 +142,7 @@ def test_any_text_survives_the_file(tmp_path):
     [
         (CorrectionConfig, {"data.fine", "data.coarse"}),  # against the solver's grid
         (ClassificationConfig, set()),
-        (DefenceConfig, {"certify.alpha"}),  # against what smoothing can do
+        (DefenceConfig, set()),
     ],
 )
 def test_no_number_among_the_settings_goes_unchecked(kind, elsewhere):

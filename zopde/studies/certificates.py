@@ -1,21 +1,22 @@
-"""Certificates as a table of text that grows line by line."""
+"""Certificates of images as a table of text that grows line by line."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
 
 from torch import Tensor
 
 from zopde.errors import InputError
+from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.smoothing import Smooth
 
 COLUMNS = ("index", "label", "prediction", "radius", "correct", "seconds")
 FILE = "certificates.tsv"
+RADII = (0.0, 0.25, 0.5, 0.75)  # of the tables of results
 
 
 @dataclass(frozen=True)
@@ -47,78 +48,77 @@ class Row:
         return "\t".join([*map(repr, cells), f"{self.seconds:.4f}"])
 
 
-@final
-class Certificates:
-    """The file: a header, then one line per image, written out before the next image begins.
-
-    A process may be killed at any byte. So a last line without its end is cut off when the file
-    is opened again, and its image is certified anew.
+@dataclass(frozen=True)
+class Sampling:
+    """How an image is certified; see `zopde.Smooth.certify`.
 
     Args:
-        path: The file, made where it does not exist.
-
-    Attributes:
-        rows: Those that are complete.
-
-    Raises:
-        InputError: If a line that is complete cannot be read.
+        n0: Samples that choose the class.
+        n: Samples that bound its probability.
+        alpha: Probability with which a certificate may be wrong.
+        batch: Samples that are classified at a time.
     """
 
-    def __init__(self, path: Path) -> None:
-        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        self.rows = read_rows(path) if whole else []
-        self._file = path.open("a", encoding="utf-8")
-        self._file.truncate(whole)
+    n0: int
+    n: int
+    alpha: float
+    batch: int
+
+
+def certify_images(
+    path: Path,
+    smooth: Smooth,
+    wanted: Sequence[tuple[int, int]],
+    input_of: Callable[[int], Tensor],
+    sampling: Sampling,
+    seed: int,
+    progress: Progress,
+    title: str,
+) -> list[Row]:
+    """Certify images one after the other; those that stand in the table are not done again.
+
+    A process may be killed at any byte. So every line is written out before the next image
+    begins, and a last line without its end is cut off: its image is certified anew.
+
+    Args:
+        path: The table: a header, then one line per image; made where there is none.
+        smooth: The smoothed classifier.
+        wanted: (index, label) of every image, in order.
+        input_of: Index -> what the classifier gets, (channel, y, x).
+        sampling: How.
+        seed: The noise of an image is a function of this and of its index.
+        progress: Who is watching.
+        title: What the work is called there.
+
+    Raises:
+        InputError: If the table cannot be read, or was made for other images.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    rows = read_rows(path) if whole else []
+    _check_order(path, rows, wanted)
+    left, right = wanted[len(rows) :], sum(row.correct for row in rows)
+    if rows and left:
+        progress.note(f"{len(rows)} images are certified, {len(left)} are left")
+    with (
+        path.open("a", encoding="utf-8", buffering=1) as table,
+        progress.stage(title, len(left)) as advance,
+    ):
+        table.truncate(whole)
         if not whole:
-            self._write("\t".join(COLUMNS))
-
-    def add(self, row: Row) -> None:
-        """One line more, whole and flushed."""
-        self._write(str(row))
-        self.rows.append(row)
-
-    def close(self) -> None:
-        """No line will follow."""
-        self._file.close()
-
-    def _write(self, line: str) -> None:
-        self._file.write(f"{line}\n")
-        self._file.flush()
-
-
-class Sampling(Protocol):
-    """How an image is certified; see `zopde.Smooth.certify`."""
-
-    @property
-    def n0(self) -> int:
-        """Samples that choose the class."""
-        ...
-
-    @property
-    def n(self) -> int:
-        """Samples that bound its probability."""
-        ...
-
-    @property
-    def alpha(self) -> float:
-        """Chance of a wrong certificate."""
-        ...
-
-    @property
-    def batch(self) -> int:
-        """Samples per call of the classifier."""
-        ...
-
-
-def certified(
-    smooth: Smooth, x: Tensor, index: int, label: int, seed: int, sampling: Sampling
-) -> Row:
-    """Certify one image; its noise is a function of (seed, index)."""
-    began = time.perf_counter()
-    draw = generator(seed, "smoothing", index)
-    found = smooth.certify(x, sampling.n0, sampling.n, sampling.alpha, draw, sampling.batch)
-    seconds = time.perf_counter() - began
-    return Row(index, label, found.prediction, found.radius, seconds)
+            table.write("\t".join(COLUMNS) + "\n")
+        for index, label in left:
+            x, began = input_of(index), time.perf_counter()
+            draw = generator(seed, "smoothing", index)
+            certificate = smooth.certify(
+                x, sampling.n0, sampling.n, sampling.alpha, draw, sampling.batch
+            )
+            seconds = time.perf_counter() - began
+            rows.append(Row(index, label, *certificate[:2], seconds))
+            table.write(f"{rows[-1]}\n")
+            right += rows[-1].correct
+            advance(text=f"{100 * right / len(rows):.1f} % right")
+    return rows
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -136,12 +136,8 @@ def read_rows(path: Path) -> list[Row]:
     return [_row(path, number, line) for number, line in enumerate(lines, start=2)]
 
 
-def check_order(path: Path, rows: Sequence[Row], wanted: Sequence[tuple[int, int]]) -> None:
-    """Require that `rows` are the first of the wanted (index, label) pairs.
-
-    Raises:
-        InputError: If the table was made for other images.
-    """
+def _check_order(path: Path, rows: Sequence[Row], wanted: Sequence[tuple[int, int]]) -> None:
+    """Require that `rows` are the first of the wanted (index, label) pairs."""
     for row, pair in zip(rows, wanted, strict=False):
         if (row.index, row.label) != pair:
             raise _unreadable(path, f"image {row.index} where image {pair[0]} should be")

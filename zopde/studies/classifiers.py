@@ -201,7 +201,7 @@ def named_classifier(
     return frozen(made) if isinstance(made, nn.Module) else made
 
 
-def as_vendor(classifier: Classifier, answers: str) -> Classifier:
+def with_answers(classifier: Classifier, answers: str) -> Classifier:
     """A classifier of logits that gives "logits", "probabilities" or "labels", and no more."""
     if answers == "labels":
         return lambda images: classifier(images).argmax(dim=1)
@@ -226,11 +226,6 @@ def identity_of(spec: str, answers: str = "logits", path: Path | None = None) ->
     named = path, Path(spec), Path(spec.rpartition(":")[0])
     files = [name for name in named if name is not None and name.is_file()]
     return files_identity(f"{spec} {answers}", files)
-
-
-def is_white(classifier: Classifier) -> bool:
-    """Whether back-propagation can pass."""
-    return isinstance(classifier, nn.Module)
 
 
 def to_device(classifier: Classifier, device: str) -> Classifier:

@@ -133,6 +133,7 @@ class Study:
         begin: (opened, place, resume) -> opened, with what is found once, before any training.
         labels_key: The setting that lists the rows of the table.
         subject: The setting that the command takes as its argument, a solver or a model.
+        resumes_from: Pattern of the files from which an interrupted run goes on.
         free: Settings that a resumption may change without changing a single number.
         by_content: Setting that names a file -> the record by which its content is compared.
     """
@@ -158,6 +159,7 @@ class Study:
     begin: Callable[..., Any] = _unchanged
     labels_key: str = "run.methods"
     subject: str = ""
+    resumes_from: str = "*/seed-*/checkpoint.pt"
     free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
     by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
@@ -216,7 +218,7 @@ def _run(
     watcher: Progress,
     resume: bool,
 ) -> Metrics:
-    if resume and not any(run.root.glob("*/seed-*/checkpoint.pt")):
+    if resume and not any(run.root.glob(study.resumes_from)):
         watcher.note(f"nothing to resume in {run.root}: starting")
     opened = study.begin(opened, Place(run, watcher), resume)
     results: dict[str, list[Any]] = {label: [] for label, _ in opened.trainings}

@@ -27,6 +27,7 @@ NotNegative = Annotated[
     float, Meta(ge=0, le=sys.float_info.max, description="a finite number >= 0")
 ]
 Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
+Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
 Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number >= 1")]
 Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number >= 0")]
 _SUCH_AS = 'such as "600 iterations" or "100 epochs"'

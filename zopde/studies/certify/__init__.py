@@ -1,9 +1,10 @@
 """Certifying any classifier, and trying to break what was certified."""
 
+from zopde.studies.certificates import RADII
 from zopde.studies.certify.attack import AttackSettings, attack_certificates
-from zopde.studies.certify.problem import load_base_classifier
-from zopde.studies.certify.run import RADII, read_curve, run_certification
 from zopde.studies.certify.settings import CertifyConfig
+from zopde.studies.certify.study import run_certification
+from zopde.studies.defended import load_base_classifier
 
 __all__ = [
     "RADII",
@@ -11,6 +12,5 @@ __all__ = [
     "CertifyConfig",
     "attack_certificates",
     "load_base_classifier",
-    "read_curve",
     "run_certification",
 ]

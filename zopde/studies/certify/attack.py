@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.smoothing import ABSTAIN, attack, lower_bound
 from zopde.studies.certificates import Row
-from zopde.studies.certify.problem import Problem, problem_of
-from zopde.studies.certify.run import check_model, read_certification
-from zopde.studies.certify.settings import CertifyConfig
-from zopde.studies.folder import RunFolder, claimed
+from zopde.studies.certify.open import MODEL, Opened, open_certification
+from zopde.studies.certify.show import read_certification
+from zopde.studies.folder import RunFolder, locked
 from zopde.validate import check_count, check_not_negative, check_positive
 
 _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the attack
@@ -87,7 +86,7 @@ class Attacked:
 
 def attack_certificates(
     certification: Path | str,
-    settings: AttackSettings | None = None,
+    plan: AttackSettings | None = None,
     progress: Progress | None = None,
     images: ImageData | None = None,
     model: str = "",
@@ -98,7 +97,7 @@ def attack_certificates(
 
     Args:
         certification: The folder of `run_certification`, or the table in it.
-        settings: How hard; the defaults if None.
+        plan: How hard; the defaults if None.
         progress: Who is watching; nobody by default.
         images: Those of the run, where they were the caller's own.
         model: A white box that answers as the certified model does; "": that model itself.
@@ -111,92 +110,80 @@ def attack_certificates(
         InputError: If there is no certified point, or the model is no white box.
     """
     keep_freed_memory()
-    settings, watcher = settings or AttackSettings(), progress or Silent()
-    config, rows = read_certification(Path(certification))
-    folder = Path(certification)
+    plan, watcher, folder = plan or AttackSettings(), progress or Silent(), Path(certification)
     folder = folder.parent if folder.is_file() else folder
-    held = [row for row in rows if row.prediction != ABSTAIN][: settings.limit or None]
+    certified, rows = read_certification(folder)
+    held = [row for row in rows if row.prediction != ABSTAIN][: plan.limit or None]
     if not held:
         raise InputError("certificates", got="abstentions only", expected="a certified point")
-    with claimed(folder):
-        problem = problem_of(config if not model else _with(config, model), images)
-        run = RunFolder(folder)
-        run.check_data(problem.digest(), what="images")
-        if not model:
-            check_model(run, config)
+    with locked(folder):
+        attacked = replace(certified, model=model) if model else certified
+        opened, run = open_certification(attacked, folder, watcher, images), RunFolder(folder)
+        for name, (digest, what) in opened.records.items():
+            if name != MODEL or not model:
+                run.check_record(name, digest, what)
         began = time.perf_counter()
-        found = _attack(problem, config, settings, held, watcher)
-        result = _summary(config, settings, found, time.perf_counter() - began)
-        lines = ["\t".join(Attacked.__dataclass_fields__), *map(_line, found)]
+        points = _attack(opened, plan, held, watcher)
+        result = _summary(opened, plan, points, certified.model, time.perf_counter() - began)
+        lines = ["\t".join(map(repr, vars(point).values())) for point in points]
+        lines.insert(0, "\t".join(Attacked.__dataclass_fields__))
         run.write_text("attack.tsv", "\n".join(lines) + "\n")
         run.write_json("attack.json", result)
     return result
 
 
-def _with(config: CertifyConfig, model: str) -> CertifyConfig:
-    return CertifyConfig(**{**vars(config), "model": model})
-
-
 def _attack(
-    problem: Problem,
-    config: CertifyConfig,
-    settings: AttackSettings,
-    held: list[Row],
-    progress: Progress,
+    opened: Opened, plan: AttackSettings, held: list[Row], progress: Progress
 ) -> list[Attacked]:
-    smooth = problem.smooth
+    smooth = opened.smooth
     if not isinstance(smooth.base_classifier, nn.Module):
         raise InputError(
             "model",
-            got=f"{config.model!r}, a {type(smooth.base_classifier).__name__}",
+            got=f"{opened.model!r}, a {type(smooth.base_classifier).__name__}",
             expected="a torch module: the attack goes back through it",
             remedy="name a white box that answers alike",
         )
     smooth.base_classifier.eval().requires_grad_(False)
-    found = []
-    size = max(1, _AT_ONCE // settings.draws)
+    points: list[Attacked] = []
+    size = max(1, _AT_ONCE // plan.draws)
     with progress.stage("attacked points", len(held)) as advance:
         for first in range(0, len(held), size):
-            part = held[first : first + size]
-            x = torch.stack([problem.inputs(row.index) for row in part])
+            rows = held[first : first + size]
+            x = torch.stack([opened.inputs(row.index) for row in rows])
             ends = attack(
                 smooth.base_classifier,
                 x,
-                torch.tensor([row.prediction for row in part], device=x.device),
-                settings.reach * torch.tensor([row.radius for row in part]),
-                config.sigma,
-                generator(settings.seed, "attack", 2 * first),
-                settings.steps,
-                settings.draws,
+                torch.tensor([row.prediction for row in rows], device=x.device),
+                plan.reach * torch.tensor([row.radius for row in rows]),
+                smooth.sigma,
+                generator(plan.seed, "attack", 2 * first),
+                plan.steps,
+                plan.draws,
             )
             lengths = (ends - x).flatten(1).norm(dim=1).tolist()
-            for row, end, length in zip(part, ends, lengths, strict=True):
-                draw = generator(settings.seed, "attack", 2 * row.index + 1)
-                answer = smooth.predict(end, settings.n, settings.alpha, draw, config.batch)
-                found.append(Attacked(row.index, row.prediction, row.radius, length, answer))
-                advance(text=f"{sum(each.changed for each in found)} changed")
-    return found
+            for row, end, length in zip(rows, ends, lengths, strict=True):
+                draw = generator(plan.seed, "attack", 2 * row.index + 1)
+                answer = smooth.predict(end, plan.n, plan.alpha, draw, opened.sampling.batch)
+                points.append(Attacked(row.index, row.prediction, row.radius, length, answer))
+                advance(text=f"{sum(point.changed for point in points)} changed")
+    return points
 
 
 def _summary(
-    config: CertifyConfig, settings: AttackSettings, found: list[Attacked], seconds: float
+    opened: Opened, plan: AttackSettings, points: list[Attacked], model: str, seconds: float
 ) -> dict[str, Any]:
-    changed, allowed = sum(each.changed for each in found), config.alpha + settings.alpha
+    changed, allowed = sum(point.changed for point in points), opened.sampling.alpha + plan.alpha
     return {
-        "points": len(found),
+        "points": len(points),
         "changed": changed,
-        "no_answer": sum(each.answer == ABSTAIN for each in found),
-        "expected": allowed * len(found),
+        "no_answer": sum(point.answer == ABSTAIN for point in points),
+        "expected": allowed * len(points),
         # With 99.9 % confidence the true share is above this; were it above what is allowed,
         # something would be wrong.
-        "share_at_least": lower_bound(changed, len(found), 0.001),
+        "share_at_least": lower_bound(changed, len(points), 0.001),
         "share_allowed": allowed,
-        **vars(settings),
-        "sigma": config.sigma,
-        "model": config.model,
+        **vars(plan),
+        "sigma": opened.smooth.sigma,
+        "model": model,
         "seconds": round(seconds, 3),
     }
-
-
-def _line(each: Attacked) -> str:
-    return "\t".join(map(repr, vars(each).values()))

@@ -1,27 +1,35 @@
-"""The losses of a defence, and what answers them on the other side of the cut."""
+"""The losses of a defence, and what gives them on the other side of the cut."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.contracts import Forcing, Network, State, ask_shared, repeat_states
-from zopde.interface import Pullback, queried
+from zopde.interface import DensePullback, Pullback, RandomPullback, queried
+from zopde.seeding import generator
 from zopde.studies.defend.blackbox import BlackBox
+from zopde.studies.defend.labels import Label
+from zopde.studies.defend.open import TRAINING, Opened
+from zopde.studies.defended import Defence
+from zopde.training import load_checkpoint, save_checkpoint
 
+_ENTRIES = 8192  # of a pullback's probes at a time
 Decode = Callable[[Tensor], Tensor]
-Ask = Callable[[Tensor, Tensor], Tensor]
-"""(what enters the black box (n, ...), targets (n,)) -> losses (n,)."""
+Entropies = Callable[[Tensor, Tensor], Tensor]
+"""(what enters the black box (n, ...), targets (n,)) -> -log softmax(scores)_target (n,)."""
 
 
-def entropies(scores: Float[Tensor, "n class"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """-log softmax(s)_t for every image."""
-    return F.cross_entropy(scores, targets, reduction="none")
+def entropies_of(scores: Callable[[Tensor], Tensor], decode: Decode) -> Entropies:
+    """Losses of some scores, with as much of a graph as these have."""
+    return lambda cut, targets: F.cross_entropy(scores(decode(cut)), targets, reduction="none")
 
 
 @final
@@ -40,23 +48,13 @@ class LossBox:
     def step(self, state: State, forcing: Forcing | None = None) -> Float[Tensor, "n 1"]:
         """Losses at `state`, the cut; `forcing` holds the targets. See `Stepping`."""
         assert forcing is not None, "a loss has a target"
-        return entropies(self.box.scores(self.decode(state)), forcing)[:, None]
+        return entropies_of(self.box.scores, self.decode)(state, forcing)[:, None]
 
 
-def by_queries(box: BlackBox, decode: Decode, pullback: Pullback) -> Ask:
-    """Losses that back-propagation can pass: the pullback asks for each image's gradient."""
+def by_queries(box: BlackBox, decode: Decode, pullback: Pullback) -> Entropies:
+    """Losses that back-propagation can pass: the pullback finds each image's gradient."""
     inside = LossBox(box, decode)
     return lambda cut, targets: queried(inside, pullback, cut, targets)[:, 0]
-
-
-def asked(box: BlackBox, decode: Decode) -> Ask:
-    """Losses alone."""
-    return lambda cut, targets: entropies(box.scores(decode(cut)), targets)
-
-
-def white(box: BlackBox, decode: Decode) -> Ask:
-    """Losses with the classifier's own graph."""
-    return lambda cut, targets: entropies(box.white(decode(cut)), targets)
 
 
 @final
@@ -65,13 +63,13 @@ class Stability:
     """l = mean over the batch of -log softmax(f(g(x + e)))_t + w |g(x + e) - x|^2 / pixels.
 
     f is the classifier, t its own label of the clean image, g the defence. (Salman et al.,
-    NeurIPS 2020, eq. 3 and 4.) The second term asks the classifier nothing.
+    NeurIPS 2020, eq. 3 and 4.) The second term takes no query.
 
     Args:
         clean: (batch, channel, y, x), x, pixels in [0, 1].
         noisy: x + e.
         targets: (batch,), t.
-        ask: Who answers the first term.
+        entropies: Gives the first term.
         decode: From the network's output to an image.
         mse: w.
     """
@@ -79,14 +77,14 @@ class Stability:
     clean: Float[Tensor, "batch channel y x"]
     noisy: Float[Tensor, "batch channel y x"]
     targets: Int[Tensor, " batch"]
-    ask: Ask
+    entropies: Entropies
     decode: Decode
     mse: float = 0.0
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
         cut = ask_shared(network, num_probes, self.noisy)
-        losses = self.ask(cut, self.targets.repeat(num_probes))
+        losses = self.entropies(cut, self.targets.repeat(num_probes))
         if self.mse:
             clean = repeat_states(self.clean, num_probes)
             assert clean is not None
@@ -98,7 +96,7 @@ class Stability:
 @final
 @dataclass(frozen=True)
 class Reconstruction:
-    """l = mean square of network(x + e) - x; asks no classifier.
+    """l = mean square of network(x + e) - x; takes no query.
 
     Args:
         clean: (batch, channel, y, x), x.
@@ -110,7 +108,62 @@ class Reconstruction:
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
-        found = ask_shared(network, num_probes, self.noisy)
+        restored = ask_shared(network, num_probes, self.noisy)
         clean = repeat_states(self.clean, num_probes)
         assert clean is not None
-        return (found - clean).square().view(num_probes, -1).mean(dim=1)
+        return (restored - clean).square().view(num_probes, -1).mean(dim=1)
+
+
+@final
+class Losses:
+    """The losses of one training through the classifier.
+
+    Args:
+        opened: The run.
+        label: Whose training it is.
+        defence: What is trained, up to the cut; what comes behind is the black box's.
+        seed: The training's.
+        box: The classifier.
+    """
+
+    def __init__(
+        self, opened: Opened, label: Label, defence: Defence, seed: int, box: BlackBox
+    ) -> None:
+        self._opened, self._label, self._seed, self.box = opened, label, seed, box
+        self._decode = defence.decoder.requires_grad_(False)
+        self._batches = opened.images.batches(seed, opened.budget.batch)
+
+    def at(self, iteration: int) -> Stability:
+        """The loss on a batch, whose labels take queries."""
+        pixels, images = self._batches.at(iteration)[0], self._opened.images
+        clean, noisy = images.pair(pixels, self._seed, TRAINING, iteration)
+        return self._on(clean, noisy, self.box.labels(clean), self._entropies(iteration))
+
+    @torch.no_grad()
+    def watched(self, network: nn.Module, path: Path) -> float:
+        """The loss on the watched images; their labels take queries once, and stay in a file."""
+        clean, noisy = self._opened.images.watched(self._seed, self._opened.budget.watched)
+        state = load_checkpoint(path)
+        if state is None:
+            state = {"targets": self.box.labels(clean)}
+            save_checkpoint(path, state)
+        entropies = entropies_of(self.box.scores, self._decode)
+        loss = self._on(clean, noisy, state["targets"].to(clean.device), entropies)
+        return float(loss(network, 1)[0])
+
+    def _on(self, clean: Tensor, noisy: Tensor, targets: Tensor, entropies: Entropies) -> Stability:
+        return Stability(clean, noisy, targets, entropies, self._decode, self._opened.mse)
+
+    def _entropies(self, iteration: int) -> Entropies:
+        queries, gradient = self._opened.queries, self._label.gradient
+        mu = queries.mu_latent if self._label.autoencoder else queries.mu
+        if gradient == "backprop":
+            return entropies_of(self.box.scores_with_graph, self._decode)
+        if gradient == "cge":
+            pullback = DensePullback(mu, queries.scheme, _ENTRIES)
+            return by_queries(self.box, self._decode, pullback)
+        if gradient == "rge":
+            draw, count = generator(self._seed, "probes", iteration), queries.directions
+            around = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, "zero")
+            return by_queries(self.box, self._decode, around)
+        return entropies_of(self.box.scores, self._decode)

@@ -1,7 +1,4 @@
-"""What a defence run is made of.
-
-The compared ways of training a defence, and what sets each apart.
-"""
+"""The settings of a defence run."""
 
 from __future__ import annotations
 
@@ -11,71 +8,23 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from zopde.smoothing import check_alpha
-from zopde.studies.classify import ClassificationConfig, load_classification
-from zopde.studies.classify.settings import ImageSettings
 from zopde.studies.defend.blackbox import check_votes
+from zopde.studies.defend.labels import LABELS, Gradient
+from zopde.studies.run import study_named
 from zopde.studies.settings import (
     Count,
+    ImageSettings,
     Length,
+    LengthOrNone,
     NotNegative,
     Positive,
+    Probability,
     Whole,
-    build,
     check_distinct,
-    choices,
-    merge,
+    load,
     read_toml,
 )
-from zopde.validate import (
-    check_choice,
-    check_device,
-    check_positive,
-)
-
-Gradient = Literal["none", "backprop", "rge", "cge", "weights"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the table.
-
-    Args:
-        gradient: Where it comes from: nowhere; back-propagation through the classifier, which
-            then is no black box; random directions or single entries of what enters the black
-            box; single weights of the denoiser.
-        autoencoder: Whether encoder and decoder stand behind the denoiser. The black box then
-            begins at the latent.
-        denoiser: Whether there is one at all.
-    """
-
-    gradient: Gradient
-    autoencoder: bool = False
-    denoiser: bool = True
-
-    @property
-    def trained(self) -> bool:
-        """Whether the classifier has a part in the training."""
-        return self.gradient != "none"
-
-    @property
-    def zeroth_order(self) -> bool:
-        """Whether queries are all it needs of the classifier."""
-        return self.gradient in {"rge", "cge", "weights"}
-
-
-METHODS = {
-    "none": Method("none", denoiser=False),
-    "MSE": Method("none"),
-    "AE-MSE": Method("none", autoencoder=True),
-    "FO-DS": Method("backprop"),
-    "FO-AE-DS": Method("backprop", autoencoder=True),
-    "ZO-DS": Method("rge"),
-    "ZO-AE-DS-RGE": Method("rge", autoencoder=True),
-    "ZO-AE-DS-CGE": Method("cge", autoencoder=True),
-    "DeepZero": Method("weights"),
-}
-
+from zopde.validate import check_choice, check_device, check_positive
 
 _FOLDER = files("zopde.studies.defend") / "presets"
 PRESETS = ("quick", "fashion", "cifar10")
@@ -121,7 +70,7 @@ class DefenceSettings:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """Denoiser, then autoencoder behind it, by mean square: the classifier is not asked.
+    """Denoiser, then autoencoder behind it, by mean square: without a query.
 
     Adam at `lr` on `batch` images, noise drawn anew every time.
     """
@@ -136,18 +85,18 @@ class PretrainingSettings:
 class StabilitySettings:
     """Training through the classifier, with Adam.
 
-    `queries` is the budget of every method by queries: images that the classifier is asked
-    about, for labels, scores of the layers, losses and gradients alike. A method makes as many
-    updates as it pays for. `iterations` are those of methods that back-propagate. `lr` is by
-    method. `mse` weighs the reconstruction; `warmup` as elsewhere. `watch` times in a training
-    the loss is taken on `watch_images` images, and the best network is the one that is kept.
+    `queries` is the budget of every method by queries: images that the classifier sees, for
+    labels, scores of the layers, losses and gradients alike. A method makes as many updates as
+    it pays for. `iterations` are those of methods that back-propagate. `lr` is by method. `mse`
+    weighs the reconstruction; `warmup` as elsewhere. `watch` times in a training the loss is
+    taken on `watch_images` images, and the best network is the one that is kept.
     """
 
     queries: Count = 1_000_000
     iterations: Count = 1000
     batch: Count = 256
     lr: dict[str, float] = field(default_factory=dict)
-    warmup: str = "0 iterations"
+    warmup: LengthOrNone = "0 iterations"
     mse: NotNegative = 0.0
     watch: Count = 10
     watch_images: Count = 256
@@ -157,8 +106,8 @@ class StabilitySettings:
 class DefenceQuerySettings:
     """The estimates. `mu` is in the units of the pixels, `mu_latent` and `mu_weights` likewise.
 
-    RGE asks along `directions` random ones for each image, CGE for every entry of the latent.
-    DeepZero asks for `weights` weights of the denoiser's convolutions at a time, shared out over
+    RGE takes `directions` random directions for each image, CGE every entry of the latent.
+    DeepZero probes `weights` weights of the denoiser's convolutions at a time, shared out over
     the layers by `score` (once, from `score_directions` directions on a batch) and drawn anew
     every `resample`; norms and biases stay as they are. `chunk` of its probes share a pass.
     """
@@ -187,7 +136,7 @@ class CertifySettings:
     images: Count = 100
     n0: Count = 100
     n: Count = 1000
-    alpha: float = 0.001
+    alpha: Probability = 0.001
     batch: Count = 1000
 
 
@@ -195,7 +144,7 @@ class CertifySettings:
 class DefendRunSettings:
     """Which methods, which seeds, where. `store` is a file that keeps the classifier's answers."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(LABELS)
     seeds: tuple[Whole, ...] = (0,)
     device: str = "cpu"
     checkpoint_seconds: Positive = 30.0
@@ -224,20 +173,38 @@ class DefenceConfig:
         check_distinct("run.seeds", self.run.seeds)
         check_distinct("run.methods", self.run.methods)
         for method in (*self.run.methods, *self.training.lr):
-            check_choice("run.methods or training.lr", method, METHODS)
+            check_choice("run.methods or training.lr", method, LABELS)
         for method in self.run.methods:
-            if METHODS[method].trained:
+            if LABELS[method].trained:
                 check_positive(f"training.lr.{method}", self.training.lr.get(method, 0.0))
         check_device("run.device", self.run.device)
-        check_alpha(self.certify.alpha)
         check_votes(self.classifier.answers, self.classifier.votes)
         if not self.classifier.spec:
-            self.vendor()
+            self.classifier_training()
 
-    def vendor(self) -> ClassificationConfig:
-        """The training of the classifier, where none is given."""
+    def evaluations(self, channels: int) -> dict[Gradient, int]:
+        """Gradient -> evaluations of one image's scores, for its loss and its gradient.
+
+        Args:
+            channels: Of an image.
+        """
+        zo, sizes = self.zo, self.defence
+        kernels = max(0, sizes.depth - 2) * sizes.width**2 + 2 * channels * sizes.width
+        weights = min(zo.weights, 9 * kernels)  # of 3 x 3 convolutions there are no more
+        sides = 2 if zo.scheme == "central" else 1
+        return {
+            "backprop": 1,
+            "rge": 1 + sides * zo.directions,
+            "cge": 1 + sides * sizes.latent,
+            "weights": 1 + weights if zo.scheme_weights == "forward" else 2 * weights,
+        }
+
+    def classifier_training(self) -> Any:  # noqa: ANN401 - of a study that this one does not import
+        """The settings by which `zopde classify` trains the classifier, where none is given."""
         run = {"methods": ["FO"], "seeds": list(self.run.seeds), "device": self.run.device}
         tables = {"run": run, "data": {"path": self.data.path}}
+        load_classification = study_named("classify").load
+        assert load_classification is not None
         return load_classification(self.classifier.train, None, self.classifier.changes, tables)
 
 
@@ -264,4 +231,4 @@ def load_defence(
     """
     check_choice("preset", preset, PRESETS)
     tree = read_toml(Path(str(_FOLDER / f"{preset}.toml")))
-    return build(DefenceConfig, merge(tree, choices(file, changes, tables)))
+    return load(DefenceConfig, tree, file, changes, tables)

@@ -1,43 +1,48 @@
-"""Training one method with one seed through the classifier."""
+"""Training one label with one seed: first without the classifier, then through it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zopde.contracts import Objective
 from zopde.errors import InputError
-from zopde.interface import DensePullback, RandomPullback
 from zopde.oracle import WeightOracles
-from zopde.progress import Progress
-from zopde.seeding import generator
-from zopde.studies.classifiers import is_white
-from zopde.studies.defend.blackbox import BlackBox, BudgetSpentError, Ledger
-from zopde.studies.defend.budget import Cost, iterations_of
-from zopde.studies.defend.loss import Ask, Decode, Stability, asked, by_queries, white
-from zopde.studies.defend.problem import Defence, Pair, Problem
-from zopde.studies.defend.settings import METHODS, Method
-from zopde.studies.defend.starts import denoiser_masks, start
-from zopde.studies.defend.watch import Best, Watched
-from zopde.studies.folder import RunFolder
-from zopde.studies.scores import FILE
-from zopde.studies.settings import Span
+from zopde.oracle.coordinates import Coordinates
+from zopde.smoothing import Smooth, votes
+from zopde.sparsity import LayerMasks, Masks
+from zopde.studies.certificates import FILE as CERTIFICATES
+from zopde.studies.certificates import Row, certify_images
+from zopde.studies.classifiers import Classifier, named_classifier, to_device, with_answers
+from zopde.studies.defend.blackbox import BudgetSpentError
+from zopde.studies.defend.labels import LABELS, Label
+from zopde.studies.defend.loss import Losses, Reconstruction
+from zopde.studies.defend.open import AUTOENCODER, DENOISER, PRETRAINING, Opened
+from zopde.studies.defended import Defence, Defended, save_defended
+from zopde.studies.folder import RECORD, RunFolder
+from zopde.studies.run import Place
+from zopde.studies.scores import FILE, ratios_from, read_scoring, scores_by, write_scoring
 from zopde.training import (
     Backprop,
     Fitted,
+    Gradient,
     GradientSource,
-    Optimise,
     ZerothOrder,
     fit,
     load_checkpoint,
     save_checkpoint,
 )
 
-BEST, WATCHED = "best.pt", "watched.pt"
+CLASSIFIER = "classifier"  # folder of the one that the run trains
+BEST, WATCHED, MODEL = "best.pt", "watched.pt", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,182 +50,191 @@ class Trained:
     """What became of a training.
 
     Args:
+        cost: `queries` are images that the classifier has seen.
         defence: In eval mode; None where the classifier stands alone.
-        cost: `queries` are images that the classifier was asked about.
         best: Updates after which the network was the one that is kept.
+        rows: The certificates.
     """
 
-    defence: Defence | None
     cost: Fitted
-    best: int | None = None
+    defence: Defence | None
+    best: int | None
+    rows: list[Row]
 
 
-@final
-class Trainer:
-    """Trains the methods of a run, each in its own folder, each resumable.
-
-    Args:
-        problem: The images, and the run's settings.
-        folder: Where checkpoints, histories and models go.
-        progress: Who is watching.
-        black_box: (seed, ledger) -> the classifier behind that ledger.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        folder: RunFolder,
-        progress: Progress,
-        black_box: Callable[[int, Ledger], BlackBox],
-    ) -> None:
-        self._problem, self._folder, self._progress = problem, folder, progress
-        self._config = problem.config
-        self._black_box = black_box
-
-    def train(self, name: str, seed: int) -> Trained:
-        """Train from the common start, or from the checkpoint that is there.
-
-        Raises:
-            InputError: If the method needs a white box and has none, or its budget is too small.
-            SolverError: If the classifier fails; --resume goes on.
-        """
-        method = METHODS[name]
-        nothing = Fitted(0, 0, 0, 0.0)
-        if not method.denoiser:
-            return Trained(None, nothing)
-        defence = start(self._problem, self._folder, seed, method.autoencoder, self._progress)
-        if not method.trained:
-            return Trained(defence, nothing)
-        folder = self._folder.of(name, seed)
-        before = _so_far(folder)
-        budget = self._config.training.queries if method.zeroth_order else 0
-        ledger = Ledger(self._config.classifier.price, budget, before.queries)
-        box = self._black_box(seed, ledger)
-        check_white(name, box)
-        ways = Ways(self._problem, method, box, defence, seed)
-        best = Best(folder / BEST, ways.judge(folder / WATCHED))
-        try:
-            cost = self._fit(name, seed, ways, best, folder, before.queries)
-            best.look(defence.front, cost.iterations)
-        except BudgetSpentError as spent:
-            self._progress.note(f"{name}, seed {seed}: {spent}")
-            cost = replace(_so_far(folder), stopped=str(spent))
-        cost = replace(cost, queries=ledger.asked)
-        return Trained(defence.eval(), cost, best.restore(defence.front))
-
-    def _fit(
-        self, name: str, seed: int, ways: Ways, best: Best, folder: Path, counted: int
-    ) -> Fitted:
-        training, problem = self._config.training, self._problem
-        length = iterations_of(problem, name)
-        every = Cost.of(problem, METHODS[name]).every(length)
-        batches = problem.batches(seed, training.batch)
-        source = ways.source(self._folder, folder)
-        source = Watched(source, ways.box.ledger, best, every, counted)
-        warmup = Span.parse("training.warmup", training.warmup).iterations(batches.per_epoch)
-        with self._progress.stage(f"{name}, seed {seed}", length) as advance:
-            return fit(
-                ways.defence.front,
-                lambda iteration: ways.objective(problem.pair(batches, seed, iteration), iteration),
-                source,
-                Optimise("adam", training.lr[name], warmup),
-                length,
-                folder,
-                every_seconds=self._config.run.checkpoint_seconds,
-                progress=lambda loss: advance(1, f"loss {loss:.4g}"),
-            )
-
-
-@final
-class Ways:
-    """A method's loss and gradient.
-
-    Args:
-        problem: The images, and the run's settings.
-        method: Which.
-        box: The classifier.
-        defence: What is trained.
-        seed: The run's.
-    """
-
-    def __init__(
-        self, problem: Problem, method: Method, box: BlackBox, defence: Defence, seed: int
-    ) -> None:
-        self._problem, self.method = problem, method
-        self.box, self.defence, self._seed = box, defence, seed
-        decoder = defence.decoder.requires_grad_(False)  # on the black box's side of the cut
-        self._decode: Decode = decoder
-
-    def objective(self, pair: Pair, iteration: int) -> Stability:
-        """The loss on some images; their labels are asked for."""
-        return self._stability(pair, self._ask(iteration), self.box.labels(pair.clean))
-
-    def judge(self, path: Path) -> Callable[[nn.Module], float]:
-        """The loss on the watched images; their labels are asked for once, and kept in a file."""
-        pair = self._problem.watched(self._seed)
-
-        @torch.no_grad()
-        def loss(network: nn.Module) -> float:
-            kept = load_checkpoint(path)
-            if kept is None:
-                kept = {"targets": self.box.labels(pair.clean)}
-                save_checkpoint(path, kept)
-            ask = asked(self.box, self._decode)
-            objective = self._stability(pair, ask, kept["targets"].to(pair.clean.device))
-            return float(objective(network, 1)[0])
-
-        return loss
-
-    def source(self, root: RunFolder, folder: Path) -> GradientSource:
-        """Where gradients come from; DeepZero's layers are scored first."""
-        zo = self._problem.config.zo
-        if self.method.gradient != "weights":
-            return Backprop()
-        batches = self._problem.batches(self._seed, self._problem.config.training.batch)
-        pair = self._problem.pair(batches, self._seed, 0)
-        masks = denoiser_masks(
-            self._problem.config,
-            self.defence.front,
-            lambda: self.objective(pair, 0),
-            self._seed,
-            batches.per_epoch,
-            root,
-            folder,
-        )
-
-        return ZerothOrder(masks, zo.mu_weights, zo.scheme_weights, WeightOracles(zo.chunk))
-
-    def _stability(self, pair: Pair, ask: Ask, targets: Tensor) -> Stability:
-        mse = self._problem.config.training.mse
-        return Stability(pair.clean, pair.noisy, targets, ask, self._decode, mse)
-
-    def _ask(self, iteration: int) -> Ask:
-        zo, gradient = self._problem.config.zo, self.method.gradient
-        mu = zo.mu_latent if self.method.autoencoder else zo.mu
-        if gradient == "backprop":
-            return white(self.box, self._decode)
-        if gradient == "cge":
-            return by_queries(self.box, self._decode, DensePullback(mu, zo.scheme, 8192))
-        if gradient == "rge":
-            draw = generator(self._seed, "probes", iteration)
-            pullback = RandomPullback(draw, zo.directions, mu, zo.scheme, 8192, "zero")
-            return by_queries(self.box, self._decode, pullback)
-        return asked(self.box, self._decode)
-
-
-def check_white(name: str, box: BlackBox) -> None:
-    """Require a classifier that a method can work with.
+def begin(opened: Opened, place: Place, resume: bool) -> Opened:
+    """Train the classifier where the run does that, open the store, judge the classifier.
 
     Raises:
-        InputError: If the method back-propagates through it, and it is a black box.
+        InputError: If a label cannot work with it.
     """
-    if METHODS[name].gradient == "backprop" and not is_white(box.classifier):
+    images = opened.images
+    if opened.train_classifier is not None:
+        trained = RunFolder(place.folder.root / CLASSIFIER)
+        resume = resume and (trained.root / RECORD).exists()
+        opened.train_classifier(trained.root, resume, False, place.progress)
+
+        def model_file(seed: int) -> Path:
+            return trained.of("FO", seed) / MODEL
+
+        @cache
+        def classifier(seed: int) -> Classifier:
+            model = to_device(named_classifier(str(model_file(seed)), images.scale), images.device)
+            return with_answers(model, opened.box.answers)
+
+        opened = replace(opened, classifier=classifier, model_file=model_file)
+    if opened.open_store is not None:
+        opened = replace(opened, box=replace(opened.box, store=opened.open_store()))
+    for name, seed in opened.trainings:
+        check_white(name, opened.classifier(seed))
+    pixels, labels = images.inputs(opened.judged.pixels), opened.judged.labels
+    with torch.no_grad():
+        right = [
+            votes(opened.classifier(seed)(pixels), len(pixels), opened.box.classes) == labels
+            for seed in opened.seeds
+        ]
+    clean = fmean(100 * float(of_seed.double().mean()) for of_seed in right)
+    return replace(opened, clean_accuracy=clean)
+
+
+def check_white(name: str, classifier: Classifier) -> None:
+    """Require a classifier that a label can work with.
+
+    Raises:
+        InputError: If the label back-propagates through it, and it is a black box.
+    """
+    if LABELS[name].gradient == "backprop" and not isinstance(classifier, nn.Module):
         raise InputError(
             f"method {name}",
-            got=f"a black box ({type(box.classifier).__name__})",
+            got=f"a black box ({type(classifier).__name__})",
             expected="a torch module, since it back-propagates through the classifier",
             remedy="leave FO-DS and FO-AE-DS out of run.methods",
         )
+
+
+def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
+    """Train the label `name`, keep its model, and certify the defended classifier.
+
+    Raises:
+        SolverError: If the classifier fails; --resume goes on.
+    """
+    label, images, folder = LABELS[name], opened.images, place.of(name, seed)
+    defence, cost, best, classes = None, Fitted(0, 0, 0, 0.0), None, opened.box.classes
+    if label.denoiser:
+        defence = _start(opened, label, seed, place)
+        if label.trained:
+            cost, best = _fit(opened, name, seed, defence, place)
+        own = f"../../{CLASSIFIER}/FO/seed-{seed}/{MODEL}"
+        spec = own if opened.model_file(seed) else opened.spec
+        save_defended(defence, images.sigma, images.scale, classes, spec, folder / MODEL)
+    whole = Defended(defence, opened.classifier(seed), images.sigma, classes).eval()
+    rows = certify_images(
+        folder / CERTIFICATES,
+        Smooth(whole, classes, images.sigma),
+        list(enumerate(opened.judged.labels.tolist())),
+        lambda index: images.inputs(opened.judged.pixels[index]),
+        opened.sampling,
+        seed,
+        place.progress,
+        f"certify {name}, seed {seed}",
+    )
+    return Trained(cost, defence, best, rows)
+
+
+def _start(opened: Opened, label: Label, seed: int, place: Place) -> Defence:
+    """A defence in eval mode: the denoiser by mean square, then the autoencoder behind it.
+
+    The encoder and the decoder see what the denoiser makes of noisy images, and learn the clean
+    ones. All labels of a seed begin at the same weights.
+    """
+    defence = opened.new_defence(seed, label.autoencoder)
+    denoiser, encoder = defence.front
+    _pretrain(opened, DENOISER, denoiser, seed, place)
+    defence.eval()
+    if label.autoencoder:
+        behind = nn.Sequential(encoder, defence.decoder)
+        _pretrain(opened, AUTOENCODER, behind, seed, place, denoiser)
+    return defence.eval()
+
+
+def _pretrain(
+    opened: Opened,
+    stage: str,
+    network: nn.Module,
+    seed: int,
+    place: Place,
+    before: nn.Module | None = None,
+) -> None:
+    images, iterations = opened.images, opened.start[stage]
+    batches = images.batches(seed, opened.start_batch)
+
+    def objective_at(iteration: int) -> Reconstruction:
+        clean, noisy = images.pair(batches.at(iteration)[0], seed, PRETRAINING, iteration)
+        return Reconstruction(clean, noisy if before is None else before(noisy).detach())
+
+    network.train()
+    with place.progress.stage(f"{stage}, seed {seed}", iterations) as advance:
+        fit(
+            network,
+            objective_at,
+            Backprop(),
+            opened.start_optimise,
+            iterations,
+            place.of(stage, seed),
+            every_seconds=opened.every_seconds,
+            progress=lambda loss: advance(1, f"mean square {loss:.4g}"),
+        )
+
+
+def gradient_of(opened: Opened, masks: Masks | None) -> GradientSource:
+    """Where gradients of the front come from: back-propagation, or queries of single weights."""
+    if masks is None:
+        return Backprop()
+    queries = opened.queries
+    oracles = WeightOracles(queries.chunk)
+    return ZerothOrder(masks, queries.mu_weights, queries.scheme_weights, oracles)
+
+
+def free_convolutions(front: nn.Module) -> int:
+    """Leave norms and biases as they are from now on; how many weights move then."""
+    for parameter in front.parameters():
+        parameter.requires_grad_(parameter.dim() >= 2)
+    return Coordinates(front).total
+
+
+def _fit(
+    opened: Opened, name: str, seed: int, defence: Defence, place: Place
+) -> tuple[Fitted, int | None]:
+    """Train the front through the classifier; its cost, and the iteration of the network kept."""
+    label, budget, folder = LABELS[name], opened.budget, place.of(name, seed)
+    before, front, length = _so_far(folder), defence.front, budget.iterations_of(name)
+    most = budget.queries if label.zeroth_order else 0
+    box = opened.black_box(seed, most, before.queries)
+    losses = Losses(opened, label, defence, seed, box)
+    try:
+        masks = None
+        if label.gradient == "weights":
+            masks = _masks(opened, front, losses, seed, place.folder, folder)
+        inner, every = gradient_of(opened, masks), budget.every(length)
+        source = Watched(inner, losses, folder, every, before.queries)
+        with place.progress.stage(f"{name}, seed {seed}", length) as advance:
+            cost = fit(
+                front,
+                losses.at,
+                source,
+                opened.optimise[name],
+                length,
+                folder,
+                every_seconds=opened.every_seconds,
+                progress=lambda loss: advance(1, f"loss {loss:.4g}"),
+            )
+        source.judge(front, cost.iterations)
+    except BudgetSpentError as spent:
+        place.progress.note(f"{name}, seed {seed}: {spent}")
+        cost = replace(_so_far(folder), stopped=str(spent))
+    best = _restore_best(front, folder)
+    defence.eval()
+    return replace(cost, queries=box.ledger.queries), best
 
 
 def _so_far(folder: Path) -> Fitted:
@@ -231,3 +245,85 @@ def _so_far(folder: Path) -> Fitted:
             (folder / name).unlink(missing_ok=True)
         return Fitted(0, 0, 0, 0.0)
     return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
+
+
+def _masks(
+    opened: Opened, front: nn.Module, losses: Losses, seed: int, root: RunFolder, folder: Path
+) -> LayerMasks:
+    """Masks of `zo.weights` weights of convolutions; the layers are scored once, and kept."""
+    queries, total, path = opened.queries, free_convolutions(front), folder / FILE
+    if path.exists():
+        scoring = read_scoring(path)
+    else:
+        began, sparsity = time.monotonic(), max(0.0, 1 - queries.weights / total)
+        scores = scores_by(
+            queries.score,
+            front,
+            losses.at(0),
+            queries.score_directions,
+            queries.mu_weights,
+            seed,
+            WeightOracles(queries.chunk),
+        )
+        cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
+        scoring = ratios_from(front, scores, sparsity, cost)
+        write_scoring(root, path, scoring, queries.score, sparsity)
+    if scoring.ratios is None:
+        raise InputError(
+            "scores of the denoiser's layers",
+            got="values not finite",
+            expected="finite ones",
+            remedy="try another zo.mu_weights, or zo.score=random",
+        )
+    return LayerMasks(scoring.ratios, opened.resample, seed)
+
+
+@final
+class Watched:
+    """Another source's gradients; before every so many of them the network is judged.
+
+    The one with the least loss so far stays in a file. A resumed training judges the same
+    networks again and sees the same, so that changes nothing. Queries are what the ledger says,
+    so whatever an iteration has taken counts.
+
+    Args:
+        inner: Where gradients come from.
+        losses: The training's, with the ledger.
+        folder: Of the training.
+        every: Iterations between two judgements.
+        counted: Queries of the training when it was interrupted.
+    """
+
+    def __init__(
+        self, inner: GradientSource, losses: Losses, folder: Path, every: int, counted: int
+    ) -> None:
+        self._inner, self._losses, self._ledger = inner, losses, losses.box.ledger
+        self._folder, self._every, self._counted = folder, every, counted
+        self._least: float = (load_checkpoint(folder / BEST) or {"loss": math.inf})["loss"]
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """At the inner source's price, and that of a judgement."""
+        if iteration % self._every == 0:
+            self.judge(network, iteration)
+        gradient = self._inner(network, objective, iteration)
+        queries = self._ledger.queries - self._counted
+        self._counted = self._ledger.queries
+        return Gradient(gradient.loss, queries, gradient.active)
+
+    def judge(self, network: nn.Module, iteration: int) -> None:
+        """Keep a network that is better than all before."""
+        loss = self._losses.watched(network, self._folder / WATCHED)
+        if loss < self._least:
+            self._least = loss
+            state = {"loss": loss, "iteration": iteration, "network": network.state_dict()}
+            save_checkpoint(self._folder / BEST, state)
+
+
+def _restore_best(network: nn.Module, folder: Path) -> int | None:
+    """Bring the best network back; after how many updates it was, None if there is none."""
+    state = load_checkpoint(folder / BEST)
+    if state is None:
+        return None
+    network.load_state_dict(state["network"])
+    iteration: int = state["iteration"]
+    return iteration

@@ -1,0 +1,147 @@
+"""From the settings of a certification to images and a smoothed classifier: here they end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.data import ImageData, in_unit_range, load_images
+from zopde.data.images import Images
+from zopde.errors import InputError, SolverError, first_line
+from zopde.files import digest_of
+from zopde.files import identity_of as identity_of_files
+from zopde.progress import Progress
+from zopde.smoothing import Smooth, votes
+from zopde.studies.certificates import Sampling
+from zopde.studies.certify.settings import CertifyConfig
+from zopde.studies.classifiers import identity_of, to_device
+from zopde.studies.defended import load_base_classifier
+from zopde.studies.workers import Workers
+
+LABEL = "certificates"  # the one row of a certification: nothing is trained
+MODEL, DATA = "model.digest", "data.sha256"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A certification that is ready to begin.
+
+    Args:
+        name: Of the data.
+        part: Of the data: "test" or "train".
+        images: That part.
+        chosen: Numbers of the images in it that are certified.
+        scale: What a pixel of the file is divided by.
+        smooth: The smoothed classifier.
+        sampling: How an image is certified.
+        seed: Decides the noise.
+        model: Name of the classifier.
+        model_digest: Its content.
+        device: Where it computes.
+        workers: Nobody: this process does all.
+    """
+
+    name: str
+    part: str
+    images: Images
+    chosen: tuple[int, ...]
+    scale: float
+    smooth: Smooth
+    sampling: Sampling
+    seed: int
+    model: str
+    model_digest: str
+    device: str
+    workers: Workers = field(default_factory=Workers)
+
+    @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """One, which is no training."""
+        return [(LABEL, self.seed)]
+
+    @property
+    def priced(self) -> tuple[str, ...]:
+        """Nothing: there is no dry run."""
+        return ()
+
+    @property
+    def records(self) -> dict[str, tuple[str, str]]:
+        """A resumption must see the same images and the same model."""
+        chosen = list(self.chosen)
+        digest = digest_of((self.images.pixels[chosen], self.images.labels[chosen]))
+        return {DATA: (digest, "images"), MODEL: (self.model_digest, f"model {self.model}")}
+
+    def inputs(self, index: int) -> Float[Tensor, "channel y x"]:
+        """What the model gets for an image."""
+        return in_unit_range(self.images.pixels[index].to(self.device), self.scale)
+
+
+def open_certification(
+    config: CertifyConfig,
+    root: Path,
+    progress: Progress,  # noqa: ARG001 - other studies make data
+    data: ImageData | None = None,
+) -> Opened:
+    """The images and the classifier, which has answered for one of them.
+
+    Args:
+        config: The settings.
+        root: The run folder.
+        progress: Who is watching.
+        data: Images of your own; None reads `config.data`.
+
+    Raises:
+        InputError: If there are none, or the classifier does not answer for them.
+    """
+    data = data or load_images(config.data)
+    images = data.test if config.part == "test" else data.train
+    scale = config.scale or data.brightest()
+    classifier = to_device(load_base_classifier(config.model, scale), config.device)
+    opened = Opened(
+        data.name,
+        config.part,
+        images,
+        tuple(range(0, len(images), config.every))[: config.images or None],
+        scale,
+        Smooth(classifier, len(data.classes), config.sigma),
+        Sampling(config.n0, config.n, config.alpha, config.batch),
+        config.seed,
+        config.model,
+        _content_of(config.model, root / MODEL),
+        config.device,
+    )
+    _try(opened)
+    return opened
+
+
+@torch.no_grad()
+def _try(opened: Opened) -> None:
+    """One answer now, rather than an error among the samples."""
+    batch = opened.inputs(opened.chosen[0]).expand(2, -1, -1, -1).clone()
+    try:
+        answer = opened.smooth.base_classifier(batch)
+    except (InputError, SolverError):
+        raise
+    except Exception as error:  # a user's model may raise anything
+        raise InputError(
+            f"model {opened.model!r}",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            expected=f"an answer for images {tuple(batch.shape)}",
+        ) from error
+    votes(answer, 2, opened.smooth.num_classes)
+
+
+def _content_of(model: str, record: Path) -> str:
+    """Who a model is, wherever its file lies: the file's content, and its name in there."""
+    with_path = identity_of(model)
+    if record.exists() and record.read_text(encoding="utf-8").strip() == with_path:
+        return with_path  # a run of an early version: the text of the path was a part
+    file, _, name = model.rpartition(":")
+    for path, rest in ((Path(model), ""), (Path(file), name)):
+        if path.is_file():
+            return identity_of_files(rest, [path])
+    return with_path

@@ -1,0 +1,187 @@
+"""What a certification found: its figures, its picture, its table, its page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from zopde.report.certification import Certified, save_certified_accuracy
+from zopde.report.page import Section, drawn, picture, table, text
+from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
+from zopde.studies.certificates import FILE, RADII, Row, read_rows
+from zopde.studies.certify.open import LABEL, Opened
+from zopde.studies.certify.settings import CertifyConfig
+from zopde.studies.folder import RECORD, RunFolder, read_record
+from zopde.studies.report.found import FoundRun
+from zopde.studies.report.sections import again_section, asked_section, state_lead
+from zopde.studies.run import Metrics, Page, Table, study_named
+
+PICTURE = "certified_accuracy.png"
+_POINTS = 400  # of a curve
+
+
+def metrics_of(
+    opened: Opened, results: Mapping[str, list[list[Row]]], at: Sequence[float] = RADII
+) -> Metrics:
+    """The figures of a finished certification, certified accuracy at some radii among them."""
+    rows, sampling, sigma = results[LABEL][0], opened.sampling, opened.smooth.sigma
+    return {
+        "model": opened.model,
+        "data": opened.name,
+        "part": opened.part,
+        "images": len(rows),
+        "sigma": sigma,
+        "n0": sampling.n0,
+        "n": sampling.n,
+        "alpha": sampling.alpha,
+        # The units of sigma and of every radius.
+        "input": f"pixels of the file over {opened.scale:g}",
+        "certified_accuracy": [
+            {
+                "radius": share.radius,
+                "percent": 100 * share.share,
+                "band": [100 * share.low, 100 * share.high],
+            }
+            for share in _shares(rows, at)
+        ],
+        "abstained": sum(row.prediction < 0 for row in rows),
+        "mean_radius": fmean(row.radius * row.correct for row in rows),
+        "largest_radius": largest_radius(sigma, sampling.n, sampling.alpha),
+        "seconds": round(sum(row.seconds for row in rows), 3),
+    }
+
+
+def draw(
+    opened: Opened,
+    results: Mapping[str, list[list[Row]]],
+    folder: RunFolder,
+    beside: Sequence[Certified] = (),
+) -> None:
+    """Certified accuracy over the radius, beside that of other runs."""
+    sampling, rows = opened.sampling, results[LABEL][0]
+    curve = _curve(folder.root, opened.smooth.sigma, sampling.n, sampling.alpha, rows)
+    save_certified_accuracy(folder.root / PICTURE, [curve, *beside])
+
+
+def read_certification(path: Path) -> tuple[CertifyConfig, list[Row]]:
+    """Settings and certificates of a run, of its folder or of the table in it.
+
+    Raises:
+        InputError: If there are none.
+    """
+    root = path.parent if path.is_file() else path
+    rows = read_rows(root / FILE)
+    return read_record(study_named("certify"), root / RECORD), rows
+
+
+def read_curve(path: Path) -> Certified:
+    """Certified accuracy over the radius of a run, of its folder or of the table in it."""
+    plan, rows = read_certification(path)
+    root = path.parent if path.is_file() else path
+    return _curve(root, plan.sigma, plan.n, plan.alpha, rows)
+
+
+def _curve(root: Path, sigma: float, n: int, alpha: float, rows: Sequence[Row]) -> Certified:
+    radii = np.linspace(0, 1.001 * largest_radius(sigma, n, alpha) or sigma, _POINTS)
+    shares = _shares(rows, radii.tolist())
+    return Certified(
+        f"{root.resolve().name}, sigma {sigma:g}",
+        radii,
+        np.array([share.share for share in shares]),
+        np.array([share.low for share in shares]),
+        np.array([share.high for share in shares]),
+    )
+
+
+def _shares(rows: Sequence[Row], at: Sequence[float]) -> list[CertifiedShare]:
+    return certified_accuracy([row.radius for row in rows], [row.correct for row in rows], at)
+
+
+def table_of(metrics: Mapping[str, Any]) -> Table:
+    """The table of results, one row per radius."""
+    return Table(
+        f"{metrics['data']}, {metrics['images']:,} {metrics['part']} images, sigma "
+        f"{metrics['sigma']:g}, n {metrics['n']:,}",
+        ("radius", "certified accuracy", "95 % band"),
+        [
+            [
+                f"{at['radius']:g}",
+                f"{at['percent']:.1f} %",
+                f"{at['band'][0]:.1f} ... {at['band'][1]:.1f} %",
+            ]
+            for at in metrics["certified_accuracy"]
+        ],
+        [
+            f"radii and sigma are in units of the model's input, {metrics['input']}",
+            f"largest radius that n and alpha allow: {metrics['largest_radius']:.4g}",
+            f"abstained: {metrics['abstained']:,}; {metrics['seconds']:,.1f} s",
+        ],
+    )
+
+
+def page_of(run: FoundRun) -> Page:
+    """The page of one run, finished or not."""
+    sections = [
+        asked_section(run),
+        Section("Result", _result(run)),
+        Section("Certified accuracy", curves_picture([run])),
+        Section("Attack", _attack(run)),
+        again_section(run),
+    ]
+    return Page(state_lead(run) + _lead(run), sections)
+
+
+def curves_picture(runs: Sequence[FoundRun]) -> str:
+    """Certified accuracy of some runs over the radius, as far as they are."""
+    curves = [read_curve(run.root) for run in runs if _images(run)]
+    if not curves:
+        return ""
+    return picture(
+        drawn(lambda path: save_certified_accuracy(path, curves)),
+        "Certified accuracy over the radius",
+        "Share of the images that are answered rightly with a certificate of that radius or more.",
+    )
+
+
+def _images(run: FoundRun) -> int:
+    path = run.root / FILE
+    return len(read_rows(path)) if path.exists() else 0
+
+
+def _lead(run: FoundRun) -> str:
+    metrics = run.metrics
+    if metrics is None:
+        return ""
+    return text(
+        f"{metrics['data']}: {metrics['images']:,} {metrics['part']} images, noise of "
+        f"{metrics['sigma']:g}, in units of the model's input, {metrics['input']}; n = "
+        f"{metrics['n']:,}, each certificate wrong with probability {metrics['alpha']:g} at most. "
+        f"The largest radius that allows is {metrics['largest_radius']:.4g}; the model abstained "
+        f"{metrics['abstained']:,} times.",
+        "lead",
+    )
+
+
+def _result(run: FoundRun) -> str:
+    if run.metrics is None:
+        return text(f"{_images(run):,} images are certified so far.")
+    shown = table_of(run.metrics)
+    return table(shown.columns, shown.rows)
+
+
+def _attack(run: FoundRun) -> str:
+    path = run.root / "attack.json"
+    if not path.exists():
+        return ""
+    attack = json.loads(path.read_text(encoding="utf-8"))
+    return text(
+        f"{attack['points']:,} certified points, attacked within {attack['reach']:g} times their "
+        f"radius by {attack['steps']} steps of projected gradient descent: {attack['changed']:,} "
+        f"answers changed, where alpha allows {attack['expected']:.3g} inside the radius on "
+        f"average; no answer at {attack['no_answer']:,}."
+    )

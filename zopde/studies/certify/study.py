@@ -1,0 +1,94 @@
+"""`zopde certify`: randomized smoothing of any classifier, one line per image, then their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from zopde.data import ImageData
+from zopde.progress import Progress
+from zopde.studies.certificates import FILE, RADII, Row, certify_images
+from zopde.studies.certify import show
+from zopde.studies.certify.open import DATA, MODEL, Opened, open_certification
+from zopde.studies.certify.settings import CertifyConfig
+from zopde.studies.folder import METRICS
+from zopde.studies.run import Metrics, Place, Study, run_study
+from zopde.validate import check_not_negative
+
+
+def _certify(opened: Opened, label: str, seed: int, place: Place) -> list[Row]:  # noqa: ARG001
+    return certify_images(
+        place.folder.root / FILE,
+        opened.smooth,
+        [(index, int(opened.images.labels[index])) for index in opened.chosen],
+        opened.inputs,
+        opened.sampling,
+        seed,
+        place.progress,
+        "certified images",
+    )
+
+
+STUDY = Study(
+    name="certify",
+    settings=CertifyConfig,
+    files=(FILE, show.PICTURE, METRICS, "attack.json", "attack.tsv", DATA, MODEL, "report.html"),
+    open=open_certification,
+    train=_certify,
+    metrics=show.metrics_of,
+    draw=show.draw,
+    table=show.table_of,
+    page=show.page_of,
+    glimpse=lambda _: "",
+    together=show.curves_picture,
+    subject="model",
+    resumes_from=FILE,
+    free=(),
+    by_content={"data": DATA, "model": MODEL},
+)
+
+
+def run_certification(
+    config: CertifyConfig,
+    folder: Path | str,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    images: ImageData | None = None,
+    beside: Sequence[Path | str] = (),
+    at: Sequence[float] = RADII,
+) -> Metrics:
+    """Certify a model on images, one flushed line per image in `certificates.tsv`.
+
+    The noise of an image is a function of (seed, index), so a run that was killed and resumed
+    writes the same table, its column `seconds` aside.
+
+    Args:
+        config: The settings.
+        folder: The run folder.
+        resume: Go on with an interrupted run of the same settings, model and images.
+        overwrite: Delete an earlier run in `folder` first.
+        progress: Who is watching; nobody by default.
+        images: Data of your own; None reads `config.data`.
+        beside: Run folders of other certifications, whose curves are drawn in the same picture.
+        at: Radii of `certified_accuracy` in the result, >= 0.
+
+    Returns:
+        The content of the folder's `metrics.json`: `certified_accuracy` at some radii with its
+        band, `largest_radius`, and what is needed to repeat the run.
+
+    Raises:
+        InputError: On settings, a model, images or a folder that will not do.
+    """
+    for radius in at:
+        check_not_negative("radius", radius)
+    curves = [show.read_curve(Path(other)) for other in beside]
+    study = replace(
+        STUDY,
+        open=partial(open_certification, data=images),
+        metrics=partial(show.metrics_of, at=at),
+        draw=partial(show.draw, beside=curves),
+    )
+    return run_study(study, config, folder, resume, overwrite, progress)

@@ -1,0 +1,49 @@
+"""The compared ways of training a defence, and what sets each apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Gradient = Literal["none", "backprop", "rge", "cge", "weights"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One row of the table.
+
+    Args:
+        gradient: Where it comes from: nowhere; back-propagation through the classifier, which
+            then is no black box; random directions or single entries of what enters the black
+            box; single weights of the denoiser.
+        autoencoder: Whether encoder and decoder stand behind the denoiser. The black box then
+            begins at the latent.
+        denoiser: Whether there is one at all.
+    """
+
+    gradient: Gradient
+    autoencoder: bool = False
+    denoiser: bool = True
+
+    @property
+    def trained(self) -> bool:
+        """Whether the classifier has a part in the training."""
+        return self.gradient != "none"
+
+    @property
+    def zeroth_order(self) -> bool:
+        """Whether queries are all it needs of the classifier."""
+        return self.gradient in {"rge", "cge", "weights"}
+
+
+LABELS = {
+    "none": Label("none", denoiser=False),
+    "MSE": Label("none"),
+    "AE-MSE": Label("none", autoencoder=True),
+    "FO-DS": Label("backprop"),
+    "FO-AE-DS": Label("backprop", autoencoder=True),
+    "ZO-DS": Label("rge"),
+    "ZO-AE-DS-RGE": Label("rge", autoencoder=True),
+    "ZO-AE-DS-CGE": Label("cge", autoencoder=True),
+    "DeepZero": Label("weights"),
+}

@@ -1,0 +1,284 @@
+"""From the settings of a defence run to the objects that train: here the settings end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.blackbox import Store
+from zopde.data import ImageBatches, ImageData, in_unit_range, load_images
+from zopde.data.images import Images
+from zopde.errors import InputError
+from zopde.files import digest_of
+from zopde.progress import Progress
+from zopde.seeding import generator, global_stream
+from zopde.studies.certificates import Sampling
+from zopde.studies.classifiers import (
+    Classifier,
+    Scaled,
+    frozen,
+    identity_of,
+    named_classifier,
+    to_device,
+    with_answers,
+)
+from zopde.studies.defend.blackbox import BlackBox, Ledger
+from zopde.studies.defend.budget import Budget
+from zopde.studies.defend.settings import DefenceConfig, DefenceQuerySettings, DefenceSettings
+from zopde.studies.defended import Defence
+from zopde.studies.run import run_study, study_named
+from zopde.studies.scores import queries_of
+from zopde.studies.settings import iterations_in
+from zopde.studies.workers import Workers
+from zopde.training import Optimise
+
+TRAINING, PRETRAINING, WATCHING = 0, 1, 2  # different noise for each
+DENOISER, AUTOENCODER = "start-denoiser", "start-autoencoder"
+
+
+@dataclass(frozen=True)
+class NoisyImages:
+    """The images of a run, scaled to [0, 1], and the noise on them.
+
+    Args:
+        data: The images, in the units of the file.
+        scale: What a pixel is divided by: the brightest training pixel.
+        sigma: Deviation of the noise.
+        pad: Pixels by which a training image is moved at most.
+        flip: Whether half of them are mirrored.
+        device: Where the run computes.
+    """
+
+    data: ImageData
+    scale: float
+    sigma: float
+    pad: int
+    flip: bool
+    device: str
+
+    @classmethod
+    def of(cls, data: ImageData, sigma: float, pad: int, flip: bool, device: str) -> Self:
+        """The images, scaled so that the brightest training pixel is 1.
+
+        Raises:
+            InputError: If a pixel is negative, or the images are not square.
+        """
+        pixels = data.train.pixels
+        low, high = float(pixels.min()), float(pixels.max())
+        if low < 0 or high <= 0:
+            expected = "values >= 0, some of them > 0"
+            raise InputError("pixels", got=f"[{low}, {high}]", expected=expected)
+        if pixels.shape[-1] != pixels.shape[-2]:
+            raise InputError("images", got=f"{tuple(pixels.shape[2:])}", expected="square ones")
+        return cls(data, high, sigma, pad, flip, device)
+
+    def inputs(self, pixels: Tensor) -> Float[Tensor, "batch channel y x"]:
+        """Pixels in [0, 1] on the run's device."""
+        return in_unit_range(pixels.to(self.device), self.scale)
+
+    def batches(self, seed: int, batch: int) -> ImageBatches:
+        """The training batches of a seed; the same for every label."""
+        return ImageBatches(self.data.train, batch, seed, self.pad, self.flip)
+
+    def pair(self, pixels: Tensor, seed: int, purpose: int, index: int) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1], and the same with noise, a function of (seed, purpose, index)."""
+        clean, draw = self.inputs(pixels), generator(seed, "noise", 3 * index + purpose)
+        noise = self.sigma * torch.randn(clean.shape, generator=draw).to(clean)
+        return clean, clean + noise
+
+    def watched(self, seed: int, count: int) -> tuple[Tensor, Tensor]:
+        """Training images under noise of their own, by which networks of a seed are compared."""
+        train = self.data.train
+        chosen = torch.randperm(len(train), generator=generator(seed, "order", 2**31))[:count]
+        return self.pair(train.pixels[chosen], seed, WATCHING, 0)
+
+    def judged(self, count: int) -> Images:
+        """Test images that are certified: evenly spread over all."""
+        test = self.data.test
+        count = min(count, len(test))
+        chosen = torch.arange(count) * len(test) // count
+        return Images(test.pixels[chosen], test.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A defence run that is ready to train.
+
+    Args:
+        images: The images, and their noise.
+        judged: Those that are certified.
+        sampling: How they are.
+        sizes: Of a `Defence`.
+        start: "start-denoiser", "start-autoencoder" -> iterations of training by mean square.
+        start_batch: Images at a time in that.
+        start_optimise: How gradients become updates in that.
+        optimise: Label -> how they do in the training through the classifier.
+        budget: How long that is.
+        mse: Weight of the reconstruction in its loss.
+        queries: The estimates.
+        resample: Updates after which a mask is drawn anew.
+        classifier: Seed -> the classifier; until `begin` an untrained one, where there is none.
+        box: It as a black box, at its price, but of no seed.
+        spec: Its name; "" where it has none.
+        train_classifier: (folder, resume, overwrite, progress): trains it; None where there is one.
+        open_store: Opens what keeps its answers; None where nothing does.
+        labels: Rows of the table.
+        seeds: Of the trainings.
+        every_seconds: Time between two checkpoints.
+        workers: Nobody: queries are made in this process.
+        model_file: Seed -> the file of a classifier that `begin` has trained.
+        clean_accuracy: Of the classifier without noise, in percent; known after `begin`.
+    """
+
+    images: NoisyImages
+    judged: Images
+    sampling: Sampling
+    sizes: DefenceSettings
+    start: Mapping[str, int]
+    start_batch: int
+    start_optimise: Optimise
+    optimise: Mapping[str, Optimise]
+    budget: Budget
+    mse: float
+    queries: DefenceQuerySettings
+    resample: int
+    classifier: Callable[[int], Classifier]
+    box: BlackBox
+    spec: str
+    train_classifier: Callable[[Path, bool, bool, Progress], object] | None
+    open_store: Callable[[], Store] | None
+    labels: tuple[str, ...]
+    seeds: tuple[int, ...]
+    every_seconds: float
+    workers: Workers = field(default_factory=Workers)
+    model_file: Callable[[int], Path | None] = lambda _: None
+    clean_accuracy: float = 0.0
+
+    @property
+    def trainings(self) -> list[tuple[str, int]]:
+        """Seed by seed, so that an interrupted run compares like with like."""
+        return [(label, seed) for seed in self.seeds for label in self.labels]
+
+    @property
+    def priced(self) -> tuple[str, ...]:
+        """What a dry run prices."""
+        return self.labels
+
+    @property
+    def records(self) -> dict[str, tuple[str, str]]:
+        """A resumption must see the same images."""
+        parts = self.images.data.train, self.images.data.test
+        digest = digest_of(values for part in parts for values in (part.pixels, part.labels))
+        return {"data.sha256": (digest, "reference data")}
+
+    def black_box(self, seed: int, budget: int = 0, queries: int = 0) -> BlackBox:
+        """The classifier of a seed, behind a ledger that allows for a budget."""
+        return replace(
+            self.box,
+            classifier=self.classifier(seed),
+            ledger=Ledger(self.box.ledger.price, budget, queries),
+            identity=identity_of(self.spec, self.box.answers, self.model_file(seed)),
+        )
+
+    def new_defence(self, seed: int, autoencoder: bool) -> Defence:
+        """An untrained one; the denoisers of a seed are alike."""
+        data, sizes = self.images.data, self.sizes
+        latent = sizes.latent if autoencoder else 0
+        side = data.train.pixels.shape[-1]
+        with global_stream(generator(seed, "weights")):
+            defence = Defence(data.channels, side, sizes.depth, sizes.width, latent)
+        return defence.to(self.images.device)
+
+
+def open_defence(
+    config: DefenceConfig,
+    root: Path,
+    progress: Progress,
+    data: ImageData | None = None,
+    classifier: Classifier | None = None,
+) -> Opened:
+    """The images, the classifier and all that is made of the settings.
+
+    Args:
+        config: The settings.
+        root: The run folder.
+        progress: Who is watching.
+        data: Images of your own; None reads `data.path`.
+        classifier: One of your own; None is that of the settings.
+
+    Raises:
+        InputError: If there are no such images, no such classifier, or no budget for an update.
+    """
+    data = data or load_images(config.data.path)
+    training, start, run = config.training, config.pretraining, config.run
+    moved = config.data.pad, config.data.flip
+    images = NoisyImages.of(data, config.defence.sigma, *moved, run.device)
+    train_classifier, named = None, config.classifier
+    if classifier is None:
+        classifier, train_classifier = _classifier(config, images, root, progress)
+    ledger, classes = Ledger(named.price), len(data.classes)
+    box = BlackBox(classifier, classes, ledger, named.answers, named.votes, named.vote_sigma)
+    budget = Budget(
+        training.queries,
+        training.iterations,
+        config.evaluations(data.channels),
+        named.votes if named.answers == "labels" else 1,
+        queries_of(config.zo.score, config.zo.score_directions),
+        len(data.train),
+        training.batch,
+        training.watch,
+        min(training.watch_images, len(data.train)),
+    )
+    for label in run.methods:
+        budget.iterations_of(label)  # one that pays for nothing must be known now
+    per_epoch = images.batches(0, training.batch).per_epoch
+    start_epoch = images.batches(0, start.batch).per_epoch
+    warmup = iterations_in(training.warmup, per_epoch)
+    certify = config.certify
+    return Opened(
+        images,
+        images.judged(certify.images),
+        Sampling(certify.n0, certify.n, certify.alpha, certify.batch),
+        config.defence,
+        {
+            DENOISER: iterations_in(start.denoiser, start_epoch),
+            AUTOENCODER: iterations_in(start.autoencoder, start_epoch),
+        },
+        start.batch,
+        Optimise("adam", start.lr),
+        {label: Optimise("adam", lr, warmup) for label, lr in training.lr.items()},
+        budget,
+        training.mse,
+        config.zo,
+        iterations_in(config.zo.resample, per_epoch),
+        lambda _: classifier,
+        box,
+        named.spec,
+        train_classifier,
+        partial(Store, Path(run.store), run.store_gib) if run.store else None,
+        run.methods,
+        run.seeds,
+        run.checkpoint_seconds,
+    )
+
+
+def _classifier(
+    config: DefenceConfig, images: NoisyImages, root: Path, progress: Progress
+) -> tuple[Classifier, Callable[[Path, bool, bool, Progress], object] | None]:
+    """The classifier, and what trains it; one that the run must train is untrained here."""
+    named = config.classifier
+    if named.spec:
+        model = named_classifier(named.spec, images.scale, named.timeout, named.retries)
+        return to_device(model, images.device), None
+    study, settings = study_named("classify"), config.classifier_training()
+    own = study.open(settings, root, progress, images.data)
+    untrained = frozen(Scaled(own.new_network(config.run.seeds[0]), images.scale))
+    train_classifier = partial(run_study, replace(study, open=lambda *_: own), settings)
+    return with_answers(untrained, named.answers), train_classifier

@@ -1,0 +1,223 @@
+"""What a defence run found: its figures, its pictures, its table, its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from zopde.report.certification import ImageRow, save_certified, save_images
+from zopde.report.page import Section, drawn, picture, table, text
+from zopde.seeding import generator
+from zopde.smoothing import votes
+from zopde.studies.certificates import FILE, RADII, Row, read_rows
+from zopde.studies.defend.open import Opened
+from zopde.studies.defend.train import Trained
+from zopde.studies.folder import RunFolder
+from zopde.studies.report.found import FoundRun
+from zopde.studies.report.sections import (
+    again_section,
+    asked_section,
+    failures_section,
+    kept_picture,
+    losses_picture,
+    ratios_section,
+    state_lead,
+)
+from zopde.studies.run import Metrics, Page, Table, stopped_early
+
+PICTURES = ("certified_accuracy.png", "images.png")
+RANKING = 1  # of RADII, by which labels are compared: the first that is not 0
+Certified = dict[str, list[list[Row]]]
+_SHOWN = 8  # test images
+
+
+def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
+    """The figures of a finished run; costs are of one seed, the mean over the seeds."""
+    sampling, images = opened.sampling, len(opened.judged)
+    metrics: Metrics = {
+        "methods": list(results),
+        "seeds": list(opened.seeds),
+        "data": opened.images.data.name,
+        "sigma": opened.images.sigma,
+        "pixels": f"[0, 1], file divided by {opened.images.scale:g}",
+        "certified_images": images,
+        "n": sampling.n,
+        "alpha": sampling.alpha,
+        "radii": list(RADII),
+        "clean_accuracy": opened.clean_accuracy,
+        "queries_of_certification": images * (sampling.n0 + sampling.n),
+    }
+    for label, trained in results.items():
+        queries = fmean(each.cost.queries for each in trained)
+        row: Metrics = {
+            "certified": [_accuracy_at(radius, trained) for radius in RADII],
+            "abstained": fmean(sum(row.prediction < 0 for row in each.rows) for each in trained),
+            "iterations": fmean(each.cost.iterations for each in trained),
+            "best_iteration": [each.best for each in trained],
+            "queries": queries,
+            "price": opened.box.ledger.price * queries,
+            "seconds": round(fmean(each.cost.seconds for each in trained), 3),
+        }
+        for key, value in row.items():
+            metrics.setdefault(key, {})[label] = value
+    metrics["stopped_early"] = stopped_early(results)
+    return metrics
+
+
+def _accuracy_at(radius: float, trained: Sequence[Trained]) -> Metrics:
+    """Certified accuracy at a radius, in percent."""
+    shares = [
+        100 * sum(row.correct and row.radius >= radius for row in each.rows) / len(each.rows)
+        for each in trained
+    ]
+    spread = stdev(shares) if len(shares) > 1 else None
+    return {"mean": fmean(shares), "std": spread, "seeds": shares}
+
+
+@torch.no_grad()
+def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
+    """Certified accuracy over the radius, and what each defence makes of some noisy images."""
+    images, judged, seed = opened.images, opened.judged, opened.seeds[0]
+    certified = {label: [each.rows for each in trained] for label, trained in results.items()}
+    save_certified(folder.root / PICTURES[0], _curves(certified), images.sigma)
+    clean = images.inputs(judged.pixels[:_SHOWN])
+    noise = torch.randn(clean.shape, generator=generator(seed, "smoothing", 2**31)).to(clean)
+    shown = {"clean": clean, "noisy": clean + images.sigma * noise}
+    for label, trained in results.items():
+        if trained[0].defence is not None:
+            shown[label] = trained[0].defence(shown["noisy"])
+    rows = []
+    for name, pixels in shown.items():
+        answers = votes(opened.classifier(seed)(pixels), len(pixels), opened.box.classes)
+        names = [images.data.classes[int(answer)] for answer in answers]
+        right = (answers == judged.labels[: len(pixels)]).tolist()
+        rows.append(ImageRow(name, pixels.cpu().numpy(), names, right))
+    save_images(folder.root / PICTURES[1], rows)
+
+
+def _curves(certified: Certified) -> dict[str, list[tuple[list[float], list[bool]]]]:
+    return {
+        label: [([row.radius for row in rows], [row.correct for row in rows]) for rows in seeds]
+        for label, seeds in certified.items()
+    }
+
+
+def table_of(metrics: Mapping[str, Any]) -> Table:
+    """The table of results, one row per label."""
+    rows = []
+    for label in metrics["methods"]:
+        certified = metrics["certified"][label]
+        spread = certified[RANKING]["std"]
+        rows.append(
+            [
+                label,
+                *(f"{at['mean']:.1f}" for at in certified),
+                "" if spread is None else f"{spread:.1f}",
+                *(f"{metrics[cost][label]:,.0f}" for cost in ("iterations", "queries")),
+                f"{metrics['price'][label]:,.2f}",
+                f"{metrics['seconds'][label]:,.1f}",
+            ]
+        )
+    first, *others = (f"{radius:g}" for radius in RADII)
+    spread_of = f"± seeds at {RADII[RANKING]:g}"
+    stopped = metrics["stopped_early"].items()
+    return Table(
+        f"{metrics['data']}: certified accuracy [%] of {metrics['certified_images']} test images, "
+        f"n = {metrics['n']:,}, sigma = {metrics['sigma']:g} of pixels in [0, 1], "
+        f"seeds {', '.join(map(str, metrics['seeds']))}",
+        ("method", f"r = {first}", *others, spread_of, "iterations", "queries", "price", "seconds"),
+        rows,
+        [
+            f"without noise the classifier is right on {metrics['clean_accuracy']:.1f} %; a query "
+            "is an image that it sees; certificates take "
+            f"{metrics['queries_of_certification']:,} more",
+            *(f"{label}: stopped early, {why}" for label, why in stopped if why),
+        ],
+    )
+
+
+def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The certified accuracy by which labels are compared."""
+    return {label: radii[RANKING]["mean"] for label, radii in metrics["certified"].items()}
+
+
+def page_of(run: FoundRun) -> Page:
+    """The page of one run, finished or not."""
+    # Histories count from the first query on, so nothing came before them.
+    queries = "queries are images that the classifier sees."
+    losses = losses_picture(run, queries, lambda *_: (0, 0.0))
+    caption = "Above each what the classifier takes it for, red where that is wrong."
+    title = "Some test images: clean, noisy, and as each defence restores them"
+    images = kept_picture(run, PICTURES[1], title, caption)
+    sections = [
+        asked_section(run),
+        Section("Result", _result(run)),
+        Section("Certified accuracy", glimpse(run)),
+        Section("Images", images if run.metrics else ""),
+        Section("Learning", losses),
+        ratios_section(run),
+        failures_section(run),
+        again_section(run),
+    ]
+    return Page(state_lead(run) + _lead(run), sections)
+
+
+def glimpse(run: FoundRun) -> str:
+    """Certified accuracy of every label over the radius, as far as images are certified."""
+    certified = {label: list(seeds.values()) for label, seeds in _certificates(run).items()}
+    if not certified:
+        return ""
+    sigma = float(run.settings["defence"]["sigma"])
+    return picture(
+        drawn(lambda path: save_certified(path, _curves(certified), sigma)),
+        "Certified accuracy of every method over the radius",
+        "Mean over the seeds, as far as they are certified.",
+    )
+
+
+def _certificates(run: FoundRun) -> dict[str, dict[int, list[Row]]]:
+    """Label -> seed -> the images that were certified so far; nothing is left empty."""
+    certified: dict[str, dict[int, list[Row]]] = {}
+    for label in run.labels:
+        for seed in run.seeds:
+            path = run.of(label, seed) / FILE
+            if path.exists() and (rows := read_rows(path)):
+                certified.setdefault(label, {})[seed] = rows
+    return certified
+
+
+def _lead(run: FoundRun) -> str:
+    metrics = run.metrics
+    if metrics is None:
+        return ""
+    shares = reached(metrics)
+    best = max(shares, key=lambda label: shares[label] or 0.0)
+    return text(
+        f"{metrics['data']}: {metrics['certified_images']} test images, n = {metrics['n']:,}, "
+        f"noise of {metrics['sigma']:g} of pixels in [0, 1], seeds "
+        f"{', '.join(map(str, run.seeds))}; without noise the classifier is right on "
+        f"{metrics['clean_accuracy']:.1f} %. Within radius {metrics['radii'][RANKING]:g} {best} "
+        f"certifies most: {shares[best]:.1f} %.",
+        "lead",
+    )
+
+
+def _result(run: FoundRun) -> str:
+    if run.metrics is not None:
+        caption = (
+            "Certified accuracy [%] within radius r; costs of one seed, the mean over the seeds. A "
+            "query is an image that the classifier sees in training; certificates take "
+            f"{run.metrics['queries_of_certification']:,} more."
+        )
+        shown = table_of(run.metrics)
+        return table(shown.columns, shown.rows, caption)
+    rows = [
+        [label, f"{seed}", f"{len(rows)}", f"{100 * sum(r.correct for r in rows) / len(rows):.1f}"]
+        for label, seeds in _certificates(run).items()
+        for seed, rows in seeds.items()
+    ]
+    columns = ("method", "seed", "images so far", "certified at r = 0 [%]")
+    return table(columns, rows) if rows else text("No image is certified yet.")

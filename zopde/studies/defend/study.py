@@ -1,0 +1,79 @@
+"""`zopde defend`: a black-box classifier, made certifiably robust."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from zopde.data import ImageData
+from zopde.progress import Progress
+from zopde.studies.certificates import RADII
+from zopde.studies.classifiers import Classifier
+from zopde.studies.defend import show
+from zopde.studies.defend.labels import LABELS
+from zopde.studies.defend.open import AUTOENCODER, DENOISER, open_defence
+from zopde.studies.defend.price import price
+from zopde.studies.defend.settings import PRESETS, DefenceConfig, load_defence
+from zopde.studies.defend.train import CLASSIFIER, begin, train
+from zopde.studies.folder import METRICS
+from zopde.studies.run import Metrics, Study, run_study
+
+STUDY = Study(
+    name="defend",
+    settings=DefenceConfig,
+    files=(
+        *(*LABELS, CLASSIFIER, DENOISER, AUTOENCODER, "data.sha256", METRICS),
+        *(*show.PICTURES, "report.html"),
+    ),
+    open=open_defence,
+    begin=begin,
+    train=train,
+    metrics=show.metrics_of,
+    draw=show.draw,
+    table=show.table_of,
+    page=show.page_of,
+    glimpse=show.glimpse,
+    reached=(f"certified accuracy at r = {RADII[show.RANKING]:g} [%]", show.reached),
+    presets=PRESETS,
+    load=load_defence,
+    price=price,
+    price_of="one seed, the start in every row",
+    free=(
+        *("data.path", "run.checkpoint_seconds", "run.store", "run.store_gib"),
+        *("classifier.price", "classifier.timeout", "classifier.retries"),
+    ),
+)
+
+
+def run_defence(
+    config: DefenceConfig,
+    folder: Path | str,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    images: ImageData | None = None,
+    classifier: Classifier | None = None,
+) -> Metrics:
+    """Make a classifier certifiably robust by every configured method and compare them.
+
+    Args:
+        config: From `load_defence`.
+        folder: The run folder.
+        resume: Go on with an interrupted run of the same settings.
+        overwrite: Delete an earlier run in `folder` first.
+        progress: Who is watching; nobody by default.
+        images: Data of your own; None reads `data.path`.
+        classifier: The classifier, pixels (n, channel, y, x) in [0, 1] to what
+            `classifier.answers` says; None is the one that `classifier.spec` names.
+
+    Returns:
+        The content of the folder's `metrics.json`: `certified` accuracy at four radii, `queries`,
+        `price`, `seconds` and so on by method, and what is needed to repeat the run.
+
+    Raises:
+        InputError: On settings, images, a classifier or a folder that will not do.
+        SolverError: If the classifier fails; what was trained before is kept.
+    """
+    study = replace(STUDY, open=partial(open_defence, data=images, classifier=classifier))
+    return run_study(study, config, folder, resume, overwrite, progress)

@@ -1,0 +1,143 @@
+"""A classifier behind its defence, and the file that keeps it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zopde.errors import InputError
+from zopde.nets import Decoder, DnCNN, Encoder
+from zopde.smoothing import BaseClassifier
+from zopde.studies.classifiers import Classifier, frozen, named_classifier
+from zopde.studies.model_file import kinds_of, read_model, write_model
+
+
+@final
+class Defence(nn.Module):
+    """Noisy images to images that a classifier can read: decode(encode(denoise(x))).
+
+    Args:
+        channels: Of an image.
+        side: Its height and width in pixels.
+        depth: Convolutions of the denoiser.
+        width: Channels between them.
+        latent: Entries of the encoder's output; 0: neither encoder nor decoder.
+
+    Attributes:
+        front: The denoiser, then the encoder: up to the cut, where the black box may begin.
+        decoder: From the cut to an image.
+        sizes: The arguments.
+    """
+
+    def __init__(self, channels: int, side: int, depth: int, width: int, latent: int = 0) -> None:
+        super().__init__()
+        self.sizes = {
+            "channels": channels,
+            "side": side,
+            "depth": depth,
+            "width": width,
+            "latent": latent,
+        }
+        denoiser = DnCNN(channels, depth, width)
+        encoder = Encoder(channels, side, latent) if latent else nn.Identity()
+        self.front = nn.Sequential(OrderedDict(denoiser=denoiser, encoder=encoder))
+        self.decoder = Decoder(channels, side, latent) if latent else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch channel y x"]:
+        """Pixels in the units of x."""
+        image: Tensor = self.decoder(self.front(x))
+        return image
+
+
+@final
+class Defended(nn.Module):
+    """A classifier behind its defence: noisy pixels in [0, 1] to the classifier's answer.
+
+    Args:
+        defence: Images to images; None where the classifier stands alone.
+        classifier: Any callable.
+        sigma: Deviation of the noise that the defence was trained for, in the same units.
+        classes: How many the classifier tells apart.
+    """
+
+    def __init__(
+        self, defence: Defence | None, classifier: Classifier, sigma: float, classes: int
+    ) -> None:
+        super().__init__()
+        self.defence = nn.Identity() if defence is None else defence
+        self.classifier = classifier
+        self.sigma, self.classes = sigma, classes
+
+    def forward(self, x: Float[Tensor, "batch channel y x"]) -> Tensor:
+        """Whatever the classifier says."""
+        answer: Tensor = self.classifier(self.defence(x))
+        return answer
+
+
+def save_defended(
+    defence: Defence, sigma: float, scale: float, classes: int, spec: str, path: Path
+) -> None:
+    """Write the defence as safetensors; the classifier by its name alone."""
+    plan = {
+        "plan": defence.sizes,
+        "sigma": sigma,
+        "scale": scale,
+        "classes": classes,
+        "classifier": spec,
+    }
+    write_model(path, "defence", plan, defence.state_dict())
+
+
+def load_defended(path: Path | str, classifier: Classifier | None = None) -> Defended:
+    """The defended classifier of a `model.safetensors`: pixels in [0, 1] to the answer.
+
+    It is the base classifier that `Smooth` takes; `sigma` and `classes` are attributes.
+
+    Args:
+        path: A file that a defence run wrote.
+        classifier: Who is defended; None is the one that the file names, a path being relative
+            to the file's folder.
+
+    Raises:
+        InputError: If the file is missing or no defence of zopde, or names a classifier that is
+            not there.
+    """
+    plan, state = read_model(path, "defence")
+    defence = Defence(**plan["plan"])
+    defence.load_state_dict(state)
+    frozen(defence)
+    if classifier is None:
+        spec = plan["classifier"]
+        if not spec:
+            raise InputError(
+                f"classifier of {path}",
+                got="none: it was given in Python",
+                expected="a classifier",
+                remedy="pass it to load_defended",
+            )
+        if spec.endswith(".safetensors"):
+            spec = str(Path(path).parent / spec)
+        classifier = named_classifier(spec, plan["scale"])
+    return Defended(defence, classifier, plan["sigma"], plan["classes"]).eval()
+
+
+def load_base_classifier(spec: str, scale: float) -> BaseClassifier:
+    """The classifier that `spec` names; a module comes in eval mode.
+
+    Args:
+        spec: A model.safetensors of `zopde classify`, which wants pixels in the units of their
+            file, or of `zopde defend`; "package.module:name" or "file.py:name": a module, a class
+            that builds without arguments, or a function; or "http://host:port/path". All but the
+            first get pixels over `scale`.
+        scale: What the pixels of the file are divided by.
+
+    Raises:
+        InputError: If there is none, or it cannot be built.
+    """
+    if spec.endswith(".safetensors") and "defence" in kinds_of(spec):
+        return load_defended(spec)
+    return named_classifier(spec, scale)
