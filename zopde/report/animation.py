@@ -24,20 +24,14 @@ _DPI = 120
 
 @dataclass(frozen=True)
 class Film:
-    """Fields of one unseen run over time.
+    """Fields of one unseen run over time."""
 
-    Args:
-        fields: Label -> (time, y, x), NaN where there is nothing to see; the reference first,
-            whose values decide the colours.
-        grid: Where they live.
-        name: What is shown, with its unit.
-        signed: Whether the colours are those of a quantity that has a sign.
-    """
-
+    # Label -> (time, y, x), NaN where there is nothing to see; the reference first, whose values
+    # decide the colours
     fields: Mapping[str, Float[np.ndarray, "time y x"]]
-    grid: Grid
-    name: str
-    signed: bool
+    grid: Grid  # where they live
+    name: str  # what is shown, with its unit
+    signed: bool  # whether the colours are those of a quantity that has a sign
 
 
 def animate(film: Film, frames: int = 60, most: int = 1_400_000) -> tuple[bytes, bytes]:

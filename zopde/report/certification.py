@@ -21,21 +21,14 @@ _ACCURACY = "certified accuracy [%]"
 
 @dataclass(frozen=True)
 class Certified:
-    """Certified accuracy of one model.
+    """Certified accuracy of one model."""
 
-    Args:
-        label: Its name.
-        radius: (point,), L2, from 0 to where nothing can be certified any more.
-        share: (point,), certified accuracy in [0, 1].
-        low: (point,), lower end of the confidence band.
-        high: (point,), upper end.
-    """
-
-    label: str
+    label: str  # its name
+    # (point,), L2, from 0 to where nothing can be certified any more
     radius: Float[np.ndarray, " point"]
-    share: Float[np.ndarray, " point"]
-    low: Float[np.ndarray, " point"]
-    high: Float[np.ndarray, " point"]
+    share: Float[np.ndarray, " point"]  # (point,), certified accuracy in [0, 1]
+    low: Float[np.ndarray, " point"]  # (point,), lower end of the confidence band
+    high: Float[np.ndarray, " point"]  # (point,), upper end
 
 
 def save_certified_accuracy(path: Path, curves: Sequence[Certified]) -> None:
@@ -84,19 +77,12 @@ def save_certified(
 
 @dataclass(frozen=True)
 class ImageRow:
-    """Some images as one defence makes them.
+    """Some images as one defence makes them."""
 
-    Args:
-        name: Of the defence.
-        pixels: (image, channel, y, x), in [0, 1].
-        said: (image,), what the classifier takes each for.
-        right: (image,), whether it is that.
-    """
-
-    name: str
-    pixels: Float[np.ndarray, "image channel y x"]
-    said: Sequence[str]
-    right: Sequence[bool]
+    name: str  # of the defence
+    pixels: Float[np.ndarray, "image channel y x"]  # (image, channel, y, x), in [0, 1]
+    said: Sequence[str]  # (image,), what the classifier takes each for
+    right: Sequence[bool]  # (image,), whether it is that
 
 
 def save_images(path: Path, rows: Sequence[ImageRow]) -> None:

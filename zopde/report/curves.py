@@ -15,17 +15,11 @@ from zopde.report.panels import legend, one_plot, save, unit
 
 @dataclass(frozen=True)
 class Curve:
-    """Error of one label over time.
+    """Error of one label over time."""
 
-    Args:
-        label: Its name.
-        mean: (time,), mean over the test runs.
-        spread: (time,), standard deviation over the test runs.
-    """
-
-    label: str
-    mean: Float[np.ndarray, " time"]
-    spread: Float[np.ndarray, " time"]
+    label: str  # its name
+    mean: Float[np.ndarray, " time"]  # (time,), mean over the test runs
+    spread: Float[np.ndarray, " time"]  # (time,), standard deviation over the test runs
 
 
 def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:

@@ -19,21 +19,16 @@ _OTHER = "#882255"  # of a label that has no colour
 
 @dataclass(frozen=True)
 class CostCurve:
-    """The loss or the accuracy of one label along its training, mean over the seeds.
+    """The loss or the accuracy of one label along its training, mean over the seeds."""
 
-    Args:
-        label: Its name.
-        queries: (point,), evaluations of the objective so far, those of its start included.
-        seconds: (point,), training time so far, likewise.
-        values: (point,), the loss before each update, or the accuracy on the test images in
-            percent.
-        apart: Whether its loss is another one than the others', so that only its fall tells.
-    """
-
-    label: str
+    label: str  # its name
+    # (point,), evaluations of the objective so far, those of its start included
     queries: Float[np.ndarray, " point"] | Sequence[int]
+    # (point,), training time so far, likewise
     seconds: Float[np.ndarray, " point"] | Sequence[float]
+    # (point,), the loss before each update, or the accuracy on the test images in percent
     values: Float[np.ndarray, " point"] | Sequence[float]
+    # Whether its loss is another one than the others', so that only its fall tells
     apart: bool = False
 
 
@@ -73,21 +68,13 @@ def running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarra
 
 @dataclass(frozen=True)
 class Paid:
-    """What a label of a run reached, and what for.
+    """What a label of a run reached, and what for."""
 
-    Args:
-        run: Name of the run.
-        label: Of the label or method.
-        queries: Evaluations of the objective.
-        seconds: Training time.
-        reached: The error or the accuracy.
-    """
-
-    run: str
-    label: str
-    queries: float
-    seconds: float
-    reached: float
+    run: str  # name of the run
+    label: str  # of the label or method
+    queries: float  # evaluations of the objective
+    seconds: float  # training time
+    reached: float  # the error or the accuracy
 
 
 def save_price(path: Path, points: Sequence[Paid], reached: str) -> None:

@@ -16,15 +16,10 @@ from zopde.validate import check_folder_writable
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, with a heading.
+    """A part of a page, with a heading."""
 
-    Args:
-        title: The heading.
-        body: HTML, made by the functions below.
-    """
-
-    title: str
-    body: str
+    title: str  # the heading
+    body: str  # HTML, made by the functions below
 
 
 def text(words: str, kind: str = "") -> str:

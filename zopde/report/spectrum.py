@@ -18,15 +18,11 @@ _BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Energy by wave number.
+    """Energy by wave number."""
 
-    Args:
-        wave_numbers: (shell,), n * dk, in radians per unit of length; the first is 0, the mean.
-        energy: (shell,), energy per wave number.
-    """
-
+    # (shell,), n * dk, in radians per unit of length; the first is 0, the mean
     wave_numbers: Float[np.ndarray, " shell"]
-    energy: Float[np.ndarray, " shell"]
+    energy: Float[np.ndarray, " shell"]  # (shell,), energy per wave number
 
 
 def energy_spectrum(

@@ -50,19 +50,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an image is certified; see `zopde.Smooth.certify`.
+    """How an image is certified; see `zopde.Smooth.certify`."""
 
-    Args:
-        n0: Samples that choose the class.
-        n: Samples that bound its probability.
-        alpha: Probability with which a certificate may be wrong.
-        batch: Samples that are classified at a time.
-    """
-
-    n0: int
-    n: int
-    alpha: float
-    batch: int
+    n0: int  # samples that choose the class
+    n: int  # samples that bound its probability
+    alpha: float  # probability with which a certificate may be wrong
+    batch: int  # samples that are classified at a time
 
 
 def certify_images(

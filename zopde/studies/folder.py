@@ -53,13 +53,9 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of everything in a run folder.
+    """Names of everything in a run folder."""
 
-    Args:
-        root: The folder.
-    """
-
-    root: Path
+    root: Path  # the folder
 
     def of(self, label: str, seed: int) -> Path:
         """Checkpoint, history, model and rollout of one training."""

@@ -19,29 +19,17 @@ _START = 10.0  # seconds that workers take to start
 
 @dataclass(frozen=True)
 class Price:
-    """What one label is expected to cost.
+    """What one label is expected to cost."""
 
-    Args:
-        label: Its name; "data" for reference data that has to be made.
-        iterations: Updates of the weights.
-        queries: Evaluations of the objective; of a defence, images that the classifier sees.
-        seconds: All of it.
-        solver_steps: In states.
-        seconds_per_iteration: Of training alone.
-        seconds_per_epoch: Likewise.
-        money: Of the queries, in the currency of `classifier.price`.
-        certification: Images that the classifier sees for the certificates.
-    """
-
-    label: str
-    iterations: int
-    queries: int
-    seconds: float
-    solver_steps: int = 0
-    seconds_per_iteration: float = 0.0
-    seconds_per_epoch: float = 0.0
-    money: float = 0.0
-    certification: int = 0
+    label: str  # its name; "data" for reference data that has to be made
+    iterations: int  # updates of the weights
+    queries: int  # evaluations of the objective; of a defence, images that the classifier sees
+    seconds: float  # all of it
+    solver_steps: int = 0  # in states
+    seconds_per_iteration: float = 0.0  # of training alone
+    seconds_per_epoch: float = 0.0  # likewise
+    money: float = 0.0  # of the queries, in the currency of `classifier.price`
+    certification: int = 0  # images that the classifier sees for the certificates
 
 
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:

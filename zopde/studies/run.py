@@ -28,17 +28,11 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run writes, who watches it, and who evaluates its probes.
+    """Where a run writes, who watches it, and who evaluates its probes."""
 
-    Args:
-        folder: The run folder.
-        progress: Who is watching.
-        pool: Worker processes; None is this process.
-    """
-
-    folder: RunFolder
-    progress: Progress
-    pool: Executor | None = None
+    folder: RunFolder  # the run folder
+    progress: Progress  # who is watching
+    pool: Executor | None = None  # worker processes; None is this process
 
     def of(self, label: str, seed: int) -> Path:
         """Folder of one training: its checkpoint, history, model."""
@@ -71,34 +65,21 @@ class Opened(Protocol):
 
 @dataclass(frozen=True)
 class Table:
-    """The table of a finished run, shown by the command and on its page.
+    """The table of a finished run, shown by the command and on its page."""
 
-    Args:
-        title: What it is of.
-        columns: Their heads.
-        rows: As many cells each.
-        notes: What the table cannot say by itself, line by line.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
+    title: str  # what it is of
+    columns: Sequence[str]  # their heads
+    rows: Sequence[Sequence[str]]  # as many cells each
+    notes: Sequence[str] = ()  # what the table cannot say by itself, line by line
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a report shows of one run.
+    """What a report shows of one run."""
 
-    Args:
-        lead: HTML under the heading.
-        sections: The rest.
-        animation: A GIF of the run, where there is one.
-    """
-
-    lead: str
-    sections: Sequence[Section]
-    animation: bytes | None = None
+    lead: str  # HTML under the heading
+    sections: Sequence[Section]  # the rest
+    animation: bytes | None = None  # A GIF of the run, where there is one
 
 
 def _unchanged(opened: Any, place: Place, resume: bool) -> Any:  # noqa: ANN401, ARG001
@@ -107,60 +88,48 @@ def _unchanged(opened: Any, place: Place, resume: bool) -> Any:  # noqa: ANN401,
 
 @dataclass(frozen=True)
 class Study:
-    """What sets a job apart. All the rest of a run is `run_study`.
+    """What sets a job apart. All the rest of a run is `run_study`."""
 
-    Args:
-        name: The command, and `study` in `config.toml`.
-        settings: The dataclass of its settings.
-        files: Names in a run folder that the job writes, and that --overwrite may delete.
-        open: (settings, root, progress) -> `Opened`: data are checked, objects built; the
-            settings go no further. It writes nothing in the folder `root`.
-        train: (opened, label, seed, place) -> what became of a training, its `cost` a `Fitted`:
-            from scratch or from a checkpoint, and judged.
-        metrics: (opened, {label: results by seed}) -> the figures of a finished run.
-        draw: (opened, {label: results by seed}, folder): the pictures of a finished run.
-        table: Metrics -> the table of results.
-        page: (`FoundRun`) -> the page of one run, finished or not.
-        glimpse: (`FoundRun`) -> HTML of one picture, for a page of several runs.
-        together: ([`FoundRun`]) -> HTML of one picture of all of them.
-        reached: What a label has reached, for its price: what it is, and (metrics -> by label).
-        presets: Names of its embedded settings; a job without any has no dry run either.
-        load: (preset, file, changes, tables) -> settings.
-        price: (opened, label, place) -> `Price` of one label; nothing is trained.
-        price_of: What the figures of a `Price` cover.
-        sample: What stands in for `open` in a dry run; None: `open` itself.
-        more_prices: (opened, progress) -> rows of a dry run's second table, one per cut.
-        begin: (opened, place, resume) -> opened, with what is found once, before any training.
-        labels_key: The setting that lists the rows of the table.
-        subject: The setting that the command takes as its argument, a solver or a model.
-        resumes_from: Pattern of the files from which an interrupted run goes on.
-        free: Settings that a resumption may change without changing a single number.
-        by_content: Setting that names a file -> the record by which its content is compared.
-    """
-
-    name: str
-    settings: type
+    name: str  # the command, and `study` in `config.toml`
+    settings: type  # the dataclass of its settings
+    # Names in a run folder that the job writes, and that --overwrite may delete
     files: tuple[str, ...]
+    # (settings, root, progress) -> `Opened`: data are checked, objects built; the settings go no
+    # further. It writes nothing in the folder `root`
     open: Callable[..., Any]
+    # (opened, label, seed, place) -> what became of a training, its `cost` a `Fitted`: from scratch
+    # or from a checkpoint, and judged
     train: Callable[..., Any]
+    # (opened, {label: results by seed}) -> the figures of a finished run
     metrics: Callable[..., Metrics]
+    # (opened, {label: results by seed}, folder): the pictures of a finished run
     draw: Callable[..., None]
-    table: Callable[[Mapping[str, Any]], Table]
-    page: Callable[[Any], Page]
-    glimpse: Callable[[Any], str]
+    table: Callable[[Mapping[str, Any]], Table]  # metrics -> the table of results
+    page: Callable[[Any], Page]  # (`FoundRun`) -> the page of one run, finished or not
+    glimpse: Callable[[Any], str]  # (`FoundRun`) -> HTML of one picture, for a page of several runs
+    # What a label has reached, for its price: what it is, and (metrics -> by label)
     reached: tuple[str, Callable[[Mapping[str, Any]], dict[str, float | None]]] | None = None
+    # ([`FoundRun`]) -> HTML of one picture of all of them
     together: Callable[[Sequence[Any]], str] = lambda _: ""
+    # Names of its embedded settings; a job without any has no dry run either
     presets: tuple[str, ...] = ()
-    load: Callable[..., Any] | None = None
+    load: Callable[..., Any] | None = None  # (preset, file, changes, tables) -> settings
+    # (opened, label, place) -> `Price` of one label; nothing is trained
     price: Callable[..., Price] | None = None
-    price_of: str = "one seed"
+    price_of: str = "one seed"  # what the figures of a `Price` cover
+    # What stands in for `open` in a dry run; None: `open` itself
     sample: Callable[..., Any] | None = None
+    # (opened, progress) -> rows of a dry run's second table, one per cut
     more_prices: Callable[..., Sequence[Any]] | None = None
+    # (opened, place, resume) -> opened, with what is found once, before any training
     begin: Callable[..., Any] = _unchanged
-    labels_key: str = "run.methods"
-    subject: str = ""
+    labels_key: str = "run.methods"  # the setting that lists the rows of the table
+    subject: str = ""  # the setting that the command takes as its argument, a solver or a model
+    # Pattern of the files from which an interrupted run goes on
     resumes_from: str = "*/seed-*/checkpoint.pt"
+    # Settings that a resumption may change without changing a single number
     free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+    # Setting that names a file -> the record by which its content is compared
     by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
 
@@ -201,7 +170,7 @@ def run_study(
     keep_freed_memory()
     watcher, root = progress or Silent(), Path(folder)
     with _new_folders(root):
-        # A folder that is taken must be known now, and not after minutes of data.
+        # a folder that is taken must be known now, and not after minutes of data.
         check_folder(root, study, settings, resume, overwrite)
         with locked(root):
             opened = study.open(settings, root, watcher)

@@ -28,15 +28,12 @@ FILE = "layer_ratios.json"
 
 @dataclass(frozen=True)
 class Scoring:
-    """Layer-wise ratios, and what they cost.
+    """Layer-wise ratios, and what they cost."""
 
-    Args:
-        ratios: None where the scores were not finite, so that nothing can be ranked.
-        cost: Of no iteration; `stopped` says why there are no ratios. With "grasp" its solver
-            steps are the differentiable twin's.
-    """
-
+    # None where the scores were not finite, so that nothing can be ranked
     ratios: LayerRatios | None
+    # Of no iteration; `stopped` says why there are no ratios. With "grasp" its solver steps are the
+    # differentiable twin's
     cost: Fitted
 
 

@@ -95,21 +95,16 @@ _TASKS = 8
 class Workers:
     """Who evaluates the probes of the weight cut, with the same numbers however many they are.
 
-    Args:
-        processes: Worker processes; 0 for this process.
-        threads: Torch threads of each worker.
-        executor: "" for processes of this machine, "dask" for a local cluster of `processes`,
-            "dask://host:port" for a running one.
-        scratch: Folder that all machines of a cluster share; "" is the temporary folder.
-
     Raises:
         InputError: If the executor is unknown, or a local cluster has no processes.
     """
 
-    processes: int = 0
-    threads: int = 1
+    processes: int = 0  # worker processes; 0 for this process
+    threads: int = 1  # torch threads of each worker
+    # "" for processes of this machine, "dask" for a local cluster of `processes`,
+    # "dask://host:port" for a running one
     executor: str = ""
-    scratch: str = ""
+    scratch: str = ""  # folder that all machines of a cluster share; "" is the temporary folder
 
     def __post_init__(self) -> None:
         kind, _, address = self.executor.partition("://")

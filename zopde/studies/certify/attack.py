@@ -62,21 +62,13 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What became of one certified point.
+    """What became of one certified point."""
 
-    Args:
-        index: Number of the image.
-        prediction: What was certified.
-        radius: Within which it should hold.
-        distance: From the image to where the attack ended.
-        answer: The smoothed classifier's there, or -1.
-    """
-
-    index: int
-    prediction: int
-    radius: float
-    distance: float
-    answer: int
+    index: int  # number of the image
+    prediction: int  # what was certified
+    radius: float  # within which it should hold
+    distance: float  # from the image to where the attack ended
+    answer: int  # the smoothed classifier's there, or -1
 
     @property
     def changed(self) -> bool:

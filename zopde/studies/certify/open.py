@@ -28,35 +28,20 @@ MODEL, DATA = "model.digest", "data.sha256"
 
 @dataclass(frozen=True)
 class Opened:
-    """A certification that is ready to begin.
+    """A certification that is ready to begin."""
 
-    Args:
-        name: Of the data.
-        part: Of the data: "test" or "train".
-        images: That part.
-        chosen: Numbers of the images in it that are certified.
-        scale: What a pixel of the file is divided by.
-        smooth: The smoothed classifier.
-        sampling: How an image is certified.
-        seed: Decides the noise.
-        model: Name of the classifier.
-        model_digest: Its content.
-        device: Where it computes.
-        workers: Nobody: this process does all.
-    """
-
-    name: str
-    part: str
-    images: Images
-    chosen: tuple[int, ...]
-    scale: float
-    smooth: Smooth
-    sampling: Sampling
-    seed: int
-    model: str
-    model_digest: str
-    device: str
-    workers: Workers = field(default_factory=Workers)
+    name: str  # of the data
+    part: str  # of the data: "test" or "train"
+    images: Images  # that part
+    chosen: tuple[int, ...]  # numbers of the images in it that are certified
+    scale: float  # what a pixel of the file is divided by
+    smooth: Smooth  # the smoothed classifier
+    sampling: Sampling  # how an image is certified
+    seed: int  # decides the noise
+    model: str  # name of the classifier
+    model_digest: str  # its content
+    device: str  # where it computes
+    workers: Workers = field(default_factory=Workers)  # nobody: this process does all
 
     @property
     def trainings(self) -> list[tuple[str, int]]:

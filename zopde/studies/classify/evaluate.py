@@ -23,16 +23,11 @@ _BATCH = 500  # of images to be judged
 
 @dataclass(frozen=True)
 class Verdict:
-    """A network on the test images.
+    """A network on the test images."""
 
-    Args:
-        accuracy: Share of right answers, in percent.
-        loss: Mean cross-entropy.
-        confusion: (class, class), how many images of the row's class got the column's.
-    """
-
-    accuracy: float
-    loss: float
+    accuracy: float  # share of right answers, in percent
+    loss: float  # mean cross-entropy
+    # (class, class), how many images of the row's class got the column's
     confusion: Int[Tensor, "true said"]
 
 
@@ -57,21 +52,13 @@ def evaluate(images: TrainingImages, network: nn.Module) -> Verdict:
 
 @dataclass(frozen=True)
 class Point:
-    """A network on the test images after some training.
+    """A network on the test images after some training."""
 
-    Args:
-        iteration: Updates made.
-        queries: Evaluations of the objective so far.
-        seconds: Training time so far.
-        accuracy: In percent.
-        loss: Mean cross-entropy.
-    """
-
-    iteration: int
-    queries: int
-    seconds: float
-    accuracy: float
-    loss: float
+    iteration: int  # updates made
+    queries: int  # evaluations of the objective so far
+    seconds: float  # training time so far
+    accuracy: float  # in percent
+    loss: float  # mean cross-entropy
 
 
 @final

@@ -8,15 +8,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Label:
-    """One row of the table.
+    """One row of the table."""
 
-    Args:
-        gradient: "backprop", "cge" or "rge".
-        mask: Which weights move: all; those of a random mask with the layers' ratios, drawn
-            anew every few epochs; or those that pruning at the start leaves, the others zero.
-    """
-
-    gradient: Literal["backprop", "cge", "rge"]
+    gradient: Literal["backprop", "cge", "rge"]  # "backprop", "cge" or "rge"
+    # Which weights move: all; those of a random mask with the layers' ratios, drawn anew every few
+    # epochs; or those that pruning at the start leaves, the others zero
     mask: Literal["none", "resampled", "pruned"] = "none"
 
 

@@ -25,17 +25,11 @@ from zopde.training import CrossEntropy, Optimise
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The images of a run, and how a network gets them.
+    """The images of a run, and how a network gets them."""
 
-    Args:
-        data: The images.
-        mean: (channel,), of the training images, on the run's device.
-        deviation: (channel,), likewise.
-    """
-
-    data: ImageData
-    mean: Tensor
-    deviation: Tensor
+    data: ImageData  # the images
+    mean: Tensor  # (channel,), of the training images, on the run's device
+    deviation: Tensor  # (channel,), likewise
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """What the network gets for some pixels."""
@@ -61,37 +55,22 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class Opened:
-    """A classification that is ready to train.
+    """A classification that is ready to train."""
 
-    Args:
-        images: The images.
-        kind: Of network.
-        sizes: Of the network.
-        new_network: Seed -> an untrained network in train mode, the same for every label.
-        batches: Seed -> the training batches, the same for every label.
-        iterations: Updates of a training.
-        optimise: How gradients become updates, for every label alike.
-        queries: The estimates of CGE, RGE and DeepZero, and the sparsity.
-        resample: Updates after which a mask is drawn anew.
-        labels: Rows of the table.
-        seeds: Of the trainings.
-        workers: Who evaluates probes.
-        every_seconds: Time between two checkpoints.
-    """
-
-    images: TrainingImages
-    kind: str
-    sizes: dict[str, int]
+    images: TrainingImages  # the images
+    kind: str  # of network
+    sizes: dict[str, int]  # of the network
+    # Seed -> an untrained network in train mode, the same for every label
     new_network: Callable[[int], nn.Module]
-    batches: Callable[[int], ImageBatches]
-    iterations: int
-    optimise: Optimise
-    queries: QuerySettings
-    resample: int
-    labels: tuple[str, ...]
-    seeds: tuple[int, ...]
-    workers: Workers
-    every_seconds: float
+    batches: Callable[[int], ImageBatches]  # seed -> the training batches, the same for every label
+    iterations: int  # updates of a training
+    optimise: Optimise  # how gradients become updates, for every label alike
+    queries: QuerySettings  # the estimates of CGE, RGE and DeepZero, and the sparsity
+    resample: int  # updates after which a mask is drawn anew
+    labels: tuple[str, ...]  # rows of the table
+    seeds: tuple[int, ...]  # of the trainings
+    workers: Workers  # who evaluates probes
+    every_seconds: float  # time between two checkpoints
 
     @property
     def trainings(self) -> list[tuple[str, int]]:

@@ -32,19 +32,12 @@ from zopde.training import (
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a training.
+    """What became of a training."""
 
-    Args:
-        cost: The scoring of the layers included.
-        verdict: On the test images.
-        points: The learning curve.
-        ratios: Of the layers, where there are any.
-    """
-
-    cost: Fitted
-    verdict: Verdict
-    points: tuple[Point, ...]
-    ratios: LayerRatios | None
+    cost: Fitted  # the scoring of the layers included
+    verdict: Verdict  # on the test images
+    points: tuple[Point, ...]  # the learning curve
+    ratios: LayerRatios | None  # of the layers, where there are any
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:

@@ -40,15 +40,11 @@ _HEAD = ["iteration", "mean_agreement", "least_agreement", "snapshots", "fallbac
 
 @dataclass(frozen=True)
 class Places:
-    """Where Jacobians lie.
+    """Where Jacobians lie."""
 
-    Args:
-        shared: Those of the first snapshots, for every run with the same solver and data; None
-            for memory.
-        own: What the watch saw and added, of this label and seed alone; None for memory.
-    """
-
+    # Those of the first snapshots, for every run with the same solver and data; None for memory
     shared: Path | None = None
+    # What the watch saw and added, of this label and seed alone; None for memory
     own: Path | None = None
 
 

@@ -37,22 +37,17 @@ _PROBES = 64
 
 @dataclass(frozen=True)
 class Interface:
-    """What answers the backward pass at every iteration, and what it took to get ready.
+    """What answers the backward pass at every iteration, and what it took to get ready."""
 
-    Args:
-        pullback_at: Iteration -> pullback; a function of the iteration, for an exact resume.
-        cost: Of no iteration.
-        note: What was found, for whom it may concern.
-        finish: To be called after so many iterations; what there is to say then, or "".
-        agreement: What the latest iteration's watch saw, a cosine; None if there was none.
-        variance: Of random directions, in the latest iteration's products; None without any.
-    """
-
+    # Iteration -> pullback; a function of the iteration, for an exact resume
     pullback_at: PullbackAt
-    cost: Fitted
-    note: str
+    cost: Fitted  # of no iteration
+    note: str  # what was found, for whom it may concern
+    # To be called after so many iterations; what there is to say then, or ""
     finish: Callable[[int], str] = lambda _: ""
+    # What the latest iteration's watch saw, a cosine; None if there was none
     agreement: Callable[[], float | None] = not_measured
+    # Of random directions, in the latest iteration's products; None without any
     variance: Callable[[], float | None] = not_measured
 
 

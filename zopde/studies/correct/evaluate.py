@@ -20,15 +20,10 @@ from zopde.studies.model_file import read_model, write_model
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One network on all the test runs.
+    """One network on all the test runs."""
 
-    Args:
-        predicted: (simulation, time, channel, *space), the initial state included.
-        error: Against the reference, the initial state left out.
-    """
-
-    predicted: Tensor
-    error: RolloutError
+    predicted: Tensor  # (simulation, time, channel, *space), the initial state included
+    error: RolloutError  # against the reference, the initial state left out
 
 
 def evaluate(

@@ -19,22 +19,15 @@ from zopde.validate import check_choice
 
 @dataclass(frozen=True)
 class Label:
-    """One row of the table.
+    """One row of the table."""
 
-    Args:
-        gradient: "none" (nothing is trained), "backprop" or "zo".
-        unrolled: False trains on one step of stored data.
-        twin: Steps the differentiable twin instead of the black box.
-        way: How the black box is passed by back-propagation: "" (not at all), a way of the
-            interface cut, or "as set", by `interface.way`.
-        always_scratch: Starts from scratch even where the others start from NON.
-    """
-
-    gradient: Literal["none", "backprop", "zo"]
-    unrolled: bool = True
-    twin: bool = False
+    gradient: Literal["none", "backprop", "zo"]  # "none" (nothing is trained), "backprop" or "zo"
+    unrolled: bool = True  # false trains on one step of stored data
+    twin: bool = False  # steps the differentiable twin instead of the black box
+    # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
+    # or "as set", by `interface.way`
     way: Literal["", "as set", "coloured", "dense", "bank", "random"] = ""
-    always_scratch: bool = False
+    always_scratch: bool = False  # starts from scratch even where the others start from NON
 
     @property
     def trained(self) -> bool:

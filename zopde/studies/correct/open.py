@@ -139,7 +139,7 @@ def _opened(
     identity = solver_identity(config.solver.spec, config.solver.options, solver)
     seen, black_box = data.take(slice(0, train)), _guarded(config, solver, identity)
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        # A stored state cannot be left out, so it is stepped again even where runs drop.
+        # a stored state cannot be left out, so it is stepped again even where runs drop.
         stepped = first_steps(Retrying(black_box), seen, progress=advance)
     problem = Problem(
         black_box,

@@ -186,23 +186,14 @@ def _scoring_seconds(opened: Opened, network: nn.Module, queries: int) -> float:
 
 @dataclass(frozen=True)
 class CutPrice:
-    """What a gradient by one cut takes.
+    """What a gradient by one cut takes."""
 
-    Args:
-        cut: Its name.
-        setup_steps: Solver steps once, before; None where the cut will not do.
-        setup_seconds: Their time, by as many workers as the run has.
-        steps: Solver steps of a gradient, those of the forward pass included.
-        seconds: Time of a gradient.
-        note: What there is to know, such as a radius, or why the cut will not do.
-    """
-
-    cut: str
-    setup_steps: int | None
-    setup_seconds: float | None
-    steps: int | None
-    seconds: float | None
-    note: str = ""
+    cut: str  # its name
+    setup_steps: int | None  # solver steps once, before; None where the cut will not do
+    setup_seconds: float | None  # their time, by as many workers as the run has
+    steps: int | None  # solver steps of a gradient, those of the forward pass included
+    seconds: float | None  # time of a gradient
+    note: str = ""  # what there is to know, such as a radius, or why the cut will not do
 
 
 def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:

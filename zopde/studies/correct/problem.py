@@ -25,23 +25,14 @@ from zopde.training import Optimise
 
 @dataclass(frozen=True)
 class Problem:
-    """What every label shares.
+    """What every label shares."""
 
-    Args:
-        solver: The coarse black box.
-        twin: Its differentiable twin, for SOL alone; None where it has none.
-        train: Reference data to learn from.
-        test: Reference data of the unseen runs.
-        stepped: The solver's answer to every training state; see `first_steps`.
-        inject: Where the correction enters: "after", "before" or "forcing".
-    """
-
-    solver: Solver
-    twin: Solver | None
-    train: Trajectories
-    test: Trajectories
-    stepped: Tensor
-    inject: str
+    solver: Solver  # the coarse black box
+    twin: Solver | None  # its differentiable twin, for SOL alone; None where it has none
+    train: Trajectories  # reference data to learn from
+    test: Trajectories  # reference data of the unseen runs
+    stepped: Tensor  # the solver's answer to every training state; see `first_steps`
+    inject: str  # where the correction enters: "after", "before" or "forcing"
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
@@ -71,21 +62,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A stretch of training.
+    """A stretch of training."""
 
-    Args:
-        unroll: Corrected steps that the loss sees.
-        batch: Windows side by side.
-        iterations: Updates.
-        per_epoch: Updates that make an epoch.
-        optimise: How gradients become updates.
-    """
-
-    unroll: int
-    batch: int
-    iterations: int
-    per_epoch: int
-    optimise: Optimise
+    unroll: int  # corrected steps that the loss sees
+    batch: int  # windows side by side
+    iterations: int  # updates
+    per_epoch: int  # updates that make an epoch
+    optimise: Optimise  # how gradients become updates
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
@@ -94,59 +77,33 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Opened:
-    """A correction that is ready to train.
+    """A correction that is ready to train."""
 
-    Args:
-        problem: Solver and data.
-        bare: The solver without anything round it; it may tell its vorticity.
-        spec: The solver's name.
-        identity: What decides the solver's answers, for those that are kept.
-        content: A digest of the files that the solver is made of, wherever they lie.
-        new_network: Seed -> an untrained corrector, the same for every label.
-        kind: Of corrector.
-        sizes: Of the corrector.
-        start: NON on stored data, from which labels start.
-        training: The stage in which the labels differ.
-        from_scratch: Whether every label starts from scratch.
-        weights: The weight cut.
-        interface: The interface cut, for all labels.
-        cuts: Label -> its interface cut.
-        labels: Rows of the table.
-        seeds: Of the trainings.
-        workers: Who evaluates probes.
-        every_seconds: Time between two checkpoints.
-        drop: Whether failed steps are left out.
-        bear: Whether a rollout bears a step that fails again and again.
-        jacobians: Where the Jacobians of banks lie, for every run with this solver and data.
-        rollout_steps: Steps of an unseen run that is planned.
-        to_make: Reference data that have to be made first, in a dry run.
-        rollout_seconds: Of the unseen runs, in a dry run.
-    """
-
-    problem: Problem
-    bare: Solver
-    spec: str
-    identity: str
-    content: str
+    problem: Problem  # solver and data
+    bare: Solver  # the solver without anything round it; it may tell its vorticity
+    spec: str  # the solver's name
+    identity: str  # what decides the solver's answers, for those that are kept
+    content: str  # a digest of the files that the solver is made of, wherever they lie
+    # Seed -> an untrained corrector, the same for every label
     new_network: Callable[[int], Normalised]
-    kind: str
-    sizes: dict[str, int]
-    start: Schedule
-    training: Schedule
-    from_scratch: bool
-    weights: WeightCut
-    interface: InterfaceCut
-    cuts: Mapping[str, InterfaceCut]
-    labels: tuple[str, ...]
-    seeds: tuple[int, ...]
-    workers: Workers
-    every_seconds: float
-    drop: bool
-    bear: bool
-    jacobians: Path
-    rollout_steps: int
-    to_make: Reference | None = None
-    rollout_seconds: float = 0.0
+    kind: str  # of corrector
+    sizes: dict[str, int]  # of the corrector
+    start: Schedule  # NON on stored data, from which labels start
+    training: Schedule  # the stage in which the labels differ
+    from_scratch: bool  # whether every label starts from scratch
+    weights: WeightCut  # the weight cut
+    interface: InterfaceCut  # the interface cut, for all labels
+    cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
+    labels: tuple[str, ...]  # rows of the table
+    seeds: tuple[int, ...]  # of the trainings
+    workers: Workers  # who evaluates probes
+    every_seconds: float  # time between two checkpoints
+    drop: bool  # whether failed steps are left out
+    bear: bool  # whether a rollout bears a step that fails again and again
+    jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data
+    rollout_steps: int  # steps of an unseen run that is planned
+    to_make: Reference | None = None  # reference data that have to be made first, in a dry run
+    rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
 
     @property
     def possible(self) -> list[str]:

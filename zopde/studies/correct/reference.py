@@ -23,35 +23,20 @@ _SAMPLE_STEPS = 4
 
 @dataclass(frozen=True)
 class Reference:
-    """Runs on the fine grid, brought to the coarse one.
+    """Runs on the fine grid, brought to the coarse one."""
 
-    Args:
-        spec: The solver's name.
-        solver: The coarse solver; one without `at` and `scenario` cannot make its own data.
-        path: The NetCDF file.
-        fine: Cells of the fine grid.
-        coarse: Cells of the coarse grid.
-        skip: Steps before the first state that is kept.
-        steps: Steps that are kept.
-        train: Simulations to learn from.
-        test: Unseen ones.
-        seed: Draws the scenarios.
-        device: Where they are simulated.
-        dtype: In which precision.
-    """
-
-    spec: str
-    solver: Solver
-    path: Path
-    fine: tuple[int, ...]
-    coarse: tuple[int, ...]
-    skip: int
-    steps: int
-    train: int
-    test: int
-    seed: int
-    device: str
-    dtype: torch.dtype
+    spec: str  # the solver's name
+    solver: Solver  # the coarse solver; one without `at` and `scenario` cannot make its own data
+    path: Path  # the NetCDF file
+    fine: tuple[int, ...]  # cells of the fine grid
+    coarse: tuple[int, ...]  # cells of the coarse grid
+    skip: int  # steps before the first state that is kept
+    steps: int  # steps that are kept
+    train: int  # simulations to learn from
+    test: int  # unseen ones
+    seed: int  # draws the scenarios
+    device: str  # where they are simulated
+    dtype: torch.dtype  # in which precision
 
     @property
     def can_be_made(self) -> bool:

@@ -23,16 +23,11 @@ from zopde.studies.settings import build
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Predictions of the unseen runs.
+    """Predictions of the unseen runs."""
 
-    Args:
-        grid: Where they live.
-        reference: (simulation, time, channel, *space).
-        evaluations: Label -> one per seed that is there; the states of the first seed alone.
-    """
-
-    grid: Grid
-    reference: Tensor
+    grid: Grid  # where they live
+    reference: Tensor  # (simulation, time, channel, *space)
+    # Label -> one per seed that is there; the states of the first seed alone
     evaluations: dict[str, list[Evaluation]]
 
     @property
@@ -109,6 +104,6 @@ def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
             states = data.take(slice(first, first + config.data.test)).states.to(config.dtype)
     except InputError:
         return None
-    # A rollout begins with a state of its reference: other data cannot pass for it.
+    # a rollout begins with a state of its reference: other data cannot pass for it.
     same = states.shape == predicted.shape and torch.equal(states[:, 0], predicted[:, 0])
     return states if same else None

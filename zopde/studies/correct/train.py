@@ -44,34 +44,21 @@ REFERENCE = "reference.nc"  # of the unseen runs, for whoever looks at the folde
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a label with one seed.
+    """What became of a label with one seed."""
 
-    Args:
-        cost: With the NON start it began from, the scores and what the interface took once.
-        evaluation: The unseen runs.
-        failures: Failed solver steps by reason, of training and rollouts.
-    """
-
-    cost: Fitted
-    evaluation: Evaluation
-    failures: Counter[str]
+    cost: Fitted  # with the NON start it began from, the scores and what the interface took once
+    evaluation: Evaluation  # the unseen runs
+    failures: Counter[str]  # failed solver steps by reason, of training and rollouts
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: on what, by which gradient.
+    """A stretch of training: on what, by which gradient."""
 
-    Args:
-        objective_at: Iteration -> objective.
-        gradient: Where gradients come from.
-        schedule: How long, and how gradients become updates.
-        counter: Counts the solver steps.
-    """
-
-    objective_at: Callable[[int], Objective]
-    gradient: GradientSource
-    schedule: Schedule
-    counter: CountedSolver
+    objective_at: Callable[[int], Objective]  # iteration -> objective
+    gradient: GradientSource  # where gradients come from
+    schedule: Schedule  # how long, and how gradients become updates
+    counter: CountedSolver  # counts the solver steps
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
@@ -126,7 +113,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         path = folder / "model.safetensors"
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)
-    # A step that fails again and again is a rollout that diverged.
+    # a step that fails again and again is a rollout that diverged.
     solver = Dropping(problem.solver) if opened.bear else problem.solver
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
         evaluation = evaluate(solver, problem.test, network, advance)

@@ -11,29 +11,18 @@ from zopde.studies.defend.labels import LABELS, Gradient, Label
 
 @dataclass(frozen=True)
 class Budget:
-    """The queries of a run's trainings; a query is an image that the classifier sees.
+    """The queries of a run's trainings; a query is an image that the classifier sees."""
 
-    Args:
-        queries: What a label by queries may spend.
-        iterations: Updates of a label that back-propagates.
-        evaluations: Gradient -> evaluations of one image's scores, for its loss and gradient.
-        score: Queries of one evaluation.
-        scoring: Evaluations of the loss that score the layers, once, for weights.
-        images: Training images.
-        batch: Of them at a time.
-        watch: Looks at the watched images before the last one.
-        watched: How many there are.
-    """
-
-    queries: int
-    iterations: int
+    queries: int  # what a label by queries may spend
+    iterations: int  # updates of a label that back-propagates
+    # Gradient -> evaluations of one image's scores, for its loss and gradient
     evaluations: Mapping[Gradient, int]
-    score: int
-    scoring: int
-    images: int
-    batch: int
-    watch: int
-    watched: int
+    score: int  # queries of one evaluation
+    scoring: int  # evaluations of the loss that score the layers, once, for weights
+    images: int  # training images
+    batch: int  # of them at a time
+    watch: int  # looks at the watched images before the last one
+    watched: int  # how many there are
 
     def total(self, label: Label, iterations: int) -> int:
         """Queries of a training of that length, exactly."""

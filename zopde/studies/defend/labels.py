@@ -10,20 +10,15 @@ Gradient = Literal["none", "backprop", "rge", "cge", "weights"]
 
 @dataclass(frozen=True)
 class Label:
-    """One row of the table.
+    """One row of the table."""
 
-    Args:
-        gradient: Where it comes from: nowhere; back-propagation through the classifier, which
-            then is no black box; random directions or single entries of what enters the black
-            box; single weights of the denoiser.
-        autoencoder: Whether encoder and decoder stand behind the denoiser. The black box then
-            begins at the latent.
-        denoiser: Whether there is one at all.
-    """
-
+    # Where it comes from: nowhere; back-propagation through the classifier, which then is no black
+    # box; random directions or single entries of what enters the black box; single weights of the
+    # denoiser
     gradient: Gradient
+    # Whether encoder and decoder stand behind the denoiser. The black box then begins at the latent
     autoencoder: bool = False
-    denoiser: bool = True
+    denoiser: bool = True  # whether there is one at all
 
     @property
     def trained(self) -> bool:

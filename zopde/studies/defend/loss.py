@@ -35,15 +35,10 @@ def entropies_of(scores: Callable[[Tensor], Tensor], decode: Decode) -> Entropie
 @final
 @dataclass(frozen=True)
 class LossBox:
-    """Decoder, classifier and loss as one black box: one number for each image.
+    """Decoder, classifier and loss as one black box: one number for each image."""
 
-    Args:
-        box: The classifier.
-        decode: From the cut to an image.
-    """
-
-    box: BlackBox
-    decode: Decode
+    box: BlackBox  # the classifier
+    decode: Decode  # from the cut to an image
 
     def step(self, state: State, forcing: Forcing | None = None) -> Float[Tensor, "n 1"]:
         """Losses at `state`, the cut; `forcing` holds the targets. See `Stepping`."""
@@ -64,22 +59,14 @@ class Stability:
 
     f is the classifier, t its own label of the clean image, g the defence. (Salman et al.,
     NeurIPS 2020, eq. 3 and 4.) The second term takes no query.
-
-    Args:
-        clean: (batch, channel, y, x), x, pixels in [0, 1].
-        noisy: x + e.
-        targets: (batch,), t.
-        entropies: Gives the first term.
-        decode: From the network's output to an image.
-        mse: w.
     """
 
-    clean: Float[Tensor, "batch channel y x"]
-    noisy: Float[Tensor, "batch channel y x"]
-    targets: Int[Tensor, " batch"]
-    entropies: Entropies
-    decode: Decode
-    mse: float = 0.0
+    clean: Float[Tensor, "batch channel y x"]  # (batch, channel, y, x), x, pixels in [0, 1]
+    noisy: Float[Tensor, "batch channel y x"]  # x + e
+    targets: Int[Tensor, " batch"]  # (batch,), t
+    entropies: Entropies  # gives the first term
+    decode: Decode  # from the network's output to an image
+    mse: float = 0.0  # w
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
@@ -96,15 +83,10 @@ class Stability:
 @final
 @dataclass(frozen=True)
 class Reconstruction:
-    """l = mean square of network(x + e) - x; takes no query.
+    """l = mean square of network(x + e) - x; takes no query."""
 
-    Args:
-        clean: (batch, channel, y, x), x.
-        noisy: What the network gets.
-    """
-
-    clean: Float[Tensor, "batch channel y x"]
-    noisy: Float[Tensor, "batch channel y x"]
+    clean: Float[Tensor, "batch channel y x"]  # (batch, channel, y, x), x
+    noisy: Float[Tensor, "batch channel y x"]  # what the network gets
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""

@@ -45,23 +45,14 @@ DENOISER, AUTOENCODER = "start-denoiser", "start-autoencoder"
 
 @dataclass(frozen=True)
 class NoisyImages:
-    """The images of a run, scaled to [0, 1], and the noise on them.
+    """The images of a run, scaled to [0, 1], and the noise on them."""
 
-    Args:
-        data: The images, in the units of the file.
-        scale: What a pixel is divided by: the brightest training pixel.
-        sigma: Deviation of the noise.
-        pad: Pixels by which a training image is moved at most.
-        flip: Whether half of them are mirrored.
-        device: Where the run computes.
-    """
-
-    data: ImageData
-    scale: float
-    sigma: float
-    pad: int
-    flip: bool
-    device: str
+    data: ImageData  # the images, in the units of the file
+    scale: float  # what a pixel is divided by: the brightest training pixel
+    sigma: float  # deviation of the noise
+    pad: int  # pixels by which a training image is moved at most
+    flip: bool  # whether half of them are mirrored
+    device: str  # where the run computes
 
     @classmethod
     def of(cls, data: ImageData, sigma: float, pad: int, flip: bool, device: str) -> Self:
@@ -109,57 +100,35 @@ class NoisyImages:
 
 @dataclass(frozen=True)
 class Opened:
-    """A defence run that is ready to train.
+    """A defence run that is ready to train."""
 
-    Args:
-        images: The images, and their noise.
-        judged: Those that are certified.
-        sampling: How they are.
-        sizes: Of a `Defence`.
-        start: "start-denoiser", "start-autoencoder" -> iterations of training by mean square.
-        start_batch: Images at a time in that.
-        start_optimise: How gradients become updates in that.
-        optimise: Label -> how they do in the training through the classifier.
-        budget: How long that is.
-        mse: Weight of the reconstruction in its loss.
-        queries: The estimates.
-        resample: Updates after which a mask is drawn anew.
-        classifier: Seed -> the classifier; until `begin` an untrained one, where there is none.
-        box: It as a black box, at its price, but of no seed.
-        spec: Its name; "" where it has none.
-        train_classifier: (folder, resume, overwrite, progress): trains it; None where there is one.
-        open_store: Opens what keeps its answers; None where nothing does.
-        labels: Rows of the table.
-        seeds: Of the trainings.
-        every_seconds: Time between two checkpoints.
-        workers: Nobody: queries are made in this process.
-        model_file: Seed -> the file of a classifier that `begin` has trained.
-        clean_accuracy: Of the classifier without noise, in percent; known after `begin`.
-    """
-
-    images: NoisyImages
-    judged: Images
-    sampling: Sampling
-    sizes: DefenceSettings
+    images: NoisyImages  # the images, and their noise
+    judged: Images  # those that are certified
+    sampling: Sampling  # how they are
+    sizes: DefenceSettings  # of a `Defence`
+    # "start-denoiser", "start-autoencoder" -> iterations of training by mean square
     start: Mapping[str, int]
-    start_batch: int
-    start_optimise: Optimise
-    optimise: Mapping[str, Optimise]
-    budget: Budget
-    mse: float
-    queries: DefenceQuerySettings
-    resample: int
+    start_batch: int  # images at a time in that
+    start_optimise: Optimise  # how gradients become updates in that
+    optimise: Mapping[str, Optimise]  # label -> how they do in the training through the classifier
+    budget: Budget  # how long that is
+    mse: float  # weight of the reconstruction in its loss
+    queries: DefenceQuerySettings  # the estimates
+    resample: int  # updates after which a mask is drawn anew
+    # Seed -> the classifier; until `begin` an untrained one, where there is none
     classifier: Callable[[int], Classifier]
-    box: BlackBox
-    spec: str
+    box: BlackBox  # it as a black box, at its price, but of no seed
+    spec: str  # its name; "" where it has none
+    # (folder, resume, overwrite, progress): trains it; None where there is one
     train_classifier: Callable[[Path, bool, bool, Progress], object] | None
-    open_store: Callable[[], Store] | None
-    labels: tuple[str, ...]
-    seeds: tuple[int, ...]
-    every_seconds: float
-    workers: Workers = field(default_factory=Workers)
+    open_store: Callable[[], Store] | None  # opens what keeps its answers; None where nothing does
+    labels: tuple[str, ...]  # rows of the table
+    seeds: tuple[int, ...]  # of the trainings
+    every_seconds: float  # time between two checkpoints
+    workers: Workers = field(default_factory=Workers)  # nobody: queries are made in this process
+    # Seed -> the file of a classifier that `begin` has trained
     model_file: Callable[[int], Path | None] = lambda _: None
-    clean_accuracy: float = 0.0
+    clean_accuracy: float = 0.0  # of the classifier without noise, in percent; known after `begin`
 
     @property
     def trainings(self) -> list[tuple[str, int]]:

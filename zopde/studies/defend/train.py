@@ -47,19 +47,12 @@ BEST, WATCHED, MODEL = "best.pt", "watched.pt", "model.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a training.
+    """What became of a training."""
 
-    Args:
-        cost: `queries` are images that the classifier has seen.
-        defence: In eval mode; None where the classifier stands alone.
-        best: Updates after which the network was the one that is kept.
-        rows: The certificates.
-    """
-
-    cost: Fitted
-    defence: Defence | None
-    best: int | None
-    rows: list[Row]
+    cost: Fitted  # `queries` are images that the classifier has seen
+    defence: Defence | None  # in eval mode; None where the classifier stands alone
+    best: int | None  # updates after which the network was the one that is kept
+    rows: list[Row]  # the certificates
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:

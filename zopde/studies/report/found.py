@@ -20,19 +20,13 @@ _OWN = {"correct": "solver", "classify": "network", "defend": "defence", "certif
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run, finished or not.
+    """A run, finished or not."""
 
-    Args:
-        root: Its folder.
-        study: Whose run it is.
-        settings: `config.toml`, as it stands: a report needs no setting to be right here and now.
-        metrics: `metrics.json`; None for a run that is not finished.
-    """
-
-    root: Path
-    study: Study
+    root: Path  # its folder
+    study: Study  # whose run it is
+    # `config.toml`, as it stands: a report needs no setting to be right here and now
     settings: Tree
-    metrics: dict[str, Any] | None
+    metrics: dict[str, Any] | None  # `metrics.json`; None for a run that is not finished
 
     @property
     def name(self) -> str:

@@ -25,21 +25,13 @@ _FEW_DIGITS = 10
 
 @dataclass(frozen=True)
 class Point:
-    """One line of the report.
+    """One line of the report."""
 
-    Args:
-        name: What was looked at.
-        verdict: "pass", "warn" or "fail".
-        found: What was found, in one line.
-        remedy: What to change; empty where it passes.
-        values: The figures in it, by name; plain values.
-    """
-
-    name: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
+    name: str  # what was looked at
+    verdict: Verdict  # "pass", "warn" or "fail"
+    found: str  # what was found, in one line
+    remedy: str = ""  # what to change; empty where it passes
+    values: dict[str, Any] = field(default_factory=dict)  # the figures in it, by name; plain values
 
 
 def check_contract(solver: Solver, states: States) -> tuple[Point, Tensor | None]:

@@ -17,21 +17,13 @@ _PROBES = 32
 
 @dataclass(frozen=True)
 class Cost:
-    """What one gradient takes.
+    """What one gradient takes."""
 
-    Args:
-        way: The cut, and how it asks.
-        solver_steps: In states.
-        seconds: At the measured time of a step; the network's own are left out.
-        once: Solver steps before the first gradient.
-        remark: What they depend on.
-    """
-
-    way: str
-    solver_steps: int
-    seconds: float
-    once: int = 0
-    remark: str = ""
+    way: str  # the cut, and how it asks
+    solver_steps: int  # in states
+    seconds: float  # at the measured time of a step; the network's own are left out
+    once: int = 0  # solver steps before the first gradient
+    remark: str = ""  # what they depend on
 
 
 def check_reach(solver: Solver, states: States, mu: float) -> Point:

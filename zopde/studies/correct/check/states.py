@@ -20,17 +20,11 @@ _SECONDS = 5.0  # of runs of the solver's own scenario
 
 @dataclass(frozen=True)
 class States:
-    """Typical inputs of a solver.
+    """Typical inputs of a solver."""
 
-    Args:
-        state: (batch, channel, *space).
-        forcing: (batch, forcing_channel, *space), or None.
-        source: Where they come from.
-    """
-
-    state: Tensor
-    forcing: Tensor | None
-    source: str
+    state: Tensor  # (batch, channel, *space)
+    forcing: Tensor | None  # (batch, forcing_channel, *space), or None
+    source: str  # where they come from
 
     @property
     def scale(self) -> float:
