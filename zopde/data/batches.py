@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import final
 
 import torch
@@ -21,8 +22,12 @@ from zopde.validate import check_count
 def _chosen(count: int, batch: int, per_epoch: int, seed: int, i: int) -> Int[Tensor, " batch"]:
     """Which of `count` things batch i holds: all are shuffled anew every epoch, by the seed."""
     epoch, place = divmod(i, per_epoch)
-    order = torch.randperm(count, generator=generator(seed, "order", epoch))
-    return order[place * batch : (place + 1) * batch]
+    return _order(count, seed, epoch)[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=4)  # drawn once an epoch: a shuffle of 50,000 takes as long as a small step
+def _order(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:
+    return torch.randperm(count, generator=generator(seed, "order", epoch))
 
 
 @final
