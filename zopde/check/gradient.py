@@ -16,7 +16,7 @@ from zopde.check.noise import Noise, measure_noise
 from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
 from zopde.contracts import Oracle
 from zopde.errors import InputError
-from zopde.oracle.coordinates import Coordinates, Slot
+from zopde.oracle.coordinates import Coordinates, ParameterSlice
 from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme, cge
 from zopde.zo.estimate import Estimate
@@ -127,11 +127,11 @@ def selfcheck(
     check_count("num_coordinates", num_coordinates)
     check_count("num_swept", num_swept)
     d = oracle.num_coordinates
-    slots = _slots(network, d)
+    slices = _slices(network, d)
     scale = torch.ones(d, dtype=torch.float64) if scale is None else scale.detach().cpu()
     check_mu(scale, d, "scale")
-    swept = spread(slots, num_swept, generator)
-    asked = swept if gradient is None else spread(slots, num_coordinates, generator)
+    swept = spread(slices, num_swept, generator)
+    asked = swept if gradient is None else spread(slices, num_coordinates, generator)
     exact = None if gradient is None else _checked(gradient, d)
     base = oracle.base()
     mus = ladder(base.dtype)
@@ -145,14 +145,14 @@ def selfcheck(
         estimate = cge(oracle, asked, mu * scale, scheme)
         queries += estimate.queries
     reference = sweep.reference if exact is None else exact[asked]
-    layers = compare_layers(slots, asked, estimate, reference)
+    layers = compare_layers(slices, asked, estimate, reference)
     if exact is None:
         level = max(noise.level, torch.finfo(base.dtype).eps * abs(float(base)))
         layers = [
-            replace(layer, taylor_rate=_rate(oracle, slot, swept, sweep, mus, scale, level))
-            for slot, layer in zip(slots, layers, strict=True)
+            replace(layer, taylor_rate=_rate(oracle, parameter, swept, sweep, mus, scale, level))
+            for parameter, layer in zip(slices, layers, strict=True)
         ]
-        queries += len(slots) * (len(mus) + 1)
+        queries += len(slices) * (len(mus) + 1)
     return SelfCheck(
         mu,
         scheme,
@@ -171,7 +171,7 @@ def selfcheck(
 
 def _rate(
     oracle: Oracle,
-    slot: Slot,
+    parameter: ParameterSlice,
     swept: Tensor,
     sweep: Sweep,
     mus: list[float],
@@ -179,7 +179,7 @@ def _rate(
     level: float,
 ) -> float | None:
     """The Taylor rate along all the tensor's swept coordinates at once, up the gradient."""
-    here = (swept >= slot.start) & (swept < slot.stop)
+    here = (swept >= parameter.start) & (swept < parameter.stop)
     mine, slopes = swept[here], (sweep.reference * scale[swept])[here]
     direction = torch.zeros(len(scale), dtype=torch.float64)
     signs = torch.where(slopes < 0, -1.0, 1.0).double()
@@ -205,17 +205,17 @@ def _warnings(
         yield from layer.doubts()
 
 
-def _slots(network: nn.Module | None, d: int) -> list[Slot]:
+def _slices(network: nn.Module | None, d: int) -> list[ParameterSlice]:
     if not d:
         raise InputError("oracle", got="no coordinates", expected="something to probe")
     if network is None:
-        return [Slot("theta", 0, d, (d,))]
+        return [ParameterSlice("theta", 0, d, (d,))]
     coordinates = Coordinates(network)
     if coordinates.total != d:
         raise InputError(
             "network", got=f"{coordinates.total} weights", expected=f"the {d} of the oracle"
         )
-    return [slot for slot in coordinates.slots if slot.stop > slot.start]
+    return [parameter for parameter in coordinates.slices if parameter.stop > parameter.start]
 
 
 def _checked(gradient: Tensor, d: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from zopde.oracle.coordinates import Slot
+from zopde.oracle.coordinates import ParameterSlice
 from zopde.zo.estimate import Estimate
 
 
@@ -63,23 +63,23 @@ class LayerCheck:
         return f"{self.name} ({self.asked} of {self.size}): {', '.join(facts)}"
 
 
-def spread(slots: Sequence[Slot], count: int, generator: Generator) -> Int[Tensor, " k"]:
+def spread(slices: Sequence[ParameterSlice], count: int, generator: Generator) -> Int[Tensor, " k"]:
     """About `count` random coordinates, as evenly over the tensors as their sizes allow.
 
     Every tensor gives at least one, so there are more where there are more tensors.
     """
     left, chosen = count, []
     # Small tensors first: what they cannot give is shared among the larger ones.
-    for i, slot in enumerate(sorted(slots, key=lambda s: s.stop - s.start)):
-        size = slot.stop - slot.start
-        share = min(size, max(1, left // (len(slots) - i)))
+    for i, parameter in enumerate(sorted(slices, key=lambda s: s.stop - s.start)):
+        size = parameter.stop - parameter.start
+        share = min(size, max(1, left // (len(slices) - i)))
         left -= share
-        chosen.append(slot.start + torch.randperm(size, generator=generator)[:share])
+        chosen.append(parameter.start + torch.randperm(size, generator=generator)[:share])
     return torch.cat(chosen).sort().values
 
 
 def compare_layers(
-    slots: Sequence[Slot],
+    slices: Sequence[ParameterSlice],
     indices: Int[Tensor, " k"],
     estimate: Estimate,
     reference: Float[Tensor, " k"],
@@ -87,7 +87,7 @@ def compare_layers(
     """One row per tensor, over the coordinates that were asked.
 
     Args:
-        slots: The tensors.
+        slices: The tensors.
         indices: (k,), sorted.
         estimate: What is judged.
         reference: (k,), what it should be.
@@ -95,8 +95,8 @@ def compare_layers(
     found = _at(estimate.gradient, indices)
     errors = None if estimate.standard_error is None else _at(estimate.standard_error, indices)
     rows = []
-    for slot in slots:
-        here = (indices >= slot.start) & (indices < slot.stop)
+    for parameter in slices:
+        here = (indices >= parameter.start) & (indices < parameter.stop)
         mine, theirs = found[here], reference[here].double().cpu()
         norm, own = float(theirs.norm()), float(mine.norm())
         deviation = None
@@ -105,8 +105,8 @@ def compare_layers(
             off = off[errors[here] > 0]
             deviation = float(off.square().mean().sqrt()) if len(off) else None
         row = LayerCheck(
-            slot.name,
-            slot.stop - slot.start,
+            parameter.name,
+            parameter.stop - parameter.start,
             int(here.sum()),
             norm,
             cosine=float(mine @ theirs) / (norm * own) if norm * own else None,

@@ -13,7 +13,7 @@ from zopde.contracts import Objective, Oracle
 from zopde.errors import InputError
 from zopde.oracle import WeightOracle
 from zopde.oracle.coordinates import Coordinates
-from zopde.oracle.vmapped import Replaced
+from zopde.oracle.coordinates import Replaced
 from zopde.sparsity.scores import Scores, flat_weights
 from zopde.zo import rge
 
@@ -129,6 +129,8 @@ def zo_grasp_scores(
 def _moved(network: nn.Module, step: Float[Tensor, " d"]) -> nn.Module:
     """A copy of the network at theta + step."""
     copy = deepcopy(network)
-    for slot in Coordinates(copy).slots:
-        copy.get_parameter(slot.name).add_(step[slot.start : slot.stop].view(slot.shape))
+    for parameter in Coordinates(copy).slices:
+        copy.get_parameter(parameter.name).add_(
+            step[parameter.start : parameter.stop].view(parameter.shape)
+        )
     return copy

@@ -124,15 +124,15 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
         (45, 13)
     """
     check_share("sparsity", sparsity)
-    slots, exempt = Coordinates(network).slots, _of_wide_norms(network)
-    values = _checked(scores.values, slots[-1].stop if slots else 0)
-    maskable = [len(slot.shape) >= 2 and slot.name not in exempt for slot in slots]
-    parts = [values[s.start : s.stop] for s, yes in zip(slots, maskable, strict=True) if yes]
+    slices, exempt = Coordinates(network).slices, _of_wide_norms(network)
+    values = _checked(scores.values, slices[-1].stop if slices else 0)
+    maskable = [len(parameter.shape) >= 2 and parameter.name not in exempt for parameter in slices]
+    parts = [values[s.start : s.stop] for s, yes in zip(slices, maskable, strict=True) if yes]
     kept = iter(_kept(parts, sparsity))
     return LayerRatios(
         tuple(
             LayerRatio(s.name, s.stop - s.start, next(kept) if yes else s.stop - s.start, yes)
-            for s, yes in zip(slots, maskable, strict=True)
+            for s, yes in zip(slices, maskable, strict=True)
         )
     )
 

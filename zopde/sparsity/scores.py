@@ -57,6 +57,6 @@ def magnitude_scores(network: nn.Module) -> Scores:
 
 def flat_weights(network: nn.Module) -> Float[Tensor, " d"]:
     """theta: a copy of all trainable weights, in the order of `Coordinates`."""
-    slots = Coordinates(network).slots
-    parts = [network.get_parameter(slot.name).detach().flatten() for slot in slots]
+    slices = Coordinates(network).slices
+    parts = [network.get_parameter(parameter.name).detach().flatten() for parameter in slices]
     return torch.cat(parts) if parts else torch.zeros(0)

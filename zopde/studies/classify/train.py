@@ -233,9 +233,9 @@ def masks_of(
         )
         return LayerMasks(ratios, every, seed)
     kept = kept_mask(scores, ratios)
-    for slot in Coordinates(network).slots:
-        weight = network.get_parameter(slot.name)
-        weight.mul_(kept[slot.start : slot.stop].view(slot.shape))
+    for parameter in Coordinates(network).slices:
+        weight = network.get_parameter(parameter.name)
+        weight.mul_(kept[parameter.start : parameter.stop].view(parameter.shape))
     return FixedMask(kept)
 
 
