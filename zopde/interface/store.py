@@ -25,8 +25,8 @@ from zopde.errors import InputError
 from zopde.interface.differences import check_probing, check_whole, entry_responses, probes_per_call
 from zopde.interface.forms import Form, Jacobian
 from zopde.interface.vjp import Step
-from zopde.oracle.executor import answered
-from zopde.oracle.shipping import Parcels, Ticket, load
+from zopde.oracle.executor import finished
+from zopde.oracle.shipping import Shipment, Ticket, load
 from zopde.zo.cge import Scheme
 
 
@@ -91,9 +91,9 @@ def answer_calls(
         for call in calls:
             yield call, responses_to(step, call, mu, scheme).float().cpu()
         return
-    parcels = Parcels((step.solver,))
-    work = partial(_answer, parcels.publish(step), mu, scheme)
-    for number, data in answered(executor, work, calls):
+    shipment = Shipment((step.solver,))
+    work = partial(_answer, shipment.publish(step), mu, scheme)
+    for number, data in finished(executor, work, calls):
         found = torch.frombuffer(bytearray(data), dtype=torch.float32)
         yield calls[number], found.view(calls[number].count, -1)
 

@@ -23,7 +23,7 @@ from zopde.blackbox import CountedSolver
 from zopde.contracts import Objective, Solver
 from zopde.errors import InputError, first_line
 from zopde.oracle import ExecutorOracle, WeightOracles, WorkerPool
-from zopde.oracle.shipping import Parcels
+from zopde.oracle.shipping import Shipment
 from zopde.studies.settings import check_distinct
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
@@ -231,7 +231,7 @@ def check_workers(config: Config, solver: Solver) -> None:
         InputError: If it does not pickle.
     """
     if elsewhere(config.run):
-        Parcels((solver,))
+        Shipment((solver,))
 
 
 def probes_per_pass(config: Config, active: int) -> int:
