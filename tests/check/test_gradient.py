@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zopde import InputError, SolverError, WeightOracle, cge, relative_mu, rge, selfcheck
-from zopde.check.layers import spread
+from zopde.check.gradient import spread
 from zopde.check.noise import measure_noise
 from zopde.check.sweep import ladder, sweep_mu, taylor_rate
 

@@ -9,7 +9,7 @@ from zopde.oracle import fused
 
 
 def crossed(norm=None, pool=None, **conv):
-    """A layer whose probes stay one channel wide; then a convolution, a norm of both signs, a pool."""
+    """A layer, its probes one channel wide; a convolution, a norm of both signs, a pool."""
     second = nn.Conv2d(3, 6, **{"kernel_size": 3, "padding": 1, **conv})
     norm = norm or nn.BatchNorm2d(6)
     if norm.affine:
@@ -85,7 +85,7 @@ def test_a_norm_of_weight_nought_agrees(gen, crossings):
 
 
 class Twice(nn.Module):
-    """The same convolution before and behind: its probes are one channel wide where it acts again."""
+    """The same convolution before and behind: it acts again on its own probes."""
 
     def __init__(self):
         super().__init__()

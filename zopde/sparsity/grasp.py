@@ -12,8 +12,7 @@ from torch import Generator, Tensor, nn
 from zopde.contracts import Objective, Oracle
 from zopde.errors import InputError
 from zopde.oracle import WeightOracle
-from zopde.oracle.coordinates import Coordinates
-from zopde.oracle.coordinates import Replaced
+from zopde.oracle.coordinates import Coordinates, Replaced
 from zopde.sparsity.scores import Scores, flat_weights
 from zopde.zo import rge
 
