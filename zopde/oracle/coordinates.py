@@ -151,13 +151,6 @@ class Replaced:
         return answer
 
 
-class Use(NamedTuple):
-    """Where a parameter acts: one module of the network, and the role it plays there."""
-
-    layer: nn.Module
-    role: str
-
-
 @dataclass(frozen=True)
 class ProbeBlock:
     """Neighbouring probes of a pass that move entries of the same parameter.
@@ -191,10 +184,11 @@ class LayerChange(ABC):
             of a state.
     """
 
-    trailing = 0
-
     def __init__(self, layer: Any, block: ProbeBlock) -> None:  # noqa: ANN401 - of a known type
         self.layer, self.block, self.channels = layer, block, block.positions
+        self.trailing = 1 if isinstance(layer, nn.Linear) else 0
+        if isinstance(layer, nn.LayerNorm):
+            self.trailing = len(block.parameter.shape)
 
     @abstractmethod
     def of_probes(self, x: Tensor) -> Tensor:
@@ -239,27 +233,15 @@ class LayerChange(ABC):
 class BiasChange(LayerChange):
     """A moved bias adds its step."""
 
-    def __init__(self, layer: Any, block: ProbeBlock) -> None:  # noqa: ANN401
-        super().__init__(layer, block)
-        self.trailing = _counted_last(layer, block)
-
     def of_probes(self, x: Tensor) -> Tensor:
         """The step itself."""
         one_channel = x.flatten(-self.trailing)[..., 0] if self.trailing else x[:, :, 0]
         return _along(self.block.steps, one_channel)
 
-    def of_base(self, x: Tensor) -> Tensor:
-        """The step itself."""
-        return _along(self.block.steps, x[0])[None]
-
 
 @final
 class NormWeightChange(LayerChange):
     """A norm's moved weight adds its step times the channel, normalised."""
-
-    def __init__(self, layer: Any, block: ProbeBlock) -> None:  # noqa: ANN401
-        super().__init__(layer, block)
-        self.trailing = _counted_last(layer, block)
 
     def of_probes(self, x: Tensor) -> Tensor:
         """Step times normalised channel."""
@@ -269,8 +251,6 @@ class NormWeightChange(LayerChange):
 @final
 class LinearWeightChange(LayerChange):
     """A linear layer's moved weight adds its step times the input that it reads."""
-
-    trailing = 1
 
     def __init__(self, layer: nn.Linear, block: ProbeBlock) -> None:
         super().__init__(layer, block)
@@ -347,33 +327,27 @@ class ConvWeightChange(LayerChange):
         return [WeightStep(*row) for row in zip(*columns, strict=True)]
 
 
-_CHANGES: dict[tuple[type[nn.Module], str], type[LayerChange]] = {
+CHANGES: dict[tuple[type[nn.Module], str], type[LayerChange]] = {
     **{(kind, "bias"): BiasChange for kind in (nn.Linear, *CONVS, *NORMS)},
     **{(kind, "weight"): NormWeightChange for kind in NORMS},
     **{(kind, "weight"): ConvWeightChange for kind in CONVS},
     (nn.Linear, "weight"): LinearWeightChange,
 }
+"""Exact type of a layer (a subclass may use its weight in another way) and name of a parameter
+there -> what its moved entries change."""
 
 
-def change_rule(use: Use) -> type[LayerChange] | None:
-    """What a parameter's moved entries change in this role; None where no rule is known."""
-    # The exact type: a subclass may use its weight in another way.
-    return _CHANGES.get((type(use.layer), use.role))
+class Use(NamedTuple):
+    """A layer where a parameter acts, and what its moved entries change there."""
 
+    layer: nn.Module
+    rule: type[LayerChange]
 
-def layer_change(use: Use, block: ProbeBlock) -> LayerChange:
-    """What moving the block's weights adds to the output of one layer."""
-    rule = change_rule(use)
-    assert rule is not None
-    return rule(use.layer, block)
+    def change(self, block: ProbeBlock) -> LayerChange:
+        """What the block's weights change."""
+        return self.rule(self.layer, block)
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:
     """(k,) -> (k, 1, 1, ...), with the dtype, device and number of axes of `like`."""
     return values.to(like).view(-1, *[1] * (like.dim() - 1))
-
-
-def _counted_last(layer: nn.Module, block: ProbeBlock) -> int:
-    if isinstance(layer, nn.LayerNorm):
-        return len(block.parameter.shape)
-    return 1 if isinstance(layer, nn.Linear) else 0

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from zopde.oracle import norms
-from zopde.oracle.coordinates import Use, change_rule
+from zopde.oracle.coordinates import CHANGES, Use
 from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import NORMS, updates_statistics
 from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
@@ -89,17 +89,18 @@ def rank_one_uses(network: nn.Module) -> dict[str, list[Use]]:
     if any(_forbids_stacking(layer) for layer in network.modules()):
         return {}
     uses: dict[int, list[Use]] = {}
+    unknown: set[int] = set()
     for layer in network.modules():
         for role, parameter in layer.named_parameters(recurse=False):
-            uses.setdefault(id(parameter), []).append(Use(layer, role))
-    known = {
-        name: uses[id(parameter)]
-        for name, parameter in network.named_parameters()
-        if all(change_rule(use) for use in uses[id(parameter)])
-    }
-    graphs = (trace(network), trace(network, ())) if known else ()
-    outside = {id(tensor) for graph in graphs for tensor in _read_outside_layers(graph)}
-    return {n: u for n, u in known.items() if id(network.get_parameter(n)) not in outside}
+            rule = CHANGES.get((type(layer), role))
+            if rule is None:
+                unknown.add(id(parameter))
+            else:
+                uses.setdefault(id(parameter), []).append(Use(layer, rule))
+    graphs = (trace(network), trace(network, ())) if uses else ()
+    unknown.update(id(tensor) for graph in graphs for tensor in _read_outside_layers(graph))
+    named = ((name, id(parameter)) for name, parameter in network.named_parameters())
+    return {name: uses[key] for name, key in named if key not in unknown}
 
 
 def _forbids_stacking(layer: nn.Module) -> bool:

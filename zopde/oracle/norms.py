@@ -56,17 +56,15 @@ def statistics_per_probe(
         yield
 
 
-def _forward_per_probe(
-    norm: nn.Module, states_of: Callable[[Tensor], int]
-) -> Callable[[Tensor], Tensor]:
+def _forward_per_probe(norm: Any, states_of: Callable[[Tensor], int]) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
     def forward(x: Tensor) -> Tensor:
         # Written where it is to lie: joining the probes afterwards would copy it all once more.
         answer, size = torch.empty_like(x), states_of(x)
         unused = x.new_empty(x.shape[1])
         for states, out in zip(x.split(size), answer.split(size), strict=True):
-            statistics = (None, None, True, 0.0, norm.eps)
-            where = (out, unused, unused.clone())
-            torch.native_batch_norm(states, norm.weight, norm.bias, *statistics, out=where)
+            to = (out, unused, unused.clone())
+            weight, bias, eps = norm.weight, norm.bias, norm.eps
+            torch.native_batch_norm(states, weight, bias, None, None, True, 0.0, eps, out=to)
         return answer
 
     return forward

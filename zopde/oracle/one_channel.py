@@ -235,7 +235,8 @@ def _linear(visit: Visit) -> Answer:
         return None  # its channels are counted on the last axis
     weight = visit.layer.weight[:, visit.first.channels].t()
     change = visit.first.difference(visit.x).t()[..., None] * weight[:, None]
-    return (change + visit.values[visit.node]).flatten(0, 1)
+    answer: Tensor = (change + visit.values[visit.node]).flatten(0, 1)
+    return answer
 
 
 def _conv(visit: Visit) -> Answer:
@@ -308,16 +309,16 @@ def _pad(visit: Visit) -> Answer:
 
 def _cat(visit: Visit) -> Answer:
     """Values laid side by side along the channels, one of them with probes."""
-    inputs, *rest = visit.node.args
+    inputs, *rest = visit.node.args or (None,)
     dim: Any = (*rest, visit.node.kwargs.get("dim", 0))[0]
     if not isinstance(inputs, list | tuple) or not all(isinstance(n, fx.Node) for n in inputs):
         return None
-    bases = [visit.values[n] for n in inputs]
-    (at, *others) = [i for i, n in enumerate(inputs) if n in visit.probes]
-    if others or dim % bases[0].dim() != 1:
+    nodes: list[Any] = list(inputs)
+    at, *others = [i for i, node in enumerate(nodes) if node in visit.probes]
+    if others or dim % visit.values[nodes[at]].dim() != 1:
         return None
-    before = sum(base.shape[1] for base in bases[:at])
-    probes = visit.probes[inputs[at]]
+    before = sum(visit.values[node].shape[1] for node in nodes[:at])
+    probes = visit.probes[nodes[at]]
     return OneChannel(probes.value, probes.channels + before)
 
 

@@ -23,7 +23,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.errors import InputError
-from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use, layer_change
+from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use
 from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, max_pool, pad
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Reuse:
         self._changes: dict[nn.Module | None, list[tuple[int, LayerChange]]] = {}
         for i, block in enumerate(blocks):
             for use in uses[block.parameter.name]:
-                self._changes.setdefault(use.layer, []).append((i, layer_change(use, block)))
+                self._changes.setdefault(use.layer, []).append((i, use.change(block)))
         # Node -> number of a block -> its probes there; absent where they have the base's value.
         self._probes: dict[fx.Node, dict[int, Any]] = {}
         self._early: dict[fx.Node, dict[int, Any]] = {}  # computed before their node's turn

@@ -60,8 +60,7 @@ class StackedWeights:
         Args:
             directions: One per probe.
             mu: Step along each.
-            chunk: Probes per pass; 1 is the plain way. Fewer where so many copies of the
-                weights would need more than 256 MiB.
+            chunk: Probes per pass, see `size`; 1 is the plain way.
             objective: See `zopde.contracts.Objective`.
             query: The plain way: the loss with some parameters replaced.
 
@@ -77,31 +76,22 @@ class StackedWeights:
             )
         if not len(directions):
             return torch.zeros(0)
-        passes = directions.split(self.size(chunk))
-        return torch.cat([self._pass(rows, mu, objective, query) for rows in passes])
+
+        def one_pass(rows: Tensor) -> Tensor:
+            if len(rows) > 1 and self._follows:
+                try:
+                    return self._together(self._moved(rows, mu), len(rows), objective)
+                except _CannotStackError as reason:
+                    log.debug("directions one at a time: %s", reason)
+                    self._follows = False
+            moved = (self._moved(row, mu).items() for row in rows.split(1))
+            return torch.stack([query({name: w[0] for name, w in items}) for items in moved])
+
+        return torch.cat([one_pass(rows) for rows in directions.split(chunk)])
 
     def size(self, chunk: int) -> int:
-        """Probes of a pass: `chunk`, or as many as memory allows."""
+        """Probes of a pass: fewer than `chunk` where their weights would need over 256 MiB."""
         return max(1, min(chunk, _COPIES // (8 * max(self._coordinates.total, 1))))
-
-    def _pass(
-        self,
-        directions: Tensor,
-        mu: float,
-        objective: Objective,
-        query: Callable[[Weights], Tensor],
-    ) -> Tensor:
-        if len(directions) > 1 and self._follows:
-            try:
-                return self._together(self._moved(directions, mu), len(directions), objective)
-            except _CannotStackError as reason:
-                log.debug("directions one at a time: %s", reason)
-                self._follows = False
-        losses = []
-        for row in directions.split(1):
-            moved = {name: value[0] for name, value in self._moved(row, mu).items()}
-            losses.append(query(moved))
-        return torch.stack(losses)
 
     def _moved(self, directions: Tensor, mu: float) -> Weights:
         """Parameter name -> (q, *shape), each probe's weights."""

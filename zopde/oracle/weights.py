@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from zopde.contracts import Objective, repeat_states
 from zopde.errors import InputError
 from zopde.oracle.chunks import Chunks, Pass
-from zopde.oracle.coordinates import Coordinates, LayerChange, ProbeBlock, Replaced, layer_change
+from zopde.oracle.coordinates import Coordinates, LayerChange, ProbeBlock, Replaced
 from zopde.oracle.graph import node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, CannotReuseError, NodeRule, Reuse, base_run, never_called
@@ -130,9 +130,8 @@ class WeightOracle:
     @torch.no_grad()
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.contracts.Oracle`."""
-        return self._directions.losses(
-            directions, mu, self._directions_wanted, self._objective, self._query
-        )
+        chunk = self.directions_per_pass
+        return self._directions.losses(directions, mu, chunk, self._objective, self._query)
 
     def under(self, objective: Objective) -> WeightOracle:
         """The same network, with the same layers in the same mode, under another objective.
@@ -155,11 +154,7 @@ class WeightOracle:
     @property
     def directions_per_pass(self) -> int:
         """How many directions share a pass."""
-        return self._directions.size(self._directions_wanted)
-
-    @property
-    def _directions_wanted(self) -> int:
-        return 1 if self._one_by_one else self.chunk or _DIRECTIONS
+        return self._directions.size(1 if self._one_by_one else self.chunk or _DIRECTIONS)
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
@@ -266,7 +261,7 @@ class _Stack:
         with ExitStack() as stack, self._statistics(lambda x: len(x) // num_probes):
             for block in blocks:
                 for use in self.uses[block.parameter.name]:
-                    hook = _hook(layer_change(use, block), num_probes, called)
+                    hook = _hook(use.change(block), num_probes, called)
                     stack.callback(use.layer.register_forward_hook(hook).remove)
             answer: Tensor = self._network(*args)
         for block in blocks:

@@ -230,4 +230,5 @@ def added_to_pooled(
     weight, bias = (p[channels].view(-1, 1, 1, 1) for p in (norm.weight, norm.bias))
     if bool((weight.abs() < _SMALLEST_WEIGHT).any() or (weight * (weight + step) <= 0).any()):
         return None  # where the sign changes, greatest becomes least
-    return (own - bias) * (step / weight)
+    added: Tensor = (own - bias) * (step / weight)
+    return added
