@@ -215,9 +215,12 @@ def _in_worker(ticket: Ticket, task: _Task) -> _Result:
         with _turn:
             return _run(ticket, task)
     except Exception as error:
-        if _travels(error):
-            raise
-        raise RuntimeError(f"{type(error).__name__} in a worker: {first_line(error)}") from None
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # one that does not unpickle would break the pool
+            text = f"{type(error).__name__} in a worker: {first_line(error)}"
+            raise RuntimeError(text) from None
+        raise
 
 
 def _run(ticket: Ticket, task: _Task) -> _Result:
@@ -236,12 +239,3 @@ def _run(ticket: Ticket, task: _Task) -> _Result:
 
 def _tallies(kept: Iterable[object]) -> list[Tally]:
     return [thing for thing in kept if isinstance(thing, Tally)]
-
-
-def _travels(error: Exception) -> bool:
-    """Whether an error arrives as itself; one that does not unpickle would break the pool."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class does
-        return False
-    return True

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from zopde.oracle import norms
 from zopde.oracle.coordinates import CHANGES, Use
 from zopde.oracle.fused import shortcut
-from zopde.oracle.norms import NORMS, updates_statistics
+from zopde.oracle.norms import INSTANCE, NORMS
 from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
 from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
 
@@ -106,8 +106,9 @@ def rank_one_uses(network: nn.Module) -> dict[str, list[Use]]:
 def _forbids_stacking(layer: nn.Module) -> bool:
     if isinstance(layer, nn.modules.batchnorm._NormBase) and type(layer) not in NORMS:
         return layer.training or layer.running_mean is None
-    random = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
-    return random or updates_statistics(layer)
+    if isinstance(layer, INSTANCE):
+        return layer.training and layer.track_running_stats
+    return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
 
 
 def _read_outside_layers(graph: fx.GraphModule | None) -> list[Tensor]:
@@ -149,36 +150,24 @@ def _is_spare(source: fx.Node, node: fx.Node, graph: fx.GraphModule) -> bool:
 
 def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:
     """Turn a node that overwrites its input into one that does not, where that is the same."""
-    if not _overwrites(node, graph):
-        return True
-    if node.op == "call_function" and node.target in _OUT_OF_PLACE:
-        node.target = _OUT_OF_PLACE[node.target]
-    elif node.op == "call_method":
-        node.target = str(node.target).rstrip("_")
-    elif node.op == "call_function" and "inplace" in node.kwargs:
-        node.update_kwarg("inplace", False)
-    elif node.op == "call_module":
+    name, layer = _name(node), _layer(node, graph)
+    marked = name.endswith("_") and not name.endswith("__")
+    if getattr(layer, "inplace", False) is True:
         # The graph's own copy: the network's module stays as it is.
-        module: Any = copy.copy(_layer(node, graph))
+        module: Any = copy.copy(layer)
         module.inplace = False
         node.target = f"_out_of_place_{node.name}"
         graph.add_submodule(node.target, module)
+    elif node.op == "call_method" and marked:
+        node.target = name.rstrip("_")
+    elif node.op == "call_function" and node.target in _OUT_OF_PLACE:
+        node.target = _OUT_OF_PLACE[node.target]
+    elif node.op == "call_function" and node.kwargs.get("inplace") is True:
+        node.update_kwarg("inplace", False)
     else:
-        return False
+        changes = marked or name == "setitem" or "out" in node.kwargs
+        return node.op != "call_function" or not changes
     return not _read_later(node)
-
-
-def _overwrites(node: fx.Node, graph: fx.GraphModule) -> bool:
-    if node.op == "call_module":
-        return getattr(_layer(node, graph), "inplace", False) is True
-    name = _name(node)
-    if node.op == "call_method":
-        return name.endswith("_") and not name.endswith("__")
-    if node.op == "call_function":
-        marked = name.endswith("_") and not name.endswith("__")
-        changes = node.target in _OUT_OF_PLACE or marked or name == "setitem"
-        return changes or node.kwargs.get("inplace") is True or "out" in node.kwargs
-    return False
 
 
 def _read_later(node: fx.Node) -> bool:

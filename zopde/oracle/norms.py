@@ -30,11 +30,6 @@ def uses_batch_statistics(module: nn.Module) -> bool:
     return isinstance(module, BATCH) and (module.training or module.running_mean is None)
 
 
-def updates_statistics(module: nn.Module) -> bool:
-    """Whether an InstanceNorm would write its running statistics when called."""
-    return isinstance(module, INSTANCE) and module.training and module.track_running_stats
-
-
 @contextmanager
 def statistics_per_probe(
     layers: Iterable[nn.Module], states_of: Callable[[Tensor], int]

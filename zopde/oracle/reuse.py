@@ -235,18 +235,15 @@ class Reuse:
         for i, block in enumerate(self._blocks):
             if i not in started:
                 raise never_called(block)
-        return self._stacked(output.args[0])
-
-    def _stacked(self, last: Any) -> Tensor:  # noqa: ANN401
+        last: Any = output.args[0]
         if not isinstance(last, fx.Node) or not isinstance(self._base.values[last], Tensor):
             raise CannotReuseError("the answer is not one tensor")
-        answers = [
-            self._base.whole(last, self._at(last, i), len(block))
-            for i, block in enumerate(self._blocks)
-        ]
+        ends = enumerate(self._blocks)
+        answers = [self._base.whole(last, self._at(last, i), len(block)) for i, block in ends]
         return torch.cat(answers).contiguous()  # a loss may well call `view`
 
     def _at(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
+        """The probes of block i at a node; None where they have the base's value."""
         return self._probes.get(node, {}).get(i)
 
     def _visit(self, node: fx.Node, started: set[int]) -> None:
@@ -265,16 +262,13 @@ class Reuse:
 
     def _join(self, node: fx.Node, i: int, change: LayerChange, answer: Any) -> Any:  # noqa: ANN401
         """Let a layer's own probes differ from here on; None: from a later node on."""
-        source, k = node.all_input_nodes[0], len(self._blocks[i])
-        x, y = self._base.values[source], self._base.values[node]
-        before = self._at(source, i)
+        base, source, k = self._base, node.all_input_nodes[0], len(self._blocks[i])
+        x, y, before = base.values[source], base.values[node], self._at(source, i)
         if before is None and answer is None and change.channels_first(y):
             return self._start(node, i, change, x, y)
-        probes = x.expand(k, *x.shape)
-        if before is not None:
-            probes = self._base.whole(source, before, k).view(k, *x.shape)
-        whole = self._base.whole(node, answer, k).view(k, *y.shape)
-        change.add(probes, whole)
+        probes = x[None] if before is None else base.whole(source, before, k)
+        whole = base.whole(node, answer, k).view(k, *y.shape)
+        change.add(probes.view(-1, *x.shape).expand(k, *x.shape), whole)
         return whole.flatten(0, 1)
 
     def _start(

@@ -137,29 +137,12 @@ def _remember(loaded: OrderedDict[Any, Any], key: object, value: object) -> None
         loaded.popitem(last=False)
 
 
-class _Pickler(pickle.Pickler):
-    """Writes a kept object as its number."""
-
-    numbers: dict[int, int]
-
-    def persistent_id(self, obj: object) -> int | None:
-        return self.numbers.get(id(obj))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads a number as the kept object."""
-
-    kept: tuple[Any, ...]
-
-    def persistent_load(self, pid: int) -> Any:  # noqa: ANN401
-        return self.kept[pid]
-
-
 def _pickled(content: object, numbers: dict[int, int]) -> bytes:
+    """An object's bytes; those that have a number are written as that."""
     file = BytesIO()
+    pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.persistent_id = lambda obj: numbers.get(id(obj))  # type: ignore[method-assign]
     try:
-        pickler = _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
-        pickler.numbers = numbers
         pickler.dump(content)
     except Exception as error:  # a user's object may raise anything
         raise InputError(
@@ -173,7 +156,7 @@ def _pickled(content: object, numbers: dict[int, int]) -> bytes:
 
 def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
     try:
-        unpickler = _Unpickler(BytesIO((Path(folder) / name).read_bytes()))
+        unpickler = pickle.Unpickler(BytesIO((Path(folder) / name).read_bytes()))
     except OSError as error:
         raise InputError(
             "folder",
@@ -181,8 +164,8 @@ def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
             expected="a folder that every worker can read",
             remedy="give ExecutorOracle a `folder` on a disk that all machines share",
         ) from error
+    unpickler.persistent_load = kept.__getitem__  # type: ignore[method-assign]
     try:
-        unpickler.kept = kept
         return unpickler.load()
     except (ImportError, AttributeError) as error:
         raise InputError(

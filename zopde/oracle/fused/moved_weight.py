@@ -61,7 +61,6 @@ class Subgrids:
         self._outputs: dict[tuple[int, int], Tensor] = {}
         self._seen: dict[tuple[int, ...], Tensor] = {}
         self._squares: dict[tuple[int, ...], tuple[float, float]] = {}
-        self._moments: dict[tuple[int, ...], tuple[float, float]] = {}
 
     def output(self, channel: int, place: tuple[int, int]) -> Float[Tensor, "batch y x"]:
         """Of an output channel, the entries at one place of each window."""
@@ -107,13 +106,11 @@ class Subgrids:
 
     def _seen_moments(self, source: int, tap: tuple[int, ...]) -> tuple[float, float]:
         """Mean and variance of what a tap sees of an input channel."""
-        if (source, *tap) not in self._moments:
-            firsts = [(source, *self._first(tap, place)) for place in self.places]
-            for first in firsts:
-                if first not in self._squares:
-                    self._squares[first] = _mean_squares(self._seen_from(first)[None])[0]
-            self._moments[source, *tap] = _together([self._squares[first] for first in firsts])
-        return self._moments[source, *tap]
+        firsts = [(source, *self._first(tap, place)) for place in self.places]
+        for first in firsts:
+            if first not in self._squares:
+                self._squares[first] = _mean_squares(self._seen_from(first)[None])[0]
+        return _together([self._squares[first] for first in firsts])
 
     @cached_property
     def _output_moments(self) -> Float[Tensor, "2 channel"]:
