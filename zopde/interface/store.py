@@ -21,8 +21,8 @@ from zopde.files import bytes_of, replacing
 from zopde.interface.dense import entry_responses
 from zopde.interface.forms import Form, Jacobian
 from zopde.interface.vjp import Step, check_probing, failed, probes_per_call
-from zopde.oracle.executor import answered
-from zopde.oracle.shipping import Parcels, Ticket, load
+from zopde.oracle.executor import finished
+from zopde.oracle.shipping import Shipment, Ticket, load
 from zopde.zo.cge import Scheme
 
 _SAME = 1e-4  # relative to the largest entry: a step that is further off is another solver's
@@ -217,9 +217,9 @@ def _made(
         for call in calls:
             yield call, _responses(step, call, probing.mu, probing.scheme)
         return
-    parcels = Parcels((step.solver,))
-    work = partial(_in_worker, parcels.publish(step), probing.mu, probing.scheme)
-    for number, data in answered(probing.executor, work, calls):
+    shipment = Shipment((step.solver,))
+    work = partial(_in_worker, shipment.publish(step), probing.mu, probing.scheme)
+    for number, data in finished(probing.executor, work, calls):
         responses = torch.frombuffer(bytearray(data), dtype=torch.float32)
         yield calls[number], responses.view(calls[number].count, -1)
 

@@ -132,9 +132,9 @@ class Optimise:
 def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: Tensor) -> None:
     """Step, then put back every inactive entry of the weights and of the moments."""
     before = []
-    for slot in Coordinates(network).slots:
-        weight = network.get_parameter(slot.name)
-        mask = active[slot.start : slot.stop].view(slot.shape).to(weight.device)
+    for parameter in Coordinates(network).slices:
+        weight = network.get_parameter(parameter.name)
+        mask = active[parameter.start : parameter.stop].view(parameter.shape).to(weight.device)
         moments = {k: v.clone() for k, v in _moments(optimizer, weight).items()}
         before.append((weight, weight.clone(), mask, moments))
     optimizer.step()

@@ -147,10 +147,10 @@ class Masked:
         """At the inner source's price."""
         measured = self._inner(network, objective, iteration)
         active = self._masks.mask(iteration)
-        for slot in Coordinates(network).slots:
-            grad = network.get_parameter(slot.name).grad
+        for parameter in Coordinates(network).slices:
+            grad = network.get_parameter(parameter.name).grad
             if grad is not None:
-                grad *= active[slot.start : slot.stop].view(slot.shape).to(grad)
+                grad *= active[parameter.start : parameter.stop].view(parameter.shape).to(grad)
         return replace(measured, active=active)
 
 
