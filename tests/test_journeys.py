@@ -12,7 +12,7 @@ from zopde import UnrolledObjective, WeightOracle, Window, cge
 from zopde.studies.correct import load_config, run_correction
 
 ROOT = Path(__file__).parent.parent
-WEIGHT_PROBE = 9
+WEIGHT_PROBE, INTERFACE_ITERATION, SETTING = 9, 12, 6
 
 
 @contextmanager
@@ -33,11 +33,6 @@ def files_entered():
         paths = [Path(name) for name in names if name.startswith(str(ROOT))]
         inside = [path.relative_to(ROOT) for path in paths if path.name != "__init__.py"]
         files.update(str(path) for path in inside if path.parts[0] in ("zopde", "solvers"))
-
-
-def show(title, files):
-    """For whoever runs pytest with -s, or looks at a failure."""
-    print(f"{title}: {len(files)} files", *sorted(files), sep="\n  ")
 
 
 class Diffusion:
@@ -72,7 +67,6 @@ def test_one_weight_probe(gen):
         with files_entered() as files:
             oracle.set_gradient(cge(oracle).gradient)
         optimiser.step()
-    show("one weight probe", files)
     assert len(files) <= WEIGHT_PROBE, sorted(files)
 
 
@@ -101,12 +95,94 @@ class SecondIteration:
         pass
 
 
-@pytest.mark.parametrize("label", ["ZO-weights"])
-def test_a_run_shows_its_second_iteration(label, toy_spec, tiny, tmp_path):
-    """A whole run of `zopde correct`: optimiser, history and checkpoints are in it, too."""
-    settings = [*tiny, f'run.labels=["SRC","{label}"]']
-    config = load_config("quick", None, settings, {"solver": {"spec": toy_spec}})
+def second_iteration(label, changes, spec, folder):
+    """Files of the second iteration in a whole run, of its optimiser and its history, too."""
+    changes = [*changes, f'run.labels=["SRC","{label}"]', "run.checkpoint_seconds=10"]
     second = SecondIteration(label)
-    run_correction(config, tmp_path / "run", progress=second)
-    show(f"one iteration of {label} in a run", second.files)
-    assert "zopde/oracle/weights.py" in second.files
+    config = load_config("quick", None, changes, {"solver": {"spec": spec}})
+    run_correction(config, folder, progress=second)
+    return second.files
+
+
+def test_one_iteration_by_queries_at_the_interface(toy_spec, tiny, tmp_path):
+    """Coloured, the way by default, on the toy solver; from one update to the next."""
+    changes = [change for change in tiny if not change.startswith("interface.")]
+    changes += ["data.coarse=[8,8]"]
+    files = second_iteration("ZO-interface", changes, toy_spec, tmp_path / "run")
+    assert "zopde/interface/coloured.py" in files
+    assert len(files) <= INTERFACE_ITERATION, sorted(files)
+
+
+def test_the_trace_sees_the_weight_cut_in_a_run(toy_spec, tiny, tmp_path):
+    files = second_iteration("ZO-weights", tiny, toy_spec, tmp_path / "run")
+    assert {"zopde/oracle/weights.py", "zopde/zo/cge.py", "zopde/training/loop.py"} <= files
+
+
+class Visits:
+    """Files, in order, with a function that handles a setting: by value, or by its name.
+
+    Args:
+        name: The setting, without its table.
+        value: One that nothing else in the run has.
+        acts: The file where it acts; there the walk ends.
+    """
+
+    def __init__(self, name, value, acts):
+        self.name, self.value, self.acts, self.files = name, value, acts, []
+
+    def __call__(self, frame, event, arg):
+        file = Path(frame.f_code.co_filename)
+        if ROOT not in file.parents or file.name == "__init__.py":
+            return
+        place = file.relative_to(ROOT)
+        if event != ("call" if str(place) == self.acts else "return"):
+            return
+        if place.parts[0] not in ("zopde", "solvers") or str(place) in self.files:
+            return
+        values = [*frame.f_locals.values(), arg]
+        named = self.name in (*frame.f_code.co_names, *frame.f_code.co_varnames)
+        if any(self._holds(value, 4) or (named and self._bears(value)) for value in values):
+            self.files.append(str(place))
+            if self.acts == str(place):
+                sys.setprofile(None)
+
+    def _holds(self, value, depth):
+        """Whether it is the value, or a plain tree or text with it."""
+        if isinstance(value, dict):
+            return depth > 0 and any(self._holds(inner, depth - 1) for inner in value.values())
+        if isinstance(value, (list, tuple)):
+            return depth > 0 and any(self._holds(inner, depth - 1) for inner in value)
+        if isinstance(value, str):
+            return f"{self.name}={self.value}" in value
+        return type(value) is type(self.value) and value == self.value
+
+    def _bears(self, value):
+        """Whether it is an object with that setting, or with a table that has it."""
+        inner = [value, *getattr(value, "__dict__", {}).values()]
+        return any(self._holds(getattr(owner, self.name, None), 0) for owner in inner)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "acts"),
+    [
+        ("training.lr", 0.00123, "zopde/training/descent.py"),
+        ("training.clip", 0.0777, "zopde/training/descent.py"),
+        ("zo.mu", 0.00321, "zopde/zo/cge.py"),
+        ("interface.mu", 0.00231, "zopde/studies/correct/cut.py"),  # there it gets the data's units
+        ("interface.states", 413, "zopde/interface/dense.py"),
+    ],
+)
+def test_a_setting_visits_few_files(key, value, acts, tmp_path, toy_spec, tiny):
+    visits = Visits(key.rpartition(".")[2], value, acts)
+    label = "ZO-weights" if key == "zo.mu" else "ZO-interface"
+    changes = [*tiny, f'run.labels=["SRC","{label}"]', "training.init=scratch", "zo.chunk=8"]
+    sys.setprofile(visits)
+    try:
+        changes += [f"{key}={value}"]
+        config = load_config("quick", None, changes, {"solver": {"spec": toy_spec}})
+        run_correction(config, tmp_path / "run")
+    finally:
+        sys.setprofile(None)
+    assert visits.files[-1] == acts, visits.files
+    assert "zopde/studies/settings.py" in visits.files
+    assert len(visits.files) <= SETTING, visits.files
