@@ -37,7 +37,7 @@ def files_entered():
 
 def show(title, files):
     """For whoever runs pytest with -s, or looks at a failure."""
-    print(f"{title}: {len(files)} files", *sorted(files), sep="\n  ")
+    print(f"{title}: {len(files)} files", *sorted(files), sep="\n  ")  # noqa: T201
 
 
 class Diffusion:
