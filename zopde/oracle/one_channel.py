@@ -135,11 +135,11 @@ def batch_norm(x: Images, weight: Tensor | None, bias: Tensor | None, eps: float
 
 def moments(x: Float[Tensor, "k batch *space"]) -> tuple[Tensor, Tensor]:
     """Mean and variance (k,) over all other axes: sums of sums, which run at memory's speed."""
-    apart = x.flatten(2) if x.dim() > 2 else x[..., None]
-    size = max(1, apart[:1].numel())
-    mean = apart.sum(dim=2).double().sum(dim=1) / size
+    by_image = x.flatten(2) if x.dim() > 2 else x[..., None]
+    size = max(1, by_image[:1].numel())
+    mean = by_image.sum(dim=2).double().sum(dim=1) / size
     # Norms of single images first: one long sum of squares would lose digits.
-    squares = torch.linalg.vector_norm(apart, dim=2).double().square().sum(dim=1) / size
+    squares = torch.linalg.vector_norm(by_image, dim=2).double().square().sum(dim=1) / size
     variance = (squares - mean.square()).clamp_min(0)
     return mean.to(x), variance.to(x)
 
@@ -259,35 +259,32 @@ def _conv(visit: Visit) -> Answer:
     return torch.cat(answers) if len(answers) > 1 else answers[0]
 
 
-def _flatten_all(visit: Visit) -> Answer:
-    module = visit.layer
-    return _flat(visit.first) if (module.start_dim, module.end_dim) == (1, -1) else None
-
-
 def _flatten(visit: Visit) -> Answer:
-    given = visit.node.args[1:] or tuple(visit.node.kwargs.values())
-    return _flat(visit.first) if given == (1,) else None
-
-
-def _flat(probes: OneChannel) -> Answer:
     """One entry per channel: (batch, k, 1, ...) -> (batch, k)."""
-    if probes.value[0, 0].numel() != 1:
+    layer, node, probes = visit.layer, visit.node, visit.first
+    if layer is not None:
+        from_channels = (layer.start_dim, layer.end_dim) == (1, -1)
+    else:
+        from_channels = (node.args[1:] or tuple(node.kwargs.values())) == (1,)
+    if not from_channels or probes.value[0, 0].numel() != 1:
         return None
     return OneChannel(probes.value.flatten(1), probes.channels)
 
 
 def _mean(visit: Visit) -> Answer:
-    over: Any = visit.node.args[1] if visit.node.args[1:] else visit.node.kwargs.get("dim")
-    axes = (over,) if isinstance(over, int) else over or (0,)
-    if any(axis % visit.x.dim() < 2 for axis in axes):
-        return None
-    return OneChannel(visit.again(visit.first.value), visit.first.channels)
+    dim: Any = (*visit.node.args[1:], visit.node.kwargs.get("dim"))[0]
+    axes = (dim,) if isinstance(dim, int) else dim or (0,)
+    behind_channels = all(axis % visit.x.dim() >= 2 for axis in axes)
+    return _as_it_is(visit) if behind_channels else None
 
 
 def _getitem(visit: Visit) -> Answer:
-    index = visit.node.args[1]
-    if not isinstance(index, tuple) or index[:2] != (slice(None),) * 2:
-        return None
+    index: Any = visit.node.args[1]
+    all_channels = isinstance(index, tuple) and index[:2] == (slice(None),) * 2
+    return _as_it_is(visit) if all_channels else None
+
+
+def _as_it_is(visit: Visit) -> OneChannel:
     return OneChannel(visit.again(visit.first.value), visit.first.channels)
 
 
@@ -369,7 +366,7 @@ LAYERS: dict[type[nn.Module], Rule] = {
     nn.MaxPool2d: _max_pool,
     nn.PReLU: _prelu,
     nn.Linear: _linear,
-    nn.Flatten: _flatten_all,
+    nn.Flatten: _flatten,
 }
 """Type of a module of one state -> how probes of one channel pass it."""
 
