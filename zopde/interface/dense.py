@@ -10,13 +10,12 @@ from torch import Tensor
 
 from zopde.contracts import State
 from zopde.interface.vjp import (
+    Probing,
     Responses,
     Rows,
     Step,
     Varied,
-    check_probing,
     differences,
-    probes_per_call,
     without_failed,
 )
 from zopde.zo.cge import Scheme
@@ -42,29 +41,30 @@ class DensePullback:
     """
 
     def __init__(self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512) -> None:
-        check_probing(mu, scheme, states)
-        self._mu, self._scheme, self._states = mu, scheme, states
+        self._probing = Probing(mu, scheme, states)
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         point = step.point
-        entries = torch.arange(point.numel(), device=point.device)  # of the whole batch
-        products = []
-        for some in entries.split(probes_per_call(self._states, self._scheme)):
-            rows, of_row = some // point[0].numel(), some % point[0].numel()
-            responses = entry_responses(step, rows, of_row, self._mu, self._scheme)
+        entries, products = point[0].numel(), []
+        for probes in torch.arange(point.numel(), device=point.device).split(
+            self._probing.per_call
+        ):
+            rows = probes // entries
+            responses = entry_responses(step, rows, probes % entries, self._probing)
             products.append((without_failed(responses) * cotangent[rows]).flatten(1).sum(dim=1))
         return torch.cat(products).view_as(point)
 
 
 def entry_responses(
-    step: Step, rows: Rows, entries: Int[Tensor, " probes"], mu: float, scheme: Scheme
+    step: Step, rows: Rows, entries: Int[Tensor, " probes"], probing: Probing
 ) -> Responses:
-    """J e_j for single entries of the varied input, each of the state in its row."""
+    """J e_j for single entries of the varied input, each of the state in its row; one call."""
     point = step.point
     directions = point.new_zeros(len(entries), point[0].numel())
     directions[torch.arange(len(entries), device=point.device), entries] = 1
-    return differences(step, rows, directions.view(-1, *point.shape[1:]), mu, scheme)
+    directions = directions.view(-1, *point.shape[1:])
+    return differences(step, rows, directions, probing.mu, probing.scheme)
 
 
 @final
@@ -105,8 +105,8 @@ class EntryOracle:
 
     def _losses(self, points: Tensor) -> Tensor:
         losses = []
-        for some in points.split(self._states):
-            rows = torch.zeros(len(some), dtype=torch.long, device=some.device)
-            stepped = self._step.query(rows, some.view(-1, *self._step.point.shape[1:]))
+        for part in points.split(self._states):
+            rows = torch.zeros(len(part), dtype=torch.long, device=part.device)
+            stepped = self._step.query(rows, part.view(-1, *self._step.point.shape[1:]))
             losses.append((stepped * self._cotangent).double().flatten(1).sum(dim=1))
         return torch.cat(losses)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator
 
 from zopde.contracts import State
-from zopde.interface.vjp import Step, Varied, check_probing, differences, failed, probes_per_call
+from zopde.interface.vjp import Probing, Step, Varied, differences, failed, per_row
 from zopde.validate import check_choice, check_count
 from zopde.zo.cge import Scheme
 from zopde.zo.rge import rademacher
@@ -51,37 +51,33 @@ class RandomPullback:
         states: int = 512,
         around: Literal["identity", "zero"] = "identity",
     ) -> None:
-        check_probing(mu, scheme, states)
+        self._probing = Probing(mu, scheme, states)
         check_count("directions", directions)
         check_choice("around", around, ("identity", "zero"))
         self._generator, self._directions, self._around = generator, directions, around
-        self._mu, self._scheme, self._states = mu, scheme, states
         self.variance, self._products = 0.0, 0
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        point, q = step.point, self._directions
-        guess = torch.zeros_like(point)
-        if self._around == "identity" and step.variable == "state":
-            guess = cotangent.clone()
+        point, q, probing = step.point, self._directions, self._probing
+        identity = self._around == "identity" and step.variable == "state"
+        guess = cotangent if identity else torch.zeros_like(point)
         correction, squares = torch.zeros_like(point), 0.0
         counts = torch.zeros(len(point), dtype=torch.long, device=point.device)
-        chunk = probes_per_call(self._states, self._scheme)
-        for first in range(0, len(point) * q, chunk):
-            count = min(chunk, len(point) * q - first)
-            rows = torch.arange(first, first + count, device=point.device) // q
-            drawn = rademacher(count, point[0].numel(), self._generator, torch.float32)
-            u = drawn.to(point).view(count, *point.shape[1:])
-            responses = differences(step, rows, u, self._mu, self._scheme)
+        every = torch.arange(len(point) * q, device=point.device)
+        for probes in every.split(probing.per_call):
+            rows = probes // q
+            drawn = rademacher(len(rows), point[0].numel(), self._generator, torch.float32)
+            u = drawn.to(point).view(-1, *point.shape[1:])
+            responses = differences(step, rows, u, probing.mu, probing.scheme)
             good = ~failed(responses)
             rows, u, responses = rows[good], u[good], responses[good]
             counts += rows.bincount(minlength=len(point))
             along = (responses * cotangent[rows]).flatten(1).sum(dim=1)
             along = along - (guess[rows] * u).flatten(1).sum(dim=1)
             squares += float(along.double().square().sum())
-            correction.index_add_(0, rows, along.view(-1, *[1] * (u.dim() - 1)) * u)
+            correction.index_add_(0, rows, per_row(along, u) * u)
         variance = squares / max(1, int(counts.sum())) / q
         self._products += 1
         self.variance += (variance - self.variance) / self._products
-        number = counts.clamp_min(1).to(point).view(-1, *[1] * (point.dim() - 1))
-        return guess + correction / number
+        return guess + correction / per_row(counts.clamp_min(1).to(point), point)
