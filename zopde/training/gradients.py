@@ -18,7 +18,7 @@ from zopde.oracle.coordinates import Coordinates
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
-from zopde.training.descent import Gradient, GradientSource
+from zopde.training.descent import Gradient, GradientSource, parts_of
 from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
 
@@ -44,8 +44,8 @@ class ZerothOrder:
         scheme: "forward" or "central".
         oracle_at: (network, objective) -> what evaluates the probes, made anew at every iteration.
         relative: True takes `mu` in units of each tensor's root mean square at that iteration.
-        failed: What a probe does whose loss is not finite; see `cge`. Dropped, its coordinate is
-            not active at this iteration.
+        failed: What becomes of a probe whose loss is not finite; see `cge`. The coordinate of a
+            dropped one is not active at this iteration.
     """
 
     def __init__(
@@ -106,20 +106,14 @@ def _number(loss: Tensor | None) -> float:
 
 @final
 class Skipping:
-    """Another source's gradients, and none at all where they are not finite.
+    """Another source's gradient; where it is not finite, the iteration changes nothing at all."""
 
-    An iteration whose base run failed has no gradient: it changes neither weights nor moments.
-
-    Args:
-        source: Where gradients come from.
-    """
-
-    def __init__(self, source: GradientSource) -> None:
-        self._source = source
+    def __init__(self, inner: GradientSource) -> None:
+        self._inner = inner
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """As many queries as the source."""
-        measured = self._source(network, objective, iteration)
+        """As many queries as the inner source."""
+        measured = self._inner(network, objective, iteration)
         slopes = [p.grad for p in network.parameters() if p.grad is not None]
         known = measured.active is None or bool(measured.active.any())
         finite = all(bool(slope.isfinite().all()) for slope in slopes)
@@ -133,12 +127,7 @@ class Skipping:
 
 @final
 class Masked:
-    """Another source's gradient, zero where a mask is not active.
-
-    Args:
-        inner: The source.
-        masks: Which coordinates each iteration keeps.
-    """
+    """Another source's gradient, zero where the iteration's mask is not active."""
 
     def __init__(self, inner: GradientSource, masks: Masks) -> None:
         self._inner, self._masks = inner, masks
@@ -147,10 +136,9 @@ class Masked:
         """At the inner source's price."""
         measured = self._inner(network, objective, iteration)
         active = self._masks.mask(iteration)
-        for slot in Coordinates(network).slots:
-            grad = network.get_parameter(slot.name).grad
-            if grad is not None:
-                grad *= active[slot.start : slot.stop].view(slot.shape).to(grad)
+        for weight, part in parts_of(active, network):
+            if weight.grad is not None:
+                weight.grad *= part.to(weight.grad)
         return replace(measured, active=active)
 
 
@@ -158,12 +146,9 @@ class Masked:
 class RunningStatistics:
     """Another source's gradient; BatchNorm's running statistics then see the batch once.
 
-    Probes must not write them: hundreds of nearly equal batches would. So the unperturbed
-    network passes the batch once more, one query, and writes them as training does. A network
-    without such layers is left alone.
-
-    Args:
-        inner: A source that leaves buffers as they are.
+    Probes must not write them: hundreds of nearly equal batches would, so the inner source leaves
+    buffers as they are. The unperturbed network passes the batch once more, one query, and
+    writes them as training does. A network without such layers is left alone.
     """
 
     def __init__(self, inner: GradientSource) -> None:
