@@ -19,7 +19,7 @@ _LEVELS: dict[int, tuple[_Level, ...]] = {
     32: ((4, 4, 0), (3, 3, 2), (4, 2, 1), (2, 2, 0)),
 }
 _WIDTHS = {8: (16, 32), 28: (32, 48, 96), 32: (32, 48, 96)}
-SIDES, _PUBLISHED = tuple(_LEVELS), 32
+_PUBLISHED = 32
 
 
 @final
@@ -102,13 +102,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """An `Encoder`'s layers the other way round, transposed; a sigmoid keeps pixels in (0, 1).
 
-    Args:
-        channels: Of an image.
-        side: Its height and width in pixels: 8, 28 or 32.
-        latent: d, entries of z.
-
-    Raises:
-        InputError: If there are no layers for that side.
+    Arguments and errors are those of `Encoder`.
     """
 
     def __init__(self, channels: int, side: int, latent: int) -> None:
@@ -127,7 +121,7 @@ class Decoder(nn.Module):
 
 def _plan(channels: int, side: int, latent: int) -> list[tuple[tuple[int, int], _Level]]:
     if side not in _LEVELS:
-        raise InputError("side of the images", got=side, expected=f"one of {list(SIDES)}")
+        raise InputError("side of the images", got=side, expected=f"one of {list(_LEVELS)}")
     sizes = (channels, *_WIDTHS[side], latent)
     return list(zip(pairwise(sizes), _LEVELS[side], strict=True))
 

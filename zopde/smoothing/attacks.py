@@ -58,7 +58,7 @@ def attack(
     for _ in range(steps):
         noise = sigma * torch.randn(draws, *x.shape, generator=generator).to(x)
         slope = _slope(base_classifier, x + moved, noise, predicted)
-        moved = moved - _onto(slope, 2.5 / steps * within)
+        moved = moved - _scaled(slope, 2.5 / steps * within)
         length = _lengths(moved)
         moved = moved * torch.where(length > within, within / length, 1.0).view(-1, 1, 1, 1)
     return x + moved
@@ -83,13 +83,12 @@ def _slope(model: nn.Module, x: Tensor, noise: Tensor, predicted: Tensor) -> Ten
     return slope
 
 
-def _onto(along: Tensor, length: Tensor) -> Tensor:
+def _scaled(vectors: Tensor, lengths: Tensor) -> Tensor:
     """Vectors of given lengths; a vector without a direction stays nothing."""
-    found = _lengths(along)
-    factor = torch.where(found > 0, length / found, 0.0)
-    return along * factor.view(-1, 1, 1, 1)
+    present = _lengths(vectors)
+    return vectors * torch.where(present > 0, lengths / present, 0.0).view(-1, 1, 1, 1)
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
-    return found
+    lengths: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    return lengths

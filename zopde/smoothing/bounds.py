@@ -38,18 +38,9 @@ def lower_bound(successes: int, trials: int, alpha: float) -> float:
 
 
 def upper_bound(successes: int, trials: int, alpha: float) -> float:
-    """1 - p_lower of the failures: the bound that the true probability seldom exceeds.
+    """1 - p_lower of the failures: the bound, in (0, 1], that the true probability seldom exceeds.
 
-    Args:
-        successes: k, 0 ... n.
-        trials: n >= 1.
-        alpha: In (0, 1); the share of experiments in which it does.
-
-    Returns:
-        A number in (0, 1].
-
-    Raises:
-        InputError: If an argument is outside its range.
+    Arguments and errors are those of `lower_bound`.
     """
     _check(successes, trials, alpha)
     return 1 - lower_bound(trials - successes, trials, alpha)
@@ -62,11 +53,8 @@ def certified_radius(sigma: float, lower: float) -> float:
     al., ICML 2019, Theorem 1 with p_B = 1 - p_A.)
 
     Args:
-        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
+        sigma: Standard deviation of the noise, in the units of the model's input, as R is; > 0.
         lower: Lower bound of the top class's probability, in [0, 1).
-
-    Returns:
-        In the units of `sigma`.
 
     Raises:
         InputError: If `sigma` is not positive.
@@ -78,13 +66,7 @@ def certified_radius(sigma: float, lower: float) -> float:
 def largest_radius(sigma: float, trials: int, alpha: float) -> float:
     """R_max = sigma Phi^-1(alpha^(1/n)): what n votes of one mind certify, and no model more.
 
-    Args:
-        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
-        trials: n >= 1.
-        alpha: In (0, 1).
-
-    Raises:
-        InputError: If an argument is outside its range.
+    Arguments and errors are those of `certified_radius` and `lower_bound`.
 
     Example:
         >>> [round(largest_radius(1.0, n, 0.001), 2) for n in (100, 1000, 10_000, 100_000)]
