@@ -8,9 +8,8 @@ from zopde.interface.coloured import (
     measure_radius,
     measure_reach,
 )
-from zopde.interface.dense import DensePullback, EntryOracle
+from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
-from zopde.interface.random import RandomPullback
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
     InterfaceSolver,

@@ -135,8 +135,8 @@ class Bank:
     ) -> None:
         check_count("snapshots", capacity)
         self.form, self.key, self.variable, self.capacity = form, key, variable, capacity
-        self._path = path
         self._probing, self._store = probing or Probing(), store or JacobianStore()
+        self._path = path
         self.jacobians: list[Tensor] = []  # as numbers of the form
         self.listed: list[dict[str, Any]] = []  # the snapshots with a tag, as in the file
         self._keys: list[Tensor] = []
@@ -175,9 +175,8 @@ class Bank:
         for single in map(step.at, range(len(step.state))):
             self._keys.append(self.key(single.state, single.forcing)[0].cpu())
             if tag is not None:
-                snapshot = {"state": single.state[0], "stepped": single.stepped[0]}
-                copies = {name: value.clone() for name, value in snapshot.items()}
                 forcing = None if single.forcing is None else single.forcing.clone()
+                copies = {"state": single.state[0].clone(), "stepped": single.stepped[0].clone()}
                 self.listed.append({**copies, "forcing": forcing, "tag": tag})
         if tag is not None:
             self._write()

@@ -49,7 +49,7 @@ class ColouredPullback:
         grid: The solver's grid; its boundary decides what is near.
         radius: Cells along each axis that the response to one cell may reach; see
             `measure_radius` and `coloured_for`.
-        mu: Finite-difference step, in the units of the varied input; > 0.
+        mu: As in `Probing`, like `scheme` and `states`.
         scheme: "forward" or "central".
         states: States of a solver call at most.
         bias: What is known of the share of the response outside the radius; only kept.
@@ -82,8 +82,7 @@ class ColouredPullback:
         point, probing = step.point, self._probing
         masks, channels = self._masks.to(point), point.shape[1]
         lines = point.new_zeros(len(point) * channels, *point.shape[2:])  # a channel of a state
-        every = torch.arange(len(lines) * self.colours, device=point.device)
-        for probes in every.split(probing.per_call):
+        for probes in probing.calls(len(lines) * self.colours, point):
             line, mask = probes // self.colours, masks[probes % self.colours]
             rows = line // channels
             directions = point.new_zeros(len(probes), *point.shape[1:])
@@ -126,7 +125,7 @@ def coloured_for(
         radius: The declared radius; None takes what is measured.
         allow_bias: Accept a radius that the response leaves; `bias` of the result says by what
             share of its size.
-        mu: Finite-difference step, of the measurement too; in the units of the varied input.
+        mu: As in `Probing`, like `scheme` and `states`; of the measurement, too.
         scheme: "forward" or "central".
         states: States of a solver call at most.
         probes: Entries to change in the measurement.
@@ -162,30 +161,26 @@ def coloured_for(
 
 @dataclass(frozen=True)
 class Reach:
-    """Squared responses of some probes, by their distance from the probed cell.
+    """Squared responses of some probes, by their distance from the probed cell."""
 
-    Args:
-        energy: (probes, *distance), entry (p, i, j, ...) belongs to cells i, j, ... cells away
-            along each axis, the shorter way round on a periodic grid.
-    """
-
+    # Entry (p, i, j, ...) belongs to cells i, j, ... cells away along each axis, the shorter way
+    # round on a periodic grid
     energy: Float[Tensor, "probes ..."]
 
     def radius(self, tolerance: float = _TOLERANCE) -> tuple[int, ...]:
         """The least box that no probe leaves with more than a share of its squared response.
 
-        Args:
-            tolerance: That share, along each axis; in [0, 1). 1e-6 ignores a thousandth of the
-                response's size, and round-off.
+        The share, in [0, 1), is one along each axis; 1e-6 ignores a thousandth of the response's
+        size, and round-off.
         """
         check_share("tolerance", tolerance)
         radii = []
         for axis in range(1, self.energy.dim()):
             others = [a for a in range(1, self.energy.dim()) if a != axis]
             along = self.energy.sum(dim=others) if others else self.energy
-            beyond = along.sum(dim=1, keepdim=True) - along.cumsum(dim=1)
-            left = (beyond > tolerance * along.sum(dim=1, keepdim=True)).any(dim=0)
-            radii.append(int(left.sum()))  # `beyond` only falls with the distance
+            whole = along.sum(dim=1, keepdim=True)
+            left = (whole - along.cumsum(dim=1) > tolerance * whole).any(dim=0)
+            radii.append(int(left.sum()))  # what is left only falls with the distance
         return tuple(radii)
 
     def bias(self, radius: tuple[int, ...]) -> float:

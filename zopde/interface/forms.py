@@ -15,6 +15,9 @@ from zopde.grid import Grid
 from zopde.interface.vjp import Variable, varied_shape
 from zopde.validate import check_count
 
+Numbers = Float[Tensor, " size"]
+Inputs = Float[Tensor, "batch inputs"]
+Outputs = Float[Tensor, "batch outputs"]
 _GIB = 2**30
 _MORE = 8  # columns of the sketch beyond the rank
 _POWERS = 2
@@ -38,23 +41,19 @@ class DenseForm:
     def __init__(self, inputs: int, outputs: int) -> None:
         self.size, self._shape = inputs * outputs, (inputs, outputs)
 
-    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Float[Tensor, " size"]:
+    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Numbers:
         """The numbers, float32, for J^T[j, i] = d S_i / d x_j, whose memory may be reused."""
         return transposed.flatten()
 
-    def pull(
-        self, numbers: Float[Tensor, " size"], vectors: Float[Tensor, "batch outputs"]
-    ) -> Float[Tensor, "batch inputs"]:
+    def pull(self, numbers: Numbers, vectors: Outputs) -> Inputs:
         """J^T v for every row."""
         return vectors @ numbers.view(self._shape).to(vectors).T
 
-    def push(
-        self, numbers: Float[Tensor, " size"], vectors: Float[Tensor, "batch inputs"]
-    ) -> Float[Tensor, "batch outputs"]:
+    def push(self, numbers: Numbers, vectors: Inputs) -> Outputs:
         """J d for every row."""
         return vectors @ numbers.view(self._shape).to(vectors)
 
-    def error(self, numbers: Float[Tensor, " size"]) -> float:  # noqa: ARG002 - nothing is lost
+    def error(self, numbers: Numbers) -> float:  # noqa: ARG002 - nothing is lost
         """|J kept - J measured| / |J measured|, Frobenius norms."""
         return 0.0
 
@@ -87,7 +86,7 @@ class CompressedForm:
         self.name = f"near{'x'.join(map(str, radius))}-rank{rank}"
         self.size = sum(map(math.prod, self._shapes))
 
-    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Float[Tensor, " size"]:
+    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Numbers:
         """N, A, B and the error in a row; `transposed` is spent."""
         total = float(transposed.norm())
         near = self._cut_out(transposed)
@@ -95,18 +94,14 @@ class CompressedForm:
         error = torch.tensor([lost / total if total else 0.0])
         return torch.cat([near.flatten(), left.flatten(), right.flatten(), error])
 
-    def pull(
-        self, numbers: Float[Tensor, " size"], vectors: Float[Tensor, "batch outputs"]
-    ) -> Float[Tensor, "batch inputs"]:
+    def pull(self, numbers: Numbers, vectors: Outputs) -> Inputs:
         """J^T v for every row."""
         near, left, right, _ = (part.to(vectors) for part in self._parts(numbers))
         fields = vectors.view(len(vectors), near.shape[2], -1)
         local = torch.einsum("bocn,icon->bic", fields[:, :, self._cells], near)
         return local.flatten(1) + (vectors @ right) @ left.T
 
-    def push(
-        self, numbers: Float[Tensor, " size"], vectors: Float[Tensor, "batch inputs"]
-    ) -> Float[Tensor, "batch outputs"]:
+    def push(self, numbers: Numbers, vectors: Inputs) -> Outputs:
         """J d for every row."""
         near, left, right, _ = (part.to(vectors) for part in self._parts(numbers))
         fields = vectors.view(len(vectors), len(near), -1)
@@ -115,7 +110,7 @@ class CompressedForm:
         local.index_add_(2, self._cells.flatten(), products.flatten(2))
         return local.flatten(1) + (vectors @ left) @ right.T
 
-    def error(self, numbers: Float[Tensor, " size"]) -> float:
+    def error(self, numbers: Numbers) -> float:
         """|J kept - J measured| / |J measured|, Frobenius norms; the last number."""
         return float(numbers[-1])
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from zopde.contracts import Tally
 from zopde.errors import InputError, SolverError
 from zopde.files import bytes_of, replacing
-from zopde.interface.dense import entry_responses
+from zopde.interface.directions import entry_responses
 from zopde.interface.forms import Form
 from zopde.interface.vjp import Probing, Step, failed
 from zopde.oracle.executor import answered

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
@@ -25,10 +25,9 @@ Responses = Float[Tensor, "probes channel *space"]
 
 
 class Stepping(Protocol):
-    """A black box with an output for every state of a batch; a `Solver` is one.
+    """A black box with an output, such as a loss, for every state of a batch; a `Solver` is one.
 
-    The output need not be a state: a frozen classifier behind a latent may give one loss for
-    each, with the label in the place of the forcing (`cut="latent"`).
+    A frozen classifier behind a latent has the label in the place of the forcing.
     """
 
     def step(self, state: State, forcing: Forcing | None = None) -> Tensor:
@@ -120,6 +119,10 @@ class Probing:
         """Probes of one solver call."""
         return max(1, self.states // self.steps)
 
+    def calls(self, probes: int, like: Tensor) -> Sequence[Int[Tensor, " probes"]]:
+        """The numbers of the probes of each solver call, on the device of a tensor."""
+        return torch.arange(probes, device=like.device).split(self.per_call)
+
 
 def differences(
     step: Step,
@@ -135,14 +138,8 @@ def differences(
 
     S(x) is known, so a forward difference is one solver step, a central one two. Where one of
     those two failed (is not finite), the other one and S(x) make a one-sided difference; where
-    nothing is left, the difference is not finite.
-
-    Args:
-        step: The step at which to differentiate.
-        rows: (probes,), which state of its batch each probe belongs to.
-        directions: (probes, varied_channel, *space), d.
-        mu: Finite-difference step, in the units of the varied input; > 0.
-        scheme: "forward" or "central".
+    nothing is left, the difference is not finite. `rows[p]` is the state of the batch to which
+    probe p belongs.
     """
     point = step.point[rows]
     ahead = point + mu * directions
@@ -232,9 +229,8 @@ class InterfaceSolver:
         forward:   u' = S(u, f), without a graph
         backward:  (dL/du, dL/df) = pullback(step, dL/du'),   only where it is needed
 
-    It is a `Solver`, so an `UnrolledObjective` over it under plain back-propagation is
-    ZO-interface; only the solver is probed, never the network. The price does not depend on the
-    number of weights.
+    An `UnrolledObjective` over it under plain back-propagation is ZO-interface: only the solver is
+    probed, never the network, so the price does not depend on the number of weights.
 
     Args:
         solver: The black box. Wrap it in a counter to count the queries.
@@ -270,13 +266,8 @@ def queried(
         pullback: How its vector-Jacobian product is measured.
         state: (batch, channel, *space), its input.
         forcing: Its second input, row by row; None for nothing.
-
-    Returns:
-        `solver.step(state, forcing)`.
     """
-    stepped: Tensor = _Stepped.apply(  # type: ignore[no-untyped-call]
-        state, forcing, solver, pullback
-    )
+    stepped: Tensor = _Stepped.apply(state, forcing, solver, pullback)  # type: ignore[no-untyped-call]
     return stepped
 
 
