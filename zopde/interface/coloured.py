@@ -24,7 +24,7 @@ from zopde.interface.vjp import (
     varied_shape,
     without_failed,
 )
-from zopde.validate import check_count, check_share
+from zopde.validate import check_count, check_positive, check_share
 from zopde.zo.cge import Scheme
 
 _TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
@@ -96,9 +96,7 @@ class ColouredPullback:
         """Sum over the box of the radius around every cell."""
         for axis, (n, r) in enumerate(zip(self._grid.shape, self.radius, strict=True), start=1):
             if self._grid.boundary != "periodic":
-                before = after = torch.zeros_like(values.narrow(axis, 0, 1)).repeat_interleave(
-                    r, axis
-                )
+                before = after = values.new_zeros(*values.shape[:axis], r, *values.shape[axis + 1 :])
             elif 2 * r + 1 < n:
                 before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
             else:
@@ -202,7 +200,7 @@ def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2) -> Reach:
         mu: By how much, in the units of the varied input.
     """
     check_count("probes", probes)
-    Probing(mu)
+    check_positive("mu", mu)
     point = step.point
     space, channels = point.shape[2:], point.shape[1]
     draw = torch.Generator().manual_seed(0)
