@@ -110,6 +110,6 @@ def simulate(
 
 def _scale(values: Tensor) -> Tensor:
     per_channel = values.transpose(0, 2).flatten(1)
-    # a constant channel carries nothing to scale; dividing by 1 leaves it alone.
+    # A constant channel carries nothing to scale; dividing by 1 leaves it alone.
     deviation = per_channel.std(dim=1)
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))

@@ -96,7 +96,9 @@ class ColouredPullback:
         """Sum over the box of the radius around every cell."""
         for axis, (n, r) in enumerate(zip(self._grid.shape, self.radius, strict=True), start=1):
             if self._grid.boundary != "periodic":
-                before = after = values.new_zeros(*values.shape[:axis], r, *values.shape[axis + 1 :])
+                before = after = values.new_zeros(
+                    *values.shape[:axis], r, *values.shape[axis + 1 :]
+                )
             elif 2 * r + 1 < n:
                 before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
@@ -134,6 +135,7 @@ class RandomPullback:
 
 
 @final
+@dataclass(frozen=True)
 class EntryOracle:
     """Evaluates l(x) = <v, S(x)> around one state: its gradient is J^T v.
 
@@ -146,33 +148,35 @@ class EntryOracle:
         states: States of a solver call at most.
     """
 
-    def __init__(self, step: Step, cotangent: State, states: int = 64) -> None:
-        self._step, self._cotangent, self._states = step, cotangent, states
+    step: Step
+    cotangent: State
+    states: int = 64
 
     @property
     def num_coordinates(self) -> int:
         """Entries of the varied input."""
-        return self._step.point[0].numel()
+        return self.step.point[0].numel()
 
     def base(self) -> Float[Tensor, ""]:
         """l(x), measured anew."""
-        return self._losses(self._step.point.flatten(1))[0]
+        return self._losses(self.step.point.flatten(1))[0]
 
     def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(x + mu e_i) for every i; see `zopde.contracts.Oracle`."""
-        points = self._step.point.flatten(1).repeat(len(indices), 1)
-        far = torch.as_tensor(mu, dtype=points.dtype, device=points.device)
-        points[torch.arange(len(indices)), indices] += far
+        points = self.step.point.flatten(1).repeat(len(indices), 1)
+        points[torch.arange(len(indices)), indices] += torch.as_tensor(
+            mu, dtype=points.dtype, device=points.device
+        )
         return self._losses(points)
 
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(x + mu u_j) for every row; see `zopde.contracts.Oracle`."""
-        return self._losses(self._step.point.flatten(1) + mu * directions.to(self._step.point))
+        return self._losses(self.step.point.flatten(1) + mu * directions.to(self.step.point))
 
     def _losses(self, points: Tensor) -> Tensor:
         losses = []
-        for part in points.split(self._states):
+        for part in points.split(self.states):
             rows = torch.zeros(len(part), dtype=torch.long, device=part.device)
-            stepped = self._step.query(rows, part.view(-1, *self._step.point.shape[1:]))
-            losses.append((stepped * self._cotangent).double().flatten(1).sum(dim=1))
+            stepped = self.step.query(rows, part.view(-1, *self.step.point.shape[1:]))
+            losses.append((stepped * self.cotangent).double().flatten(1).sum(dim=1))
         return torch.cat(losses)

@@ -20,8 +20,8 @@ from zopde.files import bytes_of, replacing
 from zopde.interface.directions import entry_responses
 from zopde.interface.forms import Form
 from zopde.interface.vjp import Probing, Step, failed
-from zopde.oracle.executor import answered
-from zopde.oracle.shipping import Parcels, Ticket, load
+from zopde.oracle.executor import finished
+from zopde.oracle.shipping import Shipment, Ticket, load
 
 _SAME = 1e-4  # relative to the largest entry: a step that is further off is another solver's
 
@@ -177,10 +177,10 @@ def _measured(
         for call in calls:
             yield call, _measure(step, call, probing)
         return
-    parcels = Parcels((step.solver,))
+    shipment = Shipment((step.solver,))
     alone = replace(probing, executor=None)  # an executor does not pickle
-    work = partial(_in_worker, parcels.publish(step), alone)
-    for number, data in answered(probing.executor, work, calls):
+    work = partial(_in_worker, shipment.publish(step), alone)
+    for number, data in finished(probing.executor, work, calls):
         responses = torch.frombuffer(bytearray(data), dtype=torch.float32)
         yield calls[number], responses.view(calls[number].count, -1)
 

@@ -195,6 +195,7 @@ PullbackAt = Callable[[int], Pullback]
 
 
 @final
+@dataclass(frozen=True)
 class PullbackByVariable:
     """One pullback for the influence of the state, another for that of the forcing.
 
@@ -203,12 +204,13 @@ class PullbackByVariable:
         forcing: Gives the product for the forcing.
     """
 
-    def __init__(self, state: Pullback, forcing: Pullback) -> None:
-        self._pullbacks = {"state": state, "forcing": forcing}
+    state: Pullback
+    forcing: Pullback
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        return self._pullbacks[step.variable](step, cotangent)
+        pullback = self.state if step.variable == "state" else self.forcing
+        return pullback(step, cotangent)
 
 
 def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:

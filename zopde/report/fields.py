@@ -49,7 +49,7 @@ def save_fields(
         else:
             below.axis("off")
     of_space = unit(grid, grid.channels[0])
-    # a bar below takes a share of all rows together: a thin one is enough.
+    # A bar below takes a share of all rows together: a thin one is enough.
     bar: dict[str, Any] = (
         {"location": "bottom", "fraction": 0.02} if flat else {"location": "right"}
     )

@@ -119,17 +119,17 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
         (45, 13)
     """
     check_share("sparsity", sparsity)
-    slots, exempt = Coordinates(network).slots, _of_wide_norms(network)
-    values, total = scores.values.detach().double().cpu(), slots[-1].stop if slots else 0
+    slices, exempt = Coordinates(network).slices, _of_wide_norms(network)
+    values, total = scores.values.detach().double().cpu(), slices[-1].stop if slices else 0
     if values.shape != (total,):
         raise InputError("scores", got=f"shape {tuple(values.shape)}", expected=f"({total},)")
     bad = int((~values.isfinite()).sum())
     if bad:
         raise InputError("scores", got=f"{bad} values not finite", expected="finite scores")
-    maskable = [s for s in slots if len(s.shape) >= 2 and s.name not in exempt]
+    maskable = [s for s in slices if len(s.shape) >= 2 and s.name not in exempt]
     counts = _survivors([values[s.start : s.stop] for s in maskable], sparsity)
     active = dict(zip((s.name for s in maskable), counts, strict=True))
-    sizes = {s.name: s.stop - s.start for s in slots}
+    sizes = {s.name: s.stop - s.start for s in slices}
     return LayerRatios(
         tuple(LayerRatio(n, size, active.get(n, size), n in active) for n, size in sizes.items())
     )

@@ -13,8 +13,7 @@ from torch import Generator, Tensor, nn
 from zopde.contracts import Objective, Oracle
 from zopde.errors import InputError
 from zopde.oracle import WeightOracle
-from zopde.oracle.coordinates import Coordinates
-from zopde.oracle.vmapped import Replaced
+from zopde.oracle.coordinates import Coordinates, Replaced
 from zopde.zo import rge
 
 
@@ -166,6 +165,6 @@ def zo_grasp_scores(
 def _moved(network: nn.Module, step: Float[Tensor, " d"]) -> nn.Module:
     """A copy of the network at theta + step."""
     copy = deepcopy(network)
-    for slot in Coordinates(copy).slots:
-        copy.get_parameter(slot.name).add_(step[slot.start : slot.stop].view(slot.shape))
+    for part in Coordinates(copy).slices:
+        copy.get_parameter(part.name).add_(step[part.start : part.stop].view(part.shape))
     return copy

@@ -18,7 +18,7 @@ from zopde.blackbox import CountedSolver
 from zopde.contracts import Objective, Solver
 from zopde.errors import InputError, first_line
 from zopde.oracle import ExecutorOracle, WeightOracles, WorkerPool
-from zopde.oracle.shipping import Parcels
+from zopde.oracle.shipping import Shipment
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
 
@@ -141,7 +141,7 @@ class Workers:
             InputError: If it does not pickle.
         """
         if self.elsewhere:
-            Parcels((solver,))
+            Shipment((solver,))
 
     def probes_per_pass(self, chunk: int, active: int) -> int:
         """`chunk` probes; fewer, and evenly many, where workers share `active` ones."""

@@ -138,8 +138,8 @@ def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: T
 
 def parts_of(flat: Tensor, network: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """(d,) -> every trainable tensor of a network, and its part of `flat` in its shape."""
-    for slot in Coordinates(network).slots:
-        yield network.get_parameter(slot.name), flat[slot.start : slot.stop].view(slot.shape)
+    for part in Coordinates(network).slices:
+        yield network.get_parameter(part.name), flat[part.start : part.stop].view(part.shape)
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:

@@ -164,9 +164,9 @@ def masks_of(
     if label.mask == "resampled":
         return LayerMasks(ratios, resample, seed)
     mask = kept_mask(scores, ratios)
-    for slot in Coordinates(network).slots:
-        weight = network.get_parameter(slot.name)
-        weight.mul_(mask[slot.start : slot.stop].view(slot.shape))
+    for parameter in Coordinates(network).slices:
+        weight = network.get_parameter(parameter.name)
+        weight.mul_(mask[parameter.start : parameter.stop].view(parameter.shape))
     return FixedMask(mask)
 
 
