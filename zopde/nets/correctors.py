@@ -162,7 +162,7 @@ def build_corrector(
     padding: Padding,
     sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """A corrector's body by name.
+    """Build a corrector's body by name.
 
     Args:
         kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).

@@ -29,10 +29,9 @@ def attack(
         d <- P( d - (2.5 R / K) g / |g| ),   g = (1/m) sum_j grad_d p_c(x + d + sigma e_j),
 
     where p_c is the softmax share of the class that was predicted, P scales d back into the ball
-    of radius R, and d starts at 0. (Expectation over transformation: Athalye et al., ICML 2018; for
-    smoothed classifiers, on the mean of the softmax: Salman et al., NeurIPS 2019, eq. 6.)
-
-    Nothing is clipped to a range of pixels: a certificate holds outside it, too.
+    of radius R, and d starts at 0. Nothing is clipped to a range of pixels: a certificate holds
+    outside it, too. (Expectation over transformation: Athalye et al., ICML 2018; for smoothed
+    classifiers, on the mean of the softmax: Salman et al., NeurIPS 2019, eq. 6.)
 
     Args:
         base_classifier: Scores (batch, classes) that autograd can follow; in eval mode.

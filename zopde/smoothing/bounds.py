@@ -14,17 +14,14 @@ from zopde.validate import check_count, check_positive
 def lower_bound(successes: int, trials: int, alpha: float) -> float:
     """p_lower = sup {p : P(Binomial(n, p) >= k) <= alpha}, Clopper and Pearson's one-sided bound.
 
-    That is the alpha quantile of Beta(k, n - k + 1), and 0 for k = 0. Whatever the true
-    probability is, it lies below the bound in at most a share alpha of all experiments.
+    That is the alpha quantile of Beta(k, n - k + 1), in [0, 1), and 0 for k = 0. Whatever the
+    true probability is, it lies below the bound in at most a share alpha of all experiments.
     (Clopper and Pearson, Biometrika 26 (1934).)
 
     Args:
         successes: k, 0 ... n.
         trials: n >= 1.
         alpha: In (0, 1).
-
-    Returns:
-        A number in [0, 1).
 
     Raises:
         InputError: If an argument is outside its range.
@@ -81,10 +78,6 @@ def sign_test(first: int, second: int) -> float:
         p = min(1, 2 P(X >= max)),   X ~ Binomial(first + second, 1/2)
 
     (Hung and Fithian 2019, as used by Cohen et al., ICML 2019, algorithm PREDICT.)
-
-    Args:
-        first: Votes, >= 0.
-        second: Votes, >= 0.
     """
     most, least = max(first, second), min(first, second)
     return min(1.0, 2 * float(betainc(most, least + 1, 0.5))) if most else 1.0
@@ -105,18 +98,11 @@ def check_alpha(alpha: float) -> None:
 
 @dataclass(frozen=True)
 class CertifiedShare:
-    """Certified accuracy at one radius.
+    """Certified accuracy at one radius; see `certified_accuracy`."""
 
-    Args:
-        radius: In the units of the input.
-        share: Of the images: rightly classified with a certified radius of at least that.
-        low: Lower end of its confidence band.
-        high: Upper end.
-    """
-
-    radius: float
-    share: float
-    low: float
+    radius: float  # in the units of the input
+    share: float  # of the images, rightly classified with a certified radius of at least that
+    low: float  # ends of its confidence band
     high: float
 
 

@@ -117,14 +117,7 @@ class Smooth:
         """g(x), wrong with a probability of at most alpha; or -1, which is no answer.
 
         The class with most votes, where a two-sided sign test against the runner-up has
-        p <= alpha.
-
-        Args:
-            x: As for `counts`, like `n`, `generator`, `batch` and what is raised.
-            n: Samples, >= 1.
-            alpha: In (0, 1).
-            generator: Decides the noise.
-            batch: Changes no vote.
+        p <= alpha, in (0, 1). The other arguments, and what is raised, are those of `counts`.
         """
         check_alpha(alpha)
         counts = self.counts(x, n, generator, batch)
@@ -145,13 +138,7 @@ class Smooth:
         n0 samples choose the class; n others bound its probability from below by p_lower. Where
         that is not above 1/2 it abstains, else R = sigma Phi^-1(p_lower).
 
-        Args:
-            x: As for `counts`, like `generator`, `batch` and what is raised.
-            n0: Samples for the choice, >= 1.
-            n: Samples for the bound, >= 1.
-            alpha: In (0, 1).
-            generator: Decides the noise.
-            batch: Changes no vote.
+        The other arguments, and what is raised, are those of `predict`.
         """
         check_alpha(alpha)
         check_count("n", n)

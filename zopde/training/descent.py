@@ -55,13 +55,12 @@ def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
 
         i < w:  (i + 1) / w          else:  (1 + cos(pi (i - w) / (n - w))) / 2
 
+    A function of the iteration alone, so a resumed run has it too.
+
     Args:
         iteration: i, counted from 0.
         iterations: n, the length of the training.
         warmup: w, iterations of the linear rise; 0 for none.
-
-    Returns:
-        A factor in [0, 1]. A function of the iteration alone, so a resumed run has it too.
     """
     if iteration < warmup:
         return (iteration + 1) / warmup

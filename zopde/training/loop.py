@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ def fit(
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
-    Everything random is a function of the iteration, and the checkpoint holds all the rest. So a
+    Everything random is a function of the iteration, and the checkpoint holds all the rest: a
     training that was killed at any moment and called again ends with the same weights, bit for
     bit (same machine, same thread count).
 
@@ -108,8 +108,8 @@ def fit(
         states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
         save_checkpoint(path, {**states, **vars(cost)})
 
-    with History(folder / "history.csv", start=before.iterations) as history:
-        cost, in_a_row = before, 0
+    with _open_history(folder / "history.csv", before.iterations) as history:
+        rows, cost, in_a_row = csv.writer(history), before, 0
         while cost.iterations < iterations and not cost.stopped:
             try:
                 measured = gradient(network, objective_at(cost.iterations), cost.iterations)
@@ -119,7 +119,7 @@ def fit(
             norm, done = _gradient_norm(network), now(cost, measured.queries)
             counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
             figures = (measured.loss, norm, *counts, agreement(), variance(), seconds)
-            history.add(Row(done.iterations, *figures))
+            rows.writerow((done.iterations, *figures))
             in_a_row = in_a_row + 1 if measured.skipped else 0
             if math.isinf(measured.loss) or not math.isfinite(norm):
                 cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
@@ -202,41 +202,18 @@ class Row:
 _COLUMNS = [column.name for column in fields(Row)]
 
 
-@final
-class History:
-    """Appends rows to a CSV file; rows after the point of resumption are dropped.
-
-    Args:
-        path: The file.
-        start: First iteration that will be added; earlier rows of an existing file stay.
-    """
-
-    def __init__(self, path: Path, start: int) -> None:
-        earlier: list[list[str]] = []
-        if start and path.exists():
-            with path.open(newline="") as old:
-                # A row cut off by a kill would pass for an earlier iteration.
-                rows = [row for row in list(csv.reader(old))[1:] if len(row) == len(_COLUMNS)]
-            earlier = [row for row in rows if int(row[0]) < start]
-        # A kill right here must not lose the earlier rows.
-        with replacing(path) as partial, partial.open("w", newline="") as new:
-            csv.writer(new).writerows([_COLUMNS, *earlier])
-        self._file = path.open("a", newline="")
-        self._writer = csv.writer(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def add(self, row: Row) -> None:
-        """Append one row."""
-        self._writer.writerow(vars(row).values())
-
-    def flush(self) -> None:
-        """Hand what was added to the operating system."""
-        self._file.flush()
+def _open_history(path: Path, start: int) -> TextIO:
+    """A CSV file to append rows to; those from iteration `start` on are dropped."""
+    earlier: list[list[str]] = []
+    if start and path.exists():
+        with path.open(newline="") as old:
+            # A row cut off by a kill would pass for an earlier iteration.
+            rows = [row for row in list(csv.reader(old))[1:] if len(row) == len(_COLUMNS)]
+        earlier = [row for row in rows if int(row[0]) < start]
+    # A kill right here must not lose the earlier rows.
+    with replacing(path) as partial, partial.open("w", newline="") as new:
+        csv.writer(new).writerows([_COLUMNS, *earlier])
+    return path.open("a", newline="")
 
 
 def read_history(path: Path) -> list[Row]:
