@@ -30,17 +30,9 @@ class EndedError(Exception):
 class Child:
     """Runs a program in a process group of its own; what it starts ends with it.
 
-    Ctrl-C reaches this process alone, which decides what becomes of the child.
-
-    Args:
-        command: The program and its arguments.
-        folder: Where it runs; None: where this process does.
-        environment: Variables added to this process's own.
-        output: File descriptor for all that it prints; it then has no input. None: `exchange`
-            uses its stdin and stdout, and its stderr is its log.
-
-    Raises:
-        StepError: If it cannot be started.
+    Ctrl-C reaches this process alone, which decides what becomes of the child. With `output`, a
+    file descriptor, all that it prints goes there, and it has no input; without, `exchange`
+    uses its stdin and stdout, and its stderr is its log.
     """
 
     def __init__(
@@ -78,19 +70,10 @@ class Child:
     def exchange(
         self, sent: bytes, head: int, length: Callable[[bytes], int], timeout: float | None
     ) -> bytes:
-        """Send a message, receive an answer that begins with its length.
-
-        Args:
-            sent: The whole message.
-            head: Bytes that the answer begins with.
-            length: These bytes -> how many follow.
-            timeout: Seconds for all of it; None waits for ever.
-
-        Returns:
-            The bytes that followed.
+        """Send a message; receive what follows the `head` bytes from which `length` tells its size.
 
         Raises:
-            StepError: If no answer came in time, or one came before the message was sent.
+            StepError: If no answer came in `timeout` seconds, or one came before the message.
             EndedError: If the child ended or closed its pipes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -118,11 +101,7 @@ class Child:
         return last_lines(self._log)
 
     def ended(self, seconds: float = 0.0) -> int | None:
-        """How it ended; None if it still runs so many seconds from now.
-
-        Returns:
-            Its exit code, or minus the number of the signal that killed it.
-        """
+        """Its exit code, or minus the signal that killed it; None if it runs for these seconds."""
         began = time.monotonic()
         while True:
             with self._reaping:
@@ -218,12 +197,8 @@ def end(children: Collection[Child], grace: float) -> None:
 class ChildPool:
     """Lends children of one kind to threads; starts them when needed, replaces those that fail.
 
-    It pickles, as what it was made of: another process starts its own. The children end with
-    the pool, and with this process.
-
-    Args:
-        start: Starts a child; it pickles.
-        count: How many may run side by side, >= 1.
+    It pickles, if `start` does: another process starts its own. The children end with the pool,
+    and with this process.
     """
 
     def __init__(self, start: Callable[[], Child], count: int = 1) -> None:
@@ -264,13 +239,15 @@ class ChildPool:
             child.close()
 
 
-def ending(code: int) -> str:
-    """How a process ended: "exit code 3", or the name of the signal that killed it."""
+def ending(code: int | None) -> str:
+    """How a process ended, by what `Child.ended` returned."""
+    if code is None:
+        return "closed its pipes"
     if code >= 0:
-        return f"exit code {code}"
+        return f"ended with exit code {code}"
     with suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended by signal {-code}"
 
 
 def last_lines(log: bytes | bytearray, pattern: str = "") -> str:

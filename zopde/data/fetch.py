@@ -20,15 +20,12 @@ DOWNLOADS = {
     "cifar10": (
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    ),
+    )
 }
 
 
 def fetch(
-    name: str,
-    folder: Path,
-    mirror: str = "",
-    advance: Callable[[int, int], None] | None = None,
+    name: str, folder: Path, mirror: str = "", advance: Callable[[int, int], None] | None = None
 ) -> Path:
     """Download a data set, unless it is there already.
 
