@@ -69,12 +69,9 @@ def _download(url: str, path: Path, advance: Callable[[int, int], None] | None) 
                 if advance:
                     advance(done, total)
     except (OSError, ValueError, HTTPException) as error:
-        raise InputError(
-            f"download from {url}",
-            got=f"{error}",
-            expected="a server that answers",
-            remedy="try again, or name a mirror of the same file with --url",
-        ) from error
+        what, expected = f"download from {url}", "a server that answers"
+        remedy = "try again, or name a mirror of the same file with --url"
+        raise InputError(what, got=f"{error}", expected=expected, remedy=remedy) from error
 
 
 def _sha256(path: Path) -> str:
