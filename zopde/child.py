@@ -42,18 +42,13 @@ class Child:
         environment: Mapping[str, str] | None = None,
         output: int | None = None,
     ) -> None:
-        pipe, piped = subprocess.PIPE, output is None
+        streams: dict[str, int] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        if output is not None:
+            streams = {"stdout": output, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        variables = {**os.environ, **(environment or {})}
+        options: dict[str, Any] = {"bufsize": 0, "start_new_session": True, **streams}
         try:
-            self._process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={**os.environ, **(environment or {})},
-                bufsize=0,
-                stdin=pipe if piped else subprocess.DEVNULL,
-                stdout=pipe if piped else output,
-                stderr=pipe if piped else subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = subprocess.Popen(command, cwd=folder, env=variables, **options)
         except OSError as error:
             raise StepError(f"{command[0]} does not start: {error.strerror}") from error
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
@@ -61,7 +56,7 @@ class Child:
         self._early = select.poll()
         for stream in self._pipes:
             os.set_blocking(stream.fileno(), False)
-        if piped:
+        if self._pipes:
             self._early.register(self._pipes[1], select.POLLIN)
         self._reaping = threading.Lock()
         self._log = bytearray()
@@ -183,12 +178,12 @@ class Child:
 
 
 def end(children: Collection[Child], grace: float) -> None:
-    """Ask all to end, so that they do it side by side; kill what runs `grace` seconds later."""
-    asked = list(children)
-    for child in asked:
+    """Tell all to end, side by side; kill what still runs `grace` seconds later."""
+    told = list(children)
+    for child in told:
         child.hang_up()
     until = time.monotonic() + grace
-    for child in asked:
+    for child in told:
         child.ended(until - time.monotonic())
         child.close()
 

@@ -192,7 +192,7 @@ def _import(spec: str, load: Callable[[], Any], what: str) -> Any:  # noqa: ANN4
 
 
 def _run(work: Callable[[], Any], what: str, expected: str) -> Any:  # noqa: ANN401
-    """Run a user's code, which may raise anything, and say in one line what it raised."""
+    """Run a user's code and say in one line what it raised."""
     try:
         return work()
     except InputError:

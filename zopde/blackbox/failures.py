@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -68,13 +68,19 @@ class Retrying(Wrapper):
             rows = _finite_rows(state, forcing).nonzero().flatten()
             stepped, failures = torch.full_like(state, torch.nan), []
             if len(rows):
-                stepped[rows], failures = _at(rows, state, forcing, self._attempt)
+                stepped[rows], failures = self._attempt_at(rows, state, forcing)
         for _ in range(self._times):
             if failures:
                 rows = torch.tensor([failure.row for failure in failures], device=state.device)
                 stepped = stepped.clone()  # what a solver returned may be its own memory
-                stepped[rows], failures = _at(rows, state, forcing, self._attempt)
+                stepped[rows], failures = self._attempt_at(rows, state, forcing)
         return whole(stepped, [f for f in failures if f.reason != _NOT_FINITE])
+
+    def _attempt_at(self, rows: Tensor, state: State, forcing: Forcing | None) -> Stepped:
+        """Step some rows of a batch; the failures say which row of the batch."""
+        of_rows = None if forcing is None else forcing[rows]
+        stepped, failures = self._attempt(state[rows], of_rows)
+        return stepped, [replace(f, row=int(rows[f.row])) for f in failures]
 
     def _attempt(self, state: State, forcing: Forcing | None) -> Stepped:
         self._counts[_ATTEMPTS] += len(state)
@@ -180,17 +186,6 @@ def _one_by_one(solver: Solver, state: State, forcing: Forcing | None) -> Steppe
     return torch.cat([stepped for stepped, _ in alone]), failures
 
 
-def _at(
-    rows: Tensor,
-    state: State,
-    forcing: Forcing | None,
-    step: Callable[[State, Forcing | None], Stepped],
-) -> Stepped:
-    """A step of some rows of a batch; its failures say which row of the batch."""
-    stepped, failures = step(state[rows], None if forcing is None else forcing[rows])
-    return stepped, [replace(f, row=int(rows[f.row])) for f in failures]
-
-
 def whole(stepped: State, failures: Sequence[Failure]) -> State:
     """The step of a batch; a `SolverError` that carries it where some states failed."""
     if failures:
@@ -201,8 +196,8 @@ def whole(stepped: State, failures: Sequence[Failure]) -> State:
 
 def failures_of(solver: object) -> Counter[str]:
     """Failed steps by reason, as far as a solver has counted any."""
-    failed = {name: n for name, n in counts_of(solver).items() if name.startswith(_FAILED)}
-    return Counter({name.removeprefix(_FAILED): n for name, n in failed.items()})
+    counts = counts_of(solver).items()
+    return Counter({n.removeprefix(_FAILED): k for n, k in counts if n.startswith(_FAILED)})
 
 
 def _says_which(error: SolverError, state: State) -> bool:

@@ -56,9 +56,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection()
         except (OSError, sqlite3.Error) as error:
-            raise InputError(
-                "store", got=f"{path} ({error})", expected="a new file or one of a store"
-            ) from error
+            expected = "a new file or one of a store"
+            raise InputError("store", got=f"{path} ({error})", expected=expected) from error
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """What is there of these keys."""

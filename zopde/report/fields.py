@@ -118,7 +118,7 @@ class Film:
     # Label -> (time, y, x), NaN where there is nothing to see; the reference first, whose values
     # decide the colours
     fields: Mapping[str, Float[np.ndarray, "time y x"]]
-    grid: Grid  # where they live
+    grid: Grid
     name: str  # what is shown, with its unit
     signed: bool  # whether the colours are those of a quantity that has a sign
 
