@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.files import replacing
-from zopde.report.learning import CostCurve
+from zopde.report.curves import CostCurve
 from zopde.studies.classify.open import TrainingImages
 
 _BATCH = 500  # of images to be judged

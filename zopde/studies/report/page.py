@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zopde.errors import InputError
-from zopde.report.learning import Paid, save_price
+from zopde.report.curves import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
 from zopde.studies.report.found import FoundRun, find_run
 from zopde.studies.report.reproduce import reproduce

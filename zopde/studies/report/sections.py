@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from zopde.report.classification import save_layer_ratios
-from zopde.report.learning import CostCurve, save_loss_curves
+from zopde.report.classifiers import save_layer_ratios
+from zopde.report.curves import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.reproduce import changes_from_preset, reproduce
