@@ -11,12 +11,7 @@ from zopde.oracle.coordinates import Coordinates
 from zopde.studies.classify.labels import LABELS, Label
 from zopde.studies.classify.open import Opened
 from zopde.studies.classify.train import gradient_of, masks_of, score_layers, score_of
-from zopde.studies.price import (
-    Price,
-    seconds_of_a_probe,
-    seconds_of_directions,
-    wait_for_workers,
-)
+from zopde.studies.price import Price, seconds_of_a_probe, seconds_of_directions, wait_for_workers
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.timing import median_seconds

@@ -40,11 +40,7 @@ class Budget:
         return max(1, -(-iterations // self.watch))
 
     def iterations_of(self, name: str) -> int:
-        """Updates of a label: what its budget pays for, or as many as are set.
-
-        Raises:
-            InputError: If the budget pays for none.
-        """
+        """Updates of a label: what its budget pays for, one at least, or as many as are set."""
         label = LABELS[name]
         if not label.trained:
             return 0

@@ -56,11 +56,7 @@ class Trained:
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:
-    """Train the classifier where the run does that, open the store, judge the classifier.
-
-    Raises:
-        InputError: If a label cannot work with it.
-    """
+    """Train the classifier where the run does that, open the store, judge the classifier."""
     images = opened.images
     if opened.train_classifier is not None:
         trained = RunFolder(place.folder.root / CLASSIFIER)
@@ -91,11 +87,7 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:
 
 
 def check_white(name: str, classifier: Classifier) -> None:
-    """Require a classifier that a label can work with.
-
-    Raises:
-        InputError: If the label back-propagates through it, and it is a black box.
-    """
+    """Require no black box where the label `name` back-propagates through the classifier."""
     if LABELS[name].gradient == "backprop" and not isinstance(classifier, nn.Module):
         raise InputError(
             f"method {name}",
@@ -106,11 +98,7 @@ def check_white(name: str, classifier: Classifier) -> None:
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
-    """Train the label `name`, keep its model, and certify the defended classifier.
-
-    Raises:
-        SolverError: If the classifier fails; --resume goes on.
-    """
+    """Train the label `name`, keep its model, and certify the defended classifier."""
     label, images, folder = LABELS[name], opened.images, place.of(name, seed)
     defence, cost, best, classes = None, Fitted(0, 0, 0, 0.0), None, opened.box.classes
     if label.denoiser:
@@ -277,14 +265,8 @@ class Watched:
 
     The one with the least loss so far stays in a file. A resumed training judges the same
     networks again and sees the same, so that changes nothing. Queries are what the ledger says,
-    so whatever an iteration has taken counts.
-
-    Args:
-        inner: Where gradients come from.
-        losses: The training's, with the ledger.
-        folder: Of the training.
-        every: Iterations between two judgements.
-        counted: Queries of the training when it was interrupted.
+    so whatever an iteration has taken counts; `counted` were there when the training was
+    interrupted.
     """
 
     def __init__(
