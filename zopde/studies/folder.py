@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from zopde.errors import InputError
 from zopde.files import write_text
-from zopde.studies.settings import Tree, as_tree, build, differences, dump_toml, read_toml
+from zopde.studies.settings import Tree, as_tree, build, differences, read_toml
 from zopde.validate import check_folder_writable
 
 RECORD = "config.toml"
@@ -125,7 +127,7 @@ def open_folder(
     check_folder(root, job, settings, resume, overwrite)
     if overwrite:
         _clear(root, job)
-    write_text(root / RECORD, dump_toml({"study": job.name, **as_tree(settings)}))
+    write_text(root / RECORD, tomli_w.dumps({"study": job.name, **as_tree(settings)}))
     return RunFolder(root)
 
 

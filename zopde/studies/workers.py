@@ -30,10 +30,8 @@ _PATIENCE = "20s"  # for a scheduler to answer
 def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
     """An executor of Dask's, for `zopde.ExecutorOracle`.
 
-    A worker that dies is replaced by its nanny, and Dask gives its tasks to others; after
-    four deaths a task counts as lost. A solver that crashes again and again belongs into a
-    process of its own: `run.apart`. Of a local cluster (`spec` is "dask") `workers` are its
-    processes; "dask://host:port" is a running one.
+    A worker that dies is replaced, and its tasks go to others; after four deaths a task is lost. A
+    solver that crashes again and again belongs into a process of its own: `run.apart`.
     """
     try:
         from distributed import Client, LocalCluster
@@ -62,13 +60,17 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
             expected="the address of a running Dask scheduler",
         ) from error
     try:
-        # Round-off depends on a worker's torch threads.
-        client.register_worker_callbacks(partial(torch.set_num_threads, threads))
+        client.register_worker_callbacks(partial(_set_threads, threads))
         yield client.get_executor(pure=False)
     finally:
         client.close()
         if cluster is not None:
             cluster.close()
+
+
+def _set_threads(count: int) -> None:
+    """Set a worker's torch threads: round-off depends on them. Dask wants a function in Python."""
+    torch.set_num_threads(count)
 
 
 # Tasks of a gradient at least, so that some workers share it evenly. It must not be their

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zopde.oracle.coordinates import Coordinates
-from zopde.sparsity import FixedMask, LayerMasks, LayerRatios, Masks, RandomMasks, Scores, kept_mask
+from zopde.sparsity import FixedMask, LayerMasks, Masks, RandomMasks, Scores, kept_mask
 from zopde.studies.classifiers import StandardisedClassifier, save_classifier
 from zopde.studies.classify.evaluate import LearningCurve, Point, Verdict, evaluate
 from zopde.studies.classify.labels import LABELS, Label
@@ -110,7 +110,9 @@ def _masks(
         return scoring, None
     path = place.of(name, seed) / FILE
     write_scoring(place.folder, path, scoring, score_of(opened, label), queries.sparsity)
-    return scoring, masks_of(label, scores, scoring.ratios, opened.resample, seed, network)
+    if label.mask == "resampled":
+        return scoring, LayerMasks(scoring.ratios, opened.resample, seed)
+    return scoring, _pruned(network, kept_mask(scores, scoring.ratios))
 
 
 def score_of(opened: Opened, label: Label) -> str:
@@ -139,13 +141,8 @@ def score_layers(
 
 
 @torch.no_grad()
-def masks_of(
-    label: Label, scores: Scores, ratios: LayerRatios, resample: int, seed: int, network: nn.Module
-) -> Masks:
-    """A label's masks; a pruned network's weights become zero."""
-    if label.mask == "resampled":
-        return LayerMasks(ratios, resample, seed)
-    mask = kept_mask(scores, ratios)
+def _pruned(network: nn.Module, mask: Tensor) -> Masks:
+    """The mask of the weights that are left; the others become zero."""
     for slot in Coordinates(network).slots:
         weight = network.get_parameter(slot.name)
         weight.mul_(mask[slot.start : slot.stop].view(slot.shape))

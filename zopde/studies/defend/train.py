@@ -146,6 +146,7 @@ def _pretrain(
     place: Place,
     before: nn.Module | None = None,
 ) -> None:
+    """Train a network by mean square on what `before` makes of noisy images."""
     images, iterations = opened.images, opened.start[stage]
     batches = images.batches(seed, opened.start_batch)
 
@@ -213,9 +214,11 @@ def _fit(
     except BudgetSpentError as spent:
         place.progress.note(f"{name}, seed {seed}: {spent}")
         cost = replace(_so_far(folder), stopped=str(spent))
-    best = _restore_best(front, folder)
+    best = load_checkpoint(folder / BEST) or {"iteration": None}
+    if "network" in best:
+        front.load_state_dict(best["network"])
     defence.eval()
-    return replace(cost, queries=box.ledger.queries), best
+    return replace(cost, queries=box.ledger.queries), best["iteration"]
 
 
 def _so_far(folder: Path) -> Fitted:
@@ -237,15 +240,8 @@ def _masks(
         scoring = read_scoring(path)
     else:
         began, sparsity = time.monotonic(), max(0.0, 1 - queries.weights / total)
-        scores = scores_by(
-            queries.score,
-            front,
-            losses.at(0),
-            queries.score_directions,
-            queries.mu_weights,
-            seed,
-            WeightOracles(queries.chunk),
-        )
+        oracles, how = WeightOracles(queries.chunk), (queries.score_directions, queries.mu_weights)
+        scores = scores_by(queries.score, front, losses.at(0), *how, seed, oracles)
         cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
         scoring = ratios_from(front, scores, sparsity, cost)
         write_scoring(root, path, scoring, queries.score, sparsity)
@@ -292,13 +288,3 @@ class Watched:
             self._least = loss
             state = {"loss": loss, "iteration": iteration, "network": network.state_dict()}
             save_checkpoint(self._folder / BEST, state)
-
-
-def _restore_best(network: nn.Module, folder: Path) -> int | None:
-    """Bring the best network back; after how many updates it was, None if there is none."""
-    state = load_checkpoint(folder / BEST)
-    if state is None:
-        return None
-    network.load_state_dict(state["network"])
-    iteration: int = state["iteration"]
-    return iteration

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+import tomli_w
 
 from zopde.report.classification import save_layer_ratios
 from zopde.report.learning import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
-from zopde.studies.report.found import FoundRun
-from zopde.studies.report.reproduce import changes_from_preset, reproduce
+from zopde.studies.report.found import FoundRun, changes_from_preset, reproduce
 from zopde.studies.run import Page
-from zopde.studies.settings import dump_toml
 from zopde.training import Fitted
 
 
@@ -79,7 +78,8 @@ def asked_section(run: FoundRun) -> Section:
     )
     if changes:
         body += table(("setting", "value"), [[k, v] for k, v in changes.items()], words=True)
-    return Section("What was asked", body + folded("every setting", code(dump_toml(run.settings))))
+    settings = folded("every setting", code(tomli_w.dumps(run.settings)))
+    return Section("What was asked", body + settings)
 
 
 def state_lead(run: FoundRun) -> str:
