@@ -44,7 +44,9 @@ THIRD_PARTY = {
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},
-    "studies": {"torch", "numpy", "safetensors", "jaxtyping", "distributed"},
+    "studies": {
+        *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
+    },
     "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }

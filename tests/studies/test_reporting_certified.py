@@ -19,8 +19,7 @@ from zopde import (
     write_report,
 )
 from zopde.cli.app import app
-from zopde.studies.report.found import find_run
-from zopde.studies.report.reproduce import changes_from_preset, reproduce
+from zopde.studies.report.found import changes_from_preset, find_run, reproduce
 
 METHODS = ["none", "AE-MSE", "ZO-DS", "DeepZero"]
 DEFENCE = [
