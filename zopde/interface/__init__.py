@@ -4,7 +4,6 @@ from zopde.interface.bank import Bank, BankPullback, Key, Watch, farthest_points
 from zopde.interface.coloured import (
     ColouredPullback,
     coloured_for,
-    lattice_colours,
     measure_radius,
     measure_reach,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "coloured_for",
     "farthest_points",
     "form_for",
-    "lattice_colours",
     "measure_radius",
     "measure_reach",
     "queried",
