@@ -140,7 +140,7 @@ def _answer(solver: Solver, state: State, forcing: Forcing | None, seed: int) ->
 
 
 def _end_with_the_parent() -> None:
-    """A step that never returns must not outlive the process that waits for it."""
+    """End this process, even in a step that never returns, when the one that waits ends."""
     poll = select.poll()
     poll.register(0, 0)  # only for its end
     poll.poll()
