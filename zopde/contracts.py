@@ -103,10 +103,9 @@ class ReferenceSolver(Solver, Protocol):
 
 @runtime_checkable
 class Downsampling(Protocol):
-    """A solver whose state is not cell by cell: it knows how to bring a fine one to its grid.
+    """A solver that brings fine states to its grid by itself, as they are not cell by cell.
 
-    Without this method, reference states are brought over by `zopde.downsample`, cell means.
-    A forcing always is.
+    Without this method, and for a forcing always, `zopde.downsample` takes cell means.
     """
 
     def downsample(self, fine: State) -> State:

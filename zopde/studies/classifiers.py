@@ -123,7 +123,7 @@ class HttpClassifier:
 
     def _one(self, images: Tensor) -> Tensor:
         try:
-            answer = self._session.post(self._path, {"images": images.cpu().tolist()})
+            answer = self._session.ask(self._path, {"images": images.cpu().tolist()})
             said = answer["scores"] if "scores" in answer else answer["labels"]
             return torch.tensor(said)
         except (StepError, KeyError, TypeError, ValueError) as error:
