@@ -2,6 +2,7 @@
 
     git clone https://github.com/OPTML-Group/DeepZero
     python benchmarks/deepzero.py --deepzero DeepZero --json
+    python benchmarks/deepzero.py --json        # without a checkout: zopde's half and the floors
 
 Both sides are timed in turns, in this process, on a sample of coordinates. DeepZero's `cge`
 (one coordinate at a time, the whole network) is the other side of `burgers`, `cnn1` and `cnn2`;
@@ -34,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zopde import ConvCorrector, Normalised, UnrolledObjective, WeightOracle, Window, ask_shared
 from zopde.memory import keep_freed_memory
+from zopde.nets import CifarResNet, SmallCNN
 from zopde.oracle.chunks import peak_bytes
 
 MU = 5e-3  # the paper's
@@ -47,13 +49,13 @@ class Case:
         network: Whose weights are moved.
         objective: zopde's loss.
         coordinates: (n,), sorted.
-        theirs: DeepZero's side: finite differences (n,) at those coordinates.
+        theirs: DeepZero's side: finite differences (n,) at those coordinates; None without it.
     """
 
     network: nn.Module
     objective: Callable[..., Tensor]
     coordinates: Tensor
-    theirs: Callable[[], Tensor]
+    theirs: Callable[[], Tensor] | None = None
 
     def ours(self, chunk: int) -> Tensor:
         """Finite differences at the coordinates, the base included."""
@@ -61,10 +63,8 @@ class Case:
         return (oracle.coordinates(self.coordinates, MU) - oracle.base()) / MU
 
 
-def burgers(sample: int, gen: torch.Generator, device: torch.device) -> Case:
+def burgers(sample: int, gen: torch.Generator, device: torch.device, beside: bool) -> Case:
     """The 1,026-weight corrector, batch 4, 4 unrolled steps."""
-    from algorithm.zoo.gradient_estimate import f
-
     corrector = Normalised(ConvCorrector(4, 2), torch.ones(2), torch.ones(2))
     for parameter in corrector.parameters():
         nn.init.normal_(parameter, std=0.1, generator=gen)
@@ -75,6 +75,10 @@ def burgers(sample: int, gen: torch.Generator, device: torch.device) -> Case:
     objective = UnrolledObjective(Advection(), window, scale)
     network = Unrolled(corrector.to(device), forcing)
     coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
+    if not beside:
+        return Case(corrector, objective, coordinates)
+    from algorithm.zoo.gradient_estimate import f
+
     return Case(
         corrector,
         objective,
@@ -83,15 +87,21 @@ def burgers(sample: int, gen: torch.Generator, device: torch.device) -> Case:
     )
 
 
-def cnn(depth: int, sample: int, gen: torch.Generator, device: torch.device) -> Case:
+def cnn(depth: int, sample: int, gen: torch.Generator, device: torch.device, beside: bool) -> Case:
     """The CNN of 18 channels, batch 256, BatchNorm in train mode."""
-    from algorithm.zoo.gradient_estimate import f
-    from models.cnn import AdjustableCNN
+    if beside:
+        from models.cnn import AdjustableCNN
 
-    network = AdjustableCNN(depth, channel_num=18).train().to(device)
+        network: nn.Module = AdjustableCNN(depth, channel_num=18).train().to(device)
+    else:
+        network = SmallCNN(3, 10, depth).train().to(device)
     x = torch.randn(256, 3, 32, 32, generator=gen).to(device)
     y = torch.randint(10, (256,), generator=gen).to(device)
     coordinates = spread(sum(p.numel() for p in network.parameters()), sample)
+    if not beside:
+        return Case(network, classification(x, y), coordinates)
+    from algorithm.zoo.gradient_estimate import f
+
     return Case(
         network,
         classification(x, y),
@@ -100,12 +110,16 @@ def cnn(depth: int, sample: int, gen: torch.Generator, device: torch.device) -> 
     )
 
 
-def resnet20(sample: int, gen: torch.Generator, device: torch.device, batch: int = 64) -> Case:
+def resnet20(
+    sample: int, gen: torch.Generator, device: torch.device, beside: bool, batch: int = 64
+) -> Case:
     """ResNet-20 at 90 % sparsity: a sample with the layers' shares of the 28,220 active weights."""
-    from models.distributed_model import DistributedCGEModel
-    from models.resnet_s import param_name_to_module_id_rn20, resnet20
+    if beside:
+        from models.resnet_s import resnet20
 
-    network = resnet20().train().to(device)
+        network: nn.Module = resnet20().train().to(device)
+    else:
+        network = CifarResNet(3, 10).train().to(device)
     x = torch.randn(batch, 3, 32, 32, generator=gen).to(device)
     y = torch.randint(10, (batch,), generator=gen).to(device)
     named = list(network.named_parameters())
@@ -114,6 +128,11 @@ def resnet20(sample: int, gen: torch.Generator, device: torch.device, batch: int
     active = active.nonzero().flatten()
     some = torch.randperm(len(active), generator=gen)[:sample]
     coordinates = active[some].sort().values
+    if not beside:
+        return Case(network, classification(x, y), coordinates)
+    from models.distributed_model import DistributedCGEModel
+    from models.resnet_s import param_name_to_module_id_rn20, resnet20
+
     worker = DistributedCGEModel(
         str(x.device), resnet20, F.cross_entropy, param_name_to_module_id_rn20, pruned=False
     )
@@ -187,39 +206,47 @@ def measure(case: Case, repeat: int, matmul: float, copy: float) -> dict[str, fl
     def mine() -> Tensor:
         return case.ours(chunk)
 
-    apart = mine().cpu() - (other := case.theirs().cpu())  # both are warm now
+    answer = mine().cpu()  # warm now
     times: tuple[list[float], list[float]] = ([], [])
+    beside: dict[str, float] = {}
+    if case.theirs is not None:
+        other = case.theirs().cpu()
+        beside["relative_difference"] = float((answer - other).norm() / other.norm())
     for _ in range(repeat):
         times[0].append(seconds(mine)[0])
-        times[1].append(seconds(case.theirs)[0])
-    ours, theirs = median(times[0]), median(times[1])
+        if case.theirs is not None:
+            times[1].append(seconds(case.theirs)[0])
+    ours, n = median(times[0]), len(case.coordinates)
+    if times[1]:
+        theirs = median(times[1])
+        beside["ratio"] = theirs / ours
+        beside["deepzero_ms_per_coordinate"] = 1e3 * theirs / n
     with FlopCounterMode(display=False) as operations:
         mine()
     with Traffic() as traffic:
         mine()
     by_operations = operations.get_total_flops() / matmul
     by_bytes = 2 * traffic.bytes / copy
-    n = len(case.coordinates)
     return {
-        "ratio": theirs / ours,
+        **beside,
         "floor_fraction": max(by_operations, by_bytes) / ours,
         "peak_mib": peak_bytes(mine) / 2**20,
         "chunk": chunk,
         "coordinates": n,
         "ms_per_coordinate": 1e3 * ours / n,
-        "deepzero_ms_per_coordinate": 1e3 * theirs / n,
         "floor_operations_ms": 1e3 * by_operations / n,
         "floor_bytes_ms": 1e3 * by_bytes / n,
-        "relative_difference": float(apart.norm() / other.norm()),
     }
 
 
 @torch.no_grad()
-def growth(gen: torch.Generator, device: torch.device, counts: list[int]) -> dict[str, list[float]]:
+def growth(
+    gen: torch.Generator, device: torch.device, beside: bool, counts: list[int]
+) -> dict[str, list[float]]:
     """Time and memory of ResNet-20, batch 8, 16 probes per pass, over the coordinates."""
     found: dict[str, list[float]] = {"coordinates": [], "seconds": [], "peak_mib": []}
     for count in counts:
-        case = resnet20(count, gen, device, batch=8)
+        case = resnet20(count, gen, device, beside, batch=8)
         found["coordinates"].append(len(case.coordinates))
         ours = partial(case.ours, 16)
         found["seconds"].append(seconds(ours)[0])
@@ -230,28 +257,30 @@ def growth(gen: torch.Generator, device: torch.device, counts: list[int]) -> dic
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--deepzero", type=Path, required=True, help="checkout of DeepZero")
+    parser.add_argument("--deepzero", type=Path, help="checkout of DeepZero")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repeat", type=int, default=3, help="turns of both sides")
     parser.add_argument("--sample", type=int, default=200, help="coordinates per gradient")
     parser.add_argument("--device", default="cpu", help="where both sides compute: cpu, cuda, ...")
     options = parser.parse_args()
-    sys.path.insert(0, str(options.deepzero.resolve()))
+    beside = options.deepzero is not None
+    if beside:
+        sys.path.insert(0, str(options.deepzero.resolve()))
     keep_freed_memory()
     device = torch.device(options.device)
     matmul, copy = rates(device)
     gen = torch.Generator().manual_seed(0)
     torch.manual_seed(0)  # DeepZero's networks draw their weights from the global generator
     cases = {
-        "burgers": lambda: burgers(10**9, gen, device),
-        "resnet20": lambda: resnet20(options.sample, gen, device),
-        "cnn1": lambda: cnn(1, options.sample, gen, device),
-        "cnn2": lambda: cnn(2, options.sample, gen, device),
+        "burgers": lambda: burgers(10**9, gen, device, beside),
+        "resnet20": lambda: resnet20(options.sample, gen, device, beside),
+        "cnn1": lambda: cnn(1, options.sample, gen, device, beside),
+        "cnn2": lambda: cnn(2, options.sample, gen, device, beside),
     }
     result: dict[str, Any] = {
         name: measure(make(), options.repeat, matmul, copy) for name, make in cases.items()
     }
-    result["growth"] = growth(gen, device, [100, 300, 1000, 3000, 10000])
+    result["growth"] = growth(gen, device, beside, [100, 300, 1000, 3000, 10000])
     result["machine"] = {
         "device": device.type,
         "threads": torch.get_num_threads(),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zopde import InputError, SolverError, WeightOracle, cge, relative_mu, rge, selfcheck
-from zopde.check.layers import spread
+from zopde.check.gradient import spread
 from zopde.check.noise import measure_noise
 from zopde.check.sweep import ladder, sweep_mu, taylor_rate
 
@@ -220,11 +220,11 @@ def test_queries_are_what_was_asked(quadratic):
 
 
 def test_spread_gives_every_tensor_its_share():
-    slot = import_module("zopde.oracle.coordinates").Slot
+    parameter = import_module("zopde.oracle.coordinates").ParameterSlice
     bounds = [0, 100, 102, 150, 151]
-    slots = [slot(str(i), a, b, (b - a,)) for i, (a, b) in enumerate(pairwise(bounds))]
+    slices = [parameter(str(i), a, b, (b - a,)) for i, (a, b) in enumerate(pairwise(bounds))]
     for count, shares in ((43, [20, 2, 20, 1]), (1, [1, 1, 1, 1]), (1000, [100, 2, 48, 1])):
-        found = spread(slots, count, seeded())
+        found = spread(slices, count, seeded())
         assert torch.equal(found, found.unique())
         cuts = torch.searchsorted(found, torch.tensor(bounds))
         assert cuts.diff().tolist() == shares

@@ -16,9 +16,9 @@ def test_small_cnns_have_the_papers_sizes_exact(depth, weights):
 
 def test_resnet20_has_the_papers_size_exact():
     network = CifarResNet(3, 10)
-    slots = Coordinates(network).slots
+    slices = Coordinates(network).slices
     assert Coordinates(network).total == 269_722
-    assert sum(s.stop - s.start for s in slots if len(s.shape) > 1) == 268_336
+    assert sum(s.stop - s.start for s in slices if len(s.shape) > 1) == 268_336
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 

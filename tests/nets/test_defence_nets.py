@@ -8,10 +8,10 @@ from zopde.oracle.coordinates import Coordinates
 
 def test_dncnn_has_the_papers_size_exact():
     network = DnCNN(3)
-    slots = Coordinates(network).slots
+    slices = Coordinates(network).slices
     assert Coordinates(network).total == 558_400
-    assert sum(len(slot.shape) == 4 for slot in slots) == 17
-    assert sum(s.stop - s.start for s in slots if len(s.shape) == 4) == 556_416
+    assert sum(len(parameter.shape) == 4 for parameter in slices) == 17
+    assert sum(s.stop - s.start for s in slices if len(s.shape) == 4) == 556_416
 
 
 def test_an_untrained_denoiser_is_the_identity_exact():

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from zopde import ExecutorOracle, WeightOracle, WorkerPool, ask_shared, cge
-from zopde.oracle import stack
-from zopde.oracle.one_channel import Thin
+from zopde.oracle.one_channel import OneChannel
 from zopde.oracle.reuse import Reuse
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the workers, too, who inherit it
@@ -76,22 +75,21 @@ def test_gradient_is_that_of_autograd(name, gen):
 
 
 @pytest.mark.parametrize("name", ["resnet", "u-net", "cnn", "mlp"])
-def test_probes_stay_thin_until_channels_mix(name, gen, monkeypatch):
+def test_probes_stay_one_channel_wide_until_channels_mix(name, gen, monkeypatch):
     """Of the values behind a moved layer, many are one channel wide: delta propagation works."""
-    thin, whole = [], []
+    narrow, whole = [], []
     run = Reuse._run
 
     def watched(self, node, i):
         found = run(self, node, i)
-        (thin if isinstance(found, Thin) else whole).append(node.name)
+        (narrow if isinstance(found, OneChannel) else whole).append(node.name)
         return found
 
     monkeypatch.setattr(Reuse, "_run", watched)
-    monkeypatch.setattr(stack, "Reuse", Reuse)
     network, objective = case(name, gen)
     WeightOracle(network, objective, chunk=50).coordinates(torch.arange(50), 1e-4)
     # The norm and the pool behind the first convolution of "cnn" are one piece of work.
-    assert len(thin) >= (1 if name == "cnn" else 2)
+    assert len(narrow) >= (1 if name == "cnn" else 2)
     assert whole  # and it does end where channels mix
 
 

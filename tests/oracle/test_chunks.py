@@ -7,6 +7,7 @@ import torch
 
 from zopde import InputError, WeightOracle
 from zopde.oracle.chunks import Chunks, peak_bytes
+from zopde.oracle.weights import in_passes
 
 
 def squares(indices, _steps):
@@ -16,7 +17,7 @@ def squares(indices, _steps):
 def test_answers_are_whole_and_in_order_whatever_the_size():
     indices, steps = torch.arange(100), torch.ones(100)
     for size in (1, 7, 100, 1000, None):
-        answer = Chunks(size).answer(indices, steps, squares)
+        answer = torch.cat(in_passes(Chunks(size), indices, steps, squares))
         assert torch.equal(answer, squares(indices, steps))
 
 
@@ -28,11 +29,11 @@ def test_size_is_found_once_and_no_query_is_wasted():
         return squares(indices, steps)
 
     chunks = Chunks()
-    chunks.answer(torch.arange(500), torch.ones(500), ask)
+    in_passes(chunks, torch.arange(500), torch.ones(500), ask)
     assert asked == list(range(500))
     found = chunks.size
     assert found >= 1
-    chunks.answer(torch.arange(500), torch.ones(500), ask)
+    in_passes(chunks, torch.arange(500), torch.ones(500), ask)
     assert chunks.size == found
 
 
@@ -44,7 +45,7 @@ def test_memory_is_never_exceeded():
         return torch.zeros(len(indices), 1000).sum(dim=1)  # 4,000 bytes a probe
 
     chunks = Chunks(memory=50_000)
-    chunks.answer(torch.arange(2000), torch.ones(2000), ask)
+    in_passes(chunks, torch.arange(2000), torch.ones(2000), ask)
     assert max(sizes) <= 50_000 / 4000
     assert peak_bytes(lambda: ask(torch.arange(chunks.size), None)) <= 50_000
 
@@ -64,7 +65,7 @@ def test_out_of_memory_halves_the_pass_and_goes_on(error, caplog):
 
     chunks, indices = Chunks(32), torch.arange(40)
     with caplog.at_level(logging.WARNING):
-        answer = chunks.answer(indices, torch.ones(40), ask)
+        answer = torch.cat(in_passes(chunks, indices, torch.ones(40), ask))
     assert torch.equal(answer, squares(indices, None))
     assert sizes[:4] == [32, 16, 8, 4]
     assert chunks.size == 4
@@ -76,13 +77,13 @@ def test_other_errors_and_a_pass_of_one_raise():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        Chunks(8).answer(torch.arange(8), torch.ones(8), broken)
+        in_passes(Chunks(8), torch.arange(8), torch.ones(8), broken)
 
     def full(_indices, _steps):
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        Chunks(8).answer(torch.arange(8), torch.ones(8), full)
+        in_passes(Chunks(8), torch.arange(8), torch.ones(8), full)
 
 
 @pytest.mark.parametrize("wrong", [{"chunk": 0}, {"memory": -1}])

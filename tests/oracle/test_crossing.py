@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from zopde import WeightOracle, ask_shared, cge
-from zopde.oracle import graph as base
+from zopde.oracle import fused
 
 
 def crossed(norm=None, pool=None, **conv):
-    """A layer whose probes stay thin; then a convolution, a norm of both signs, a pool."""
+    """A layer, its probes one channel wide; a convolution, a norm of both signs, a pool."""
     second = nn.Conv2d(3, 6, **{"kernel_size": 3, "padding": 1, **conv})
     norm = norm or nn.BatchNorm2d(6)
     if norm.affine:
@@ -38,12 +38,12 @@ def crossings(monkeypatch):
     """How many probes crossed."""
     count = [0]
 
-    class Watched(base.Crossing):
-        def __call__(self, thin, x):
-            count[0] += len(thin.channels)
-            return super().__call__(thin, x)
+    class Watched(fused.Crossing):
+        def __call__(self, probes, x):
+            count[0] += len(probes.channels)
+            return super().__call__(probes, x)
 
-    monkeypatch.setattr(base, "Crossing", Watched)
+    monkeypatch.setattr(fused, "Crossing", Watched)
     return count
 
 
@@ -85,7 +85,7 @@ def test_a_norm_of_weight_nought_agrees(gen, crossings):
 
 
 class Twice(nn.Module):
-    """The same convolution before and behind: its probes are thin where it acts again."""
+    """The same convolution before and behind: it acts again on its own probes."""
 
     def __init__(self):
         super().__init__()

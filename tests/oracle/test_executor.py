@@ -22,7 +22,7 @@ from zopde import (
     rge,
 )
 from zopde.blackbox import CountedSolver
-from zopde.oracle.shipping import Parcels, load
+from zopde.oracle.shipping import Shipment, load
 
 CHUNK = 16
 
@@ -240,13 +240,13 @@ def test_dask_agrees(case, monkeypatch):
 
 def test_versions_share_what_is_kept_and_files_go(tmp_path):
     kept, other = {"a": [1, 2]}, [7]
-    parcels = Parcels((kept,), tmp_path)
-    first = parcels.publish((kept, other))
-    (made, things), again = load(first, list), load(parcels.publish((kept, other)), list)
+    shipment = Shipment((kept,), tmp_path)
+    first = shipment.publish((kept, other))
+    (made, things), again = load(first, list), load(shipment.publish((kept, other)), list)
     assert again[0] is made
     assert made[0] is things[0] == kept
     other.append(8)
-    second = parcels.publish((kept, other))
+    second = shipment.publish((kept, other))
     assert second.version != first.version
     assert load(second, list)[0][0] is things[0]
     assert load(first, list)[0] is made, "a version once loaded needs its file no more"
@@ -254,5 +254,5 @@ def test_versions_share_what_is_kept_and_files_go(tmp_path):
     assert {p.name for p in folder.iterdir()} == {second.kept, second.version}
     with pytest.raises(InputError, match="No such file"):
         load(replace(first, version="gone"), list)
-    del parcels
+    del shipment
     assert not folder.exists()

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from zopde import WeightOracle, ask_shared, cge
-from zopde.oracle import reuse
+from zopde.oracle import fused
+from zopde.oracle.fused import ToPool
 
 
 def chain(norm=None, pool=None, **conv):
@@ -49,13 +50,13 @@ CHAINS = {
 def test_a_pooled_channel_agrees(name, gen, monkeypatch):
     asked = []
 
-    def watched(chain, change, *rest):
-        found = behind_pool(chain, change, *rest)
+    def watched(chain, base, change):
+        found = start(chain, base, change)
         asked.extend(change.channels if found is not None else [])
         return found
 
-    behind_pool = reuse.behind_pool
-    monkeypatch.setattr(reuse, "behind_pool", watched)
+    start = ToPool.start
+    monkeypatch.setattr(ToPool, "start", watched)
     torch.manual_seed(1)
     network = CHAINS[name]()
     x = torch.randn(4, 3, 12, 12, generator=gen, dtype=torch.float64)
@@ -90,7 +91,8 @@ def test_norms_that_take_the_long_way_agree(make, gen):
     [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3), nn.AvgPool2d(2), nn.MaxPool2d(2, ceil_mode=True)],
 )
 def test_other_pools_take_the_long_way(between, gen, monkeypatch):
-    monkeypatch.setattr(reuse, "behind_pool", None)
+    monkeypatch.setattr(fused, "pooled", None)
+    monkeypatch.setattr(fused, "added_to_pooled", None)
     network = chain(pool=between)
     x = torch.randn(4, 3, 11, 11, generator=gen, dtype=torch.float64)
 

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from zopde import WeightOracle, ask_shared, cge
-from zopde.oracle import WeightOracles, stack
-from zopde.oracle.graph import trace
+from zopde.oracle import WeightOracles, graph, weights
 
 
 @pytest.fixture
@@ -54,13 +53,14 @@ def test_a_change_between_two_objectives_is_seen(name, network, gen):
 
 
 def test_the_network_is_traced_once(network, gen, monkeypatch):
-    traced = []
+    traced, trace = [], graph.trace
 
     def counted(*args):
         traced.append(args)
         return trace(*args)
 
-    monkeypatch.setattr(stack, "trace", counted)
+    for module in (graph, weights):
+        monkeypatch.setattr(module, "trace", counted)
     oracles = WeightOracles(4)
     for x in torch.randn(5, 5, 3, generator=gen):
         cge(oracles(network, loss_on(x)), mu=1e-3)

@@ -24,10 +24,10 @@ MASKABLE, ALWAYS = 54 + 36 + 40, 2 + 4 + 32 + 4
 
 def scores(net, **by_name):
     """Zero, but for the named tensors."""
-    slots = Coordinates(net).slots
-    values = torch.zeros(slots[-1].stop)
-    for slot in slots:
-        values[slot.start : slot.stop] = by_name.get(slot.name.replace(".", "_"), 0)
+    slices = Coordinates(net).slices
+    values = torch.zeros(slices[-1].stop)
+    for parameter in slices:
+        values[parameter.start : parameter.stop] = by_name.get(parameter.name.replace(".", "_"), 0)
     return Scores(values, 0)
 
 

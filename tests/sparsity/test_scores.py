@@ -35,10 +35,10 @@ def case(seed=0, *layers):
 
 def of_theta(network, objective):
     """The same loss as a plain function of the flat weights."""
-    slots = Coordinates(network).slots
+    slices = Coordinates(network).slices
 
     def loss(theta):
-        state = {s.name: theta[s.start : s.stop].view(s.shape) for s in slots}
+        state = {s.name: theta[s.start : s.stop].view(s.shape) for s in slices}
         return objective(lambda x: torch.func.functional_call(network, state, x), 1)[0]
 
     return loss

@@ -90,9 +90,9 @@ def test_pruned_weights_stay_zero_under_momentum_and_decay_exact(gen):
     objective, net = problem(gen), network()
     mask = torch.arange(Coordinates(net).total) % 2 == 0
     with torch.no_grad():
-        for slot in Coordinates(net).slots:
-            part = mask[slot.start : slot.stop].view(slot.shape)
-            net.get_parameter(slot.name).mul_(part)
+        for parameter in Coordinates(net).slices:
+            part = mask[parameter.start : parameter.stop].view(parameter.shape)
+            net.get_parameter(parameter.name).mul_(part)
     optimise = Optimise("sgd", lr=0.1, weight_decay=0.1)
     optimizer = optimise.build(net)
     source = Masked(Backprop(), FixedMask(mask))

@@ -4,23 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from zopde.check.layers import LayerCheck, compare_layers, spread
 from zopde.check.noise import Noise, measure_noise
 from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
 from zopde.contracts import Oracle
 from zopde.errors import InputError
-from zopde.oracle.coordinates import Coordinates, Slot
+from zopde.oracle.coordinates import Coordinates, ParameterSlice
 from zopde.validate import check_choice, check_count, check_positive
-from zopde.zo.cge import Scheme, cge
+from zopde.zo.cge import Scheme, cge, check_mu
 from zopde.zo.estimate import Estimate
-from zopde.zo.mu import check_mu
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One parameter tensor.
+
+    Args:
+        name: Qualified name, "body.0.weight".
+        size: Its entries.
+        asked: How many of them were compared.
+        norm: Euclidean norm of the reference there.
+        cosine: Of the angle between estimate and reference; None where one of them is zero.
+        norm_ratio: |estimate| / |reference|; None where the reference is zero.
+        deviation: Root mean square of (estimate - reference) / standard error, about 1 where
+            the estimate is right; None for an estimate without a standard error.
+        taylor_rate: See `taylor_rate`; None where the reference is autograd's.
+    """
+
+    name: str
+    size: int
+    asked: int
+    norm: float
+    cosine: float | None
+    norm_ratio: float | None
+    deviation: float | None = None
+    taylor_rate: float | None = None
+
+    def doubts(self) -> Iterator[str]:
+        """What does not look right, in a line each."""
+        if self.taylor_rate is not None and self.taylor_rate < 1.5:
+            yield f"{self.name}: Taylor remainder of order {self.taylor_rate:.2f}, expected 2"
+        if self.deviation is not None:
+            if self.deviation > 2:
+                yield f"{self.name}: off by {self.deviation:.1f} standard errors, expected 1"
+            return
+        if self.cosine is not None and self.cosine < 0.99:
+            yield f"{self.name}: cosine {self.cosine:.3f}, expected 1"
+        if self.norm_ratio is not None and abs(self.norm_ratio - 1) > 0.1:
+            yield f"{self.name}: norm ratio {self.norm_ratio:.3f}, expected 1"
+
+    def __str__(self) -> str:
+        shown = {
+            "cosine": self.cosine,
+            "norm ratio": self.norm_ratio,
+            "deviation": self.deviation,
+            "Taylor rate": self.taylor_rate,
+        }
+        facts = [f"{name} {value:.4f}" for name, value in shown.items() if value is not None]
+        facts = facts or ["no gradient"]
+        return f"{self.name} ({self.asked} of {self.size}): {', '.join(facts)}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +142,7 @@ def selfcheck(
     coordinates that are compared.
 
     Args:
-        oracle: Answers l around its base point; see `zopde.contracts.Oracle`.
+        oracle: Evaluates l around its base point; see `zopde.contracts.Oracle`.
         mu: Step to judge; > 0.
         generator: Source of the sample.
         gradient: (d,), dl/dtheta by autograd, where there is one.
@@ -127,32 +175,34 @@ def selfcheck(
     check_count("num_coordinates", num_coordinates)
     check_count("num_swept", num_swept)
     d = oracle.num_coordinates
-    slots = _slots(network, d)
+    slices = _slices(network, d)
     scale = torch.ones(d, dtype=torch.float64) if scale is None else scale.detach().cpu()
     check_mu(scale, d, "scale")
-    swept = spread(slots, num_swept, generator)
-    asked = swept if gradient is None else spread(slots, num_coordinates, generator)
     exact = None if gradient is None else _checked(gradient, d)
+    swept = spread(slices, num_swept, generator)
+    compared = swept if exact is None else spread(slices, num_coordinates, generator)
     base = oracle.base()
-    mus = ladder(base.dtype)
+    eps, mus = torch.finfo(base.dtype).eps, ladder(base.dtype)
     sweep = sweep_mu(oracle, swept, mus, scale[swept], None if exact is None else exact[swept])
     slopes = sweep.reference * scale[swept]
     # A smaller step than this would not move the loss at all, and so show no round-off.
-    span = max(mu, sqrt(torch.finfo(base.dtype).eps))
-    noise = measure_noise(oracle, swept, slopes, span * scale)
+    noise = measure_noise(oracle, swept, slopes, max(mu, sqrt(eps)) * scale)
     queries = 1 + sweep.queries + noise.queries
     if estimate is None:
-        estimate = cge(oracle, asked, mu * scale, scheme)
+        estimate = cge(oracle, compared, mu * scale, scheme)
         queries += estimate.queries
-    reference = sweep.reference if exact is None else exact[asked]
-    layers = compare_layers(slots, asked, estimate, reference)
+    reference = sweep.reference if exact is None else exact[compared]
+    layers = list(_compare(slices, compared, estimate, reference))
     if exact is None:
-        level = max(noise.level, torch.finfo(base.dtype).eps * abs(float(base)))
-        layers = [
-            replace(layer, taylor_rate=_rate(oracle, slot, swept, sweep, mus, scale, level))
-            for slot, layer in zip(slots, layers, strict=True)
-        ]
-        queries += len(slots) * (len(mus) + 1)
+        level = max(noise.level, eps * abs(float(base)))
+        reference_mu = sweep.reference_mu or inf
+        for i, tensor in enumerate(slices):
+            here = (swept >= tensor.start) & (swept < tensor.stop)
+            direction, slope = _uphill(swept[here], slopes[here], scale)
+            slope_error = sqrt(int(here.sum())) * level / reference_mu
+            rate = taylor_rate(oracle, direction, slope, mus, level, slope_error)
+            layers[i] = replace(layers[i], taylor_rate=rate)
+        queries += len(slices) * (len(mus) + 1)
     return SelfCheck(
         mu,
         scheme,
@@ -161,7 +211,7 @@ def selfcheck(
         sweep.points,
         sweep.best(scheme).mu,
         noise,
-        len(asked),
+        len(compared),
         len(swept),
         d,
         queries,
@@ -169,53 +219,81 @@ def selfcheck(
     )
 
 
-def _rate(
-    oracle: Oracle,
-    slot: Slot,
-    swept: Tensor,
-    sweep: Sweep,
-    mus: list[float],
-    scale: Tensor,
-    level: float,
-) -> float | None:
-    """The Taylor rate along all the tensor's swept coordinates at once, up the gradient."""
-    here = (swept >= slot.start) & (swept < slot.stop)
-    mine, slopes = swept[here], (sweep.reference * scale[swept])[here]
-    direction = torch.zeros(len(scale), dtype=torch.float64)
+def spread(slices: Sequence[ParameterSlice], count: int, generator: Generator) -> Int[Tensor, " k"]:
+    """About `count` random coordinates, as evenly over the tensors as their sizes allow.
+
+    Every tensor gives at least one, so there are more where there are more tensors.
+    """
+    left, chosen = count, []
+    # Small tensors first: what they cannot give is shared among the larger ones.
+    for i, tensor in enumerate(sorted(slices, key=lambda s: s.stop - s.start)):
+        size = tensor.stop - tensor.start
+        share = min(size, max(1, left // (len(slices) - i)))
+        left -= share
+        chosen.append(tensor.start + torch.randperm(size, generator=generator)[:share])
+    return torch.cat(chosen).sort().values
+
+
+def _compare(
+    slices: Sequence[ParameterSlice],
+    indices: Int[Tensor, " k"],
+    estimate: Estimate,
+    reference: Float[Tensor, " k"],
+) -> Iterator[LayerCheck]:
+    """One row per tensor, over the coordinates (sorted) that are compared."""
+    gradient, errors = (
+        None if values is None else values.detach().cpu().double()[indices]
+        for values in (estimate.gradient, estimate.standard_error)
+    )
+    assert gradient is not None
+    for tensor in slices:
+        here = (indices >= tensor.start) & (indices < tensor.stop)
+        own, expected = gradient[here], reference[here].double().cpu()
+        length, norm = float(own.norm()), float(expected.norm())
+        deviation = None
+        if errors is not None:
+            off = ((own - expected) / errors[here])[errors[here] > 0]
+            deviation = float(off.square().mean().sqrt()) if len(off) else None
+        cosine = float(own @ expected) / (norm * length) if norm * length else None
+        ratio, size = length / norm if norm else None, tensor.stop - tensor.start
+        yield LayerCheck(tensor.name, size, int(here.sum()), norm, cosine, ratio, deviation)
+
+
+def _uphill(indices: Tensor, slopes: Tensor, scale: Tensor) -> tuple[Tensor, float]:
+    """A direction along some coordinates at once, up the gradient, and the slope along it."""
     signs = torch.where(slopes < 0, -1.0, 1.0).double()
-    direction[mine] = signs * scale[mine]
-    error = sqrt(len(mine)) * level / sweep.reference_mu if sweep.reference_mu else 0.0
-    return taylor_rate(oracle, direction, float(signs @ slopes), mus, level, error)
+    direction = torch.zeros(len(scale), dtype=torch.float64)
+    direction[indices] = signs * scale[indices]
+    return direction, float(signs @ slopes)
 
 
 def _warnings(
     mu: float, scheme: str, layers: Sequence[LayerCheck], sweep: Sweep, noise: Noise
 ) -> Iterator[str]:
-    best = sweep.best(scheme)
     if noise.floor is not None and mu < noise.floor:
         yield f"mu {mu:.1e} is below the noise floor: probes move the loss less than its noise does"
     if noise.repeated > 0:
         yield f"the loss is not repeatable: standard deviation {noise.repeated:.1e} at one theta"
     if noise.floor is None:
         yield "no probe moves the loss: the gradient is zero at every coordinate asked"
-    least = getattr(best, scheme)
+    least = getattr(sweep.best(scheme), scheme)
     if least > 0.1:
         yield f"no mu gives a good {scheme} difference: the best is off by {least:.0%}"
     for layer in layers:
         yield from layer.doubts()
 
 
-def _slots(network: nn.Module | None, d: int) -> list[Slot]:
+def _slices(network: nn.Module | None, d: int) -> list[ParameterSlice]:
     if not d:
         raise InputError("oracle", got="no coordinates", expected="something to probe")
     if network is None:
-        return [Slot("theta", 0, d, (d,))]
+        return [ParameterSlice("theta", 0, d, (d,))]
     coordinates = Coordinates(network)
     if coordinates.total != d:
         raise InputError(
             "network", got=f"{coordinates.total} weights", expected=f"the {d} of the oracle"
         )
-    return [slot for slot in coordinates.slots if slot.stop > slot.start]
+    return [parameter for parameter in coordinates.slices if parameter.stop > parameter.start]
 
 
 def _checked(gradient: Tensor, d: int) -> Tensor:

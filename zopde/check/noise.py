@@ -1,4 +1,4 @@
-"""How far an objective's answers are from those of a smooth function."""
+"""How far an objective's losses are from those of a smooth function."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zopde.contracts import Oracle
-from zopde.zo.mu import step_of
+from zopde.zo.cge import step_of
 
 _REPEATS, _POINTS, _COORDINATES = 4, 8, 3
 
@@ -20,10 +20,10 @@ class Noise:
     """Standard deviations of l, in its own units.
 
     Args:
-        repeated: Of l(theta) asked again and again; 0 for a deterministic objective.
+        repeated: Of l(theta) evaluated again and again; 0 for a deterministic objective.
         nearby: Of l about a smooth curve at nearby theta: round-off, a solver's tolerance.
         floor: The mu at which a probe typically moves l by as much as its noise; a smaller one
-            asks mostly about noise. None where no probe moves l at all.
+            measures mostly noise. None where no probe moves l at all.
         queries: Evaluations it took.
     """
 
@@ -41,14 +41,14 @@ class Noise:
 def measure_noise(
     oracle: Oracle, indices: Int[Tensor, " k"], slopes: Float[Tensor, " k"], step: float | Tensor
 ) -> Noise:
-    """Repeat l(theta), and ask at 8 equal steps between theta and theta + step_i e_i.
+    """Repeat l(theta), and evaluate l at 8 equal steps between theta and theta + step_i e_i.
 
-    Along a coordinate the noise is read from the differences of order j of the 9 answers,
+    Along a coordinate the noise is read from the differences of order j of the 9 losses,
     which a smooth function does not have and noise has with variance (2j)! / (j!)^2 sigma^2.
     (More and Wild 2011, "Estimating computational noise", eq. 2.3 and their algorithm.)
 
     Args:
-        oracle: Who answers.
+        oracle: What evaluates l.
         indices: (k,) coordinates; a few of them, well apart, are used.
         slopes: (k,), dl/d(step along coordinate i) per unit of mu, for the floor.
         step: The longest, a number or one for each coordinate of theta.
@@ -57,19 +57,19 @@ def measure_noise(
     few = indices[torch.linspace(0, len(indices) - 1, min(_COORDINATES, len(indices))).long()]
     steps = step_of(step, few)
     line = [oracle.coordinates(few, steps * (j / _POINTS)) for j in range(1, _POINTS + 1)]
-    answers = torch.stack([base[:1].expand(len(few)), *(part.double().cpu() for part in line)])
-    nearby = torch.tensor([_of_differences(answers[:, i]) for i in range(len(few))])
+    losses = torch.stack([base[:1].expand(len(few)), *(row.double().cpu() for row in line)])
+    nearby = torch.tensor([_noise_of(losses[:, i]) for i in range(len(few))])
     repeated, level = float(base.std()), float(nearby.square().mean().sqrt())
     typical = float(slopes.double().square().mean().sqrt())
     floor = sqrt(2) * max(repeated, level) / typical if typical > 0 else None
     return Noise(repeated, level, floor, _REPEATS + _POINTS * len(few))
 
 
-def _of_differences(answers: Tensor) -> float:
-    """The noise in equally spaced answers: the first order from which the estimates agree."""
+def _noise_of(losses: Tensor) -> float:
+    """The noise in equally spaced losses: the first order from which the estimates agree."""
     levels, changes = [], []
-    differences = answers
-    for order in range(1, len(answers) - 1):
+    differences = losses
+    for order in range(1, len(losses) - 1):
         differences = differences.diff()
         share = factorial(order) ** 2 / factorial(2 * order)
         levels.append(sqrt(share * float(differences.square().mean())))

@@ -1,7 +1,4 @@
-"""The error of finite differences over a ladder of steps, and the step with the least.
-
-Whether a gradient is that of l: what remains of l after its first-order part.
-"""
+"""A ladder of steps: at which one finite differences err least, and how fast a remainder falls."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from zopde.contracts import Oracle
 from zopde.errors import InputError, SolverError
 
 _RATIO = math.sqrt(10)
+_FIT = 4  # points of the ladder that make a rate
 
 
 @dataclass(frozen=True)
@@ -73,46 +71,45 @@ def sweep_mu(
     Without a gradient the reference is the Richardson extrapolation
     R(h) = [r^2 D(h) - D(r h)] / (r^2 - 1) of central differences D, free of their error of
     order h^2, at the h where R changes least from one h to the next: above round-off and below
-    the terms of order h^4. Steps at which no answer moves at all do not count. Queries: 2 k per
+    the terms of order h^4. Steps at which no loss moves at all do not count. Queries: 2 k per
     mu, and one.
 
     Args:
-        oracle: Who answers.
+        oracle: What evaluates l.
         indices: (k,) coordinates.
         mus: Steps in a constant ratio, rising.
         scale: (k,), probe i moves by mu * scale_i.
         gradient: (k,), the exact derivatives, where known.
 
     Raises:
-        InputError: If l answers with finite numbers at no step.
+        InputError: If l is finite at no step.
     """
     base = oracle.base().double().cpu()
     scale = scale.double().cpu()
     forward, central = [], []
     for mu in mus:
-        ahead, behind = _ask(oracle, indices, mu * scale), _ask(oracle, indices, -mu * scale)
+        ahead, behind = (_losses_at(oracle, indices, s * scale) for s in (mu, -mu))
         forward.append((ahead - base) / (mu * scale))
         central.append((ahead - behind) / (2 * mu * scale))
     if gradient is None:
         best, reference = _richardson(central)
-        measured_at = mus[best]
+        reference_mu = mus[best]
     else:
-        measured_at, reference = None, gradient.double().cpu()
-    size = reference.norm()
+        reference_mu, reference = None, gradient.double().cpu()
 
-    def error(found: Tensor) -> float:
-        return float((found - reference).norm() / size)
+    def error(slopes: Tensor) -> float:
+        return float((slopes - reference).norm() / reference.norm())
 
     points = tuple(
         SweepPoint(mu, error(f), error(c)) for mu, f, c in zip(mus, forward, central, strict=True)
     )
-    return Sweep(points, reference, measured_at, 2 * len(mus) * len(indices) + 1)
+    return Sweep(points, reference, reference_mu, 2 * len(mus) * len(indices) + 1)
 
 
-def _ask(oracle: Oracle, indices: Tensor, steps: Tensor) -> Tensor:
+def _losses_at(oracle: Oracle, indices: Tensor, steps: Tensor) -> Tensor:
     try:
         return oracle.coordinates(indices, steps).double().cpu()
-    except SolverError:  # a step too far for the solver is a step with a useless answer
+    except SolverError:  # a step too far for the solver is a step with a useless loss
         return torch.full((len(indices),), torch.nan, dtype=torch.float64)
 
 
@@ -121,9 +118,9 @@ def _richardson(central: list[Tensor]) -> tuple[int, Tensor]:
     better = [(square * near - far) / (square - 1) for near, far in pairwise(central)]
     changes = [_or_inf(float((a - b).norm())) for a, b in pairwise(better)]
     # Steps so small that few digits hide them agree perfectly, on nothing.
-    seen = [bool(a.any() and b.any()) for a, b in pairwise(better)]
-    if any(seen):
-        changes = [c if told else math.inf for c, told in zip(changes, seen, strict=True)]
+    moves = [bool(a.any() and b.any()) for a, b in pairwise(better)]
+    if any(moves):
+        changes = [c if moved else math.inf for c, moved in zip(changes, moves, strict=True)]
     best = min(range(len(changes)), key=changes.__getitem__)
     if math.isinf(changes[best]):
         raise InputError(
@@ -134,9 +131,6 @@ def _richardson(central: list[Tensor]) -> tuple[int, Tensor]:
 
 def _or_inf(value: float) -> float:
     return value if math.isfinite(value) else math.inf
-
-
-_FIT = 4  # points of the ladder that make a rate
 
 
 def taylor_rate(
@@ -154,7 +148,7 @@ def taylor_rate(
     steps whose remainder is ten times its noise.
 
     Args:
-        oracle: Who answers; one query per step and one more.
+        oracle: What evaluates l; one query per step and one more.
         direction: (d,), v.
         slope: g . v.
         steps: h, rising.
@@ -166,8 +160,7 @@ def taylor_rate(
         along v, as far as can be told).
     """
     lengths = torch.tensor([0.0, *steps], dtype=torch.float64)
-    rows = lengths[:, None].to(direction) * direction
-    losses = _losses_along(oracle, rows)
+    losses = _losses_along(oracle, lengths[:, None].to(direction) * direction)
     remainder = (losses[1:] - losses[0] - lengths[1:] * slope).abs().tolist()
     above = [
         (math.log(h), math.log(r))

@@ -1,7 +1,4 @@
-"""How many probes go into one pass.
-
-How much memory a computation holds at once.
-"""
+"""How many probes go into one pass: as many as run fastest, and as memory holds."""
 
 from __future__ import annotations
 
@@ -18,6 +15,99 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zopde.validate import check_positive
+
+log = logging.getLogger(__name__)
+
+Pass = Callable[[Tensor, Tensor], Tensor]
+"""(indices (k,), steps (k,)) -> losses (k,): one pass."""
+
+_SMALLEST, _LARGEST = 2, 4096
+_GOOD_ENOUGH = 1.05  # a larger pass must pay for its memory
+
+
+@final
+class Chunks:
+    """The size of a pass.
+
+    Where none is given it is found on the first coordinates that come, whose losses are used, so
+    that no query is wasted: passes of 2, 4, 8, ... probes are timed until they stop getting faster
+    (on a CPU they outgrow the cache) or would need more than `memory`. The smallest size within
+    5 % of the fastest stays. Since clocks are noisy, two calibrations may end with different
+    sizes, whose losses differ by round-off; a given size repeats itself bit for bit.
+
+    Args:
+        size: Probes per pass; None finds out.
+        memory: Most bytes of tensors that a pass may hold; None is half of what is free now.
+
+    Attributes:
+        size: Probes per pass, None until found.
+
+    Raises:
+        InputError: If either is not positive.
+    """
+
+    def __init__(self, size: int | None = None, memory: int | None = None) -> None:
+        for name, value in (("chunk", size), ("memory", memory)):
+            if value is not None:
+                check_positive(name, value)
+        self.size = size
+        self._memory = memory
+
+    def calibrate(self, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
+        """Find `size`; the losses of the coordinates that it took, from the first on."""
+        if len(indices) < 8 * _SMALLEST:
+            return []  # nothing to learn from so few
+        losses: list[Tensor] = []
+        done = 0
+
+        def take(count: int) -> None:
+            nonlocal done
+            losses.append(run(indices[done : done + count], steps[done : done + count]))
+            losses[-1].sum().item()  # a GPU has answered only now
+            done += count
+
+        take(1)  # makes what all passes share
+        one, two = peak_bytes(lambda: take(1)), peak_bytes(lambda: take(2))
+        largest = self._largest(one, two - one, losses[0].device)
+        seconds: dict[int, float] = {}
+        size = _SMALLEST
+        while size <= min(largest, len(indices) - done) and not _no_longer_pays(seconds):
+            began = time.perf_counter()
+            take(size)
+            seconds[size] = (time.perf_counter() - began) / size
+            size *= 2
+        best = min(seconds.values(), default=0.0)
+        self.size = min((n for n, s in seconds.items() if s <= _GOOD_ENOUGH * best), default=1)
+        log.info("%d probes per pass, %.3g ms each", self.size, 1e3 * best)
+        return losses
+
+    def halve(self, count: int, error: BaseException) -> None:
+        """Make passes smaller after one of `count` probes; raise any error but no memory left."""
+        text = str(error).lower()
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        no_memory = no_memory or "not enough memory" in text or "out of memory" in text
+        if count == 1 or not no_memory:
+            raise error
+        self.size = count // 2
+        log.warning("out of memory: %d probes per pass from here on", self.size)
+
+    def _largest(self, one: int, more: int, device: torch.device) -> int:
+        memory = free_memory(device) // 2 if self._memory is None else self._memory
+        fits = 1 + (memory - one) // max(1, more)
+        return max(1, min(fits, _LARGEST))
+
+
+def _no_longer_pays(seconds: dict[int, float]) -> bool:
+    """Twice in a row, twice the size was not faster by 5 %, and 32 at least were tried."""
+    *before, one, two = [float("inf")] * 3 + list(seconds.values())
+    return len(seconds) > 4 and min(one, two) > 0.95 * min(before)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -51,14 +141,13 @@ class _Meter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        found = func(*args, **(kwargs or {}))
-        for part in tree_leaves(found):
-            if isinstance(part, Tensor) and part.device.type != "meta":
-                self._see(part)
-        return found
+        answer = func(*args, **(kwargs or {}))
+        for value in tree_leaves(answer):
+            if isinstance(value, Tensor) and value.device.type != "meta":
+                self._see(value.untyped_storage())
+        return answer
 
-    def _see(self, part: Tensor) -> None:
-        storage = part.untyped_storage()
+    def _see(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
@@ -69,117 +158,3 @@ class _Meter(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self._live -= size
-
-
-log = logging.getLogger(__name__)
-
-Ask = Callable[[Tensor, Tensor], Tensor]
-"""(indices (k,), steps (k,)) -> losses (k,): one pass."""
-
-_SMALLEST, _LARGEST = 2, 4096
-_GOOD_ENOUGH = 1.05  # a larger pass must pay for its memory
-
-
-@final
-class Chunks:
-    """Cuts probes into passes.
-
-    Where no size is given it is found on the first coordinates that come, and they are answered
-    by the way, so that no query is wasted: passes of 2, 4, 8, ... probes are timed until they
-    stop getting faster (on a CPU they outgrow the cache) or would need more than `memory`. The
-    smallest size within 5 % of the fastest is kept. Since clocks are noisy, two calibrations
-    may end with different sizes, whose answers differ by round-off; a given size repeats itself
-    bit for bit.
-
-    A pass that runs out of memory is cut in half and asked again.
-
-    Args:
-        size: Probes per pass; None finds out.
-        memory: Most bytes of tensors that a pass may hold; None is half of what is free now.
-
-    Attributes:
-        size: Probes per pass, None until found.
-
-    Raises:
-        InputError: If either is not positive.
-    """
-
-    def __init__(self, size: int | None = None, memory: int | None = None) -> None:
-        for name, value in (("chunk", size), ("memory", memory)):
-            if value is not None:
-                check_positive(name, value)
-        self.size = size
-        self._memory = memory
-
-    def answer(self, indices: Tensor, steps: Tensor, ask: Ask) -> Tensor:
-        """Losses (k,) of k coordinates, pass by pass."""
-        found: list[Tensor] = []
-        if self.size is None:
-            found = self.calibrate(indices, steps, ask)
-        done = sum(len(part) for part in found)
-        while done < len(indices):
-            size = self.size or len(indices)
-            try:
-                found.append(ask(indices[done : done + size], steps[done : done + size]))
-            except (MemoryError, RuntimeError) as error:
-                if size == 1 or not _is_out_of_memory(error):
-                    raise
-                self.size = max(1, min(size, len(indices) - done) // 2)
-                log.warning("out of memory: %d probes per pass from here on", self.size)
-                continue
-            done += len(found[-1])
-        return torch.cat(found)
-
-    def calibrate(self, indices: Tensor, steps: Tensor, ask: Ask) -> list[Tensor]:
-        """Find `size`, and answer the coordinates that it took, from the first on."""
-        if len(indices) < 8 * _SMALLEST:
-            return []  # nothing to learn from so few
-        found: list[Tensor] = []
-        done = 0
-
-        def take(count: int) -> None:
-            nonlocal done
-            found.append(ask(indices[done : done + count], steps[done : done + count]))
-            found[-1].sum().item()  # a GPU has answered only now
-            done += count
-
-        take(1)  # makes what all passes share
-        one, two = peak_bytes(lambda: take(1)), peak_bytes(lambda: take(2))
-        most = self._most(one, two - one, found[0].device)
-        seconds: dict[int, float] = {}
-        size = _SMALLEST
-        while size <= min(most, len(indices) - done) and not _no_longer_pays(seconds):
-            began = time.perf_counter()
-            take(size)
-            seconds[size] = (time.perf_counter() - began) / size
-            size *= 2
-        best = min(seconds.values(), default=0.0)
-        good = [size for size, each in seconds.items() if each <= _GOOD_ENOUGH * best]
-        self.size = min(good, default=1)
-        log.info("%d probes per pass, %.3g ms each", self.size, 1e3 * best)
-        return found
-
-    def _most(self, one: int, more: int, device: torch.device) -> int:
-        memory = free_memory(device) // 2 if self._memory is None else self._memory
-        fits = 1 + (memory - one) // max(1, more)
-        return max(1, min(fits, _LARGEST))
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def _no_longer_pays(seconds: dict[int, float]) -> bool:
-    """Twice in a row, twice the size was not faster by 5 %, and 32 at least were tried."""
-    *before, one, two = [float("inf")] * 3 + list(seconds.values())
-    return len(seconds) > 4 and min(one, two) > 0.95 * min(before)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return "not enough memory" in text or "out of memory" in text

@@ -1,22 +1,33 @@
-"""Numbering of a module's weights: one flat vector theta, and where each entry lives."""
+"""A network's weights as one vector theta: the number of each entry, and what moving one changes.
+
+A layer's output is linear in its weight, so moving ONE entry by mu gives what the common
+weights give, plus mu times ONE (shifted, normalised) input channel, added to ONE output channel:
+
+    y(W + mu e_i) = y(W) + mu x_{source(i)} (x) e_{channel(i)}
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from zopde.oracle.norms import NORMS, normalised_entry
+from zopde.oracle.one_channel import CONVS, Conv, pad, windows
 from zopde.validate import check_positive
 
-_LEAST = 0.1  # of the whole network's root mean square, where a tensor's own is smaller
+_SMALLEST_SCALE = 0.1  # of the network's root mean square, where a tensor's own is smaller
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One parameter tensor's place in theta.
+class ParameterSlice:
+    """The coordinates of one parameter tensor.
 
     Args:
         name: Qualified name in the module, "body.0.weight".
@@ -43,28 +54,28 @@ class Coordinates:
     def __init__(self, module: nn.Module) -> None:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         bounds = torch.tensor([0, *(p.numel() for _, p in named)]).cumsum(0).tolist()
-        self._parameters = [p for _, p in named]
-        self.slots = [
-            Slot(name, start, stop, tuple(parameter.shape))
-            for (name, parameter), (start, stop) in zip(named, pairwise(bounds), strict=True)
+        self._tensors = [p for _, p in named]
+        self.slices = [
+            ParameterSlice(name, start, stop, tuple(tensor.shape))
+            for (name, tensor), (start, stop) in zip(named, pairwise(bounds), strict=True)
         ]
         self.total: int = bounds[-1]
 
-    def split(self, indices: Int[Tensor, " k"]) -> list[tuple[Slot, Tensor]]:
-        """Share sorted `indices` out over the slots, as positions inside each tensor."""
-        edges = torch.tensor([s.start for s in self.slots] + [self.total])
+    def split(self, indices: Int[Tensor, " k"]) -> list[tuple[ParameterSlice, Tensor]]:
+        """Share sorted `indices` out over the tensors, as positions inside each of them."""
+        edges = torch.tensor([s.start for s in self.slices] + [self.total])
         cuts = torch.searchsorted(indices, edges).tolist()
         return [
-            (slot, indices[a:b] - slot.start)
-            for slot, (a, b) in zip(self.slots, pairwise(cuts), strict=True)
+            (parameter, indices[a:b] - parameter.start)
+            for parameter, (a, b) in zip(self.slices, pairwise(cuts), strict=True)
             if b > a
         ]
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Hand a flat gradient to the parameters, as `backward()` would."""
-        for slot, parameter in zip(self.slots, self._parameters, strict=True):
-            part = gradient[slot.start : slot.stop].view(slot.shape)
-            parameter.grad = part.to(dtype=parameter.dtype, device=parameter.device).clone()
+        for parameter, tensor in zip(self.slices, self._tensors, strict=True):
+            own = gradient[parameter.start : parameter.stop].view(parameter.shape)
+            tensor.grad = own.to(dtype=tensor.dtype, device=tensor.device).clone()
 
 
 def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
@@ -81,7 +92,7 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
         factor: Step as a share of a tensor's root mean square; > 0, such as 1e-2.
 
     Returns:
-        (d,), for `cge(oracle, mu=...)`, at the present weights: ask again after an update.
+        (d,), for `cge(oracle, mu=...)`, at the present weights: call it again after an update.
 
     Raises:
         InputError: If the factor is not positive.
@@ -96,11 +107,247 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
     """
     check_positive("factor", factor)
     coordinates = Coordinates(network)
-    tensors = [network.get_parameter(slot.name).detach() for slot in coordinates.slots]
+    tensors = [network.get_parameter(s.name).detach() for s in coordinates.slices]
     squares = [float(tensor.double().square().sum()) for tensor in tensors]
-    least = _LEAST * (sum(squares) / max(1, coordinates.total)) ** 0.5
+    smallest = _SMALLEST_SCALE * (sum(squares) / max(1, coordinates.total)) ** 0.5
     steps = []
     for tensor, square in zip(tensors, squares, strict=True):
-        scale = max((square / max(1, tensor.numel())) ** 0.5, least) or 1.0
+        scale = max((square / max(1, tensor.numel())) ** 0.5, smallest) or 1.0
         steps.append(torch.full((tensor.numel(),), factor * scale, dtype=tensor.dtype))
     return torch.cat(steps) if steps else torch.zeros(0)
+
+
+@final
+class Replaced:
+    """Calls a network with other parameters or buffers, in every place where each one acts.
+
+    `torch.func.functional_call` finds tied tensors by itself, but leaves a module that the
+    network holds under two names with the replaced ones. So every place is named here, once
+    per module and not once per path to it.
+
+    Args:
+        network: The module; it has its own tensors again after every call.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        names_of: dict[int, list[str]] = {}
+        for path, module in network.named_modules():
+            own = {**dict(module.named_parameters(recurse=False)), **module._buffers}
+            for role, tensor in own.items():
+                if tensor is not None:
+                    names_of.setdefault(id(tensor), []).append(f"{path}.{role}" if path else role)
+        self._all_names = {names[0]: names for names in names_of.values()}
+
+    def __call__(self, tensors: dict[str, Tensor], *args: Any) -> Tensor:  # noqa: ANN401
+        """The network's answer.
+
+        Args:
+            tensors: By name, as `named_parameters` and `named_buffers` have it.
+            args: What the network takes.
+        """
+        everywhere = {n: t for name, t in tensors.items() for n in self._all_names[name]}
+        answer: Tensor = functional_call(self._network, everywhere, args, tie_weights=False)
+        return answer
+
+
+@dataclass(frozen=True)
+class ProbeBlock:
+    """Neighbouring probes of a pass that move entries of the same parameter.
+
+    Args:
+        parameter: Which one.
+        first: Number of the block's first probe in the pass.
+        positions: (k,) flat positions in the parameter, one per probe.
+        steps: (k,), by how much each is moved, in the units of the weights.
+    """
+
+    parameter: ParameterSlice
+    first: int
+    positions: Tensor
+    steps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class LayerChange(ABC):
+    """What the k probes of a block change at one layer: one channel of its output each.
+
+    Args:
+        layer: The layer.
+        block: The probes.
+
+    Attributes:
+        channels: (k,), the output channel that each changes.
+        trailing: Over how many of the last axes the channels are counted; 0 if they are axis 1
+            of a state.
+    """
+
+    def __init__(self, layer: Any, block: ProbeBlock) -> None:  # noqa: ANN401 - of a known type
+        self.layer, self.block, self.channels = layer, block, block.positions
+        self.trailing = 1 if isinstance(layer, nn.Linear) else 0
+        if isinstance(layer, nn.LayerNorm):
+            self.trailing = len(block.parameter.shape)
+
+    @abstractmethod
+    def of_probes(self, x: Tensor) -> Tensor:
+        """Inputs (k, batch, ...) of each probe -> changes (k, batch, ...), without the channels."""
+
+    def of_base(self, x: Tensor) -> Tensor:
+        """An input (batch, channel, ...) that all have in common -> changes (batch, k, ...)."""
+        return self.of_probes(x.expand(len(self.block), *x.shape)).transpose(0, 1)
+
+    def moved_channels(self, x: Tensor, y: Tensor) -> Tensor:
+        """The moved channels, channel-major.
+
+        Args:
+            x: (batch, channel, ...), the common input, a convolution's padded.
+            y: (batch, channel, ...), the common output, channel-major.
+
+        Returns:
+            (batch, k, ...): outputs, not changes.
+        """
+        return y.transpose(0, 1)[self.channels].transpose(0, 1) + self.of_base(x)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Add the changes to outputs (k, batch, ...) in place, from inputs (k, batch, ...)."""
+        rows = torch.arange(len(self.channels))
+        if self.trailing:
+            # A view or an error: a silent copy would lose what is added.
+            flat = y.view(*y.shape[: y.dim() - self.trailing], -1)
+            flat[rows, ..., self.channels] += self.of_probes(x)
+        else:
+            y[rows, :, self.channels] += self.of_probes(x)
+
+    def channels_first(self, y: Tensor) -> bool:
+        """Whether axis 1 of an output (batch, ...) counts the channels."""
+        return not self.trailing or y.dim() == 1 + self.trailing == 2
+
+    def _times_steps(self, values: Tensor) -> Tensor:
+        """(k, ...) values, each times its probe's step."""
+        return _along(self.block.steps, values) * values
+
+
+@final
+class BiasChange(LayerChange):
+    """A moved bias adds its step."""
+
+    def of_probes(self, x: Tensor) -> Tensor:
+        """The step itself."""
+        one_channel = x.flatten(-self.trailing)[..., 0] if self.trailing else x[:, :, 0]
+        return _along(self.block.steps, one_channel)
+
+
+@final
+class NormWeightChange(LayerChange):
+    """A norm's moved weight adds its step times the channel, normalised."""
+
+    def of_probes(self, x: Tensor) -> Tensor:
+        """Step times normalised channel."""
+        return self._times_steps(normalised_entry(self.layer, x, self.channels))
+
+
+@final
+class LinearWeightChange(LayerChange):
+    """A linear layer's moved weight adds its step times the input that it reads."""
+
+    def __init__(self, layer: nn.Linear, block: ProbeBlock) -> None:
+        super().__init__(layer, block)
+        self.channels, self.sources = torch.unravel_index(block.positions, block.parameter.shape)
+
+    def of_probes(self, x: Tensor) -> Tensor:
+        """Step times input."""
+        return self._times_steps(x[torch.arange(len(self.sources)), ..., self.sources])
+
+    def of_base(self, x: Tensor) -> Tensor:
+        """Step times input."""
+        return self.block.steps.to(x) * x[:, self.sources]
+
+
+class WeightStep(NamedTuple):
+    """One moved weight of a convolution.
+
+    Args:
+        channel: The output channel that it changes.
+        source: The input channel that it reads.
+        tap: Its place in the kernel.
+        step: By how much it is moved.
+    """
+
+    channel: int
+    source: int
+    tap: tuple[int, ...]
+    step: float
+
+
+@final
+class ConvWeightChange(LayerChange):
+    """A convolution's moved weight adds its step times the input channel, as its tap sees it."""
+
+    def __init__(self, layer: Conv, block: ProbeBlock) -> None:
+        super().__init__(layer, block)
+        shape = block.parameter.shape
+        self.channels, source, *self.taps = torch.unravel_index(block.positions, shape)
+        # With groups, the weight counts its input channels from the group's first one.
+        group = self.channels // (layer.out_channels // layer.groups)
+        self.sources = source + group * (layer.in_channels // layer.groups)
+
+    def of_probes(self, x: Tensor) -> Tensor:
+        """Step times what the tap sees."""
+        rows = torch.arange(len(self.sources))
+        return self._seen(x[rows, :, self.sources].transpose(0, 1), rows).transpose(0, 1)
+
+    def of_base(self, x: Tensor) -> Tensor:
+        """Step times what the tap sees."""
+        # Neighbouring probes mostly differ in the tap alone: pad each channel once.
+        needed, which = torch.unique(self.sources, return_inverse=True)
+        return self._seen(x[:, needed], which)
+
+    def _seen(self, x: Tensor, which: Tensor) -> Tensor:
+        """Of some channels (batch, channel, ...): number `which`, as each tap sees it."""
+        index: tuple[Any, ...] = (slice(None), which, *self.taps)
+        seen = windows(self.layer, pad(self.layer, x))[index]
+        return _along(self.block.steps, seen[0]) * seen
+
+    def moved_channels(self, x: Tensor, y: Tensor) -> Tensor:
+        """One by one: each is a sum of two stretches of memory, which no index gathers first."""
+        seen = windows(self.layer, x)
+        steps = self.steps()
+        moved = y.new_empty(len(steps), len(y), *y.shape[2:])
+        for step, channel in zip(steps, moved, strict=True):
+            at: tuple[Any, ...] = (slice(None), step.source, *step.tap)
+            torch.add(y[:, step.channel], seen[at], alpha=step.step, out=channel)
+        return moved.transpose(0, 1)
+
+    def steps(self) -> list[WeightStep]:
+        """The moved weights, one a probe."""
+        taps = zip(*(tap.tolist() for tap in self.taps), strict=True)
+        columns = (self.channels.tolist(), self.sources.tolist(), taps, self.block.steps.tolist())
+        return [WeightStep(*row) for row in zip(*columns, strict=True)]
+
+
+CHANGES: dict[tuple[type[nn.Module], str], type[LayerChange]] = {
+    **{(kind, "bias"): BiasChange for kind in (nn.Linear, *CONVS, *NORMS)},
+    **{(kind, "weight"): NormWeightChange for kind in NORMS},
+    **{(kind, "weight"): ConvWeightChange for kind in CONVS},
+    (nn.Linear, "weight"): LinearWeightChange,
+}
+"""Exact type of a layer (a subclass may use its weight in another way) and name of a parameter
+there -> what its moved entries change."""
+
+
+class Use(NamedTuple):
+    """A layer where a parameter acts, and what its moved entries change there."""
+
+    layer: nn.Module
+    rule: type[LayerChange]
+
+    def change(self, block: ProbeBlock) -> LayerChange:
+        """What the block's weights change."""
+        return self.rule(self.layer, block)
+
+
+def _along(values: Tensor, like: Tensor) -> Tensor:
+    """(k,) -> (k, 1, 1, ...), with the dtype, device and number of axes of `like`."""
+    return values.to(like).view(-1, *[1] * (like.dim() - 1))

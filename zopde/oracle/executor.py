@@ -1,7 +1,4 @@
-"""The oracle of a network's weights, answered by other processes.
-
-Tasks for an executor, given to it again where a worker died with them.
-"""
+"""The oracle of a network's weights in other processes: a chunk of probes is a worker's task."""
 
 from __future__ import annotations
 
@@ -21,22 +18,26 @@ from torch import Tensor, nn
 
 from zopde.contracts import Objective, Tally
 from zopde.errors import first_line
-from zopde.oracle.shipping import Parcels, Ticket, borrow, load
+from zopde.oracle.shipping import Shipment, Ticket, borrow, load
 from zopde.oracle.weights import WeightOracle
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_SINGLES = 8  # probes per task where each is a pass of its own
+# Threads of a worker take turns: torch.fx changes nn.Module while it traces.
+_turn = threading.Lock()
 
-def answered(
+
+def finished(
     executor: Executor, work: Callable[[T], R], tasks: Sequence[T]
 ) -> Iterator[tuple[int, R]]:
-    """(n, work(tasks[n])) for every task, in the order in which they are done.
+    """(n, work(tasks[n])) for every task, in the order in which they finish.
 
     Args:
         executor: Anything with the interface of `concurrent.futures.Executor`.
         work: Must pickle, as must the tasks.
-        tasks: What to work on; each is redone until its worker lives to answer.
+        tasks: What to work on; one that was lost with its worker is submitted again.
 
     Raises:
         SolverError: If workers die again and again; and whatever `work` raises.
@@ -55,11 +56,6 @@ def answered(
             for future in running:
                 future.cancel()
             raise
-
-
-_SINGLES = 8  # probes per task where each is a pass of its own
-# Threads of a worker take turns: torch.fx changes nn.Module while it traces.
-_turn = threading.Lock()
 
 
 @final
@@ -111,13 +107,13 @@ class ExecutorOracle:
         kept: Sequence[object] = (),
         folder: Path | None = None,
     ) -> None:
-        # Numbers the weights and says which can be stacked; it is never asked for a loss.
+        # Numbers the weights and says which can be stacked; it never computes a loss.
         self._serial = WeightOracle(network, objective, chunk, stacked=stacked)
-        self._base = _Base(network, objective, chunk, stacked, torch.get_default_dtype())
+        self._version = _Version(network, objective, chunk, stacked, torch.get_default_dtype())
         self._executor = executor
         self._chunk = chunk
         self._kept = tuple(kept)
-        self._parcels = Parcels(self._kept, folder)
+        self._shipment = Shipment(self._kept, folder)
 
     @property
     def num_coordinates(self) -> int:
@@ -125,8 +121,8 @@ class ExecutorOracle:
         return self._serial.num_coordinates
 
     def base(self) -> Float[Tensor, ""]:
-        """l(theta): one query, answered by a worker too, so that the bits agree."""
-        return self._ask([_Probes([], [])])[0][0]
+        """l(theta): one query, by a worker too, so that the bits agree."""
+        return self._losses([_Task([], [])])[0][0]
 
     def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(theta + mu e_i) for every i: k queries; see `zopde.contracts.Oracle`.
@@ -139,13 +135,12 @@ class ExecutorOracle:
             return torch.zeros(0)
         order = torch.argsort(indices, stable=True)
         together = self._serial.stackable(indices[order])
-        rest = order[~together]
-        places = [p for p in order[together].split(self._chunk) if len(p)]
-        places += [p for p in rest.split(_SINGLES) if len(p)]
-        far = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
-        answers = self._ask([_Probes(indices[p].tolist(), far[p].tolist()) for p in places])
-        result = answers[0].new_empty(len(indices))
-        result[torch.cat(places).to(result.device)] = torch.cat(answers)
+        chunks = [*order[together].split(self._chunk), *order[~together].split(_SINGLES)]
+        chunks = [chunk for chunk in chunks if len(chunk)]
+        steps = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
+        losses = self._losses([_Task(indices[c].tolist(), steps[c].tolist()) for c in chunks])
+        result = losses[0].new_empty(len(indices))
+        result[torch.cat(chunks).to(result.device)] = torch.cat(losses)
         return result
 
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
@@ -155,31 +150,29 @@ class ExecutorOracle:
         """
         if not len(directions):
             return torch.zeros(0)
-        parts = directions.split(self._serial.directions_per_pass)
+        chunks = directions.split(self._serial.directions_per_pass)
         # A view would be pickled with everything that it is a view of.
-        with self._parcels.lent(part.clone() for part in parts) as names:
-            return torch.cat(self._ask([_Probes([], [mu], name) for name in names]))
+        with self._shipment.lent(chunk.clone() for chunk in chunks) as names:
+            return torch.cat(self._losses([_Task([], [mu], name) for name in names]))
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""
         self._serial.set_gradient(gradient)
 
-    def _ask(self, tasks: Sequence[_Probes]) -> list[Tensor]:
-        """The losses of every task, each redone until its worker lives to answer."""
-        ticket = self._parcels.publish(self._base)
-        work = partial(_answer, ticket)
-        answers = {n: self._received(a) for n, a in answered(self._executor, work, tasks)}
-        return [answers[number] for number in range(len(tasks))]
-
-    def _received(self, answer: _Answer) -> Tensor:
-        for tally, counted in zip(_tallies(self._kept), answer.counted, strict=True):
-            tally.add(counted)
-        return torch.tensor(answer.losses, dtype=answer.dtype, device=answer.device)
+    def _losses(self, tasks: Sequence[_Task]) -> list[Tensor]:
+        """The losses of every task; what the workers counted is added to the tallies."""
+        work = partial(_in_worker, self._shipment.publish(self._version))
+        losses: dict[int, Tensor] = {}
+        for number, result in finished(self._executor, work, tasks):
+            for tally, counts in zip(_tallies(self._kept), result.counts, strict=True):
+                tally.add(counts)
+            losses[number] = torch.tensor(result.losses, dtype=result.dtype, device=result.device)
+        return [losses[number] for number in range(len(tasks))]
 
 
 @dataclass(frozen=True)
-class _Base:
-    """What a version consists of."""
+class _Version:
+    """What is written to a file for the workers."""
 
     network: nn.Module
     objective: Objective
@@ -195,63 +188,54 @@ class _Base:
 
 
 @dataclass(frozen=True)
-class _Probes:
-    """A task: coordinates and how far each is moved, or lent directions and how far along.
+class _Task:
+    """Coordinates and how far each is moved, or lent directions and how far; neither: the base.
 
-    Neither asks for the base itself.
-
-    Plain numbers, here and in the answer, which a float holds exactly: some executors send
+    Plain numbers, here and in the result, which a float holds exactly: some executors send
     tensors through shared memory that goes with the process that made it.
     """
 
     indices: list[int]
-    far: list[float]
+    steps: list[float]
     directions: str = ""
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Result:
     """Losses, what they were made as, and what every kept tally counted."""
 
     losses: list[float]
     dtype: torch.dtype
     device: str
-    counted: list[Counter[str]]
+    counts: list[Counter[str]]
 
 
-def _answer(ticket: Ticket, probes: _Probes) -> _Answer:
-    """A worker's part."""
+def _in_worker(ticket: Ticket, task: _Task) -> _Result:
     try:
         with _turn:
-            return _answer_here(ticket, probes)
+            return _run(ticket, task)
     except Exception as error:
-        if _travels(error):
-            raise
-        raise RuntimeError(f"{type(error).__name__} in a worker: {first_line(error)}") from None
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # one that does not unpickle would break the pool
+            text = f"{type(error).__name__} in a worker: {first_line(error)}"
+            raise RuntimeError(text) from None
+        raise
 
 
-def _answer_here(ticket: Ticket, probes: _Probes) -> _Answer:
-    oracle, kept = load(ticket, _Base.oracle)
+def _run(ticket: Ticket, task: _Task) -> _Result:
+    oracle, kept = load(ticket, _Version.oracle)
     before = [tally.counts() for tally in _tallies(kept)]
-    if probes.directions:
-        losses = oracle.directions(borrow(ticket, probes.directions), probes.far[0])
-    elif probes.indices:
-        far = torch.tensor(probes.far, dtype=torch.float64)
-        losses = oracle.coordinates(torch.tensor(probes.indices), far)
+    if task.directions:
+        losses = oracle.directions(borrow(ticket, task.directions), task.steps[0])
+    elif task.indices:
+        steps = torch.tensor(task.steps, dtype=torch.float64)
+        losses = oracle.coordinates(torch.tensor(task.indices), steps)
     else:
         losses = oracle.base()[None]
-    counted = [tally.counts() - n for tally, n in zip(_tallies(kept), before, strict=True)]
-    return _Answer(losses.tolist(), losses.dtype, str(losses.device), counted)
+    counts = [tally.counts() - n for tally, n in zip(_tallies(kept), before, strict=True)]
+    return _Result(losses.tolist(), losses.dtype, str(losses.device), counts)
 
 
 def _tallies(kept: Iterable[object]) -> list[Tally]:
     return [thing for thing in kept if isinstance(thing, Tally)]
-
-
-def _travels(error: Exception) -> bool:
-    """Whether an error arrives as itself; one that does not unpickle would break the pool."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class does
-        return False
-    return True

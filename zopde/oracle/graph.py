@@ -1,26 +1,26 @@
-"""The unperturbed run of a network, which all probes of a gradient share.
+"""A network as a torch.fx graph, made ready for probes: whatever can be known before any moves.
 
-A network as a torch.fx graph in which no node overwrites another's value.
+In the graph no node overwrites another's value. For every node it is settled by which rule probes
+pass it, and for every parameter whether its probes can share a batch with others.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from inspect import signature
-from typing import Any, final
+from operator import attrgetter
+from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
 
-from zopde.oracle.fused.moved_channel import Crossing
-from zopde.oracle.fused.moved_weight import Chain, Pieces
-from zopde.oracle.norms import statistics_per_probe
-from zopde.oracle.per_channel import in_planes
-from zopde.oracle.rank_one import CONVS, pad
+from zopde.oracle import norms
+from zopde.oracle.coordinates import CHANGES, Use
+from zopde.oracle.fused import shortcut
+from zopde.oracle.norms import INSTANCE, NORMS
+from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
+from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ _OUT_OF_PLACE = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-_MARK = "inplace"
 _VIEWS = {"view", "reshape", "flatten", "getitem", "transpose", "permute", "squeeze", "unsqueeze"}
 _VIEWS |= {"chunk", "split", "narrow", "expand", "detach", "unflatten", "movedim", "unbind"}
+_RULES: dict[type[nn.Module], Rule] = {**LAYERS, **norms.RULES}
 
 
 def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphModule | None:
@@ -63,73 +63,111 @@ def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphMo
     return graph
 
 
-@contextmanager
-def out_of_place(network: nn.Module) -> Iterator[None]:
-    """Inside this context modules made with `inplace=True` leave their input alone."""
-    changed = [part for part in network.modules() if getattr(part, _MARK, False) is True]
-    for part in changed:
-        setattr(part, _MARK, False)  # mypy takes a module's attributes for tensors
-    try:
-        yield
-    finally:
-        for part in changed:
-            setattr(part, _MARK, True)
+def node_rules(graph: fx.GraphModule) -> dict[fx.Node, NodeRule]:
+    """How probes pass every node, in the order in which they run."""
+    return {
+        node: NodeRule(
+            layer := _layer(node, graph),
+            _one_channel_rule(node, layer),
+            WHOLE.get(node.target if layer is None else type(layer), plain),
+            tuple(source for source in node.all_input_nodes if _is_spare(source, node, graph)),
+            shortcut(node, graph),
+        )
+        for node in graph.graph.nodes
+    }
 
 
-def name_of(node: fx.Node) -> str:
+def rank_one_uses(network: nn.Module) -> dict[str, list[Use]]:
+    """Where each parameter acts, for those whose every use has a rank-one rule.
+
+    A layer that draws random numbers (Dropout in train mode), writes its own statistics, or
+    couples the states of a batch in a way not known here makes stacked probes wrong, so a
+    network with one has no such parameters at all until it is in eval mode. BatchNorm in train
+    mode is known: `statistics_per_probe`. Nor has a weight that the network's code also reads
+    outside its layer.
+    """
+    if any(_forbids_stacking(layer) for layer in network.modules()):
+        return {}
+    uses: dict[int, list[Use]] = {}
+    unknown: set[int] = set()
+    for layer in network.modules():
+        for role, parameter in layer.named_parameters(recurse=False):
+            rule = CHANGES.get((type(layer), role))
+            if rule is None:
+                unknown.add(id(parameter))
+            else:
+                uses.setdefault(id(parameter), []).append(Use(layer, rule))
+    graphs = (trace(network), trace(network, ())) if uses else ()
+    unknown.update(id(tensor) for graph in graphs for tensor in _read_outside_layers(graph))
+    named = ((name, id(parameter)) for name, parameter in network.named_parameters())
+    return {name: uses[key] for name, key in named if key not in unknown}
+
+
+def _forbids_stacking(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.batchnorm._NormBase) and type(layer) not in NORMS:
+        return layer.training or layer.running_mean is None
+    if isinstance(layer, INSTANCE):
+        return layer.training and layer.track_running_stats
+    return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
+
+
+def _read_outside_layers(graph: fx.GraphModule | None) -> list[Tensor]:
+    """The tensors that the code reads itself, as in `F.linear(x, self.layer.weight)`."""
+    if graph is None:
+        return []
+    reads = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return [attrgetter(name)(graph) for name in reads]
+
+
+def _layer(node: fx.Node, graph: fx.GraphModule) -> nn.Module | None:
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _layer_of_one_state(node: fx.Node, graph: fx.GraphModule) -> nn.Module | None:
+    return None if len(node.args) != 1 or node.kwargs else _layer(node, graph)
+
+
+def _name(node: fx.Node) -> str:
     """The plain name of the function or method that a node calls."""
     return str(getattr(node.target, "__name__", node.target))
 
 
-def module_type(node: fx.Node, graph: fx.GraphModule) -> type | None:
-    """The type of the module that a node calls with nothing but one state."""
-    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
-        return None
-    return type(graph.get_submodule(str(node.target)))
+def _one_channel_rule(node: fx.Node, layer: nn.Module | None) -> Rule | None:
+    if layer is not None:
+        return _RULES.get(type(layer))
+    alone = node.args[:1] == tuple(node.all_input_nodes)
+    return MEETINGS.get(_name(node)) or (FUNCTIONS.get(_name(node)) if alone else None)
+
+
+def _is_spare(source: fx.Node, node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether `node` may write over its input: a layer's own answer that it alone reads."""
+    if list(source.users) != [node]:
+        return False
+    if source.op == "call_module":
+        return isinstance(_layer(source, graph), (*CONVS, *NORMS, nn.Linear))
+    return source.op == "call_function" and source.target in ARITHMETIC
 
 
 def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:
     """Turn a node that overwrites its input into one that does not, where that is the same."""
-    if not _overwrites(node, graph):
-        return True
-    if node.op == "call_function" and node.target in _OUT_OF_PLACE:
+    name, layer = _name(node), _layer(node, graph)
+    marked = name.endswith("_") and not name.endswith("__")
+    if getattr(layer, "inplace", False) is True:
+        # The graph's own copy: the network's module stays as it is.
+        module: Any = copy.copy(layer)
+        module.inplace = False
+        node.target = f"_out_of_place_{node.name}"
+        graph.add_submodule(node.target, module)
+    elif node.op == "call_method" and marked:
+        node.target = name.rstrip("_")
+    elif node.op == "call_function" and node.target in _OUT_OF_PLACE:
         node.target = _OUT_OF_PLACE[node.target]
-    elif node.op == "call_method":
-        node.target = str(node.target).rstrip("_")
-    elif node.op == "call_function" and "inplace" in node.kwargs:
+    elif node.op == "call_function" and node.kwargs.get("inplace") is True:
         node.update_kwarg("inplace", False)
-    elif node.op != "call_module":
-        return False
+    else:
+        changes = marked or name == "setitem" or "out" in node.kwargs
+        return node.op != "call_function" or not changes
     return not _read_later(node)
-
-
-def _pool_before_relu(node: fx.Node, graph: fx.GraphModule) -> None:
-    """Let relu(max) take the place of max(relu): the same numbers, of fewer entries."""
-    users = list(node.users)
-    if module_type(node, graph) is not nn.ReLU or len(users) != 1:
-        return
-    pool = users[0]
-    if module_type(pool, graph) is not nn.MaxPool2d or len(pool.args) != 1:
-        return
-    if graph.get_submodule(str(pool.target)).return_indices:
-        return
-    pool.replace_all_uses_with(node)
-    pool.args = node.args
-    node.args = (pool,)
-    pool.append(node)
-
-
-def _overwrites(node: fx.Node, graph: fx.GraphModule) -> bool:
-    if node.op == "call_module":
-        return getattr(graph.get_submodule(str(node.target)), "inplace", False) is True
-    name = name_of(node)
-    if node.op == "call_method":
-        return name.endswith("_") and not name.endswith("__")
-    if node.op == "call_function":
-        marked = name.endswith("_") and not name.endswith("__")
-        changes = node.target in _OUT_OF_PLACE or marked or name == "setitem"
-        return changes or node.kwargs.get("inplace") is True or "out" in node.kwargs
-    return False
 
 
 def _read_later(node: fx.Node) -> bool:
@@ -140,121 +178,20 @@ def _read_later(node: fx.Node) -> bool:
         if any(order[user] > order[node] for user in value.users):
             return True
         # A view shares its memory with what it was made from.
-        value = value.args[0] if name_of(value) in _VIEWS and value.args else None
+        value = value.args[0] if _name(value) in _VIEWS and value.args else None
     return False
 
 
-log = logging.getLogger(__name__)
-
-
-class CannotReuseError(Exception):
-    """The graph does something with the batch axis that reuse cannot follow."""
-
-
-def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> Base:
-    """The unperturbed run of a graph, in the memory format that is faster.
-
-    On a CPU, norms of images with the channels last take a third of the time, and convolutions
-    need no reordering (`benchmarks/deepzero.py`). Code that flattens by `view` cannot have it.
-    """
-    images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4 and v.device.type == "cpu"]
-    if images:
-        last = [
-            v.contiguous(memory_format=torch.channels_last) if any(v is i for i in images) else v
-            for v in args
-        ]
-        try:
-            return Base(graph, tuple(last), args)
-        except RuntimeError as error:
-            log.debug("no channels-last memory format: %s", error)
-    return Base(graph, args, args)
-
-
-@final
-class Base(fx.Interpreter):
-    """The unperturbed run of a graph, every value kept.
-
-    Args:
-        graph: The traced network.
-        args: As the network would get them: tensors of (batch, ...).
-        given: The arguments that this run is to answer for.
-
-    Attributes:
-        batch: States of the call.
-        values: Node -> its value.
-        last_use: Node -> the last one that reads it.
-    """
-
-    def __init__(
-        self, graph: fx.GraphModule, args: tuple[Any, ...], given: tuple[Any, ...]
-    ) -> None:
-        super().__init__(graph, garbage_collect_values=False)
-        self._given = given
-        self._planes: tuple[fx.Node, Tensor, Tensor] | None = None
-        self._pieces: tuple[fx.Node, Pieces] | None = None
-        self._crossing: tuple[fx.Node, Crossing] | None = None
-        self.batch = next(len(value) for value in args if isinstance(value, Tensor))
-        self.states: set[fx.Node] = set()
-        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        for node, value in zip(placeholders, args, strict=True):
-            if isinstance(value, Tensor):
-                self.states.add(node)
-        with statistics_per_probe(graph, lambda _: self.batch), out_of_place(graph):
-            self.run(*args)
-        self.values: dict[fx.Node, Any] = self.env
-        nodes = graph.graph.nodes
-        self.last_use = {source: node for node in nodes for source in node.all_input_nodes}
-
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - fx's own signature
-        """Run one node, and refuse where a value of states lost its batch axis."""
-        value = super().run_node(n)
-        if n.op == "output" or self.states.isdisjoint(n.all_input_nodes):
-            return value
-        self.states.add(n)
-        check_batch(value, self.batch)
-        return value
-
-    def planes(
-        self, node: fx.Node, module: nn.Module, x: Tensor, y: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Input and output of a layer, a convolution's padded, each channel's values together.
-
-        Only a convolution's input is turned: no other layer is read plane by plane. Those of the
-        last layer that was asked for are kept: probes come layer by layer.
-        """
-        if self._planes is None or self._planes[0] is not node:
-            read = in_planes(pad(module, x)) if isinstance(module, CONVS) else x
-            self._planes = node, read, in_planes(y)
-        return self._planes[1:]
-
-    def pieces(
-        self, node: fx.Node, conv: nn.Conv2d, x: Tensor, y: Tensor, window: tuple[int, int]
-    ) -> Pieces:
-        """The planes of a convolution, cut up for a pool behind it; kept as `planes` are."""
-        if self._pieces is None or self._pieces[0] is not node:
-            self._pieces = node, Pieces(conv, x, y, window)
-        return self._pieces[1]
-
-    def crossing(self, node: fx.Node, conv: nn.Conv2d, y: Tensor, chain: Chain) -> Crossing:
-        """A convolution with the norm and the pool behind it; kept as `planes` are."""
-        if self._crossing is None or self._crossing[0] is not node:
-            self._crossing = node, Crossing(conv, chain.norm, chain.window, y)
-        return self._crossing[1]
-
-    def answers(self, args: tuple[Any, ...]) -> bool:
-        """Whether this is the run of `args`."""
-        return len(args) == len(self._given) and all(
-            a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b))
-            for a, b in zip(args, self._given, strict=True)
-        )
-
-
-def check_batch(value: Any, states: int) -> None:  # noqa: ANN401
-    """Require every tensor of a value to hold `states` states."""
-
-    def check(part: Any) -> Any:  # noqa: ANN401
-        if isinstance(part, Tensor) and (part.dim() == 0 or len(part) != states):
-            raise CannotReuseError(f"a value of shape {tuple(part.shape)} has no batch axis")
-        return part
-
-    map_aggregate(value, check)
+def _pool_before_relu(node: fx.Node, graph: fx.GraphModule) -> None:
+    """Let relu(max) take the place of max(relu): the same numbers, of fewer entries."""
+    relu, users = _layer_of_one_state(node, graph), list(node.users)
+    if type(relu) is not nn.ReLU or len(users) != 1:
+        return
+    (pool,) = users
+    module = _layer_of_one_state(pool, graph)
+    if type(module) is not nn.MaxPool2d or module.return_indices:
+        return
+    pool.replace_all_uses_with(node)
+    pool.args = node.args
+    node.args = (pool,)
+    pool.append(node)

@@ -8,7 +8,9 @@ mixing layer then needs one channel's difference:
 
 with conv_c the convolution by the weights of input channel c. Both are exact to round-off.
 
-Thin values through layers: by channel where the layer allows, widened where it mixes.
+Such a channel is best ONE stretch of memory, (probe, batch, *space): values are "channel-major".
+On a CPU that is what convolution taps, statistics and pooling run fastest on, by several times,
+since a few probes at a time stay in the cache.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ from functools import partial
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.oracle.norms import BATCH, INSTANCE, uses_batch_statistics
-from zopde.oracle.per_channel import batch_norm, lies_in_planes, max_pool, plane_by_plane
-from zopde.oracle.rank_one import CONVS, Conv, pad
+Images = Float[Tensor, "batch channel *space"]
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @final
 @dataclass(frozen=True)
-class Thin:
+class OneChannel:
     """k probes that differ from the base in one channel each.
 
     Args:
@@ -54,290 +57,331 @@ class Thin:
         return self.value - base[:, self.channels]
 
 
-_ELEMENTWISE = {
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "gelu",
-    "silu",
-    "mish",
-    "softplus",
-    "hardtanh",
-    "hardswish",
-    "hardsigmoid",
-    "tanh",
-    "sigmoid",
-    "abs",
-    "neg",
-    "exp",
-    "sin",
-    "cos",
-    "square",
-    "sqrt",
-    "pow",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "clone",
-    "contiguous",
-    "float",
-    "double",
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
-    "adaptive_max_pool1d",
-    "adaptive_max_pool2d",
-    "adaptive_max_pool3d",
-    "interpolate",
-}
-_BINARY = {"add", "sub", "mul", "truediv", "div", "maximum", "minimum"}
-
-Answer = Thin | Tensor | None
-"""Still thin; or (k * batch, ...), widened by a mixing layer; or None: not known here."""
-
-
-def through_function(
-    name: str,
-    thin: Thin,
-    x: Tensor,
-    call: Callable[[Tensor], Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Answer:
-    """A thin value through a function or method of one state.
+@final
+@dataclass
+class Visit:
+    """One block of probes at a node of the network's graph.
 
     Args:
-        name: What is called.
-        thin: The probes at its input.
-        x: (batch, channel, ...), the base's input.
-        call: Calls it with another first argument.
-        args: Its further arguments.
-        kwargs: Its keyword arguments.
+        node: The node.
+        layer: The module that it calls; None for a function.
+        probes: Source node -> the probes there; absent where they have the base's value.
+        values: Node -> the base's value.
+        k: How many probes there are.
+        run: (source -> value) -> the node's value: runs it with other inputs.
+        whole: Source node -> its value for every probe, (k * batch, ...).
+        spare: A source that may be written over, if there is one.
     """
-    if name in _ELEMENTWISE:
-        found = plane_by_plane(call, thin.value)
-        return Thin(found, thin.channels) if isinstance(found, Tensor) else None
-    if name == "mean":
-        over = args[0] if args else kwargs.get("dim")
-        axes = (over,) if isinstance(over, int) else over or (0,)
-        if all(axis % x.dim() >= 2 for axis in axes):
-            return Thin(call(thin.value), thin.channels)
-    if name == "getitem" and isinstance(args[0], tuple) and args[0][:2] == (slice(None),) * 2:
-        return Thin(call(thin.value), thin.channels)
-    if name == "flatten" and (args or tuple(kwargs.values())) == (1,):
-        return flat(thin)
-    if name in ("pad", "_pad"):
-        return _padded(thin, x, args, kwargs)
-    return None
+
+    node: fx.Node
+    layer: Any
+    probes: dict[fx.Node, Any]
+    values: dict[fx.Node, Any]
+    k: int
+    run: Callable[[Callable[[fx.Node], Any]], Any]
+    whole: Callable[[fx.Node], Any]
+    spare: fx.Node | None
+
+    @property
+    def x(self) -> Tensor:
+        """The base's first input, (batch, channel, ...)."""
+        value: Tensor = self.values[self.node.all_input_nodes[0]]
+        return value
+
+    @property
+    def first(self) -> OneChannel:
+        """The probes there, each one channel wide."""
+        probes: OneChannel = self.probes[self.node.all_input_nodes[0]]
+        return probes
+
+    def again(self, value: Tensor) -> Any:  # noqa: ANN401
+        """Run the node, which has one state, with another one."""
+        return self.run(lambda _: value)
 
 
-def through_binary(
-    name: str, thins: list[Any], bases: list[Any], call: Callable[..., Any]
-) -> Answer:
-    """Values that meet channel by channel, as in a skip.
+Answer = OneChannel | Tensor | None
+"""Still one channel; or (k * batch, ...), widened by a mixing layer; or None: not known here."""
 
-    Args:
-        name: What is called.
-        thins: Per argument, its `Thin`, or None where the probes have the base's value.
-        bases: Per argument, the base's value, or a constant.
-        call: Calls it with other arguments.
-    """
-    if name not in _BINARY:
+
+def channel_major(x: Images) -> Images:
+    """The same values with strides of (channel, batch, *space): each channel's lie together."""
+    if x.dim() == 4 and x.stride(1) == 1:
+        # Channels last: a matrix to transpose, three times as fast as the axes one by one.
+        rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        channels = rows.t().contiguous().view(x.shape[1], len(x), *x.shape[2:])
+        return channels.transpose(0, 1)
+    return x.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def is_channel_major(x: Images) -> bool:
+    """Whether they lie so already."""
+    return x.dim() > 2 and x.transpose(0, 1).is_contiguous()
+
+
+def every(step: int, first: int, count: int) -> slice:
+    """`count` places of an axis, `step` apart, from `first` on."""
+    return slice(first, first + step * (count - 1) + 1, step)
+
+
+def batch_norm(x: Images, weight: Tensor | None, bias: Tensor | None, eps: float) -> Images:
+    """BatchNorm by the batch's own statistics, of a channel-major state."""
+    channels = x.transpose(0, 1)
+    mean, variance = moments(channels)
+    normalised = F.batch_norm(
+        channels.flatten(1)[None], mean, variance, weight, bias, training=False, eps=eps
+    )
+    return normalised.view(channels.shape).transpose(0, 1)
+
+
+def moments(x: Float[Tensor, "k batch *space"]) -> tuple[Tensor, Tensor]:
+    """Mean and variance (k,) over all other axes: sums of sums, which run at memory's speed."""
+    by_image = x.flatten(2) if x.dim() > 2 else x[..., None]
+    size = max(1, by_image[:1].numel())
+    mean = by_image.sum(dim=2).double().sum(dim=1) / size
+    # Norms of single images first: one long sum of squares would lose digits.
+    squares = torch.linalg.vector_norm(by_image, dim=2).double().square().sum(dim=1) / size
+    variance = (squares - mean.square()).clamp_min(0)
+    return mean.to(x), variance.to(x)
+
+
+def max_pool(module: nn.MaxPool2d, x: Tensor) -> Any:  # noqa: ANN401 - with indices, a pair
+    """What `module(x)` gives, of windows that do not overlap by elementwise maxima."""
+    sizes = windows_apart(module, x)
+    if sizes is None:
+        return module(x)
+    high, wide = sizes
+    rows = _maximum([x[:, :, i::high] for i in range(high)])
+    return _maximum([rows[..., i::wide] for i in range(wide)])
+
+
+def _maximum(values: list[Tensor]) -> Tensor:
+    greatest = values[0]
+    for value in values[1:]:
+        greatest = torch.maximum(greatest, value)
+    return greatest
+
+
+def windows_apart(module: nn.MaxPool2d, x: Tensor) -> tuple[int, int] | None:
+    """Size of windows that do not overlap and cover all; None where torch's code is needed."""
+    kernel, stride, padding, dilation = (
+        value if isinstance(value, tuple) else (value, value)
+        for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+    )
+    plain = kernel == stride and padding == (0, 0) and dilation == (1, 1)
+    if not plain or module.return_indices or x.device.type != "cpu" or x.dim() != 4:
         return None
-    channels = next(thin.channels for thin in thins if thin is not None)
-    width = {base.shape[1:2] for thin, base in zip(thins, bases, strict=True) if thin is not None}
-    axes = {base.dim() for thin, base in zip(thins, bases, strict=True) if thin is not None}
-    parts = []
-    for thin, base in zip(thins, bases, strict=True):
-        if thin is not None:
-            if not torch.equal(thin.channels, channels):
-                return None
-            parts.append(thin.value)
-        elif not isinstance(base, Tensor) or base.dim() == 0:
-            parts.append(base)
-        elif {base.dim()} != axes or base.shape[1:2] not in width:
-            return None
+    if x.shape[2] % kernel[0] or x.shape[3] % kernel[1] or max(kernel) > 4:
+        return None
+    return int(kernel[0]), int(kernel[1])
+
+
+def pad(conv: Conv, x: Tensor) -> Tensor:
+    """(batch, any channels, ...) with the convolution's padding around it."""
+    sides: list[int] = []  # as `F.pad` wants them: last axis first, before and after
+    for axis in reversed(range(len(conv.kernel_size))):
+        if conv.padding == "valid":
+            before = after = 0
+        elif conv.padding == "same":
+            total = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
+            before, after = total // 2, total - total // 2
         else:
-            parts.append(base[:, channels])
-    return Thin(call(*parts), channels) if len(width) == 1 else None
+            before = after = int(conv.padding[axis])
+        sides += [before, after]
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    return F.pad(x, sides, mode=mode) if any(sides) else x
 
 
-def joined(thins: list[Thin | None], bases: list[Tensor], dim: int) -> Answer:
-    """Values laid side by side along the channels, one of them thin."""
-    there = [(i, thin) for i, thin in enumerate(thins) if thin is not None]
-    if dim % bases[0].dim() != 1 or len(there) != 1:
+def windows(conv: Conv, padded: Tensor) -> Tensor:
+    """(batch, channel, *padded) -> (batch, channel, *kernel, *out): what each tap reads; a view."""
+    n = len(conv.kernel_size)
+    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    sizes = zip(padded.shape[2:], reach, conv.stride, strict=True)
+    out = [(size - r - 1) // s + 1 for size, r, s in sizes]
+    steps = padded.stride()[2:]
+    strides = [
+        *padded.stride()[:2],
+        *(steps[i] * conv.dilation[i] for i in range(n)),
+        *(steps[i] * conv.stride[i] for i in range(n)),
+    ]
+    shape = [*padded.shape[:2], *conv.kernel_size, *out]
+    return padded.as_strided(shape, strides, padded.storage_offset())
+
+
+def _each_channel(call: Callable[[Tensor], Any], probes: OneChannel) -> Answer:
+    """Call what treats every channel alike, on the channels in the order in which they lie."""
+    turned = is_channel_major(probes.value)
+    answer = call(probes.value.transpose(0, 1) if turned else probes.value)
+    if not isinstance(answer, Tensor):
         return None
-    at, thin = there[0]
-    before = sum(base.shape[1] for base in bases[:at])
-    return Thin(thin.value, thin.channels + before)
+    return OneChannel(answer.transpose(0, 1) if turned else answer, probes.channels)
 
 
-def flat(thin: Thin) -> Answer:
-    """One entry per channel: (batch, k, 1, ...) -> (batch, k)."""
-    if thin.value[0, 0].numel() != 1:
-        return None
-    return Thin(thin.value.flatten(1), thin.channels)
+def _by_channel(visit: Visit) -> Answer:
+    return _each_channel(visit.again, visit.first)
 
 
-def _padded(thin: Thin, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
-    """`F.pad` of the axes behind the channels; padding the channels renumbers them."""
-    names = ("pad", "mode", "value")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    pads = list(given["pad"])
-    space = 2 * (x.dim() - 2)
-    shift = 0
-    if len(pads) > space:
-        if len(pads) > space + 2 or given.get("mode", "constant") != "constant":
-            return None
-        shift = pads[space]
-        if min(pads[space:]) < 0:
-            return None
-    given["pad"] = pads[:space]
-    value = F.pad(thin.value, **given) if any(pads[:space]) else thin.value
-    return Thin(value, thin.channels + shift)
+def _max_pool(visit: Visit) -> Answer:
+    return _each_channel(partial(max_pool, visit.layer), visit.first)
 
 
-_ACTIVATIONS = (
-    "ReLU",
-    "ReLU6",
-    "LeakyReLU",
-    "ELU",
-    "SELU",
-    "CELU",
-    "GELU",
-    "SiLU",
-    "Mish",
-    "Softplus",
-    "Softshrink",
-    "Softsign",
-    "Hardshrink",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "Tanh",
-    "Sigmoid",
-    "LogSigmoid",
-    "Tanhshrink",
-    "Threshold",
-    "Identity",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Dropout3d",
-    "AlphaDropout",
-)
-_POOLS = (
-    "MaxPool",
-    "AvgPool",
-    "AdaptiveMaxPool",
-    "AdaptiveAvgPool",
-    "LPPool",
-    "ReflectionPad",
-    "ReplicationPad",
-    "ZeroPad",
-    "ConstantPad",
-    "CircularPad",
-)
-_BY_CHANNEL = {getattr(nn, name) for name in _ACTIVATIONS} | {nn.Upsample}
-_BY_CHANNEL |= {
-    getattr(nn, f"{name}{n}d") for name in _POOLS for n in (1, 2, 3) if hasattr(nn, f"{name}{n}d")
-}
+def _prelu(visit: Visit) -> Answer:
+    channels, weight = visit.first.channels, visit.layer.weight
+    own = weight if weight.numel() == 1 else weight[channels]
+    return OneChannel(F.prelu(visit.first.value, own), channels)
 
 
-def through_module(module: nn.Module, thin: Thin, x: Tensor, y: Tensor) -> Answer:
-    """A thin value through a module.
-
-    Args:
-        module: The layer.
-        thin: The probes at its input.
-        x: (batch, channel, ...), the base's input.
-        y: (batch, channel, ...), the base's output.
-    """
-    rule = _RULES.get(type(module))
-    return rule(module, thin, x, y) if rule else None
-
-
-def _by_channel(module: nn.Module, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
-    found = plane_by_plane(module, thin.value)
-    return Thin(found, thin.channels) if isinstance(found, Tensor) else None
-
-
-def _max_pool(module: nn.MaxPool2d, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
-    found = plane_by_plane(partial(max_pool, module), thin.value)
-    return Thin(found, thin.channels) if isinstance(found, Tensor) else None
-
-
-def _prelu(module: nn.PReLU, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
-    weight = module.weight if module.weight.numel() == 1 else module.weight[thin.channels]
-    return Thin(F.prelu(thin.value, weight), thin.channels)
-
-
-def _norm(module: nn.modules.batchnorm._NormBase, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
-    value, channels = thin.value, thin.channels
-    weight = None if module.weight is None else module.weight[channels]
-    bias = None if module.bias is None else module.bias[channels]
-    mean = variance = None
-    if module.running_mean is not None and module.running_var is not None and not module.training:
-        mean, variance = module.running_mean[channels], module.running_var[channels]
-    train = isinstance(module, BATCH) and uses_batch_statistics(module)
-    if train and value.device.type == "cpu" and lies_in_planes(value):
-        found = batch_norm(value, weight, bias, module.eps)
-    elif isinstance(module, BATCH):
-        # The axis of the channels holds the probes, so each gets its own statistics.
-        found = F.batch_norm(value, mean, variance, weight, bias, training=train, eps=module.eps)
-    else:
-        found = F.instance_norm(
-            value, mean, variance, weight, bias, use_input_stats=mean is None, eps=module.eps
-        )
-    return Thin(found, channels)
-
-
-def _linear(module: nn.Linear, thin: Thin, x: Tensor, y: Tensor) -> Answer:
-    if x.dim() != 2:
+def _linear(visit: Visit) -> Answer:
+    if visit.x.dim() != 2:
         return None  # its channels are counted on the last axis
-    weight = module.weight[:, thin.channels].t()
-    return (thin.difference(x).t()[..., None] * weight[:, None] + y).flatten(0, 1)
+    weight = visit.layer.weight[:, visit.first.channels].t()
+    change = visit.first.difference(visit.x).t()[..., None] * weight[:, None]
+    answer: Tensor = (change + visit.values[visit.node]).flatten(0, 1)
+    return answer
 
 
-def _conv(conv: Conv, thin: Thin, x: Tensor, y: Tensor) -> Answer:
+def _conv(visit: Visit) -> Answer:
     """conv(x) + conv_c(difference), neighbouring probes of the same channel together."""
+    conv, y = visit.layer, visit.values[visit.node]
     if conv.groups != 1:
         return None
-    apart = thin.difference(x).transpose(0, 1)
-    found, first = [], 0
+    differences = visit.first.difference(visit.x).transpose(0, 1)
+    answers, first = [], 0
     kernel = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(conv.kernel_size)]
-    channels, counts = torch.unique_consecutive(thin.channels, return_counts=True)
+    channels, counts = torch.unique_consecutive(visit.first.channels, return_counts=True)
     for c, count in zip(channels.tolist(), counts.tolist(), strict=True):
-        one = apart[first : first + count].flatten(0, 1)[:, None]
+        difference = differences[first : first + count].flatten(0, 1)[:, None]
         weight = conv.weight[:, c : c + 1]
         if y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last):
             weight = weight.contiguous(memory_format=torch.channels_last)  # and so its answer
-        share = kernel(pad(conv, one), weight, None, conv.stride, 0, conv.dilation)
-        found.append(share.view(count, *y.shape).add_(y).flatten(0, 1))
+        change = kernel(pad(conv, difference), weight, None, conv.stride, 0, conv.dilation)
+        answers.append(change.view(count, *y.shape).add_(y).flatten(0, 1))
         first += count
-    return torch.cat(found) if len(found) > 1 else found[0]
+    return torch.cat(answers) if len(answers) > 1 else answers[0]
 
 
-def _flatten(module: nn.Flatten, thin: Thin, _x: Tensor, _y: Tensor) -> Answer:
-    whole = module.start_dim == 1 and module.end_dim == -1
-    return flat(thin) if whole else None
+def _flatten(visit: Visit) -> Answer:
+    """One entry per channel: (batch, k, 1, ...) -> (batch, k)."""
+    layer, node, probes = visit.layer, visit.node, visit.first
+    if layer is not None:
+        from_channels = (layer.start_dim, layer.end_dim) == (1, -1)
+    else:
+        from_channels = (node.args[1:] or tuple(node.kwargs.values())) == (1,)
+    if not from_channels or probes.value[0, 0].numel() != 1:
+        return None
+    return OneChannel(probes.value.flatten(1), probes.channels)
 
 
-_RULES: dict[type[nn.Module], Callable[..., Answer]] = {
-    **dict.fromkeys(_BY_CHANNEL, _by_channel),
-    **dict.fromkeys((*BATCH, *INSTANCE), _norm),
+def _mean(visit: Visit) -> Answer:
+    dim: Any = (*visit.node.args[1:], visit.node.kwargs.get("dim"))[0]
+    axes = (dim,) if isinstance(dim, int) else dim or (0,)
+    behind_channels = all(axis % visit.x.dim() >= 2 for axis in axes)
+    return _as_it_is(visit) if behind_channels else None
+
+
+def _getitem(visit: Visit) -> Answer:
+    index: Any = visit.node.args[1]
+    all_channels = isinstance(index, tuple) and index[:2] == (slice(None),) * 2
+    return _as_it_is(visit) if all_channels else None
+
+
+def _as_it_is(visit: Visit) -> OneChannel:
+    return OneChannel(visit.again(visit.first.value), visit.first.channels)
+
+
+def _pad(visit: Visit) -> Answer:
+    """`F.pad` of the axes behind the channels; padding the channels renumbers them."""
+    names = ("pad", "mode", "value")
+    given: Any = {**dict(zip(names, visit.node.args[1:], strict=False)), **visit.node.kwargs}
+    sides, space, shift = list(given["pad"]), 2 * (visit.x.dim() - 2), 0
+    if len(sides) > space:
+        if len(sides) > space + 2 or given.get("mode", "constant") != "constant":
+            return None
+        shift = sides[space]
+        if min(sides[space:]) < 0:
+            return None
+    given["pad"] = sides[:space]
+    value, channels = visit.first.value, visit.first.channels
+    return OneChannel(F.pad(value, **given) if any(sides[:space]) else value, channels + shift)
+
+
+def _cat(visit: Visit) -> Answer:
+    """Values laid side by side along the channels, one of them with probes."""
+    inputs, *rest = visit.node.args or (None,)
+    dim: Any = (*rest, visit.node.kwargs.get("dim", 0))[0]
+    if not isinstance(inputs, list | tuple) or not all(isinstance(n, fx.Node) for n in inputs):
+        return None
+    nodes: list[Any] = list(inputs)
+    at, *others = [i for i, node in enumerate(nodes) if node in visit.probes]
+    if others or dim % visit.values[nodes[at]].dim() != 1:
+        return None
+    before = sum(visit.values[node].shape[1] for node in nodes[:at])
+    probes = visit.probes[nodes[at]]
+    return OneChannel(probes.value, probes.channels + before)
+
+
+def _meet(visit: Visit) -> Answer:
+    """Values that meet channel by channel, as in a skip."""
+    channels, *others = [probes.channels for probes in visit.probes.values()]
+    tensors = [v for n in visit.node.all_input_nodes if isinstance(v := visit.values[n], Tensor)]
+    shapes = {(v.dim(), *v.shape[1:2]) for v in tensors if v.dim()}
+    same = all(torch.equal(other, channels) for other in others)
+    if len(visit.node.args) != 2 or len(shapes) != 1 or not same:
+        return None
+
+    def own(source: fx.Node) -> Any:  # noqa: ANN401
+        if source in visit.probes:
+            return visit.probes[source].value
+        base = visit.values[source]
+        return base[:, channels] if isinstance(base, Tensor) and base.dim() else base
+
+    return OneChannel(visit.run(own), channels)
+
+
+_LAYERS_BY_CHANNEL = """
+    ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Softplus Softshrink Softsign Hardshrink
+    Hardsigmoid Hardswish Hardtanh Tanh Sigmoid LogSigmoid Tanhshrink Threshold Identity
+    Dropout Dropout1d Dropout2d Dropout3d AlphaDropout Upsample
+"""
+_LAYERS_BY_CHANNEL_IN_1D_TO_3D = """
+    MaxPool AvgPool AdaptiveMaxPool AdaptiveAvgPool LPPool
+    ReflectionPad ReplicationPad ZeroPad ConstantPad CircularPad
+"""
+_FUNCTIONS_BY_CHANNEL = """
+    relu relu6 leaky_relu elu selu celu gelu silu mish softplus hardtanh hardswish hardsigmoid
+    tanh sigmoid abs neg exp sin cos square sqrt pow clamp clamp_min clamp_max clone contiguous
+    float double max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d interpolate
+"""
+Rule = Callable[[Visit], Answer]
+
+LAYERS: dict[type[nn.Module], Rule] = {
+    **{getattr(nn, name): _by_channel for name in _LAYERS_BY_CHANNEL.split()},
+    **{
+        getattr(nn, f"{name}{n}d"): _by_channel
+        for name in _LAYERS_BY_CHANNEL_IN_1D_TO_3D.split()
+        for n in (1, 2, 3)
+    },
     **dict.fromkeys(CONVS, _conv),
     nn.MaxPool2d: _max_pool,
     nn.PReLU: _prelu,
     nn.Linear: _linear,
     nn.Flatten: _flatten,
 }
+"""Type of a module of one state -> how probes of one channel pass it."""
+
+FUNCTIONS: dict[str, Rule] = {
+    **dict.fromkeys(_FUNCTIONS_BY_CHANNEL.split(), _by_channel),
+    "mean": _mean,
+    "getitem": _getitem,
+    "flatten": _flatten,
+    "pad": _pad,
+    "_pad": _pad,
+}
+"""Name of a function or method of one state -> the same."""
+
+MEETINGS: dict[str, Rule] = {
+    **dict.fromkeys(("add", "sub", "mul", "truediv", "div", "maximum", "minimum"), _meet),
+    "cat": _cat,
+}
+"""Name of a function or method of several states -> the same."""

@@ -3,39 +3,189 @@
     f_theta(x) = f_{theta >= l}(z_l),   z_l the unperturbed activations before layer l
 
 (Chen et al., ICLR 2024, section 4.) The network runs once, node by node of its torch.fx graph, and
-every value is kept. A pass of probes visits only the nodes behind a moved layer. A value holds,
-beside the base's, one part for each block of probes that has come by: absent while its layer lies
-ahead (they have the base's value: skips come out right), `Thin` while they differ in one channel.
+every value is kept: the base run. A pass of probes visits only the nodes behind a moved layer, and
+a table says how probes pass each of them (`NodeRule`). Besides the base's value, a node has one
+value for every block of probes that has come by: none while the block's layer lies ahead (so skips
+come out right), `OneChannel` while the probes differ in one channel, whole states from then on.
 """
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable
-from functools import partial
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, final
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.oracle.fused.moved_weight import behind_pool, chain_after
-from zopde.oracle.graph import (
-    Base,
-    CannotReuseError,
-    check_batch,
-    module_type,
-    name_of,
-    out_of_place,
-)
-from zopde.oracle.norms import NORMS, statistics_per_probe
-from zopde.oracle.one_channel import Thin, joined, through_binary, through_function, through_module
-from zopde.oracle.per_channel import max_pool
-from zopde.oracle.rank_one import CONVS, Block, Share, Site, moved_planes, never_called, share
+from zopde.errors import InputError
+from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use
+from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, max_pool, pad
 
-_LAYERS = (*CONVS, *NORMS, nn.Linear)
-_TOGETHER = (operator.add, operator.sub, operator.mul, operator.truediv)
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
+
+
+class CannotReuseError(Exception):
+    """The graph does something with the batch axis that reuse cannot follow."""
+
+
+class Shortcut(Protocol):
+    """Takes probes from a layer past the nodes behind it in one go.
+
+    Attributes:
+        end: The node whose value it gives.
+        layers: Those on the way that have weights.
+    """
+
+    end: fx.Node
+    layers: tuple[nn.Module, ...]
+
+    def start(self, base: BaseRun, change: LayerChange) -> OneChannel | None:
+        """The end's value for probes that move weights of the layer; None: the long way."""
+        ...
+
+    def cross(self, base: BaseRun, probes: OneChannel) -> Tensor | None:
+        """The end's value for probes at the layer's input; None: the long way."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class NodeRule:
+    """How probes pass one node of the graph.
+
+    Args:
+        layer: The module that it calls; None for a function.
+        one_channel: For probes that differ from the base in one channel each.
+        whole: For probes that differ anywhere: (k * batch, ...).
+        spare: Inputs that nobody reads afterwards, so that they may be written over.
+        shortcut: Past the nodes behind it; None where there is none.
+    """
+
+    layer: nn.Module | None
+    one_channel: Rule | None
+    whole: Callable[[Visit], Any]
+    spare: tuple[fx.Node, ...]
+    shortcut: Shortcut | None
+
+
+def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> BaseRun:
+    """The unperturbed run of a graph, in the memory format that is faster.
+
+    On a CPU, norms of images with the channels last take a third of the time, and convolutions
+    need no reordering (`benchmarks/deepzero.py`). Code that flattens by `view` cannot have it.
+    """
+    images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4 and v.device.type == "cpu"]
+    if images:
+        last = [
+            v.contiguous(memory_format=torch.channels_last) if any(v is i for i in images) else v
+            for v in args
+        ]
+        try:
+            return BaseRun(graph, tuple(last), args)
+        except RuntimeError as error:
+            log.debug("no channels-last memory format: %s", error)
+    return BaseRun(graph, args, args)
+
+
+@final
+class BaseRun(fx.Interpreter):
+    """The unperturbed run of a graph, every value kept.
+
+    Args:
+        graph: The traced network.
+        args: As the network would get them: tensors of (batch, ...).
+        given: The arguments that this run is to answer for.
+
+    Attributes:
+        batch: States of the call.
+        values: Node -> its value.
+        states: The nodes whose values have a batch axis.
+        last_use: Node -> the last one that reads it.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, args: tuple[Any, ...], given: tuple[Any, ...]
+    ) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self._given = given
+        self._made: dict[str, tuple[fx.Node, Any]] = {}
+        nodes = graph.graph.nodes
+        self.batch = next(len(value) for value in args if isinstance(value, Tensor))
+        inputs = zip((n for n in nodes if n.op == "placeholder"), args, strict=True)
+        self.states = {node for node, value in inputs if isinstance(value, Tensor)}
+        self.run(*args)
+        self.values: dict[fx.Node, Any] = self.env
+        self.last_use = {source: node for node in nodes for source in node.all_input_nodes}
+
+    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - fx's own signature
+        """Run one node, and refuse where a value of states lost its batch axis."""
+        value = super().run_node(n)
+        if n.op == "output" or self.states.isdisjoint(n.all_input_nodes):
+            return value
+        self.states.add(n)
+        check_batch(value, self.batch)
+        return value
+
+    def answers(self, args: tuple[Any, ...]) -> bool:
+        """Whether this is the run of `args`."""
+        return len(args) == len(self._given) and all(
+            a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b))
+            for a, b in zip(args, self._given, strict=True)
+        )
+
+    def once(self, node: fx.Node, kind: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once for a node.
+
+        It is held until another node makes something of this kind: probes come layer by layer.
+        """
+        if kind not in self._made or self._made[kind][0] is not node:
+            self._made[kind] = node, make()
+        made: T = self._made[kind][1]
+        return made
+
+    def call(self, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
+        """The node's value where its sources have others."""
+        args, kwargs = map_arg((node.args, node.kwargs), value_of)
+        return getattr(self, node.op)(node.target, args, kwargs)
+
+    def whole(self, source: fx.Node, value: Any, k: int) -> Any:  # noqa: ANN401
+        """A node's value for each of k probes, (k * batch, ...).
+
+        Args:
+            source: The node.
+            value: What the probes have there; None where they have the base's.
+            k: How many there are.
+        """
+        base = self.values[source]
+        if isinstance(value, OneChannel):
+            return value.widen(base)
+        if value is not None or source not in self.states:
+            return base if value is None else value
+        if is_number(base):
+            return self.number(source, k)
+        return map_aggregate(base, lambda v: torch.cat([v] * k) if isinstance(v, Tensor) else v)
+
+    def number(self, node: fx.Node, k: int) -> Any:  # noqa: ANN401
+        """A size that the code reads, as it is for the stacked batch; nothing is computed."""
+
+        def value_of(source: fx.Node) -> Any:  # noqa: ANN401
+            base = self.values[source]
+            if source not in self.states:
+                return base
+            if isinstance(base, Tensor):
+                shape = (k * self.batch, *base.shape[1:])
+                return torch.empty(shape, dtype=base.dtype, device="meta")
+            return self.number(source, k)
+
+        return self.call(node, value_of)
 
 
 @final
@@ -44,23 +194,26 @@ class Reuse:
 
     Args:
         base: The unperturbed run.
-        graph: The traced network.
-        sites: Parameter name -> the places where it acts.
+        rules: How probes pass each node.
+        uses: Parameter name -> the places where it acts.
         blocks: The probes of this pass, in order.
     """
 
     def __init__(
-        self, base: Base, graph: fx.GraphModule, sites: dict[str, list[Site]], blocks: list[Block]
+        self,
+        base: BaseRun,
+        rules: dict[fx.Node, NodeRule],
+        uses: dict[str, list[Use]],
+        blocks: list[ProbeBlock],
     ) -> None:
-        self._base = base
-        self._graph = graph
-        self._blocks = blocks
-        self._shares: dict[nn.Module, list[tuple[int, Share]]] = {}
+        self._base, self._rules, self._blocks = base, rules, blocks
+        self._changes: dict[nn.Module | None, list[tuple[int, LayerChange]]] = {}
         for i, block in enumerate(blocks):
-            for site in sites[block.slot.name]:
-                self._shares.setdefault(site.module, []).append((i, share(site, block)))
-        self._parts: dict[fx.Node, dict[int, Any]] = {}
-        self._ahead: dict[fx.Node, dict[int, Any]] = {}  # computed before their node's turn
+            for use in uses[block.parameter.name]:
+                self._changes.setdefault(use.layer, []).append((i, use.change(block)))
+        # Node -> number of a block -> its probes there; absent where they have the base's value.
+        self._probes: dict[fx.Node, dict[int, Any]] = {}
+        self._early: dict[fx.Node, dict[int, Any]] = {}  # computed before their node's turn
 
     def answer(self) -> Tensor:
         """The network's answer for every probe.
@@ -72,233 +225,173 @@ class Reuse:
             CannotReuseError: If a node mixes or drops states; the plain pass still can.
             InputError: If the layer of a moved weight is never called.
         """
-        nodes = list(self._graph.graph.nodes)
-        called: set[int] = set()
-        with (
-            statistics_per_probe(self._graph, lambda _: self._base.batch),
-            out_of_place(self._graph),
-        ):
-            for node in nodes[:-1]:
-                self._visit(node, called)
-                for source in node.all_input_nodes:
-                    if self._base.last_use[source] is node:
-                        self._parts.pop(source, None)
+        *nodes, output = self._rules
+        started: set[int] = set()
+        for node in nodes:
+            self._visit(node, started)
+            for source in node.all_input_nodes:
+                if self._base.last_use[source] is node:
+                    self._probes.pop(source, None)
         for i, block in enumerate(self._blocks):
-            if i not in called:
+            if i not in started:
                 raise never_called(block)
-        return self._gathered(nodes[-1].args[0])
-
-    def _gathered(self, last: Any) -> Tensor:  # noqa: ANN401
+        last: Any = output.args[0]
         if not isinstance(last, fx.Node) or not isinstance(self._base.values[last], Tensor):
             raise CannotReuseError("the answer is not one tensor")
-        parts = self._parts.get(last, {})
-        whole = [self._whole(last, parts.get(i), i) for i in range(len(self._blocks))]
-        return torch.cat(whole).contiguous()  # a loss may well call `view`
+        ends = enumerate(self._blocks)
+        answers = [self._base.whole(last, self._at(last, i), len(block)) for i, block in ends]
+        return torch.cat(answers).contiguous()  # a loss may well call `view`
 
-    def _visit(self, node: fx.Node, called: set[int]) -> None:
-        parts: dict[int, Any] = self._ahead.pop(node, {})
-        for i in self._arrived(node):
+    def _at(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
+        """The probes of block i at a node; None where they have the base's value."""
+        return self._probes.get(node, {}).get(i)
+
+    def _visit(self, node: fx.Node, started: set[int]) -> None:
+        probes: dict[int, Any] = self._early.pop(node, {})
+        arrived = {i for source in node.all_input_nodes for i in self._probes.get(source, ())}
+        for i in sorted(arrived):
             if not self._crossed(node, i):
-                parts[i] = self._run(node, i)
-        if node.op == "call_module":
-            module = self._graph.get_submodule(str(node.target))
-            for i, change in self._shares.get(module, ()):
-                called.add(i)
-                joined = self._join(node, i, change, parts.get(i))
-                if joined is not None:
-                    parts[i] = joined
-        if parts:
-            self._parts[node] = parts
+                probes[i] = self._run(node, i)
+        for i, change in self._changes.get(self._rules[node].layer, ()):
+            started.add(i)
+            value = self._join(node, i, change, probes.get(i))
+            if value is not None:
+                probes[i] = value
+        if probes:
+            self._probes[node] = probes
 
-    def _arrived(self, node: fx.Node) -> list[int]:
-        """The blocks that some input of the node differs for."""
-        found = {i for source in node.all_input_nodes for i in self._parts.get(source, ())}
-        return sorted(found)
-
-    def _join(self, node: fx.Node, i: int, change: Share, found: Any) -> Any:  # noqa: ANN401
+    def _join(self, node: fx.Node, i: int, change: LayerChange, answer: Any) -> Any:  # noqa: ANN401
         """Let a layer's own probes differ from here on; None: from a later node on."""
-        source = node.all_input_nodes[0]
-        x, y = self._base.values[source], self._base.values[node]
-        k, part = len(self._blocks[i]), self._parts.get(source, {}).get(i)
-        if part is None and found is None and change.channels_first(y):
-            value = self._moved(node, i, change, x, y)
-            return None if value is None else Thin(value, change.channels)
-        probes = x.expand(k, *x.shape)
-        if part is not None:
-            probes = self._whole(source, part, i).view(k, *x.shape)
-        whole = self._whole(node, found, i).view(k, *y.shape)
-        change.add(probes, whole)
+        base, source, k = self._base, node.all_input_nodes[0], len(self._blocks[i])
+        x, y, before = base.values[source], base.values[node], self._at(source, i)
+        if before is None and answer is None and change.channels_first(y):
+            return self._start(node, i, change, x, y)
+        probes = x[None] if before is None else base.whole(source, before, k)
+        whole = base.whole(node, answer, k).view(k, *y.shape)
+        change.add(probes.view(-1, *x.shape).expand(k, *x.shape), whole)
         return whole.flatten(0, 1)
 
-    def _moved(self, node: fx.Node, i: int, change: Share, x: Tensor, y: Tensor) -> Tensor | None:
-        """The probes' channels of a layer's output, (batch, k, ...); None: of a later node's."""
+    def _start(
+        self, node: fx.Node, i: int, change: LayerChange, x: Tensor, y: Tensor
+    ) -> OneChannel | None:
+        """The moved channels of a layer's output; None where a shortcut gave a later node's."""
         if y.device.type != "cpu" or y.dim() != 4:
-            return y[:, change.channels] + change.of_base(x)
-        module: Any = self._graph.get_submodule(str(node.target))
-        chain = chain_after(node, self._graph, y)
-        if chain:
-            pieces = partial(self._base.pieces, node, module, x, y, chain.window)
-            steps, out = self._blocks[i].steps, self._base.values[chain.end]
-            value = behind_pool(chain, change, steps, out, pieces)
-            if value is not None:
-                self._ahead.setdefault(chain.end, {})[i] = Thin(value, change.channels)
-                return None
-        if change.moves:
-            return moved_planes(module, change.moves(), *self._base.planes(node, module, x, y))
-        planes = self._base.planes(node, module, x, y)[1]
-        apart = planes.transpose(0, 1)[change.channels].transpose(0, 1)
-        return apart + change.of_base(x)
+            return OneChannel(y[:, change.channels] + change.of_base(x), change.channels)
+        shortcut, layer = self._rules[node].shortcut, change.layer
+        early = shortcut.start(self._base, change) if shortcut else None
+        if shortcut and early:
+            self._early.setdefault(shortcut.end, {})[i] = early
+            return None
+
+        def by_channel() -> tuple[Tensor, Tensor]:
+            # No layer but a convolution reads its input channel by channel.
+            return channel_major(pad(layer, x)) if isinstance(layer, CONVS) else x, channel_major(y)
+
+        moved = change.moved_channels(*self._base.once(node, "by channel", by_channel))
+        return OneChannel(moved, change.channels)
 
     def _crossed(self, node: fx.Node, i: int) -> bool:
-        """Let thin probes pass a convolution, its norm and the pool behind it at once."""
-        source = node.all_input_nodes[0]
-        x, y, thin = self._base.values[source], self._base.values[node], self._part(source, i)
-        if module_type(node, self._graph) is not nn.Conv2d or not isinstance(thin, Thin):
+        """Let probes of one channel take the shortcut, unless it moves their own layers."""
+        shortcut, probes = self._rules[node].shortcut, self._at(node.all_input_nodes[0], i)
+        if shortcut is None or not isinstance(probes, OneChannel):
             return False
-        conv: Any = self._graph.get_submodule(str(node.target))
-        here = conv.groups == 1 and y.device.type == "cpu"
-        chain = chain_after(node, self._graph, y) if here else None
-        if chain is None or any(i == j for m in chain.layers for j, _ in self._shares.get(m, ())):
+        if any(i == j for layer in shortcut.layers for j, _ in self._changes.get(layer, ())):
             return False
-        crossing = self._base.crossing(node, conv, y, chain)
-        self._ahead.setdefault(chain.end, {})[i] = crossing(thin, x)
-        return True
+        answer = shortcut.cross(self._base, probes)
+        if answer is not None:
+            self._early.setdefault(shortcut.end, {})[i] = answer
+        return answer is not None
 
     def _run(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
-        """A node's value for block i, as thin as it can be."""
-        if _is_number(self._base.values[node]):
-            return self._number(node, i)
-        held = {s: part for s in node.all_input_nodes if (part := self._part(s, i)) is not None}
-        if all(isinstance(part, Thin) for part in held.values()):
-            thin = self._thin(node, held)
-            if thin is not None:
-                return thin
-        spare = next((s for s in held if self._is_spare(s, held[s], node)), None)
-        if spare and self._is_relu(node):
-            found: Any = torch.relu_(held[spare])
-        elif node.op == "call_function" and node.target in _TOGETHER:
-            found = self._broadcast(node, i, spare)
-        elif held and module_type(node, self._graph) is nn.MaxPool2d:
-            pool: Any = self._graph.get_submodule(str(node.target))
-            source = node.all_input_nodes[0]
-            found = max_pool(pool, self._whole(source, held[source], i))
-        else:
-            found = self._call(node, lambda source: self._whole(source, held.get(source), i))
-        check_batch(found, len(self._blocks[i]) * self._base.batch)
-        return found
+        """A node's value for block i, one channel wide while it can be."""
+        base, k = self._base, len(self._blocks[i])
+        if is_number(base.values[node]):
+            return base.number(node, k)
+        probes = {s: p for s in node.all_input_nodes if (p := self._at(s, i)) is not None}
+        rule = self._rules[node]
 
-    def _is_spare(self, source: fx.Node, part: Any, node: fx.Node) -> bool:  # noqa: ANN401
-        """Whether `node` may write over its input: a layer's own answer that it alone reads."""
-        if not isinstance(part, Tensor) or list(source.users) != [node]:
-            return False
-        if source.op == "call_module":
-            return isinstance(self._graph.get_submodule(str(source.target)), _LAYERS)
-        return source.op == "call_function" and source.target in _TOGETHER
+        def whole(source: fx.Node) -> Any:  # noqa: ANN401
+            return base.whole(source, probes.get(source), k)
 
-    def _is_relu(self, node: fx.Node) -> bool:
-        called = node.op == "call_function" and node.target in (F.relu, torch.relu)
-        return called or module_type(node, self._graph) is nn.ReLU
+        def run(value_of: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
+            return base.call(node, value_of)
 
-    def _broadcast(self, node: fx.Node, i: int, spare: fx.Node | None) -> Any:  # noqa: ANN401
-        """Entry by entry: where the probes have the base's value it is not repeated."""
-        k = len(self._blocks[i])
-
-        def value(source: Any) -> Any:  # noqa: ANN401
-            if not isinstance(source, fx.Node):
-                return source
-            base, part = self._base.values[source], self._part(source, i)
-            if not isinstance(base, Tensor) or source not in self._base.states:
-                return self._whole(source, part, i)
-            return base if part is None else self._whole(source, part, i).view(k, *base.shape)
-
-        if spare and node.target is operator.add:
-            other = next((a for a in node.args if a is not spare), spare)
-            whole, more = value(spare), value(other)
-            if isinstance(more, Tensor) and more.dtype == whole.dtype:
-                return whole.add_(more).flatten(0, 1)
-        found = self._call(node, value)
-        return found.flatten(0, 1) if isinstance(found, Tensor) else found
-
-    def _part(self, source: fx.Node, i: int) -> Any:  # noqa: ANN401
-        return self._parts.get(source, {}).get(i)
-
-    def _call(self, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
-        args, kwargs = map_arg((node.args, node.kwargs), value)
-        return getattr(self._base, node.op)(node.target, args, kwargs)
-
-    def _thin(self, node: fx.Node, held: dict[fx.Node, Any]) -> Thin | Tensor | None:
-        sources, values = node.all_input_nodes, self._base.values
-        first = sources[0]
-        if node.op == "call_module":
-            module = self._graph.get_submodule(str(node.target))
-            return through_module(module, held[first], values[first], values[node])
-        name = name_of(node)
-        if len(sources) == 1 and node.args[:1] == (first,):
-            answer = through_function(
-                name,
-                held[first],
-                values[first],
-                lambda value: self._call(node, lambda _: value),
-                node.args[1:],
-                node.kwargs,
-            )
+        spare = next((s for s in rule.spare if isinstance(probes.get(s), Tensor)), None)
+        visit = Visit(node, rule.layer, probes, base.values, k, run, whole, spare)
+        if rule.one_channel and all(isinstance(p, OneChannel) for p in probes.values()):
+            answer = rule.one_channel(visit)
             if answer is not None:
                 return answer
-        if name == "cat":
-            inputs: Any = node.args[0]
-            dim: Any = (*node.args[1:], node.kwargs.get("dim", 0))[0]
-            if isinstance(inputs, list | tuple) and all(s in self._base.states for s in inputs):
-                return joined([held.get(s) for s in inputs], [values[s] for s in inputs], dim)
-            return None
-        return self._thin_binary(node, name, held)
-
-    def _thin_binary(
-        self, node: fx.Node, name: str, held: dict[fx.Node, Any]
-    ) -> Thin | Tensor | None:
-        if node.op not in ("call_function", "call_method") or len(node.args) != 2:
-            return None
-        nodes = [a if isinstance(a, fx.Node) else None for a in node.args]
-        thins = [held.get(n) if n else None for n in nodes]
-        bases = [self._base.values[n] if n else a for n, a in zip(nodes, node.args, strict=True)]
-
-        def call(*parts: Any) -> Tensor:  # noqa: ANN401
-            found: Tensor = getattr(self._base, node.op)(node.target, parts, node.kwargs)
-            return found
-
-        return through_binary(name, thins, bases, call)
-
-    def _whole(self, source: fx.Node, part: Any, i: int) -> Any:  # noqa: ANN401
-        """The value for every probe of block i, (k * batch, ...)."""
-        base = self._base.values[source]
-        if isinstance(part, Thin):
-            return part.widen(base)
-        if part is not None or source not in self._base.states:
-            return base if part is None else part
-        k = len(self._blocks[i])
-
-        def repeated(value: Any) -> Any:  # noqa: ANN401
-            return torch.cat([value] * k) if isinstance(value, Tensor) else value
-
-        if _is_number(base):
-            return self._number(source, i)
-        return map_aggregate(base, repeated)
-
-    def _number(self, node: fx.Node, i: int) -> Any:  # noqa: ANN401
-        """A size that the code reads, as it is for the stacked batch; nothing is computed."""
-        states = len(self._blocks[i]) * self._base.batch
-
-        def value(source: fx.Node) -> Any:  # noqa: ANN401
-            base = self._base.values[source]
-            if source not in self._base.states:
-                return base
-            if isinstance(base, Tensor):
-                return torch.empty((states, *base.shape[1:]), dtype=base.dtype, device="meta")
-            return self._number(source, i)
-
-        return self._call(node, value)
+        answer = rule.whole(visit)
+        check_batch(answer, k * base.batch)
+        return answer
 
 
-def _is_number(value: Any) -> bool:  # noqa: ANN401
+def plain(visit: Visit) -> Any:  # noqa: ANN401
+    """Run the node as it is, on whole states."""
+    return visit.run(visit.whole)
+
+
+def _relu(visit: Visit) -> Any:  # noqa: ANN401
+    return torch.relu_(visit.probes[visit.spare]) if visit.spare else plain(visit)
+
+
+def _max_pool(visit: Visit) -> Any:  # noqa: ANN401
+    return max_pool(visit.layer, visit.whole(visit.node.all_input_nodes[0]))
+
+
+def _entry_by_entry(visit: Visit) -> Any:  # noqa: ANN401
+    """Arithmetic: where the probes have the base's value it is not repeated."""
+    node, spare = visit.node, visit.spare
+
+    def value_of(source: Any) -> Any:  # noqa: ANN401
+        if not isinstance(source, fx.Node):
+            return source
+        base = visit.values[source]
+        if not isinstance(base, Tensor):
+            return visit.whole(source)
+        return visit.whole(source).view(visit.k, *base.shape) if source in visit.probes else base
+
+    if spare and node.target is operator.add:
+        other = next((a for a in node.args if a is not spare), spare)
+        total, more = value_of(spare), value_of(other)
+        if isinstance(more, Tensor) and more.dtype == total.dtype:
+            return total.add_(more).flatten(0, 1)
+    answer = visit.run(value_of)
+    return answer.flatten(0, 1) if isinstance(answer, Tensor) else answer
+
+
+WHOLE: dict[Any, Callable[[Visit], Any]] = {
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu), _relu),
+    **dict.fromkeys(ARITHMETIC, _entry_by_entry),
+    nn.MaxPool2d: _max_pool,
+}
+"""Type of a module, or a function -> how probes that differ anywhere pass it; others: `plain`."""
+
+
+def is_number(value: Any) -> bool:  # noqa: ANN401
+    """Whether a value holds no tensor, as a size does."""
     if isinstance(value, list | tuple):
-        return all(_is_number(part) for part in value)
+        return all(is_number(inner) for inner in value)
     return not isinstance(value, Tensor)
+
+
+def check_batch(value: Any, states: int) -> None:  # noqa: ANN401
+    """Require every tensor of a value to hold `states` states."""
+
+    def check(inner: Any) -> Any:  # noqa: ANN401
+        if isinstance(inner, Tensor) and (inner.dim() == 0 or len(inner) != states):
+            raise CannotReuseError(f"a value of shape {tuple(inner.shape)} has no batch axis")
+        return inner
+
+    map_aggregate(value, check)
+
+
+def never_called(block: ProbeBlock) -> InputError:
+    """A moved weight whose layer never ran is used in some other way, or not at all."""
+    return InputError(
+        f"parameter {block.parameter.name!r}",
+        got="a layer that the objective never calls",
+        expected="weights used through their layer's forward",
+        remedy="freeze it (requires_grad_(False)) or pass stacked=False",
+    )

@@ -19,7 +19,7 @@ from zopde.errors import InputError, first_line
 from zopde.plugins import UserFile, import_user_files, user_files
 
 T = TypeVar("T")
-_HELD = 2  # parcels of a kind that a worker remembers
+_REMEMBERED = 2  # objects of a kind that a worker remembers
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Ticket:
     """What a worker needs to find a published object.
 
     Args:
-        folder: Where the parcels lie.
-        version: Name of the object's parcel: a digest of its content.
-        kept: Name of the parcel of what all its versions share.
+        folder: Where the files lie.
+        version: Name of the object's file: a digest of its content.
+        kept: Name of the file with what all its versions share.
         files: Solver files whose classes are inside; see `zopde.plugins.user_files`.
     """
 
@@ -40,7 +40,7 @@ class Ticket:
 
 
 @final
-class Parcels:
+class Shipment:
     """A folder of pickled objects, named after their content.
 
     Publishing the same content again writes nothing, and a worker that has loaded a version
@@ -58,9 +58,10 @@ class Parcels:
     def __init__(self, kept: Sequence[object] = (), folder: Path | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="zopde-", dir=folder))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._known = {id(thing): number for number, thing in enumerate(kept)}
-        self._kept_things = tuple(kept)  # held, so that no id is used twice
-        self._kept = self._write(_pickled(self._kept_things, {}))
+        self._kept = tuple(kept)  # held, so that no id is used twice
+        self._numbers: dict[int, int] = {}
+        self._kept_name = self._write(self._kept)
+        self._numbers = {id(thing): number for number, thing in enumerate(kept)}
         self._version = ""
 
     def publish(self, content: object) -> Ticket:
@@ -69,24 +70,24 @@ class Parcels:
         Raises:
             InputError: If it cannot be pickled.
         """
-        data = _pickled(content, self._known)
-        version = self._write(data)
-        if self._version not in ("", version, self._kept):
+        version = self._write(content)
+        if self._version not in ("", version, self._kept_name):
             (self._folder / self._version).unlink(missing_ok=True)
         self._version = version
-        return Ticket(str(self._folder), version, self._kept, user_files())
+        return Ticket(str(self._folder), version, self._kept_name, user_files())
 
     @contextmanager
     def lent(self, contents: Iterable[object]) -> Iterator[list[str]]:
         """Names under which `borrow` finds these objects, inside the context only."""
-        names = [self._write(_pickled(content, self._known)) for content in contents]
+        names = [self._write(content) for content in contents]
         try:
             yield names
         finally:
-            for name in {*names} - {self._kept, self._version}:
+            for name in {*names} - {self._kept_name, self._version}:
                 (self._folder / name).unlink(missing_ok=True)
 
-    def _write(self, data: bytes) -> str:
+    def _write(self, content: object) -> str:
+        data = _pickled(content, self._numbers)
         name = blake2b(data, digest_size=16).hexdigest()
         path = self._folder / name
         if not path.exists():
@@ -107,8 +108,8 @@ def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
     One thread at a time.
 
     Args:
-        ticket: From `Parcels.publish`, perhaps of another process.
-        make: Called once per version with the object; its answer is remembered.
+        ticket: From `Shipment.publish`, perhaps of another process.
+        make: Called once per version with the object; its result is remembered.
 
     Raises:
         InputError: If the folder cannot be read here.
@@ -126,40 +127,23 @@ def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
 
 
 def borrow(ticket: Ticket, name: str) -> Any:  # noqa: ANN401
-    """An object of `Parcels.lent`, read anew and not remembered."""
+    """An object of `Shipment.lent`, read anew and not remembered."""
     return _read(ticket.folder, name, ())
 
 
-def _remember(held: OrderedDict[Any, Any], key: object, value: object) -> None:
-    held[key] = value
-    while len(held) > _HELD:
-        held.popitem(last=False)
+def _remember(loaded: OrderedDict[Any, Any], key: object, value: object) -> None:
+    loaded[key] = value
+    while len(loaded) > _REMEMBERED:
+        loaded.popitem(last=False)
 
 
-class _Pickler(pickle.Pickler):
-    """Writes a known object as its number."""
-
-    def __init__(self, file: BytesIO, known: dict[int, int]) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._known = known
-
-    def persistent_id(self, obj: object) -> int | None:
-        return self._known.get(id(obj))
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BytesIO, kept: tuple[Any, ...]) -> None:
-        super().__init__(file)
-        self._kept = kept
-
-    def persistent_load(self, pid: int) -> Any:  # noqa: ANN401
-        return self._kept[pid]
-
-
-def _pickled(content: object, known: dict[int, int]) -> bytes:
+def _pickled(content: object, numbers: dict[int, int]) -> bytes:
+    """An object's bytes; those that have a number are written as that."""
     file = BytesIO()
+    pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.persistent_id = lambda obj: numbers.get(id(obj))  # type: ignore[method-assign]
     try:
-        _Pickler(file, known).dump(content)
+        pickler.dump(content)
     except Exception as error:  # a user's object may raise anything
         raise InputError(
             "what workers need",
@@ -172,7 +156,7 @@ def _pickled(content: object, known: dict[int, int]) -> bytes:
 
 def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
     try:
-        data = (Path(folder) / name).read_bytes()
+        unpickler = pickle.Unpickler(BytesIO((Path(folder) / name).read_bytes()))
     except OSError as error:
         raise InputError(
             "folder",
@@ -180,8 +164,9 @@ def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
             expected="a folder that every worker can read",
             remedy="give ExecutorOracle a `folder` on a disk that all machines share",
         ) from error
+    unpickler.persistent_load = kept.__getitem__  # type: ignore[method-assign]
     try:
-        return _Unpickler(BytesIO(data), kept).load()
+        return unpickler.load()
     except (ImportError, AttributeError) as error:
         raise InputError(
             "what workers need",

@@ -1,11 +1,7 @@
-"""Probes along whole directions: every probe has weights of its own, stacked under vmap.
-
-Calling a network with some of its tensors replaced, without touching the network.
-"""
+"""Probes along whole directions: every probe has weights of its own, stacked under vmap."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,46 +10,11 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from zopde.contracts import Objective
 from zopde.errors import InputError
-from zopde.oracle.coordinates import Coordinates
-
-
-@final
-class Replaced:
-    """Calls a network with other parameters or buffers, in every place where each one acts.
-
-    `torch.func.functional_call` finds tied tensors by itself, but leaves a module that the
-    network holds under two names with the replaced ones. So every place is named here, once
-    per module and not once per path to it.
-
-    Args:
-        network: The module; it has its own tensors again after every call.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        places: dict[int, list[str]] = {}
-        for path, module in network.named_modules():
-            own = {**dict(module.named_parameters(recurse=False)), **module._buffers}
-            for role, tensor in own.items():
-                if tensor is not None:
-                    places.setdefault(id(tensor), []).append(f"{path}.{role}" if path else role)
-        self._places = {names[0]: names for names in places.values()}
-
-    def __call__(self, tensors: dict[str, Tensor], *args: Any) -> Tensor:  # noqa: ANN401
-        """The network's answer.
-
-        Args:
-            tensors: By name, as `named_parameters` and `named_buffers` have it.
-            args: What the network takes.
-        """
-        everywhere = {place: t for name, t in tensors.items() for place in self._places[name]}
-        answer: Tensor = functional_call(self._network, everywhere, args, tie_weights=False)
-        return answer
-
+from zopde.oracle.coordinates import Coordinates, Replaced
 
 log = logging.getLogger(__name__)
 
@@ -71,44 +32,37 @@ class StackedWeights:
     """Answers l(theta + mu u_j), several directions per pass.
 
     A network that vmap cannot follow (control flow on the data, random layers, an operation
-    without a batching rule) is asked one probe at a time, with the same numbers up to round-off.
+    without a batching rule) gets one probe at a time, with the same numbers up to round-off.
     Buffers are copied for every probe, so that BatchNorm's running statistics stay as they were.
 
     Args:
         network: The module.
         coordinates: Its numbering.
-        objective: See `zopde.contracts.Objective`.
-        ask_moved: The plain way: the loss with some parameters replaced.
+        replaced: Calls it with other weights.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        coordinates: Coordinates,
-        objective: Objective,
-        ask_moved: Callable[[Weights], Tensor],
-    ) -> None:
+    def __init__(self, network: nn.Module, coordinates: Coordinates, replaced: Replaced) -> None:
         self._network = network
         self._coordinates = coordinates
-        self._objective = objective
-        self._ask_moved = ask_moved
-        self._replaced = Replaced(network)
+        self._replaced = replaced
         self._follows = True
 
-    def under(self, objective: Objective, ask_moved: Callable[[Weights], Tensor]) -> StackedWeights:
-        """The same for another objective."""
-        other = copy.copy(self)
-        other._objective, other._ask_moved = objective, ask_moved
-        return other
-
-    def answer(self, directions: Float[Tensor, "q d"], mu: float, chunk: int) -> Tensor:
-        """(q,) losses.
+    def losses(
+        self,
+        directions: Float[Tensor, "q d"],
+        mu: float,
+        chunk: int,
+        objective: Objective,
+        query: Callable[[Weights], Tensor],
+    ) -> Float[Tensor, " q"]:
+        """The loss of every probe.
 
         Args:
             directions: One per probe.
             mu: Step along each.
-            chunk: Probes per pass; 1 is the plain way. Fewer where so many copies of the
-                weights would need more than 256 MiB.
+            chunk: Probes per pass, see `size`; 1 is the plain way.
+            objective: See `zopde.contracts.Objective`.
+            query: The plain way: the loss with some parameters replaced.
 
         Raises:
             InputError: If the directions are no (q, d) of floating-point numbers.
@@ -122,36 +76,33 @@ class StackedWeights:
             )
         if not len(directions):
             return torch.zeros(0)
-        parts = directions.split(self.size(chunk))
-        return torch.cat([self._pass(part, mu) for part in parts])
+
+        def one_pass(rows: Tensor) -> Tensor:
+            if len(rows) > 1 and self._follows:
+                try:
+                    return self._together(self._moved(rows, mu), len(rows), objective)
+                except _CannotStackError as reason:
+                    log.debug("directions one at a time: %s", reason)
+                    self._follows = False
+            moved = (self._moved(row, mu).items() for row in rows.split(1))
+            return torch.stack([query({name: w[0] for name, w in items}) for items in moved])
+
+        return torch.cat([one_pass(rows) for rows in directions.split(chunk)])
 
     def size(self, chunk: int) -> int:
-        """Probes of a pass: `chunk`, or as many as memory allows."""
+        """Probes of a pass: fewer than `chunk` where their weights would need over 256 MiB."""
         return max(1, min(chunk, _COPIES // (8 * max(self._coordinates.total, 1))))
-
-    def _pass(self, directions: Tensor, mu: float) -> Tensor:
-        if len(directions) > 1 and self._follows:
-            try:
-                return self._together(self._moved(directions, mu), len(directions))
-            except _CannotStackError as reason:
-                log.debug("directions one at a time: %s", reason)
-                self._follows = False
-        answers = []
-        for row in directions.split(1):
-            moved = {name: value[0] for name, value in self._moved(row, mu).items()}
-            answers.append(self._ask_moved(moved))
-        return torch.stack(answers)
 
     def _moved(self, directions: Tensor, mu: float) -> Weights:
         """Parameter name -> (q, *shape), each probe's weights."""
         moved = {}
-        for slot in self._coordinates.slots:
-            weight = self._network.get_parameter(slot.name).detach()
-            along = directions[:, slot.start : slot.stop].to(weight)
-            moved[slot.name] = weight + mu * along.view(-1, *slot.shape)
+        for parameter in self._coordinates.slices:
+            weight = self._network.get_parameter(parameter.name).detach()
+            along = directions[:, parameter.start : parameter.stop].to(weight)
+            moved[parameter.name] = weight + mu * along.view(-1, *parameter.shape)
         return moved
 
-    def _together(self, moved: Weights, num_probes: int) -> Tensor:
+    def _together(self, moved: Weights, num_probes: int, objective: Objective) -> Tensor:
         buffers = {
             name: buffer.expand(num_probes, *buffer.shape).clone()
             for name, buffer in self._network.named_buffers()
@@ -160,7 +111,7 @@ class StackedWeights:
         with warnings.catch_warnings():
             # vmap loops over what has no batching rule; the loop is what we would do, too.
             warnings.filterwarnings("ignore", message="There is a performance drop")
-            return self._objective(network, num_probes)
+            return objective(network, num_probes)
 
 
 @final
@@ -174,8 +125,8 @@ class _Pass:
 
     def __call__(self, *args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
         """States of each probe's own: (num_probes * batch, ...)."""
-        apart = [_per_probe(value, self._num_probes) for value in args]
-        return self._mapped(apart, tuple(0 if isinstance(v, Tensor) else None for v in args))
+        by_probe = [self._by_probe(v) if isinstance(v, Tensor) else v for v in args]
+        return self._mapped(by_probe, tuple(0 if isinstance(v, Tensor) else None for v in args))
 
     def shared(self, *args: Any) -> Tensor:  # noqa: ANN401
         """States that all probes have in common: (batch, ...)."""
@@ -190,15 +141,13 @@ class _Pass:
         except Exception as error:  # user code, and whatever vmap says about it
             raise _CannotStackError(f"{type(error).__name__}: {error}") from error
 
-
-def _per_probe(value: Any, num_probes: int) -> Any:  # noqa: ANN401
-    """(num_probes * batch, ...) -> (num_probes, batch, ...); no tensor: as it is."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.dim() == 0 or len(value) % num_probes:
-        raise InputError(
-            "network input",
-            got=f"shape {tuple(value.shape)}",
-            expected=f"a multiple of the {num_probes} probes, as the first axis",
-        )
-    return value.unflatten(0, (num_probes, -1))
+    def _by_probe(self, value: Tensor) -> Tensor:
+        """(num_probes * batch, ...) -> (num_probes, batch, ...)."""
+        if value.dim() == 0 or len(value) % self._num_probes:
+            raise InputError(
+                "network input",
+                got=f"shape {tuple(value.shape)}",
+                expected=f"a multiple of the {self._num_probes} probes, as the first axis",
+            )
+        by_probe: Tensor = value.unflatten(0, (self._num_probes, -1))
+        return by_probe

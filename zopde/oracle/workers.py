@@ -6,14 +6,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, final
 
 import torch
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_GRACE = 5.0  # seconds that a killed process may take to vanish
+_SECONDS_TO_VANISH = 5.0  # of a killed process
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -77,9 +76,9 @@ class WorkerPool(Executor):
         try:
             future = self._running().submit(fn, *args, **kwargs)
         except BrokenProcessPool:
-            self._bury()
+            self._clear_away()
             future = self._running().submit(fn, *args, **kwargs)
-        future.add_done_callback(self._note)
+        future.add_done_callback(self._note_answer)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -95,30 +94,26 @@ class WorkerPool(Executor):
         for process in started:
             process.kill()
         for process in started:
-            process.join(_GRACE)
+            process.join(_SECONDS_TO_VANISH)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        if exc_type is None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
             self.shutdown()
         else:  # after an error or Ctrl-C, nobody wants the answers any more
             self.kill()
 
     def _running(self) -> ProcessPoolExecutor:
+        """The pool, begun anew after a death."""
         if self._pool is None:
             self._spawn.started.clear()
             self._pool = ProcessPoolExecutor(self.workers, self._spawn, _start, (self.threads,))
         return self._pool
 
-    def _note(self, future: Future[T]) -> None:
+    def _note_answer(self, future: Future[T]) -> None:
         if not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool):
             self._answered, self._deaths = True, 0
 
-    def _bury(self) -> None:
+    def _clear_away(self) -> None:
         """Clear away a broken pool, or give up."""
         assert self._pool is not None
         self._pool.shutdown(wait=True)  # it ends the survivors, which could not go on
@@ -147,13 +142,18 @@ class _Worker(SpawnProcess):
     threads = 1
 
     def start(self) -> None:
+        before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
         # Ctrl-C reaches the whole terminal; while it imports, a worker would complain of it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(self.threads)))
         try:
-            with _environment(dict.fromkeys(_THREAD_VARIABLES, str(self.threads))):
-                super().start()
+            super().start()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
 class _Spawn(SpawnContext):
@@ -168,20 +168,6 @@ class _Spawn(SpawnContext):
         process.threads = self._threads
         self.started.append(process)
         return process
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _start(threads: int) -> None:

@@ -13,12 +13,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from zopde.data import in_file_units, standardised
-from zopde.errors import ClassifierError, InputError, first_line
+from zopde.errors import ClassifierError, InputError, StepError, first_line
 from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.seeding import generator, global_stream
-from zopde.session import AnswerError, Session
+from zopde.session import Session
 from zopde.studies.model_file import read_model, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
@@ -118,7 +118,7 @@ class HttpClassifier:
             answer = self._session.post(self._path, {"images": images.cpu().tolist()})
             said = answer["scores"] if "scores" in answer else answer["labels"]
             return torch.tensor(said)
-        except (AnswerError, KeyError, TypeError, ValueError) as error:
+        except (StepError, KeyError, TypeError, ValueError) as error:
             raise ClassifierError(str(error)) from error
 
 

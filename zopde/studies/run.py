@@ -151,7 +151,7 @@ def run_study(
     keep_freed_memory()
     watcher, root = progress or Silent(), Path(folder)
     with _new_folders(root):
-        # a folder that is taken must be known now, and not after minutes of data.
+        # A folder that is taken must be known now, and not after minutes of data.
         check_folder(root, study, settings, resume, overwrite)
         with locked(root):
             opened = study.open(settings, root, watcher)

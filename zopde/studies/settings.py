@@ -90,7 +90,9 @@ def load(
 
 def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any] | None) -> Tree:
     """What is laid over a preset: a file, over it "table.key=value", over that tables."""
-    chosen = merge(read_toml(file) if file else {}, assignments(changes))
+    given = read_toml(file) if file else {}
+    given.pop("study", None)  # a run's own record may be given, so that the run repeats
+    chosen = merge(given, assignments(changes))
     _check_agreement(tables or {}, chosen)
     return merge(chosen, tables or {})
 

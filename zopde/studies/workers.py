@@ -19,7 +19,7 @@ from zopde.blackbox import CountedSolver
 from zopde.contracts import Objective, Solver
 from zopde.errors import InputError, first_line
 from zopde.oracle import ExecutorOracle, WeightOracles, WorkerPool
-from zopde.oracle.shipping import Parcels
+from zopde.oracle.shipping import Shipment
 from zopde.training import OracleAt
 from zopde.training.gradients import NetworkOracle
 
@@ -120,7 +120,7 @@ class Workers:
     def check_solver(self, solver: Solver) -> None:
         """Require, before anything costs time, that the solver can be sent to workers."""
         if self.elsewhere:
-            Parcels((solver,))
+            Shipment((solver,))
 
     def probes_per_pass(self, chunk: int, active: int) -> int:
         """`chunk` probes; fewer, and evenly many, where workers share `active` ones."""

@@ -1,4 +1,4 @@
-"""Coordinate-wise gradient estimation."""
+"""Coordinate-wise gradient estimation, and its finite-difference step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from zopde.contracts import Oracle
 from zopde.errors import InputError
-from zopde.validate import check_choice
+from zopde.validate import check_choice, check_positive
 from zopde.zo.estimate import Estimate
-from zopde.zo.mu import check_mu, step_of
 
 Scheme = Literal["forward", "central"]
 Failed = Literal["keep", "drop"]
@@ -40,7 +39,7 @@ def cge(
 
     Args:
         oracle: Answers l around its base point; see `zopde.contracts.Oracle`.
-        indices: (k,) integer coordinates, each at most once; None asks for all.
+        indices: (k,) integer coordinates, each at most once; None takes all.
         mu: Finite-difference step in the units of theta, > 0: one for all, or (d,), one per
             coordinate, as `relative_mu` gives it. "mu" above is then that of coordinate i.
         scheme: "forward" or "central".
@@ -68,39 +67,39 @@ def cge(
     check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     check_mu(mu, d)
-    asked = torch.arange(d) if indices is None else check_indices(indices, d)
-    step = step_of(mu, asked)
-    ahead = oracle.coordinates(asked, step)
+    indices = torch.arange(d) if indices is None else check_indices(indices, d)
+    k, step = len(indices), step_of(mu, indices)
+    ahead = oracle.coordinates(indices, step)
     if scheme == "forward":
         base = oracle.base()
-        rise, queries, lost = ahead - base, len(asked) + 1, lost_of(ahead) + lost_of(base)
+        rise, queries, num_failed = ahead - base, k + 1, count_failed(ahead) + count_failed(base)
     else:
-        base, behind = None, oracle.coordinates(asked, -step)
-        rise, queries, lost = (ahead - behind) / 2, 2 * len(asked), lost_of(ahead) + lost_of(behind)
-        if lost and failed == "drop":
-            here = oracle.base()
-            queries, rise = queries + 1, one_sided(ahead, behind, here)
+        base, behind = None, oracle.coordinates(indices, -step)
+        rise, queries = (ahead - behind) / 2, 2 * k
+        num_failed = count_failed(ahead) + count_failed(behind)
+        if num_failed and failed == "drop":
+            queries, rise = queries + 1, one_sided(ahead, behind, oracle.base())
     slope = rise / (step.to(rise) if isinstance(step, Tensor) else step)
     unknown = None
     gradient = torch.zeros(d, dtype=slope.dtype, device=slope.device)
-    if lost and failed == "drop":
+    if num_failed and failed == "drop":
         known = slope.isfinite()
         unknown = torch.zeros(d, dtype=torch.bool)
-        unknown[asked[~known.cpu()]] = True
+        unknown[indices[~known.cpu()]] = True
         slope = torch.where(known, slope, 0)
-    gradient[asked.to(slope.device)] = slope
-    return Estimate(gradient, queries, loss=base, failed=lost, unknown=unknown)
+    gradient[indices.to(slope.device)] = slope
+    return Estimate(gradient, queries, loss=base, failed=num_failed, unknown=unknown)
 
 
 def one_sided(
-    ahead: Float[Tensor, " k"], behind: Float[Tensor, " k"], here: Float[Tensor, ""]
+    ahead: Float[Tensor, " k"], behind: Float[Tensor, " k"], base: Float[Tensor, ""]
 ) -> Float[Tensor, " k"]:
-    """Half the difference of both sides; where one is lost, the other's to the middle."""
-    left = torch.where(behind.isfinite(), here - behind, ahead - here)
-    return torch.where((ahead - behind).isfinite(), (ahead - behind) / 2, left)
+    """Half the difference of both sides; where one failed, the other's to the base."""
+    other = torch.where(behind.isfinite(), base - behind, ahead - base)
+    return torch.where((ahead - behind).isfinite(), (ahead - behind) / 2, other)
 
 
-def lost_of(losses: Tensor) -> int:
+def count_failed(losses: Tensor) -> int:
     """How many losses are not finite."""
     return int((~losses.isfinite()).sum())
 
@@ -124,3 +123,27 @@ def check_indices(indices: Int[Tensor, " k"], d: int) -> Int[Tensor, " k"]:
     if len(torch.unique(indices)) != len(indices):
         raise InputError("indices", got="repeated coordinates", expected="each at most once")
     return indices.cpu()
+
+
+def check_mu(mu: float | Tensor, d: int, name: str = "mu") -> None:
+    """Require one positive step, or one for each of d coordinates."""
+    if not isinstance(mu, Tensor):
+        check_positive(name, mu)
+        return
+    if tuple(mu.shape) != (d,) or not mu.is_floating_point():
+        raise InputError(
+            name,
+            got=f"{mu.dtype} of shape {tuple(mu.shape)}",
+            expected=f"a number, or floating-point steps of shape ({d},)",
+        )
+    bad = ~(mu.isfinite() & (mu > 0))
+    if bad.any():
+        i = int(bad.nonzero()[0])
+        raise InputError(
+            name, got=f"{float(mu[i])} at coordinate {i}", expected="finite numbers > 0"
+        )
+
+
+def step_of(mu: float | Tensor, indices: Tensor) -> float | Tensor:
+    """The steps of some coordinates, in their order; one number stays one number."""
+    return mu[indices.to(mu.device)] if isinstance(mu, Tensor) else mu

@@ -13,12 +13,12 @@ class Estimate:
     """A gradient measured by queries.
 
     Args:
-        gradient: (d,), the estimate; zero at coordinates that were not asked for.
+        gradient: (d,), the estimate; zero at coordinates that were not probed.
         loss: l(theta), where the scheme evaluated it.
         queries: Evaluations of the objective that it took, the base included.
         standard_error: (d,), where the estimator is random and can tell.
         failed: Probes whose loss is not finite; a base that is not counts as one.
-        unknown: (d,), True where the estimate is zero because what was asked for failed; None
+        unknown: (d,), True where the estimate is zero because its probe failed; None
             where nothing did, or failures were to be kept.
     """
 

@@ -1,7 +1,4 @@
-"""Gradient estimation along random directions.
-
-Random directions u with E[u u^T] = I, so that no estimate needs a further factor.
-"""
+"""Gradient estimation along random directions u with E[u u^T] = I, so that no factor is needed."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from torch import Generator, Tensor
 
 from zopde.contracts import Oracle
 from zopde.validate import check_choice, check_count, check_positive
-from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, lost_of, one_sided
+from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
 
 SamplerName = Literal["gaussian", "sphere", "rademacher"]
 
 Sampler = Callable[[int, int, Generator, torch.dtype], Float[Tensor, "count d"]]
-"""(count, d, generator, dtype) -> directions, on the generator's device.
+"""(count, d, generator, dtype of floating-point numbers) -> directions, on the generator's device.
 
 Each direction is a draw of its own: drawing 3 and then 2 gives the same five as drawing 5.
 (`torch.randn` of a whole block does not: it works in groups of sixteen.)
@@ -31,63 +28,39 @@ Each direction is a draw of its own: drawing 3 and then 2 gives the same five as
 def gaussian(
     count: int, d: int, generator: Generator, dtype: torch.dtype
 ) -> Float[Tensor, "count d"]:
-    """u ~ N(0, I): every entry standard normal.
-
-    Args:
-        count: Directions to draw.
-        d: Their length.
-        generator: Source of the numbers.
-        dtype: A floating-point dtype.
-    """
-    found = torch.empty(count, d, dtype=dtype, device=generator.device)
-    for row in found:
-        row.normal_(generator=generator)
-    return found
+    """u ~ N(0, I): every entry standard normal; see `Sampler`."""
+    directions = torch.empty(count, d, dtype=dtype, device=generator.device)
+    for direction in directions:
+        direction.normal_(generator=generator)
+    return directions
 
 
 def sphere(
     count: int, d: int, generator: Generator, dtype: torch.dtype
 ) -> Float[Tensor, "count d"]:
-    """u = sqrt(d) w, w uniform on the unit sphere, so that |u|^2 = d always.
+    """u = sqrt(d) w, w uniform on the unit sphere, so that |u|^2 = d always; see `Sampler`.
 
-    DeepZero's and others' "unit sphere" form asks along w and multiplies the estimate by d; here
+    DeepZero's and others' "unit sphere" form steps along w and multiplies the estimate by d; here
     the factor is in u, and a step mu has the same length as with the other samplers.
-
-    Args:
-        count: Directions to draw.
-        d: Their length.
-        generator: Source of the numbers.
-        dtype: A floating-point dtype.
     """
-    found = gaussian(count, d, generator, dtype)
-    return found.mul_(sqrt(d) / found.norm(dim=1, keepdim=True))
+    directions = gaussian(count, d, generator, dtype)
+    return directions.mul_(sqrt(d) / directions.norm(dim=1, keepdim=True))
 
 
 def rademacher(
     count: int, d: int, generator: Generator, dtype: torch.dtype
 ) -> Float[Tensor, "count d"]:
-    """u with entries -1 and +1, each with chance one half.
+    """u with entries -1 and +1, each with chance one half; see `Sampler`.
 
     The least variance of all u with independent entries and E[u u^T] = I.
-
-    Args:
-        count: Directions to draw.
-        d: Their length.
-        generator: Source of the numbers.
-        dtype: A floating-point dtype.
     """
-    found = torch.empty(count, d, dtype=dtype, device=generator.device)
-    for row in found:
-        row.random_(0, 2, generator=generator)
-    return found.mul_(2).sub_(1)
+    directions = torch.empty(count, d, dtype=dtype, device=generator.device)
+    for direction in directions:
+        direction.random_(0, 2, generator=generator)
+    return directions.mul_(2).sub_(1)
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "gaussian": gaussian,
-    "sphere": sphere,
-    "rademacher": rademacher,
-}
-
+SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "rademacher": rademacher}
 
 _ENTRIES = 2**24  # of the directions that are held at once: 64 MiB in single precision
 
@@ -112,26 +85,26 @@ def rge(
 
     Bias: O(mu^2) for both, none on a quadratic, since u and -u are as likely. Variance: about
     |grad l|^2 / q in every coordinate, whatever mu is, the gradient that of the coordinates
-    asked for; the forward scheme adds one of order mu^2.
+    in `indices`; the forward scheme adds one of order mu^2.
     Queries: forward q + 1, central 2 q, and the base where a side is lost. Randomness:
     `generator`, in float32 or in torch's default dtype; two calls with generators in the same
-    state ask along the same directions, which a difference of two gradients (a Hessian-vector
+    state take the same directions, which a difference of two gradients (a Hessian-vector
     product) must have.
 
     Args:
         oracle: Answers l around its base point; see `zopde.contracts.Oracle`.
-        num_directions: q >= 1. They are drawn and asked for piece by piece, so memory does not
+        num_directions: q >= 1. They are drawn and probed some at a time, so memory does not
             grow with q.
-        mu: Finite-difference step; > 0. A probe moves every weight asked for, by about mu each.
+        mu: Finite-difference step; > 0. A probe moves every weight in `indices`, by about mu each.
         generator: Source of the directions; advanced by q draws.
         sampler: "gaussian", "sphere" (of radius sqrt(d)) or "rademacher"; see
             `zopde.zo.rge`.
         scheme: "forward" or "central".
         failed: What a probe does whose loss is not finite. "keep": nothing is finite then. "drop":
             it is left out, and q above is the number of the others; with the central scheme the
-            side that is left makes a one-sided difference. Without any, everything asked for is
-            `unknown`.
-        indices: (k,) integer coordinates, each at most once; None asks for all.
+            side that is left makes a one-sided difference. Without any, every coordinate in
+            `indices` is `unknown`.
+        indices: (k,) integer coordinates, each at most once; None takes all.
 
     Returns:
         `Estimate` with gradient (d,), the queries used, l(theta) for "forward", and
@@ -148,8 +121,8 @@ def rge(
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> x = torch.eye(2)
         >>> oracle = WeightOracle(net, lambda f, p: f(x.repeat(p, 1)).view(p, -1).sum(dim=1))
-        >>> found = rge(oracle, 400, mu=1e-2, generator=torch.Generator().manual_seed(0))
-        >>> bool(((found.gradient - 1).abs() < 4 * found.standard_error).all())
+        >>> estimate = rge(oracle, 400, mu=1e-2, generator=torch.Generator().manual_seed(0))
+        >>> bool(((estimate.gradient - 1).abs() < 4 * estimate.standard_error).all())
         True
     """
     check_count("num_directions", num_directions)
@@ -158,52 +131,53 @@ def rge(
     check_choice("scheme", scheme, ("forward", "central"))
     check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
-    asked = torch.arange(d) if indices is None else check_indices(indices, d)
+    indices = torch.arange(d) if indices is None else check_indices(indices, d)
     base = oracle.base() if scheme == "forward" else None
-    here, lost = base, 0 if base is None else lost_of(base)
+    middle, num_failed = base, 0 if base is None else count_failed(base)
     terms, left = _Terms(), num_directions
     while left:
         count = min(left, max(1, _ENTRIES // max(d, 1)))
         left -= count
-        drawn = SAMPLERS[sampler](count, len(asked), generator, torch.get_default_dtype())
-        along = _among(drawn, asked, d)
+        drawn = SAMPLERS[sampler](count, len(indices), generator, torch.get_default_dtype())
+        along = _among(drawn, indices, d)
         ahead = oracle.directions(along, mu)
         if base is None:
             behind = oracle.directions(along, -mu)
-            slope, missing = (ahead - behind) / (2 * mu), lost_of(ahead) + lost_of(behind)
-            if missing and failed == "drop":
-                here = oracle.base() if here is None else here
-                slope = one_sided(ahead, behind, here) / mu
+            slope, failed_here = (ahead - behind) / (2 * mu), count_failed(ahead)
+            failed_here += count_failed(behind)
+            if failed_here and failed == "drop":
+                middle = oracle.base() if middle is None else middle
+                slope = one_sided(ahead, behind, middle) / mu
         else:
-            slope, missing = (ahead - base) / mu, lost_of(ahead)
-        lost += missing
-        if lost and failed == "drop":
+            slope, failed_here = (ahead - base) / mu, count_failed(ahead)
+        num_failed += failed_here
+        if num_failed and failed == "drop":
             known = slope.isfinite()
             slope, along = slope[known], along[known.to(along.device)]
         if len(slope):
             terms.add(slope[:, None] * along.to(slope.device))
     queries = num_directions + 1 if scheme == "forward" else 2 * num_directions
-    if scheme == "central" and here is not None:
+    if scheme == "central" and middle is not None:
         queries += 1
     if not terms.count:
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
-        unknown = _among(torch.ones(1, len(asked), dtype=torch.bool), asked, d)[0]
-        return Estimate(nothing, queries, base, None, lost, unknown)
-    return Estimate(terms.mean, queries, base, terms.standard_error(), lost)
+        unknown = _among(torch.ones(1, len(indices), dtype=torch.bool), indices, d)[0]
+        return Estimate(nothing, queries, base, None, num_failed, unknown)
+    return Estimate(terms.mean, queries, base, terms.standard_error(), num_failed)
 
 
-def _among(drawn: Tensor, asked: Tensor, d: int) -> Tensor:
+def _among(drawn: Tensor, indices: Tensor, d: int) -> Tensor:
     """Vectors of some coordinates as vectors of all, zero elsewhere."""
-    if len(asked) == d and bool((asked == torch.arange(d)).all()):
+    if len(indices) == d and bool((indices == torch.arange(d)).all()):
         return drawn
     whole = drawn.new_zeros(len(drawn), d)
-    whole[:, asked.to(drawn.device)] = drawn
+    whole[:, indices.to(drawn.device)] = drawn
     return whole
 
 
 @final
 class _Terms:
-    """Mean and spread of terms that come in pieces (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+    """Mean and spread of terms that come some at a time (Chan, Golub and LeVeque 1983, eq. 2.1)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -217,9 +191,9 @@ class _Terms:
         if not old:
             self.mean, self._squares = mean, variance * new
             return
-        apart = mean - self.mean
-        self.mean = self.mean + apart * (new / self.count)
-        self._squares = self._squares + variance * new + apart.square() * (old * new / self.count)
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (new / self.count)
+        self._squares = self._squares + variance * new + shift.square() * (old * new / self.count)
 
     def standard_error(self) -> Tensor | None:
         if self.count < 2:

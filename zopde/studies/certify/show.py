@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zopde.report.certification import Certified, save_certified_accuracy
+from zopde.report.classifiers import Certified, save_certified_accuracy
 from zopde.report.page import Section, drawn, picture, text
 from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
 from zopde.studies.certificates import FILE, RADII, Row, read_rows

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zopde.report.classification import save_confusion, save_layer_ratios
-from zopde.report.learning import CostCurve, save_learning_curves
+from zopde.report.classifiers import save_confusion, save_layer_ratios
+from zopde.report.curves import CostCurve, save_learning_curves
 from zopde.report.page import Section, drawn, picture, table, text
 from zopde.studies.classify.evaluate import LearningCurve, Point
 from zopde.studies.classify.open import Opened

@@ -143,9 +143,9 @@ def score_layers(
 @torch.no_grad()
 def _pruned(network: nn.Module, mask: Tensor) -> Masks:
     """The mask of the weights that are left; the others become zero."""
-    for slot in Coordinates(network).slots:
-        weight = network.get_parameter(slot.name)
-        weight.mul_(mask[slot.start : slot.stop].view(slot.shape))
+    for parameter in Coordinates(network).slices:
+        weight = network.get_parameter(parameter.name)
+        weight.mul_(mask[parameter.start : parameter.stop].view(parameter.shape))
     return FixedMask(mask)
 
 

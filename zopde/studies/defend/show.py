@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zopde.report.certification import ImageRow, save_certified, save_images
+from zopde.report.classifiers import ImageRow, save_certified, save_images
 from zopde.report.page import Section, drawn, picture, table, text
 from zopde.seeding import generator
 from zopde.smoothing import votes

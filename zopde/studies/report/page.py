@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from zopde.errors import InputError
-from zopde.report.learning import Paid, save_price
+from zopde.report.curves import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
 from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
 from zopde.studies.run import Page

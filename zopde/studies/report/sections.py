@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import tomli_w
 
-from zopde.report.classification import save_layer_ratios
-from zopde.report.learning import CostCurve, save_loss_curves
+from zopde.report.classifiers import save_layer_ratios
+from zopde.report.curves import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
 from zopde.studies.report.found import FoundRun, changes_from_preset, reproduce
 from zopde.studies.run import Page

@@ -4,14 +4,20 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from zopde.oracle.graph import trace
-from zopde.oracle.per_channel import batch_norm, in_planes, lies_in_planes, max_pool, moments
+from zopde.oracle.one_channel import (
+    batch_norm,
+    channel_major,
+    is_channel_major,
+    max_pool,
+    moments,
+)
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d((2, 3)), nn.MaxPool2d(4)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_windows_apart_agrees(gen, pool, turned):
     x = torch.randn(3, 5, 12, 12, generator=gen)
-    assert torch.equal(max_pool(pool, in_planes(x) if turned else x), pool(x))
+    assert torch.equal(max_pool(pool, channel_major(x) if turned else x), pool(x))
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,7 @@ def test_other_windows_are_torchs_own_agrees(gen, pool):
 
 def test_statistics_agrees_far_from_zero(gen):
     """A mean of ten deviations must not cost the variance its digits."""
-    x = in_planes(torch.randn(16, 3, 8, 8, generator=gen) + 10)
+    x = channel_major(torch.randn(16, 3, 8, 8, generator=gen) + 10)
     mean, variance = moments(x.transpose(0, 1))
     exact = x.double().transpose(0, 1).flatten(1)
     assert torch.allclose(mean.double(), exact.mean(dim=1), rtol=1e-6)
@@ -35,8 +41,8 @@ def test_statistics_agrees_far_from_zero(gen):
 def test_batch_norm_agrees(gen):
     x = torch.randn(6, 4, 5, 5, generator=gen, dtype=torch.float64)
     weight, bias = torch.randn(2, 4, generator=gen, dtype=torch.float64)
-    found = batch_norm(in_planes(x), weight, bias, 1e-5)
-    assert lies_in_planes(found)
+    found = batch_norm(channel_major(x), weight, bias, 1e-5)
+    assert is_channel_major(found)
     expected = F.batch_norm(x, None, None, weight, bias, training=True)
     assert torch.allclose(found, expected, atol=1e-12)
 
