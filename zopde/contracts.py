@@ -13,6 +13,23 @@ from torch import Generator, Tensor
 from zopde.errors import InputError
 from zopde.grid import Grid
 
+__all__ = [
+    "Differentiable",
+    "Downsampling",
+    "Forcing",
+    "Network",
+    "Objective",
+    "Oracle",
+    "ReferenceSolver",
+    "Scenario",
+    "Seeded",
+    "Solver",
+    "State",
+    "Vortical",
+    "Window",
+    "ask_shared",
+]
+
 State = Float[Tensor, "batch channel *space"]
 Forcing = Float[Tensor, "batch forcing_channel *space"]
 

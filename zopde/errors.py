@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to import
     from torch import Tensor
 
+__all__ = ["ClassifierError", "Failure", "InputError", "SolverError"]
+
 
 class InputError(ValueError):
     """The caller's fault: one line that says what, got, expected and remedy.

@@ -12,6 +12,8 @@ from torch import Tensor
 from zopde.errors import InputError
 from zopde.validate import check_choice, check_count, check_positive
 
+__all__ = ["Grid", "check_forcing", "check_state"]
+
 Boundary = Literal["periodic", "open"]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 
+__all__ = ["keep_freed_memory"]
+
 log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # mallopt's names in glibc's malloc.h

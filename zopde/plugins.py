@@ -20,6 +20,8 @@ from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.validate import check_choice
 
+__all__ = ["SolverInfo", "find_solvers", "load_solver"]
+
 GROUP = "zopde.solvers"
 _FILE_MODULE = "zopde_user_"
 UserFile = tuple[str, int]  # path, and when it was written (ns)

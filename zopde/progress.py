@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, final
 
+__all__ = ["Advance", "Progress", "Silent"]
+
 Advance = Callable[..., None]
 """advance(steps=1, text="") - that many steps are done, and a short word on how it goes."""
 

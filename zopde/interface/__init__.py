@@ -1,6 +1,6 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import Bank, Key, farthest_points
+from zopde.interface.bank import LOOKUPS, Bank, Key, farthest_points
 from zopde.interface.bank_pullback import BankPullback, Watch
 from zopde.interface.coloured import (
     ColouredPullback,
@@ -27,6 +27,7 @@ from zopde.interface.vjp import (
 )
 
 __all__ = [
+    "LOOKUPS",
     "Bank",
     "BankPullback",
     "ColouredPullback",

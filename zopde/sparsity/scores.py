@@ -93,7 +93,7 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
 
     Example:
         >>> import torch
-        >>> from zopde import grasp_scores
+        >>> from zopde.sparsity import grasp_scores
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, -2.0]]))
         >>> x = torch.diag(torch.tensor([1.0, 3.0]))
