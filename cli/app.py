@@ -11,11 +11,8 @@ from zopde import __version__
 from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
 from zopde.cli.console import complain, say
-from zopde.cli.data import data
-from zopde.cli.doctor import doctor
-from zopde.cli.report import report
-from zopde.cli.solvers import serve, simulate, solvers
 from zopde.cli.study import classify, correct, defend
+from zopde.cli.tools import data, doctor, report, serve, simulate, solvers
 from zopde.errors import InputError, SolverError, check_system
 
 app = typer.Typer(
@@ -24,9 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (correct, classify, defend, certify, attack, report):
-    app.command()(command)
-for command in (serve, simulate, solvers, doctor):
+studies = (correct, classify, defend, certify, attack)
+for command in (*studies, report, serve, simulate, solvers, doctor):
     app.command()(command)
 app.add_typer(check, name="check")
 app.add_typer(data, name="data")
@@ -85,11 +81,11 @@ def _run() -> int:
 
 
 def _interrupted() -> int:
-    remedy = "; the same command with --resume goes on from "
     where = dict.fromkeys(("correct", "classify", "defend"), "the last checkpoint")
     where["certify"] = "the last image"
-    found = [remedy + where[word] for word in sys.argv if word in where]
-    complain(f"interrupted{found[0] if found else ''}")
+    place = next((where[word] for word in sys.argv if word in where), "")
+    remedy = f"; the same command with --resume goes on from {place}" if place else ""
+    complain(f"interrupted{remedy}")
     return 130
 
 

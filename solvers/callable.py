@@ -19,16 +19,12 @@ from zopde.validate import check_choice
 
 
 def loaded(function: str | Callable[..., Any], home: str | Path) -> Callable[..., Any]:
-    """The function that "package.module:name" or "file.py:name" stands for; one stays as it is.
-
-    Raises:
-        InputError: If there is none.
-    """
-    found = load_object(function, home) if isinstance(function, str) else function
-    if not callable(found):
-        kind = type(found).__name__
-        raise InputError("function", got=f"{function!r}, a {kind}", expected="a function")
-    return cast(Callable[..., Any], found)
+    """The function that "package.module:name" or "file.py:name" stands for; one stays as it is."""
+    value = load_object(function, home) if isinstance(function, str) else function
+    if not callable(value):
+        got = f"{function!r}, a {type(value).__name__}"
+        raise InputError("function", got=got, expected="a function")
+    return cast(Callable[..., Any], value)
 
 
 @final

@@ -26,37 +26,21 @@ class Files(Protocol):
     @property
     def names(self) -> dict[str, str]:
         """Placeholder -> what stands for it in the command line, such as state -> state.npy."""
-        ...
 
     def write(self, folder: Path, state: Array, forcing: Array | None) -> None:
         """Put a state, and the forcing if there is one, into a run's folder."""
-        ...
 
     def read(self, folder: Path) -> Array:
         """The answer that the run left; may raise anything where there is none."""
-        ...
 
 
 @final
 @dataclass(frozen=True)
 class ArrayFiles:
-    """One file each for state, forcing and answer.
-
-    Args:
-        grid: The solver's.
-        format: As `files` of `zopde.solvers.command.Command`, as are all that follow.
-        dtype: Of the numbers in files.
-        order: Of raw files.
-        state: Name of the file in the run's folder; "" for the usual one.
-        forcing: Likewise.
-        answer: Likewise.
-
-    Raises:
-        InputError: On an unknown format or order, or a dtype that is not of real numbers.
-    """
+    """One file each for state, forcing and answer; see `zopde.solvers.command.Command`."""
 
     grid: Grid
-    format: Format = "npy"
+    format: Format = "npy"  # its `files`
     dtype: str = "float64"
     order: Literal["C", "F"] = "C"
     state: str = ""
@@ -134,28 +118,12 @@ class ArrayFiles:
 
 @final
 class FunctionFiles:
-    """A user's two Python functions.
-
-        write(folder, state, forcing)     forcing is None where there is none
-        read(folder) -> state             NumPy arrays (channel, *space), float64
-
-    Args:
-        write: "file.py:name" or "package.module:name".
-        read: Likewise.
-        home: Folder that a relative "file.py" is in.
-
-    Raises:
-        InputError: If one of them is not found.
-    """
+    """A user's two Python functions, of NumPy arrays (channel, *space) in float64."""
 
     def __init__(self, write: str, read: str, home: Path) -> None:
         self._specs = (write, read, home)
         self._write, self._read = (loaded(spec, home) for spec in (write, read))
-
-    @property
-    def names(self) -> dict[str, str]:
-        """None: the functions know them."""
-        return {}
+        self.names: dict[str, str] = {}  # the functions know them
 
     def write(self, folder: Path, state: Array, forcing: Array | None) -> None:
         """See `Files`."""
@@ -166,5 +134,4 @@ class FunctionFiles:
         return np.asarray(self._read(folder))
 
     def __reduce__(self) -> tuple[type[FunctionFiles], tuple[str, str, Path]]:
-        """By name: another process finds the functions itself."""
         return type(self), self._specs

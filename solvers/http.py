@@ -12,7 +12,7 @@ from torch import Tensor
 from zopde.contracts import Forcing, State
 from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
-from zopde.session import AnswerError, Session
+from zopde.session import Session
 from zopde.solvers.rows import step_rows
 from zopde.validate import check_choice, check_count, check_positive
 
@@ -64,12 +64,9 @@ class Http:
         try:
             self.grid = self._agreed(grid)
         except StepError as error:
-            raise InputError(
-                "url",
-                got=f"{url} ({error.reason})",
-                expected="a UM-Bridge 1.0 server",
-                remedy="start it first; `zopde serve SOLVER` is one",
-            ) from error
+            got, expected = f"{url} ({error.reason})", "a UM-Bridge 1.0 server"
+            remedy = "start it first; `zopde serve SOLVER` is one"
+            raise InputError("url", got=got, expected=expected, remedy=remedy) from error
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
@@ -101,8 +98,6 @@ class Http:
             session = Session(self._url, self._timeout, self._retries)
         try:
             return request(session)
-        except AnswerError as error:
-            raise StepError(str(error)) from error
         finally:
             self._idle.append(session)
 
@@ -114,18 +109,16 @@ class Http:
         model = self._post("/ModelInfo")
         if not dict(model.get("support", {})).get("Evaluate"):
             raise StepError(f"model {self._name!r} does not support Evaluate")
-        told = declared if declared is not None else model.get("grid")
-        if told is None:
+        table = declared if declared is not None else model.get("grid")
+        if table is None:
             raise InputError("grid", got="none", expected="one, as this server tells none")
-        grid = as_grid(told)
+        grid = as_grid(table)
         states, forcings = math.prod(grid.state_shape), math.prod(grid.forcing_shape)
         wanted = {"input": [states, forcings] if forcings else [states], "output": [states]}
         for side, sizes in wanted.items():
             answer = self._post(f"/{side.capitalize()}Sizes", config=self._config)
-            if answer.get(f"{side}Sizes") != sizes:
-                raise InputError(
-                    "grid",
-                    got=f"{side} sizes {sizes}",
-                    expected=f"the server's {answer.get(f'{side}Sizes')}",
-                )
+            told = answer.get(f"{side}Sizes")
+            if told != sizes:
+                got, expected = f"{side} sizes {sizes}", f"the server's {told}"
+                raise InputError("grid", got=got, expected=expected)
         return grid

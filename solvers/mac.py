@@ -13,15 +13,10 @@ Spacing: TypeAlias = tuple[float, ...]
 
 
 class Faces(NamedTuple):
-    """The velocity normal to every face but the inflow's, where it is known.
+    """The velocity normal to every face but the inflow's, where it is known."""
 
-    Args:
-        v: (batch, y, x), along y, at the upper face of each cell: y = dy, 2 dy, ..
-        u: (batch, y, x + 1), along x, at all faces: x = 0, dx, ..
-    """
-
-    v: Float[Tensor, "batch y x"]
-    u: Float[Tensor, "batch y faces_x"]
+    v: Float[Tensor, "batch y x"]  # along y, at the upper face of each cell: y = dy, 2 dy, ..
+    u: Float[Tensor, "batch y faces_x"]  # along x, at all x + 1 faces: x = 0, dx, ..
 
 
 def to_faces(state: Float[Tensor, "batch 2 y x"], inflow: float, spacing: Spacing) -> Faces:
@@ -60,10 +55,8 @@ def minus_gradient(faces: Faces, pressure: Float[Tensor, "batch y x"], spacing: 
 def with_surroundings(faces: Faces, inflow: float) -> Faces:
     """One more face all around: the free stream (inflow, 0) outside, no change at the outflow.
 
-    The velocity through the sides does not change across them.
-
-    Returns:
-        v (batch, y + 2, x + 2), whose first row is the inflow; u (batch, y + 2, x + 3).
+    The velocity through the sides does not change across them. v becomes (batch, y + 2, x + 2),
+    its first row the inflow; u becomes (batch, y + 2, x + 3).
     """
     v = functional.pad(faces.v, (1, 1, 1, 0), value=inflow)
     u = functional.pad(faces.u[:, None], (1, 1, 0, 1), mode="replicate")[:, 0]
@@ -86,13 +79,7 @@ def advect(padded: Faces, dt: float, spacing: Spacing) -> Faces:
 
         w(x) <- w(x - dt (v, u)(x)),   bilinear between faces, the nearest one outside
 
-    Args:
-        padded: As `with_surroundings` returns it.
-        dt: Time to go back.
-        spacing: (dy, dx).
-
-    Returns:
-        The faces inside.
+    From faces `with_surroundings` to those inside.
     """
     v, u = padded
     u_at_v = _four(u[:, 1:, 1:-1])
@@ -104,12 +91,7 @@ def advect(padded: Faces, dt: float, spacing: Spacing) -> Faces:
 
 
 def vorticity(padded: Faces, spacing: Spacing) -> Float[Tensor, "batch y x"]:
-    """Mean over the four corners of each cell of dv/dx - du/dy, centred at the corners.
-
-    Args:
-        padded: As `with_surroundings` returns it.
-        spacing: (dy, dx).
-    """
+    """Mean of dv/dx - du/dy over the four corners of each cell, from faces `with_surroundings`."""
     dy, dx = spacing
     return _four(padded.v[:, :-1].diff(dim=2) / dx - padded.u[..., 1:-1].diff(dim=1) / dy)
 
@@ -120,11 +102,8 @@ def downsample_faces(
     """Mean over the fine faces that make up each coarse face.
 
     The flux through every coarse face is that of the fine flow, so the divergence of a coarse
-    cell is the mean of the divergences inside it: a fine flow without any stays so.
-
-    Args:
-        fine: (batch, 2, *fine), the upper and the right face of each cell.
-        shape: Cells (y, x) of the coarse grid; each divides the fine count.
+    cell is the mean of the divergences inside it: a fine flow without any stays so. Each count of
+    the coarse `shape` divides the fine one.
     """
     by_y, by_x = fine.shape[2] // shape[0], fine.shape[3] // shape[1]
     v = fine[:, 0, by_y - 1 :: by_y].unflatten(2, (shape[1], by_x)).mean(dim=3)

@@ -23,17 +23,7 @@ class StatusError(Exception):
 
 
 def bind(library: str, symbol: str, sizes: Sequence[int], passed: str, status: bool) -> Call:
-    """The function of a library, ready to call.
-
-    Args:
-        library: Path of the file.
-        symbol: Name of the function.
-        sizes: (channel, *space).
-        passed: How it takes them, after the values: "value", "reference" or "none".
-        status: Whether it returns an int, 0 where all went well.
-
-    Returns:
-        (state, forcing) -> None; the state is overwritten. No forcing, no argument for it.
+    """The function of a library, ready to overwrite a state; without forcing, it takes none.
 
     Raises:
         OSError: If the library does not load.

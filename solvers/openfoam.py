@@ -73,11 +73,9 @@ class OpenFoam:
         check_count("substeps", substeps)
         self._case, self._box = base / case, Box.of(base / case)
         if len(shape) not in (0, 2) or isinstance(fields, str) or not fields:
-            raise InputError(
-                "openfoam",
-                got=f"shape {shape}, fields {fields}",
-                expected='two numbers of cells, a list of names such as ["U", "p"]',
-            )
+            got = f"shape {shape}, fields {fields}"
+            expected = 'two numbers of cells, a list of names such as ["U", "p"]'
+            raise InputError("openfoam", got=got, expected=expected)
         self._fields = tuple(FoamField.of(self._case / "0" / name) for name in fields)
         channels = tuple(name for field in self._fields for name in field.channels)
         cells = tuple(shape) or self._box.shape

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from zopde.child import Child, ChildPool, EndedError, ending
 from zopde.contracts import Forcing, State
+from zopde.errors import StepError
 from zopde.grid import Grid, as_grid
-from zopde.solvers.resident import Order, ResidentProgram
+from zopde.solvers.rows import step_rows
 from zopde.solvers.runs import command_line, filled
+from zopde.validate import check_choice, check_count, check_positive
+
+Order = Literal["C", "F"]
+_NUMBER = np.dtype("<f8")
 
 
 @final
@@ -58,18 +71,56 @@ class Pipe:
         folder: str = "",
         home: str = "",
     ) -> None:
+        check_count("concurrency", concurrency)
+        check_positive("timeout", timeout)
+        check_positive("start_timeout", start_timeout)
+        check_choice("order", order, ("C", "F"))
         self.grid, base = as_grid(grid), Path(home).resolve()
-        self._programs = ResidentProgram(
-            [filled(word, {"home": str(base)}) for word in command_line(command, base)],
-            self.grid,
-            order,
-            concurrency,
-            timeout,
-            start_timeout,
-            str(base / folder),
-            environment,
-        )
+        self._order, self._concurrency = order, concurrency
+        self._timeout, self._start_timeout = timeout, start_timeout
+        words = [filled(word, {"home": str(base)}) for word in command_line(command, base)]
+        start = partial(Child, words, str(base / folder), environment)
+        self._pool = ChildPool(start, concurrency)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
-        return self._programs.step(state, forcing)
+        stop = self._pool.kill
+        return step_rows(self.grid, state, forcing, self._ask, self._concurrency, stop=stop)
+
+    def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
+        numbers, count = numbers_of(self._order, state, forcing), state.numel()
+        sent = struct.pack("<i", len(numbers) // _NUMBER.itemsize) + numbers
+        with self._pool.lent() as child:
+
+            def length(head: bytes) -> int:
+                (announced,) = struct.unpack("<i", head)
+                if announced not in (0, count):
+                    told = f"announced {announced} numbers, expected {count}"
+                    raise child.failed(f"{told}; only answers belong on stdout")
+                return _NUMBER.itemsize * int(announced)
+
+            timeout = self._timeout + child.fresh * self._start_timeout
+            try:
+                answer = child.exchange(sent, 4, length, timeout)
+            except EndedError as error:
+                (code,) = error.args
+                how = ending(code)
+                if code is not None and code < 0:
+                    how = f"was killed by signal {-code}: {signal.strsignal(-code)}"
+                raise child.failed(f"the process {how}") from None
+            log = "" if answer else child.last_lines()
+        if not answer:
+            raise StepError("the process answered: not this state", log=log)
+        return state_of(answer, self._order, self.grid.state_shape)
+
+
+def numbers_of(order: Order, state: Tensor, forcing: Tensor | None = None) -> bytes:
+    """The state's numbers, then the forcing's: float64, little-endian, as `order` says."""
+    parts = (state,) if forcing is None else (state, forcing)
+    return b"".join(part.numpy().astype(_NUMBER).tobytes(order) for part in parts)
+
+
+def state_of(answer: bytes | bytearray, order: Order, shape: tuple[int, ...]) -> Tensor:
+    """The state (channel, *space) whose numbers are these."""
+    values = np.frombuffer(answer, _NUMBER).reshape(shape, order=order)
+    return torch.from_numpy(values.astype(np.float64, order="C"))

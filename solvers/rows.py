@@ -32,26 +32,20 @@ def step_rows(
     prepared: Callable[[Tensor], Tensor] = own_copy,
     stop: Callable[[], None] | None = None,
 ) -> State:
-    """Ask about every state of a batch on its own.
+    """Ask about every state of a batch, as `prepared` makes it, on its own, in several threads.
 
     Args:
         grid: The solver's.
         state: (batch, channel, *space).
         forcing: (batch, forcing_channel, *space), or None.
-        ask: One state and its forcing, as `prepared` made them -> the next state. It raises
-            `StepError` where it cannot.
+        ask: (state, forcing) -> the next state; it raises `StepError` where it cannot.
         at_once: How many threads ask side by side, >= 1.
         prepared: What is done to a batch first.
         stop: Makes whoever asks now fail at once. After Ctrl-C it is called until nobody asks;
             where there is none, nobody waits for what still runs.
 
-    Returns:
-        The next states, in the dtype and on the device of `state`.
-
     Raises:
-        InputError: If `state` or `forcing` is not the grid's.
-        SolverError: If states failed, or they or their answers are not finite, or an answer has
-            another shape; it holds the answers of the others.
+        SolverError: With the states that failed, and the answers of the others.
     """
     check_state(grid, state)
     check_forcing(grid, forcing, len(state))
@@ -66,15 +60,21 @@ def step_rows(
         except StepError as error:
             return error
 
-    return gathered(state, _several(answer_to, range(len(state)), at_once, stop))
+    if at_once == 1:
+        return gathered(state, map(answer_to, range(len(state))))
+    threads = ThreadPoolExecutor(at_once)
+    futures = [threads.submit(answer_to, row) for row in range(len(state))]
+    try:
+        return gathered(state, [future.result() for future in futures])
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        while stop is not None and not all(future.done() for future in futures):
+            stop()
+            time.sleep(_PAUSE)
 
 
 def checked(answer: Tensor, state: Tensor) -> Tensor:
-    """An answer in the dtype and on the device of its state.
-
-    Raises:
-        StepError: If it has another shape, or is not finite.
-    """
+    """An answer like its state; a `StepError` if it has another shape, or is not finite."""
     if answer.shape != state.shape:
         shapes = f"{tuple(answer.shape)}, expected {tuple(state.shape)}"
         raise StepError(f"answered an array of shape {shapes}")
@@ -86,11 +86,7 @@ def checked(answer: Tensor, state: Tensor) -> Tensor:
 
 
 def gathered(state: State, answers: Iterable[Tensor | StepError]) -> State:
-    """The batch of all answers, one to each state.
-
-    Raises:
-        SolverError: If some are errors, or not `checked`.
-    """
+    """The batch of all answers; a `SolverError` if some are errors, or not `checked`."""
     together = torch.full_like(state, torch.nan)
     failures = []
     for row, answer in enumerate(answers):
@@ -105,31 +101,7 @@ def gathered(state: State, answers: Iterable[Tensor | StepError]) -> State:
     return together
 
 
-def _several(
-    answer_to: Callable[[int], Tensor | StepError],
-    rows: Iterable[int],
-    at_once: int,
-    stop: Callable[[], None] | None,
-) -> list[Tensor | StepError]:
-    if at_once == 1:
-        return [answer_to(row) for row in rows]
-    threads = ThreadPoolExecutor(at_once)
-    futures = [threads.submit(answer_to, row) for row in rows]
-    try:
-        return [future.result() for future in futures]
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        while stop is not None and not all(future.done() for future in futures):
-            stop()
-            time.sleep(_PAUSE)
-
-
 def failure_message(failures: Sequence[Failure], batch: int, what: str = "states") -> str:
     """How many of a batch failed, and all that is known of the first."""
     first = failures[0]
-    text = f"{len(failures)} of {batch} {what} failed; state {first.row}: {first.reason}"
-    if first.folder:
-        text += f"; its folder is {first.folder}"
-    if first.log:
-        text += f"; its log ends: {' | '.join(first.log.splitlines())}"
-    return text
+    return f"{len(failures)} of {batch} {what} failed; state {first.row}: {first.described()}"

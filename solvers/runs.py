@@ -38,26 +38,15 @@ _T = TypeVar("_T")
 @final
 @dataclass(frozen=True)
 class Runs:
-    """Advances every state of a batch by a run of its own, in a folder of its own.
+    """Advances every state of a batch by a run of its own, in a folder of its own."""
 
-    Args:
-        name: For messages.
-        grid: The solver's.
-        files: What a run reads and writes.
-        arguments: The command line, as `command_line` returns it, with {placeholders}.
-        values: Placeholder -> value, beside those of `files` and "folder".
-        environment: As of `zopde.solvers.command.Command`, as are all that follow; None stands
-            for "".
-
-    Raises:
-        InputError: If a number, the pattern or a folder is not what it should be.
-    """
-
-    name: str
+    name: str  # for messages
     grid: Grid
-    files: Files
-    arguments: Sequence[str]
+    files: Files  # what a run reads and writes
+    arguments: Sequence[str]  # as `command_line` returns them, with {placeholders}
+    # What stands for them, beside the names of `files` and "folder"
     values: Mapping[str, str] = field(default_factory=dict)
+    # As of `zopde.solvers.command.Command`, as are all that follow; None stands for ""
     environment: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 3600.0
     concurrency: int = 1
@@ -73,9 +62,8 @@ class Runs:
         try:
             re.compile(self.error_pattern)
         except re.error as error:
-            raise InputError(
-                "error_pattern", got=repr(self.error_pattern), expected=f"no error ({error})"
-            ) from error
+            got, expected = repr(self.error_pattern), f"no error ({error})"
+            raise InputError("error_pattern", got=got, expected=expected) from error
         for name, folder in (("template", self.template), ("work", self.work)):
             if folder is not None and not folder.is_dir():
                 raise InputError(name, got=str(folder), expected="a folder that is there")
@@ -130,8 +118,7 @@ class Runs:
         if code is None:
             raise StepError(f"no end after {self.timeout:g} s")
         if code:
-            how = f"{'ended by ' if code < 0 else ''}{ending(code)}"
-            raise StepError(f"{how} after {time.monotonic() - began:.2g} s")
+            raise StepError(f"{ending(code)} after {time.monotonic() - began:.2g} s")
         if self.error_pattern:
             text = _log(folder).decode(errors="replace")
             if match := re.search(self.error_pattern, text, re.M):
@@ -143,36 +130,25 @@ class Runs:
     def _keep(self, failures: Sequence[Failure]) -> list[Failure]:
         """The failures, with the place of each folder that is kept."""
         parent = self.failed or Path(tempfile.gettempdir()) / f"zopde-failed-{os.getuid()}"
-        kept, room = list[Failure](), self.keep_failed
-        for failure in failures:
-            folder = ""
-            if failure.folder and room:
-                parent.mkdir(parents=True, exist_ok=True)
-                folder, room = str(shutil.move(failure.folder, parent)), room - 1
-            kept.append(replace(failure, folder=folder))
+        runs = [failure.folder for failure in failures if failure.folder][: self.keep_failed]
+        places = {"": ""}
+        for run in runs:
+            parent.mkdir(parents=True, exist_ok=True)
+            places[run] = str(shutil.move(run, parent))
         ages = {}
-        for run in parent.glob(f"{_PREFIX}*") if room < self.keep_failed else ():
+        for run in parent.glob(f"{_PREFIX}*") if runs else ():
             with suppress(FileNotFoundError):  # another process deletes them, too
                 ages[run] = run.stat().st_mtime
         oldest = sorted(ages, key=ages.__getitem__)
         for run in oldest[: max(0, len(ages) - self.keep_failed)]:
             shutil.rmtree(run, ignore_errors=True)
-        return kept
+        return [replace(failure, folder=places.get(failure.folder, "")) for failure in failures]
 
 
 def command_line(
     command: Sequence[str], home: Path, template: Path | None = None
 ) -> tuple[str, ...]:
-    """The arguments, the program as it will be found from a run's folder.
-
-    Args:
-        command: As the user gave it.
-        home: Folder of a program given by a relative path.
-        template: Another one.
-
-    Raises:
-        InputError: If there is no such program.
-    """
+    """The arguments; the program, relative to home or template, as it is found from anywhere."""
     if isinstance(command, str) or not command or not all(type(word) is str for word in command):
         raise InputError("command", got=repr(command), expected='a list, ["./program", "{state}"]')
     name = command[0].replace("{home}", str(home))

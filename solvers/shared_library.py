@@ -16,7 +16,7 @@ from zopde.contracts import Forcing, State
 from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
 from zopde.solvers import native
-from zopde.solvers.resident import Order, ResidentProgram, numbers_of, state_of
+from zopde.solvers.pipe import Order, Pipe, numbers_of, state_of
 from zopde.solvers.rows import step_rows
 from zopde.validate import check_choice
 
@@ -80,7 +80,7 @@ class SharedLibrary:
         # -I: neither the user's variables nor the folder's files change what Python this is.
         command = [sys.executable, "-I", native.__file__, json.dumps(self._settings)]
         _check(command, symbol)
-        self._helpers = ResidentProgram(command, self.grid, order, concurrency, timeout)
+        self._helpers = Pipe(command, self.grid, order, concurrency, timeout)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
@@ -111,9 +111,6 @@ def _check(command: list[str], symbol: str) -> None:
     tried = subprocess.run([*command, "check"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         said = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
-        raise InputError(
-            "library",
-            got=said[-1],
-            expected=f"a shared library with a function {symbol!r}",
-            remedy="`nm -D` lists its functions",
-        )
+        expected = f"a shared library with a function {symbol!r}"
+        remedy = "`nm -D` lists its functions"
+        raise InputError("library", got=said[-1], expected=expected, remedy=remedy)

@@ -164,12 +164,7 @@ class Wake(_Wake):
     """
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """Advance (batch, 2, y, x) by dt; no gradient. See `zopde.Solver.step`.
-
-        Args:
-            state: Velocities at the upper and right faces.
-            forcing: (batch, 1, y, x), the Reynolds number.
-        """
+        """Advance (batch, 2, y, x) by dt at Reynolds numbers (batch, 1, y, x); no gradient."""
         with torch.no_grad():
             return self._checked_step(state.detach(), None if forcing is None else forcing.detach())
 
@@ -190,10 +185,7 @@ class Wake(_Wake):
         """Mean over the fine faces of each coarse face: the flux through it, and div = 0, stay.
 
         Fluid moves through those coarse faces of the cylinder that the fine cylinder leaves
-        partly open; the first step stops it.
-
-        Args:
-            fine: Upper and right faces; their counts are multiples of the grid's.
+        partly open; the first step stops it. The fine counts are multiples of the grid's.
         """
         counts = tuple(fine.shape[2:])
         if len(counts) != 2 or any(n % c for n, c in zip(counts, self.grid.shape, strict=True)):

@@ -169,7 +169,7 @@ class Visits:
         ("training.clip", 0.0777, "zopde/training/descent.py"),
         ("zo.mu", 0.00321, "zopde/zo/cge.py"),
         ("interface.mu", 0.00231, "zopde/studies/correct/cut.py"),  # there it gets the data's units
-        ("interface.states", 413, "zopde/interface/dense.py"),
+        ("interface.states", 413, "zopde/interface/directions.py"),
     ],
 )
 def test_a_setting_visits_few_files(key, value, acts, tmp_path, toy_spec, tiny):

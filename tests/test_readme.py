@@ -4,7 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import torch
+
+from zopde.blackbox import BlackBox
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,6 +32,9 @@ def test_python_blocks_run():
     assert names["estimate"].queries == 50
     weights = sum(p.numel() for p in names["network"].parameters())
     assert names["estimate"].gradient.count_nonzero() == weights == 49
+    assert len(blocks[0].splitlines()) == 12
+    state, solver = torch.rand(2, 1, 32, 32), BlackBox(names["MySolver"]())
+    assert solver.step(state).mean() == pytest.approx(float(state.mean()))
 
 
 def test_the_tutorial_names_what_a_run_writes():

@@ -30,17 +30,9 @@ class EndedError(Exception):
 class Child:
     """Runs a program in a process group of its own; what it starts ends with it.
 
-    Ctrl-C reaches this process alone, which decides what becomes of the child.
-
-    Args:
-        command: The program and its arguments.
-        folder: Where it runs; None: where this process does.
-        environment: Variables added to this process's own.
-        output: File descriptor for all that it prints; it then has no input. None: `exchange`
-            uses its stdin and stdout, and its stderr is its log.
-
-    Raises:
-        StepError: If it cannot be started.
+    Ctrl-C reaches this process alone, which decides what becomes of the child. With `output`, a
+    file descriptor, all that it prints goes there, and it has no input; without, `exchange`
+    uses its stdin and stdout, and its stderr is its log.
     """
 
     def __init__(
@@ -50,18 +42,13 @@ class Child:
         environment: Mapping[str, str] | None = None,
         output: int | None = None,
     ) -> None:
-        pipe, piped = subprocess.PIPE, output is None
+        streams: dict[str, int] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        if output is not None:
+            streams = {"stdout": output, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+        variables = {**os.environ, **(environment or {})}
+        options: dict[str, Any] = {"bufsize": 0, "start_new_session": True, **streams}
         try:
-            self._process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={**os.environ, **(environment or {})},
-                bufsize=0,
-                stdin=pipe if piped else subprocess.DEVNULL,
-                stdout=pipe if piped else output,
-                stderr=pipe if piped else subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = subprocess.Popen(command, cwd=folder, env=variables, **options)
         except OSError as error:
             raise StepError(f"{command[0]} does not start: {error.strerror}") from error
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
@@ -69,7 +56,7 @@ class Child:
         self._early = select.poll()
         for stream in self._pipes:
             os.set_blocking(stream.fileno(), False)
-        if piped:
+        if self._pipes:
             self._early.register(self._pipes[1], select.POLLIN)
         self._reaping = threading.Lock()
         self._log = bytearray()
@@ -78,19 +65,10 @@ class Child:
     def exchange(
         self, sent: bytes, head: int, length: Callable[[bytes], int], timeout: float | None
     ) -> bytes:
-        """Send a message, receive an answer that begins with its length.
-
-        Args:
-            sent: The whole message.
-            head: Bytes that the answer begins with.
-            length: These bytes -> how many follow.
-            timeout: Seconds for all of it; None waits for ever.
-
-        Returns:
-            The bytes that followed.
+        """Send a message; receive what follows the `head` bytes from which `length` tells its size.
 
         Raises:
-            StepError: If no answer came in time, or one came before the message was sent.
+            StepError: If no answer came in `timeout` seconds, or one came before the message.
             EndedError: If the child ended or closed its pipes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -118,11 +96,7 @@ class Child:
         return last_lines(self._log)
 
     def ended(self, seconds: float = 0.0) -> int | None:
-        """How it ended; None if it still runs so many seconds from now.
-
-        Returns:
-            Its exit code, or minus the number of the signal that killed it.
-        """
+        """Its exit code, or minus the signal that killed it; None if it runs for these seconds."""
         began = time.monotonic()
         while True:
             with self._reaping:
@@ -204,12 +178,12 @@ class Child:
 
 
 def end(children: Collection[Child], grace: float) -> None:
-    """Ask all to end, so that they do it side by side; kill what runs `grace` seconds later."""
-    asked = list(children)
-    for child in asked:
+    """Tell all to end, side by side; kill what still runs `grace` seconds later."""
+    told = list(children)
+    for child in told:
         child.hang_up()
     until = time.monotonic() + grace
-    for child in asked:
+    for child in told:
         child.ended(until - time.monotonic())
         child.close()
 
@@ -218,12 +192,8 @@ def end(children: Collection[Child], grace: float) -> None:
 class ChildPool:
     """Lends children of one kind to threads; starts them when needed, replaces those that fail.
 
-    It pickles, as what it was made of: another process starts its own. The children end with
-    the pool, and with this process.
-
-    Args:
-        start: Starts a child; it pickles.
-        count: How many may run side by side, >= 1.
+    It pickles, if `start` does: another process starts its own. The children end with the pool,
+    and with this process.
     """
 
     def __init__(self, start: Callable[[], Child], count: int = 1) -> None:
@@ -264,13 +234,15 @@ class ChildPool:
             child.close()
 
 
-def ending(code: int) -> str:
-    """How a process ended: "exit code 3", or the name of the signal that killed it."""
+def ending(code: int | None) -> str:
+    """How a process ended, by what `Child.ended` returned."""
+    if code is None:
+        return "closed its pipes"
     if code >= 0:
-        return f"exit code {code}"
+        return f"ended with exit code {code}"
     with suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended by signal {-code}"
 
 
 def last_lines(log: bytes | bytearray, pattern: str = "") -> str:

@@ -47,8 +47,7 @@ def repeat_states(states: Tensor | None, num_probes: int) -> Tensor | None:
 def ask_shared(network: Network, num_probes: int, *states: Tensor | None) -> Tensor:
     """Ask a network about states that all probes have in common.
 
-    The same numbers as `network(*repeated)`, but the network of a `WeightOracle` then computes
-    what the probes have in common once, and nothing is repeated.
+    The same numbers as `network(*repeated)`, but a `WeightOracle` computes the common part once.
 
     Args:
         network: What an objective was given.
@@ -58,9 +57,9 @@ def ask_shared(network: Network, num_probes: int, *states: Tensor | None) -> Ten
     Returns:
         (num_probes * batch, ...), probe-major.
     """
-    shared: Network | None = getattr(network, "shared", None)
-    if shared is not None:
-        return shared(*states)
+    if shared := getattr(network, "shared", None):
+        answer: Tensor = shared(*states)
+        return answer
     return network(*(repeat_states(value, num_probes) for value in states))
 
 
@@ -74,7 +73,6 @@ class Solver(Protocol):
     @property
     def grid(self) -> Grid:
         """The grid on which `step` works."""
-        ...
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance each state by `grid.dt`.
@@ -87,7 +85,6 @@ class Solver(Protocol):
         Returns:
             The next state, same shape, dtype and device.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -113,15 +110,12 @@ class ReferenceSolver(Solver, Protocol):
 
         Plain values: text, numbers, lists of them.
         """
-        ...
 
     def at(self, shape: tuple[int, ...]) -> ReferenceSolver:
         """The same physics on a grid of `shape` cells."""
-        ...
 
     def scenario(self, simulations: int, generator: Generator) -> Scenario:
         """Draw `simulations` random cases; the draw does not depend on the resolution."""
-        ...
 
 
 @runtime_checkable
@@ -134,7 +128,6 @@ class Downsampling(Protocol):
 
     def downsample(self, fine: State) -> State:
         """(batch, channel, *fine) -> (batch, channel, *grid.shape)."""
-        ...
 
 
 @runtime_checkable
@@ -146,7 +139,6 @@ class Vortical(Protocol):
 
         v is the velocity along y, the grid's first dimension, u that along x.
         """
-        ...
 
 
 @runtime_checkable
@@ -155,7 +147,6 @@ class Differentiable(Protocol):
 
     def differentiable_twin(self) -> Solver:
         """A solver whose `step` gives the same numbers and keeps the autograd graph."""
-        ...
 
 
 @runtime_checkable
@@ -175,7 +166,6 @@ class Seeded(Protocol):
         Args:
             seed: In [0, 2^31 - 1).
         """
-        ...
 
 
 def seedable(solver: object) -> TypeGuard[Seeded]:
@@ -195,11 +185,9 @@ class Tally(Protocol):
 
     def counts(self) -> Counter[str]:
         """So far: "steps", in states, and others."""
-        ...
 
     def add(self, counts: Counter[str]) -> None:
         """What a copy has counted."""
-        ...
 
 
 def counts_of(solver: object) -> Counter[str]:
@@ -262,7 +250,6 @@ class Objective(Protocol):
         Returns:
             One loss per probe.
         """
-        ...
 
 
 class Oracle(Protocol):
@@ -271,11 +258,9 @@ class Oracle(Protocol):
     @property
     def num_coordinates(self) -> int:
         """Length d of theta."""
-        ...
 
     def base(self) -> Float[Tensor, ""]:
         """l(theta): one query."""
-        ...
 
     def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(theta + mu e_i) for every i of `indices`: k queries; theta stays as it is.
@@ -284,7 +269,6 @@ class Oracle(Protocol):
             indices: (k,) coordinates.
             mu: How far, in the units of theta: one number, or (k,), one for each.
         """
-        ...
 
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; theta stays as it is.
@@ -293,4 +277,3 @@ class Oracle(Protocol):
             directions: (q, d), of any dtype and device; the rows are not scaled.
             mu: Step along each, of either sign.
         """
-        ...

@@ -29,19 +29,13 @@ _PROGRAMS = {
 def examine() -> dict[str, Any]:
     """Look around, in less than a second where there is no accelerator; nothing is imported.
 
-    Returns:
-        "machine": what computes here, by name. "parts": packages and programs, the needed ones
-        first, each with its name, what was "found" (a version or a place, "" if it is missing),
-        what it "gives", the "remedy" and whether it is "needed". "sound": whether everything
-        needed is there.
+    "machine" says what computes here. "parts" are packages and programs, the needed ones first:
+    "found" is a version or a place, "" if it is missing. "sound": all that is needed is there.
     """
     lines = [line for line in requires("zopde") or () if "extra ==" not in line]
     needed = {re.split(r"[^\w.-]", line)[0]: line.partition(";")[0].strip() for line in lines}
     parts = [
-        *(
-            _part(name, _version(name), line, f"pip install {name}", True)
-            for name, line in needed.items()
-        ),
+        *(_part(n, _version(n), line, f"pip install {n}", True) for n, line in needed.items()),
         *(_part(name, _version(name), *more) for name, more in _PACKAGES.items()),
         *(_part(name, shutil.which(name) or "", *more) for name, more in _PROGRAMS.items()),
     ]
@@ -58,16 +52,10 @@ def examine() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of zopde, Python, torch and further packages, for the record of a run.
-
-    A package that is not installed is left out: a solver of the user's own may not need it.
-    """
+    """Versions of zopde, Python, torch and those of further packages that are installed."""
     installed = {name: _version(name) for name in ("torch", *packages)}
-    return {
-        "zopde": version("zopde"),
-        "python": platform.python_version(),
-        **{name: number for name, number in installed.items() if number},
-    }
+    own = {"zopde": version("zopde"), "python": platform.python_version()}
+    return own | {name: number for name, number in installed.items() if number}
 
 
 def _part(name: str, found: str, gives: str, remedy: str, needed: bool = False) -> dict[str, Any]:

@@ -30,15 +30,13 @@ class InputError(ValueError):
 
     def __init__(self, what: str, *, got: object, expected: str, remedy: str = "") -> None:
         self.what = what
+        # As text, whatever `got` was: errors come back from worker processes.
+        self._parts = {"got": str(got), "expected": expected, "remedy": remedy}
         message = f"{what}: got {got}, expected {expected}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
-        self._parts = (got, expected, remedy)
 
     def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
-        """Pickled as text, whatever `got` was: errors come back from worker processes."""
-        got, expected, remedy = self._parts
-        text = {"got": str(got), "expected": expected, "remedy": remedy}
-        return partial(InputError, self.what, **text), ()
+        return partial(InputError, self.what, **self._parts), ()
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,15 @@ class Failure:
     folder: str = ""
     log: str = ""
 
+    def described(self) -> str:
+        """All that is known of it, in one line."""
+        kept = f"; its folder is {self.folder}" if self.folder else ""
+        log = f"; its log ends: {' | '.join(self.log.splitlines())}" if self.log else ""
+        return f"{self.reason}{kept}{log}"
+
 
 class StepError(Exception):
-    """One state could not be advanced; inside zopde alone, where a `Failure` is made of it.
-
-    Args:
-        reason: As of `Failure`.
-        folder: Likewise.
-        log: Likewise.
-    """
+    """One state has no answer; inside zopde alone, where a `Failure` is made of it."""
 
     def __init__(self, reason: str, folder: str = "", log: str = "") -> None:
         super().__init__(reason)
@@ -95,7 +93,6 @@ class SolverError(RuntimeError):
         self.answers = answers
 
     def __reduce__(self) -> tuple[type[SolverError], tuple[object, ...]]:
-        """Pickled whole: errors come back from worker processes."""
         return type(self), (str(self), self.failures, self.answers)
 
 
@@ -112,15 +109,8 @@ def first_line(error: BaseException) -> str:
 
 
 def check_system() -> None:
-    """Require Linux, whose process groups, locks and memory settings zopde uses.
-
-    Raises:
-        InputError: On another operating system.
-    """
+    """Require Linux, whose process groups, locks and memory settings zopde uses."""
     if sys.platform != "linux":
-        raise InputError(
-            "operating system",
-            got=repr(sys.platform),
-            expected="Linux",
-            remedy="on Windows use WSL, elsewhere a container or another machine",
-        )
+        remedy = "on Windows use WSL, elsewhere a container or another machine"
+        got = repr(sys.platform)
+        raise InputError("operating system", got=got, expected="Linux", remedy=remedy)

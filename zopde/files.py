@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _KEY = 16  # bytes of a key
-_NUMBERS = 2**22  # that are brought to the CPU at a time
+_NUMBERS = 2**22  # of a large tensor that are brought to the CPU at a time
 
 
 @contextmanager
@@ -20,13 +20,9 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file under another name first; a reader sees the old file or the new one.
 
     The name to write to lies in the same folder, which is made, and ends in ".partial". When
-    the block ends well the file takes the place of `path`; when it raises, the file goes. Of a
-    process that is killed in between, the other name stays behind, and `path` is untouched.
-
-    Args:
-        path: The file.
-        durable: Whether the new file also survives a power cut: the content is brought to the
-            disk before the name, and the name before this returns. That takes milliseconds.
+    the block ends well the file takes the place of `path`; when it raises, the file goes. A
+    durable one also survives a power cut: the content is brought to the disk before the name,
+    and the name before this returns. That takes milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -56,11 +52,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def digest_of(tensors: Iterable[Tensor | None]) -> str:
-    """SHA-256 of the bytes of some tensors, one after the other, in hexadecimal.
-
-    None is passed over; neither shapes nor types enter. A large tensor is brought to the CPU
-    piece by piece.
-    """
+    """SHA-256 of the bytes of some tensors; neither shapes, types nor None enter."""
     digest = sha256()
     for values in tensors:
         if values is not None:
@@ -72,9 +64,7 @@ def digest_of(tensors: Iterable[Tensor | None]) -> str:
 def key_of(identity: str, *tensors: Tensor | None) -> bytes:
     """16 bytes that tell a question from all others: who answers it, and the exact tensors.
 
-    Args:
-        identity: Who answers: everything but the tensors that decides the answer.
-        tensors: Of which type, shape and every bit enter; None is passed over.
+    Of these type, shape and every bit enter; None is passed over.
     """
     digest = blake2b(identity.encode(), digest_size=_KEY)
     for values in tensors:

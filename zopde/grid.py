@@ -84,20 +84,9 @@ class Grid:
         """The same domain cut into `shape` cells."""
         return replace(self, shape=tuple(shape))
 
-    def without_forcing(self) -> Grid:
-        """The same grid for states that come without their forcing."""
-        return replace(self, forcing_channels=())
-
 
 def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
-    """A grid from the table of a settings file; a `Grid` stays as it is.
-
-    Args:
-        grid: The arguments of `Grid` by name, lists where it has tuples.
-
-    Raises:
-        InputError: On an unknown or missing key, or values that are not a grid's.
-    """
+    """A grid from the table of a settings file, lists where it has tuples; a `Grid` stays."""
     if isinstance(grid, Grid):
         return grid
     for key in grid:
@@ -112,9 +101,9 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
         raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error
 
 
-def check_state(grid: Grid, state: Tensor, name: str = "state") -> None:
+def check_state(grid: Grid, state: Tensor) -> None:
     """Require a floating tensor (batch, *grid.state_shape)."""
-    _check_field(name, state, grid.state_shape)
+    _check_field("state", state, grid.state_shape)
 
 
 def check_forcing(grid: Grid, forcing: Tensor | None, batch: int) -> None:

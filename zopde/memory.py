@@ -18,10 +18,8 @@ def keep_freed_memory() -> bool:
     A stacked pass allocates and frees the same megabytes over and over; by default glibc maps
     every one of them anew, and the kernel then clears each page at its first touch, which costs
     as much as the arithmetic. Afterwards the process keeps its peak size. Whole jobs
-    (`run_correction`, the dry run) call it; the parts of the library do not.
-
-    Returns:
-        Whether it took effect; False where the C library is not glibc.
+    (`run_correction`, the dry run) call it; the parts of the library do not. Returns whether it
+    took effect: not where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from zopde.contracts import Solver
 from zopde.errors import InputError, first_line
@@ -30,17 +30,11 @@ _loaded: dict[str, UserFile] = {}  # by module name
 
 @dataclass(frozen=True)
 class SolverInfo:
-    """One line about a solver that is installed.
+    """One line about a solver that is installed."""
 
-    Args:
-        name: What the command line calls it.
-        target: Where it is defined, "package.module:Class".
-        summary: First line of its docstring, or why it cannot be imported.
-    """
-
-    name: str
-    target: str
-    summary: str
+    name: str  # what the command line calls it
+    target: str  # where it is defined, "package.module:Class"
+    summary: str  # first line of its docstring, or why it cannot be imported
 
 
 def find_solvers() -> list[SolverInfo]:
@@ -93,21 +87,11 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     if not (has_step and isinstance(getattr(solver, "grid", None), Grid)):
         expected = "an object with `grid: zopde.Grid` and `step(state, forcing=None)`"
         raise InputError(what, got=type(solver).__name__, expected=expected)
-    checked: Solver = solver
-    return checked
+    return cast(Solver, solver)
 
 
 def load_object(spec: str, home: str | Path = "", what: str = "solver") -> Any:  # noqa: ANN401
-    """What a module holds under a name: a user's function, for instance.
-
-    Args:
-        spec: "package.module:name" or "file.py:name".
-        home: Folder that a relative "file.py" is in.
-        what: What it is to be, for the errors.
-
-    Raises:
-        InputError: If there is none, or the module does not import.
-    """
+    """What a module holds under a name: "package.module:name", or "file.py:name" in `home`."""
     if ":" not in spec:
         name = "name" if what == "solver" else what
         raise InputError(name, got=repr(spec), expected="package.module:name or file.py:name")
@@ -120,10 +104,7 @@ def user_files() -> tuple[UserFile, ...]:
 
 
 def import_user_files(files: Iterable[UserFile]) -> None:
-    """Load solver files that this process lacks, so that what they define can be unpickled.
-
-    Args:
-        files: From `user_files` of the process that pickles.
+    """Load the `user_files` of the process that pickles, so that this one can unpickle.
 
     Raises:
         InputError: If a file is not there, does not import, or was written anew since.
@@ -131,28 +112,21 @@ def import_user_files(files: Iterable[UserFile]) -> None:
     for path, written in files:
         _import(path, partial(_load_file, Path(path), "solver"), "solver")
         if Path(path).stat().st_mtime_ns != written:
-            raise InputError(
-                "solver file",
-                got=f"{path}, changed since it was loaded",
-                expected="one that stays the same while workers use it",
-                remedy="start again",
-            )
+            got = f"{path}, changed since it was loaded"
+            expected = "one that stays the same while workers use it"
+            raise InputError("solver file", got=got, expected=expected, remedy="start again")
 
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            "solver file", got=f"{path} ({first_line(error)})", expected="a readable TOML file"
-        ) from error
+        got = f"{path} ({first_line(error)})"
+        raise InputError("solver file", got=got, expected="a readable TOML file") from error
     if not isinstance(table.get("solver"), str):
-        raise InputError(
-            f"solver file {path}",
-            got=f"the keys {sorted(table)}",
-            expected="a key `solver` that names one",
-            remedy='such as solver = "command"',
-        )
+        got, expected = f"the keys {sorted(table)}", "a key `solver` that names one"
+        remedy = 'such as solver = "command"'
+        raise InputError(f"solver file {path}", got=got, expected=expected, remedy=remedy)
     return table
 
 
@@ -213,13 +187,14 @@ def _load_file(path: Path, what: str) -> ModuleType:
 
 
 def _import(spec: str, load: Callable[[], Any], what: str) -> Any:  # noqa: ANN401
-    names = "a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml"
-    expected = names if what == "solver" else "package.module:name or file.py:name"
+    expected = "package.module:name or file.py:name"
+    if what == "solver":
+        expected = "a name of `zopde solvers`, package.module:Class, file.py:Class or file.toml"
     return _run(load, f"{what} {spec!r}", expected)
 
 
 def _run(work: Callable[[], Any], what: str, expected: str) -> Any:  # noqa: ANN401
-    """Run a user's code, which may raise anything, and say in one line what it raised."""
+    """Run a user's code and say in one line what it raised."""
     try:
         return work()
     except InputError:

@@ -17,11 +17,9 @@ class Progress(Protocol):
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """A piece of work of `total` steps begins."""
-        ...
 
     def note(self, text: str) -> None:
         """One line that should not get lost."""
-        ...
 
 
 @final

@@ -33,12 +33,9 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
 
 @contextmanager
 def global_stream(draw: torch.Generator) -> Iterator[None]:
-    """Give torch's global stream a seed for as long as the block lasts, then put it back.
+    """Give torch's global stream, of which weights are initialised, the seed of a generator.
 
-    torch's initialisers of weights draw from it and from nothing else.
-
-    Args:
-        draw: A fresh generator; its seed is taken, its own stream is not touched.
+    After the block it is as it was; the generator's own stream is not touched.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw.initial_seed())
@@ -46,11 +43,5 @@ def global_stream(draw: torch.Generator) -> Iterator[None]:
 
 
 def noise_seeds(seed: int, index: int, steps: int) -> list[int]:
-    """Seeds for the steps of a stochastic solver, each in [0, 2^31 - 1).
-
-    Args:
-        seed: The run's seed, >= 0.
-        index: Number of the iteration.
-        steps: How many.
-    """
+    """Seeds in [0, 2^31 - 1) for the steps of a stochastic solver in iteration `index`."""
     return torch.randint(2**31 - 1, (steps,), generator=generator(seed, "noise", index)).tolist()

@@ -11,14 +11,9 @@ from torch import Tensor
 
 
 def median_seconds(work: Callable[[], object], repeat: int = 3, enough: float = 2.0) -> float:
-    """Median time of a few calls, after one to warm up that does not count.
+    """Median time of `repeat` calls, after one to warm up; of fewer once `enough` seconds passed.
 
-    A GPU has finished when the clock is stopped.
-
-    Args:
-        work: What is timed; its answer is thrown away.
-        repeat: Calls that count; fewer where they take long. 1 is one call, without a warm-up.
-        enough: Seconds after which no further call is made.
+    One call alone has no warm-up. A GPU has finished when the clock is stopped.
     """
     if repeat > 1:
         _wait_for(work())

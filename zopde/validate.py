@@ -62,8 +62,8 @@ def check_folder_writable(name: str, folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        expected, remedy = "a writable folder", f"{error.strerror}"
-        raise InputError(name, got=str(folder), expected=expected, remedy=remedy) from error
+        got, remedy = str(folder), f"{error.strerror}"
+        raise InputError(name, got=got, expected="a writable folder", remedy=remedy) from error
 
 
 def check_new_file(name: str, path: Path, overwrite: bool) -> None:

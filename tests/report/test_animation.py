@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from zopde import Grid
-from zopde.report.animation import Film, animate
+from zopde.report.fields import Film, animate
 
 SQUARE = Grid((4, 4), (1.0, 1.0), 0.1, ("v", "u"))
 LONG = Grid((8, 4), (200.0, 100.0), 1.0, ("v", "u"))

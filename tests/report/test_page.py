@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from zopde import InputError
-from zopde.report.learning import CostCurve, Paid, running_mean, save_loss_curves, save_price
+from zopde.report.curves import CostCurve, Paid, running_mean, save_loss_curves, save_price
 from zopde.report.page import (
     Section,
     code,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from zopde import Grid, InputError, SolverError, load_solver
-from zopde.solvers.resident import numbers_of
+from zopde.solvers.pipe import numbers_of
 
 PROGRAM = Path(__file__).parent / "resident_program.py"
 GRID = {"shape": [2, 2], "extent": [1.0, 1.0], "dt": 0.1, "channels": ["a", "b"]}

@@ -12,8 +12,7 @@ from zopde import InputError, load_classification, run_classification, write_rep
 from zopde.data import load_rollout
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.rollouts import read_rollouts
-from zopde.studies.report.found import find_run
-from zopde.studies.report.reproduce import changes_from_preset, reproduce
+from zopde.studies.report.found import changes_from_preset, find_run, reproduce
 
 LABELS = ["SRC", "NON", "ZO-weights", "ZO-interface"]
 DIGITS = [

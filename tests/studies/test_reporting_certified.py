@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from zopde import CertifyConfig, load_defence, run_certification, run_defence, write_report
 from zopde.cli.app import app
 from zopde.data import ImageData, Images
-from zopde.studies.report.found import find_run
-from zopde.studies.report.reproduce import changes_from_preset, reproduce
+from zopde.studies.report.found import changes_from_preset, find_run, reproduce
 
 METHODS = ["none", "AE-MSE", "ZO-DS", "DeepZero"]
 DEFENCE = [

@@ -66,6 +66,11 @@ def test_the_record_of_an_earlier_version_is_read(home):
     run_correction(config(Path("a"), **tables), Path("a/run"), resume=True)
 
 
+def test_the_record_of_a_run_given_as_its_config_repeats_it_exact(home):
+    record = home / "a" / "run" / "config.toml"
+    assert load_config(file=record) == read_record(STUDY, record)
+
+
 def test_a_record_of_another_study_is_no_run_of_this_one(home):
     record = home / "a" / "run" / "config.toml"
     record.write_text(record.read_text().replace('study = "correct"', 'study = "classify"'))

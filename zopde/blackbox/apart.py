@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from zopde.blackbox.failures import error_of
+from zopde.blackbox.failures import whole
 from zopde.blackbox.wrapper import Wrapper
 from zopde.child import Child, ChildPool, EndedError, ending
 from zopde.contracts import Forcing, Seeded, Solver, State, seeded
@@ -77,8 +77,7 @@ class Apart(Wrapper):
             SolverError: With the states at which the solver failed, crashed or hung.
         """
         answers, failures = [], list[Failure]()
-        for i in range(len(state)):
-            row = state[i : i + 1]
+        for i, row in enumerate(state.split(1)):
             try:
                 answer = self._ask(row, None if forcing is None else forcing[i : i + 1])
                 # What is no state is left to `BlackBox` to refuse.
@@ -87,10 +86,7 @@ class Apart(Wrapper):
                 answer = torch.full_like(row, torch.nan)
                 failures.append(error.at(i))
             answers.append(answer)
-        together = torch.cat(answers)
-        if failures:
-            raise error_of(failures, together)
-        return together
+        return whole(torch.cat(answers), failures)
 
     def _ask(self, state: State, forcing: Forcing | None) -> Any:  # noqa: ANN401 - what it answers
         # A view would be pickled with everything that it is a view of.
@@ -113,11 +109,7 @@ def _exchange(child: Child, message: bytes, timeout: float | None) -> tuple[str,
     try:
         kind, content = pickle.loads(child.exchange(message, _HEAD, length, timeout))
     except EndedError as error:
-        (code,) = error.args
-        how = "closed its pipe"
-        if code is not None:
-            how = f"ended {'by' if code < 0 else 'with'} {ending(code)}"
-        raise child.failed(f"the solver's process {how}") from None
+        raise child.failed(f"the solver's process {ending(*error.args)}") from None
     return kind, content
 
 

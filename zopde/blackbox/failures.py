@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -68,31 +68,33 @@ class Retrying(Wrapper):
             rows = _finite_rows(state, forcing).nonzero().flatten()
             stepped, failures = torch.full_like(state, torch.nan), []
             if len(rows):
-                stepped[rows], failures = _at(rows, state, forcing, self._attempt)
+                stepped[rows], failures = self._attempt_at(rows, state, forcing)
         for _ in range(self._times):
             if failures:
                 rows = torch.tensor([failure.row for failure in failures], device=state.device)
                 stepped = stepped.clone()  # what a solver returned may be its own memory
-                stepped[rows], failures = _at(rows, state, forcing, self._attempt)
-        fatal = [failure for failure in failures if failure.reason != _NOT_FINITE]
-        if fatal:
-            raise error_of(fatal, stepped)
-        return stepped
+                stepped[rows], failures = self._attempt_at(rows, state, forcing)
+        return whole(stepped, [f for f in failures if f.reason != _NOT_FINITE])
+
+    def _attempt_at(self, rows: Tensor, state: State, forcing: Forcing | None) -> Stepped:
+        """Step some rows of a batch; the failures say which row of the batch."""
+        of_rows = None if forcing is None else forcing[rows]
+        stepped, failures = self._attempt(state[rows], of_rows)
+        return stepped, [replace(f, row=int(rows[f.row])) for f in failures]
 
     def _attempt(self, state: State, forcing: Forcing | None) -> Stepped:
         self._counts[_ATTEMPTS] += len(state)
-
-        def each_alone(failures: Sequence[Failure]) -> None:
-            self._counts[_ATTEMPTS] += len(state)
-            self._note(failures)
-
         try:
             stepped, failures = self._solver.step(state, forcing), list[Failure]()
         except SolverError as error:
-            if not self._times and not _says_which(error, state):
+            of_all = not _says_which(error, state)
+            if of_all and not self._times:
                 self._note([Failure(0, str(error))])
                 raise
-            stepped, failures = recovered(error, self._solver, state, forcing, each_alone)
+            if of_all and len(state) > 1 and not isinstance(error, TooManyFailuresError):
+                self._counts[_ATTEMPTS] += len(state)  # each alone
+                self._note([Failure(0, str(error))])
+            stepped, failures = recovered(error, self._solver, state, forcing)
         if not _finite(stepped):
             known = {failure.row for failure in failures}
             bad = (~_finite_rows(stepped)).nonzero().flatten().tolist()
@@ -112,7 +114,7 @@ class Retrying(Wrapper):
         if failed > self._limit * max(attempts, _FIRST):
             raise TooManyFailuresError(
                 f"{failed:,} of {attempts:,} solver steps failed, more than the limit of "
-                f"{100 * self._limit:g} %; the latest: {_described(failures[-1])}"
+                f"{100 * self._limit:g} %; the latest: {failures[-1].described()}"
             )
 
 
@@ -145,10 +147,7 @@ class OneAtATime(Wrapper):
         Raises:
             SolverError: With the states that failed, and the steps of the others.
         """
-        stepped, failures = _one_by_one(self._solver, state, forcing)
-        if failures:
-            raise error_of(failures, stepped)
-        return stepped
+        return whole(*_one_by_one(self._solver, state, forcing))
 
 
 @final
@@ -164,16 +163,10 @@ def step_or_nan(solver: Solver, state: State, forcing: Forcing | None) -> Steppe
         return recovered(error, solver, state, forcing)
 
 
-def recovered(
-    error: SolverError,
-    solver: Solver,
-    state: State,
-    forcing: Forcing | None,
-    note: Callable[[Sequence[Failure]], None] | None = None,
-) -> Stepped:
+def recovered(error: SolverError, solver: Solver, state: State, forcing: Forcing | None) -> Stepped:
     """What an error leaves of a batch: its step, NaN where it failed, and why.
 
-    Where it does not say which states failed, it is noted, and each state is stepped alone.
+    Where it does not say which states failed, each is stepped alone.
     """
     if isinstance(error, TooManyFailuresError):
         raise error
@@ -182,8 +175,6 @@ def recovered(
     if len(state) == 1:
         known = error.failures[0] if error.failures else Failure(0, str(error))
         return torch.full_like(state, torch.nan), [replace(known, row=0)]
-    if note:
-        note([Failure(0, str(error))])
     return _one_by_one(solver, state, forcing)
 
 
@@ -195,27 +186,18 @@ def _one_by_one(solver: Solver, state: State, forcing: Forcing | None) -> Steppe
     return torch.cat([stepped for stepped, _ in alone]), failures
 
 
-def _at(
-    rows: Tensor,
-    state: State,
-    forcing: Forcing | None,
-    step: Callable[[State, Forcing | None], Stepped],
-) -> Stepped:
-    """A step of some rows of a batch; its failures say which row of the batch."""
-    stepped, failures = step(state[rows], None if forcing is None else forcing[rows])
-    return stepped, [replace(f, row=int(rows[f.row])) for f in failures]
-
-
-def error_of(failures: Sequence[Failure], answers: State) -> SolverError:
-    """What to raise where some states of a batch failed."""
-    message = f"{len(failures)} of {len(answers)} states failed; the first: "
-    return SolverError(message + _described(failures[0]), failures, answers)
+def whole(stepped: State, failures: Sequence[Failure]) -> State:
+    """The step of a batch; a `SolverError` that carries it where some states failed."""
+    if failures:
+        message = f"{len(failures)} of {len(stepped)} states failed; the first: "
+        raise SolverError(message + failures[0].described(), failures, stepped)
+    return stepped
 
 
 def failures_of(solver: object) -> Counter[str]:
     """Failed steps by reason, as far as a solver has counted any."""
-    failed = {name: n for name, n in counts_of(solver).items() if name.startswith(_FAILED)}
-    return Counter({name.removeprefix(_FAILED): n for name, n in failed.items()})
+    counts = counts_of(solver).items()
+    return Counter({n.removeprefix(_FAILED): k for n, k in counts if n.startswith(_FAILED)})
 
 
 def _says_which(error: SolverError, state: State) -> bool:
@@ -231,9 +213,3 @@ def _finite(values: Tensor) -> bool:
 def _finite_rows(state: Tensor, forcing: Tensor | None = None) -> Bool[Tensor, " batch"]:
     rows = state.flatten(1).isfinite().all(dim=1)
     return rows if forcing is None else rows & forcing.flatten(1).isfinite().all(dim=1)
-
-
-def _described(failure: Failure) -> str:
-    kept = f", kept in {failure.folder}" if failure.folder else ""
-    log = f"; its log ends: {' | '.join(failure.log.splitlines())}" if failure.log else ""
-    return f"{failure.reason}{kept}{log}"

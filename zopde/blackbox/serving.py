@@ -33,11 +33,7 @@ class ServedSolver:
     """What a UM-Bridge client may ask of a solver.
 
     Input: the state's numbers, (channel, *space) with the last dimension fastest, then the
-    forcing's if the grid has one. Output: the next state's. Computed in float64.
-
-    Args:
-        solver: Any solver; it is asked one state at a time.
-        name: What clients call it.
+    forcing's if the grid has one. Output: the next state's. Computed in float64, one at a time.
     """
 
     def __init__(self, solver: Solver, name: str) -> None:
@@ -52,8 +48,7 @@ class ServedSolver:
         try:
             return self._answer(path, body)
         except _RefusedError as error:
-            kind, message = error.args
-            return {"error": {"type": kind, "message": message}}
+            return {"error": dict(zip(("type", "message"), error.args, strict=True))}
 
     def _answer(self, path: str, body: bytes) -> _Answer:
         sizes = [math.prod(shape) for shape in self._shapes]
@@ -86,13 +81,13 @@ class ServedSolver:
         if not isinstance(given, list) or len(given) != count:
             raise _RefusedError("InvalidInput", f"input: expected {count} lists of numbers")
         fields = [*map(_field, given, self._shapes)]
-        with self._turn:
-            try:
+        try:
+            with self._turn:
                 answer = self._solver.step(*fields)
-            except SolverError as error:
-                log.warning("failed: %s", error)
-                raise _RefusedError("SolverFailed", first_line(error)) from error
-            self.evaluations += 1
+                self.evaluations += 1
+        except SolverError as error:
+            log.warning("failed: %s", error)
+            raise _RefusedError("SolverFailed", first_line(error)) from error
         if not answer.isfinite().all():  # JSON has no word for it, and most clients choke on one
             raise _RefusedError("SolverFailed", "the solver's answer is not finite")
         return {"output": [answer.flatten().tolist()]}
@@ -100,44 +95,28 @@ class ServedSolver:
 
 def _field(numbers: object, shape: tuple[int, ...]) -> Tensor:
     """(1, channel, *space) from a list of numbers."""
-    count = math.prod(shape)
     try:
         values = torch.tensor(numbers, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _RefusedError("InvalidInput", f"input: {first_line(error)}") from error
-    if values.shape != (count,):
-        shapes = f"got shape {tuple(values.shape)}, expected {count} numbers"
+    if values.shape != (math.prod(shape),):
+        shapes = f"got shape {tuple(values.shape)}, expected {math.prod(shape)} numbers"
         raise _RefusedError("InvalidInput", f"input: {shapes}")
     return values.view(1, *shape)
 
 
 @final
 class SolverServer(ThreadingHTTPServer):
-    """A server that is bound and does not run yet; `serve_forever` runs it.
-
-    Args:
-        served: What it answers with.
-        host: Address to listen on; "0.0.0.0" is every one of this machine's.
-        port: Port to listen on; 0 takes a free one.
-
-    Raises:
-        InputError: If the address is not to be had.
-    """
+    """A server that is bound, to a free port for 0, and does not run before `serve_forever`."""
 
     def __init__(self, served: ServedSolver, host: str = "127.0.0.1", port: int = 4242) -> None:
         self.served = served
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise InputError(
-                "address", got=f"{host}:{port} ({error})", expected="a free port of this machine"
-            ) from error
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}"
+            got, expected = f"{host}:{port} ({error})", "a free port of this machine"
+            raise InputError("address", got=got, expected=expected) from error
+        self.url = "http://{}:{}".format(*self.server_address[:2])
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         """A client that went away is no news."""

@@ -14,7 +14,7 @@ from typing import Any, final
 
 import torch
 
-from zopde.blackbox.failures import Stepped, error_of
+from zopde.blackbox.failures import Stepped, whole
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import Failure, InputError, SolverError
@@ -56,9 +56,8 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection()
         except (OSError, sqlite3.Error) as error:
-            raise InputError(
-                "store", got=f"{path} ({error})", expected="a new file or one of a store"
-            ) from error
+            expected = "a new file or one of a store"
+            raise InputError("store", got=f"{path} ({error})", expected=expected) from error
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """What is there of these keys."""
@@ -164,9 +163,7 @@ class Stored(Wrapper):
             failures += [replace(failure, row=int(rows[failure.row])) for failure in failed]
             good = [int(row) for row in rows if bool(stepped[row].isfinite().all())]
             self._store.write((keys[row], bytes_of(stepped[row])) for row in good)
-        if failures:
-            raise error_of(failures, stepped)
-        return stepped
+        return whole(stepped, failures)
 
     def _step(self, state: State, forcing: Forcing | None) -> Stepped:
         try:

@@ -20,7 +20,6 @@ class Counts(Counter[str]):
     """Counts by name. A copy in another process begins anew, so the pickle is always the same."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What one process counted is not another's."""
         return Counts, ()
 
 

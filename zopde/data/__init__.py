@@ -3,14 +3,15 @@
 from zopde.data.batches import ImageBatches, Windows, first_steps
 from zopde.data.image_files import load_images
 from zopde.data.images import ImageData, Images, in_file_units, in_unit_range, standardised
-from zopde.data.netcdf import (
+from zopde.data.trajectories import (
+    Trajectories,
     from_dataset,
     load_rollout,
     load_trajectories,
     save_trajectories,
+    simulate,
     to_dataset,
 )
-from zopde.data.trajectories import Trajectories, simulate
 
 __all__ = [
     "ImageBatches",

@@ -175,10 +175,8 @@ def first_steps(
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
         if len(bad):
-            number = a + int(bad[0])
-            raise SolverError(
-                f"step: got NaN or infinity for stored state {number}, expected numbers"
-            )
+            where = f"stored state {a + int(bad[0])}"
+            raise SolverError(f"step: got NaN or infinity for {where}, expected numbers")
         answers.append(answer)
         if progress:
             progress(len(state))

@@ -20,15 +20,12 @@ DOWNLOADS = {
     "cifar10": (
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    ),
+    )
 }
 
 
 def fetch(
-    name: str,
-    folder: Path,
-    mirror: str = "",
-    advance: Callable[[int, int], None] | None = None,
+    name: str, folder: Path, mirror: str = "", advance: Callable[[int, int], None] | None = None
 ) -> Path:
     """Download a data set, unless it is there already.
 
@@ -72,12 +69,9 @@ def _download(url: str, path: Path, advance: Callable[[int, int], None] | None) 
                 if advance:
                     advance(done, total)
     except (OSError, ValueError, HTTPException) as error:
-        raise InputError(
-            f"download from {url}",
-            got=f"{error}",
-            expected="a server that answers",
-            remedy="try again, or name a mirror of the same file with --url",
-        ) from error
+        what, expected = f"download from {url}", "a server that answers"
+        remedy = "try again, or name a mirror of the same file with --url"
+        raise InputError(what, got=f"{error}", expected=expected, remedy=remedy) from error
 
 
 def _sha256(path: Path) -> str:

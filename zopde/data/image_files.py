@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import math
-import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path, PurePosixPath
@@ -41,30 +40,27 @@ def load_images(path: Path | str = "") -> ImageData:
         return digits()
     path = Path(path)
     if not path.exists():
-        raise InputError(
-            "image data",
-            got=f"{path}, which does not exist",
-            expected="a file or folder",
-            remedy="name yours with --data; `zopde data fetch cifar10` gets CIFAR-10",
-        )
-    for recognises, read in _READERS:
-        if recognises(path):
-            return read(path)
-    raise InputError(
-        "image data",
-        got=f"{path}, of no known layout",
-        expected="npz, CIFAR-10 archive or folder, idx files, or train/<class> and test/<class>",
-    )
+        remedy = "name yours with --data; `zopde data fetch cifar10` gets CIFAR-10"
+        got = f"{path}, which does not exist"
+        raise InputError("image data", got=got, expected="a file or folder", remedy=remedy)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    archive = path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))
+    if archive or _cifar_folder(path):
+        return _read_cifar(path)
+    if _idx_file(path, "train-images-idx3-ubyte"):
+        return _read_idx(path)
+    if _folders_in(path / "train"):
+        return _read_pictures(path)
+    layouts = "npz, CIFAR-10 archive or folder, idx files, or train/<class> and test/<class>"
+    raise InputError("image data", got=f"{path}, of no known layout", expected=layouts)
 
 
 def digits() -> ImageData:
-    """1,797 handwritten digits of 8 x 8 pixels, 0 ... 16; every fifth one is for the test.
-
-    They come with the package; SOURCES.md beside this file says from where.
-    """
+    """1,797 handwritten digits of 8 x 8 pixels, 0 ... 16; SOURCES.md says from where they are."""
     with as_file(files("zopde.data") / "digits.npz") as path, np.load(path) as stored:
         pixels, labels = stored["images"], stored["labels"]
-    test = np.arange(len(labels)) % 5 == 4
+    test = np.arange(len(labels)) % 5 == 4  # every fifth one
     train = Images.of(pixels[~test], labels[~test])
     return ImageData("digits", train, Images.of(pixels[test], labels[test]), _numbers(10))
 
@@ -100,11 +96,6 @@ _NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
 _CLASSES = tuple(_NAMES.split())
 
 
-def _is_cifar(path: Path) -> bool:
-    is_archive = path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))
-    return is_archive or _cifar_folder(path) is not None
-
-
 def _read_cifar(path: Path) -> ImageData:
     contents = _cifar_files(path)
     missing = [name for name in (*_TRAIN, _TEST) if name not in contents]
@@ -116,10 +107,9 @@ def _read_cifar(path: Path) -> ImageData:
             expected="the binary version: five data_batch_N.bin, one test_batch.bin",
             remedy="`zopde data fetch cifar10` gets cifar-10-binary.tar.gz" if pickled else "",
         )
-    batches = [_cifar_batch(name, contents[name]) for name in _TRAIN]
-    pixels, labels = (np.concatenate([batch[i] for batch in batches]) for i in range(2))
-    test = Images.of(*_cifar_batch(_TEST, contents[_TEST]))
-    return ImageData("CIFAR-10", Images.of(pixels, labels), test, _CLASSES)
+    batches = [_cifar_batch(name, contents[name]) for name in (*_TRAIN, _TEST)]
+    pixels, labels = map(np.concatenate, zip(*batches[:-1], strict=True))
+    return ImageData("CIFAR-10", Images.of(pixels, labels), Images.of(*batches[-1]), _CLASSES)
 
 
 def _cifar_files(path: Path) -> dict[str, bytes]:
@@ -158,10 +148,6 @@ def _cifar_batch(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 _BYTES = 0x08  # the type code of unsigned bytes
 
 
-def _is_idx(path: Path) -> bool:
-    return path.is_dir() and _idx_file(path, "train-images-idx3-ubyte") is not None
-
-
 def _read_idx(path: Path) -> ImageData:
     train, test = (
         Images.of(
@@ -183,7 +169,7 @@ def _idx_array(folder: Path, name: str, axes: int) -> np.ndarray:
     if len(data) < start or data[:4] != bytes((0, 0, _BYTES, axes)):
         expected = f"unsigned bytes of {axes} axes"
         raise InputError(f"idx file {path}", got="another header", expected=expected)
-    shape = struct.unpack(f">{axes}I", data[4:start])
+    shape = tuple(np.frombuffer(data, ">u4", axes, offset=4).tolist())
     if len(data) - start != math.prod(shape):
         got, expected = f"{len(data) - start:,} bytes of data", f"{math.prod(shape):,}"
         raise InputError(f"idx file {path}", got=got, expected=f"{expected} for shape {shape}")
@@ -198,10 +184,6 @@ def _idx_file(folder: Path, name: str) -> Path | None:
 # --- pictures in train/<class>/ and test/<class>/; classes in alphabetical order ---
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-
-
-def _is_folder_of_pictures(path: Path) -> bool:
-    return bool(_folders_in(path / "train"))
 
 
 def _read_pictures(path: Path) -> ImageData:
@@ -227,10 +209,10 @@ def _labelled_pictures(folder: Path, classes: tuple[str, ...], mode: str) -> Ima
         for path in _files_in(folder / name):
             pictures.append(_picture(path, mode))
             labels.append(label)
-            (height, width), (first_height, first_width) = (pictures[i].shape[:2] for i in (-1, 0))
-            if (height, width) != (first_height, first_width):
-                got, expected = f"{width} x {height} pixels", f"{first_width} x {first_height}"
-                raise InputError(f"picture {path}", got=got, expected=f"{expected}, as the others")
+            got, expected = ("{1} x {0}".format(*pictures[i].shape) for i in (-1, 0))
+            if got != expected:
+                what, expected = f"picture {path}", f"{expected}, as the others"
+                raise InputError(what, got=f"{got} pixels", expected=expected)
     pixels = np.stack(pictures)
     # In memory as in shape: layers take other ways, with other round-off, where it is not so.
     pixels = np.ascontiguousarray(np.moveaxis(pixels, 3, 1)) if mode == "RGB" else pixels
@@ -256,10 +238,11 @@ def _picture(path: Path, mode: str = "") -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path, expected: str, remedy: str = "") -> Iterator[None]:
-    """Say in one line what a library finds wrong with a file."""
+    """Say in one line what NumPy, Pillow, gzip, tarfile or zipfile finds wrong with a file."""
+    damaged = (zlib.error, zipfile.BadZipFile, tarfile.TarError)
     try:
         yield
-    except _DAMAGED as error:
+    except (OSError, ValueError, EOFError, SyntaxError, *damaged) as error:
         what, got = f"image data {path}", first_line(error)
         raise InputError(what, got=got, expected=expected, remedy=remedy) from error
 
@@ -267,16 +250,3 @@ def _reading(path: Path, expected: str, remedy: str = "") -> Iterator[None]:
 def _numbers(count: int) -> tuple[str, ...]:
     """Classes that have no other names."""
     return tuple(map(str, range(count)))
-
-
-# What NumPy, Pillow, gzip, tarfile and zipfile raise; Pillow's own error is an OSError.
-_DAMAGED = (
-    *(OSError, ValueError, EOFError, SyntaxError),
-    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
-)
-_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], ImageData]], ...] = (
-    (lambda path: path.suffix == ".npz", _read_npz),
-    (_is_cifar, _read_cifar),
-    (_is_idx, _read_idx),
-    (_is_folder_of_pictures, _read_pictures),
-)

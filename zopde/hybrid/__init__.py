@@ -9,8 +9,7 @@ from zopde.hybrid.corrected import (
     Injection,
     UnrolledObjective,
 )
-from zopde.hybrid.resample import downsample
-from zopde.hybrid.rollouts import RolloutError, rollout, rollout_error
+from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
 
 __all__ = [
     "INJECTIONS",

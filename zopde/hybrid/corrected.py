@@ -28,7 +28,7 @@ class Injection(Protocol):
     """One step of a solver with a network in it.
 
     Attributes:
-        adds_to: What the correction is added to; it has the channels of that.
+        adds_to: What the correction is added to, and has the channels of.
         through_solver: Whether the correction reaches the next state through the solver alone.
             Then a loss has no gradient at all where the solver has none.
     """
@@ -57,10 +57,7 @@ class Injection(Protocol):
 
 @final
 class InjectAfter:
-    """The solver's step is corrected.
-
-    v = S(u, f),   u' = v + C(v, f)
-    """
+    """The solver's step is corrected: v = S(u, f), u' = v + C(v, f)."""
 
     adds_to: Literal["state", "forcing"] = "state"
     through_solver = False
@@ -75,10 +72,7 @@ class InjectAfter:
 
 @final
 class InjectBefore:
-    """The state is corrected before the solver sees it.
-
-    u' = S(u + C(u, f), f)
-    """
+    """The state is corrected before the solver sees it: u' = S(u + C(u, f), f)."""
 
     adds_to: Literal["state", "forcing"] = "state"
     through_solver = True
@@ -87,16 +81,13 @@ class InjectBefore:
         self, solver: Solver, network: Network, state: State, forcing: Forcing | None
     ) -> State:
         """See `Injection`."""
-        moved = _add(state, network(state, forcing))
-        return solver.step(moved, repeat_states(forcing, len(moved) // len(state)))
+        corrected = _add(state, network(state, forcing))
+        return solver.step(corrected, repeat_states(forcing, len(corrected) // len(state)))
 
 
 @final
 class InjectForcing:
-    """The network is a learned source term, or a closure, in the solver's forcing.
-
-    u' = S(u, f + C(u, f))
-    """
+    """A learned source term, or a closure, in the solver's forcing: u' = S(u, f + C(u, f))."""
 
     adds_to: Literal["state", "forcing"] = "forcing"
     through_solver = True
@@ -104,19 +95,15 @@ class InjectForcing:
     def step(
         self, solver: Solver, network: Network, state: State, forcing: Forcing | None
     ) -> State:
-        """See `Injection`.
-
-        Raises:
-            InputError: If the solver has no forcing.
-        """
+        """See `Injection`; raises `InputError` if the solver has no forcing."""
         if forcing is None:
             raise InputError(
                 "inject", got="'forcing' without a forcing", expected="one to add to, such as zeros"
             )
-        driven = _add(forcing, network(state, forcing))
-        moved = repeat_states(state, len(driven) // len(state))
-        assert moved is not None
-        return solver.step(moved, driven)
+        corrected = _add(forcing, network(state, forcing))
+        states = repeat_states(state, len(corrected) // len(state))
+        assert states is not None
+        return solver.step(states, corrected)
 
 
 INJECTIONS: dict[str, Injection] = {
@@ -142,19 +129,15 @@ def _add(base: Tensor, correction: Tensor) -> Tensor:
 class CorrectedSolver:
     """Lets a network correct every step of a solver.
 
-        after:    v = S(u, f),   u' = v + C(v, f)
-        before:   u' = S(u + C(u, f), f)
-        forcing:  u' = S(u, f + C(u, f))
-
     The solver stays a black box; the result is again a `Solver`.
 
     Args:
         solver: The solver S.
         network: The corrector C, from (state, forcing) to a correction of the state's shape, or
             of the forcing's.
-        injection: `InjectAfter()`, `InjectBefore()` or `InjectForcing()`. None: where the
-            network belongs by its own account (`network.inject`, which `load_corrector` brings
-            back), or after the step if it gives none.
+        injection: `InjectAfter()`, `InjectBefore()` or `InjectForcing()`, each with its formula.
+            None: where the network belongs by its own account (`network.inject`, which
+            `load_corrector` brings back), or after the step if it gives none.
     """
 
     def __init__(
@@ -188,9 +171,8 @@ class UnrolledObjective:
     (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel.)
     Under autograd the kind of solver decides what the gradient means, nothing else does:
     with n = 1 it is NON; with a `BlackBox`, which carries no gradient, NOG; with an
-    `InterfaceSolver`, ZO-interface; with the differentiable twin, SOL. Where the correction
-    reaches the loss through the solver alone (before the step, in its forcing), NON and NOG have
-    no gradient.
+    `InterfaceSolver`, ZO-interface; with the differentiable twin, SOL. NON and NOG have no
+    gradient where the correction reaches the loss `through_solver` alone.
 
     Args:
         solver: Advances num_probes * batch states a call: n calls, one less after the step,
@@ -225,9 +207,9 @@ class UnrolledObjective:
         window, errors = self._window, list[Tensor]()
         state = window.stepped if window.initial is None else window.initial
         assert state is not None, "see Window"
-        for k in range(window.targets.shape[1]):
-            solver, forcing = self.solver_at(k), window.forcing
-            forcing = None if forcing is None else forcing[:, k]
+        for k in range(window.unroll):
+            solver = self.solver_at(k)
+            forcing = None if window.forcing is None else window.forcing[:, k]
             if k == 0:  # all probes start from the same states
                 if window.stepped is not None:
                     solver = _KnownStep(solver, state, forcing, window.stepped)
@@ -235,16 +217,13 @@ class UnrolledObjective:
             else:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
-            errors.append(self._error(state, window.targets[:, k], num_probes))
+            off = state.view(num_probes, *window.targets[:, k].shape) - window.targets[:, k]
+            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
         return sum(errors[1:], errors[0]) / len(errors)
 
     def solver_at(self, k: int) -> Solver:
         """The solver of step k, counted from 0, with that step's noise."""
         return seeded(self._solver, self._seeds[k]) if self._seeds else self._solver
-
-    def _error(self, state: Tensor, target: Tensor, num_probes: int) -> Tensor:
-        probes = state.view(num_probes, *target.shape)
-        return ((probes - target) / self._scale).square().flatten(1).mean(dim=1)
 
 
 @final
@@ -254,13 +233,8 @@ class _KnownStep:
     def __init__(
         self, solver: Solver, state: State, forcing: Forcing | None, stepped: State
     ) -> None:
-        self._solver, self._stepped = solver, stepped
-        self._state, self._forcing = state, forcing
-
-    @property
-    def grid(self) -> Grid:
-        """The solver's grid."""
-        return self._solver.grid
+        self.grid, self._solver = solver.grid, solver
+        self._state, self._forcing, self._stepped = state, forcing, stepped
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""

@@ -1,4 +1,4 @@
-"""Predictions of any length, and how far they are from their reference."""
+"""Predictions of any length, their reference on the coarse grid, and how far the two differ."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zopde.contracts import Solver, State, seedable, seeded
+from zopde.errors import InputError
 
 
 def rollout(
@@ -47,15 +48,41 @@ def rollout(
     return torch.stack(states, dim=1)
 
 
-@dataclass(frozen=True)
-class RolloutError:
-    """Error of a batch of rollouts against their references.
+def downsample(
+    fine: Float[Tensor, "batch channel *fine"], shape: tuple[int, ...]
+) -> Float[Tensor, "batch channel *coarse"]:
+    """Mean over the fine cells that make up each coarse cell.
+
+        coarse[I] = (1 / r^n) sum over the r^n fine cells i inside I of fine[i]
+
+    It keeps the mean of every channel, and commutes with itself: 4 x at once equals 2 x twice.
 
     Args:
-        mae: (batch, time), mean absolute error over channels and cells, in the state's units.
-        relative: (batch, time), L2 norm of the error over the L2 norm of the reference.
-        diverged: (batch,), True where a rollout stopped being finite or grew past
-            `limit` times the reference's largest value.
+        fine: (batch, channel, *fine), cell-centred values.
+        shape: Cells of the coarse grid.
+
+    Returns:
+        (batch, channel, *shape), the same dtype.
+
+    Raises:
+        InputError: If a coarse count does not divide the fine one.
+    """
+    space = tuple(fine.shape[2:])
+    if len(space) != len(shape) or any(f % c for f, c in zip(space, shape, strict=True)):
+        raise InputError("downsample", got=f"{space} -> {shape}", expected="divisors, cell by cell")
+    split = [part for f, c in zip(space, shape, strict=True) for part in (c, f // c)]
+    blocks = fine.reshape(*fine.shape[:2], *split)
+    return blocks.mean(dim=tuple(range(3, 3 + 2 * len(shape), 2)))
+
+
+@dataclass(frozen=True)
+class RolloutError:
+    """Error of a batch of rollouts against their references; see `rollout_error`.
+
+    Args:
+        mae: (batch, time), in the state's units.
+        relative: (batch, time).
+        diverged: (batch,), True where a rollout did.
     """
 
     mae: Float[Tensor, "batch time"]
@@ -81,7 +108,8 @@ def rollout_error(
     Args:
         predicted: (batch, time, channel, *space); drop the common initial state first.
         reference: Same shape.
-        limit: A run whose largest magnitude exceeds `limit` times the reference's diverged.
+        limit: A run that is not finite, or whose largest magnitude exceeds `limit` times the
+            reference's, diverged.
     """
     difference = (predicted - reference).flatten(2)
     norm = reference.flatten(2).norm(dim=2).clamp_min(torch.finfo(reference.dtype).tiny)

@@ -1,21 +1,19 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import LOOKUPS, Bank, Key, farthest_points
-from zopde.interface.bank_pullback import BankPullback, Watch
+from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthest_points
 from zopde.interface.coloured import (
     ColouredPullback,
-    Reach,
     coloured_for,
     lattice_colours,
     measure_radius,
     measure_reach,
 )
-from zopde.interface.dense import DensePullback, EntryOracle
+from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
-from zopde.interface.random import RandomPullback
-from zopde.interface.store import JacobianStore, Probing
+from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
     InterfaceSolver,
+    Probing,
     Pullback,
     PullbackAt,
     PullbackByVariable,
@@ -44,7 +42,6 @@ __all__ = [
     "PullbackAt",
     "PullbackByVariable",
     "RandomPullback",
-    "Reach",
     "Step",
     "Variable",
     "Watch",

@@ -1,23 +1,23 @@
-"""Jacobians of a solver's step at a few states: which states, and their weights at another."""
+"""Jacobians of a solver's step at a few states, and the products at others that they give."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import replacing
-from zopde.interface.forms import Form, Jacobian
-from zopde.interface.store import JacobianStore, Probing
-from zopde.interface.vjp import Step, Variable
-from zopde.validate import check_count
+from zopde.interface.forms import Form
+from zopde.interface.store import JacobianStore
+from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
+from zopde.validate import check_choice, check_count, check_positive
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
@@ -41,14 +41,13 @@ class Key:
         self, state: State, forcing: Forcing | None = None
     ) -> Float[Tensor, "batch key_channel *space"]:
         """The divided state, and the divided forcing beside it."""
-        divided = [_divided(state, self.scale)]
-        if self.forcing_scale is not None and forcing is not None:
-            divided.append(_divided(forcing, self.forcing_scale))
+        parts = [(state, self.scale), (forcing, self.forcing_scale)]
+        divided = [
+            field.detach() / scale.to(field).view(-1, *[1] * (field.dim() - 2))
+            for field, scale in parts
+            if field is not None and scale is not None
+        ]
         return torch.cat(divided, dim=1)
-
-
-def _divided(field: Tensor, scale: Tensor) -> Tensor:
-    return field.detach() / scale.to(field).view(-1, *[1] * (field.dim() - 2))
 
 
 def farthest_points(
@@ -90,9 +89,9 @@ def farthest_points(
         group = int(members[latest])
         used[group], left[group] = used[group] + 1, left[group] - 1
         distance = torch.minimum(distance, (points - points[latest]).square().sum(dim=1).cpu())
-        fewest = min(u for u, rest in zip(used, left, strict=True) if rest)
-        due = torch.tensor([u == fewest and r > 0 for u, r in zip(used, left, strict=True)])
-        candidates = due[members]
+        fewest = min(taken for taken, rest in zip(used, left, strict=True) if rest)
+        due = [taken == fewest and rest > 0 for taken, rest in zip(used, left, strict=True)]
+        candidates = torch.tensor(due)[members]
         candidates[chosen] = False
         latest = int(torch.where(candidates, distance, -1.0).argmax())
         chosen.append(latest)
@@ -135,30 +134,20 @@ class Bank:
         path: Path | None = None,
     ) -> None:
         check_count("snapshots", capacity)
-        self.form, self.key, self.variable = form, key, variable
-        self._capacity, self._path = capacity, path
+        self.form, self.key, self.variable, self.capacity = form, key, variable, capacity
         self._probing, self._store = probing or Probing(), store or JacobianStore()
-        self._jacobians: list[Jacobian] = []
+        self._path = path
+        self.jacobians: list[Tensor] = []  # as numbers of the form
+        self.listed: list[dict[str, Any]] = []  # the snapshots with a tag, as in the file
         self._keys: list[Tensor] = []
-        self._listed: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
-        return len(self._jacobians)
-
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another snapshot."""
-        return len(self) == self._capacity
-
-    @property
-    def tags(self) -> list[int]:
-        """What the listed snapshots were added with."""
-        return [snapshot["tag"] for snapshot in self._listed]
+        return len(self.jacobians)
 
     @property
     def error(self) -> float:
         """The largest share that any Jacobian lost by the way it is kept."""
-        return max((jacobian.error for jacobian in self._jacobians), default=0.0)
+        return max(map(self.form.error, self.jacobians), default=0.0)
 
     def add(self, step: Step, tag: int | None = None, store: JacobianStore | None = None) -> None:
         """Add the Jacobian at every state of a step's batch.
@@ -175,23 +164,20 @@ class Bank:
             InputError: If there is no room.
             SolverError: If the solver fails.
         """
-        if len(self) + len(step.state) > self._capacity:
+        if len(self) + len(step.state) > self.capacity:
             raise InputError(
                 "bank",
                 got=f"{len(step.state)} more than the {len(self)} snapshots",
-                expected=f"at most {self._capacity}",
+                expected=f"at most {self.capacity}",
             )
         step = replace(step, variable=self.variable)
-        jacobians = (store or self._store).fetch(step, self.form, self._probing)
-        for row, jacobian in enumerate(jacobians):
-            forcing = None if step.forcing is None else step.forcing[row : row + 1]
-            self._jacobians.append(jacobian)
-            self._keys.append(self.key(step.state[row : row + 1], forcing)[0].cpu())
+        self.jacobians += (store or self._store).fetch(step, self.form, self._probing)
+        for single in map(step.at, range(len(step.state))):
+            self._keys.append(self.key(single.state, single.forcing)[0].cpu())
             if tag is not None:
-                snapshot = {"state": step.state[row], "stepped": step.stepped[row]}
-                copies = {name: value.clone() for name, value in snapshot.items()}
-                copy = None if forcing is None else forcing.clone()
-                self._listed.append({**copies, "forcing": copy, "tag": tag})
+                forcing = None if single.forcing is None else single.forcing.clone()
+                copies = {"state": single.state[0].clone(), "stepped": single.stepped[0].clone()}
+                self.listed.append({**copies, "forcing": forcing, "tag": tag})
         if tag is not None:
             self._write()
 
@@ -208,13 +194,13 @@ class Bank:
         """
         if self._path is None or not self._path.exists():
             return
+        steps = []
         try:
-            listed = torch.load(self._path, weights_only=True)
-            end = next((i for i, snapshot in enumerate(listed) if snapshot["tag"] >= below), None)
-            steps = [
-                (Step(solver, s["state"][None], s["forcing"], s["stepped"][None]), s["tag"])
-                for s in listed[:end]
-            ]
+            for snapshot in torch.load(self._path, weights_only=True):
+                if snapshot["tag"] >= below:
+                    break
+                state, stepped = snapshot["state"][None], snapshot["stepped"][None]
+                steps.append((Step(solver, state, snapshot["forcing"], stepped), snapshot["tag"]))
         except Exception as error:  # whatever a file that is not ours makes torch raise
             raise InputError(
                 f"list of snapshots {self._path}",
@@ -229,11 +215,7 @@ class Bank:
     def _write(self) -> None:
         if self._path is not None:
             with replacing(self._path) as partial, partial.open("wb") as file:
-                torch.save(self._listed, file)
-
-    def jacobian(self, k: int) -> Jacobian:
-        """J_k."""
-        return self._jacobians[k]
+                torch.save(self.listed, file)
 
     @property
     def keys(self) -> Float[Tensor, "snapshots key_channel *space"]:
@@ -278,3 +260,126 @@ LOOKUPS: dict[str, Callable[[Bank, State, Forcing | None], Weights]] = {
     "nearest": nearest,
     "fitted": fitted,
 }
+
+
+@dataclass
+class Watch:
+    """Compares a bank with the solver at every product, for one solver step each.
+
+        agreement = cosine of  d/dmu S(x + mu d) - d  and  J_bank d - d,    d random, +1 and -1
+
+    What a step leaves of its state as it is would agree by itself, so it is taken away from
+    both. Where the agreement is below the threshold, the state becomes a snapshot as long as the
+    bank has room; after that, `fallback` gives this product and all that follow.
+
+    Args:
+        generator: Source of the directions.
+        threshold: 0 or less: nothing is done about any agreement.
+        mu: Finite-difference step, in the units of the varied input; > 0.
+        tag: What such a snapshot is added with.
+        store: Where such a snapshot is kept; None: with the others.
+        fallback: What then takes the bank's place; None: still the bank.
+        agreements: Every figure so far.
+        added: Snapshots added so far.
+        fell_back: Products that `fallback` has given.
+
+    Raises:
+        InputError: If `mu` is not positive.
+    """
+
+    generator: Generator
+    threshold: float = 0.0
+    mu: float = 1e-3
+    tag: int | None = None
+    store: JacobianStore | None = None
+    fallback: Pullback | None = None
+    agreements: list[float] = field(default_factory=list)
+    added: int = 0
+    fell_back: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive("mu", self.mu)
+
+
+@final
+class BankPullback:
+    """J^T v with Jacobians that were measured elsewhere.
+
+        J^T v  ~  sum_k w_k (J_k^T v)
+
+        nearest:  w_k = 1 for the snapshot at the least distance, else 0
+        fitted:   the weights, of sum 1, with which the snapshots come nearest to the state
+
+    The error is the change of the Jacobian between the state and the snapshots; it does not
+    fall with mu. "fitted" reads every Jacobian of the bank at every product, "nearest" one for
+    each state. Queries: none but the watch's (one solver step for each product that is watched,
+    D where it adds a snapshot, and its fallback's). No randomness but the watch's.
+
+    Args:
+        bank: Jacobians of the state or of the forcing, at least one; see `PullbackByVariable`
+            for both.
+        lookup: "nearest" or "fitted".
+        watch: Compares the bank with the solver at every product; None does not.
+
+    Raises:
+        InputError: If the bank is empty, or the lookup is unknown.
+    """
+
+    def __init__(self, bank: Bank, lookup: Lookup = "nearest", watch: Watch | None = None) -> None:
+        check_choice("lookup", lookup, LOOKUPS)
+        if not len(bank):
+            raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
+        self._bank, self._lookup, self._watch = bank, lookup, watch
+
+    def __call__(self, step: Step, cotangent: State) -> Varied:
+        """See `Pullback`."""
+        if step.variable != self._bank.variable:
+            raise InputError(
+                "bank",
+                got=f"Jacobians of the {self._bank.variable}",
+                expected=f"one of the {step.variable}",
+                remedy="detach that input, or use another pullback for it",
+            )
+        watch = self._watch
+        if watch is not None:
+            instead = watch.fallback if watch.fell_back else self._look(step, watch)
+            if instead is not None:
+                watch.fell_back += 1
+                return instead(step, cotangent)
+        return self._weighted(step, cotangent, transposed=True).view_as(step.point)
+
+    def _weighted(self, step: Step, vectors: Tensor, transposed: bool) -> Tensor:
+        """sum_k w_k J_k^T v, or J_k (w_k d), for every state of the batch."""
+        bank, flat = self._bank, vectors.flatten(1)
+        weights = LOOKUPS[self._lookup](bank, step.state, step.forcing)
+        like = step.point if transposed else step.stepped
+        products = flat.new_zeros(len(flat), like[0].numel())
+        for k in weights.any(dim=1).nonzero().flatten().tolist():
+            rows = weights[k].nonzero().flatten()
+            jacobian, weight = bank.jacobians[k], weights[k, rows][:, None]
+            if transposed:
+                products[rows] += weight * bank.form.pull(jacobian, flat[rows])
+            else:
+                products[rows] += bank.form.push(jacobian, weight * flat[rows])
+        return products
+
+    def _look(self, step: Step, watch: Watch) -> Pullback | None:
+        """Compare at one state of the batch, all in turn; what takes the bank's place."""
+        single = step.at(len(watch.agreements) % len(step.state))
+        signs = torch.randint(0, 2, single.point.shape, generator=watch.generator)
+        d = (2 * signs - 1).to(single.state)
+        measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
+        if failed(measured).any():  # it tells nothing about the bank
+            return None
+        expected = self._weighted(single, d, transposed=False)
+        unchanged = d.flatten(1) if step.variable == "state" else 0
+        left, right = measured.flatten(1) - unchanged, expected - unchanged
+        cosine = float(torch.cosine_similarity(left.double(), right.double(), dim=1))
+        watch.agreements.append(cosine)
+        if watch.threshold <= 0 or cosine >= watch.threshold:
+            return None
+        if len(self._bank) == self._bank.capacity:
+            return watch.fallback
+        self._bank.add(single, watch.tag, watch.store)
+        watch.added += 1
+        return None

@@ -9,24 +9,25 @@ from typing import final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.vjp import (
+    Probing,
     Step,
     Variable,
     Varied,
-    check_probing,
     differences,
-    probes_per_call,
+    per_row,
+    varied_shape,
     without_failed,
 )
-from zopde.validate import check_count, check_share
+from zopde.validate import check_count, check_positive, check_share
 from zopde.zo.cge import Scheme
 
-TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
+_TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
 
 
 @final
@@ -48,7 +49,7 @@ class ColouredPullback:
         grid: The solver's grid; its boundary decides what is near.
         radius: Cells along each axis that the response to one cell may reach; see
             `measure_radius` and `coloured_for`.
-        mu: Finite-difference step, in the units of the varied input; > 0.
+        mu: As in `Probing`, like `scheme` and `states`.
         scheme: "forward" or "central".
         states: States of a solver call at most.
         bias: What is known of the share of the response outside the radius; only kept.
@@ -66,33 +67,27 @@ class ColouredPullback:
         states: int = 512,
         bias: float = 0.0,
     ) -> None:
-        check_probing(mu, scheme, states)
-        self._mu, self._scheme, self._states = mu, scheme, states
+        self._probing = Probing(mu, scheme, states)
         self._grid, self.radius, self.bias = grid, radius, bias
         colours = lattice_colours(grid.shape, radius, grid.boundary == "periodic")
         self.colours = int(colours.max()) + 1
-        every = torch.arange(self.colours).view(-1, *[1] * colours.dim())
-        self._masks = colours == every
+        self._masks = colours == per_row(torch.arange(self.colours), colours[None])
 
     def probes_for(self, variable: Variable = "state") -> int:
         """Solver steps per state and step, for the channels of an input."""
-        channels = self._grid.channels if variable == "state" else self._grid.forcing_channels
-        return (2 if self._scheme == "central" else 1) * self.colours * len(channels)
+        return self._probing.steps * self.colours * varied_shape(self._grid, variable)[0]
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        point = step.point
+        point, probing = step.point, self._probing
         masks, channels = self._masks.to(point), point.shape[1]
         lines = point.new_zeros(len(point) * channels, *point.shape[2:])  # a channel of a state
-        chunk = probes_per_call(self._states, self._scheme)
-        for first in range(0, len(lines) * self.colours, chunk):
-            last = min(first + chunk, len(lines) * self.colours)
-            probes = torch.arange(first, last, device=point.device)
+        for probes in probing.calls(len(lines) * self.colours, point):
             line, mask = probes // self.colours, masks[probes % self.colours]
             rows = line // channels
             directions = point.new_zeros(len(probes), *point.shape[1:])
-            directions[probes - first, line % channels] = mask
-            responses = differences(step, rows, directions, self._mu, self._scheme)
+            directions[probes - probes[0], line % channels] = mask
+            responses = differences(step, rows, directions, probing.mu, probing.scheme)
             weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted))
         return lines.view_as(point)
@@ -100,15 +95,16 @@ class ColouredPullback:
     def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
         """Sum over the box of the radius around every cell."""
         for axis, (n, r) in enumerate(zip(self._grid.shape, self.radius, strict=True), start=1):
-            if self._grid.boundary == "periodic":
-                if 2 * r + 1 >= n:
-                    values = values.sum(dim=axis, keepdim=True).expand_as(values)
-                    continue
-                ends = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
+            if self._grid.boundary != "periodic":
+                before = after = values.new_zeros(
+                    *values.shape[:axis], r, *values.shape[axis + 1 :]
+                )
+            elif 2 * r + 1 < n:
+                before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
             else:
-                nothing = torch.zeros_like(values.narrow(axis, 0, 1))
-                ends = (nothing.repeat_interleave(r, axis),) * 2
-            wide = torch.cat([ends[0], values, ends[1]], dim=axis)
+                values = values.sum(dim=axis, keepdim=True).expand_as(values)
+                continue
+            wide = torch.cat([before, values, after], dim=axis)
             values = wide.unfold(axis, 2 * r + 1, 1).sum(dim=-1)
         return values
 
@@ -120,7 +116,6 @@ def coloured_for(
     mu: float = 1e-3,
     scheme: Scheme = "forward",
     states: int = 512,
-    tolerance: float = TOLERANCE,
     probes: int = 32,
 ) -> ColouredPullback:
     """A `ColouredPullback` for a solver, its radius measured, or measured against.
@@ -130,10 +125,9 @@ def coloured_for(
         radius: The declared radius; None takes what is measured.
         allow_bias: Accept a radius that the response leaves; `bias` of the result says by what
             share of its size.
-        mu: Finite-difference step, of the measurement too; in the units of the varied input.
+        mu: As in `Probing`, like `scheme` and `states`; of the measurement, too.
         scheme: "forward" or "central".
         states: States of a solver call at most.
-        tolerance: Share of a squared response that may lie outside; see `Reach.radius`.
         probes: Entries to change in the measurement.
 
     Raises:
@@ -141,11 +135,12 @@ def coloured_for(
             half of the probes of `DensePullback`, and no bias is allowed.
     """
     reach, grid = measure_reach(step, probes, mu), step.solver.grid
-    measured = reach.radius(tolerance)
+    measured = reach.radius()
     chosen = measured if radius is None else radius
     coloured = ColouredPullback(grid, chosen, mu, scheme, states, reach.bias(chosen))
-    beyond = any(m > c for m, c in zip(measured, chosen, strict=True))
-    if beyond and not allow_bias:
+    if allow_bias:
+        return coloured
+    if any(m > c for m, c in zip(measured, chosen, strict=True)):
         raise InputError(
             "radius",
             got=f"{chosen} with a step that reaches {measured} cells "
@@ -153,8 +148,8 @@ def coloured_for(
             expected="at least the measured radius",
             remedy="declare that, use bank, or accept the bias (allow_bias)",
         )
-    cells = step.state[0, 0].numel()
-    if 2 * coloured.colours > cells and not allow_bias:
+    cells = prod(grid.shape)
+    if 2 * coloured.colours > cells:
         raise InputError(
             "coloured interface",
             got=f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours",
@@ -166,30 +161,26 @@ def coloured_for(
 
 @dataclass(frozen=True)
 class Reach:
-    """Squared responses of some probes, by their distance from the probed cell.
+    """Squared responses of some probes, by their distance from the probed cell."""
 
-    Args:
-        energy: (probes, *distance), entry (p, i, j, ...) belongs to cells i, j, ... cells away
-            along each axis, the shorter way round on a periodic grid.
-    """
-
+    # Entry (p, i, j, ...) belongs to cells i, j, ... cells away along each axis, the shorter way
+    # round on a periodic grid
     energy: Float[Tensor, "probes ..."]
 
-    def radius(self, tolerance: float = TOLERANCE) -> tuple[int, ...]:
+    def radius(self, tolerance: float = _TOLERANCE) -> tuple[int, ...]:
         """The least box that no probe leaves with more than a share of its squared response.
 
-        Args:
-            tolerance: That share, along each axis; in [0, 1). 1e-6 ignores a thousandth of the
-                response's size, and round-off.
+        The share, in [0, 1), is one along each axis; 1e-6 ignores a thousandth of the response's
+        size, and round-off.
         """
         check_share("tolerance", tolerance)
         radii = []
         for axis in range(1, self.energy.dim()):
             others = [a for a in range(1, self.energy.dim()) if a != axis]
             along = self.energy.sum(dim=others) if others else self.energy
-            beyond = along.sum(dim=1, keepdim=True) - along.cumsum(dim=1)
-            left = (beyond > tolerance * along.sum(dim=1, keepdim=True)).any(dim=0)
-            radii.append(int(left.sum()))  # `beyond` only falls with the distance
+            whole = along.sum(dim=1, keepdim=True)
+            left = (whole - along.cumsum(dim=1) > tolerance * whole).any(dim=0)
+            radii.append(int(left.sum()))  # what is left only falls with the distance
         return tuple(radii)
 
     def bias(self, radius: tuple[int, ...]) -> float:
@@ -199,23 +190,22 @@ class Reach:
         return max(0.0, 1 - float(inside.sum()) / total) ** 0.5 if total else 0.0
 
 
-def measure_reach(
-    step: Step, probes: int = 32, mu: float = 1e-2, generator: Generator | None = None
-) -> Reach:
+def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2) -> Reach:
     """Change single entries of single states, and see where the step responds.
 
-    Queries: `probes` solver steps. Randomness: which entries, all channels in turn.
+    Queries: `probes` solver steps. Randomness: which entries, all channels in turn; the same
+    choice every time.
 
     Args:
         step: A step at typical states, the more the better: what counts is the farthest reach.
         probes: Entries to change, >= 1.
         mu: By how much, in the units of the varied input.
-        generator: Source of the choice; None for the same choice every time.
     """
     check_count("probes", probes)
-    check_probing(mu, "forward", probes)
-    point, draw = step.point, generator or torch.Generator().manual_seed(0)
+    check_positive("mu", mu)
+    point = step.point
     space, channels = point.shape[2:], point.shape[1]
+    draw = torch.Generator().manual_seed(0)
     cells = torch.randint(space.numel(), (probes,), generator=draw).to(point.device)
     p = torch.arange(probes, device=point.device)
     directions = point.new_zeros(probes, channels, space.numel())
@@ -230,24 +220,24 @@ def measure_radius(
     solver: Solver,
     state: State,
     forcing: Forcing | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = _TOLERANCE,
     probes: int = 32,
     mu: float = 1e-2,
-    generator: Generator | None = None,
 ) -> tuple[int, ...]:
     """Stencil radius of a solver's step, in cells along each axis; see `Reach.radius`.
+
+    Queries: `probes` solver steps, and one for each state.
 
     Args:
         solver: The black box.
         state: (batch, channel, *space), typical states.
         forcing: Their forcing, or None.
         tolerance: Share of a squared response that may lie outside.
-        probes: Entries to change: as many solver steps, and one for each state.
+        probes: Entries to change; see `measure_reach`.
         mu: By how much, in the units of the state.
-        generator: Source of the choice of entries.
     """
     step = Step(solver, state, forcing, solver.step(state, forcing))
-    return measure_reach(step, probes, mu, generator).radius(tolerance)
+    return measure_reach(step, probes, mu).radius(tolerance)
 
 
 def _by_distance(
@@ -257,8 +247,8 @@ def _by_distance(
     energy, stride = squares, squares[0].numel()
     for axis, n in enumerate(grid.shape, start=1):
         stride //= n
-        place = (cells // stride) % n
-        distance = (torch.arange(n, device=cells.device) - place[:, None]).abs()
+        probed = (cells // stride) % n
+        distance = (torch.arange(n, device=cells.device) - probed[:, None]).abs()
         if grid.boundary == "periodic":
             distance = torch.minimum(distance, n - distance)
         along = energy.movedim(axis, 1)
@@ -294,18 +284,26 @@ def lattice_colours(
         >>> lattice_colours((6,), (1,), periodic=True).tolist()
         [0, 1, 2, 0, 1, 2]
     """
-    _check_radius(shape, radius)
+    for n in shape:
+        check_count("cells along an axis", n)
+    if len(radius) != len(shape) or any(type(r) is not int or r < 0 for r in radius):
+        raise InputError(
+            "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
+        )
     axes = [_along(n, 2 * r + 1, periodic) for n, r in zip(shape, radius, strict=True)]
     counts = [max(colours) + 1 for colours in axes]
-    places = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    cells = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     factors = _linear(shape, radius, periodic, prod(counts))
+    number = torch.zeros(shape, dtype=torch.long)
     if factors:
         *a, m = factors
-        return _in_use(sum((x * k for x, k in zip(places, a, strict=True)), torch.tensor(0)) % m)
-    number = torch.tensor(0)
-    for colours, count, place in zip(axes, counts, places, strict=True):
-        number = number * count + torch.tensor(colours)[place]
-    return _in_use(number)
+        for along, factor in zip(cells, a, strict=True):
+            number = (number + factor * along) % m
+    else:
+        for along, colours, count in zip(cells, axes, counts, strict=True):
+            number = number * count + torch.tensor(colours)[along]
+    in_use: Tensor = torch.unique(number, return_inverse=True)[1]
+    return in_use
 
 
 def _along(n: int, apart: int, periodic: bool) -> list[int]:
@@ -314,44 +312,26 @@ def _along(n: int, apart: int, periodic: bool) -> list[int]:
         return [i % apart for i in range(n)]
     arcs = max(1, n // apart)
     ends = [round(k * n / arcs) for k in range(arcs + 1)]
-    return [i for a, b in pairwise(ends) for i in range(b - a)]
+    return [i for first, end in pairwise(ends) for i in range(end - first)]
 
 
 def _linear(
     shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool, most: int
 ) -> tuple[int, ...]:
     """(a_1, ..., a_n, m) of a linear colouring with m < most; empty if there is none."""
-    spans = [
-        range(n) if periodic else range(-min(2 * r, n - 1), min(2 * r, n - 1) + 1)
-        for n, r in zip(shape, radius, strict=True)
-    ]
-    near = [
-        [x for x in span if (min(x, n - x) if periodic else abs(x)) <= 2 * r]
-        for span, n, r in zip(spans, shape, radius, strict=True)
-    ]
+    near = []  # along each axis, the distances at which two boxes overlap
+    for n, r in zip(shape, radius, strict=True):
+        width = min(2 * r, n - 1)
+        around = [x for x in range(n) if min(x, n - x) <= width]
+        near.append(around if periodic else list(range(-width, width + 1)))
     offsets = torch.tensor([o for o in product(*near) if any(o)]).view(-1, len(shape))
     least = prod(min(2 * r + 1, n) for n, r in zip(shape, radius, strict=True))
     for m in range(least, most):
         steps = [m // gcd(m, n) if periodic else 1 for n in shape]
         # The last factor is a unit but for the closing; the others are tried out.
-        choices = [range(0, m, step) for step in steps[:-1]] + [[steps[-1]]]
-        factors = torch.cartesian_prod(*(torch.tensor(list(c)) for c in choices))
-        factors = factors.view(-1, len(shape))
-        fine = ((factors @ offsets.T) % m != 0).all(dim=1).nonzero()
-        if len(fine):
-            return (*factors[int(fine[0])].tolist(), m)
+        choices = [torch.arange(0, m, step) for step in steps[:-1]] + [torch.tensor(steps[-1:])]
+        factors = torch.cartesian_prod(*choices).view(-1, len(shape))
+        separates = ((factors @ offsets.T) % m != 0).all(dim=1)
+        if separates.any():
+            return (*factors[separates][0].tolist(), m)
     return ()
-
-
-def _in_use(colours: Tensor) -> Tensor:
-    inverse: Tensor = torch.unique(colours, return_inverse=True)[1]
-    return inverse
-
-
-def _check_radius(shape: tuple[int, ...], radius: tuple[int, ...]) -> None:
-    for n in shape:
-        check_count("cells along an axis", n)
-    if len(radius) != len(shape) or any(type(r) is not int or r < 0 for r in radius):
-        raise InputError(
-            "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,143 +12,60 @@ from torch import Tensor
 
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.interface.vjp import Variable
+from zopde.interface.vjp import Variable, varied_shape
 from zopde.validate import check_count
 
+Numbers = Float[Tensor, " size"]
+Inputs = Float[Tensor, "batch inputs"]
+Outputs = Float[Tensor, "batch outputs"]
 _GIB = 2**30
 _MORE = 8  # columns of the sketch beyond the rank
 _POWERS = 2
 
 
-class Jacobian(Protocol):
-    """J, known well enough for products.
+@final
+class DenseForm:
+    """Every entry of J^T, D x D numbers.
 
-    Attributes:
-        error: |J kept - J measured| / |J measured|, Frobenius norms.
-    """
-
-    error: float
-
-    def pull(self, vectors: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch inputs"]:
-        """J^T v for every row."""
-        ...
-
-    def push(self, vectors: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        """J d for every row."""
-        ...
-
-
-class Form(Protocol):
-    """A layout of a Jacobian as numbers in a row, float32.
+    Args:
+        inputs: Entries of the varied input.
+        outputs: Entries of a state.
 
     Attributes:
         name: Sets it apart from other forms of the same Jacobian.
         size: How many numbers.
     """
 
-    name: str
-    size: int
-
-    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Float[Tensor, " size"]:
-        """The numbers for J^T[j, i] = d S_i / d x_j, whose memory may be reused."""
-        ...
-
-    def open(self, numbers: Float[Tensor, " size"]) -> Jacobian:
-        """The Jacobian of these numbers, which stay where they are."""
-        ...
-
-
-@final
-class Dense:
-    """Every entry of J^T.
-
-    Args:
-        transposed: (inputs, outputs).
-    """
-
-    error = 0.0
-
-    def __init__(self, transposed: Float[Tensor, "inputs outputs"]) -> None:
-        self.transposed = transposed
-
-    def pull(self, vectors: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch inputs"]:
-        """See `Jacobian`."""
-        return vectors @ self.transposed.to(vectors).T
-
-    def push(self, vectors: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        """See `Jacobian`."""
-        return vectors @ self.transposed.to(vectors)
-
-
-@final
-class DenseForm:
-    """D x D numbers.
-
-    Args:
-        inputs: Entries of the varied input.
-        outputs: Entries of a state.
-    """
+    name = "dense"
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        self.name, self.size, self._shape = "dense", inputs * outputs, (inputs, outputs)
+        self.size, self._shape = inputs * outputs, (inputs, outputs)
 
-    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Float[Tensor, " size"]:
-        """See `Form`."""
+    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Numbers:
+        """The numbers, float32, for J^T[j, i] = d S_i / d x_j, whose memory may be reused."""
         return transposed.flatten()
 
-    def open(self, numbers: Float[Tensor, " size"]) -> Dense:
-        """See `Form`."""
-        return Dense(numbers.view(self._shape))
+    def pull(self, numbers: Numbers, vectors: Outputs) -> Inputs:
+        """J^T v for every row."""
+        return vectors @ numbers.view(self._shape).to(vectors).T
 
+    def push(self, numbers: Numbers, vectors: Inputs) -> Outputs:
+        """J d for every row."""
+        return vectors @ numbers.view(self._shape).to(vectors)
 
-@final
-class Compressed:
-    """J^T  ~  N + A B^T, N being J^T[j, i] where the cells of i and j are near.
-
-    Args:
-        near: (varied_channel, cell, channel, neighbour), the entries of N.
-        left: (inputs, rank), A.
-        right: (outputs, rank), B.
-        cells: (cell, neighbour), which cell each neighbour is.
-        error: See `Jacobian`.
-    """
-
-    def __init__(
-        self,
-        near: Float[Tensor, "varied_channel cell channel neighbour"],
-        left: Float[Tensor, "inputs rank"],
-        right: Float[Tensor, "outputs rank"],
-        cells: Int[Tensor, "cell neighbour"],
-        error: float,
-    ) -> None:
-        self.near, self.left, self.right, self.error = near, left, right, error
-        self._cells = cells
-
-    def pull(self, vectors: Float[Tensor, "batch outputs"]) -> Float[Tensor, "batch inputs"]:
-        """See `Jacobian`."""
-        near, left, right = (part.to(vectors) for part in (self.near, self.left, self.right))
-        fields = vectors.view(len(vectors), near.shape[2], -1)
-        local = torch.einsum("bocn,icon->bic", fields[:, :, self._cells], near)
-        return local.flatten(1) + (vectors @ right) @ left.T
-
-    def push(self, vectors: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        """See `Jacobian`."""
-        near, left, right = (part.to(vectors) for part in (self.near, self.left, self.right))
-        fields = vectors.view(len(vectors), len(near), -1)
-        products = torch.einsum("bic,icon->bocn", fields, near)
-        local = products.new_zeros(products.shape[:3])
-        local.index_add_(2, self._cells.flatten(), products.flatten(2))
-        return local.flatten(1) + (vectors @ left) @ right.T
+    def error(self, numbers: Numbers) -> float:  # noqa: ARG002 - nothing is lost
+        """|J kept - J measured| / |J measured|, Frobenius norms."""
+        return 0.0
 
 
 @final
 class CompressedForm:
-    """The near field of a radius as it is, and the rest as a product of rank `rank`.
+    """J^T  ~  N + A B^T, N being J^T[j, i] where the cells of i and j are near.
 
-    The rest's factors are those of a truncated singular value decomposition, found by a
+    A B^T, of rank `rank`, is the truncated singular value decomposition of the rest, found by a
     randomised range finder with two power iterations (Halko, Martinsson and Tropp 2011,
     algorithm 4.4); the draw is the same every time. J^T is held in memory once, and only while
-    it is packed.
+    it is packed. The methods are those of `DenseForm`.
 
     Args:
         grid: The solver's grid; its boundary decides what is near.
@@ -160,37 +77,59 @@ class CompressedForm:
     def __init__(self, grid: Grid, variable: Variable, radius: tuple[int, ...], rank: int) -> None:
         check_count("rank", rank)
         self._cells, self._inside = neighbourhoods(grid, radius)
-        varied = grid.state_shape if variable == "state" else grid.forcing_shape
+        varied = varied_shape(grid, variable)
         inputs, outputs = math.prod(varied), math.prod(grid.state_shape)
         self._rank = rank = min(rank, inputs, outputs)
         cells, neighbours = self._cells.shape
         near = (varied[0], cells, len(grid.channels), neighbours)
-        self._shapes = (near, (inputs, rank), (outputs, rank))
+        self._shapes = (near, (inputs, rank), (outputs, rank), (1,))
         self.name = f"near{'x'.join(map(str, radius))}-rank{rank}"
-        self.size = sum(map(math.prod, self._shapes)) + 1
+        self.size = sum(map(math.prod, self._shapes))
 
-    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Float[Tensor, " size"]:
-        """See `Form`; `transposed` is spent."""
+    def pack(self, transposed: Float[Tensor, "inputs outputs"]) -> Numbers:
+        """N, A, B and the error in a row; `transposed` is spent."""
         total = float(transposed.norm())
         near = self._cut_out(transposed)
         left, right, lost = _low_rank(transposed, self._rank)
         error = torch.tensor([lost / total if total else 0.0])
         return torch.cat([near.flatten(), left.flatten(), right.flatten(), error])
 
-    def open(self, numbers: Float[Tensor, " size"]) -> Compressed:
-        """See `Form`."""
-        *parts, error = numbers.split([*map(math.prod, self._shapes), 1])
-        near, left, right = (p.view(s) for p, s in zip(parts, self._shapes, strict=True))
-        return Compressed(near, left, right, self._cells, float(error))
+    def pull(self, numbers: Numbers, vectors: Outputs) -> Inputs:
+        """J^T v for every row."""
+        near, left, right, _ = (part.to(vectors) for part in self._parts(numbers))
+        fields = vectors.view(len(vectors), near.shape[2], -1)
+        local = torch.einsum("bocn,icon->bic", fields[:, :, self._cells], near)
+        return local.flatten(1) + (vectors @ right) @ left.T
+
+    def push(self, numbers: Numbers, vectors: Inputs) -> Outputs:
+        """J d for every row."""
+        near, left, right, _ = (part.to(vectors) for part in self._parts(numbers))
+        fields = vectors.view(len(vectors), len(near), -1)
+        products = torch.einsum("bic,icon->bocn", fields, near)
+        local = products.new_zeros(products.shape[:3])
+        local.index_add_(2, self._cells.flatten(), products.flatten(2))
+        return local.flatten(1) + (vectors @ left) @ right.T
+
+    def error(self, numbers: Numbers) -> float:
+        """|J kept - J measured| / |J measured|, Frobenius norms; the last number."""
+        return float(numbers[-1])
+
+    def _parts(self, numbers: Tensor) -> list[Tensor]:
+        parts = numbers.split([math.prod(shape) for shape in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def _cut_out(self, transposed: Tensor) -> Tensor:
         """The near entries, which are set to zero where they were."""
         inputs, cells, outputs, near = self._shapes[0]
         entries = transposed.view(inputs, cells, outputs, cells)
-        places = self._cells[None, :, None].expand(inputs, cells, outputs, near)
-        near_field = entries.gather(3, places) * self._inside[:, None]
-        entries.scatter_(3, places, 0.0)
+        index = self._cells[None, :, None].expand(inputs, cells, outputs, near)
+        near_field = entries.gather(3, index) * self._inside[:, None]
+        entries.scatter_(3, index, 0.0)
         return near_field
+
+
+Form = DenseForm | CompressedForm
+"""How a Jacobian is kept: as numbers in a row, from which products are made."""
 
 
 def neighbourhoods(
@@ -206,13 +145,11 @@ def neighbourhoods(
     inside = torch.ones(1, 1, dtype=torch.bool)
     for n, wanted in zip(grid.shape, radius, strict=True):
         r = min(wanted, (n - 1) // 2 if grid.boundary == "periodic" else n - 1)
-        place = torch.arange(n)[:, None] + torch.arange(-r, r + 1)
-        there = (place >= 0) & (place < n)
-        if grid.boundary == "periodic":
-            place, there = place % n, torch.ones_like(there)
-        place = place.clamp(0, n - 1)
-        both = cells[:, None, :, None] * n + place[None, :, None, :]
-        inside = (inside[:, None, :, None] & there[None, :, None, :]).reshape(len(cells) * n, -1)
+        along = torch.arange(n)[:, None] + torch.arange(-r, r + 1)
+        along = along % n if grid.boundary == "periodic" else along
+        exists = (along >= 0) & (along < n)
+        both = cells[:, None, :, None] * n + along.clamp(0, n - 1)[None, :, None, :]
+        inside = (inside[:, None, :, None] & exists[None, :, None, :]).reshape(len(cells) * n, -1)
         cells = both.reshape(len(cells) * n, -1)
     return cells, inside
 
@@ -253,8 +190,7 @@ def form_for(
     Raises:
         InputError: If neither fits.
     """
-    varied = grid.state_shape if variable == "state" else grid.forcing_shape
-    rows, columns = math.prod(varied), math.prod(grid.state_shape)
+    rows, columns = math.prod(varied_shape(grid, variable)), math.prod(grid.state_shape)
     dense = DenseForm(rows, columns)
     sizes, needed = "", 4 * dense.size * capacity / _GIB
     if needed <= limit_gib:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -24,10 +25,9 @@ Responses = Float[Tensor, "probes channel *space"]
 
 
 class Stepping(Protocol):
-    """A black box with an output for every state of a batch; a `Solver` is one.
+    """A black box with an output, such as a loss, for every state of a batch; a `Solver` is one.
 
-    The output need not be a state: a frozen classifier behind a latent may give one loss for
-    each, with the label in the place of the forcing (`cut="latent"`).
+    A frozen classifier behind a latent has the label in the place of the forcing.
     """
 
     def step(self, state: State, forcing: Forcing | None = None) -> Tensor:
@@ -61,6 +61,12 @@ class Step:
         assert self.forcing is not None, "a step without forcing has no influence of it"
         return self.forcing
 
+    def at(self, row: int) -> Step:
+        """The step of a single state of the batch, which stays a batch of one."""
+        one = slice(row, row + 1)
+        forcing = None if self.forcing is None else self.forcing[one]
+        return Step(self.solver, self.state[one], forcing, self.stepped[one], self.variable)
+
     @torch.no_grad()
     def query(self, rows: Rows, values: Float[Tensor, "probes varied_channel *space"]) -> Responses:
         """The step as it would be if row `rows[p]` of the varied input were `values[p]`.
@@ -70,6 +76,52 @@ class Step:
         if self.variable == "forcing":
             return self.solver.step(self.state[rows], values)
         return self.solver.step(values, None if self.forcing is None else self.forcing[rows])
+
+
+def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
+    """Shape of the varied input of one state."""
+    return grid.state_shape if variable == "state" else grid.forcing_shape
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How the response of a step to a change of its input is measured.
+
+    Args:
+        mu: Finite-difference step, in the units of the varied input; > 0.
+        scheme: "forward" or "central".
+        states: States of a solver call at most.
+        executor: What makes the calls for a `JacobianStore`; None is this process. The numbers
+            do not depend on it, where its processes have as many threads as this one. The solver
+            must pickle for it.
+
+    Raises:
+        InputError: If `mu` or `states` is not positive, or the scheme is unknown.
+    """
+
+    mu: float = 1e-3
+    scheme: Scheme = "forward"
+    states: int = 512
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("mu", self.mu)
+        check_choice("scheme", self.scheme, ("forward", "central"))
+        check_count("states", self.states)
+
+    @property
+    def steps(self) -> int:
+        """Solver steps that a probe takes."""
+        return 2 if self.scheme == "central" else 1
+
+    @property
+    def per_call(self) -> int:
+        """Probes of one solver call."""
+        return max(1, self.states // self.steps)
+
+    def calls(self, probes: int, like: Tensor) -> Sequence[Int[Tensor, " probes"]]:
+        """The numbers of the probes of each solver call, on the device of a tensor."""
+        return torch.arange(probes, device=like.device).split(self.per_call)
 
 
 def differences(
@@ -86,14 +138,8 @@ def differences(
 
     S(x) is known, so a forward difference is one solver step, a central one two. Where one of
     those two failed (is not finite), the other one and S(x) make a one-sided difference; where
-    nothing is left, the difference is not finite.
-
-    Args:
-        step: The step at which to differentiate.
-        rows: (probes,), which state of its batch each probe belongs to.
-        directions: (probes, varied_channel, *space), d.
-        mu: Finite-difference step, in the units of the varied input; > 0.
-        scheme: "forward" or "central".
+    nothing is left, the difference is not finite. `rows[p]` is the state of the batch to which
+    probe p belongs.
     """
     point = step.point[rows]
     ahead = point + mu * directions
@@ -105,8 +151,8 @@ def differences(
     lost = failed(central)
     if lost.any():
         here = step.stepped[rows]
-        one_sided = torch.where(_shaped(failed(first), first), here - second, first - here) / mu
-        central = torch.where(_shaped(lost, central), one_sided, central)
+        one_sided = torch.where(per_row(failed(first), first), here - second, first - here) / mu
+        central = torch.where(per_row(lost, central), one_sided, central)
     return central
 
 
@@ -120,25 +166,12 @@ def failed(responses: Responses) -> Bool[Tensor, " probes"]:
 def without_failed(responses: Responses) -> Responses:
     """Zero instead of the responses of probes that failed."""
     lost = failed(responses)
-    if not lost.any():
-        return responses
-    return torch.where(_shaped(lost, responses), torch.zeros_like(responses), responses)
+    return responses.masked_fill(per_row(lost, responses), 0.0) if lost.any() else responses
 
 
-def _shaped(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.view(-1, *[1] * (like.dim() - 1))
-
-
-def probes_per_call(states: int, scheme: Scheme) -> int:
-    """Probes of one solver call of at most `states` states."""
-    return max(1, states // 2) if scheme == "central" else states
-
-
-def check_probing(mu: float, scheme: str, states: int) -> None:
-    """Require a positive step, a known scheme, and room for one state."""
-    check_positive("mu", mu)
-    check_choice("scheme", scheme, ("forward", "central"))
-    check_count("states", states)
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """(rows,) -> (rows, 1, ...): one number for every row of another tensor."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 class Pullback(Protocol):
@@ -162,6 +195,7 @@ PullbackAt = Callable[[int], Pullback]
 
 
 @final
+@dataclass(frozen=True)
 class PullbackByVariable:
     """One pullback for the influence of the state, another for that of the forcing.
 
@@ -170,12 +204,13 @@ class PullbackByVariable:
         forcing: Gives the product for the forcing.
     """
 
-    def __init__(self, state: Pullback, forcing: Pullback) -> None:
-        self._pullbacks = {"state": state, "forcing": forcing}
+    state: Pullback
+    forcing: Pullback
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        return self._pullbacks[step.variable](step, cotangent)
+        pullback = self.state if step.variable == "state" else self.forcing
+        return pullback(step, cotangent)
 
 
 def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:
@@ -196,9 +231,8 @@ class InterfaceSolver:
         forward:   u' = S(u, f), without a graph
         backward:  (dL/du, dL/df) = pullback(step, dL/du'),   only where it is needed
 
-    It is a `Solver`, so an `UnrolledObjective` over it under plain back-propagation is
-    ZO-interface; only the solver is probed, never the network. The price does not depend on the
-    number of weights.
+    An `UnrolledObjective` over it under plain back-propagation is ZO-interface: only the solver is
+    probed, never the network, so the price does not depend on the number of weights.
 
     Args:
         solver: The black box. Wrap it in a counter to count the queries.
@@ -234,13 +268,8 @@ def queried(
         pullback: How its vector-Jacobian product is measured.
         state: (batch, channel, *space), its input.
         forcing: Its second input, row by row; None for nothing.
-
-    Returns:
-        `solver.step(state, forcing)`.
     """
-    stepped: Tensor = _Stepped.apply(  # type: ignore[no-untyped-call]
-        state, forcing, solver, pullback
-    )
+    stepped: Tensor = _Stepped.apply(state, forcing, solver, pullback)  # type: ignore[no-untyped-call]
     return stepped
 
 
@@ -270,10 +299,9 @@ class _Stepped(torch.autograd.Function):
     ) -> tuple[State | None, Forcing | None, None, None]:
         state, forcing, stepped = ctx.saved_tensors
         variables: tuple[Variable, ...] = ("state", "forcing")
-        products = [
-            ctx.pullback(Step(ctx.solver, state, forcing, stepped, variable), cotangent)
-            if needed
-            else None
-            for variable, needed in zip(variables, ctx.needs_input_grad[:2], strict=True)
-        ]
+        products: list[Tensor | None] = [None, None]
+        for n, variable in enumerate(variables):
+            if ctx.needs_input_grad[n]:
+                step = Step(ctx.solver, state, forcing, stepped, variable)
+                products[n] = ctx.pullback(step, cotangent)
         return products[0], products[1], None, None

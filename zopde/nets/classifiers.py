@@ -43,9 +43,8 @@ class SmallCNN(nn.Module):
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch classes"]:
         """Logits."""
         # Norms and pools of images with the channels last take half the time on a CPU.
-        x = x.contiguous(memory_format=torch.channels_last)
-        features = F.adaptive_avg_pool2d(self.levels(x), 1).flatten(1)
-        logits: Tensor = self.head(features)
+        x = self.levels(x.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
 
 
@@ -112,9 +111,8 @@ class _Block(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self._grows = after != before
         self._missing = (after - before) // 2
-        stride = 2 if self._grows else 1
+        stride = 2 if self._missing else 1
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
@@ -122,7 +120,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
-        if self._grows:
+        if self._missing:
             x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self._missing, self._missing))
         return torch.relu(residual + x)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
+from itertools import pairwise
 from typing import Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from zopde.errors import InputError
 
 Padding = Literal["periodic", "zero"]
 Inject = Literal["after", "before", "forcing"]
@@ -41,17 +44,16 @@ class ConvCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
-        channels = [inputs, *[width] * (depth - 1), outputs]
         layers: list[nn.Module] = []
-        for i in range(depth):
-            layers += [_conv(channels[i], channels[i + 1], kernel, padding), nn.GELU()]
+        for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
+            layers += [_conv(before, after, kernel, padding), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
         _start_at_zero(layers[-2])
 
     def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:
-        """Map normalised channels to a normalised correction."""
-        answer: Tensor = self.layers(x)
-        return answer
+        """Normalised channels -> a normalised correction."""
+        correction: Tensor = self.layers(x)
+        return correction
 
 
 @final
@@ -61,16 +63,9 @@ class ResidualCorrector(nn.Module):
         conv5x5, then `blocks` times  x + conv5x5(act(conv5x5(x))) -> act, then conv5x5
 
     With 4 inputs, 2 outputs, width 32 and 5 blocks it has 261,154 parameters; act is
-    LeakyReLU with slope 0.3, that code's default. Unlike there, the last layer starts at zero,
-    as in `ConvCorrector`, and padding may be periodic.
-
-    Args:
-        inputs: Input channels (state and forcing together).
-        outputs: Output channels (those of the state).
-        width: Channels of every hidden layer.
-        blocks: Number of residual blocks.
-        kernel: Odd width of every kernel, in cells.
-        padding: "periodic" or "zero".
+    LeakyReLU with slope 0.3, that code's default. Unlike there, the last layer starts at zero
+    and padding may be periodic. The arguments are those of `ConvCorrector`, with `blocks`, the
+    number of residual blocks, for its depth.
     """
 
     def __init__(
@@ -97,12 +92,12 @@ class ResidualCorrector(nn.Module):
         _start_at_zero(self.leave)
 
     def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:
-        """Map normalised channels to a normalised correction."""
+        """Normalised channels -> a normalised correction."""
         x = self.activation(self.enter(x))
         for block in self.blocks:
             x = self.activation(x + block(x))
-        answer: Tensor = self.leave(x)
-        return answer
+        correction: Tensor = self.leave(x)
+        return correction
 
 
 @final
@@ -137,8 +132,7 @@ class Normalised(nn.Module):
         inject: Inject = "after",
     ) -> None:
         super().__init__()
-        self.body = body
-        self.inject = inject
+        self.body, self.inject = body, inject
         # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
         space = [1] * dims
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
@@ -168,7 +162,7 @@ def build_corrector(
     padding: Padding,
     sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """A corrector's body by name.
+    """Build a corrector's body by name.
 
     Args:
         kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).
@@ -178,17 +172,15 @@ def build_corrector(
         sizes: The other arguments of the class; absent ones keep their defaults.
 
     Raises:
-        ValueError: If a size is unknown to the class, or not a whole number >= 1.
+        InputError: If a size is unknown to the class, or not a whole number >= 1.
     """
     known = [n for n in signature(_KINDS[kind]).parameters if n not in _GIVEN]
     for name, size in (sizes or {}).items():
         if name not in known or type(size) is not int or size < 1:
-            raise ValueError(
-                f"corrector.sizes: got {name} = {size!r}, expected whole numbers >= 1 for "
-                f"{', '.join(known)}"
-            )
+            expected = f"whole numbers >= 1 for {', '.join(known)}"
+            raise InputError("corrector.sizes", got=f"{name} = {size!r}", expected=expected)
         if name == "kernel" and size % 2 == 0:
-            raise ValueError(f"corrector.sizes: got kernel = {size}, expected an odd width")
+            raise InputError("corrector.sizes", got=f"kernel = {size}", expected="an odd width")
     return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
 
 

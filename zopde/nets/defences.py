@@ -19,7 +19,7 @@ _LEVELS: dict[int, tuple[_Level, ...]] = {
     32: ((4, 4, 0), (3, 3, 2), (4, 2, 1), (2, 2, 0)),
 }
 _WIDTHS = {8: (16, 32), 28: (32, 48, 96), 32: (32, 48, 96)}
-SIDES, _PUBLISHED = tuple(_LEVELS), 32
+_PUBLISHED = 32
 
 
 @final
@@ -45,7 +45,8 @@ class DnCNN(nn.Module):
 
     def __init__(self, channels: int, depth: int = 17, width: int = 64) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+        first = nn.Conv2d(channels, width, 3, padding=1)
+        layers: list[nn.Module] = [first, nn.ReLU()]
         for _ in range(depth - 2):
             layers += [
                 nn.Conv2d(width, width, 3, padding=1, bias=False),
@@ -57,8 +58,8 @@ class DnCNN(nn.Module):
         for module in self.noise:
             if isinstance(module, nn.Conv2d):
                 nn.init.orthogonal_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        assert first.bias is not None
+        nn.init.zeros_(first.bias)
         nn.init.zeros_(last.weight)
 
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch channel y x"]:
@@ -102,13 +103,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """An `Encoder`'s layers the other way round, transposed; a sigmoid keeps pixels in (0, 1).
 
-    Args:
-        channels: Of an image.
-        side: Its height and width in pixels: 8, 28 or 32.
-        latent: d, entries of z.
-
-    Raises:
-        InputError: If there are no layers for that side.
+    Arguments and errors are those of `Encoder`.
     """
 
     def __init__(self, channels: int, side: int, latent: int) -> None:
@@ -127,7 +122,7 @@ class Decoder(nn.Module):
 
 def _plan(channels: int, side: int, latent: int) -> list[tuple[tuple[int, int], _Level]]:
     if side not in _LEVELS:
-        raise InputError("side of the images", got=side, expected=f"one of {list(SIDES)}")
+        raise InputError("side of the images", got=side, expected=f"one of {list(_LEVELS)}")
     sizes = (channels, *_WIDTHS[side], latent)
     return list(zip(pairwise(sizes), _LEVELS[side], strict=True))
 
@@ -138,12 +133,10 @@ def _initialise(module: nn.Module) -> None:
     torch's own start leaves the decoder at the mean image for hundreds of updates.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             inputs: float = layer.in_channels * layer.kernel_size[0] ** 2
-        elif isinstance(layer, nn.ConvTranspose2d):  # each pixel is reached by (k / s)^2 of them
-            inputs = layer.in_channels * layer.kernel_size[0] ** 2 / layer.stride[0] ** 2
-        else:
-            continue
-        nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)
-        assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.ConvTranspose2d):  # each pixel is reached by (k / s)^2 of them
+                inputs /= layer.stride[0] ** 2
+            nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)

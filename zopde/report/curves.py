@@ -1,7 +1,8 @@
-"""How far off every label is while a rollout goes on."""
+"""Curves of every label: its error along a rollout, and what its training reached at what cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +10,20 @@ import numpy as np
 from jaxtyping import Float
 
 from zopde.grid import Grid
-from zopde.report.colours import COLOURS
-from zopde.report.panels import legend, one_plot, save, unit
+from zopde.report.panels import COLOURS, cost_plots, legend, one_plot, save, unit
+
+_SMOOTH = 0.05  # share of the iterations that a running mean covers
+_MARKS = "os^Dv<>pP*Xhd8"
+_OTHER = "#882255"  # of a label that has no colour
 
 
 @dataclass(frozen=True)
 class Curve:
     """Error of one label over time."""
 
-    label: str  # its name
-    mean: Float[np.ndarray, " time"]  # (time,), mean over the test runs
-    spread: Float[np.ndarray, " time"]  # (time,), standard deviation over the test runs
+    label: str
+    mean: Float[np.ndarray, " time"]  # over the test runs
+    spread: Float[np.ndarray, " time"]  # standard deviation over the test runs
 
 
 def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:
@@ -40,7 +44,81 @@ def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:
         low, high = curve.mean - curve.spread, curve.mean + curve.spread
         axes.fill_between(time, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_title("Unseen runs: mean over the runs, shaded their standard deviation", fontsize=10)
-    axes.set_ylim(0, top)
-    axes.set_xlim(left=0)
+    axes.set(ylim=(0, top), xlim=(0, None))
     legend(axes)
+    save(figure, path)
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """The loss or the accuracy of one label along its training, mean over the seeds."""
+
+    label: str
+    queries: Sequence[float] | Float[np.ndarray, " point"]  # so far, those of its start included
+    seconds: Sequence[float] | Float[np.ndarray, " point"]  # of training so far, likewise
+    # The loss before each update, or the accuracy on the test images in percent
+    values: Sequence[float] | Float[np.ndarray, " point"]
+    apart: bool = False  # whether its loss is another one than the others': only its fall tells
+
+
+def save_learning_curves(path: Path, curves: Sequence[CostCurve]) -> None:
+    """Test accuracy against queries and against seconds, both on logarithmic axes."""
+    figure, panels = cost_plots("test accuracy [%]")
+    for curve in curves:
+        for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
+            axes.plot(cost, curve.values, color=COLOURS.get(curve.label), label=curve.label, lw=1.8)
+    legend(panels[1])
+    save(figure, path)
+
+
+def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
+    """Smoothed training loss against queries and against seconds, all axes logarithmic."""
+    figure, panels = cost_plots("training loss (running mean)", log_y=True)
+    for curve in curves:
+        values = np.asarray(curve.values)
+        smooth = running_mean(values, round(_SMOOTH * len(values)))
+        style, more = ("--", " (loss of one step)") if curve.apart else ("-", "")
+        for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
+            colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"
+            axes.plot(cost, smooth, style, color=colour, label=name, lw=1.6)
+    legend(panels[1])
+    save(figure, path)
+
+
+def running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, " n"]:
+    """Mean over the last `width` values, over fewer at the beginning; NaN spreads."""
+    width = max(1, min(width, len(values)))
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - width, 0)
+    means: np.ndarray = (sums[last] - sums[first]) / (last - first)
+    return means
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What a label of a run reached, and what for."""
+
+    run: str  # name of the run
+    label: str  # of the label or method
+    queries: float  # evaluations of the objective
+    seconds: float  # training time
+    reached: float  # the error or the accuracy
+
+
+def save_price(path: Path, points: Sequence[Paid], reached: str) -> None:
+    """What all runs reached against queries and seconds: a colour per label, a mark per run."""
+    figure, panels = cost_plots(reached, height=4.6)
+    runs = list(dict.fromkeys(point.run for point in points))
+    marks = {run: _MARKS[i % len(_MARKS)] for i, run in enumerate(runs)}
+    for point in points:
+        colour = COLOURS.get(point.label, _OTHER)
+        for axes, cost in zip(panels, (point.queries, point.seconds), strict=True):
+            x, mark = max(cost, 1e-9), marks[point.run]
+            axes.plot(x, point.reached, mark, color=colour, ms=8, alpha=0.85)
+    for run in runs:
+        panels[1].plot([], [], marks[run], color="#999999", label=run)
+    for label in dict.fromkeys(point.label for point in points):
+        panels[1].plot([], [], "-", lw=4, color=COLOURS.get(label, _OTHER), label=label)
+    legend(figure, loc="outside lower center", ncols=4, fontsize=8)
     save(figure, path)

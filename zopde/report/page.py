@@ -16,10 +16,10 @@ from zopde.validate import check_folder_writable
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, with a heading."""
+    """A part of a page, with a heading; its body is HTML, made by the functions below."""
 
-    title: str  # the heading
-    body: str  # HTML, made by the functions below
+    title: str
+    body: str
 
 
 def text(words: str, kind: str = "") -> str:
@@ -32,11 +32,7 @@ def table(
 ) -> str:
     """A table that scrolls by itself where the screen is narrow; its caption does not.
 
-    Args:
-        columns: Their names.
-        rows: As many cells each. Columns of words stand to the left, figures to the right.
-        caption: What it shows.
-        words: Whether long cells are broken, as those of settings are.
+    Columns of words stand to the left, figures to the right. `words`: long cells are broken.
     """
     of_words = [any(c[:1].isalpha() for c in cells) for cells in zip(*rows, strict=True)]
     kinds = [_class("word" if is_word else "") for is_word in of_words] or [""] * len(columns)
@@ -88,13 +84,7 @@ def drawn(draw: Callable[[Path], None]) -> bytes:
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole document.
-
-    Args:
-        title: Its heading.
-        lead: HTML before the first section.
-        sections: In their order; those without a body are left out.
-    """
+    """The whole document, `lead` before its sections; those without a body are left out."""
     shown = [section for section in sections if section.body]
     links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(shown))
     parts = "".join(

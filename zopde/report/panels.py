@@ -1,32 +1,54 @@
-"""What all pictures share: axes, ticks, a field in a panel, and how a picture is written."""
+"""What all pictures share: colours, axes, ticks, a field in a panel, how a picture is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from zopde.files import replacing
 from zopde.grid import Grid
 
-# Where there is nothing to show: an obstacle, or a run that diverged.
-_NOTHING = "#bbbbbb"
-# A domain longer than this along y is drawn lying down.
-_LONG = 1.5
+# One colour per label in every picture; chosen to stay apart for colour-blind readers.
+COLOURS = {
+    "reference": "#000000",
+    "SRC": "#555555",
+    "NON": "#E69F00",
+    "NOG": "#009E73",
+    "ZO-weights": "#0072B2",
+    "ZO-weights-scratch": "#56B4E9",
+    "ZO-interface": "#D55E00",
+    "SOL": "#CC79A7",
+    "FO": "#555555",
+    "FO-sparse-gradient": "#009E73",
+    "FO-sparse-weights": "#E69F00",
+    "CGE": "#56B4E9",
+    "RGE": "#CC79A7",
+    "DeepZero": "#0072B2",
+    "none": "#999999",
+    "MSE": "#555555",
+    "AE-MSE": "#BBBBBB",
+    "FO-DS": "#009E73",
+    "FO-AE-DS": "#F0C000",
+    "ZO-DS": "#56B4E9",
+    "ZO-AE-DS-RGE": "#E69F00",
+    "ZO-AE-DS-CGE": "#CC79A7",
+}
+_NOTHING = "#bbbbbb"  # an obstacle, or a run that diverged
+_LONG = 1.5  # a domain longer than this along y is drawn lying down
 
 
 def one_plot(width: float = 7.0, xlabel: str = "", ylabel: str = "") -> tuple[Figure, Any]:
     """A figure with one pair of axes, and the axes."""
     figure = Figure(figsize=(width, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     return figure, axes
 
@@ -36,10 +58,7 @@ def cost_plots(ylabel: str, height: float = 4.0, log_y: bool = False) -> tuple[F
     figure = Figure(figsize=(9.0, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name in zip(panels, ("queries of the loss", "seconds of training"), strict=True):
-        axes.set_xscale("log")
-        if log_y:
-            axes.set_yscale("log")
-        axes.set_xlabel(name)
+        axes.set(xscale="log", yscale="log" if log_y else "linear", xlabel=name)
         axes.grid(alpha=0.25)
         short_ticks(axes)
     panels[0].set_ylabel(ylabel)
@@ -53,8 +72,7 @@ def field_panels(
     width = 3.2 if lies_down(grid) else 2.1
     height = width / width_to_height(grid) + 0.25
     right, below = (0.1, 1.1) if bar_below else (0.9, 0.4)
-    size = (width * columns + right, height * rows + below)
-    figure = Figure(figsize=size, layout="compressed")
+    figure = Figure((width * columns + right, height * rows + below), layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -78,18 +96,14 @@ def draw(
 ) -> Any:  # noqa: ANN401 - what a colour bar is made from
     """Draw (y, x) values; grey where they are not finite."""
     height, width = grid.extent[-2:]
-    size: tuple[float, ...] = (0, width, 0, height)
-    if lies_down(grid):
-        size = (0, height, width, 0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    flat = lies_down(grid)
+    axes.set(xticks=[], yticks=[])
     return axes.imshow(
         pixels_of(values, grid),
-        origin="upper" if lies_down(grid) else "lower",
-        extent=size,
-        vmin=limits[0],
-        vmax=limits[1],
-        cmap=matplotlib.colormaps[colours].with_extremes(bad=_NOTHING),
+        origin="upper" if flat else "lower",
+        extent=(0, height, width, 0) if flat else (0, width, 0, height),
+        norm=Normalize(*limits),
+        cmap=colormaps[colours].with_extremes(bad=_NOTHING),
     )
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from zopde.grid import Grid
-from zopde.report.colours import COLOURS
-from zopde.report.panels import legend, one_plot, save, short_ticks, unit
+from zopde.report.panels import COLOURS, legend, one_plot, save, short_ticks, unit
 
 _BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
 
@@ -20,9 +19,8 @@ _BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
 class Spectrum:
     """Energy by wave number."""
 
-    # (shell,), n * dk, in radians per unit of length; the first is 0, the mean
-    wave_numbers: Float[np.ndarray, " shell"]
-    energy: Float[np.ndarray, " shell"]  # (shell,), energy per wave number
+    wave_numbers: Float[np.ndarray, " shell"]  # n * dk, in radians per unit of length
+    energy: Float[np.ndarray, " shell"]  # per wave number
 
 
 def energy_spectrum(
@@ -35,14 +33,7 @@ def energy_spectrum(
         dk = 2 pi / min(extent)
 
     so that sum_n E(n dk) dk = mean_x |u|^2 / 2 (Parseval). The field is taken as periodic: where
-    it is not, the jump between its ends adds a tail.
-
-    Args:
-        fields: (*batch, channel, *space), the components of a vector, finite.
-        extent: Physical length of each space dimension.
-
-    Returns:
-        As many shells as the corner of the wave-number box asks for.
+    it is not, the jump between its ends adds a tail. `extent` holds the length of each dimension.
 
     Source: S. B. Pope, Turbulent Flows (2000), section 6.5, in its discrete form.
     """
@@ -86,8 +77,7 @@ def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> Non
         width, alpha, order = (4.5, 0.45, 1.5) if name in _BROAD else (1.8, 1.0, 2.0)
         style = {"color": COLOURS.get(name), "lw": width, "alpha": alpha, "zorder": order}
         axes.plot(spectrum.wave_numbers[shown], spectrum.energy[shown], label=name, **style)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     axes.grid(alpha=0.25, which="both")
     short_ticks(axes)
     legend(axes)

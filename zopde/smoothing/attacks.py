@@ -29,10 +29,9 @@ def attack(
         d <- P( d - (2.5 R / K) g / |g| ),   g = (1/m) sum_j grad_d p_c(x + d + sigma e_j),
 
     where p_c is the softmax share of the class that was predicted, P scales d back into the ball
-    of radius R, and d starts at 0. (Expectation over transformation: Athalye et al., ICML 2018; for
-    smoothed classifiers, on the mean of the softmax: Salman et al., NeurIPS 2019, eq. 6.)
-
-    Nothing is clipped to a range of pixels: a certificate holds outside it, too.
+    of radius R, and d starts at 0. Nothing is clipped to a range of pixels: a certificate holds
+    outside it, too. (Expectation over transformation: Athalye et al., ICML 2018; for smoothed
+    classifiers, on the mean of the softmax: Salman et al., NeurIPS 2019, eq. 6.)
 
     Args:
         base_classifier: Scores (batch, classes) that autograd can follow; in eval mode.
@@ -58,7 +57,7 @@ def attack(
     for _ in range(steps):
         noise = sigma * torch.randn(draws, *x.shape, generator=generator).to(x)
         slope = _slope(base_classifier, x + moved, noise, predicted)
-        moved = moved - _onto(slope, 2.5 / steps * within)
+        moved = moved - _scaled(slope, 2.5 / steps * within)
         length = _lengths(moved)
         moved = moved * torch.where(length > within, within / length, 1.0).view(-1, 1, 1, 1)
     return x + moved
@@ -83,13 +82,12 @@ def _slope(model: nn.Module, x: Tensor, noise: Tensor, predicted: Tensor) -> Ten
     return slope
 
 
-def _onto(along: Tensor, length: Tensor) -> Tensor:
+def _scaled(vectors: Tensor, lengths: Tensor) -> Tensor:
     """Vectors of given lengths; a vector without a direction stays nothing."""
-    found = _lengths(along)
-    factor = torch.where(found > 0, length / found, 0.0)
-    return along * factor.view(-1, 1, 1, 1)
+    present = _lengths(vectors)
+    return vectors * torch.where(present > 0, lengths / present, 0.0).view(-1, 1, 1, 1)
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
-    return found
+    lengths: Tensor = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    return lengths

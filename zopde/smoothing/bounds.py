@@ -14,17 +14,14 @@ from zopde.validate import check_count, check_positive
 def lower_bound(successes: int, trials: int, alpha: float) -> float:
     """p_lower = sup {p : P(Binomial(n, p) >= k) <= alpha}, Clopper and Pearson's one-sided bound.
 
-    That is the alpha quantile of Beta(k, n - k + 1), and 0 for k = 0. Whatever the true
-    probability is, it lies below the bound in at most a share alpha of all experiments.
+    That is the alpha quantile of Beta(k, n - k + 1), in [0, 1), and 0 for k = 0. Whatever the
+    true probability is, it lies below the bound in at most a share alpha of all experiments.
     (Clopper and Pearson, Biometrika 26 (1934).)
 
     Args:
         successes: k, 0 ... n.
         trials: n >= 1.
         alpha: In (0, 1).
-
-    Returns:
-        A number in [0, 1).
 
     Raises:
         InputError: If an argument is outside its range.
@@ -38,18 +35,9 @@ def lower_bound(successes: int, trials: int, alpha: float) -> float:
 
 
 def upper_bound(successes: int, trials: int, alpha: float) -> float:
-    """1 - p_lower of the failures: the bound that the true probability seldom exceeds.
+    """1 - p_lower of the failures: the bound, in (0, 1], that the true probability seldom exceeds.
 
-    Args:
-        successes: k, 0 ... n.
-        trials: n >= 1.
-        alpha: In (0, 1); the share of experiments in which it does.
-
-    Returns:
-        A number in (0, 1].
-
-    Raises:
-        InputError: If an argument is outside its range.
+    Arguments and errors are those of `lower_bound`.
     """
     _check(successes, trials, alpha)
     return 1 - lower_bound(trials - successes, trials, alpha)
@@ -62,11 +50,8 @@ def certified_radius(sigma: float, lower: float) -> float:
     al., ICML 2019, Theorem 1 with p_B = 1 - p_A.)
 
     Args:
-        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
+        sigma: Standard deviation of the noise, in the units of the model's input, as R is; > 0.
         lower: Lower bound of the top class's probability, in [0, 1).
-
-    Returns:
-        In the units of `sigma`.
 
     Raises:
         InputError: If `sigma` is not positive.
@@ -78,13 +63,7 @@ def certified_radius(sigma: float, lower: float) -> float:
 def largest_radius(sigma: float, trials: int, alpha: float) -> float:
     """R_max = sigma Phi^-1(alpha^(1/n)): what n votes of one mind certify, and no model more.
 
-    Args:
-        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
-        trials: n >= 1.
-        alpha: In (0, 1).
-
-    Raises:
-        InputError: If an argument is outside its range.
+    Arguments and errors are those of `certified_radius` and `lower_bound`.
 
     Example:
         >>> [round(largest_radius(1.0, n, 0.001), 2) for n in (100, 1000, 10_000, 100_000)]
@@ -99,10 +78,6 @@ def sign_test(first: int, second: int) -> float:
         p = min(1, 2 P(X >= max)),   X ~ Binomial(first + second, 1/2)
 
     (Hung and Fithian 2019, as used by Cohen et al., ICML 2019, algorithm PREDICT.)
-
-    Args:
-        first: Votes, >= 0.
-        second: Votes, >= 0.
     """
     most, least = max(first, second), min(first, second)
     return min(1.0, 2 * float(betainc(most, least + 1, 0.5))) if most else 1.0
@@ -123,18 +98,11 @@ def check_alpha(alpha: float) -> None:
 
 @dataclass(frozen=True)
 class CertifiedShare:
-    """Certified accuracy at one radius.
+    """Certified accuracy at one radius; see `certified_accuracy`."""
 
-    Args:
-        radius: In the units of the input.
-        share: Of the images: rightly classified with a certified radius of at least that.
-        low: Lower end of its confidence band.
-        high: Upper end.
-    """
-
-    radius: float
-    share: float
-    low: float
+    radius: float  # in the units of the input
+    share: float  # of the images, rightly classified with a certified radius of at least that
+    low: float  # ends of its confidence band
     high: float
 
 

@@ -40,38 +40,29 @@ class NoiseStream:
 
     A generator gives other numbers for other shapes. So they are drawn in blocks whose size
     follows from the row's shape and n alone, and what a call leaves over waits for the next.
-
-    Args:
-        shape: Of a row.
-        rows: n, how many will be taken.
-        generator: Decides all numbers, on its own device.
-        dtype: Floating-point.
     """
 
     def __init__(
         self, shape: torch.Size, rows: int, generator: Generator, dtype: torch.dtype
     ) -> None:
-        size = min(rows, max(1, _ENTRIES // max(1, shape.numel())))
-        self._block = torch.empty(size, *shape, dtype=dtype, device=generator.device)
-        self._generator = generator
-        self._used = size
+        self._size = min(rows, max(1, _ENTRIES // max(1, shape.numel())))
+        self._block = torch.empty(self._size, *shape, dtype=dtype, device=generator.device)
+        self._generator, self._used = generator, self._size
 
     def fill(self, target: Float[Tensor, "batch ..."]) -> None:
         """Overwrite `target` with the next rows."""
-        filled, size = 0, len(self._block)
-        while filled < len(target):
-            if self._used == size:
-                if len(target) - filled >= size and target.device == self._block.device:
+        while len(target):
+            if self._used == self._size:
+                if len(target) >= self._size and target.device == self._block.device:
                     # A whole block, drawn where it belongs.
-                    target[filled : filled + size].normal_(generator=self._generator)
-                    filled += size
+                    target[: self._size].normal_(generator=self._generator)
+                    target = target[self._size :]
                     continue
                 self._block.normal_(generator=self._generator)
                 self._used = 0
-            count = min(size - self._used, len(target) - filled)
-            target[filled : filled + count] = self._block[self._used : self._used + count]
-            self._used += count
-            filled += count
+            count = min(self._size - self._used, len(target))
+            target[:count] = self._block[self._used : self._used + count]
+            target, self._used = target[count:], self._used + count
 
 
 @final
@@ -83,7 +74,7 @@ class Smooth:
     The noise is added to the model's INPUT, as it is handed to `base_classifier`, before any
     normalisation that the classifier does itself; so `sigma` and every radius are in the units
     of that input: a classifier of pixels 0 ... 255 has sigma = 64 where one of pixels 0 ... 1
-    has 0.25. `sigma` is a standard deviation, never a variance.
+    has 0.25.
 
     The guarantee is for the base classifier as a fixed function. A `torch.nn.Module` is asked in
     eval mode, without a graph, and left in the modes that it had.
@@ -92,7 +83,7 @@ class Smooth:
         base_classifier: f, any callable: (batch, channel, y, x) to scores (batch, classes), or to
             integer labels (batch,). Arrays will do as well as tensors.
         num_classes: How many there are, >= 2.
-        sigma: Standard deviation of the noise, in the units of the model's input; > 0.
+        sigma: Standard deviation (no variance) of the noise; > 0.
 
     Raises:
         InputError: If `num_classes` or `sigma` is outside its range.
@@ -112,8 +103,7 @@ class Smooth:
         check_count("num_classes", num_classes)
         if num_classes < 2:
             raise InputError("num_classes", got=num_classes, expected="at least 2")
-        self.base_classifier = base_classifier
-        self.num_classes = num_classes
+        self.base_classifier, self.num_classes = base_classifier, num_classes
         self.sigma = sigma
 
     def predict(
@@ -127,17 +117,7 @@ class Smooth:
         """g(x), wrong with a probability of at most alpha; or -1, which is no answer.
 
         The class with most votes, where a two-sided sign test against the runner-up has
-        p <= alpha.
-
-        Args:
-            x: One input.
-            n: Samples, >= 1.
-            alpha: In (0, 1).
-            generator: Decides the noise; advanced.
-            batch: Samples that are classified at a time; changes no vote.
-
-        Raises:
-            InputError: If an argument or the classifier's answer will not do.
+        p <= alpha, in (0, 1). The other arguments, and what is raised, are those of `counts`.
         """
         check_alpha(alpha)
         counts = self.counts(x, n, generator, batch)
@@ -158,16 +138,7 @@ class Smooth:
         n0 samples choose the class; n others bound its probability from below by p_lower. Where
         that is not above 1/2 it abstains, else R = sigma Phi^-1(p_lower).
 
-        Args:
-            x: One input.
-            n0: Samples for the choice, >= 1.
-            n: Samples for the bound, >= 1.
-            alpha: In (0, 1).
-            generator: Decides the noise; advanced.
-            batch: Samples that are classified at a time; changes no vote.
-
-        Raises:
-            InputError: If an argument or the classifier's answer will not do.
+        The other arguments, and what is raised, are those of `predict`.
         """
         check_alpha(alpha)
         check_count("n", n)
@@ -182,9 +153,7 @@ class Smooth:
     def counts(
         self, x: Float[Tensor, "channel y x"], n: int, generator: Generator, batch: int = 1000
     ) -> Int[Tensor, " classes"]:
-        """How many of n noisy copies of x get each class.
-
-        Memory grows with `batch`, not with n.
+        """How many of n noisy copies of x get each class; memory grows with `batch` alone.
 
         Args:
             x: One input; whole numbers are taken as torch's default floating-point type.
@@ -200,16 +169,14 @@ class Smooth:
         exact = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         stream = NoiseStream(exact.shape, n, generator, exact.dtype)
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
-        done = 0
         with _evaluating(self.base_classifier):
-            while done < n:
+            for first in range(0, n, batch):
                 # New every time: a classifier may keep what it is given.
-                noisy = exact.new_empty(min(batch, n - done), *exact.shape)
+                noisy = exact.new_empty(min(batch, n - first), *exact.shape)
                 stream.fill(noisy)
                 noisy.mul_(self.sigma).add_(exact)
-                said = votes(self.base_classifier(noisy), len(noisy), self.num_classes)
-                counts += torch.bincount(said, minlength=self.num_classes)
-                done += len(noisy)
+                classes = votes(self.base_classifier(noisy), len(noisy), self.num_classes)
+                counts += torch.bincount(classes, minlength=self.num_classes)
         return counts
 
 
@@ -224,51 +191,43 @@ def votes(answer: Any, batch: int, num_classes: int) -> Int[Tensor, " batch"]:  
     Raises:
         InputError: If it is neither, a score is NaN, or a label is no class.
     """
+
+    def unfit(got: str, expected: str, remedy: str = "") -> InputError:
+        return InputError("base classifier", got=got, expected=expected, remedy=remedy)
+
+    fit = f"scores ({batch}, {num_classes}) or integer labels ({batch},)"
     try:
-        told = torch.as_tensor(answer).detach()
+        values = torch.as_tensor(answer).detach()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _unfit(type(answer).__name__, batch, num_classes) from error
-    whole = not (told.is_floating_point() or told.is_complex())
-    if told.shape == (batch, num_classes):
-        if bool(told.isnan().any()):
-            bad = int(told.isnan().any(dim=1).sum())
-            raise InputError(
-                "base classifier",
-                got=f"NaN among the scores of {bad} of {batch} inputs",
-                expected="numbers: which class NaN means, nobody knows",
-                remedy="mend the classifier, or look at its input's range",
+        raise unfit(f"an answer {type(answer).__name__}", fit) from error
+    if values.shape == (batch, num_classes):
+        bad = int(values.isnan().any(dim=1).sum())
+        if bad:
+            raise unfit(
+                f"NaN among the scores of {bad} of {batch} inputs",
+                "numbers: which class NaN means, nobody knows",
+                "mend the classifier, or look at its input's range",
             )
-        return told.argmax(dim=1).cpu()
-    if told.shape != (batch,) or not whole or told.dtype == torch.bool:
-        raise _unfit(f"{told.dtype} of shape {tuple(told.shape)}", batch, num_classes)
-    labels = told.long().cpu()
+        return values.argmax(dim=1).cpu()
+    whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+    if values.shape != (batch,) or not whole:
+        raise unfit(f"an answer {values.dtype} of shape {tuple(values.shape)}", fit)
+    labels = values.long().cpu()
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        raise InputError(
-            "base classifier",
-            got=f"labels in [{low}, {high}]",
-            expected=f"values in [0, {num_classes})",
-        )
+        raise unfit(f"labels in [{low}, {high}]", f"values in [0, {num_classes})")
     return labels
-
-
-def _unfit(got: str, batch: int, num_classes: int) -> InputError:
-    return InputError(
-        "base classifier",
-        got=f"an answer {got}",
-        expected=f"scores ({batch}, {num_classes}) or integer labels ({batch},)",
-    )
 
 
 @contextmanager
 def _evaluating(classifier: BaseClassifier) -> Iterator[None]:
     """A module in eval mode; each part of it then gets back the mode that it had."""
-    parts = list(classifier.modules()) if isinstance(classifier, nn.Module) else []
-    trained = [part for part in parts if part.training]
-    for part in trained:
-        part.training = False
+    modules = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for part in trained:
-            part.training = True
+        for module in training:
+            module.training = True

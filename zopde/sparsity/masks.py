@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol, final
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from zopde.seeding import generator
-from zopde.sparsity.ratios import LayerRatios
+from zopde.sparsity.ratios import LayerRatio, LayerRatios
 from zopde.sparsity.scores import Scores
 from zopde.validate import check_positive, check_share
 
@@ -54,7 +54,7 @@ class RandomMasks:
         self.active = max(1, round((1 - sparsity) * total))
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:
-        """The mask of an iteration; True = active."""
+        """See `Masks`."""
         draw = generator(self._seed, "mask", iteration // self._every)
         mask = torch.zeros(self._total, dtype=torch.bool)
         mask[torch.randperm(self._total, generator=draw)[: self.active]] = True
@@ -66,8 +66,8 @@ class LayerMasks:
     """A random mask with given layer-wise ratios, resampled every few iterations.
 
     Draw number `iteration // every` activates exactly `active` random entries of each layer,
-    and all of the always active ones. It is a function of (seed, iteration) alone. (Chen et
-    al., ICLR 2024, Algorithm 1.)
+    and all of the always active ones, else as in `RandomMasks`. (Chen et al., ICLR 2024,
+    Algorithm 1.)
 
     Args:
         ratios: From `layer_ratios`.
@@ -84,13 +84,9 @@ class LayerMasks:
         self.active = ratios.active
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:
-        """The mask of an iteration; True = active."""
+        """See `Masks`."""
         draw = generator(self._seed, "mask", iteration // self._every)
-        orders = [
-            torch.randperm(layer.weights, generator=draw) if layer.maskable else None
-            for layer in self._ratios.layers
-        ]
-        return _first_of(orders, self._ratios)
+        return _mask(self._ratios, lambda layer, _: torch.randperm(layer.weights, generator=draw))
 
 
 @final
@@ -106,7 +102,7 @@ class FixedMask:
         self.active = int(mask.sum())
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:  # noqa: ARG002 - always the same
-        """The mask."""
+        """See `Masks`."""
         return self._mask
 
 
@@ -121,15 +117,15 @@ def kept_mask(scores: Scores, ratios: LayerRatios) -> Bool[Tensor, " d"]:
         (d,), what is always active included.
     """
     values = scores.values.cpu().split([layer.weights for layer in ratios.layers])
-    return _first_of([torch.argsort(part, stable=True) for part in values], ratios)
+    return _mask(ratios, lambda _, number: torch.argsort(values[number], stable=True))
 
 
-def _first_of(orders: Sequence[Tensor | None], ratios: LayerRatios) -> Tensor:
-    """A mask that is True at the first `active` entries of each layer in a given order."""
+def _mask(ratios: LayerRatios, order_of: Callable[[LayerRatio, int], Tensor]) -> Tensor:
+    """True at the first `active` entries of each maskable layer in a given order."""
     masks = []
-    for order, layer in zip(orders, ratios.layers, strict=True):
+    for number, layer in enumerate(ratios.layers):
         mask = torch.ones(layer.weights, dtype=torch.bool)
-        if layer.maskable and order is not None:
-            mask[order[layer.active :]] = False
+        if layer.maskable:
+            mask[order_of(layer, number)[layer.active :]] = False
         masks.append(mask)
     return torch.cat(masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -13,9 +13,6 @@ from zopde.errors import InputError
 from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity.scores import Scores
 from zopde.validate import check_share
-
-# The norms whose weights may have two dimensions and more.
-_WIDE_NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -82,27 +79,24 @@ class LayerRatios:
         return ratios
 
     def __str__(self) -> str:
-        maskable = [layer for layer in self.layers if layer.maskable]
         always = [layer for layer in self.layers if not layer.maskable]
-        rows = [_row(layer.name, [layer]) for layer in maskable]
+        rows = [_row(layer.name, [layer]) for layer in self.layers if layer.maskable]
         if always:
             rows.append(_row(f"always active ({len(always)} tensors)", always))
-        rows.append(_row("all", list(self.layers)))
-        width = max(len("layer"), *(len(row[0]) for row in rows))
-        lines = [("layer", "weights", "active", "sparsity"), *rows]
-        return "\n".join(f"{a:<{width}} {b:>10} {c:>10} {d:>9}" for a, b, c, d in lines)
+        rows = [("layer", "weights", "active", "sparsity"), *rows, _row("all", self.layers)]
+        width = max(len(row[0]) for row in rows)
+        return "\n".join(f"{a:<{width}} {b:>10} {c:>10} {d:>9}" for a, b, c, d in rows)
 
 
 def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRatios:
-    """Layer-wise pruning ratios from one ranking over the whole network.
+    """Share out a mask's active weights by one ranking over the whole network.
 
     Of the m maskable weights (tensors of two dimensions and more, without norms: the weights
     of convolutions and linear layers) the round(sparsity m) with the highest scores are pruned;
     what each tensor keeps is its number of active weights. Every tensor keeps at least one, its
-    lowest-scored: a layer with none would never be trained again, and could block all gradient
-    through it. That one counts as part of the kept (unless there are more tensors than weights
-    to keep). Biases and norms are always active and not ranked. Of equal scores the earlier
-    weight is kept. (Chen et al., ICLR 2024, Algorithm 1.)
+    lowest-scored, as part of that number: a layer with none would never be trained again, and
+    could block all gradient through it. Biases and norms are always active and not ranked. Of
+    equal scores the earlier weight is kept. (Chen et al., ICLR 2024, Algorithm 1.)
 
     Args:
         network: The module that was scored.
@@ -126,7 +120,12 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
     """
     check_share("sparsity", sparsity)
     slices, exempt = Coordinates(network).slices, _of_wide_norms(network)
-    values = _checked(scores.values, slices[-1].stop if slices else 0)
+    values, total = scores.values.detach().double().cpu(), slices[-1].stop if slices else 0
+    if values.shape != (total,):
+        raise InputError("scores", got=f"shape {tuple(values.shape)}", expected=f"({total},)")
+    bad = int((~values.isfinite()).sum())
+    if bad:
+        raise InputError("scores", got=f"{bad} values not finite", expected="finite scores")
     maskable = [s for s in slices if len(s.shape) >= 2 and s.name not in exempt]
     counts = _survivors([values[s.start : s.stop] for s in maskable], sparsity)
     active = dict(zip((s.name for s in maskable), counts, strict=True))
@@ -140,10 +139,10 @@ def _survivors(parts: list[Tensor], sparsity: float) -> list[int]:
     """How many weights of each tensor survive the global ranking."""
     if not parts:
         return []
-    owner = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
+    lengths = torch.tensor([len(part) for part in parts])
+    owner = torch.arange(len(parts)).repeat_interleave(lengths)
     ranked = torch.cat(parts).clone()
-    starts = torch.tensor([0, *(len(part) for part in parts[:-1])]).cumsum(0)
-    best = torch.stack([part.argmin() for part in parts]) + starts
+    best = torch.stack([part.argmin() for part in parts]) + lengths.cumsum(0) - lengths
     ranked[best] = -torch.inf
     keep = max(len(parts), len(ranked) - round(sparsity * len(ranked)))
     survivors = torch.argsort(ranked, stable=True)[:keep]
@@ -151,24 +150,14 @@ def _survivors(parts: list[Tensor], sparsity: float) -> list[int]:
     return counts
 
 
-def _checked(values: Tensor, total: int) -> Tensor:
-    values = values.detach().double().cpu()
-    if values.shape != (total,):
-        raise InputError("scores", got=f"shape {tuple(values.shape)}", expected=f"({total},)")
-    bad = int((~values.isfinite()).sum())
-    if bad:
-        raise InputError("scores", got=f"{bad} values not finite", expected="finite scores")
-    return values
-
-
 def _of_wide_norms(network: nn.Module) -> set[str]:
-    """Names of the parameters that a LayerNorm or RMSNorm owns."""
-    norms = [module for module in network.modules() if isinstance(module, _WIDE_NORMS)]
+    """Names of the parameters of norms whose weights may have two dimensions and more."""
+    norms = (m for m in network.modules() if isinstance(m, nn.LayerNorm | nn.RMSNorm))
     owned = {id(parameter) for norm in norms for parameter in norm.parameters(recurse=False)}
     return {name for name, parameter in network.named_parameters() if id(parameter) in owned}
 
 
-def _row(name: str, layers: list[LayerRatio]) -> tuple[str, str, str, str]:
-    whole = LayerRatio(name, sum(x.weights for x in layers), sum(x.active for x in layers), True)
-    share = f"{100 * whole.sparsity:.1f} %" if whole.weights else ""
-    return name, f"{whole.weights:,}", f"{whole.active:,}", share
+def _row(name: str, layers: Sequence[LayerRatio]) -> tuple[str, str, str, str]:
+    weights, active = sum(x.weights for x in layers), sum(x.active for x in layers)
+    share = f"{100 * (1 - active / weights):.1f} %" if weights else ""
+    return name, f"{weights:,}", f"{active:,}", share

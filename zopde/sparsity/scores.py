@@ -19,9 +19,7 @@ from zopde.zo import rge
 
 @dataclass(frozen=True)
 class Scores:
-    """How readily each weight is pruned: the HIGHEST scores go first.
-
-    This is GraSP's direction (see `grasp_scores`), and every score here keeps to it.
+    """How readily each weight is pruned: the HIGHEST scores go first, as in `grasp_scores`.
 
     Args:
         values: (d,), one signed score per trainable weight, in the order of `Coordinates`.
@@ -35,12 +33,11 @@ class Scores:
 def random_scores(network: nn.Module, generator: Generator) -> Scores:
     """Uniform noise in [0, 1): ranks the weights in a random order.
 
+    Queries: none.
+
     Args:
         network: Any module; its trainable parameters are scored.
         generator: Decides the order; a CPU generator.
-
-    Returns:
-        `Scores`; no query.
     """
     total = Coordinates(network).total
     return Scores(torch.rand(total, generator=generator, dtype=torch.float64), queries=0)
@@ -50,13 +47,10 @@ def magnitude_scores(network: nn.Module) -> Scores:
     """S = -|theta|: small weights go first.
 
     A layer that starts at zero, as the last one of a corrector, therefore goes before all
-    others; after a NON start it does not.
+    others; after a NON start it does not. Queries: none.
 
     Args:
         network: Any module; its trainable parameters are scored.
-
-    Returns:
-        `Scores`; no query.
     """
     return Scores(-flat_weights(network).abs(), queries=0)
 
@@ -84,9 +78,6 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
         objective: A loss with an autograd graph; see `zopde.contracts.Objective`. A part
             without one (a black-box solver) is silently taken for a constant by autograd:
             pass the differentiable twin's.
-
-    Returns:
-        `Scores` with values (d,).
 
     Raises:
         InputError: If the loss carries no graph.
@@ -156,17 +147,13 @@ def zo_grasp_scores(
         oracle_at: (network, objective) -> where its losses are answered, for example
             `partial(WeightOracle, chunk=8)`.
 
-    Returns:
-        `Scores` with values (d,).
-
     Raises:
         InputError: If mu is not positive, or `num_directions` is no whole number >= 1.
     """
     again = generator.clone_state()
     here = rge(oracle_at(network, objective), num_directions, mu, generator)
     slope = here.gradient
-    length = mu * len(slope) ** 0.5
-    norm = slope.norm()
+    length, norm = mu * len(slope) ** 0.5, slope.norm()
     # Dividing by the norm before anything else leaves 0, not NaN, where the slope is zero.
     step = length * slope / norm.clamp_min(torch.finfo(slope.dtype).tiny)
     ahead = rge(oracle_at(_moved(network, step), objective), num_directions, mu, again)

@@ -21,21 +21,13 @@ RADII = (0.0, 0.25, 0.5, 0.75)  # of the tables of results
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one image.
+    """What became of one image."""
 
-    Args:
-        index: Its number in its part of the data.
-        label: What it shows.
-        prediction: The certified class, or -1.
-        radius: Certified, in the units of the model's input.
-        seconds: Spent on it.
-    """
-
-    index: int
-    label: int
-    prediction: int
-    radius: float
-    seconds: float
+    index: int  # its number in its part of the data
+    label: int  # what it shows
+    prediction: int  # the certified class, or -1
+    radius: float  # certified, in the units of the model's input
+    seconds: float  # spent on it
 
     @property
     def correct(self) -> bool:
@@ -82,9 +74,6 @@ def certify_images(
         seed: The noise of an image is a function of this and of its index.
         progress: Who is watching.
         title: What the work is called there.
-
-    Raises:
-        InputError: If the table cannot be read, or was made for other images.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
@@ -115,11 +104,7 @@ def certify_images(
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The complete lines of a table of certificates.
-
-    Raises:
-        InputError: If it cannot be read, or is none.
-    """
+    """The complete lines of a table of certificates."""
     try:
         head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
     except (OSError, UnicodeDecodeError) as error:

@@ -13,31 +13,23 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from zopde.data import in_file_units, standardised
-from zopde.errors import ClassifierError, InputError, first_line
+from zopde.errors import ClassifierError, InputError, StepError, first_line
 from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.seeding import generator, global_stream
-from zopde.session import AnswerError, Session
+from zopde.session import Session
 from zopde.studies.model_file import read_model, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
 Classifier = Callable[[Tensor], Any]
 """Images (n, channel, y, x), pixels in [0, 1] -> (n, class) scores, or (n,) labels."""
 
-
 _KINDS: dict[str, type[nn.Module]] = {"cnn": SmallCNN, "resnet": CifarResNet}
 
 
 def build_classifier(kind: str, channels: int, classes: int, sizes: dict[str, int]) -> nn.Module:
-    """A classifier of images.
-
-    Args:
-        kind: "cnn", "resnet", "package.module:Class" or "file.py:Class".
-        channels: Of an image.
-        classes: How many there are.
-        sizes: Further keyword arguments.
-    """
+    """A classifier; `kind` is "cnn", "resnet", "package.module:Class" or "file.py:Class"."""
     factory = _KINDS.get(kind) or load_object(kind)
     network: nn.Module = factory(channels, classes, **sizes)
     return network
@@ -45,17 +37,10 @@ def build_classifier(kind: str, channels: int, classes: int, sizes: dict[str, in
 
 @final
 class StandardisedClassifier(nn.Module):
-    """A network behind its standardisation: from pixels, in the units of the file, to logits.
+    """A network behind its standardisation: from pixels, in the units of the file, to logits."""
 
-    Args:
-        body: The network.
-        mean: (channel,).
-        deviation: (channel,).
-        classes: What the logits mean, in their order.
-    """
-
-    mean: Tensor
-    deviation: Tensor
+    mean: Tensor  # (channel,)
+    deviation: Tensor  # (channel,)
 
     def __init__(
         self, body: nn.Module, mean: Tensor, deviation: Tensor, classes: tuple[str, ...]
@@ -64,7 +49,7 @@ class StandardisedClassifier(nn.Module):
         self.body = body
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
-        self.classes = classes
+        self.classes = classes  # what the logits mean, in their order
 
     def forward(
         self, pixels: Shaped[Tensor, "batch channel y x"]
@@ -133,11 +118,7 @@ class HttpClassifier:
         self._path, self._at_once = parts.path or "/", at_once
 
     def __call__(self, images: Float[Tensor, "n channel y x"]) -> Tensor:
-        """(n, class) scores, or (n,) labels.
-
-        Raises:
-            ClassifierError: If no answer came, or one that is none.
-        """
+        """(n, class) scores, or (n,) labels."""
         return torch.cat([self._one(part) for part in images.split(self._at_once)])
 
     def _one(self, images: Tensor) -> Tensor:
@@ -145,18 +126,13 @@ class HttpClassifier:
             answer = self._session.post(self._path, {"images": images.cpu().tolist()})
             said = answer["scores"] if "scores" in answer else answer["labels"]
             return torch.tensor(said)
-        except (AnswerError, KeyError, TypeError, ValueError) as error:
+        except (StepError, KeyError, TypeError, ValueError) as error:
             raise ClassifierError(str(error)) from error
 
 
 @final
 class Scaled(nn.Module):
-    """A classifier of pixels in the units of a file, given pixels in [0, 1].
-
-    Args:
-        body: The classifier.
-        scale: The file's brightest pixel.
-    """
+    """A classifier of pixels in the units of a file, whose brightest is `scale`, given [0, 1]."""
 
     def __init__(self, body: nn.Module, scale: float) -> None:
         super().__init__()
@@ -177,19 +153,16 @@ def named_classifier(
         spec: A model.safetensors of `zopde classify`, "package.module:name", "file.py:name" or
             "http://host:port/path".
         scale: For a model.safetensors, whose pixels are in the units of its file.
-        timeout: Seconds for which a server may be silent.
-        retries: How often a request is sent again after the connection broke.
-
-    Raises:
-        InputError: If there is none, or it cannot be built.
+        timeout: Of a server; see `HttpClassifier`.
+        retries: Of a request, likewise.
     """
     if spec.startswith(("http://", "https://")):
         return HttpClassifier(spec, timeout, retries)
     if spec.endswith(".safetensors"):
         return frozen(Scaled(load_classifier(spec), scale))
-    found = load_object(spec, what="classifier")
+    named = load_object(spec, what="classifier")
     try:
-        made = found() if inspect.isclass(found) else found
+        made = named() if inspect.isclass(named) else named
     except Exception as error:  # a user's constructor may raise anything
         raise InputError(
             f"classifier {spec!r}",
@@ -218,10 +191,7 @@ def frozen(classifier: nn.Module) -> nn.Module:
 def identity_of(spec: str, answers: str = "logits", path: Path | None = None) -> str:
     """Who a classifier is, for a store of its answers: its name, and its file's content.
 
-    Args:
-        spec: As `named_classifier` takes it; "" for one that was trained in the run.
-        answers: "logits", "probabilities" or "labels".
-        path: File of the one that was trained in the run.
+    `spec` is as `named_classifier` takes it, or "" for one that was trained in the run: `path`.
     """
     named = path, Path(spec), Path(spec.rpartition(":")[0])
     files = [name for name in named if name is not None and name.is_file()]

@@ -26,24 +26,15 @@ class Defence(nn.Module):
         depth: Convolutions of the denoiser.
         width: Channels between them.
         latent: Entries of the encoder's output; 0: neither encoder nor decoder.
-
-    Attributes:
-        front: The denoiser, then the encoder: up to the cut, where the black box may begin.
-        decoder: From the cut to an image.
-        sizes: The arguments.
     """
 
     def __init__(self, channels: int, side: int, depth: int, width: int, latent: int = 0) -> None:
         super().__init__()
-        self.sizes = {
-            "channels": channels,
-            "side": side,
-            "depth": depth,
-            "width": width,
-            "latent": latent,
-        }
+        sizes = {"channels": channels, "side": side, "depth": depth, "width": width}
+        self.sizes = {**sizes, "latent": latent}
         denoiser = DnCNN(channels, depth, width)
         encoder = Encoder(channels, side, latent) if latent else nn.Identity()
+        # Up to the cut, where the black box may begin; the decoder goes from there to an image.
         self.front = nn.Sequential(OrderedDict(denoiser=denoiser, encoder=encoder))
         self.decoder = Decoder(channels, side, latent) if latent else nn.Identity()
 
@@ -82,14 +73,8 @@ def save_defended(
     defence: Defence, sigma: float, scale: float, classes: int, spec: str, path: Path
 ) -> None:
     """Write the defence as safetensors; the classifier by its name alone."""
-    plan = {
-        "plan": defence.sizes,
-        "sigma": sigma,
-        "scale": scale,
-        "classes": classes,
-        "classifier": spec,
-    }
-    write_model(path, "defence", plan, defence.state_dict())
+    plan = {"sigma": sigma, "scale": scale, "classes": classes, "classifier": spec}
+    write_model(path, "defence", {"plan": defence.sizes, **plan}, defence.state_dict())
 
 
 def load_defended(path: Path | str, classifier: Classifier | None = None) -> Defended:

@@ -8,13 +8,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import tomli_w
 
 from zopde.errors import InputError
 from zopde.files import write_text
-from zopde.studies.settings import Tree, as_tree, build, differences, dump_toml, read_toml
+from zopde.studies.settings import Tree, as_tree, build, differences, read_toml
 from zopde.validate import check_folder_writable
 
 RECORD = "config.toml"
@@ -22,33 +24,18 @@ METRICS = "metrics.json"
 _WHO = ("run.workers", "run.executor")  # they evaluate the probes
 
 
-class Job(Protocol):
-    """The part of a study that its folders depend on; see `zopde.studies.run.Study`."""
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The part of a study that its folders depend on; `zopde.studies.run.Study` has the rest."""
 
-    @property
-    def name(self) -> str:
-        """The command."""
-        ...
-
-    @property
-    def settings(self) -> type:
-        """The dataclass of its settings."""
-        ...
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """What --overwrite may delete."""
-        ...
-
-    @property
-    def free(self) -> tuple[str, ...]:
-        """What a resumption may change."""
-        ...
-
-    @property
-    def by_content(self) -> Mapping[str, str]:
-        """What is compared by a record instead."""
-        ...
+    name: str  # the command, and `study` in `config.toml`
+    settings: type  # the dataclass of its settings
+    # Names in a run folder that the job writes, and that --overwrite may delete
+    files: tuple[str, ...]
+    # Settings that a resumption may change without changing a single number
+    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+    # Setting that names a file -> the record by which its content is compared
+    by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
 
 @dataclass(frozen=True)
@@ -62,15 +49,12 @@ class RunFolder:
         return self.root / label / f"seed-{seed}"
 
     def check_record(self, name: str, digest: str, what: str) -> None:
-        """Record what the run is made from; a resumption must see the same.
+        """Record what the run is made from; raise if a resumption sees something else.
 
         Args:
             name: The record, a file in the folder.
             digest: Of the content.
             what: What was read, for the error.
-
-        Raises:
-            InputError: If the run was started on something else.
         """
         path = self.root / name
         if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
@@ -84,11 +68,9 @@ class RunFolder:
 
     def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
         """Write columns of equal length, by name."""
-        rows = [
-            ",".join(columns),
-            *(",".join(map(repr, r)) for r in zip(*columns.values(), strict=True)),
-        ]
-        write_text(self.root / name, "\n".join(rows) + "\n")
+        rows = zip(*columns.values(), strict=True)
+        lines = [",".join(columns), *(",".join(map(repr, row)) for row in rows)]
+        write_text(self.root / name, "\n".join(lines) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole or not at all."""
@@ -106,26 +88,14 @@ def check_folder(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Require that `open_folder` will succeed; writes nothing but an empty folder.
-
-    Args:
-        root: The folder; made where it does not exist.
-        job: Whose run it is to hold.
-        settings: The run's.
-        resume: Go on with what is there; the settings must be the same.
-        overwrite: Delete what an earlier run left there.
-
-    Raises:
-        InputError: If the folder is not writable, holds something else, or its run had other
-            settings.
-    """
+    """Require that `open_folder` will succeed; writes nothing but an empty folder."""
     if root.exists() and not root.is_dir():
         raise InputError("run folder", got=f"{root}, a file", expected="a folder")
     if resume and overwrite:
         raise InputError("--resume", got="--overwrite too", expected="one of the two")
     check_folder_writable("run folder", root)
     # What a kill left of a file being written is nothing to protect.
-    if not any(not entry.name.endswith(".partial") for entry in root.iterdir()):
+    if all(entry.name.endswith(".partial") for entry in root.iterdir()):
         return
     if not _holds_a_run(root, job):
         # Nothing of ours is in there: not even --overwrite may delete it.
@@ -157,16 +127,12 @@ def open_folder(
     check_folder(root, job, settings, resume, overwrite)
     if overwrite:
         _clear(root, job)
-    write_text(root / RECORD, dump_toml({"study": job.name, **as_tree(settings)}))
+    write_text(root / RECORD, tomli_w.dumps({"study": job.name, **as_tree(settings)}))
     return RunFolder(root)
 
 
 def read_record(job: Job, record: Path) -> Any:  # noqa: ANN401 - of the job's class
-    """The settings that a run recorded, those of older versions included.
-
-    Raises:
-        InputError: If it is no record of such a run.
-    """
+    """The settings that a run recorded, those of older versions included."""
     return build(job.settings, upgraded(read_toml(record), job))
 
 
@@ -182,11 +148,7 @@ def upgraded(tree: Tree, job: Job) -> Tree:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold a run folder for as long as the block lasts; a process that dies lets go of it.
-
-    Raises:
-        InputError: If another process, or another run of this one, holds it.
-    """
+    """Hold a run folder for as long as the block lasts; a process that dies lets go of it."""
     # The folder itself is locked: no file of a lock is left behind.
     handle = os.open(root, os.O_RDONLY)
     try:
@@ -221,8 +183,7 @@ def _check_same(root: Path, job: Job, settings: Any) -> None:  # noqa: ANN401
     # How many workers there are decides no number; whether there are any decides round-off.
     if all(any(look_up(tree, name) for name in _WHO) for tree in (old, new)):
         changed = [name for name in changed if name not in _WHO]
-    if changed:
-        name = changed[0]
+    for name in changed:
         raise InputError(
             f"setting {name!r}",
             got=repr(look_up(new, name)),

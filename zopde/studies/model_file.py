@@ -20,14 +20,7 @@ from zopde.files import replacing
 def write_model(
     path: Path, kind: str, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a safetensors file whole or not at all.
-
-    Args:
-        path: The file; its folder is made.
-        kind: What sort of network, for `read_model`.
-        plan: How to build it, in values that JSON knows.
-        tensors: Its state dict.
-    """
+    """Write a safetensors file whole or not at all; `plan` tells how to build the network."""
     plain = {name: value.contiguous().cpu() for name, value in tensors.items()}
     # One entry: several would be written in an order that changes from run to run.
     with replacing(path) as partial:
@@ -35,22 +28,14 @@ def write_model(
 
 
 def read_model(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(plan, tensors) of a file that `write_model` wrote.
-
-    Raises:
-        InputError: If the file is missing, or no model of that kind.
-    """
+    """(plan, tensors) of a file that `write_model` wrote."""
     with _opened(path) as file:
         plan = json.loads((file.metadata() or {})[kind])
         return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def kinds_of(path: Path | str) -> set[str]:
-    """What sorts of network a safetensors file says it holds.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
+    """What sorts of network a safetensors file says it holds."""
     with _opened(path) as file:
         return set(file.metadata() or {})
 

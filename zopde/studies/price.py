@@ -35,12 +35,8 @@ class Price:
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
     """Time of one coordinate probe, the mean over samples that are spread over all passes alike.
 
-    A probe of a late layer costs a fraction of an early one's.
-
-    Args:
-        oracle: Evaluates them.
-        passes: Coordinates of each pass.
-        mu: How far a coordinate is moved.
+    A probe of a late layer costs a fraction of an early one's. `passes` are the coordinates of each
+    pass.
     """
     oracle.coordinates(passes[0], mu)  # makes what all passes share
     stride = max(1, len(passes) // _PASSES)

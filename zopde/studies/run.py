@@ -7,20 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import fmean, stdev
+from typing import Any
 
 import torch
 
+from zopde.data import ImageData
 from zopde.doctor import versions
+from zopde.files import digest_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.page import Section
-from zopde.studies.folder import RunFolder, check_folder, locked, open_folder
+from zopde.studies.folder import METRICS, Job, RunFolder, check_folder, locked, open_folder
 from zopde.studies.price import Price
-from zopde.studies.workers import Workers
 from zopde.training import Fitted
 
 Metrics = dict[str, Any]
@@ -39,28 +41,28 @@ class Place:
         return self.folder.of(label, seed)
 
 
-class Opened(Protocol):
-    """A run that is ready to train. The settings end here: it holds plain objects."""
+class Trainings:
+    """What a study opens if it trains every label with every seed."""
+
+    labels: tuple[str, ...]  # rows of the table
+    seeds: tuple[int, ...]  # of the trainings
 
     @property
-    def trainings(self) -> Sequence[tuple[str, int]]:
-        """(label, seed) of every training, in order; seed by seed, to compare like with like."""
-        ...
+    def trainings(self) -> list[tuple[str, int]]:
+        """Seed by seed, so that an interrupted run compares like with like."""
+        return [(label, seed) for seed in self.seeds for label in self.labels]
 
     @property
-    def priced(self) -> Sequence[str]:
-        """Labels, and what else a dry run prices."""
-        ...
+    def priced(self) -> tuple[str, ...]:
+        """What a dry run prices."""
+        return self.labels
 
-    @property
-    def records(self) -> Mapping[str, tuple[str, str]]:
-        """File name -> (digest, what it is of): a resumption must find the same."""
-        ...
 
-    @property
-    def workers(self) -> Workers:
-        """Who evaluates probes."""
-        ...
+def records_of(data: ImageData) -> dict[str, tuple[str, str]]:
+    """The record of some images: a resumption must see the same."""
+    parts = data.train, data.test
+    digest = digest_of(values for part in parts for values in (part.pixels, part.labels))
+    return {"data.sha256": (digest, "reference data")}
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,15 @@ def _unchanged(opened: Any, place: Place, resume: bool) -> Any:  # noqa: ANN401,
     return opened
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, kw_only=True)
+class Study(Job):
     """What sets a job apart. All the rest of a run is `run_study`."""
 
-    name: str  # the command, and `study` in `config.toml`
-    settings: type  # the dataclass of its settings
-    # Names in a run folder that the job writes, and that --overwrite may delete
-    files: tuple[str, ...]
-    # (settings, root, progress) -> `Opened`: data are checked, objects built; the settings go no
-    # further. It writes nothing in the folder `root`
+    # (settings, root, progress) -> opened: data are checked, plain objects built; the settings go
+    # no further. It writes nothing in the folder `root`. What it gives has `trainings`, the (label,
+    # seed) of each in order; `priced`, the labels and what else a dry run prices; `workers`, who
+    # evaluate probes; `records`, file name -> (digest, what it is of): a resumption must find the
+    # same
     open: Callable[..., Any]
     # (opened, label, seed, place) -> what became of a training, its `cost` a `Fitted`: from scratch
     # or from a checkpoint, and judged
@@ -127,10 +128,6 @@ class Study:
     subject: str = ""  # the setting that the command takes as its argument, a solver or a model
     # Pattern of the files from which an interrupted run goes on
     resumes_from: str = "*/seed-*/checkpoint.pt"
-    # Settings that a resumption may change without changing a single number
-    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
-    # Setting that names a file -> the record by which its content is compared
-    by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
 
 STUDIES = ("correct", "classify", "defend", "certify")
@@ -150,54 +147,34 @@ def run_study(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Metrics:
-    """Do a whole job in a folder, from the settings to `metrics.json`.
-
-    Args:
-        study: The job.
-        settings: Its settings.
-        folder: The run folder.
-        resume: Go on with an interrupted run of the same settings.
-        overwrite: Delete an earlier run in `folder` first.
-        progress: Who is watching; nobody by default.
-
-    Returns:
-        The content of the folder's `metrics.json`.
-
-    Raises:
-        InputError: On settings, data or a folder that will not do; nothing is overwritten.
-        SolverError: If the black box fails.
-    """
+    """Do a whole job in a folder, from the settings to `metrics.json`, whose content it returns."""
     keep_freed_memory()
     watcher, root = progress or Silent(), Path(folder)
     with _new_folders(root):
-        # a folder that is taken must be known now, and not after minutes of data.
+        # A folder that is taken must be known now, and not after minutes of data.
         check_folder(root, study, settings, resume, overwrite)
         with locked(root):
             opened = study.open(settings, root, watcher)
             run = open_folder(root, study, settings, resume, overwrite)
             for name, (digest, what) in opened.records.items():
                 run.check_record(name, digest, what)
-            return _run(study, opened, run, watcher, resume)
+            if resume and not any(root.glob(study.resumes_from)):
+                watcher.note(f"nothing to resume in {root}: starting")
+            return _run(study, study.begin(opened, Place(run, watcher), resume), run, watcher)
 
 
-def _run(
-    study: Study,
-    opened: Any,  # noqa: ANN401
-    run: RunFolder,
-    watcher: Progress,
-    resume: bool,
-) -> Metrics:
-    if resume and not any(run.root.glob(study.resumes_from)):
-        watcher.note(f"nothing to resume in {run.root}: starting")
-    opened = study.begin(opened, Place(run, watcher), resume)
+def _run(study: Study, opened: Any, run: RunFolder, watcher: Progress) -> Metrics:  # noqa: ANN401
     results: dict[str, list[Any]] = {label: [] for label, _ in opened.trainings}
     with opened.workers.pool() as pool:
         place = Place(run, watcher, pool)
         for label, seed in opened.trainings:
             results[label].append(study.train(opened, label, seed, place))
-    metrics = {**study.metrics(opened, results), **_machine()}
+    # What is needed to repeat the run elsewhere.
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    packages = versions("phiflow", "numpy", "xarray")
+    metrics = {**study.metrics(opened, results), "versions": packages, "machine": machine}
     study.draw(opened, results, run)
-    run.write_json("metrics.json", metrics)
+    run.write_json(METRICS, metrics)
     return metrics
 
 
@@ -218,22 +195,23 @@ def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  
 def mean_costs(
     results: Mapping[str, list[Any]], names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Costs of one seed, the mean over the seeds, by name and label."""
+    """Costs of one seed, the rounded mean over the seeds, by name and label."""
+
+    def mean(name: str, of_label: Sequence[Any]) -> float:
+        costs = [getattr(result.cost, name) for result in of_label]
+        rounded = round(sum(costs) / len(costs), 3)
+        whole = rounded == int(rounded) and isinstance(costs[0], int)
+        return int(rounded) if whole else rounded
+
     return {
-        name: {
-            label: mean_of([getattr(result.cost, name) for result in of_label])
-            for label, of_label in results.items()
-        }
-        for name in names
+        name: {label: mean(name, of_label) for label, of_label in results.items()} for name in names
     }
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """Rounded mean; a whole number stays one. 0 of nothing."""
-    if not values:
-        return 0
-    mean = round(sum(values) / len(values), 3)
-    return int(mean) if mean == int(mean) and isinstance(values[0], int) else mean
+def over_seeds(values: Sequence[float]) -> Metrics:
+    """A figure of every seed, their mean and, where there are several, their spread."""
+    spread = stdev(values) if len(values) > 1 else None
+    return {"mean": fmean(values), "std": spread, "seeds": list(values)}
 
 
 def stopped_early(results: Mapping[str, list[Any]]) -> dict[str, str]:
@@ -255,13 +233,6 @@ def total_cost(costs: Sequence[Fitted]) -> Fitted:
         dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
         sum(cost.skipped for cost in costs),
     )
-
-
-def _machine() -> Metrics:
-    """What is needed to repeat a run elsewhere."""
-    threads = torch.get_num_threads()
-    packages = versions("phiflow", "numpy", "xarray")
-    return {"versions": packages, "machine": f"{platform.machine()}, {threads} threads"}
 
 
 @contextmanager

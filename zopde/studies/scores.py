@@ -24,6 +24,7 @@ from zopde.studies.folder import RunFolder
 from zopde.training import Fitted, OracleAt
 
 FILE = "layer_ratios.json"
+_COSTS = ("queries", "solver_steps", "seconds")  # that are kept, in the order of `Fitted`
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Scoring:
     # differentiable twin's
     cost: Fitted
 
+    @property
+    def active_shares(self) -> dict[str, float]:
+        """Layer -> share of its weights that is active; empty where there are no ratios."""
+        layers = self.ratios.layers if self.ratios else ()
+        return {layer.name: 1 - layer.sparsity for layer in layers if layer.maskable}
+
 
 def scores_by(
     score: str,
@@ -46,17 +53,7 @@ def scores_by(
     seed: int,
     oracles: OracleAt,
 ) -> Scores:
-    """The scores that a setting names; a function of the seed where they are random.
-
-    Args:
-        score: "random", "magnitude", "grasp" or "zo-grasp".
-        network: Whose weights are scored.
-        objective: The loss.
-        directions: For "zo-grasp".
-        mu: For "zo-grasp".
-        seed: The run's.
-        oracles: What answers "zo-grasp".
-    """
+    """The scores that a setting names; a function of the seed where they are random."""
     draw = generator(seed, "scores")
     if score == "random":
         return random_scores(network, draw)
@@ -81,33 +78,22 @@ def ratios_from(network: nn.Module, scores: Scores, sparsity: float, cost: Fitte
 
 
 def write_scoring(
-    folder: RunFolder, path: Path, found: Scoring, score: str, sparsity: float
+    folder: RunFolder, path: Path, scoring: Scoring, score: str, sparsity: float
 ) -> None:
     """Keep ratios, where there are some, for an interrupted run."""
-    if found.ratios is None:
+    if scoring.ratios is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "score": score,
-        "sparsity": sparsity,
-        "queries": found.cost.queries,
-        "solver_steps": found.cost.solver_steps,
-        "seconds": found.cost.seconds,
-        **found.ratios.as_tree(),
-    }
+    costs = {name: getattr(scoring.cost, name) for name in _COSTS}
+    content = {"score": score, "sparsity": sparsity, **costs, **scoring.ratios.as_tree()}
     folder.write_json(str(path.relative_to(folder.root)), content)
 
 
 def read_scoring(path: Path) -> Scoring:
-    """What `write_scoring` kept.
-
-    Raises:
-        InputError: If it is damaged.
-    """
+    """What `write_scoring` kept."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        cost = [content[name] for name in ("queries", "solver_steps", "seconds")]
-        return Scoring(LayerRatios.from_tree(content), Fitted(0, *cost))
+        costs = [content[name] for name in _COSTS]
+        return Scoring(LayerRatios.from_tree(content), Fitted(0, *costs))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{FILE} in {path.parent}",

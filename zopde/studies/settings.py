@@ -95,7 +95,9 @@ def load(
 
 def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any] | None) -> Tree:
     """What is laid over a preset: a file, over it "table.key=value", over that tables."""
-    chosen = merge(read_toml(file) if file else {}, assignments(changes))
+    given = read_toml(file) if file else {}
+    given.pop("study", None)  # a run's own record may be given, so that the run repeats
+    chosen = merge(given, assignments(changes))
     _check_agreement(tables or {}, chosen)
     return merge(chosen, tables or {})
 
@@ -117,8 +119,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both_tables = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = {**old, **value} if both_tables and old is not None else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = {**old, **value}
+        else:
+            merged[key] = value
     return merged
 
 
@@ -136,20 +140,19 @@ def assignments(texts: Iterable[str]) -> Tree:
             if not isinstance(inner, dict):
                 raise InputError("--set", got=repr(text), expected=f"{table} to be a table")
         parsed, old = _toml_value(value.strip()), inner.get(name)
-        both_tables = not tables and isinstance(old, dict) and isinstance(parsed, dict)
-        inner[name] = {**old, **parsed} if both_tables else parsed
+        if not tables and isinstance(old, dict) and isinstance(parsed, dict):
+            parsed = {**old, **parsed}
+        inner[name] = parsed
     return tree
 
 
 def as_tree(values: Any) -> Tree:  # noqa: ANN401 - any dataclass instance
     """Back to nested dicts of plain values."""
-    tree: Tree = {}
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if dataclasses.is_dataclass(value):
-            value = as_tree(value)
-        tree[field.name] = list(value) if isinstance(value, tuple) else value
-    return tree
+
+    def table(fields: Iterable[tuple[str, Any]]) -> Tree:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in fields}
+
+    return dataclasses.asdict(values, dict_factory=table)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -162,11 +165,6 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
         elif left != right:
             names.append(f"{prefix}{key}")
     return names
-
-
-def dump_toml(tree: Mapping[str, Any]) -> str:
-    """The TOML text of nested dicts of plain values."""
-    return tomli_w.dumps(tree)
 
 
 def literal(value: Any) -> str:  # noqa: ANN401
@@ -204,7 +202,8 @@ def _known(
     kind: type, tree: Mapping[str, Any], renamed: Mapping[str, str], prefix: str = ""
 ) -> Tree:
     """The same tree, if every key is known; where a list is wanted, one value becomes one."""
-    hints, known = get_type_hints(kind), {}
+    known: Tree = {}
+    hints = get_type_hints(kind)
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if name in renamed:
@@ -223,15 +222,14 @@ def _known(
 def _in_our_words(error: msgspec.ValidationError, kind: type, tree: Any) -> InputError:  # noqa: ANN401
     """Which setting is wrong, what it is and what it should be."""
     path = re.search(r"`\$\.?([^`]*)`$", str(error))
-    hint: Any = kind
-    names = path[1].replace("[...]", "").split(".") if path else []
-    for name in names:
-        key, index = re.fullmatch(r"([^\[]*)(?:\[(\d+)\])?", name).groups()  # type: ignore[union-attr]
+    hint, setting = kind, ""
+    for name in path[1].replace("[...]", "").split(".") if path else ():
+        key, _, index = name.rstrip("]").partition("[")
+        setting = f"{setting}.{key}".removeprefix(".")
         hint, tree = get_type_hints(hint, include_extras=True)[key], tree[key]
-        if get_origin(hint) is tuple and index is not None:
+        if get_origin(hint) is tuple and index:
             hint = get_args(hint)[0]
             tree = tree[int(index)] if isinstance(tree, list | tuple) else tree
-    setting = ".".join(name.partition("[")[0] for name in names)
     return InputError(setting, got=repr(tree), expected=_expected(hint, tree))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,8 @@ _PATIENCE = "20s"  # for a scheduler to answer
 def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
     """An executor of Dask's, for `zopde.ExecutorOracle`.
 
-    A worker that dies is replaced by its nanny, and Dask gives its tasks to others; after
-    four deaths a task counts as lost. A solver that crashes again and again belongs into a
-    process of its own: `run.apart`.
-
-    Args:
-        spec: "dask" for a local cluster, "dask://host:port" for a running one.
-        workers: Processes of the local cluster.
-        threads: Torch threads of each worker.
-
-    Raises:
-        InputError: If the package is missing or the scheduler does not answer.
+    A worker that dies is replaced, and its tasks go to others; after four deaths a task is lost. A
+    solver that crashes again and again belongs into a process of its own: `run.apart`.
     """
     try:
         from distributed import Client, LocalCluster
@@ -68,7 +60,7 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
             expected="the address of a running Dask scheduler",
         ) from error
     try:
-        client.register_worker_callbacks(_Threads(threads))
+        client.register_worker_callbacks(partial(_set_threads, threads))
         yield client.get_executor(pure=False)
     finally:
         client.close()
@@ -76,14 +68,9 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
             cluster.close()
 
 
-class _Threads:
-    """Sets a worker's torch threads: round-off depends on them."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __call__(self) -> None:
-        torch.set_num_threads(self._count)
+def _set_threads(count: int) -> None:
+    """Set a worker's torch threads: round-off depends on them. Dask wants a function in Python."""
+    torch.set_num_threads(count)
 
 
 # Tasks of a gradient at least, so that some workers share it evenly. It must not be their
@@ -135,11 +122,7 @@ class Workers:
         return WorkerPool(self.processes, self.threads) if self.processes else nullcontext()
 
     def check_solver(self, solver: Solver) -> None:
-        """Require, before anything costs time, that the solver can be sent to workers.
-
-        Raises:
-            InputError: If it does not pickle.
-        """
+        """Require, before anything costs time, that the solver can be sent to workers."""
         if self.elsewhere:
             Shipment((solver,))
 
@@ -155,11 +138,8 @@ class Workers:
     ) -> OracleAt:
         """What evaluates the probes of the weight cut at every iteration.
 
-        Args:
-            chunk: Probes that share a pass.
-            active: Coordinates that are probed at an iteration.
-            pool: From `pool()`; None is this process.
-            counter: The solver of the objectives; it counts what is done in workers, too.
+        `chunk` of the `active` coordinates share a pass. `counter`, the solver of the objectives,
+        counts what is done in the workers of `pool`, too.
         """
         chunk = self.probes_per_pass(chunk, active)
         if pool is None:

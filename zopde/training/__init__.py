@@ -13,7 +13,6 @@ from zopde.training.gradients import (
 )
 from zopde.training.loop import (
     Fitted,
-    History,
     Row,
     fit,
     load_checkpoint,
@@ -28,7 +27,6 @@ __all__ = [
     "Fitted",
     "Gradient",
     "GradientSource",
-    "History",
     "Masked",
     "NetworkOracle",
     "Optimise",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, final
 
@@ -16,19 +17,12 @@ from zopde.oracle.coordinates import Coordinates
 
 @dataclass(frozen=True)
 class Gradient:
-    """What one gradient cost, and what it touches.
+    """What one gradient cost, and what it touches."""
 
-    Args:
-        loss: The objective at the current weights; NaN where the scheme never evaluates it.
-        queries: Evaluations of the objective.
-        active: (d,), True at the coordinates that are known; None for all.
-        skipped: Whether the iteration could not be: nothing is to be updated.
-    """
-
-    loss: float
-    queries: int
-    active: Bool[Tensor, " d"] | None = None
-    skipped: bool = False
+    loss: float  # the objective at the present weights; NaN where the scheme never evaluates it
+    queries: int  # evaluations of the objective
+    active: Bool[Tensor, " d"] | None = None  # True at the coordinates that are known; None: all
+    skipped: bool = False  # nothing is to be updated
 
 
 class GradientSource(Protocol):
@@ -61,13 +55,12 @@ def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
 
         i < w:  (i + 1) / w          else:  (1 + cos(pi (i - w) / (n - w))) / 2
 
+    A function of the iteration alone, so a resumed run has it too.
+
     Args:
         iteration: i, counted from 0.
         iterations: n, the length of the training.
         warmup: w, iterations of the linear rise; 0 for none.
-
-    Returns:
-        A factor in [0, 1]. A function of the iteration alone, so a resumed run has it too.
     """
     if iteration < warmup:
         return (iteration + 1) / warmup
@@ -114,9 +107,8 @@ class Optimise:
         Coordinates that are not active keep their weight AND their moments. A zero in a sparse
         gradient means "not probed", not "flat": letting momentum and weight decay act on it, as
         a plain optimiser does, moves weights on stale or no evidence. (DeepZero's released code
-        does.) So over many draws a weight is decayed as often as it is probed, and the
-        balance of gradient and decay is that of the dense update. Moments go on where they
-        were when a coordinate was last active.
+        does.) So a weight is decayed as often as it is probed, and the balance of gradient and
+        decay is that of the dense update.
         """
         if self.clip:
             nn.utils.clip_grad_norm_(network.parameters(), self.clip)
@@ -132,17 +124,21 @@ class Optimise:
 def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: Tensor) -> None:
     """Step, then put back every inactive entry of the weights and of the moments."""
     before = []
-    for parameter in Coordinates(network).slices:
-        weight = network.get_parameter(parameter.name)
-        mask = active[parameter.start : parameter.stop].view(parameter.shape).to(weight.device)
-        moments = {k: v.clone() for k, v in _moments(optimizer, weight).items()}
-        before.append((weight, weight.clone(), mask, moments))
+    for weight, mask in parts_of(active, network):
+        moments = {name: moment.clone() for name, moment in _moments(optimizer, weight).items()}
+        before.append((weight, weight.clone(), mask.to(weight.device), moments))
     optimizer.step()
     for weight, old, mask, moments in before:
         weight.copy_(torch.where(mask, weight, old))
         for name, moment in _moments(optimizer, weight).items():
             old_moment = moments.get(name, torch.zeros_like(moment))
             moment.copy_(torch.where(mask, moment, old_moment))
+
+
+def parts_of(flat: Tensor, network: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """(d,) -> every trainable tensor of a network, and its part of `flat` in its shape."""
+    for part in Coordinates(network).slices:
+        yield network.get_parameter(part.name), flat[part.start : part.stop].view(part.shape)
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from zopde.oracle.coordinates import Coordinates
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
-from zopde.training.descent import Gradient, GradientSource
+from zopde.training.descent import Gradient, GradientSource, parts_of
 from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
 
@@ -35,6 +35,7 @@ OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
 
 
 @final
+@dataclass(frozen=True)
 class ZerothOrder:
     """Coordinate-wise estimates over a mask of the weights (`cut="weights"`).
 
@@ -44,29 +45,23 @@ class ZerothOrder:
         scheme: "forward" or "central".
         oracle_at: (network, objective) -> what evaluates the probes, made anew at every iteration.
         relative: True takes `mu` in units of each tensor's root mean square at that iteration.
-        failed: What a probe does whose loss is not finite; see `cge`. Dropped, its coordinate is
-            not active at this iteration.
+        failed: What becomes of a probe whose loss is not finite; see `cge`. The coordinate of a
+            dropped one is not active at this iteration.
     """
 
-    def __init__(
-        self,
-        masks: Masks,
-        mu: float,
-        scheme: Scheme,
-        oracle_at: OracleAt,
-        relative: bool = False,
-        failed: Failed = "keep",
-    ) -> None:
-        self.masks, self._mu, self._scheme = masks, mu, scheme
-        self._oracle_at, self._relative = oracle_at, relative
-        self._failed: Failed = failed
+    masks: Masks
+    mu: float
+    scheme: Scheme
+    oracle_at: OracleAt
+    relative: bool = False
+    failed: Failed = "keep"
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
-        oracle = self._oracle_at(network, objective)
-        mu = relative_mu(network, self._mu) if self._relative else self._mu
-        estimate = cge(oracle, active.nonzero().flatten(), mu, self._scheme, self._failed)
+        oracle = self.oracle_at(network, objective)
+        mu = relative_mu(network, self.mu) if self.relative else self.mu
+        estimate = cge(oracle, active.nonzero().flatten(), mu, self.scheme, self.failed)
         oracle.set_gradient(estimate.gradient)
         if estimate.unknown is not None:
             active = active & ~estimate.unknown.to(active.device)
@@ -74,28 +69,29 @@ class ZerothOrder:
 
 
 @final
+@dataclass(frozen=True)
 class RandomDirections:
     """Estimates along random directions, all weights at once (RGE).
 
     Args:
         num_directions: q; drawn anew at every iteration.
-        mu: Finite-difference step, in the units of the weights.
+        mu: As in `ZerothOrder`, like `scheme` and `oracle_at`.
         scheme: "forward" or "central".
-        oracle_at: (network, objective) -> what evaluates the probes, made anew at every iteration.
+        oracle_at: What evaluates the losses.
         seed: Decides the directions, together with the iteration.
     """
 
-    def __init__(
-        self, num_directions: int, mu: float, scheme: Scheme, oracle_at: OracleAt, seed: int
-    ) -> None:
-        self._num_directions, self._mu, self._scheme = num_directions, mu, scheme
-        self._oracle_at, self._seed = oracle_at, seed
+    num_directions: int
+    mu: float
+    scheme: Scheme
+    oracle_at: OracleAt
+    seed: int
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """q queries, and one for the base."""
-        oracle = self._oracle_at(network, objective)
-        draw = generator(self._seed, "probes", iteration)
-        estimate = rge(oracle, self._num_directions, self._mu, draw, scheme=self._scheme)
+        oracle = self.oracle_at(network, objective)
+        draw = generator(self.seed, "probes", iteration)
+        estimate = rge(oracle, self.num_directions, self.mu, draw, scheme=self.scheme)
         oracle.set_gradient(estimate.gradient)
         return Gradient(_number(estimate.loss), estimate.queries)
 
@@ -105,21 +101,15 @@ def _number(loss: Tensor | None) -> float:
 
 
 @final
+@dataclass(frozen=True)
 class Skipping:
-    """Another source's gradients, and none at all where they are not finite.
+    """Another source's gradient; where it is not finite, the iteration changes nothing at all."""
 
-    An iteration whose base run failed has no gradient: it changes neither weights nor moments.
-
-    Args:
-        source: Where gradients come from.
-    """
-
-    def __init__(self, source: GradientSource) -> None:
-        self._source = source
+    inner: GradientSource
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """As many queries as the source."""
-        measured = self._source(network, objective, iteration)
+        """As many queries as the inner source."""
+        measured = self.inner(network, objective, iteration)
         slopes = [p.grad for p in network.parameters() if p.grad is not None]
         known = measured.active is None or bool(measured.active.any())
         finite = all(bool(slope.isfinite().all()) for slope in slopes)
@@ -132,46 +122,38 @@ class Skipping:
 
 
 @final
+@dataclass(frozen=True)
 class Masked:
-    """Another source's gradient, zero where a mask is not active.
+    """Another source's gradient, zero where the iteration's mask is not active."""
 
-    Args:
-        inner: The source.
-        masks: Which coordinates each iteration keeps.
-    """
-
-    def __init__(self, inner: GradientSource, masks: Masks) -> None:
-        self._inner, self._masks = inner, masks
+    inner: GradientSource
+    masks: Masks
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """At the inner source's price."""
-        measured = self._inner(network, objective, iteration)
-        active = self._masks.mask(iteration)
-        for parameter in Coordinates(network).slices:
-            grad = network.get_parameter(parameter.name).grad
-            if grad is not None:
-                grad *= active[parameter.start : parameter.stop].view(parameter.shape).to(grad)
+        measured = self.inner(network, objective, iteration)
+        active = self.masks.mask(iteration)
+        for weight, part in parts_of(active, network):
+            if weight.grad is not None:
+                weight.grad *= part.to(weight.grad)
         return replace(measured, active=active)
 
 
 @final
+@dataclass(frozen=True)
 class RunningStatistics:
     """Another source's gradient; BatchNorm's running statistics then see the batch once.
 
-    Probes must not write them: hundreds of nearly equal batches would. So the unperturbed
-    network passes the batch once more, one query, and writes them as training does. A network
-    without such layers is left alone.
-
-    Args:
-        inner: A source that leaves buffers as they are.
+    Probes must not write them: hundreds of nearly equal batches would, so the inner source leaves
+    buffers as they are. The unperturbed network passes the batch once more, one query, and
+    writes them as training does. A network without such layers is left alone.
     """
 
-    def __init__(self, inner: GradientSource) -> None:
-        self._inner = inner
+    inner: GradientSource
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """One query more than the inner source."""
-        measured = self._inner(network, objective, iteration)
+        measured = self.inner(network, objective, iteration)
         if not any(uses_batch_statistics(module) for module in network.modules()):
             return measured
         with torch.no_grad():

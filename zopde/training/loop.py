@@ -8,10 +8,9 @@ import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -26,25 +25,15 @@ _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training cost.
+    """What a training cost."""
 
-    Args:
-        iterations: Updates made.
-        queries: Evaluations of the objective.
-        solver_steps: Solver steps, in states.
-        seconds: Training time, over all the runs that it took.
-        stopped: Why it ended early; empty if it did not.
-        failures: Solver steps that failed, by reason; each attempt counts.
-        skipped: Iterations without an update, because their base run failed.
-    """
-
-    iterations: int
-    queries: int
-    solver_steps: int
-    seconds: float
-    stopped: str = ""
-    failures: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
+    iterations: int  # updates made
+    queries: int  # evaluations of the objective
+    solver_steps: int  # in states
+    seconds: float  # training time, over all the runs that it took
+    stopped: str = ""  # why it ended early; empty if it did not
+    failures: dict[str, int] = field(default_factory=dict)  # failed solver steps, by reason
+    skipped: int = 0  # iterations without an update, because their base run failed
 
 
 def not_measured() -> None:
@@ -68,9 +57,9 @@ def fit(
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
-    Everything random is a function of the iteration, and the checkpoint holds weights, buffers,
-    optimiser, counts and time, so a training that was killed at any moment and called again
-    ends with the same weights, bit for bit (same machine, same thread count).
+    Everything random is a function of the iteration, and the checkpoint holds all the rest: a
+    training that was killed at any moment and called again ends with the same weights, bit for
+    bit (same machine, same thread count).
 
     Args:
         network: The module to train.
@@ -83,8 +72,8 @@ def fit(
         every_seconds: Time between two checkpoints.
         progress: Called with the loss after every iteration, and once per resumed one.
         failures: Reads a counter of failed solver steps, by reason.
-        agreement: Reads what the latest gradient's watch saw, for the history.
-        variance: Reads how noisy the latest gradient's products were, for the history.
+        agreement: Reads for the history how far a bank of Jacobians and the solver agreed.
+        variance: Reads for the history how noisy the latest products were.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
 
@@ -116,11 +105,11 @@ def fit(
 
     def save(cost: Fitted) -> None:
         history.flush()
-        weights = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(path, {**weights, **cost.__dict__})
+        states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        save_checkpoint(path, {**states, **vars(cost)})
 
-    with History(folder / "history.csv", start=before.iterations) as history:
-        cost, in_a_row = before, 0
+    with _open_history(folder / "history.csv", before.iterations) as history:
+        rows, cost, in_a_row = csv.writer(history), before, 0
         while cost.iterations < iterations and not cost.stopped:
             try:
                 measured = gradient(network, objective_at(cost.iterations), cost.iterations)
@@ -128,7 +117,9 @@ def fit(
                 save(cost)
                 raise
             norm, done = _gradient_norm(network), now(cost, measured.queries)
-            history.add(Row.of(done, measured.loss, norm, agreement(), variance()))
+            counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
+            figures = (measured.loss, norm, *counts, agreement(), variance(), seconds)
+            rows.writerow((done.iterations, *figures))
             in_a_row = in_a_row + 1 if measured.skipped else 0
             if math.isinf(measured.loss) or not math.isfinite(norm):
                 cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
@@ -196,86 +187,33 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One iteration in the history.
+    """One iteration in the history; the NON start has a history of its own."""
 
-    Args:
-        iteration: Counted from 0; the NON start has a history of its own, and the layers'
-            scores keep their cost in `layer_ratios.json`.
-        loss: The objective before the update.
-        gradient_norm: Euclidean norm of the gradient before clipping.
-        queries: Objective queries so far.
-        solver_steps: Solver steps so far, in states.
-        agreement: Of a bank of Jacobians with the solver, a cosine; None where nobody looked.
-        variance: Of the entries of a vector-Jacobian product from random directions; else None.
-        seconds: Training time so far.
-    """
-
-    iteration: int
-    loss: float
-    gradient_norm: float
-    queries: int
-    solver_steps: int
-    agreement: float | None
-    variance: float | None
-    seconds: float
-
-    @classmethod
-    def of(
-        cls,
-        cost: Fitted,
-        loss: float,
-        norm: float,
-        agreement: float | None,
-        variance: float | None,
-    ) -> Self:
-        """The row of the iteration that comes after `cost.iterations` others."""
-        counts, seconds = (cost.queries, cost.solver_steps), round(cost.seconds, 3)
-        return cls(cost.iterations, loss, norm, *counts, agreement, variance, seconds)
+    iteration: int  # counted from 0
+    loss: float  # the objective before the update
+    gradient_norm: float  # Euclidean, before clipping
+    queries: int  # of the objective, so far
+    solver_steps: int  # in states, so far
+    agreement: float | None  # of a bank of Jacobians with the solver, a cosine
+    variance: float | None  # of the entries of a product from random directions
+    seconds: float  # of training, so far
 
 
-@final
-class History:
-    """Appends rows to a CSV file; rows after the point of resumption are dropped.
+_COLUMNS = [column.name for column in fields(Row)]
 
-    Args:
-        path: The file.
-        start: First iteration that will be added; earlier rows of an existing file stay.
-    """
 
-    def __init__(self, path: Path, start: int) -> None:
-        names, earlier = [column.name for column in fields(Row)], list[list[str]]()
-        if start and path.exists():
-            with path.open(newline="") as old:
-                earlier = [
-                    row
-                    for row in list(csv.reader(old))[1:]
-                    # A row cut off by a kill would pass for an earlier iteration.
-                    if len(row) == len(names) and int(row[0]) < start
-                ]
-        # A kill right here must not lose the earlier rows.
-        with replacing(path) as partial, partial.open("w", newline="") as new:
-            csv.writer(new).writerows([names, *earlier])
-        self._file = path.open("a", newline="")
-        self._writer = csv.writer(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def add(self, row: Row) -> None:
-        """Append one row."""
-        self._writer.writerow(asdict(row).values())
-
-    def flush(self) -> None:
-        """Hand what was added to the operating system."""
-        self._file.flush()
+def _open_history(path: Path, start: int) -> TextIO:
+    """A CSV file to append rows to; those from iteration `start` on are dropped."""
+    earlier: list[list[str]] = []
+    if start and path.exists():
+        with path.open(newline="") as old:
+            # A row cut off by a kill would pass for an earlier iteration.
+            rows = [row for row in list(csv.reader(old))[1:] if len(row) == len(_COLUMNS)]
+        earlier = [row for row in rows if int(row[0]) < start]
+    # A kill right here must not lose the earlier rows.
+    with replacing(path) as partial, partial.open("w", newline="") as new:
+        csv.writer(new).writerows([_COLUMNS, *earlier])
+    return path.open("a", newline="")
 
 
 def read_history(path: Path) -> list[Row]:
@@ -292,5 +230,4 @@ def read_history(path: Path) -> list[Row]:
             return None
         return (int if name in whole else float)(text or "")
 
-    names = [column.name for column in fields(Row)]
-    return [Row(**{name: value(name, line.get(name)) for name in names}) for line in lines]
+    return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]

@@ -15,7 +15,7 @@ from zopde.errors import InputError
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.smoothing import ABSTAIN, attack, lower_bound
+from zopde.smoothing import ABSTAIN, attack, check_alpha, lower_bound
 from zopde.studies.certificates import Row
 from zopde.studies.certify.open import MODEL, Opened, open_certification
 from zopde.studies.certify.show import read_certification
@@ -56,8 +56,7 @@ class AttackSettings:
         check_positive("reach", self.reach)
         for name in ("limit", "seed"):
             check_not_negative(name, getattr(self, name))
-        if not 0 < self.alpha < 1:
-            raise InputError("alpha", got=self.alpha, expected="a number in (0, 1)")
+        check_alpha(self.alpha)
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,7 @@ def _attack(
 def _summary(
     opened: Opened, plan: AttackSettings, points: list[Attacked], model: str, seconds: float
 ) -> dict[str, Any]:
+    """The content of `attack.json`."""
     changed, allowed = sum(point.changed for point in points), opened.sampling.alpha + plan.alpha
     return {
         "points": len(points),

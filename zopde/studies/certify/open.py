@@ -20,6 +20,7 @@ from zopde.studies.certificates import Sampling
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.classifiers import identity_of, to_device
 from zopde.studies.defended import load_base_classifier
+from zopde.studies.run import Trainings
 from zopde.studies.workers import Workers
 
 LABEL = "certificates"  # the one row of a certification: nothing is trained
@@ -27,7 +28,7 @@ MODEL, DATA = "model.digest", "data.sha256"
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(Trainings):
     """A certification that is ready to begin."""
 
     name: str  # of the data
@@ -37,21 +38,12 @@ class Opened:
     scale: float  # what a pixel of the file is divided by
     smooth: Smooth  # the smoothed classifier
     sampling: Sampling  # how an image is certified
-    seed: int  # decides the noise
+    seeds: tuple[int, ...]  # one, which decides the noise
     model: str  # name of the classifier
     model_digest: str  # its content
     device: str  # where it computes
+    labels: tuple[str, ...] = (LABEL,)
     workers: Workers = field(default_factory=Workers)  # nobody: this process does all
-
-    @property
-    def trainings(self) -> list[tuple[str, int]]:
-        """One, which is no training."""
-        return [(LABEL, self.seed)]
-
-    @property
-    def priced(self) -> tuple[str, ...]:
-        """Nothing: there is no dry run."""
-        return ()
 
     @property
     def records(self) -> dict[str, tuple[str, str]]:
@@ -71,17 +63,7 @@ def open_certification(
     progress: Progress,  # noqa: ARG001 - other studies make data
     data: ImageData | None = None,
 ) -> Opened:
-    """The images and the classifier, which has answered for one of them.
-
-    Args:
-        config: The settings.
-        root: The run folder.
-        progress: Who is watching.
-        data: Images of your own; None reads `config.data`.
-
-    Raises:
-        InputError: If there are none, or the classifier does not answer for them.
-    """
+    """The images, `data` or the settings', and the classifier, which has answered for one."""
     data = data or load_images(config.data)
     images = data.test if config.part == "test" else data.train
     scale = config.scale or data.brightest()
@@ -94,7 +76,7 @@ def open_certification(
         scale,
         Smooth(classifier, len(data.classes), config.sigma),
         Sampling(config.n0, config.n, config.alpha, config.batch),
-        config.seed,
+        (config.seed,),
         config.model,
         _content_of(config.model, root / MODEL),
         config.device,

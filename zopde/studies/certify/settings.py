@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zopde.errors import InputError
+from zopde.smoothing import check_alpha
 from zopde.validate import (
     check_choice,
     check_count,
@@ -60,6 +60,5 @@ class CertifyConfig:
             check_count(name, getattr(self, name))
         for name in ("scale", "images", "seed"):
             check_not_negative(name, getattr(self, name))
-        if not 0 < self.alpha < 1:
-            raise InputError("alpha", got=self.alpha, expected="a number in (0, 1)")
+        check_alpha(self.alpha)
         check_device("device", self.device)

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from zopde.report.certification import Certified, save_certified_accuracy
-from zopde.report.page import Section, drawn, picture, table, text
+from zopde.report.classifiers import Certified, save_certified_accuracy
+from zopde.report.page import Section, drawn, picture, text
 from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
 from zopde.studies.certificates import FILE, RADII, Row, read_rows
 from zopde.studies.certify.open import LABEL, Opened
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.folder import RECORD, RunFolder, read_record
 from zopde.studies.report.found import FoundRun
-from zopde.studies.report.sections import again_section, asked_section, state_lead
+from zopde.studies.report.sections import page_of_run, result_table
 from zopde.studies.run import Metrics, Page, Table, study_named
 
 PICTURE = "certified_accuracy.png"
@@ -57,23 +57,14 @@ def metrics_of(
 
 
 def draw(
-    opened: Opened,
-    results: Mapping[str, list[list[Row]]],
-    folder: RunFolder,
-    beside: Sequence[Certified] = (),
+    _opened: Opened, _rows: object, folder: RunFolder, beside: Sequence[Certified] = ()
 ) -> None:
     """Certified accuracy over the radius, beside that of other runs."""
-    sampling, rows = opened.sampling, results[LABEL][0]
-    curve = _curve(folder.root, opened.smooth.sigma, sampling.n, sampling.alpha, rows)
-    save_certified_accuracy(folder.root / PICTURE, [curve, *beside])
+    save_certified_accuracy(folder.root / PICTURE, [read_curve(folder.root), *beside])
 
 
 def read_certification(path: Path) -> tuple[CertifyConfig, list[Row]]:
-    """Settings and certificates of a run, of its folder or of the table in it.
-
-    Raises:
-        InputError: If there are none.
-    """
+    """Settings and certificates of a run, of its folder or of the table in it."""
     root = path.parent if path.is_file() else path
     rows = read_rows(root / FILE)
     return read_record(study_named("certify"), root / RECORD), rows
@@ -83,14 +74,11 @@ def read_curve(path: Path) -> Certified:
     """Certified accuracy over the radius of a run, of its folder or of the table in it."""
     plan, rows = read_certification(path)
     root = path.parent if path.is_file() else path
-    return _curve(root, plan.sigma, plan.n, plan.alpha, rows)
-
-
-def _curve(root: Path, sigma: float, n: int, alpha: float, rows: Sequence[Row]) -> Certified:
-    radii = np.linspace(0, 1.001 * largest_radius(sigma, n, alpha) or sigma, _POINTS)
+    most = largest_radius(plan.sigma, plan.n, plan.alpha)
+    radii = np.linspace(0, 1.001 * most or plan.sigma, _POINTS)
     shares = _shares(rows, radii.tolist())
     return Certified(
-        f"{root.resolve().name}, sigma {sigma:g}",
+        f"{root.resolve().name}, sigma {plan.sigma:g}",
         radii,
         np.array([share.share for share in shares]),
         np.array([share.low for share in shares]),
@@ -112,7 +100,7 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
             [
                 f"{at['radius']:g}",
                 f"{at['percent']:.1f} %",
-                f"{at['band'][0]:.1f} ... {at['band'][1]:.1f} %",
+                "{:.1f} ... {:.1f} %".format(*at["band"]),
             ]
             for at in metrics["certified_accuracy"]
         ],
@@ -127,18 +115,16 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
 def page_of(run: FoundRun) -> Page:
     """The page of one run, finished or not."""
     sections = [
-        asked_section(run),
         Section("Result", _result(run)),
         Section("Certified accuracy", curves_picture([run])),
         Section("Attack", _attack(run)),
-        again_section(run),
     ]
-    return Page(state_lead(run) + _lead(run), sections)
+    return page_of_run(run, _lead(run), sections)
 
 
 def curves_picture(runs: Sequence[FoundRun]) -> str:
     """Certified accuracy of some runs over the radius, as far as they are."""
-    curves = [read_curve(run.root) for run in runs if _images(run)]
+    curves = [read_curve(run.root) for run in runs if _count(run)]
     if not curves:
         return ""
     return picture(
@@ -148,7 +134,8 @@ def curves_picture(runs: Sequence[FoundRun]) -> str:
     )
 
 
-def _images(run: FoundRun) -> int:
+def _count(run: FoundRun) -> int:
+    """Images that are certified so far."""
     path = run.root / FILE
     return len(read_rows(path)) if path.exists() else 0
 
@@ -169,9 +156,8 @@ def _lead(run: FoundRun) -> str:
 
 def _result(run: FoundRun) -> str:
     if run.metrics is None:
-        return text(f"{_images(run):,} images are certified so far.")
-    shown = table_of(run.metrics)
-    return table(shown.columns, shown.rows)
+        return text(f"{_count(run):,} images are certified so far.")
+    return result_table(run)
 
 
 def _attack(run: FoundRun) -> str:

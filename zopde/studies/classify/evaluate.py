@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import fmean
 from typing import final
 
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.files import replacing
-from zopde.report.learning import CostCurve
 from zopde.studies.classify.open import TrainingImages
 
 _BATCH = 500  # of images to be judged
@@ -63,11 +60,7 @@ class Point:
 
 @final
 class LearningCurve:
-    """Points of a training, as CSV; those that a resumed training makes again are replaced.
-
-    Args:
-        path: The file.
-    """
+    """Points of a training, as CSV; those that a resumed training makes again are replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -85,16 +78,3 @@ class LearningCurve:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(Point))
             writer.writerows(asdict(kept).values() for kept in self.points)
-
-
-def mean_curve(label: str, points: Sequence[Sequence[Point]]) -> CostCurve | None:
-    """A label's accuracy along its training, mean over the seeds, as far as all of them got."""
-    length = min((len(each) for each in points), default=0)
-    if not length:
-        return None
-    return CostCurve(
-        label,
-        [points[0][i].queries for i in range(length)],
-        [fmean(each[i].seconds for each in points) for i in range(length)],
-        [fmean(each[i].accuracy for each in points) for i in range(length)],
-    )

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from zopde.data import ImageBatches, ImageData, load_images, standardised
 from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
-from zopde.files import digest_of
 from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
 from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
+from zopde.studies.run import Trainings, records_of
 from zopde.studies.settings import iterations_in
 from zopde.studies.workers import Workers
 from zopde.training import CrossEntropy, Optimise
@@ -39,11 +39,6 @@ class TrainingImages:
         """The loss on some images."""
         return CrossEntropy(self.inputs(pixels), labels.to(self.mean.device))
 
-    def digest(self) -> str:
-        """A checksum of all images and labels."""
-        parts = self.data.train, self.data.test
-        return digest_of(values for part in parts for values in (part.pixels, part.labels))
-
     def for_scores(self, of_each_class: int, seed: int) -> CrossEntropy:
         """The loss on so many training images of each class, drawn by the seed."""
         train = self.data.train
@@ -54,7 +49,7 @@ class TrainingImages:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(Trainings):
     """A classification that is ready to train."""
 
     images: TrainingImages  # the images
@@ -73,19 +68,9 @@ class Opened:
     every_seconds: float  # time between two checkpoints
 
     @property
-    def trainings(self) -> list[tuple[str, int]]:
-        """Seed by seed, so that an interrupted run compares like with like."""
-        return [(label, seed) for seed in self.seeds for label in self.labels]
-
-    @property
-    def priced(self) -> tuple[str, ...]:
-        """What a dry run prices."""
-        return self.labels
-
-    @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same images."""
-        return {"data.sha256": (self.images.digest(), "reference data")}
+        return records_of(self.images.data)
 
 
 def open_classification(
@@ -94,17 +79,7 @@ def open_classification(
     progress: Progress,  # noqa: ARG001
     data: ImageData | None = None,
 ) -> Opened:
-    """The images and all that is made of the settings.
-
-    Args:
-        config: The settings.
-        root: The run folder.
-        progress: Who is watching.
-        data: Images of your own; None reads `data.path`.
-
-    Raises:
-        InputError: If there are no such images, or the network does not suit them.
-    """
+    """The images, `data` or those of the settings, and all that is made of the settings."""
     data = data or load_images(config.data.path)
     mean, deviation = data.scale()
     images = TrainingImages(data, mean.to(config.run.device), deviation.to(config.run.device))
@@ -150,9 +125,9 @@ def _new_network(
             network.eval()
             with torch.no_grad():
                 answer = network(torch.zeros(2, *shape))
+        except InputError:
+            raise
         except Exception as error:  # a user's module may raise anything
-            if isinstance(error, InputError):
-                raise
             raise InputError(
                 "network",
                 got=f"{kind!r} with sizes {sizes}: {first_line(error)}",

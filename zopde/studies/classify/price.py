@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zopde.contracts import Objective
 from zopde.errors import InputError
 from zopde.oracle.coordinates import Coordinates
+from zopde.sparsity import LayerMasks
 from zopde.studies.classify.labels import LABELS, Label
 from zopde.studies.classify.open import Opened
-from zopde.studies.classify.train import gradient_of, masks_of, score_layers, score_of
-from zopde.studies.price import (
-    Price,
-    seconds_of_a_probe,
-    seconds_of_directions,
-    wait_for_workers,
-)
+from zopde.studies.classify.train import gradient_of, score_layers, score_of
+from zopde.studies.price import Price, seconds_of_a_probe, seconds_of_directions, wait_for_workers
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.timing import median_seconds
 
-_FEW_DIRECTIONS, _FEW_IMAGES = 16, 6  # which tell how the layers share
+_FEW_DIRECTIONS, _FEW_IMAGES = 16, 6  # for a rough score
 
 
 def price(opened: Opened, name: str, place: Place) -> Price:
@@ -39,9 +35,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:
             queries, seconds = _probing(opened, label, network, objective, place)
             scoring = _scoring(opened, label, network, objective, place)
     seconds += median_seconds(lambda: images.objective(*batches.at(1)))
-    scored = 0
-    if label.mask != "none":
-        scored = queries_of(score_of(opened, label), opened.queries.score_directions)
+    score = "" if label.mask == "none" else score_of(opened, label)
+    scored = queries_of(score, opened.queries.score_directions)
     return Price(
         name,
         opened.iterations,
@@ -56,33 +51,35 @@ def _probing(
     opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
 ) -> tuple[int, float]:
     """Queries and seconds of a gradient by queries."""
-    queries, workers = opened.queries, opened.workers
-    total, seed = Coordinates(network).total, opened.seeds[0]
+    queries, workers, rge = opened.queries, opened.workers, label.gradient == "rge"
     base = median_seconds(lambda: objective(network, 1))  # for the running statistics
-    if label.gradient == "rge":
-        q = queries.directions or total
-        oracle = workers.oracle_at(queries.chunk, q, place.pool)(network, objective)
-        if workers.elsewhere:
-            wait_for_workers(oracle, queries.mu)
-        return q + 2, 2 * base + seconds_of_directions(oracle, q, 2 * queries.chunk)
-    active = torch.arange(total)
-    if label.mask == "resampled":
-        # Which layers the probes are in decides what they cost; a rough score tells.
-        directions = min(_FEW_DIRECTIONS, queries.score_directions)
-        images = min(_FEW_IMAGES, queries.score_images)
-        scores, scoring = score_layers(opened, label, network, seed, directions, images, place.pool)
-        if scoring.ratios is None:
-            raise InputError(
-                "zo.score", got="scores that are not finite", expected="ones that can be ranked"
-            )
-        masks = masks_of(label, scores, scoring.ratios, opened.resample, seed, network)
-        active = masks.mask(0).nonzero().flatten()
-    oracle = workers.oracle_at(queries.chunk, len(active), place.pool)(network, objective)
+    active = _active(opened, label, network, place)
+    count = queries.directions or len(active) if rge else len(active)
+    oracle = workers.oracle_at(queries.chunk, count, place.pool)(network, objective)
     if workers.elsewhere:
         wait_for_workers(oracle, queries.mu)
-    chunk = workers.probes_per_pass(queries.chunk, len(active))
-    seconds = seconds_of_a_probe(oracle, list(active.split(chunk)), queries.mu)
-    return len(active) + 2, 2 * base + seconds * len(active)
+    if rge:
+        seconds = seconds_of_directions(oracle, count, 2 * queries.chunk)
+    else:
+        passes = list(active.split(workers.probes_per_pass(queries.chunk, count)))
+        seconds = count * seconds_of_a_probe(oracle, passes, queries.mu)
+    return count + 2, 2 * base + seconds
+
+
+def _active(opened: Opened, label: Label, network: nn.Module, place: Place) -> Tensor:
+    """Weights that an iteration probes: which layers they are in decides what they cost."""
+    if label.mask != "resampled":
+        return torch.arange(Coordinates(network).total)
+    queries, seed = opened.queries, opened.seeds[0]
+    # A rough score tells how the layers share.
+    directions = min(_FEW_DIRECTIONS, queries.score_directions)
+    images = min(_FEW_IMAGES, queries.score_images)
+    _, scoring = score_layers(opened, label, network, seed, directions, images, place.pool)
+    if scoring.ratios is None:
+        raise InputError(
+            "zo.score", got="scores that are not finite", expected="ones that can be ranked"
+        )
+    return LayerMasks(scoring.ratios, opened.resample, seed).mask(0).nonzero().flatten()
 
 
 def _scoring(

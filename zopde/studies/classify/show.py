@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zopde.report.classification import save_confusion, save_layer_ratios
-from zopde.report.learning import save_learning_curves
+from zopde.report.classifiers import save_confusion, save_layer_ratios
+from zopde.report.curves import CostCurve, save_learning_curves
 from zopde.report.page import Section, drawn, picture, table, text
-from zopde.studies.classify.evaluate import LearningCurve, Point, mean_curve
+from zopde.studies.classify.evaluate import LearningCurve, Point
 from zopde.studies.classify.open import Opened
 from zopde.studies.classify.train import Trained
 from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import (
-    again_section,
-    asked_section,
     cost_section,
     failures_section,
     kept_picture,
     losses_picture,
+    page_of_run,
     ratios_section,
-    state_lead,
+    result_table,
 )
-from zopde.studies.run import Metrics, Page, Table, mean_costs, stopped_early
+from zopde.studies.run import Metrics, Page, Table, mean_costs, over_seeds, stopped_early
 
 PICTURES = ("learning_curves.png", "confusion.png", "layer_ratios.png")
-Points = dict[str, list[tuple[Point, ...]]]
+Points = dict[str, list[Sequence[Point]]]
 
 
 def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
@@ -47,16 +46,12 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     }
     first_order = results.get("FO", [])
     for label, trained in results.items():
-        accuracies = [one.verdict.accuracy for one in trained]
+        accuracies = [result.verdict.accuracy for result in trained]
         gaps = [a - fo.verdict.accuracy for a, fo in zip(accuracies, first_order, strict=False)]
         row: Metrics = {
-            "accuracy": {
-                "mean": fmean(accuracies),
-                "std": stdev(accuracies) if len(accuracies) > 1 else None,
-                "seeds": accuracies,
-            },
+            "accuracy": over_seeds(accuracies),
             "points_from_fo": fmean(gaps) if gaps else None,
-            "loss": fmean(one.verdict.loss for one in trained),
+            "loss": fmean(result.verdict.loss for result in trained),
             "confusion": _summed(trained).tolist(),
         }
         for key, value in row.items():
@@ -64,33 +59,41 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics |= mean_costs(results, ("iterations", "queries", "seconds"))
     metrics["stopped_early"] = stopped_early(results)
     metrics["workers"] = opened.workers.processes
-    here, worker = (
-        resource.getrusage(who).ru_maxrss // 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    metrics["peak_memory_mib"] = {"here": here, "worker": worker}
+    whose = {"here": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
+    metrics["peak_memory_mib"] = {
+        name: resource.getrusage(who).ru_maxrss // 1024 for name, who in whose.items()
+    }
     return metrics
 
 
 def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
     """Learning curves, confusion matrices and, where there are some, the layers' ratios."""
-    points = {label: [one.points for one in trained] for label, trained in results.items()}
-    curves = [curve for curve in map(mean_curve, points, points.values()) if curve]
-    save_learning_curves(folder.root / "learning_curves.png", curves)
+    curves, confusion, ratios = (folder.root / name for name in PICTURES)
+    points = {label: [result.points for result in of] for label, of in results.items()}
+    save_learning_curves(curves, _curves(points))
     matrices = {label: _summed(trained) for label, trained in results.items()}
-    save_confusion(folder.root / "confusion.png", matrices, opened.images.data.classes)
-    ratios = {label: trained[0].ratios for label, trained in results.items()}
-    shares = {
-        label: {layer.name: 1 - layer.sparsity for layer in of_label.layers if layer.maskable}
-        for label, of_label in ratios.items()
-        if of_label is not None
-    }
+    save_confusion(confusion, matrices, opened.images.data.classes)
+    shares = {label: trained[0].scoring.active_shares for label, trained in results.items()}
+    shares = {label: of_label for label, of_label in shares.items() if of_label}
     if shares:
-        save_layer_ratios(folder.root / "layer_ratios.png", shares)
+        save_layer_ratios(ratios, shares)
+
+
+def _curves(points: Points) -> list[CostCurve]:
+    """Accuracy along the training, mean over the seeds, as far as all of them got."""
+    curves = []
+    for label, of_seeds in points.items():
+        steps = list(zip(*of_seeds, strict=False))
+        if steps:
+            queries = [seeds[0].queries for seeds in steps]
+            seconds = [fmean(point.seconds for point in seeds) for seeds in steps]
+            accuracy = [fmean(point.accuracy for point in seeds) for seeds in steps]
+            curves.append(CostCurve(label, queries, seconds, accuracy))
+    return curves
 
 
 def _summed(trained: Sequence[Trained]) -> Tensor:
-    return torch.stack([one.verdict.confusion for one in trained]).sum(dim=0)
+    return torch.stack([result.verdict.confusion for result in trained]).sum(dim=0)
 
 
 def table_of(metrics: Mapping[str, Any]) -> Table:
@@ -126,42 +129,23 @@ def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def page_of(run: FoundRun) -> Page:
     """The page of one run, finished or not."""
-    points = read_points(run)
     losses = losses_picture(run, "loss on the training batches.")
     caption = "Percent of the images of each class."
-    confusion = kept_picture(run, "confusion.png", "Confusion matrices", caption)
+    confusion = kept_picture(run, PICTURES[1], "Confusion matrices", caption)
     sections = [
-        asked_section(run),
-        Section("Result", _result(run, points)),
-        Section("Learning", learning_picture(points) + losses),
+        Section("Result", _result(run)),
+        Section("Learning", glimpse(run) + losses),
         Section("What was taken for what", confusion if run.metrics else ""),
         ratios_section(run),
         cost_section(run),
         failures_section(run),
-        again_section(run),
     ]
-    return Page(state_lead(run) + _lead(run), sections)
+    return page_of_run(run, _lead(run), sections)
 
 
 def glimpse(run: FoundRun) -> str:
-    """The learning curves, for a page of several runs."""
-    return learning_picture(read_points(run))
-
-
-def read_points(run: FoundRun) -> Points:
-    """Label -> the learning curve of every seed that has one."""
-    points: Points = {}
-    for label in run.labels:
-        curves = [LearningCurve(run.of(label, s) / "learning.csv").points for s in run.seeds]
-        begun = [tuple(curve) for curve in curves if curve]
-        if begun:
-            points[label] = begun
-    return points
-
-
-def learning_picture(points: Points) -> str:
-    """Accuracy along the training."""
-    curves = [curve for curve in map(mean_curve, points, points.values()) if curve]
+    """Accuracy along the training, as far as it got."""
+    curves = _curves(_points(run))
     if not curves:
         return ""
     return picture(
@@ -169,6 +153,15 @@ def learning_picture(points: Points) -> str:
         "Test accuracy against queries and against seconds",
         "Mean over the seeds, as far as all of them got; the layers' scores included.",
     )
+
+
+def _points(run: FoundRun) -> Points:
+    """Label -> the learning curve of every seed that has one."""
+    points: Points = {}
+    for label in run.labels:
+        curves = [LearningCurve(run.of(label, s) / "learning.csv").points for s in run.seeds]
+        points[label] = [curve for curve in curves if curve]
+    return points
 
 
 def _lead(run: FoundRun) -> str:
@@ -185,18 +178,15 @@ def _lead(run: FoundRun) -> str:
     )
 
 
-def _result(run: FoundRun, points: Points) -> str:
+def _result(run: FoundRun) -> str:
     if run.metrics is not None:
         caption = "Accuracy on the test images; costs of one seed, the mean over the seeds."
-        shown = table_of(run.metrics)
-        return table(shown.columns, shown.rows, caption)
-    if not points:
-        return text("No epoch is over yet.")
+        return result_table(run, caption)
     so_far = []
-    for label, curves in points.items():
+    for label, curves in _points(run).items():
         for seed, curve in zip(run.seeds, curves, strict=False):
             last = curve[-1]
             counts = (f"{last.iteration:,}", f"{last.queries:,}", f"{last.seconds:,.1f}")
             so_far.append([label, str(seed), f"{last.accuracy:.2f}", *counts])
     heads = ("method", "seed", "accuracy % so far", "iterations", "queries", "seconds")
-    return table(heads, so_far)
+    return table(heads, so_far) if so_far else text("No epoch is over yet.")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zopde.oracle.coordinates import Coordinates
-from zopde.sparsity import FixedMask, LayerMasks, LayerRatios, Masks, RandomMasks, Scores, kept_mask
+from zopde.sparsity import FixedMask, LayerMasks, Masks, RandomMasks, Scores, kept_mask
 from zopde.studies.classifiers import StandardisedClassifier, save_classifier
 from zopde.studies.classify.evaluate import LearningCurve, Point, Verdict, evaluate
 from zopde.studies.classify.labels import LABELS, Label
@@ -36,8 +37,8 @@ class Trained:
 
     cost: Fitted  # the scoring of the layers included
     verdict: Verdict  # on the test images
-    points: tuple[Point, ...]  # the learning curve
-    ratios: LayerRatios | None  # of the layers, where there are any
+    points: Sequence[Point]  # the learning curve
+    scoring: Scoring  # of the layers
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
@@ -55,7 +56,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     model = StandardisedClassifier(network, images.mean, images.deviation, images.data.classes)
     channels = images.data.channels
     save_classifier(model, opened.kind, opened.sizes, channels, folder / "model.safetensors")
-    return Trained(cost, evaluate(images, network), tuple(curve.points), scoring.ratios)
+    return Trained(cost, evaluate(images, network), curve.points, scoring)
 
 
 def _fit(
@@ -73,10 +74,8 @@ def _fit(
     def judge(cost: Fitted) -> None:
         if cost.iterations % batches.per_epoch == 0 or cost.iterations == length:
             verdict, total = evaluate(opened.images, network), total_cost([before, cost])
-            seconds = round(total.seconds, 3)
-            curve.add(
-                Point(cost.iterations, total.queries, seconds, verdict.accuracy, verdict.loss)
-            )
+            paid = cost.iterations, total.queries, round(total.seconds, 3)
+            curve.add(Point(*paid, verdict.accuracy, verdict.loss))
 
     with place.progress.stage(f"{name}, seed {seed}", length) as advance:
         cost = fit(
@@ -102,9 +101,8 @@ def _masks(
     if label.mask == "none":
         return Scoring(None, Fitted(0, 0, 0, 0.0)), None
     queries = opened.queries
-    scores, scoring = score_layers(
-        opened, label, network, seed, queries.score_directions, queries.score_images, place.pool
-    )
+    how_many = queries.score_directions, queries.score_images
+    scores, scoring = score_layers(opened, label, network, seed, *how_many, place.pool)
     place.progress.note(f"{name}, seed {seed}: {scoring.cost.stopped or 'layers'}")
     for line in str(scoring.ratios or "").splitlines():
         place.progress.note(f"  {line}")
@@ -112,7 +110,9 @@ def _masks(
         return scoring, None
     path = place.of(name, seed) / FILE
     write_scoring(place.folder, path, scoring, score_of(opened, label), queries.sparsity)
-    return scoring, masks_of(label, scores, scoring.ratios, opened.resample, seed, network)
+    if label.mask == "resampled":
+        return scoring, LayerMasks(scoring.ratios, opened.resample, seed)
+    return scoring, _pruned(network, kept_mask(scores, scoring.ratios))
 
 
 def score_of(opened: Opened, label: Label) -> str:
@@ -130,20 +130,9 @@ def score_layers(
     images: int,
     pool: Executor | None = None,
 ) -> tuple[Scores, Scoring]:
-    """Score the untrained network; a function of its arguments.
-
-    Args:
-        opened: The run.
-        label: Which score is taken depends on it.
-        network: Whose layers are scored.
-        seed: Draws images and directions.
-        directions: For "zo-grasp".
-        images: Of each class.
-        pool: Who evaluates the queries.
-    """
-    began = time.monotonic()
+    """Score the untrained network on so many images of each class; a function of its arguments."""
+    began, queries = time.monotonic(), opened.queries
     objective = opened.images.for_scores(images, seed)
-    queries = opened.queries
     oracles = opened.workers.oracle_at(queries.chunk, directions, pool)
     score = score_of(opened, label)
     scores = scores_by(score, network, objective, directions, queries.mu, seed, oracles)
@@ -152,18 +141,8 @@ def score_layers(
 
 
 @torch.no_grad()
-def masks_of(
-    label: Label,
-    scores: Scores,
-    ratios: LayerRatios,
-    resample: int,
-    seed: int,
-    network: nn.Module,
-) -> Masks:
-    """A label's masks; a pruned network's weights become zero."""
-    if label.mask == "resampled":
-        return LayerMasks(ratios, resample, seed)
-    mask = kept_mask(scores, ratios)
+def _pruned(network: nn.Module, mask: Tensor) -> Masks:
+    """The mask of the weights that are left; the others become zero."""
     for parameter in Coordinates(network).slices:
         weight = network.get_parameter(parameter.name)
         weight.mul_(mask[parameter.start : parameter.stop].view(parameter.shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def evaluate(
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     """States of the test runs, predicted or not, as NetCDF, laid out as the reference data."""
-    grid = test.grid.without_forcing()
+    grid = replace(test.grid, forcing_channels=())
     settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_trajectories(Trajectories(grid, states, None, settings), path)

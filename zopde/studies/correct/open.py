@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,6 +24,7 @@ from zopde.data import (
 from zopde.errors import InputError, first_line
 from zopde.files import identity_of
 from zopde.nets import Normalised, build_corrector
+from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator, global_stream
@@ -132,23 +133,12 @@ def _opened(
         jacobians: Folder of the Jacobians of banks.
         progress: Who is watching.
     """
-    train, test = counts
     solver = reference.solver
-    reference.check(data, train + test, config.training.unroll)
-    data = data.to(config.run.device, config.dtype)
+    reference.check(data, sum(counts), config.training.unroll)
     identity = solver_identity(config.solver.spec, config.solver.options, solver)
-    seen, black_box = data.take(slice(0, train)), _guarded(config, solver, identity)
-    with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        # a stored state cannot be left out, so it is stepped again even where runs drop.
-        stepped = first_steps(Retrying(black_box), seen, progress=advance)
-    problem = Problem(
-        black_box,
-        solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
-        seen,
-        data.take(slice(train, train + test)),
-        stepped,
-        config.corrector.inject,
-    )
+    black_box = _guarded(config, solver, identity)
+    data = data.to(config.run.device, config.dtype)
+    problem = _problem(black_box, solver, config.corrector.inject, data, counts, progress)
     corrector, non, training = config.corrector, config.non, config.training
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
@@ -195,6 +185,23 @@ def _opened(
     )
     check_suits(opened)
     return opened
+
+
+def _problem(
+    black_box: Solver,
+    solver: Solver,
+    inject: Inject,
+    data: Trajectories,
+    counts: tuple[int, int],
+    progress: Progress,
+) -> Problem:
+    train, test = counts
+    seen = data.take(slice(0, train))
+    with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
+        # A stored state cannot be left out, so it is stepped again even where runs drop.
+        stepped = first_steps(Retrying(black_box), seen, progress=advance)
+    twin = solver.differentiable_twin() if isinstance(solver, Differentiable) else None
+    return Problem(black_box, twin, seen, data.take(slice(train, train + test)), stepped, inject)
 
 
 def open_solver(config: CorrectionConfig) -> Solver:
@@ -291,7 +298,7 @@ def _is_code(path: Path) -> bool:
 
 def _new_network(
     problem: Problem,
-    kind: str,
+    kind: Literal["conv", "residual"],
     sizes: dict[str, int],
     padding: str,
     seed: int,

@@ -15,6 +15,7 @@ from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
 from zopde.interface.vjp import Variable
 from zopde.nets import Normalised
+from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds
 from zopde.studies.correct.cuts import InterfaceCut, WeightCut
 from zopde.studies.correct.labels import LABELS, Label
@@ -32,7 +33,7 @@ class Problem:
     train: Trajectories  # reference data to learn from
     test: Trajectories  # reference data of the unseen runs
     stepped: Tensor  # the solver's answer to every training state; see `first_steps`
-    inject: str  # where the correction enters: "after", "before" or "forcing"
+    inject: Inject  # where the correction enters: "after", "before" or "forcing"
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:

@@ -115,7 +115,7 @@ class Reference:
                 progress=advance,
                 coarse_forcing=by_cells,
             )
-        return Trajectories(made.grid, made.states, made.forcing, self.made_with)
+        return Trajectories(made.grid, made.states, made.forcing, self.made_with or {})
 
     def stand_in(self, count: int, kept: int, seconds: float) -> Trajectories:
         """Coarse runs as long as the data's, or as time allows; their last steps.

@@ -104,6 +104,6 @@ def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
             states = data.take(slice(first, first + config.data.test)).states.to(config.dtype)
     except InputError:
         return None
-    # a rollout begins with a state of its reference: other data cannot pass for it.
+    # A rollout begins with a state of its reference: other data cannot pass for it.
     same = states.shape == predicted.shape and torch.equal(states[:, 0], predicted[:, 0])
     return states if same else None

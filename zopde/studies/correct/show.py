@@ -11,9 +11,8 @@ from torch import Tensor
 
 from zopde.contracts import Vortical
 from zopde.oracle.coordinates import Coordinates
-from zopde.report.animation import Film, animate
 from zopde.report.curves import Curve, save_error_over_time
-from zopde.report.fields import save_fields, save_vorticity
+from zopde.report.fields import Film, animate, save_fields, save_vorticity
 from zopde.report.page import Section, drawn, folded, moving, picture, table, text
 from zopde.report.panels import unit
 from zopde.report.spectrum import Spectrum, energy_spectrum, save_spectra, vector_channels

@@ -113,7 +113,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         path = folder / "model.safetensors"
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)
-    # a step that fails again and again is a rollout that diverged.
+    # A step that fails again and again is a rollout that diverged.
     solver = Dropping(problem.solver) if opened.bear else problem.solver
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
         evaluation = evaluate(solver, problem.test, network, advance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +14,8 @@ from zopde.errors import ClassifierError, InputError, SolverError, first_line
 from zopde.files import key_of
 from zopde.seeding import generator
 from zopde.studies.classifiers import Classifier
-from zopde.validate import check_choice, check_count, check_not_negative, check_positive
 
 Answers = Literal["logits", "probabilities", "labels"]
-ANSWERS: tuple[Answers, ...] = ("logits", "probabilities", "labels")
-
 _LEAST = 1e-12  # probability, so that its logarithm exists
 
 
@@ -27,25 +24,13 @@ class BudgetSpentError(ClassifierError):
 
 
 @final
+@dataclass
 class Ledger:
-    """Counts the queries of a classifier, the images that it sees, and ends when they are spent.
+    """Counts the queries of a classifier, the images that it sees, and ends when they are spent."""
 
-    Args:
-        price: Of one query, in any currency.
-        budget: Most queries; 0: any number.
-        queries: How many there were before.
-
-    Attributes:
-        queries: So far.
-
-    Raises:
-        InputError: If a number is negative.
-    """
-
-    def __init__(self, price: float = 0.0, budget: int = 0, queries: int = 0) -> None:
-        for name, value in (("price", price), ("budget", budget), ("queries", queries)):
-            check_not_negative(name, value)
-        self.price, self.budget, self.queries = price, budget, queries
+    price: float = 0.0  # of one query, in any currency
+    budget: int = 0  # most queries; 0: any number
+    queries: int = 0  # so far
 
     @property
     def cost(self) -> float:
@@ -53,11 +38,7 @@ class Ledger:
         return self.price * self.queries
 
     def spend(self, images: int) -> None:
-        """Enter queries before they are made.
-
-        Raises:
-            BudgetSpentError: If they are more than the budget leaves; nothing is entered then.
-        """
+        """Enter queries before they are made; none, if they are more than the budget leaves."""
         if self.budget and self.queries + images > self.budget:
             raise BudgetSpentError(
                 f"the budget of {self.budget:,} queries leaves {self.budget - self.queries:,}, "
@@ -78,36 +59,20 @@ class BlackBox:
     with the same m draws e_j ~ N(0, I) for every image: a label alone is piecewise constant, its
     differences vanish, and only averaged over noise does it say which way is better. That takes
     m queries for each score, and `mu` of the order of tau; a smaller one again meets steps.
-
-    Args:
-        classifier: Any callable.
-        classes: C.
-        ledger: Where every query is entered.
-        answers: What it gives: "logits", "probabilities" or "labels".
-        votes: m, for labels.
-        vote_sigma: tau, in the units of the pixels.
-        store: Where answers are kept; what is there takes no query, and is not entered.
-        identity: Who the classifier is, for the store.
-        at_once: Images of a call at most.
-
-    Raises:
-        InputError: On a setting out of range, and on labels without votes.
     """
 
     classifier: Classifier
-    classes: int
-    ledger: Ledger
-    answers: Answers = "logits"
-    votes: int = 0
-    vote_sigma: float = 0.1
+    classes: int  # C
+    ledger: Ledger  # where every query is entered
+    answers: Answers = "logits"  # what the classifier gives
+    votes: int = 0  # m, for labels
+    vote_sigma: float = 0.1  # tau, in the units of the pixels
+    # Where answers are kept; what is there takes no query, and is not entered
     store: Store | None = None
-    identity: str = ""
-    at_once: int = 8192
+    identity: str = ""  # who the classifier is, for the store
+    at_once: int = 8192  # images of a call at most
 
     def __post_init__(self) -> None:
-        check_choice("answers", self.answers, ANSWERS)
-        check_count("at_once", self.at_once)
-        check_positive("vote_sigma", self.vote_sigma)
         check_votes(self.answers, self.votes)
 
     @torch.no_grad()
@@ -177,7 +142,7 @@ class BlackBox:
                 "classifier",
                 got=f"an answer of shape {tuple(answer.shape)}",
                 expected=f"{self.answers} of shape {shape}",
-                remedy=f"classifier.answers is one of {list(ANSWERS)}",
+                remedy=f"classifier.answers is one of {list(get_args(Answers))}",
             )
         bad = labels and bool(((answer < 0) | (answer >= self.classes)).any())
         if bad or not bool(answer.double().isfinite().all()):
@@ -185,11 +150,7 @@ class BlackBox:
 
 
 def check_votes(answers: Answers, votes: int) -> None:
-    """Require votes where there are labels only.
-
-    Raises:
-        InputError: If there are none.
-    """
+    """Require votes where there are labels only."""
     if answers == "labels" and votes < 2:
         raise InputError(
             "classifier.votes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,11 +41,7 @@ class Budget:
         return max(1, -(-iterations // self.watch))
 
     def iterations_of(self, name: str) -> int:
-        """Updates of a label: what its budget pays for, or as many as are set.
-
-        Raises:
-            InputError: If the budget pays for none.
-        """
+        """Updates of a label: what its budget pays for, one at least, or as many as are set."""
         label = LABELS[name]
         if not label.trained:
             return 0
@@ -66,11 +63,12 @@ class Budget:
 
     def _most(self, label: Label) -> int:
         """The most iterations that the budget pays for; 0 where it pays for none."""
-        low, high = 0, self.queries // self._per_image(label) + 1
-        while high - low > 1:
-            middle = (low + high) // 2
+
+        def bound(iterations: int) -> int:
             # With as many looks as there may be, the queries grow with the iterations.
-            looks = -(-middle // self.every(middle))
-            bound = self.total(label, middle) + (self.watch - looks) * self.watched * self.score
-            low, high = (middle, high) if bound <= self.queries else (low, middle)
-        return low
+            looks = -(-iterations // self.every(iterations))
+            total = self.total(label, iterations)
+            return total + (self.watch - looks) * self.watched * self.score
+
+        lengths = range(1, self.queries // self._per_image(label) + 1)
+        return bisect_right(lengths, self.queries, key=bound)

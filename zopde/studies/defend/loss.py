@@ -61,9 +61,9 @@ class Stability:
     NeurIPS 2020, eq. 3 and 4.) The second term takes no query.
     """
 
-    clean: Float[Tensor, "batch channel y x"]  # (batch, channel, y, x), x, pixels in [0, 1]
+    clean: Float[Tensor, "batch channel y x"]  # x, pixels in [0, 1]
     noisy: Float[Tensor, "batch channel y x"]  # x + e
-    targets: Int[Tensor, " batch"]  # (batch,), t
+    targets: Int[Tensor, " batch"]  # t
     entropies: Entropies  # gives the first term
     decode: Decode  # from the network's output to an image
     mse: float = 0.0  # w
@@ -85,7 +85,7 @@ class Stability:
 class Reconstruction:
     """l = mean square of network(x + e) - x; takes no query."""
 
-    clean: Float[Tensor, "batch channel y x"]  # (batch, channel, y, x), x
+    clean: Float[Tensor, "batch channel y x"]  # x
     noisy: Float[Tensor, "batch channel y x"]  # what the network gets
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
@@ -100,12 +100,7 @@ class Reconstruction:
 class Losses:
     """The losses of one training through the classifier.
 
-    Args:
-        opened: The run.
-        label: Whose training it is.
-        defence: What is trained, up to the cut; what comes behind is the black box's.
-        seed: The training's.
-        box: The classifier.
+    What is trained is the defence up to the cut; what comes behind is the black box's.
     """
 
     def __init__(
@@ -139,13 +134,13 @@ class Losses:
     def _entropies(self, iteration: int) -> Entropies:
         queries, gradient = self._opened.queries, self._label.gradient
         mu = queries.mu_latent if self._label.autoencoder else queries.mu
-        if gradient == "backprop":
-            return entropies_of(self.box.scores_with_graph, self._decode)
+        pullback: Pullback
         if gradient == "cge":
             pullback = DensePullback(mu, queries.scheme, _ENTRIES)
-            return by_queries(self.box, self._decode, pullback)
-        if gradient == "rge":
+        elif gradient == "rge":
             draw, count = generator(self._seed, "probes", iteration), queries.directions
-            around = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, "zero")
-            return by_queries(self.box, self._decode, around)
-        return entropies_of(self.box.scores, self._decode)
+            pullback = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, "zero")
+        else:
+            scores = self.box.scores_with_graph if gradient == "backprop" else self.box.scores
+            return entropies_of(scores, self._decode)
+        return by_queries(self.box, self._decode, pullback)

@@ -16,7 +16,6 @@ from zopde.blackbox import Store
 from zopde.data import ImageBatches, ImageData, in_unit_range, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError
-from zopde.files import digest_of
 from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.certificates import Sampling
@@ -33,7 +32,7 @@ from zopde.studies.defend.blackbox import BlackBox, Ledger
 from zopde.studies.defend.budget import Budget
 from zopde.studies.defend.settings import DefenceConfig, DefenceQuerySettings, DefenceSettings
 from zopde.studies.defended import Defence
-from zopde.studies.run import run_study, study_named
+from zopde.studies.run import Trainings, records_of, run_study, study_named
 from zopde.studies.scores import queries_of
 from zopde.studies.settings import iterations_in
 from zopde.studies.workers import Workers
@@ -56,11 +55,7 @@ class NoisyImages:
 
     @classmethod
     def of(cls, data: ImageData, sigma: float, pad: int, flip: bool, device: str) -> Self:
-        """The images, scaled so that the brightest training pixel is 1.
-
-        Raises:
-            InputError: If a pixel is negative, or the images are not square.
-        """
+        """The images, scaled so that the brightest training pixel is 1; they must be square."""
         pixels = data.train.pixels
         low, high = float(pixels.min()), float(pixels.max())
         if low < 0 or high <= 0:
@@ -99,7 +94,7 @@ class NoisyImages:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(Trainings):
     """A defence run that is ready to train."""
 
     images: NoisyImages  # the images, and their noise
@@ -131,21 +126,9 @@ class Opened:
     clean_accuracy: float = 0.0  # of the classifier without noise, in percent; known after `begin`
 
     @property
-    def trainings(self) -> list[tuple[str, int]]:
-        """Seed by seed, so that an interrupted run compares like with like."""
-        return [(label, seed) for seed in self.seeds for label in self.labels]
-
-    @property
-    def priced(self) -> tuple[str, ...]:
-        """What a dry run prices."""
-        return self.labels
-
-    @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same images."""
-        parts = self.images.data.train, self.images.data.test
-        digest = digest_of(values for part in parts for values in (part.pixels, part.labels))
-        return {"data.sha256": (digest, "reference data")}
+        return records_of(self.images.data)
 
     def black_box(self, seed: int, budget: int = 0, queries: int = 0) -> BlackBox:
         """The classifier of a seed, behind a ledger that allows for a budget."""
@@ -173,18 +156,7 @@ def open_defence(
     data: ImageData | None = None,
     classifier: Classifier | None = None,
 ) -> Opened:
-    """The images, the classifier and all that is made of the settings.
-
-    Args:
-        config: The settings.
-        root: The run folder.
-        progress: Who is watching.
-        data: Images of your own; None reads `data.path`.
-        classifier: One of your own; None is that of the settings.
-
-    Raises:
-        InputError: If there are no such images, no such classifier, or no budget for an update.
-    """
+    """The images and the classifier, those given or the settings', and all that is made of them."""
     data = data or load_images(config.data.path)
     training, start, run = config.training, config.pretraining, config.run
     moved = config.data.pad, config.data.flip

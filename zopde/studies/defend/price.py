@@ -22,8 +22,8 @@ from zopde.training import Backprop
 def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001 - no workers
     """What one label will cost, for one seed, with the whole of the common start.
 
-    A classifier that is given gets queries for that, some batches' worth; one that the run
-    would train first is stood in for by an untrained one.
+    A classifier that is given gets some batches' worth of queries for that; an untrained one stands
+    in for one that the run would train first.
     """
     label, seed = LABELS[name], opened.seeds[0]
     check_white(name, opened.classifier(seed))

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from zopde.studies.defend.blackbox import check_votes
+from zopde.studies.defend.blackbox import Answers, check_votes
 from zopde.studies.defend.labels import LABELS, Gradient
 from zopde.studies.run import study_named
 from zopde.studies.settings import (
@@ -47,7 +47,7 @@ class ClassifierSettings:
     spec: str = ""
     train: str = "quick"
     changes: tuple[str, ...] = ()
-    answers: Literal["logits", "probabilities", "labels"] = "logits"
+    answers: Answers = "logits"
     votes: Whole = 0
     vote_sigma: Positive = 0.1
     price: NotNegative = 0.0
@@ -183,11 +183,7 @@ class DefenceConfig:
             self.classifier_training()
 
     def evaluations(self, channels: int) -> dict[Gradient, int]:
-        """Gradient -> evaluations of one image's scores, for its loss and its gradient.
-
-        Args:
-            channels: Of an image.
-        """
+        """Gradient -> evaluations of one image's scores, for its loss and its gradient."""
         zo, sizes = self.zo, self.defence
         kernels = max(0, sizes.depth - 2) * sizes.width**2 + 2 * channels * sizes.width
         weights = min(zo.weights, 9 * kernels)  # of 3 x 3 convolutions there are no more

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from zopde.report.certification import ImageRow, save_certified, save_images
+from zopde.report.classifiers import ImageRow, save_certified, save_images
 from zopde.report.page import Section, drawn, picture, table, text
 from zopde.seeding import generator
 from zopde.smoothing import votes
@@ -18,15 +19,14 @@ from zopde.studies.defend.train import Trained
 from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import (
-    again_section,
-    asked_section,
     failures_section,
     kept_picture,
     losses_picture,
+    page_of_run,
     ratios_section,
-    state_lead,
+    result_table,
 )
-from zopde.studies.run import Metrics, Page, Table, stopped_early
+from zopde.studies.run import Metrics, Page, Table, over_seeds, stopped_early
 
 PICTURES = ("certified_accuracy.png", "images.png")
 RANKING = 1  # of RADII, by which labels are compared: the first that is not 0
@@ -51,15 +51,18 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         "queries_of_certification": images * (sampling.n0 + sampling.n),
     }
     for label, trained in results.items():
-        queries = fmean(each.cost.queries for each in trained)
+        queries = fmean(result.cost.queries for result in trained)
+        seeds = [result.rows for result in trained]
         row: Metrics = {
-            "certified": [_accuracy_at(radius, trained) for radius in RADII],
-            "abstained": fmean(sum(row.prediction < 0 for row in each.rows) for each in trained),
-            "iterations": fmean(each.cost.iterations for each in trained),
-            "best_iteration": [each.best for each in trained],
+            "certified": [
+                over_seeds([_percent(rows, radius) for rows in seeds]) for radius in RADII
+            ],
+            "abstained": fmean(sum(row.prediction < 0 for row in rows) for rows in seeds),
+            "iterations": fmean(result.cost.iterations for result in trained),
+            "best_iteration": [result.best for result in trained],
             "queries": queries,
             "price": opened.box.ledger.price * queries,
-            "seconds": round(fmean(each.cost.seconds for each in trained), 3),
+            "seconds": round(fmean(result.cost.seconds for result in trained), 3),
         }
         for key, value in row.items():
             metrics.setdefault(key, {})[label] = value
@@ -67,21 +70,16 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     return metrics
 
 
-def _accuracy_at(radius: float, trained: Sequence[Trained]) -> Metrics:
+def _percent(rows: Sequence[Row], radius: float) -> float:
     """Certified accuracy at a radius, in percent."""
-    shares = [
-        100 * sum(row.correct and row.radius >= radius for row in each.rows) / len(each.rows)
-        for each in trained
-    ]
-    spread = stdev(shares) if len(shares) > 1 else None
-    return {"mean": fmean(shares), "std": spread, "seeds": shares}
+    return 100 * sum(row.correct and row.radius >= radius for row in rows) / len(rows)
 
 
 @torch.no_grad()
 def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
     """Certified accuracy over the radius, and what each defence makes of some noisy images."""
     images, judged, seed = opened.images, opened.judged, opened.seeds[0]
-    certified = {label: [each.rows for each in trained] for label, trained in results.items()}
+    certified = {label: [result.rows for result in of] for label, of in results.items()}
     save_certified(folder.root / PICTURES[0], _curves(certified), images.sigma)
     clean = images.inputs(judged.pixels[:_SHOWN])
     noise = torch.randn(clean.shape, generator=generator(seed, "smoothing", 2**31)).to(clean)
@@ -153,21 +151,21 @@ def page_of(run: FoundRun) -> Page:
     title = "Some test images: clean, noisy, and as each defence restores them"
     images = kept_picture(run, PICTURES[1], title, caption)
     sections = [
-        asked_section(run),
         Section("Result", _result(run)),
         Section("Certified accuracy", glimpse(run)),
         Section("Images", images if run.metrics else ""),
         Section("Learning", losses),
         ratios_section(run),
         failures_section(run),
-        again_section(run),
     ]
-    return Page(state_lead(run) + _lead(run), sections)
+    return page_of_run(run, _lead(run), sections)
 
 
 def glimpse(run: FoundRun) -> str:
     """Certified accuracy of every label over the radius, as far as images are certified."""
-    certified = {label: list(seeds.values()) for label, seeds in _certificates(run).items()}
+    certified: Certified = {}
+    for label, _, rows in _certificates(run):
+        certified.setdefault(label, []).append(rows)
     if not certified:
         return ""
     sigma = float(run.settings["defence"]["sigma"])
@@ -178,15 +176,12 @@ def glimpse(run: FoundRun) -> str:
     )
 
 
-def _certificates(run: FoundRun) -> dict[str, dict[int, list[Row]]]:
-    """Label -> seed -> the images that were certified so far; nothing is left empty."""
-    certified: dict[str, dict[int, list[Row]]] = {}
-    for label in run.labels:
-        for seed in run.seeds:
-            path = run.of(label, seed) / FILE
-            if path.exists() and (rows := read_rows(path)):
-                certified.setdefault(label, {})[seed] = rows
-    return certified
+def _certificates(run: FoundRun) -> Iterator[tuple[str, int, list[Row]]]:
+    """(label, seed, the images that were certified so far), where there are some."""
+    for label, seed in product(run.labels, run.seeds):
+        path = run.of(label, seed) / FILE
+        if path.exists() and (rows := read_rows(path)):
+            yield label, seed, rows
 
 
 def _lead(run: FoundRun) -> str:
@@ -212,12 +207,10 @@ def _result(run: FoundRun) -> str:
             "query is an image that the classifier sees in training; certificates take "
             f"{run.metrics['queries_of_certification']:,} more."
         )
-        shown = table_of(run.metrics)
-        return table(shown.columns, shown.rows, caption)
-    rows = [
-        [label, f"{seed}", f"{len(rows)}", f"{100 * sum(r.correct for r in rows) / len(rows):.1f}"]
-        for label, seeds in _certificates(run).items()
-        for seed, rows in seeds.items()
+        return result_table(run, caption)
+    so_far = [
+        [label, f"{seed}", f"{len(rows)}", f"{_percent(rows, 0):.1f}"]
+        for label, seed, rows in _certificates(run)
     ]
     columns = ("method", "seed", "images so far", "certified at r = 0 [%]")
-    return table(columns, rows) if rows else text("No image is certified yet.")
+    return table(columns, so_far) if so_far else text("No image is certified yet.")

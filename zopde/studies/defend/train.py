@@ -56,11 +56,7 @@ class Trained:
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:
-    """Train the classifier where the run does that, open the store, judge the classifier.
-
-    Raises:
-        InputError: If a label cannot work with it.
-    """
+    """Train the classifier where the run does that, open the store, judge the classifier."""
     images = opened.images
     if opened.train_classifier is not None:
         trained = RunFolder(place.folder.root / CLASSIFIER)
@@ -91,11 +87,7 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:
 
 
 def check_white(name: str, classifier: Classifier) -> None:
-    """Require a classifier that a label can work with.
-
-    Raises:
-        InputError: If the label back-propagates through it, and it is a black box.
-    """
+    """Require no black box where the label `name` back-propagates through the classifier."""
     if LABELS[name].gradient == "backprop" and not isinstance(classifier, nn.Module):
         raise InputError(
             f"method {name}",
@@ -106,11 +98,7 @@ def check_white(name: str, classifier: Classifier) -> None:
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
-    """Train the label `name`, keep its model, and certify the defended classifier.
-
-    Raises:
-        SolverError: If the classifier fails; --resume goes on.
-    """
+    """Train the label `name`, keep its model, and certify the defended classifier."""
     label, images, folder = LABELS[name], opened.images, place.of(name, seed)
     defence, cost, best, classes = None, Fitted(0, 0, 0, 0.0), None, opened.box.classes
     if label.denoiser:
@@ -158,6 +146,7 @@ def _pretrain(
     place: Place,
     before: nn.Module | None = None,
 ) -> None:
+    """Train a network by mean square on what `before` makes of noisy images."""
     images, iterations = opened.images, opened.start[stage]
     batches = images.batches(seed, opened.start_batch)
 
@@ -225,9 +214,11 @@ def _fit(
     except BudgetSpentError as spent:
         place.progress.note(f"{name}, seed {seed}: {spent}")
         cost = replace(_so_far(folder), stopped=str(spent))
-    best = _restore_best(front, folder)
+    best = load_checkpoint(folder / BEST) or {"iteration": None}
+    if "network" in best:
+        front.load_state_dict(best["network"])
     defence.eval()
-    return replace(cost, queries=box.ledger.queries), best
+    return replace(cost, queries=box.ledger.queries), best["iteration"]
 
 
 def _so_far(folder: Path) -> Fitted:
@@ -249,15 +240,8 @@ def _masks(
         scoring = read_scoring(path)
     else:
         began, sparsity = time.monotonic(), max(0.0, 1 - queries.weights / total)
-        scores = scores_by(
-            queries.score,
-            front,
-            losses.at(0),
-            queries.score_directions,
-            queries.mu_weights,
-            seed,
-            WeightOracles(queries.chunk),
-        )
+        oracles, how = WeightOracles(queries.chunk), (queries.score_directions, queries.mu_weights)
+        scores = scores_by(queries.score, front, losses.at(0), *how, seed, oracles)
         cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
         scoring = ratios_from(front, scores, sparsity, cost)
         write_scoring(root, path, scoring, queries.score, sparsity)
@@ -277,14 +261,8 @@ class Watched:
 
     The one with the least loss so far stays in a file. A resumed training judges the same
     networks again and sees the same, so that changes nothing. Queries are what the ledger says,
-    so whatever an iteration has taken counts.
-
-    Args:
-        inner: Where gradients come from.
-        losses: The training's, with the ledger.
-        folder: Of the training.
-        every: Iterations between two judgements.
-        counted: Queries of the training when it was interrupted.
+    so whatever an iteration has taken counts; `counted` were there when the training was
+    interrupted.
     """
 
     def __init__(
@@ -310,13 +288,3 @@ class Watched:
             self._least = loss
             state = {"loss": loss, "iteration": iteration, "network": network.state_dict()}
             save_checkpoint(self._folder / BEST, state)
-
-
-def _restore_best(network: nn.Module, folder: Path) -> int | None:
-    """Bring the best network back; after how many updates it was, None if there is none."""
-    state = load_checkpoint(folder / BEST)
-    if state is None:
-        return None
-    network.load_state_dict(state["network"])
-    iteration: int = state["iteration"]
-    return iteration

@@ -2,6 +2,4 @@
 
 from zopde.studies.report.page import write_report
 
-__all__ = [
-    "write_report",
-]
+__all__ = ["write_report"]

@@ -1,8 +1,10 @@
-"""A run folder, looked at from outside: settings, figures, histories."""
+"""A run folder, looked at from outside: settings, figures, histories, and how to make it again."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,16 @@ from zopde.errors import InputError, first_line
 from zopde.studies.folder import METRICS, RECORD, RunFolder, look_up, upgraded
 from zopde.studies.run import STUDIES, Study, study_named
 from zopde.studies.scores import FILE, Scoring, read_scoring
-from zopde.studies.settings import Tree, read_toml
+from zopde.studies.settings import Tree, as_tree, build, literal, read_toml
 from zopde.training import Row, read_history
 
 # A record that does not name its study is of an early version: a setting that no other job has.
 _OWN = {"correct": "solver", "classify": "network", "defend": "defence", "certify": "model"}
+Changes = dict[str, str]
+_CHUNK = "chunk.txt"
+# An injection decides the preset's labels and start, so it is laid over the preset first.
+_DECIDES = ("corrector.inject", "after")
+_OPTION = {"images": "max-images"}  # where a setting and its option differ
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,7 @@ class FoundRun:
 
 
 def find_run(root: Path) -> FoundRun:
-    """Look into a folder.
-
-    Raises:
-        InputError: If it holds no run that can be shown.
-    """
+    """The run in a folder."""
     expected = "the folder of a run of `zopde correct`, `classify`, `defend` or `certify`"
     record = root / RECORD
     if not record.is_file():
@@ -97,3 +100,58 @@ def _metrics(path: Path) -> dict[str, Any] | None:
             "metrics file", got=f"{path} ({first_line(error)})", expected="what the run wrote"
         ) from error
     return metrics
+
+
+def changes_from_preset(run: FoundRun) -> tuple[str, Changes]:
+    """(preset, setting -> value in TOML) of the preset that a run's settings are nearest to.
+
+    A certification has no presets: "", and what differs from the defaults.
+    """
+    if not run.study.presets:
+        default = as_tree(build(run.study.settings, {run.study.subject: run.subject}))
+        given = run.settings.items()
+        return "", {key: str(value) for key, value in given if value != default[key]}
+    candidates = [(preset, _changes(run, preset)) for preset in run.study.presets]
+    return min(candidates, key=lambda pair: len(pair[1]))
+
+
+def reproduce(run: FoundRun) -> str:
+    """The command line that makes the run again, whether its folder is at hand or not."""
+    preset, changes = changes_from_preset(run)
+    chunk = run.root / _CHUNK
+    if chunk.exists():
+        # It was measured: on another machine it may come out otherwise, and with it round-off.
+        changes = {**changes, "zo.chunk": chunk.read_text(encoding="utf-8").strip()}
+    words = ["zopde", run.study.name, *([run.subject] if run.subject else [])]
+    if preset not in ("quick", ""):
+        words += ["--preset", preset]
+    if run.study.presets:
+        options = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items()]
+    else:
+        options = [f"--{_OPTION.get(key, key)} {shlex.quote(v)}" for key, v in changes.items()]
+    return " \\\n  ".join([shlex.join(words), *options, f"--out runs/{shlex.quote(run.name)}"])
+
+
+def _changes(run: FoundRun, preset: str) -> Changes:
+    decisive, usual = _DECIDES
+    value = look_up(run.settings, decisive)
+    changes = {} if value in (None, usual) else {decisive: literal(value)}
+    subject = {run.study.subject: literal(run.subject)} if run.study.subject else {}
+    laid_over = [f"{name}={text}" for name, text in (subject | changes).items()]
+    assert run.study.load is not None
+    default = dotted(as_tree(run.study.load(preset, None, laid_over)))
+    for name, value in dotted(run.settings).items():
+        if name != run.study.subject and default.get(name) != value:
+            changes[name] = literal(value)
+    return changes
+
+
+def dotted(tree: Tree) -> Tree:
+    """Settings by dotted name; a certification's are in no table."""
+    named: Tree = {}
+    for table, values in tree.items():
+        if isinstance(values, Mapping):
+            named.update({f"{table}.{key}": value for key, value in values.items()})
+        else:
+            named[table] = values
+    return named

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from zopde.errors import InputError
-from zopde.report.learning import Paid, save_price
+from zopde.report.curves import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
-from zopde.studies.report.found import FoundRun, find_run
-from zopde.studies.report.reproduce import reproduce
+from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
 from zopde.studies.run import Page
 from zopde.studies.settings import literal
 from zopde.validate import check_folder_writable
@@ -43,7 +43,7 @@ def write_report(
         check_folder_writable("folder of the report", path.parent)
     if len(found) > 1:
         title = "zopde: " + ", ".join(run.name for run in found)
-        shown = compared(found)
+        shown = _compared(found)
     else:
         run = found[0]
         subject = f" {Path(run.subject).name}" if run.subject else ""
@@ -61,12 +61,8 @@ def write_report(
     return place
 
 
-def compared(runs: Sequence[FoundRun]) -> Page:
-    """The page of several runs.
-
-    Raises:
-        InputError: If they are of different commands.
-    """
+def _compared(runs: Sequence[FoundRun]) -> Page:
+    """The page of several runs of one command."""
     commands = sorted({run.study.name for run in runs})
     if len(commands) > 1:
         raise InputError(
@@ -77,17 +73,18 @@ def compared(runs: Sequence[FoundRun]) -> Page:
         )
     names = _names(runs)
     done = {name: run for name, run in names.items() if run.metrics is not None}
-    missing = [name for name in names if name not in done]
+    missing = ", ".join(name for name in names if name not in done)
     lead = text(f"{len(runs)} runs of zopde {commands[0]}: {', '.join(names)}.", "lead")
     if missing:
-        said = "not finished, so without figures here"
-        lead += text(f"{', '.join(missing)}: {said}.", "warning")
+        lead += text(f"{missing}: not finished, so without figures here.", "warning")
     sections = [
         Section("What differs", _differences(names)),
         Section("Result", _result(done)),
         Section("What it cost", _cost(done)),
-        *(Section(name, _glimpse(run)) for name, run in names.items()),
     ]
+    for name, run in names.items():
+        command = folded("the command that makes it again", code(reproduce(run), command=True))
+        sections.append(Section(name, run.study.glimpse(run) + command))
     return Page(lead, sections)
 
 
@@ -98,18 +95,10 @@ def _names(runs: Sequence[FoundRun]) -> dict[str, FoundRun]:
 
 
 def _differences(names: dict[str, FoundRun]) -> str:
-    flat = {
-        name: {
-            key: literal(value)
-            for table, settings in run.settings.items()
-            for key, value in _named(table, settings)
-        }
-        for name, run in names.items()
-    }
-    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
+    settings = [dotted(run.settings) for run in names.values()]
     rows = []
-    for key in keys:
-        values = [settings.get(key, "-") for settings in flat.values()]
+    for key in dict.fromkeys(chain(*settings)):
+        values = [literal(of_run[key]) if key in of_run else "-" for of_run in settings]
         if len(set(values)) > 1:
             rows.append([key, *values])
     if not rows:
@@ -117,29 +106,23 @@ def _differences(names: dict[str, FoundRun]) -> str:
     return table(("setting", *names), rows, words=True)
 
 
-def _named(table: str, values: object) -> Iterator[tuple[str, object]]:
-    if isinstance(values, Mapping):
-        yield from ((f"{table}.{key}", value) for key, value in values.items())
-    else:
-        yield table, values  # a certification's are in no table
-
-
 def _result(done: dict[str, FoundRun]) -> str:
+    if not done:
+        return ""
     tables = {name: run.study.table(run.metrics or {}) for name, run in done.items()}
-    columns = list(dict.fromkeys(head for one in tables.values() for head in one.columns))
+    columns = list(dict.fromkeys(chain(*(shown.columns for shown in tables.values()))))
     rows = []
-    for name, one in tables.items():
-        for row in one.rows:
-            cells = dict(zip(one.columns, row, strict=True))  # of one seed: no spread over seeds
+    for name, shown in tables.items():
+        for row in shown.rows:
+            cells = dict(zip(shown.columns, row, strict=True))  # of one seed: no spread over seeds
             rows.append([name, *(cells.get(head, "") for head in columns)])
-    body = table(("run", *columns), rows) if rows else ""
-    return body + next(iter(done.values())).study.together(list(done.values())) if done else ""
+    runs = list(done.values())
+    return table(("run", *columns), rows) + runs[0].study.together(runs)
 
 
 def _cost(done: dict[str, FoundRun]) -> str:
     """What every label of every run has reached, against its queries and seconds."""
-    points = []
-    what = ""
+    points, what = [], ""
     for name, run in done.items():
         if run.study.reached is None or run.metrics is None:
             continue
@@ -155,8 +138,3 @@ def _cost(done: dict[str, FoundRun]) -> str:
         f"{what} against queries and seconds",
         "A colour per label, a mark per run; mean over the seeds.",
     )
-
-
-def _glimpse(run: FoundRun) -> str:
-    command = code(reproduce(run), command=True)
-    return run.study.glimpse(run) + folded("the command that makes it again", command)

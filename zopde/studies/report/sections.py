@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+import tomli_w
 
-from zopde.report.classification import save_layer_ratios
-from zopde.report.learning import CostCurve, save_loss_curves
+from zopde.report.classifiers import save_layer_ratios
+from zopde.report.curves import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
-from zopde.studies.report.found import FoundRun
-from zopde.studies.report.reproduce import changes_from_preset, reproduce
-from zopde.studies.settings import dump_toml
+from zopde.studies.report.found import FoundRun, changes_from_preset, reproduce
+from zopde.studies.run import Page
+from zopde.training import Fitted
 
 
 def losses_picture(
@@ -22,37 +23,27 @@ def losses_picture(
 ) -> str:
     """The training loss of every label against what it cost.
 
-    Args:
-        run: The run.
-        caption: What the loss is, and what the costs include.
-        before: (label, seed) -> (queries, seconds) spent before the first iteration; None for
-            those of the layers' scores.
-        one_step: Labels whose loss is that of one step, and compares with no other.
+    `before` gives the (queries, seconds) that a (label, seed) spent before the first iteration;
+    None is those of the layers' scores. The loss of labels in `one_step` is that of one step.
     """
     curves = []
     for label in run.labels:
         histories = [rows for seed in run.seeds if (rows := run.history(label, seed))]
-        length = min((len(rows) for rows in histories), default=0)
-        if not length:
+        if not histories:
             continue
+        length = min(map(len, histories))
         spent = before or (lambda label, seed: scoring_cost(run, label, seed))
         queries, seconds = np.mean([spent(label, seed) for seed in run.seeds], axis=0)
         values = np.array(
             [[(r.queries, r.seconds, r.loss) for r in rows[:length]] for rows in histories]
         ).mean(axis=0)
-        curves.append(
-            CostCurve(
-                label,
-                float(queries) + values[:, 0],
-                float(seconds) + values[:, 1],
-                values[:, 2],
-                apart=label in one_step,
-            )
-        )
+        paid = float(queries) + values[:, 0], float(seconds) + values[:, 1]
+        curves.append(CostCurve(label, *paid, values[:, 2], apart=label in one_step))
     if not curves:
         return ""
-    warning = " NON's loss is that of one step: it cannot be compared with the others'."
-    warning = warning if any(curve.apart for curve in curves) else ""
+    warning = ""
+    if any(curve.apart for curve in curves):
+        warning = " NON's loss is that of one step: it cannot be compared with the others'."
     return picture(
         drawn(lambda path: save_loss_curves(path, curves)),
         "Training loss against queries and against seconds",
@@ -66,6 +57,17 @@ def scoring_cost(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
     return (scoring.cost.queries, scoring.cost.seconds) if scoring else (0, 0.0)
 
 
+def page_of_run(run: FoundRun, lead: str, sections: Sequence[Section]) -> Page:
+    """The page of a run: what all have in common, and between that its study's sections."""
+    return Page(state_lead(run) + lead, [asked_section(run), *sections, again_section(run)])
+
+
+def result_table(run: FoundRun, caption: str = "") -> str:
+    """The table of results of a finished run."""
+    shown = run.study.table(run.metrics or {})
+    return table(shown.columns, shown.rows, caption)
+
+
 def asked_section(run: FoundRun) -> Section:
     """What differs from the preset, and, folded, every setting."""
     preset, changes = changes_from_preset(run)
@@ -76,7 +78,8 @@ def asked_section(run: FoundRun) -> Section:
     )
     if changes:
         body += table(("setting", "value"), [[k, v] for k, v in changes.items()], words=True)
-    return Section("What was asked", body + folded("every setting", code(dump_toml(run.settings))))
+    settings = folded("every setting", code(tomli_w.dumps(run.settings)))
+    return Section("What was asked", body + settings)
 
 
 def state_lead(run: FoundRun) -> str:
@@ -92,38 +95,22 @@ def state_lead(run: FoundRun) -> str:
 def cost_section(run: FoundRun, notes: str = "", start: str = "") -> Section:
     """Queries, solver steps and seconds of every training, from its history.
 
-    Args:
-        run: The run.
-        notes: What else there is to say.
-        start: Name of the training from which others start, of a study with a solver; "" where
-            there is none.
+    `start` names the training from which others start, of a study with a solver.
     """
-    solver = bool(start)
-    columns = ["label", "seed", "iterations", "queries"]
-    columns += [*(["solver steps"] if solver else []), "seconds"]
+    steps = ["solver steps"] if start else []
     rows = []
     for label in (*filter(None, [start]), *run.labels):
         for seed in run.seeds:
-            history = run.history(label, seed)
+            history, scoring = run.history(label, seed), run.scoring(label, seed)
             if not history:
                 continue
-            last, scoring = history[-1], run.scoring(label, seed)
-            before = (
-                (scoring.cost.queries, scoring.cost.solver_steps, scoring.cost.seconds)
-                if scoring
-                else (0, 0, 0.0)
-            )
-            steps = [f"{last.solver_steps + before[1]:,}"] if solver else []
-            rows.append(
-                [
-                    label,
-                    str(seed),
-                    f"{last.iteration + 1:,}",
-                    f"{last.queries + before[0]:,}",
-                    *steps,
-                    f"{last.seconds + before[2]:,.1f}",
-                ]
-            )
+            last, before = history[-1], scoring.cost if scoring else Fitted(0, 0, 0, 0.0)
+            counts = [last.iteration + 1, last.queries + before.queries]
+            if start:
+                counts.append(last.solver_steps + before.solver_steps)
+            seconds = f"{last.seconds + before.seconds:,.1f}"
+            rows.append([label, str(seed), *(f"{count:,}" for count in counts), seconds])
+    columns = ["label", "seed", "iterations", "queries", *steps, "seconds"]
     caption = "Every training by itself, its layers' scores included." + notes
     return Section("Cost", table(columns, rows, caption) if rows else "")
 
@@ -136,23 +123,18 @@ def kept_picture(run: FoundRun, name: str, alt: str, caption: str = "") -> str:
 
 def ratios_section(run: FoundRun) -> Section:
     """How the active weights are shared out over the layers, first seed."""
-    shares = {}
-    for label in run.labels:
-        scoring = run.scoring(label, run.seeds[0])
-        if scoring and scoring.ratios:
-            layers = scoring.ratios.layers
-            shares[label] = {x.name: 1 - x.sparsity for x in layers if x.maskable}
+    seed = run.seeds[0]
+    scorings = {label: run.scoring(label, seed) for label in run.labels}
+    shares = {
+        label: scoring.active_shares
+        for label, scoring in scorings.items()
+        if scoring and scoring.ratios
+    }
     if not shares:
         return Section("Layer ratios", "")
     png = drawn(lambda path: save_layer_ratios(path, shares))
-    return Section(
-        "Layer ratios",
-        picture(
-            png,
-            "Share of active weights by layer",
-            f"Share of each layer's weights that a mask activates, seed {run.seeds[0]}.",
-        ),
-    )
+    caption = f"Share of each layer's weights that a mask activates, seed {seed}."
+    return Section("Layer ratios", picture(png, "Share of active weights by layer", caption))
 
 
 def failures_section(run: FoundRun) -> Section:
@@ -178,13 +160,12 @@ def again_section(run: FoundRun) -> Section:
     """The command, the versions, the machine."""
     body = code(reproduce(run), command=True)
     if run.metrics is not None:
-        versions: Mapping[str, str] = run.metrics.get("versions", {})
-        body += table(("package", "version"), [list(pair) for pair in versions.items()], words=True)
+        versions = [list(pair) for pair in run.metrics.get("versions", {}).items()]
+        body += table(("package", "version"), versions, words=True)
         workers = run.metrics.get("workers", 0)
+        machine = f"Machine: {run.metrics.get('machine', 'not recorded')}"
         body += text(
-            f"Machine: {run.metrics.get('machine', 'not recorded')}"
-            + (f"; probes answered by {workers} workers" if workers else ""),
-            "soft",
+            machine + (f"; probes answered by {workers} workers" if workers else ""), "soft"
         )
     digest = run.root / "data.sha256"
     if digest.exists():

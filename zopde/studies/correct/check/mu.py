@@ -49,7 +49,7 @@ def check_weight_mu(
 
 
 def stand_in(
-    kind: str, sizes: dict[str, int], solver: Solver, states: States
+    kind: Literal["conv", "residual"], sizes: dict[str, int], solver: Solver, states: States
 ) -> tuple[Normalised, UnrolledObjective]:
     """A corrector of a kind and sizes, and a two-step loss with a small correction to learn."""
     grid, (state, given) = solver.grid, states.rows(slice(0, 1))

@@ -1,4 +1,4 @@
-"""Pictures of certified classifiers: accuracy by radius, and images that a defence restored."""
+"""Pictures of classifiers: confusion, masks, certified accuracy, images that a defence restored."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from zopde.report.colours import COLOURS
-from zopde.report.panels import legend, one_plot, save
+from zopde.report.panels import COLOURS, legend, one_plot, save
 
 # Of models, which have no colour of their own; told apart by colour-blind readers, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
@@ -19,16 +19,49 @@ _DASHED = {"none", "MSE", "AE-MSE"}  # methods that ask the classifier nothing
 _ACCURACY = "certified accuracy [%]"
 
 
+def save_confusion(
+    path: Path, matrices: Mapping[str, Int[Tensor, "true said"]], classes: Sequence[str]
+) -> None:
+    """What the images of each class were taken for, in percent of the class, per method."""
+    figure = Figure(figsize=(3.4 * len(matrices) + 1.0, 4.0), layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+    names = classes if len(classes) <= 20 else ()
+    for axes, (method, counts) in zip(panels, matrices.items(), strict=True):
+        matrix = counts.double().numpy()
+        share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        shown = axes.imshow(share, vmin=0, vmax=100, cmap="viridis")
+        axes.set_title(method, fontsize=10)
+        axes.set_xlabel("said")
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+    panels[0].set_ylabel("true")
+    figure.colorbar(shown, ax=list(panels), label="% of the class", shrink=0.8)
+    save(figure, path)
+
+
+def save_layer_ratios(path: Path, shares: Mapping[str, Mapping[str, float]]) -> None:
+    """Which share of each layer's weights, in [0, 1], a mask activates, one line per method."""
+    names = list(next(iter(shares.values())))
+    figure, axes = one_plot(max(5.0, 0.3 * len(names) + 2.0), ylabel="active weights [%]")
+    for method, layers in shares.items():
+        values = [100 * layers[name] for name in names]
+        colour = COLOURS.get(method)
+        axes.plot(range(len(names)), values, "o-", color=colour, label=method, ms=4, lw=1.2)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_ylim(bottom=0)
+    legend(axes)
+    save(figure, path)
+
+
 @dataclass(frozen=True)
 class Certified:
     """Certified accuracy of one model."""
 
-    label: str  # its name
-    # (point,), L2, from 0 to where nothing can be certified any more
-    radius: Float[np.ndarray, " point"]
-    share: Float[np.ndarray, " point"]  # (point,), certified accuracy in [0, 1]
-    low: Float[np.ndarray, " point"]  # (point,), lower end of the confidence band
-    high: Float[np.ndarray, " point"]  # (point,), upper end
+    label: str
+    radius: Float[np.ndarray, " point"]  # L2, from 0 to where nothing can be certified any more
+    share: Float[np.ndarray, " point"]  # certified accuracy in [0, 1]
+    low: Float[np.ndarray, " point"]  # lower end of the confidence band
+    high: Float[np.ndarray, " point"]
 
 
 def save_certified_accuracy(path: Path, curves: Sequence[Certified]) -> None:
@@ -40,8 +73,7 @@ def save_certified_accuracy(path: Path, curves: Sequence[Certified]) -> None:
         band = 100 * curve.low, 100 * curve.high
         axes.fill_between(curve.radius, *band, color=colour, alpha=0.15, linewidth=0)
     axes.set_title("Shaded: 95 % confidence, by the number of images", fontsize=10)
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, 100)
+    axes.set(xlim=(0, None), ylim=(0, 100))
     legend(axes)
     save(figure, path)
 
@@ -53,10 +85,7 @@ def save_certified(
 ) -> None:
     """Certified accuracy against the radius, mean over the seeds, one line per method.
 
-    Args:
-        path: PNG to write.
-        verdicts: Method -> for each seed (radii, whether right).
-        sigma: Deviation of the noise, in the units of the radii.
+    Of each method and seed the verdicts are (radii, whether right); sigma is in their units.
     """
     largest = [max(radii) for seeds in verdicts.values() for radii, _ in seeds]
     at = np.linspace(0, 1.05 * (max(largest, default=0.0) or sigma), 300)
@@ -69,8 +98,7 @@ def save_certified(
         style, colour = "--" if method in _DASHED else "-", COLOURS.get(method)
         axes.plot(at, np.mean(shares, axis=0), style, color=colour, label=method, lw=1.6)
     axes.set_title(f"Smoothed with sigma = {sigma:g}; mean over the seeds", fontsize=10)
-    axes.set_xlim(0, at[-1])
-    axes.set_ylim(0, 100)
+    axes.set(xlim=(0, at[-1]), ylim=(0, 100))
     legend(figure, loc="outside right upper")
     save(figure, path)
 
@@ -80,9 +108,9 @@ class ImageRow:
     """Some images as one defence makes them."""
 
     name: str  # of the defence
-    pixels: Float[np.ndarray, "image channel y x"]  # (image, channel, y, x), in [0, 1]
-    said: Sequence[str]  # (image,), what the classifier takes each for
-    right: Sequence[bool]  # (image,), whether it is that
+    pixels: Float[np.ndarray, "image channel y x"]  # in [0, 1]
+    said: Sequence[str]  # what the classifier takes each image for
+    right: Sequence[bool]  # whether it is that
 
 
 def save_images(path: Path, rows: Sequence[ImageRow]) -> None:
@@ -96,7 +124,6 @@ def save_images(path: Path, rows: Sequence[ImageRow]) -> None:
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
             colour = "black" if row.right[i] else "#D55E00"
             axes.set_title(row.said[i], fontsize=8, color=colour, pad=2)
-            axes.set_xticks(())
-            axes.set_yticks(())
+            axes.set(xticks=(), yticks=())
         line[0].set_ylabel(row.name, fontsize=8, rotation=0, ha="right", va="center")
     save(figure, path)

@@ -1,0 +1,146 @@
+"""The commands beside the studies: solvers, simulate, serve, report, data and doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table
+from zopde.cli.options import AsJson, Changes, ConfigFile, Overwrite, Preset, SolverSpec, tables_of
+
+data = typer.Typer(help="Data sets that their authors publish.", no_args_is_help=True)
+
+
+def solvers(as_json: AsJson = False) -> None:
+    """List the solvers that are installed, one line each."""
+    from dataclasses import asdict
+
+    from zopde.plugins import find_solvers
+
+    installed = find_solvers()
+    if as_json:
+        say_json([asdict(info) for info in installed])
+        return
+    for info in installed:
+        say(f"{info.name:<12} {info.summary}  ({info.target})")
+
+
+def simulate(
+    solver: SolverSpec,
+    out: Annotated[Path, Option(help="Write this NetCDF file.")],
+    preset: Preset = "quick",
+    config_file: ConfigFile = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a solver on the fine grid and keep the runs on the coarse grid, as NetCDF."""
+    from zopde.data import save_trajectories
+    from zopde.studies.correct import load_config
+    from zopde.studies.correct.open import open_solver, reference_of
+    from zopde.validate import check_new_file
+
+    config = load_config(preset, config_file, changes or (), tables_of(solver=solver))
+    check_new_file("--out", out, overwrite)
+    with prints_to_stderr():
+        data = reference_of(config, open_solver(config), out.parent).make(Watcher())
+    save_trajectories(data, out)
+    say(f"wrote {out}: {data.simulations} simulations of {data.steps} steps on {data.grid.shape}")
+
+
+def serve(
+    solver: SolverSpec,
+    changes: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set one option of the solver, such as viscosity=0.2; repeatable. Default: none.",
+        ),
+    ] = None,
+    host: Annotated[str, Option(help="Listen on this address; 0.0.0.0: on all.")] = "127.0.0.1",
+    port: Annotated[int, Option(help="Listen on this port; 0: on a free one.")] = 4242,
+    name: Annotated[str, Option(help="Let clients call the model this.")] = "forward",
+) -> None:
+    """Answer for a solver over HTTP, as UM-Bridge 1.0; Ctrl-C ends it."""
+    from zopde.blackbox.serving import ServedSolver, SolverServer
+    from zopde.plugins import load_solver
+    from zopde.studies.settings import assignments
+
+    note = Watcher().note
+    served = ServedSolver(load_solver(solver, assignments(changes or ())), name)
+    with SolverServer(served, host, port) as server:
+        note(f"{solver} answers as {name!r} at {server.url}; Ctrl-C ends it")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            note(f"ended; steps answered: {served.evaluations:,}")
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        Argument(help="Run folders of correct, classify, defend or certify; several are compared."),
+    ],
+    out: Annotated[
+        Path | None, Option(help="Write this HTML file. Default: report.html in the first folder.")
+    ] = None,
+    animation: Annotated[
+        Path | None,
+        Option(
+            help="Write the page's animation also to this GIF file (one run of correct, "
+            "at most 1.4 MB). Default: in the page alone."
+        ),
+    ] = None,
+) -> None:
+    """Write run folders, finished or not, as one HTML page that needs no other file."""
+    from zopde.studies.report import write_report
+
+    with prints_to_stderr():  # a solver that tells its vorticity may print
+        page = write_report(runs, out, animation)
+    say(f"wrote {page}: {page.stat().st_size / 1e6:.1f} MB")
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, Argument(help="cifar10.", show_default=False)],
+    to: Annotated[Path, Option(help="Folder that it goes to.")] = Path("data"),
+    url: Annotated[
+        str,
+        Option(help="A mirror of the same file. Default: the authors' server.", show_default=False),
+    ] = "",
+) -> None:
+    """Download a data set and check it; what is there already is left alone."""
+    from zopde.data.fetch import fetch as download
+
+    with Watcher().stage(f"fetching {name}", 100) as advance:
+        percent = 0
+
+        def show(done: int, total: int) -> None:
+            nonlocal percent
+            now = 100 * done // total if total else percent
+            advance(now - percent)
+            percent = now
+
+        path = download(name, to, url, show)
+        advance(100 - percent)
+    say(f"{path}: complete, its checksum is right")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Show versions, devices, threads and optional parts; exit code 1 if a needed one lacks."""
+    from zopde.doctor import examine
+
+    examined = examine()
+    if as_json:
+        say_json(examined)
+    else:
+        for name, value in examined["machine"].items():
+            say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+        for needed, title in ((True, "needed"), (False, "optional")):
+            parts = [part for part in examined["parts"] if part["needed"] == needed]
+            rows = [[p["name"], p["found"] or "missing", p["gives"], p["remedy"]] for p in parts]
+            table(("part", "found", "asked for" if needed else "gives", "to get it"), rows, title)
+    raise typer.Exit(0 if examined["sound"] else 1)
