@@ -4,11 +4,10 @@ import ast
 import doctest
 import importlib
 import inspect
-import itertools
 import pkgutil
 import re
+import runpy
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 
@@ -210,24 +209,30 @@ def public_things():
             yield f"{module.__name__}.{name}", getattr(module, name)
 
 
-def described(thing):
-    """A docstring, and those that stand below the fields of a class."""
-    yield inspect.getdoc(thing)
+comments_at_fields = runpy.run_path(str(ROOT / "docs/docstrings.py"))["comments_at_fields"]
+
+
+def described(thing, things):
+    """A docstring, the comments at fields, and the docstrings of names whose arguments it takes."""
+    doc = inspect.getdoc(thing)
+    yield doc
     if inspect.isclass(thing):
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
-        for field, text in itertools.pairwise(node.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                yield f"{field.target.id}: {text.value.value}"
+        comments = comments_at_fields(inspect.getsource(thing))
+        yield from (f"{field}: {comment}" for field, comment in comments.items())
+    for sentence in re.findall(r"[Aa]rguments (?:and errors )?are those of ([^.]*)", doc):
+        for name in re.findall(r"`(\w+)`", sentence):
+            yield inspect.getdoc(things.get(name, thing))
 
 
 def test_public_docstrings_describe_their_arguments():
-    for name, thing in public_things():
+    things = {name.rpartition(".")[2]: thing for name, thing in public_things()}
+    for name, thing in things.items():
         if not (inspect.isclass(thing) or inspect.isfunction(thing)):
-            continue  # a table or a type, which has no docstring when it runs
+            continue  # a table or a type: tests/test_docs.py
         assert inspect.getdoc(thing), name
         own = inspect.isfunction(thing) or "__init__" in vars(thing)
         if own and not getattr(thing, "_is_protocol", False):
-            doc = "\n".join(described(thing))
+            doc = "\n".join(described(thing, things))
             parameters = inspect.signature(thing).parameters
             missing = [p for p in parameters if not re.search(rf"\b{p}\b", doc)]
             assert not missing, f"{name}: {missing}"

@@ -3,6 +3,7 @@
 import html
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 from functools import reduce
 from pathlib import Path
 
+import griffe
 import pytest
 import torch
 
@@ -43,6 +45,15 @@ def test_every_public_name_has_its_place_in_the_reference():
     pages = [page.read_text() for page in (DOCS / "reference").glob("*.md")]
     shown = [n for page in pages for n in re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)]
     assert sorted(n for n in shown if not _TABLES.match(n)) == sorted(expected)
+
+
+def test_public_tables_and_types_are_explained():
+    """They have no docstring when they run, but one below them."""
+    house = griffe.load("zopde", search_paths=[ROOT])
+    for name, thing in house_plan().public_things():
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            shown = house[name.removeprefix("zopde.")]
+            assert (shown.final_target if shown.is_alias else shown).docstring, name
 
 
 def test_the_reference_says_what_is_imported_from_zopde_itself():

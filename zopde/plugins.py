@@ -30,7 +30,7 @@ _loaded: dict[str, UserFile] = {}  # by module name
 
 @dataclass(frozen=True)
 class SolverInfo:
-    """One line about a solver that is installed."""
+    """One line about an installed solver."""
 
     name: str  # what the command line calls it
     target: str  # where it is defined, "package.module:Class"
@@ -38,7 +38,7 @@ class SolverInfo:
 
 
 def find_solvers() -> list[SolverInfo]:
-    """Every solver announced under the entry-point group `zopde.solvers`, by name."""
+    """List the solvers that installed packages announce as `zopde.solvers`, by name."""
     solvers = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         try:
