@@ -20,7 +20,7 @@ from zopde.errors import InputError, first_line
 
 
 def load_images(path: Path | str = "") -> ImageData:
-    """Read a data set of images; what it is, is seen from what lies there.
+    """Read a data set of images; its format is recognised from its files.
 
     | path | layout |
     |---|---|

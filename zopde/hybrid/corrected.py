@@ -108,6 +108,7 @@ INJECTIONS: dict[str, Injection] = {
     "before": InjectBefore(),
     "forcing": InjectForcing(),
 }
+"""The injections by the name that `corrector.inject` gives them."""
 
 
 def _add(base: Tensor, correction: Tensor) -> Tensor:

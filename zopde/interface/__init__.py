@@ -1,6 +1,6 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import Bank, BankPullback, Key, Watch, farthest_points
+from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthest_points
 from zopde.interface.coloured import (
     ColouredPullback,
     coloured_for,
@@ -24,6 +24,7 @@ from zopde.interface.vjp import (
 )
 
 __all__ = [
+    "LOOKUPS",
     "Bank",
     "BankPullback",
     "ColouredPullback",

@@ -252,6 +252,7 @@ LOOKUPS: dict[str, Callable[[Bank, State, Forcing | None], Weights]] = {
     "nearest": nearest,
     "fitted": fitted,
 }
+"""How a state finds its Jacobian in a `Bank`, by name."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme
 
 Variable = Literal["state", "forcing"]
+"""The input of a step with respect to which it is derived."""
 Varied = Float[Tensor, "batch varied_channel *space"]
 Rows = Int[Tensor, " probes"]
 Responses = Float[Tensor, "probes channel *space"]

@@ -162,7 +162,7 @@ def build_corrector(
     padding: Padding,
     sizes: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """Build a corrector's body by name.
+    """Build the layers of a corrector, which know no units, by name.
 
     Args:
         kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).

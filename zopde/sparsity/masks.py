@@ -16,7 +16,7 @@ from zopde.validate import check_positive, check_share
 
 
 class Masks(Protocol):
-    """Which coordinates each iteration probes."""
+    """Says which coordinates each iteration probes."""
 
     @property
     def active(self) -> int:
@@ -88,7 +88,7 @@ class LayerMasks:
 
 @final
 class FixedMask:
-    """The same mask at every iteration, as pruned weights need it.
+    """One mask for all iterations, as pruned weights need it.
 
     Args:
         mask: (d,), True = active.
@@ -104,7 +104,7 @@ class FixedMask:
 
 
 def kept_mask(scores: Scores, ratios: LayerRatios) -> Bool[Tensor, " d"]:
-    """The weights that the ranking behind the ratios keeps: True at the lowest scores.
+    """Mark the weights that the ranking behind the ratios keeps: True at the lowest scores.
 
     Args:
         scores: What the ratios were made from.

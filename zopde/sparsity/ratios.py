@@ -105,7 +105,7 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
 
     Example:
         >>> import torch
-        >>> from zopde import layer_ratios, magnitude_scores
+        >>> from zopde.sparsity import layer_ratios, magnitude_scores
         >>> net = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(4, 1))
         >>> ratios = layer_ratios(net, magnitude_scores(net), 0.8)
         >>> ratios.total, ratios.active

@@ -16,7 +16,8 @@ from zopde.smoothing import Smooth
 
 COLUMNS = ("index", "label", "prediction", "radius", "correct", "seconds")
 FILE = "certificates.tsv"
-RADII = (0.0, 0.25, 0.5, 0.75)  # of the tables of results
+RADII = (0.0, 0.25, 0.5, 0.75)
+"""Radii of the tables of results, in the units of the model's input."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def save_classifier(
 
 
 def load_classifier(path: Path | str) -> StandardisedClassifier:
-    """The classifier of a `model.safetensors`, in eval mode: pixels to logits.
+    """Load the classifier of a `model.safetensors`, in eval mode: pixels to logits.
 
     Args:
         path: A file that a classification run wrote.

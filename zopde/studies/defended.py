@@ -74,7 +74,7 @@ def save_defended(
 
 
 def load_defended(path: Path | str, classifier: Classifier | None = None) -> Defended:
-    """The defended classifier of a `model.safetensors`: pixels in [0, 1] to the answer.
+    """Load the defended classifier of a `model.safetensors`: pixels in [0, 1] to the answer.
 
     It is the base classifier that `Smooth` takes; `sigma` and `classes` are attributes.
 
@@ -107,7 +107,7 @@ def load_defended(path: Path | str, classifier: Classifier | None = None) -> Def
 
 
 def load_base_classifier(spec: str, scale: float) -> BaseClassifier:
-    """The classifier that `spec` names; a module comes in eval mode.
+    """Load the classifier that `spec` names; a module comes in eval mode.
 
     Args:
         spec: A model.safetensors of `zopde classify`, which wants pixels in the units of their
