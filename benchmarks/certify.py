@@ -33,8 +33,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zopde import CifarResNet, SmallCNN, Smooth
+from zopde import Smooth
 from zopde.memory import keep_freed_memory
+from zopde.nets import CifarResNet, SmallCNN
 
 N0, ALPHA, SIGMA, CLASSES = 100, 0.001, 0.25, 10
 MODELS = {

@@ -44,6 +44,7 @@ from zopde import (
 )
 from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import (
+    LOOKUPS,
     Bank,
     Form,
     JacobianStore,
@@ -54,7 +55,6 @@ from zopde.interface import (
     farthest_points,
     form_for,
 )
-from zopde.interface.bank import LOOKUPS
 from zopde.memory import keep_freed_memory
 
 STEPS = 200

@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
-from zopde import ConvCorrector, Normalised, UnrolledObjective, WeightOracle, Window, ask_shared
+from zopde import ConvCorrector, Normalised, UnrolledObjective, WeightOracle, Window
+from zopde.contracts import ask_shared
 from zopde.memory import keep_freed_memory
 from zopde.nets import CifarResNet, SmallCNN
-from zopde.oracle.chunks import peak_bytes
+from zopde.oracle import peak_bytes
 
 MU = 5e-3  # the paper's
 

@@ -45,8 +45,7 @@ from zopde import (
 )
 from zopde.blackbox import BlackBox
 from zopde.data import Trajectories, Windows, first_steps
-from zopde.interface import Bank, JacobianStore, Key, Step
-from zopde.interface.bank import LOOKUPS
+from zopde.interface import LOOKUPS, Bank, JacobianStore, Key, Step
 from zopde.memory import keep_freed_memory
 from zopde.training import cosine
 
@@ -98,7 +97,7 @@ class LastState:
         self._solver, self._window, self._scale = solver, window, scale
 
     def __call__(self, network: nn.Module, num_probes: int = 1) -> Tensor:
-        """See `zopde.Objective`; for one probe, which is all that back-propagation asks."""
+        """One loss, all that back-propagation needs; see `zopde.contracts.Objective`."""
         assert num_probes == 1
         window, solver = self._window, CorrectedSolver(self._solver, network)
         state = window.stepped + network(window.stepped, window.forcing[:, 0])

@@ -22,18 +22,14 @@ from scipy.stats import spearmanr
 
 from zopde import (
     ConvCorrector,
-    LayerRatios,
     Normalised,
-    Scores,
     UnrolledObjective,
     Window,
     downsample,
-    grasp_scores,
-    layer_ratios,
     load_solver,
     simulate,
-    zo_grasp_scores,
 )
+from zopde.sparsity import LayerRatios, Scores, grasp_scores, layer_ratios, zo_grasp_scores
 
 
 class Case:

@@ -31,8 +31,7 @@ from cuts import Case
 
 from zopde import BankPullback, InterfaceSolver, Solver
 from zopde.blackbox import BlackBox
-from zopde.interface import CompressedForm, JacobianStore
-from zopde.interface.bank import LOOKUPS
+from zopde.interface import LOOKUPS, CompressedForm, JacobianStore
 from zopde.memory import keep_freed_memory
 
 SNAPSHOTS = {"wake": (6, 12), "burgers": (10, 40)}

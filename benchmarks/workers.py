@@ -26,7 +26,6 @@ from zopde import (
     ConvCorrector,
     ExecutorOracle,
     Normalised,
-    Oracle,
     UnrolledObjective,
     WeightOracle,
     Window,
@@ -34,6 +33,7 @@ from zopde import (
     cge,
     load_solver,
 )
+from zopde.contracts import Oracle
 from zopde.memory import keep_freed_memory
 
 

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from zopde import Grid, Retrying, UnrolledObjective, Window
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.seeding import noise_seeds
 
 
 class Identity:
@@ -60,7 +59,7 @@ def main() -> None:
         CountedSolver(Retrying(BlackBox(bare))),
         Window(None, targets, initial=state),
         torch.ones(2),
-        seeds=noise_seeds(0, 0, options.steps),
+        seeds=list(range(options.steps)),
     )
 
     def wrapped(k: int) -> Tensor:

@@ -56,10 +56,7 @@ def gradient(
     config = load_config(preset, config_file, changes or (), tables)
     with prints_to_stderr():
         result = check_gradient(config, directions, Watcher()).as_dict()
-    if as_json:
-        say_json(result)
-    else:
-        _show_gradient(result)
+    (say_json if as_json else _show_gradient)(result)
 
 
 @check.command()
@@ -85,10 +82,7 @@ def solver(
     config = load_config(preset, config_file, changes or (), tables)
     with prints_to_stderr():
         result = check_solver(config, amplitude, Watcher()).as_dict()
-    if as_json:
-        say_json(result)
-    else:
-        _show_solver(result)
+    (say_json if as_json else _show_solver)(result)
     raise typer.Exit(0 if result["passed"] else 1)
 
 

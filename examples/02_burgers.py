@@ -27,11 +27,11 @@ from zopde import (
     Window,
     downsample,
     load_solver,
-    measure_radius,
     rollout,
     rollout_error,
     simulate,
 )
+from zopde.interface import measure_radius
 
 STEPS, UNROLL, SEEN = 80, 8, 6
 

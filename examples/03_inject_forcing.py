@@ -18,19 +18,18 @@ from zopde import (
     ColouredPullback,
     ConvCorrector,
     CorrectedSolver,
-    InjectForcing,
     InterfaceSolver,
     Normalised,
-    PullbackByVariable,
     Solver,
     Trajectories,
     UnrolledObjective,
     Window,
     load_solver,
-    measure_radius,
     rollout,
     rollout_error,
 )
+from zopde.hybrid import InjectForcing
+from zopde.interface import PullbackByVariable, measure_radius
 
 STEPS, UNROLL = 40, 6
 

@@ -18,17 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde import (
-    Estimate,
-    ImageData,
-    RandomMasks,
-    SmallCNN,
-    WeightOracle,
-    ask_shared,
-    cge,
-    load_images,
-    rge,
-)
+from zopde import WeightOracle, cge, load_images, rge
+from zopde.contracts import ask_shared
+from zopde.data import ImageData
+from zopde.nets import SmallCNN
+from zopde.sparsity import RandomMasks
+from zopde.zo import Estimate
 
 EPOCHS, BATCH, MU = 6, 64, 5e-3
 Ask = Callable[[WeightOracle, int], Estimate]

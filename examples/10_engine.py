@@ -17,16 +17,9 @@ import torch
 from scipy.special import j0
 from torch import Tensor, nn
 
-from zopde import (
-    LayerMasks,
-    LayerRatios,
-    WeightOracle,
-    ask_shared,
-    cge,
-    layer_ratios,
-    selfcheck,
-    zo_grasp_scores,
-)
+from zopde import WeightOracle, cge, selfcheck
+from zopde.contracts import ask_shared
+from zopde.sparsity import LayerMasks, LayerRatios, layer_ratios, zo_grasp_scores
 
 UPDATES, SPARSITY = 120, 0.8
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from zopde import Failure, Grid, SolverError, load_solver
+from zopde import Grid, SolverError, load_solver
+from zopde.errors import Failure
 
 _TOY = f"{Path(__file__).parent / 'toy_solver.py'}:Blind"
 

@@ -13,8 +13,27 @@ from torch import Generator, Tensor
 from zopde.errors import InputError
 from zopde.grid import Grid
 
+__all__ = [
+    "Differentiable",
+    "Downsampling",
+    "Forcing",
+    "Network",
+    "Objective",
+    "Oracle",
+    "ReferenceSolver",
+    "Scenario",
+    "Seeded",
+    "Solver",
+    "State",
+    "Vortical",
+    "Window",
+    "ask_shared",
+]
+
 State = Float[Tensor, "batch channel *space"]
+"""States side by side, in the units of the grid's channels."""
 Forcing = Float[Tensor, "batch forcing_channel *space"]
+"""What drives each state from outside during one step."""
 
 Network = Callable[..., Tensor]
 """Maps (state, forcing) to a correction of the state's shape, states side by side."""
@@ -28,7 +47,7 @@ def repeat_states(states: Tensor | None, num_probes: int) -> Tensor | None:
 
 
 def ask_shared(network: Network, num_probes: int, *states: Tensor | None) -> Tensor:
-    """Ask a network about states that all probes have in common.
+    """Evaluate a network on states that all probes have in common.
 
     The same numbers as `network(*repeated)`, but a `WeightOracle` computes the common part once.
 
@@ -103,10 +122,9 @@ class ReferenceSolver(Solver, Protocol):
 
 @runtime_checkable
 class Downsampling(Protocol):
-    """A solver whose state is not cell by cell: it knows how to bring a fine one to its grid.
+    """A solver whose state is not cell by cell, and that brings a fine state to its own grid.
 
-    Without this method, reference states are brought over by `zopde.downsample`, cell means.
-    A forcing always is.
+    Without this method, and for a forcing always, `zopde.downsample` takes cell means.
     """
 
     def downsample(self, fine: State) -> State:
@@ -115,7 +133,7 @@ class Downsampling(Protocol):
 
 @runtime_checkable
 class Vortical(Protocol):
-    """A solver of plane flow that tells the vorticity of its states; a run then draws it."""
+    """A solver of plane flow that computes the vorticity of its states; a run then draws it."""
 
     def vorticity(self, state: State) -> Float[Tensor, "batch y x"]:
         """dv/dx - du/dy at the centres of the cells, NaN where there is no fluid.
@@ -180,7 +198,7 @@ def counts_of(solver: object) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Window:
-    """A batch of stretches of reference data.
+    """Pieces of reference data side by side: where each starts, and what should follow.
 
     Args:
         stepped: (batch, channel, *space), the solver's answer S(u[0], f[0]) to the first
@@ -217,7 +235,7 @@ class Window:
 
 
 class Objective(Protocol):
-    """A loss that answers many probes at once.
+    """A loss that is evaluated for many probes at once.
 
     First-order training is the case `num_probes = 1`, so back-propagation and
     zeroth-order estimates share one objective.
@@ -236,7 +254,7 @@ class Objective(Protocol):
 
 
 class Oracle(Protocol):
-    """Where losses are answered: a black box l(theta) around a base point theta."""
+    """Evaluates a loss l, a black box, at and around a base point theta."""
 
     @property
     def num_coordinates(self) -> int:

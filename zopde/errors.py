@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to import
     from torch import Tensor
 
+__all__ = ["ClassifierError", "Failure", "InputError", "SolverError"]
+
 
 class InputError(ValueError):
     """The caller's fault: one line that says what, got, expected and remedy.
@@ -73,7 +75,7 @@ class StepError(Exception):
 
 
 class SolverError(RuntimeError):
-    """The solver's fault: a step that failed, or answered what no state can hold.
+    """The solver's fault: a step that failed, or returned what no state can hold.
 
     Args:
         message: What failed, in one line.
@@ -95,7 +97,7 @@ class SolverError(RuntimeError):
 
 
 class ClassifierError(SolverError):
-    """The same of a classifier, the other kind of black box."""
+    """The classifier's fault: a black-box classifier that failed, or returned no scores."""
 
     whose = "the classifier"
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from zopde.errors import InputError
 from zopde.validate import check_choice, check_count, check_positive
 
+__all__ = ["Grid", "check_forcing", "check_state"]
+
 Boundary = Literal["periodic", "open"]
 
 
@@ -100,12 +102,29 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
 
 
 def check_state(grid: Grid, state: Tensor) -> None:
-    """Require a floating tensor (batch, *grid.state_shape)."""
+    """Check that a state is a floating-point tensor (batch, *grid.state_shape).
+
+    Args:
+        grid: The solver's.
+        state: What its `step` was given.
+
+    Raises:
+        InputError: If it is not.
+    """
     _check_field("state", state, grid.state_shape)
 
 
 def check_forcing(grid: Grid, forcing: Tensor | None, batch: int) -> None:
-    """Require (batch, *grid.forcing_shape), or None where the grid has no forcing."""
+    """Check that a forcing is (batch, *grid.forcing_shape), or None where the grid has none.
+
+    Args:
+        grid: The solver's.
+        forcing: What its `step` was given.
+        batch: How many states it was given.
+
+    Raises:
+        InputError: If it is not.
+    """
     if not grid.forcing_channels:
         if forcing is not None:
             raise InputError("forcing", got="a tensor", expected="None: this solver takes none")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import logging
 
+__all__ = ["keep_freed_memory"]
+
 log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # mallopt's names in glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library not to hand freed memory back to the operating system.
+    """Let the C library keep freed memory, instead of giving it back to the operating system.
 
     A stacked pass allocates and frees the same megabytes over and over; by default glibc maps
     every one of them anew, and the kernel then clears each page at its first touch, which costs

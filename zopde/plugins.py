@@ -20,6 +20,8 @@ from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.validate import check_choice
 
+__all__ = ["SolverInfo", "find_solvers", "load_solver"]
+
 GROUP = "zopde.solvers"
 _FILE_MODULE = "zopde_user_"
 UserFile = tuple[str, int]  # path, and when it was written (ns)
@@ -28,7 +30,7 @@ _loaded: dict[str, UserFile] = {}  # by module name
 
 @dataclass(frozen=True)
 class SolverInfo:
-    """One line about a solver that is installed."""
+    """One line about an installed solver."""
 
     name: str  # what the command line calls it
     target: str  # where it is defined, "package.module:Class"
@@ -36,7 +38,7 @@ class SolverInfo:
 
 
 def find_solvers() -> list[SolverInfo]:
-    """Every solver announced under the entry-point group `zopde.solvers`, by name."""
+    """List the solvers that installed packages announce as `zopde.solvers`, by name."""
     solvers = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         try:

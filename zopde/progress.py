@@ -6,12 +6,28 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, final
 
+__all__ = ["Advance", "Progress", "Silent"]
+
 Advance = Callable[..., None]
-"""advance(steps=1, text="") - that many steps are done, and a short word on how it goes."""
+"""Called as `advance(steps=1, text="")`: so many steps are done, and a short word on them."""
 
 
 class Progress(Protocol):
-    """Somebody who wants to know."""
+    """Receives how far a run is: pass an object with these two methods as its `progress`.
+
+    Example:
+        >>> from contextlib import contextmanager
+        >>> class Lines:
+        ...     @contextmanager
+        ...     def stage(self, title, total):
+        ...         yield lambda steps=1, text="": print(f"{title}: {steps} of {total}, {text}")
+        ...
+        ...     def note(self, text):
+        ...         print(text)
+        >>> with Lines().stage("training", 200) as advance:
+        ...     advance(10, "loss 0.3")
+        training: 10 of 200, loss 0.3
+    """
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """A piece of work of `total` steps begins."""
@@ -22,7 +38,7 @@ class Progress(Protocol):
 
 @final
 class Silent:
-    """Nobody is watching."""
+    """A `Progress` that shows nothing."""
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:

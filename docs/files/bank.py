@@ -5,6 +5,7 @@ from tracer import Tracer
 
 from zopde import (
     BankPullback,
+    BlackBox,
     ConvCorrector,
     InterfaceSolver,
     Normalised,
@@ -12,7 +13,6 @@ from zopde import (
     Window,
     rollout,
 )
-from zopde.blackbox import BlackBox
 from zopde.interface import Bank, Key, Step, farthest_points, form_for
 
 torch.manual_seed(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zopde import Failure, InputError, OneAtATime, SolverError, load_solver
+from zopde import InputError, OneAtATime, SolverError, load_solver
 from zopde.blackbox import (
     BlackBox,
     CountedSolver,
@@ -16,6 +16,7 @@ from zopde.blackbox import (
     TooManyFailuresError,
     failures_of,
 )
+from zopde.errors import Failure
 
 HERE = Path(__file__).parent.parent
 STATES = 40

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from zopde import InputError, SolverError, WeightOracle, cge, relative_mu, rge, selfcheck
+from zopde import InputError, SolverError, WeightOracle, cge, rge, selfcheck
 from zopde.check.gradient import spread
 from zopde.check.noise import measure_noise
 from zopde.check.sweep import ladder, sweep_mu, taylor_rate
+from zopde.oracle import relative_mu
 
 
 def seeded(seed=0):

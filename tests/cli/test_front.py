@@ -15,6 +15,7 @@ from zopde import doctor
 from zopde.cli.app import app
 from zopde.cli.options import solver_names
 from zopde.cli.study import preset_names
+from zopde.plugins import find_solvers
 from zopde.studies.run import study_named
 
 HEAVY = {"torch", "scipy", "xarray", "matplotlib", "numpy", "phi", "PIL", "h5netcdf", "jaxtyping"}
@@ -119,7 +120,7 @@ def test_every_option_has_help_and_a_default():
 
 
 def test_completion_knows_the_solvers_exact():
-    assert list(solver_names("")) == [info.name for info in zopde.find_solvers()]
+    assert list(solver_names("")) == [info.name for info in find_solvers()]
     assert list(solver_names("wa")) == ["wake"]
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from zopde import ImageData, Images, InputError
-from zopde.data import ImageBatches, in_file_units, in_unit_range, standardised
+from zopde import InputError
+from zopde.data import ImageBatches, ImageData, Images, in_file_units, in_unit_range, standardised
 from zopde.data.batches import flips, padded_crops
 from zopde.data.images import per_class
 

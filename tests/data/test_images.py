@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import zopde.data
-from zopde import ImageData, Images, InputError, load_images
+from zopde import InputError, load_images
+from zopde.data import ImageData, Images
 from zopde.data.fetch import DOWNLOADS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10_jpg.tar.xz"

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from zopde import Failure, Grid, InputError, OneAtATime, SolverError, find_solvers, load_solver
+from zopde import Grid, InputError, OneAtATime, SolverError, load_solver
+from zopde.errors import Failure
 from zopde.grid import as_grid, check_forcing, check_state
-from zopde.plugins import import_user_files, user_files
+from zopde.plugins import find_solvers, import_user_files, user_files
 from zopde.seeding import generator
 from zopde.validate import check_positive, check_share
 

@@ -7,9 +7,6 @@ from zopde import (
     ConvCorrector,
     CorrectedSolver,
     DensePullback,
-    InjectAfter,
-    InjectBefore,
-    InjectForcing,
     InputError,
     InterfaceSolver,
     Normalised,
@@ -21,7 +18,7 @@ from zopde import (
     rollout,
 )
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.hybrid import INJECTIONS
+from zopde.hybrid import INJECTIONS, InjectAfter, InjectBefore, InjectForcing
 
 HERE = Path(__file__).parent.parent
 ONES = torch.ones(2, dtype=torch.float64)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from zopde import CifarResNet, InputError, SmallCNN
+from zopde import InputError
+from zopde.nets import CifarResNet, SmallCNN
 from zopde.oracle.coordinates import Coordinates
 
 

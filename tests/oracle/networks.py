@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from zopde import ask_shared
+from zopde.contracts import ask_shared
 
 
 @dataclass

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zopde import ExecutorOracle, WeightOracle, WorkerPool, ask_shared, cge
+from zopde import ExecutorOracle, WeightOracle, WorkerPool, cge
+from zopde.contracts import ask_shared
 from zopde.oracle.one_channel import OneChannel
 from zopde.oracle.reuse import Reuse
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from zopde import WeightOracle, ask_shared, cge
+from zopde import WeightOracle, cge
+from zopde.contracts import ask_shared
 from zopde.oracle import WeightOracles, graph, weights
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from zopde import InputError, LayerMasks, LayerRatios, Scores, layer_ratios, random_scores
+from zopde import InputError
 from zopde.oracle.coordinates import Coordinates
+from zopde.sparsity import LayerMasks, LayerRatios, Scores, layer_ratios, random_scores
 
 
 def network():

@@ -6,15 +6,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from zopde import (
-    InputError,
-    WeightOracle,
-    grasp_scores,
-    magnitude_scores,
-    random_scores,
-    zo_grasp_scores,
-)
+from zopde import InputError, WeightOracle
 from zopde.oracle.coordinates import Coordinates
+from zopde.sparsity import grasp_scores, magnitude_scores, random_scores, zo_grasp_scores
 from zopde.sparsity.scores import flat_weights
 
 

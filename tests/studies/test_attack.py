@@ -4,20 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from zopde import (
-    CertifyConfig,
-    ImageData,
-    Images,
-    InputError,
-    attack_certificates,
-    load_classification,
-    load_images,
-    run_certification,
-)
+from zopde import CertifyConfig, InputError, load_classification, load_images, run_certification
+from zopde.data import ImageData, Images
 from zopde.progress import Silent
 from zopde.smoothing import attack
 from zopde.studies.certificates import FILE
-from zopde.studies.certify import AttackSettings, load_base_classifier
+from zopde.studies.certify import AttackSettings, attack_certificates, load_base_classifier
 from zopde.studies.classifiers import StandardisedClassifier, save_classifier
 from zopde.studies.classify.open import open_classification
 

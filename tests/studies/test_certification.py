@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from zopde import CertifyConfig, ImageData, Images, InputError, Smooth, run_certification
+from zopde import CertifyConfig, InputError, Smooth, run_certification
+from zopde.data import ImageData, Images
 from zopde.seeding import generator
 from zopde.smoothing import largest_radius
 from zopde.studies.certificates import COLUMNS, FILE, read_rows

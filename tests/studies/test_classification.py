@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zopde import (
-    ImageData,
-    Images,
-    InputError,
-    load_classification,
-    load_classifier,
-    load_images,
-    run_classification,
-)
+from zopde import InputError, load_classification, load_classifier, load_images, run_classification
+from zopde.data import ImageData, Images
 from zopde.progress import Silent
 from zopde.studies import classifiers as networks
 from zopde.studies.classify import LABELS as METHODS

@@ -6,16 +6,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from zopde import (
-    ImageData,
-    Images,
-    InputError,
-    SolverError,
-    load_defence,
-    load_defended,
-    run_defence,
-)
+from zopde import InputError, SolverError, load_defence, load_defended, run_defence
 from zopde.cli.app import app
+from zopde.data import ImageData, Images
 from zopde.progress import Silent
 from zopde.studies.certificates import FILE, read_rows
 from zopde.studies.defend import LABELS as METHODS

@@ -5,7 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 
-from zopde import InputError, SolverError, Store
+from zopde import InputError, SolverError
+from zopde.blackbox import Store
 from zopde.studies.classifiers import HttpClassifier
 from zopde.studies.defend.blackbox import BlackBox, BudgetSpentError, Ledger
 

@@ -9,16 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from zopde import (
-    CertifyConfig,
-    ImageData,
-    Images,
-    load_defence,
-    run_certification,
-    run_defence,
-    write_report,
-)
+from zopde import CertifyConfig, load_defence, run_certification, run_defence, write_report
 from zopde.cli.app import app
+from zopde.data import ImageData, Images
 from zopde.studies.report.found import changes_from_preset, find_run, reproduce
 
 METHODS = ["none", "AE-MSE", "ZO-DS", "DeepZero"]

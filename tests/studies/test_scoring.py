@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zopde import InputError, LayerRatios
+from zopde import InputError
 from zopde.progress import Silent
+from zopde.sparsity import LayerRatios
 from zopde.studies.correct import load_config, run_correction
 
 ZO = 'run.labels=["SRC","ZO-weights"]'

@@ -2,7 +2,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from zopde import SmallCNN, WeightOracle
+from zopde import WeightOracle
+from zopde.nets import SmallCNN
 from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity import FixedMask, RandomMasks
 from zopde.training import (

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from zopde import InputError, cge, relative_mu
+from zopde import InputError, cge
+from zopde.oracle import relative_mu
 
 
 @pytest.mark.parametrize("mu", [1e-1, 1e-2, 1e-3])

@@ -32,7 +32,7 @@ def _order(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:
 
 @final
 class ImageBatches:
-    """The training images, shuffled anew every epoch, moved and mirrored at random.
+    """Hands out the training images, shuffled anew every epoch, moved and mirrored at random.
 
     Batch `at(i)` is a function of (seed, i) alone. The last batch of an epoch holds what is
     left over.
@@ -97,7 +97,7 @@ def flips(
 
 @final
 class Windows:
-    """All stretches of `unroll` steps, shuffled anew every epoch.
+    """Hands out all pieces of `unroll` steps of some trajectories, shuffled anew every epoch.
 
     `batch(i)` is a function of (seed, i) alone. A last incomplete batch of an epoch is left
     out.
@@ -150,7 +150,7 @@ def first_steps(
     chunk: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "simulation time channel *space"]:
-    """S(u[t], f[t]) for every reference state but the last of each simulation.
+    """Step every reference state once, S(u[t], f[t]), but the last of each simulation.
 
     This is the stored data on which NON trains, and the first step of every window of the
     others where the correction comes after it. It costs simulations * steps solver steps, once.

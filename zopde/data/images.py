@@ -15,7 +15,7 @@ from zopde.errors import InputError, first_line
 
 @dataclass(frozen=True)
 class Images:
-    """Images and what each shows.
+    """Images, and the class of each.
 
     Args:
         pixels: (image, channel, y, x), bytes or floating-point numbers, in the units of the file.
@@ -79,7 +79,7 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images to train on, and others to be judged by.
+    """Images to train on, and others to test on.
 
     Args:
         name: What the data is called.
@@ -132,11 +132,7 @@ class ImageData:
         return mean.float(), deviation.float()
 
     def brightest(self) -> float:
-        """The largest pixel of the training images: what `in_unit_range` divides by.
-
-        Raises:
-            InputError: If it is not positive.
-        """
+        """The largest pixel of the training images, > 0: what `in_unit_range` divides by."""
         most = float(self.train.pixels.max())
         if most <= 0:
             raise InputError("brightest pixel", got=most, expected="> 0", remedy="give a scale")
@@ -162,7 +158,7 @@ def standardised(
     mean: Float[Tensor, " channel"],
     deviation: Float[Tensor, " channel"],
 ) -> Float[Tensor, "batch channel y x"]:
-    """(pixels - mean) / deviation, channel by channel, in the precision of `mean`."""
+    """Standardise pixels by channel: (pixels - mean) / deviation, in the precision of `mean`."""
     return (pixels.to(mean) - mean[:, None, None]) / deviation[:, None, None]
 
 

@@ -164,7 +164,10 @@ def load_trajectories(
 
 
 def load_rollout(path: Path) -> Trajectories:
-    """States of unseen runs that a run folder keeps, with their grid; diverged ones are NaN.
+    """Read the predictions of unseen runs that a run folder keeps; diverged ones are NaN.
+
+    Args:
+        path: A `rollout.nc`, or the `reference.nc` beside it; it knows its grid.
 
     Raises:
         InputError: If the file is missing or was not written by zopde.
@@ -190,7 +193,14 @@ def load_rollout(path: Path) -> Trajectories:
 
 
 def to_dataset(trajectories: Trajectories) -> xr.Dataset:
-    """As a Dataset with dims (simulation, time, *space) and a variable per channel."""
+    """Convert trajectories to an xarray Dataset.
+
+    Args:
+        trajectories: Of any grid.
+
+    Returns:
+        Dims (simulation, time, *space) and a variable per channel, with its unit.
+    """
     grid, settings = trajectories.grid, trajectories.settings
     dims = ("simulation", "time", *grid.dims)
     fields = dict(zip(grid.channels, trajectories.states.unbind(2), strict=True))

@@ -1,10 +1,9 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import Bank, BankPullback, Key, Watch, farthest_points
+from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthest_points
 from zopde.interface.coloured import (
     ColouredPullback,
     coloured_for,
-    lattice_colours,
     measure_radius,
     measure_reach,
 )
@@ -25,6 +24,7 @@ from zopde.interface.vjp import (
 )
 
 __all__ = [
+    "LOOKUPS",
     "Bank",
     "BankPullback",
     "ColouredPullback",
@@ -49,7 +49,6 @@ __all__ = [
     "coloured_for",
     "farthest_points",
     "form_for",
-    "lattice_colours",
     "measure_radius",
     "measure_reach",
     "queried",

@@ -19,6 +19,7 @@ from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme
 
 Variable = Literal["state", "forcing"]
+"""The input of a step with respect to which it is derived."""
 Varied = Float[Tensor, "batch varied_channel *space"]
 Rows = Int[Tensor, " probes"]
 Responses = Float[Tensor, "probes channel *space"]
@@ -121,7 +122,8 @@ class Probing:
 
     def calls(self, probes: int, like: Tensor) -> Sequence[Int[Tensor, " probes"]]:
         """The numbers of the probes of each solver call, on the device of a tensor."""
-        return torch.arange(probes, device=like.device).split(self.per_call)
+        numbers: Sequence[Tensor] = torch.arange(probes, device=like.device).split(self.per_call)
+        return numbers
 
 
 def differences(

@@ -24,7 +24,7 @@ _PUBLISHED = 32
 
 @final
 class DnCNN(nn.Module):
-    """A convolutional network that says what of an image is noise.
+    """A convolutional network that estimates the noise in an image.
 
         D(x) = x - n(x),   n = conv . relu . [BatchNorm . conv ... relu] . relu . conv
 

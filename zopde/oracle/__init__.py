@@ -1,5 +1,6 @@
 """Oracles: they evaluate the loss of a network at moved weights, many at once."""
 
+from zopde.oracle.chunks import peak_bytes
 from zopde.oracle.coordinates import relative_mu
 from zopde.oracle.executor import ExecutorOracle
 from zopde.oracle.weights import WeightOracle, WeightOracles
@@ -10,5 +11,6 @@ __all__ = [
     "WeightOracle",
     "WeightOracles",
     "WorkerPool",
+    "peak_bytes",
     "relative_mu",
 ]

@@ -99,7 +99,7 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
 
     Example:
         >>> import torch
-        >>> from zopde import relative_mu
+        >>> from zopde.oracle import relative_mu
         >>> layer = torch.nn.Linear(2, 1)
         >>> _ = layer.weight.data.fill_(-4.0), layer.bias.data.fill_(2.0)
         >>> relative_mu(layer, 1e-2)

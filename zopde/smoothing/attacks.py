@@ -22,7 +22,7 @@ def attack(
     steps: int = 40,
     draws: int = 16,
 ) -> Float[Tensor, "batch channel y x"]:
-    """Inputs within an L2 radius of x at which the smoothed classifier is least sure of itself.
+    """Search within an L2 radius of x for inputs at which the smoothed classifier is least sure.
 
     Projected gradient steps, each along the gradient averaged over fresh noise,
 

@@ -12,7 +12,9 @@ from zopde.validate import check_count, check_positive
 
 
 def lower_bound(successes: int, trials: int, alpha: float) -> float:
-    """p_lower = sup {p : P(Binomial(n, p) >= k) <= alpha}, Clopper and Pearson's one-sided bound.
+    """Bound a probability from below, by how often of n times its event happened.
+
+        p_lower = sup {p : P(Binomial(n, p) >= k) <= alpha}   (Clopper and Pearson, one-sided)
 
     That is the alpha quantile of Beta(k, n - k + 1), in [0, 1), and 0 for k = 0. Whatever the
     true probability is, it lies below the bound in at most a share alpha of all experiments.
@@ -35,7 +37,7 @@ def lower_bound(successes: int, trials: int, alpha: float) -> float:
 
 
 def upper_bound(successes: int, trials: int, alpha: float) -> float:
-    """1 - p_lower of the failures: the bound, in (0, 1], that the true probability seldom exceeds.
+    """Bound a probability from above: 1 - p_lower of the failures, in (0, 1].
 
     Arguments and errors are those of `lower_bound`.
     """
@@ -44,7 +46,9 @@ def upper_bound(successes: int, trials: int, alpha: float) -> float:
 
 
 def certified_radius(sigma: float, lower: float) -> float:
-    """R = sigma Phi^-1(p_lower), and 0 where p_lower <= 1/2.
+    """Compute the radius within which a smoothed classifier's answer cannot change.
+
+        R = sigma Phi^-1(p_lower),   and 0 where p_lower <= 1/2
 
     No change of the input by less than R in the L2 norm changes the smoothed answer. (Cohen et
     al., ICML 2019, Theorem 1 with p_B = 1 - p_A.)
@@ -61,7 +65,9 @@ def certified_radius(sigma: float, lower: float) -> float:
 
 
 def largest_radius(sigma: float, trials: int, alpha: float) -> float:
-    """R_max = sigma Phi^-1(alpha^(1/n)): what n votes of one mind certify, and no model more.
+    """Compute the radius that n equal votes certify; no model gets a larger one from n votes.
+
+        R_max = sigma Phi^-1(alpha^(1/n))
 
     Arguments and errors are those of `certified_radius` and `lower_bound`.
 
@@ -73,7 +79,7 @@ def largest_radius(sigma: float, trials: int, alpha: float) -> float:
 
 
 def sign_test(first: int, second: int) -> float:
-    """p value, two-sided, of `first` against `second` votes if both were equally likely.
+    """Compute the p value, two-sided, of `first` against `second` votes if both are equally likely.
 
         p = min(1, 2 P(X >= max)),   X ~ Binomial(first + second, 1/2)
 
@@ -102,14 +108,16 @@ class CertifiedShare:
 
     radius: float  # in the units of the input
     share: float  # of the images, rightly classified with a certified radius of at least that
-    low: float  # ends of its confidence band
-    high: float
+    low: float  # lower end of its confidence band
+    high: float  # upper end
 
 
 def certified_accuracy(
     radii: Sequence[float], correct: Sequence[bool], at: Sequence[float], alpha: float = 0.05
 ) -> list[CertifiedShare]:
-    """share(r) = #{i : correct_i and R_i >= r} / N, with Clopper and Pearson's band.
+    """Compute which share of the images is classified rightly, and certified within a radius.
+
+        share(r) = #{i : correct_i and R_i >= r} / N,   with Clopper and Pearson's band
 
     An abstention is never correct. The band covers the share over the population that the images
     are a sample of, at each radius for itself, with probability >= 1 - alpha. It does not know of

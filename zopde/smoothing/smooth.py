@@ -15,6 +15,7 @@ from zopde.smoothing.bounds import certified_radius, check_alpha, lower_bound, s
 from zopde.validate import check_count, check_positive
 
 ABSTAIN = -1
+"""The prediction of a smoothed classifier that is not sure enough of any class."""
 _ENTRIES = 2**18  # of a block of noise: 1 MiB in single precision
 BaseClassifier = Callable[[Tensor], Any]
 """(batch, channel, y, x) -> scores (batch, classes), or labels (batch,) of an integer type."""
@@ -67,7 +68,9 @@ class NoiseStream:
 
 @final
 class Smooth:
-    """g(x) = argmax_c P(f(x + e) = c),  e ~ N(0, sigma^2 I).
+    """Turns a classifier f into the smoothed classifier g, whose answers can be certified.
+
+        g(x) = argmax_c P(f(x + e) = c),   e ~ N(0, sigma^2 I)
 
     (Cohen et al., ICML 2019, eq. 1; `predict` and `certify` are theirs.)
 
@@ -181,7 +184,7 @@ class Smooth:
 
 
 def votes(answer: Any, batch: int, num_classes: int) -> Int[Tensor, " batch"]:  # noqa: ANN401
-    """The class that each row of a classifier's answer means, on the CPU.
+    """Find the class that each row of a classifier's answer means, on the CPU.
 
     Args:
         answer: Scores (batch, classes) or integer labels (batch,), a tensor or an array.

@@ -16,7 +16,7 @@ from zopde.validate import check_positive, check_share
 
 
 class Masks(Protocol):
-    """Which coordinates each iteration probes."""
+    """Says which coordinates each iteration probes."""
 
     @property
     def active(self) -> int:
@@ -71,11 +71,8 @@ class LayerMasks:
 
     Args:
         ratios: From `layer_ratios`.
-        every: Iterations between two draws, >= 1.
+        every: As in `RandomMasks`, like `seed` and what is raised.
         seed: Decides the draws.
-
-    Raises:
-        InputError: If `every` is not positive.
     """
 
     def __init__(self, ratios: LayerRatios, every: int, seed: int) -> None:
@@ -91,7 +88,7 @@ class LayerMasks:
 
 @final
 class FixedMask:
-    """The same mask at every iteration, as pruned weights need it.
+    """One mask for all iterations, as pruned weights need it.
 
     Args:
         mask: (d,), True = active.
@@ -107,14 +104,11 @@ class FixedMask:
 
 
 def kept_mask(scores: Scores, ratios: LayerRatios) -> Bool[Tensor, " d"]:
-    """The weights that the ranking behind the ratios keeps: True at the lowest scores.
+    """Mark the weights that the ranking behind the ratios keeps: True at the lowest scores.
 
     Args:
         scores: What the ratios were made from.
         ratios: From `layer_ratios`.
-
-    Returns:
-        (d,), what is always active included.
     """
     values = scores.values.cpu().split([layer.weights for layer in ratios.layers])
     return _mask(ratios, lambda _, number: torch.argsort(values[number], stable=True))

@@ -31,7 +31,7 @@ class Scores:
 
 
 def random_scores(network: nn.Module, generator: Generator) -> Scores:
-    """Uniform noise in [0, 1): ranks the weights in a random order.
+    """Give every weight a random score, uniform in [0, 1): weights are pruned at random.
 
     Queries: none.
 
@@ -44,7 +44,9 @@ def random_scores(network: nn.Module, generator: Generator) -> Scores:
 
 
 def magnitude_scores(network: nn.Module) -> Scores:
-    """S = -|theta|: small weights go first.
+    """Score every weight by its size: small weights are pruned first.
+
+        S = -|theta|
 
     A layer that starts at zero, as the last one of a corrector, therefore goes before all
     others; after a NON start it does not. Queries: none.
@@ -62,7 +64,7 @@ def flat_weights(network: nn.Module) -> Float[Tensor, " d"]:
 
 
 def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
-    """GraSP, by autograd's Hessian-vector product.
+    """Score every weight by GraSP, with autograd's Hessian-vector product.
 
         S = -theta * (H g),   g = grad l(theta),   H = the Hessian of l at theta
 
@@ -84,7 +86,7 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
 
     Example:
         >>> import torch
-        >>> from zopde import grasp_scores
+        >>> from zopde.sparsity import grasp_scores
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, -2.0]]))
         >>> x = torch.diag(torch.tensor([1.0, 3.0]))
@@ -122,7 +124,7 @@ def zo_grasp_scores(
     generator: Generator,
     oracle_at: Callable[[nn.Module, Objective], Oracle] = WeightOracle,
 ) -> Scores:
-    """ZO-GraSP: the score of `grasp_scores` from queries alone.
+    """Score every weight by ZO-GraSP: as `grasp_scores` does, but from queries alone.
 
         S = -theta * [g(theta + t g(theta)) - g(theta)] / t,   t = mu sqrt(d) / |g(theta)|
 

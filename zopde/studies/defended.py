@@ -20,12 +20,8 @@ from zopde.studies.model_file import kinds_of, read_model, write_model
 class Defence(nn.Module):
     """Noisy images to images that a classifier can read: decode(encode(denoise(x))).
 
-    Args:
-        channels: Of an image.
-        side: Its height and width in pixels.
-        depth: Convolutions of the denoiser.
-        width: Channels between them.
-        latent: Entries of the encoder's output; 0: neither encoder nor decoder.
+    Images have `side` pixels in both directions; without `latent` entries between them there are
+    neither encoder nor decoder.
     """
 
     def __init__(self, channels: int, side: int, depth: int, width: int, latent: int = 0) -> None:
@@ -78,7 +74,7 @@ def save_defended(
 
 
 def load_defended(path: Path | str, classifier: Classifier | None = None) -> Defended:
-    """The defended classifier of a `model.safetensors`: pixels in [0, 1] to the answer.
+    """Load the defended classifier of a `model.safetensors`: pixels in [0, 1] to the answer.
 
     It is the base classifier that `Smooth` takes; `sigma` and `classes` are attributes.
 
@@ -111,7 +107,7 @@ def load_defended(path: Path | str, classifier: Classifier | None = None) -> Def
 
 
 def load_base_classifier(spec: str, scale: float) -> BaseClassifier:
-    """The classifier that `spec` names; a module comes in eval mode.
+    """Load the classifier that `spec` names; a module comes in eval mode.
 
     Args:
         spec: A model.safetensors of `zopde classify`, which wants pixels in the units of their

@@ -32,6 +32,7 @@ class NetworkOracle(Oracle, Protocol):
 
 
 OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
+"""Network, objective -> what evaluates the probes of one iteration."""
 
 
 @final
@@ -105,7 +106,7 @@ def _number(loss: Tensor | None) -> float:
 class Skipping:
     """Another source's gradient; where it is not finite, the iteration changes nothing at all."""
 
-    inner: GradientSource
+    inner: GradientSource  # the other source
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """As many queries as the inner source."""
@@ -126,8 +127,8 @@ class Skipping:
 class Masked:
     """Another source's gradient, zero where the iteration's mask is not active."""
 
-    inner: GradientSource
-    masks: Masks
+    inner: GradientSource  # the other source
+    masks: Masks  # which weights are active, by iteration
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """At the inner source's price."""

@@ -27,7 +27,7 @@ _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """How hard certificates are attacked. Checked when built.
+    """How hard certificates are attacked, checked when it is built.
 
     Args:
         steps: Of projected gradient descent.

@@ -17,7 +17,7 @@ from zopde.validate import (
 
 @dataclass(frozen=True)
 class CertifyConfig:
-    """A model, images, and how they are sampled. Checked when built.
+    """All settings of a certification, checked when it is built: a model, images, the sampling.
 
     Args:
         model: As `load_base_classifier` takes it.

@@ -24,3 +24,4 @@ LABELS = {
     "RGE": Label("rge"),
     "DeepZero": Label("cge", "resampled"),
 }
+"""Row of the table of results -> what sets it apart from the others."""

@@ -31,6 +31,7 @@ PRESETS = (
     *(f"cnn-{weights}" for weights in (730, 3700, 6670, 9640, 12610)),
     *(f"resnet20-{percent}" for percent in (80, 90, 95, 99)),
 )
+"""What `load_classification` finds in the package, by name."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ class ClassifyRunSettings:
 
 @dataclass(frozen=True)
 class ClassificationConfig:
-    """Everything that decides a classification run. Checked when built.
+    """All settings of a classification run, checked when it is built.
+
+    They stand in tables, as in config.toml: `data`, `network`,
+    `training`, `zo` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -133,7 +137,7 @@ def load_classification(
     changes: Sequence[str] = (),
     tables: Mapping[str, Any] | None = None,
 ) -> ClassificationConfig:
-    """A preset, with more and more particular settings laid over it.
+    """Read the settings of a classification run: a preset, and over it what is chosen.
 
     Args:
         preset: "quick" (digits, minutes), "cnn-730" ... "cnn-12610" or "resnet20-80" ...

@@ -115,7 +115,7 @@ def save_corrector(
 
 
 def load_corrector(path: Path | str) -> Normalised:
-    """The corrector of a `model.safetensors`, ready for `CorrectedSolver`.
+    """Load the corrector of a `model.safetensors`, ready for `CorrectedSolver`.
 
     Args:
         path: A file that a correction run wrote.

@@ -53,6 +53,7 @@ LABELS = {
     "ZO-random": Label("backprop", way="random"),
     "SOL": Label("backprop", twin=True),
 }
+"""Row of the table of results -> what sets it apart from the others."""
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from zopde.studies.workers import Workers
 from zopde.validate import check_choice, check_device
 
 PRESETS = ("quick", "paper")
+"""What `load_config` finds in the package, by name."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,10 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class CorrectionConfig:
-    """Everything that decides a correction run. Checked when built.
+    """All settings of a correction run, checked when it is built.
+
+    They stand in tables, as in config.toml: `solver`, `data`, `corrector`,
+    `non`, `training`, `zo`, `interface` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -217,7 +221,7 @@ def load_config(
     changes: Sequence[str] = (),
     tables: Mapping[str, Any] | None = None,
 ) -> CorrectionConfig:
-    """A preset, with more and more particular settings laid over it.
+    """Read the settings of a correction run: a preset, and over it what is chosen.
 
     A solver named in what is laid over may have presets of its own, `presets/<solver>/`; the
     others share those in `presets/`.

@@ -42,3 +42,4 @@ LABELS = {
     "ZO-AE-DS-CGE": Label("cge", autoencoder=True),
     "DeepZero": Label("weights"),
 }
+"""Row of the table of results -> what sets it apart from the others."""

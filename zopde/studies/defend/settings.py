@@ -28,6 +28,7 @@ from zopde.validate import check_choice, check_device, check_positive
 
 _FOLDER = files("zopde.studies.defend") / "presets"
 PRESETS = ("quick", "fashion", "cifar10")
+"""What `load_defence` finds in the package, by name."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,10 @@ class DefendRunSettings:
 
 @dataclass(frozen=True)
 class DefenceConfig:
-    """Everything that decides a defence run. Checked when built.
+    """All settings of a defence run, checked when it is built.
+
+    They stand in tables, as in config.toml: `data`, `classifier`,
+    `defence`, `pretraining`, `training`, `zo`, `certify` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -210,7 +214,7 @@ def load_defence(
     changes: Sequence[str] = (),
     tables: Mapping[str, Any] | None = None,
 ) -> DefenceConfig:
-    """A preset, with more and more particular settings laid over it.
+    """Read the settings of a defence run: a preset, and over it what is chosen.
 
     Args:
         preset: "quick" (digits, minutes), "fashion" (28 x 28, tens of minutes) or "cifar10"

@@ -64,7 +64,7 @@ class SolverCheck:
 def check_solver(
     config: CorrectionConfig, amplitude: float = 1.0, progress: Progress | None = None
 ) -> SolverCheck:
-    """Whether a solver keeps the contract, how precise and how fast it is; nothing is written.
+    """Check a solver: the contract, its precision, its speed, its price; nothing is written.
 
     At most about 900 solver steps in single precision and 1,300 in double, most of them for the
     two recommended mu; a third of that where a step takes a second.
