@@ -74,7 +74,7 @@ def run_correction(
 
     Args:
         config: From `load_config`.
-        folder: The run folder; see README, "What a run leaves behind".
+        folder: The run folder; docs/tutorial.md lists its files.
         resume: Go on with an interrupted run of the same settings.
         overwrite: Delete an earlier run in `folder` first.
         progress: Who is watching; nobody by default.
