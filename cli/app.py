@@ -17,7 +17,7 @@ from zopde.errors import InputError, SolverError, check_system
 
 app = typer.Typer(
     name="zopde",
-    help="Neural correctors for PDE solvers that cannot be differentiated.",
+    help="Train neural networks that correct PDE solvers, without a derivative of the solver.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -39,13 +39,15 @@ def _say_version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the Python traceback of an error.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Neural correctors for PDE solvers that cannot be differentiated."""
+    """Train neural networks that correct PDE solvers, without a derivative of the solver."""
     # `main` looks for --debug itself: it must also work where parsing fails.
 
 

@@ -16,35 +16,44 @@ def certify(
     model: Annotated[
         str,
         Argument(
-            help="A model.safetensors, package.module:name, file.py:name, or http://host:port/path."
+            help="The classifier: a model.safetensors file, package.module:name, file.py:name, or "
+            "http://host:port/path."
         ),
     ],
     data: ImageFile = None,
-    part: Annotated[str, Option(help="Certify these images: test or train.")] = "test",
-    scale: Annotated[float, Option(help="Divide pixels by this; 0: the training maximum.")] = 0.0,
-    sigma: Annotated[float, Option(help="Standard deviation of the noise, in input units.")] = 0.25,
-    n0: Annotated[int, Option(help="Let so many samples choose the class.")] = 100,
-    n: Annotated[int, Option("--n", help="Let so many samples bound its probability.")] = 10_000,
-    alpha: Annotated[float, Option(help="Probability of a wrong certificate.")] = 0.001,
-    batch: Annotated[int, Option(help="Classify so many samples at a time.")] = 1000,
-    every: Annotated[int, Option(help="Certify one image of so many.")] = 1,
-    max_images: Annotated[int, Option(help="Certify at most so many images; 0: all.")] = 0,
+    part: Annotated[str, Option(help="Certify the images of this part: test or train.")] = "test",
+    scale: Annotated[
+        float, Option(help="Divide pixels by this; 0: by the largest of the training images.")
+    ] = 0.0,
+    sigma: Annotated[
+        float, Option(help="Add noise of this standard deviation, in the units of the input.")
+    ] = 0.25,
+    n0: Annotated[int, Option(help="Choose the class from this many noisy samples.")] = 100,
+    n: Annotated[
+        int, Option("--n", help="Bound the probability of the class from this many noisy samples.")
+    ] = 10_000,
+    alpha: Annotated[
+        float, Option(help="Accept a wrong certificate with this probability.")
+    ] = 0.001,
+    batch: Annotated[int, Option(help="Classify this many samples at a time.")] = 1000,
+    every: Annotated[int, Option(help="Certify one image out of this many; 1: each.")] = 1,
+    max_images: Annotated[int, Option(help="Certify at most this many images; 0: all.")] = 0,
     seed: Annotated[int, Option(help="Draw the noise from this seed.")] = 0,
     device: Annotated[str, Option(help="Compute on this device: cpu, cuda, cuda:1, ...")] = "cpu",
     out: Annotated[Path, Option(help="Write to this run folder.")] = Path("runs/certify"),
     beside: Annotated[
         list[Path] | None,
-        Option(help="Draw this run of certify in the same picture; repeatable. Default: none."),
+        Option(help="Draw the curve of this run of certify, too; repeatable. Default: none."),
     ] = None,
     radius: Annotated[
         list[float] | None,
-        Option(help="Give this radius a row; repeatable. Default: 0, 0.25, 0.5, 0.75."),
+        Option(help="Print the accuracy at this radius; repeatable. Default: 0, 0.25, 0.5, 0.75."),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Certify a classifier by randomized smoothing: radii within which its answers hold."""
+    """Certify a classifier by randomized smoothing: find the radius in which an answer holds."""
     from zopde.studies.certify import RADII, CertifyConfig, run_certification
     from zopde.studies.run import study_named
 
@@ -76,21 +85,30 @@ def certify(
 
 
 def attack(
-    certification: Annotated[Path, Argument(help="Run folder of `zopde certify`, or its table.")],
+    certification: Annotated[
+        Path, Argument(help="The run folder of `zopde certify`, or its table.")
+    ],
     model: Annotated[
         str,
-        Option(help="Attack this white box: a file or import string. Default: what was certified."),
+        Option(
+            help="Attack by the gradients of this model: a file or an import string. "
+            "Default: the certified model."
+        ),
     ] = "",
-    steps: Annotated[int, Option(help="Take so many steps of projected gradient descent.")] = 40,
-    draws: Annotated[int, Option(help="Draw so much noise for every step.")] = 16,
-    n: Annotated[int, Option("--n", help="Take so many samples where it ends.")] = 10_000,
-    alpha: Annotated[float, Option(help="Probability of a wrong answer there.")] = 0.001,
-    reach: Annotated[float, Option(help="Attack within so many certified radii; 1: inside.")] = 1.0,
-    max_points: Annotated[int, Option(help="Attack at most so many points; 0: all.")] = 0,
+    steps: Annotated[int, Option(help="Take this many steps of projected gradient descent.")] = 40,
+    draws: Annotated[int, Option(help="Average each gradient over this many noisy samples.")] = 16,
+    n: Annotated[
+        int, Option("--n", help="Decide the answer at the end from this many samples.")
+    ] = 10_000,
+    alpha: Annotated[
+        float, Option(help="Accept a wrong answer there with this probability.")
+    ] = 0.001,
+    reach: Annotated[float, Option(help="Attack within this many certified radii.")] = 1.0,
+    max_points: Annotated[int, Option(help="Attack at most this many points; 0: all.")] = 0,
     seed: Annotated[int, Option(help="Draw the noise from this seed.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Try to change certified answers inside their radius: L2 PGD with expectation over noise."""
+    """Try to change certified answers within their radius, by projected gradient descent (L2)."""
     from zopde.studies.certify import AttackSettings, attack_certificates
 
     settings = AttackSettings(steps, draws, n, alpha, reach, max_points, seed)

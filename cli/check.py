@@ -1,4 +1,4 @@
-"""`zopde check`: is it right, before it runs for hours."""
+"""`zopde check`: examine a gradient or a solver before a run of hours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typer import Option
 from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table_of
 from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, tables_of
 
-check = typer.Typer(help="Check a part of a planned run; nothing is written.", no_args_is_help=True)
+check = typer.Typer(
+    help="Examine a gradient or a solver before a run; write nothing.", no_args_is_help=True
+)
 
 StatesFile = Annotated[
     Path | None,
@@ -39,11 +41,14 @@ def gradient(
     data: StatesFile = None,
     device: Device = None,
     directions: Annotated[
-        int, Option(help="Judge an estimate from so many random directions; 0: each weight.")
+        int,
+        Option(
+            help="Examine RGE with this many random directions; 0: CGE, which changes each weight."
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the zeroth-order gradient with autograd, find the best mu, measure the noise."""
+    """Compare the zeroth-order gradient with a reference, find the best mu, measure the noise."""
     from zopde.studies.correct import load_config
     from zopde.studies.correct.check import check_gradient
 
@@ -51,10 +56,7 @@ def gradient(
     config = load_config(preset, config_file, changes or (), tables)
     with prints_to_stderr():
         result = check_gradient(config, directions, Watcher()).as_dict()
-    if as_json:
-        say_json(result)
-    else:
-        _show_gradient(result)
+    (say_json if as_json else _show_gradient)(result)
 
 
 @check.command()
@@ -66,11 +68,11 @@ def solver(
     data: StatesFile = None,
     device: Device = None,
     amplitude: Annotated[
-        float, Option(help="Amplitude of the random fields, in the units of the state.")
+        float, Option(help="Give random fields this amplitude, in the units of the state.")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Look at a solver for a minute: contract, precision, speed, the mu it needs, the costs."""
+    """Examine a solver for a minute: contract, precision, speed, the mu it needs, the costs."""
     from zopde.studies.correct import load_config
     from zopde.studies.correct.check import check_solver
     from zopde.validate import check_positive
@@ -80,10 +82,7 @@ def solver(
     config = load_config(preset, config_file, changes or (), tables)
     with prints_to_stderr():
         result = check_solver(config, amplitude, Watcher()).as_dict()
-    if as_json:
-        say_json(result)
-    else:
-        _show_solver(result)
+    (say_json if as_json else _show_solver)(result)
     raise typer.Exit(0 if result["passed"] else 1)
 
 

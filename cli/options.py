@@ -31,15 +31,17 @@ def solver_names(incomplete: str) -> Iterator[str]:
 SolverSpec = Annotated[
     str,
     Argument(
-        help="A name of `zopde solvers`, package.module:Class, file.py:Class, or file.toml.",
+        help="The solver: a name that `zopde solvers` lists, package.module:Class, file.py:Class, "
+        "or file.toml.",
         autocompletion=solver_names,
     ),
 ]
 Preset = Annotated[
-    str, Option(help="Start from these embedded settings: quick (minutes) or paper (days).")
+    str, Option(help="Start from the settings of this preset: quick (minutes) or paper (days).")
 ]
 ConfigFile = Annotated[
-    Path | None, Option("--config", help="Lay this TOML file over the preset. Default: none.")
+    Path | None,
+    Option("--config", help="Change settings of the preset by this TOML file. Default: none."),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -54,17 +56,18 @@ ImageFile = Annotated[
     Path | None,
     Option(
         "--data",
-        help="Read images from here: npz, CIFAR-10 archive, folder of idx files or of "
-        "train/<class>/. Default: as the settings; of quick, the embedded digits.",
+        help="Read the images from here: an npz file, the CIFAR-10 archive, a folder of idx files "
+        "or of train/<class>/ pictures. Default: the embedded digits, unless the settings name "
+        "others.",
     ),
 ]
 Device = Annotated[
     str | None,
-    Option(help="Compute on this device: cpu, cuda, cuda:1, ... Default: as the settings."),
+    Option(help="Compute on this device: cpu, cuda, cuda:1, ... Default: as in the settings."),
 ]
-Resume = Annotated[bool, Option("--resume", help="Go on with the interrupted run in --out.")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Delete what is there first.")]
-AsJson = Annotated[bool, Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Resume = Annotated[bool, Option("--resume", help="Continue the interrupted run in --out.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Delete what zopde wrote to --out before.")]
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
 def tables_of(**options: object) -> dict[str, dict[str, object]]:

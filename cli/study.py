@@ -42,7 +42,7 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
         preset: Annotated[
             str,
             Option(
-                help=f"Start from these embedded settings: {presets}.",
+                help=f"Start from the settings of this preset: {presets}.",
                 autocompletion=lambda incomplete: preset_names(name, incomplete),
             ),
         ] = "quick",
@@ -54,7 +54,8 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
         resume: Resume = False,
         overwrite: Overwrite = False,
         dry_run: Annotated[
-            bool, Option("--dry-run", help="Measure a sample, print the costs, and stop.")
+            bool,
+            Option("--dry-run", help="Measure a sample, print what a run would cost, and stop."),
         ] = False,
         as_json: AsJson = False,
         **given: Any,  # noqa: ANN401 - of `own`
@@ -89,7 +90,7 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
 
 
 def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  # noqa: ANN401
-    """Print what every label will cost and, of a study that has cuts, what each of these asks."""
+    """Print what every label will cost and, of a study that has cuts, one gradient of each."""
     from zopde.studies.run import price_study
 
     with prints_to_stderr():
@@ -104,7 +105,7 @@ def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  #
     rows = [{**price, "hours": round(price["seconds"] / 3600, 2)} for price in prices]
     table_of(rows, title, blank=0)
     heads = {"setup_steps": "steps once", "setup_seconds": "seconds once", "steps": "solver steps"}
-    table_of(cuts, "what a gradient asks, by cut", heads)
+    table_of(cuts, "what one gradient costs, by cut", heads)
 
 
 def preset_names(study: str, incomplete: str = "") -> Iterator[str]:
@@ -121,48 +122,50 @@ def _option(kind: Any, text: str) -> Any:  # noqa: ANN401 - types as typer reads
 
 correct = study_command(
     "correct",
-    "Train a corrector of a solver in every way, and compare the ways on unseen runs.",
+    "Train a network that corrects a solver, in several ways, and compare them on unseen runs.",
     "quick (minutes) or paper (days)",
     solver=SolverSpec,
     data=_option(
-        Path, "Read reference data from this NetCDF file, made if absent. Default: beside --out."
+        Path, "Read reference data from this NetCDF file, or make it. Default: a file beside --out."
     ),
     device=Device,
     chunk=_option(
-        int, "Evaluate so many probes in a pass; 0 measures what is best. Default: as the settings."
+        int,
+        "Evaluate this many probes in a pass; 0: measure the best. Default: as in the settings.",
     ),
     executor=_option(
         str,
         "Let dask (a local cluster of run.workers) or dask://host:port evaluate the probes of "
-        "the weight cut. Default: run.workers processes.",
+        "weights. Default: run.workers processes.",
     ),
     failures=_option(
         str,
-        "When a solver step fails: raise, retry (run.retries times, then raise), or drop "
-        "(then leave it out). Default: as the settings.",
+        "If a solver step fails: raise ends the run, retry repeats the step run.retries times "
+        "and then ends the run, drop repeats it and then leaves it out. Default: as in the "
+        "settings.",
     ),
     store=_option(
         Path,
-        "Keep the solver's answers in this file, so that a crashed or resumed run asks nothing "
-        "twice; for solvers that take long. Default: none is kept.",
+        "Keep the results of the solver in this file, so that a resumed run makes no step "
+        "twice; for slow solvers. Default: no file.",
     ),
 )
 classify = study_command(
     "classify",
-    "Train an image classifier from scratch by queries, beside back-propagation.",
+    "Train an image classifier from scratch by queries, and by back-propagation to compare.",
     "quick (digits), cnn-730 ... cnn-12610, resnet20-80/90/95/99 (CIFAR-10)",
     data=ImageFile,
     device=Device,
 )
 defend = study_command(
     "defend",
-    "Train a denoiser through a classifier that only answers queries, and certify the whole.",
+    "Train a denoiser in front of a black-box classifier by queries, and certify the two.",
     "quick (digits), fashion (28 x 28) or cifar10 (as published)",
     data=ImageFile,
     device=Device,
     classifier=_option(
         str,
         "Defend this classifier: model.safetensors, package.module:name, file.py:name or a URL. "
-        "Default: one is trained on the clean images first.",
+        "Default: train one on the clean images first.",
     ),
 )

@@ -11,11 +11,11 @@ from typer import Argument, Option
 from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table
 from zopde.cli.options import AsJson, Changes, ConfigFile, Overwrite, Preset, SolverSpec, tables_of
 
-data = typer.Typer(help="Data sets that their authors publish.", no_args_is_help=True)
+data = typer.Typer(help="Download data sets from their authors.", no_args_is_help=True)
 
 
 def solvers(as_json: AsJson = False) -> None:
-    """List the solvers that are installed, one line each."""
+    """List the installed solvers, one on each line."""
     from dataclasses import asdict
 
     from zopde.plugins import find_solvers
@@ -30,13 +30,13 @@ def solvers(as_json: AsJson = False) -> None:
 
 def simulate(
     solver: SolverSpec,
-    out: Annotated[Path, Option(help="Write this NetCDF file.")],
+    out: Annotated[Path, Option(help="Write the data to this NetCDF file.")],
     preset: Preset = "quick",
     config_file: ConfigFile = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run a solver on the fine grid and keep the runs on the coarse grid, as NetCDF."""
+    """Make reference data: run a solver on the fine grid, write its states on the coarse grid."""
     from zopde.data import save_trajectories
     from zopde.studies.correct import load_config
     from zopde.studies.correct.open import open_solver, reference_of
@@ -62,9 +62,9 @@ def serve(
     ] = None,
     host: Annotated[str, Option(help="Listen on this address; 0.0.0.0: on all.")] = "127.0.0.1",
     port: Annotated[int, Option(help="Listen on this port; 0: on a free one.")] = 4242,
-    name: Annotated[str, Option(help="Let clients call the model this.")] = "forward",
+    name: Annotated[str, Option(help="Give the model this name for its clients.")] = "forward",
 ) -> None:
-    """Answer for a solver over HTTP, as UM-Bridge 1.0; Ctrl-C ends it."""
+    """Make a UM-Bridge 1.0 server of a solver: others step it over HTTP, until Ctrl-C ends it."""
     from zopde.blackbox.serving import ServedSolver, SolverServer
     from zopde.plugins import load_solver
     from zopde.studies.settings import assignments
@@ -82,7 +82,9 @@ def serve(
 def report(
     runs: Annotated[
         list[Path],
-        Argument(help="Run folders of correct, classify, defend or certify; several are compared."),
+        Argument(
+            help="Folders of runs of one command; the page compares them if there are several."
+        ),
     ],
     out: Annotated[
         Path | None, Option(help="Write this HTML file. Default: report.html in the first folder.")
@@ -90,12 +92,12 @@ def report(
     animation: Annotated[
         Path | None,
         Option(
-            help="Write the page's animation also to this GIF file (one run of correct, "
-            "at most 1.4 MB). Default: in the page alone."
+            help="Also write the animation of the page to this GIF file (of one run of correct; "
+            "at most 1.4 MB). Default: only in the page."
         ),
     ] = None,
 ) -> None:
-    """Write run folders, finished or not, as one HTML page that needs no other file."""
+    """Write one HTML page about a run, finished or not; the page needs no other file."""
     from zopde.studies.report import write_report
 
     with prints_to_stderr():  # a solver that tells its vorticity may print
@@ -105,14 +107,17 @@ def report(
 
 @data.command()
 def fetch(
-    name: Annotated[str, Argument(help="cifar10.", show_default=False)],
-    to: Annotated[Path, Option(help="Folder that it goes to.")] = Path("data"),
+    name: Annotated[str, Argument(help="The data set: cifar10.", show_default=False)],
+    to: Annotated[Path, Option(help="Write it to this folder.")] = Path("data"),
     url: Annotated[
         str,
-        Option(help="A mirror of the same file. Default: the authors' server.", show_default=False),
+        Option(
+            help="Download the same file from here. Default: the authors' server.",
+            show_default=False,
+        ),
     ] = "",
 ) -> None:
-    """Download a data set and check it; what is there already is left alone."""
+    """Download a data set and check it; a complete file that is there already stays as it is."""
     from zopde.data.fetch import fetch as download
 
     with Watcher().stage(f"fetching {name}", 100) as advance:
@@ -130,7 +135,7 @@ def fetch(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show versions, devices, threads and optional parts; exit code 1 if a needed one lacks."""
+    """Show versions, devices, threads, optional parts; exit with 1 if a needed part is missing."""
     from zopde.doctor import examine
 
     examined = examine()
@@ -142,5 +147,5 @@ def doctor(as_json: AsJson = False) -> None:
         for needed, title in ((True, "needed"), (False, "optional")):
             parts = [part for part in examined["parts"] if part["needed"] == needed]
             rows = [[p["name"], p["found"] or "missing", p["gives"], p["remedy"]] for p in parts]
-            table(("part", "found", "asked for" if needed else "gives", "to get it"), rows, title)
+            table(("part", "found", "required" if needed else "gives", "to get it"), rows, title)
     raise typer.Exit(0 if examined["sound"] else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -78,7 +78,7 @@ class Http:
 
     def _ask(self, state: Tensor, forcing: Tensor | None) -> Tensor:
         given = [v.flatten().tolist() for v in (state, forcing) if v is not None]
-        output = self._post("/Evaluate", input=given, config=self._config).get("output")
+        output = self._call("/Evaluate", input=given, config=self._config).get("output")
         try:
             values = torch.tensor(output, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -88,25 +88,22 @@ class Http:
             raise StepError(f"the server's output has shape {shape}")
         return values.view(state.shape)
 
-    def _post(self, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-        return self._spoken(lambda session: session.post(path, {"name": self._name, **content}))
-
-    def _spoken(self, request: Callable[[Session], dict[str, Any]]) -> dict[str, Any]:
+    def _call(self, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         try:
             session = self._idle.pop()
         except IndexError:  # every other thread has one
             session = Session(self._url, self._timeout, self._retries)
         try:
-            return request(session)
+            return session.ask(path, None if path == "/Info" else {"name": self._name, **content})
         finally:
             self._idle.append(session)
 
     def _agreed(self, declared: Grid | Mapping[str, Any] | None) -> Grid:
-        info = self._spoken(lambda session: session.get("/Info"))
+        info = self._call("/Info")
         if info.get("protocolVersion") != 1:
             raise StepError(f"protocol version {info.get('protocolVersion')}")
         check_choice("name", self._name, [str(name) for name in info.get("models", ())])
-        model = self._post("/ModelInfo")
+        model = self._call("/ModelInfo")
         if not dict(model.get("support", {})).get("Evaluate"):
             raise StepError(f"model {self._name!r} does not support Evaluate")
         table = declared if declared is not None else model.get("grid")
@@ -116,7 +113,7 @@ class Http:
         states, forcings = math.prod(grid.state_shape), math.prod(grid.forcing_shape)
         wanted = {"input": [states, forcings] if forcings else [states], "output": [states]}
         for side, sizes in wanted.items():
-            answer = self._post(f"/{side.capitalize()}Sizes", config=self._config)
+            answer = self._call(f"/{side.capitalize()}Sizes", config=self._config)
             told = answer.get(f"{side}Sizes")
             if told != sizes:
                 got, expected = f"{side} sizes {sizes}", f"the server's {told}"

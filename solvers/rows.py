@@ -32,17 +32,10 @@ def step_rows(
     prepared: Callable[[Tensor], Tensor] = own_copy,
     stop: Callable[[], None] | None = None,
 ) -> State:
-    """Ask about every state of a batch, as `prepared` makes it, on its own, in several threads.
+    """Ask about every state of a batch, as `prepared` makes it, on its own, by several threads.
 
-    Args:
-        grid: The solver's.
-        state: (batch, channel, *space).
-        forcing: (batch, forcing_channel, *space), or None.
-        ask: (state, forcing) -> the next state; it raises `StepError` where it cannot.
-        at_once: How many threads ask side by side, >= 1.
-        prepared: What is done to a batch first.
-        stop: Makes whoever asks now fail at once. After Ctrl-C it is called until nobody asks;
-            where there is none, nobody waits for what still runs.
+    `ask` raises `StepError` where it cannot; `stop` makes whoever asks now fail at once. After
+    Ctrl-C it is called until nobody asks; where there is none, nobody waits for what still runs.
 
     Raises:
         SolverError: With the states that failed, and the answers of the others.

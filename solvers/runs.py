@@ -130,13 +130,14 @@ class Runs:
     def _keep(self, failures: Sequence[Failure]) -> list[Failure]:
         """The failures, with the place of each folder that is kept."""
         parent = self.failed or Path(tempfile.gettempdir()) / f"zopde-failed-{os.getuid()}"
-        runs = [failure.folder for failure in failures if failure.folder][: self.keep_failed]
-        places = {"": ""}
-        for run in runs:
+        places: dict[str, str] = {}
+        for folder in [failure.folder for failure in failures if failure.folder][
+            : self.keep_failed
+        ]:
             parent.mkdir(parents=True, exist_ok=True)
-            places[run] = str(shutil.move(run, parent))
+            places[folder] = str(shutil.move(folder, parent))
         ages = {}
-        for run in parent.glob(f"{_PREFIX}*") if runs else ():
+        for run in parent.glob(f"{_PREFIX}*") if places else ():
             with suppress(FileNotFoundError):  # another process deletes them, too
                 ages[run] = run.stat().st_mtime
         oldest = sorted(ages, key=ages.__getitem__)

@@ -124,8 +124,7 @@ class ReferenceSolver(Solver, Protocol):
 class Downsampling(Protocol):
     """A solver whose state is not cell by cell, and that brings a fine state to its own grid.
 
-    Without this method, reference states are brought over by `zopde.downsample`, cell means.
-    A forcing always is.
+    Without this method, and for a forcing always, `zopde.downsample` takes cell means.
     """
 
     def downsample(self, fine: State) -> State:

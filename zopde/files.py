@@ -40,15 +40,10 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
             _to_disk(path.parent)
 
 
-def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
-    """Write a file whole or not at all; see `replacing`."""
-    with replacing(path, durable) as partial:
-        partial.write_bytes(content)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, its line ends as they are; see `replacing`."""
-    write_bytes(path, text.encode())
+    with replacing(path) as partial:
+        partial.write_bytes(text.encode())
 
 
 def digest_of(tensors: Iterable[Tensor | None]) -> str:

@@ -30,23 +30,17 @@ class Session:
         self._url, self._prefix, self._retries = url, parts.path.rstrip("/"), retries
         weakref.finalize(self, self._connection.close)
 
-    def get(self, path: str) -> dict[str, Any]:
-        """Receive a JSON object; see `post`."""
-        return self._request("GET", path)
-
-    def post(self, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Send JSON, receive a JSON object; NaN and Infinity are read as such.
+    def ask(self, path: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """POST JSON, or GET without any; receive a JSON object, in which NaN and Infinity may be.
 
         Raises:
             StepError: If no answer came, or one that is an error or no JSON object.
         """
-        return self._request("POST", path, json.dumps(content).encode())
-
-    def _request(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        body = None if content is None else json.dumps(content).encode()
         attempt = 0
         while True:
             try:
-                return self._answer(method, path, body)
+                return self._answer(path, body)
             except BaseException as error:
                 self._connection.close()  # a half-read answer must not be taken for the next one
                 why = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -60,10 +54,9 @@ class Session:
             time.sleep(_PAUSE * 2**attempt)
             attempt += 1
 
-    def _answer(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
-        self._connection.request(
-            method, self._prefix + path, body, {"Content-Type": "application/json"}
-        )
+    def _answer(self, path: str, body: bytes | None) -> dict[str, Any]:
+        method, head = "GET" if body is None else "POST", {"Content-Type": "application/json"}
+        self._connection.request(method, self._prefix + path, body, head)
         response = self._connection.getresponse()
         text = response.read()
         try:

@@ -55,7 +55,7 @@ def check_device(name: str, device: str) -> None:
 
 
 def check_folder_writable(name: str, folder: Path) -> None:
-    """Require that `folder` exists, or can be made, and takes new files."""
+    """Require a folder that exists, or can be made, and takes new files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".zopde-write-test"

@@ -15,11 +15,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from zopde.blackbox.failures import whole
+from zopde.blackbox.failures import one_by_one, whole
 from zopde.blackbox.wrapper import Wrapper
 from zopde.child import Child, ChildPool, EndedError, ending
 from zopde.contracts import Forcing, Seeded, Solver, State, seeded
-from zopde.errors import Failure, InputError, SolverError, StepError, first_line
+from zopde.errors import InputError, SolverError, StepError, first_line
 from zopde.memory import keep_freed_memory
 from zopde.plugins import import_user_files, user_files
 from zopde.validate import check_positive
@@ -76,17 +76,7 @@ class Apart(Wrapper):
         Raises:
             SolverError: With the states at which the solver failed, crashed or hung.
         """
-        answers, failures = [], list[Failure]()
-        for i, row in enumerate(state.split(1)):
-            try:
-                answer = self._ask(row, None if forcing is None else forcing[i : i + 1])
-                # What is no state is left to `BlackBox` to refuse.
-                answer = answer.to(state.device) if isinstance(answer, Tensor) else answer
-            except StepError as error:
-                answer = torch.full_like(row, torch.nan)
-                failures.append(error.at(i))
-            answers.append(answer)
-        return whole(torch.cat(answers), failures)
+        return whole(*one_by_one(self._ask, state, forcing))
 
     def _ask(self, state: State, forcing: Forcing | None) -> Any:  # noqa: ANN401 - what it answers
         # A view would be pickled with everything that it is a view of.
@@ -101,7 +91,8 @@ class Apart(Wrapper):
             log = child.last_lines() if kind == "error" else ""
         if kind == "error":
             raise StepError(answer, log=log)
-        return answer
+        # What is no state is left to `BlackBox` to refuse.
+        return answer.to(state.device) if isinstance(answer, Tensor) else answer
 
 
 def _exchange(child: Child, message: bytes, timeout: float | None) -> tuple[str, Any]:
@@ -149,7 +140,7 @@ def _answer(solver: Solver, state: State, forcing: Forcing | None, seed: int) ->
 
 
 def _end_with_the_parent() -> None:
-    """A step that never returns must not outlive the process that waits for it."""
+    """End this process, even in a step that never returns, when the one that waits ends."""
     poll = select.poll()
     poll.register(0, 0)  # only for its end
     poll.poll()

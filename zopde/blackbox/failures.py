@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State, counts_of
-from zopde.errors import Failure, InputError, SolverError
+from zopde.errors import Failure, InputError, SolverError, StepError
 from zopde.validate import check_positive
 
 _FAILED, _ATTEMPTS = "failed: ", "attempts"  # names of counts
@@ -23,6 +23,7 @@ _NOT_FINITE = "an answer that is not finite"
 _FIRST = 100  # steps before a share of them means anything
 _FRACTION = re.compile(r"\d*\.\d+(e[-+]?\d+)?")
 _REASONS, _LENGTH = 20, 100  # reasons that are told apart, and letters of each
+Step = Callable[[State, Forcing | None], State]
 Stepped = tuple[State, list[Failure]]
 """The states after a step, NaN or worse where it failed, and which failed, why."""
 
@@ -94,7 +95,7 @@ class Retrying(Wrapper):
             if of_all and len(state) > 1 and not isinstance(error, TooManyFailuresError):
                 self._counts[_ATTEMPTS] += len(state)  # each alone
                 self._note([Failure(0, str(error))])
-            stepped, failures = recovered(error, self._solver, state, forcing)
+            stepped, failures = recovered(error, self._solver.step, state, forcing)
         if not _finite(stepped):
             known = {failure.row for failure in failures}
             bad = (~_finite_rows(stepped)).nonzero().flatten().tolist()
@@ -130,7 +131,7 @@ class Dropping(Wrapper):
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""
-        return step_or_nan(self._solver, state, forcing)[0]
+        return step_or_nan(self._solver.step, state, forcing)[0]
 
 
 @final
@@ -147,7 +148,7 @@ class OneAtATime(Wrapper):
         Raises:
             SolverError: With the states that failed, and the steps of the others.
         """
-        return whole(*_one_by_one(self._solver, state, forcing))
+        return whole(*one_by_one(self._solver.step, state, forcing))
 
 
 @final
@@ -155,15 +156,17 @@ class TooManyFailuresError(SolverError):
     """More steps failed than the limit allows: nobody may go on after this."""
 
 
-def step_or_nan(solver: Solver, state: State, forcing: Forcing | None) -> Stepped:
+def step_or_nan(step: Step, state: State, forcing: Forcing | None) -> Stepped:
     """A solver's step, NaN where it fails, and why it does."""
     try:
-        return solver.step(state, forcing), []
+        return step(state, forcing), []
     except SolverError as error:
-        return recovered(error, solver, state, forcing)
+        return recovered(error, step, state, forcing)
+    except StepError as error:
+        return torch.full_like(state, torch.nan), [error.at(0)]
 
 
-def recovered(error: SolverError, solver: Solver, state: State, forcing: Forcing | None) -> Stepped:
+def recovered(error: SolverError, step: Step, state: State, forcing: Forcing | None) -> Stepped:
     """What an error leaves of a batch: its step, NaN where it failed, and why.
 
     Where it does not say which states failed, each is stepped alone.
@@ -175,13 +178,13 @@ def recovered(error: SolverError, solver: Solver, state: State, forcing: Forcing
     if len(state) == 1:
         known = error.failures[0] if error.failures else Failure(0, str(error))
         return torch.full_like(state, torch.nan), [replace(known, row=0)]
-    return _one_by_one(solver, state, forcing)
+    return one_by_one(step, state, forcing)
 
 
-def _one_by_one(solver: Solver, state: State, forcing: Forcing | None) -> Stepped:
+def one_by_one(step: Step, state: State, forcing: Forcing | None) -> Stepped:
     """The step of each state alone; see `step_or_nan`."""
     forcings = [None] * len(state) if forcing is None else forcing.split(1)
-    alone = [step_or_nan(solver, *row) for row in zip(state.split(1), forcings, strict=True)]
+    alone = [step_or_nan(step, *row) for row in zip(state.split(1), forcings, strict=True)]
     failures = [replace(f, row=i) for i, (_, of_row) in enumerate(alone) for f in of_row]
     return torch.cat([stepped for stepped, _ in alone]), failures
 

@@ -113,7 +113,7 @@ def _read_cifar(path: Path) -> ImageData:
 
 
 def _cifar_files(path: Path) -> dict[str, bytes]:
-    """Name -> content of the batches at a path, and of one that shows the pickled version."""
+    """The batches at a path by name, and one that shows the pickled version."""
     wanted, folder = (*_TRAIN, _TEST, _PICKLED), _cifar_folder(path)
     if folder is not None:
         return {file.name: file.read_bytes() for file in folder.iterdir() if file.name in wanted}
@@ -149,13 +149,11 @@ _BYTES = 0x08  # the type code of unsigned bytes
 
 
 def _read_idx(path: Path) -> ImageData:
-    train, test = (
-        Images.of(
-            _idx_array(path, f"{part}-images-idx3-ubyte", 3),
-            _idx_array(path, f"{part}-labels-idx1-ubyte", 1),
-        )
-        for part in ("train", "t10k")
-    )
+    def images(part: str) -> Images:
+        pixels = _idx_array(path, f"{part}-images-idx3-ubyte", 3)
+        return Images.of(pixels, _idx_array(path, f"{part}-labels-idx1-ubyte", 1))
+
+    train, test = images("train"), images("t10k")
     return ImageData(path.name, train, test, _numbers(1 + int(train.labels.max())))
 
 

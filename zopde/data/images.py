@@ -132,11 +132,7 @@ class ImageData:
         return mean.float(), deviation.float()
 
     def brightest(self) -> float:
-        """The largest pixel of the training images: what `in_unit_range` divides by.
-
-        Raises:
-            InputError: If it is not positive.
-        """
+        """The largest pixel of the training images, > 0: what `in_unit_range` divides by."""
         most = float(self.train.pixels.max())
         if most <= 0:
             raise InputError("brightest pixel", got=most, expected="> 0", remedy="give a scale")

@@ -39,18 +39,15 @@ class Injection(Protocol):
     def step(
         self, solver: Solver, network: Network, state: State, forcing: Forcing | None
     ) -> State:
-        """Make the next state.
+        """Make as many next states as the network gives corrections.
 
         Args:
             solver: S.
             network: C, from (state, forcing) to what is added. It may give corrections for
-                several probes side by side, (num_probes * batch, ...), probe-major; the others'
-                states and forcings are then common to all.
+                several probes side by side, (num_probes * batch, ...), probe-major; state and
+                forcing are then common to all.
             state: (batch, channel, *space), u.
             forcing: (batch, forcing_channel, *space), f, or None.
-
-        Returns:
-            As many states as the network gave corrections.
         """
         ...
 

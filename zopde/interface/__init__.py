@@ -4,7 +4,6 @@ from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthe
 from zopde.interface.coloured import (
     ColouredPullback,
     coloured_for,
-    lattice_colours,
     measure_radius,
     measure_reach,
 )
@@ -50,7 +49,6 @@ __all__ = [
     "coloured_for",
     "farthest_points",
     "form_for",
-    "lattice_colours",
     "measure_radius",
     "measure_reach",
     "queried",

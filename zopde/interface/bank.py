@@ -114,13 +114,7 @@ class Bank:
     Raises:
         InputError: If `capacity` is no whole number >= 1.
 
-    Example: the Jacobians at 12 of many states, `stepped` being the solver's step of each::
-
-        key = Key(states.std(dim=(0, 2, 3)))
-        chosen = farthest_points(key(states).flatten(1), 12)
-        bank = Bank(form_for(solver.grid, "state", 12), 12, key)
-        bank.add(Step(solver, states[chosen], None, stepped[chosen]))
-        pullback = BankPullback(bank)
+    Example: see `docs/files/bank.py`.
     """
 
     def __init__(
@@ -238,9 +232,7 @@ def nearest(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
 
 
 def fitted(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
-    """The weights that put the snapshots together to the state, as far as they can.
-
-        min_w |u - sum_k w_k u_k|^2 + 0.01 |w - 1 / K|^2,    sum_k w_k = 1
+    """The w that minimise |u - sum_k w_k u_k|^2 + 0.01 |w - 1 / K|^2, with sum_k w_k = 1.
 
     (|.|^2 a mean over entries, in standard deviations.) Some may be negative. Exact where the
     Jacobian is affine in the state (a quadratic step) and the snapshots span the state.

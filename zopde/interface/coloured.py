@@ -267,18 +267,8 @@ def lattice_colours(
 
     Two cells conflict where they are at most 2 radius apart along every axis. On a periodic grid
     the linear form has to close around each axis: m divides a_d n_d. 32 x 32 cells with radius 2
-    take 32 colours that way, 36 by the axes alone; 25 is the least that any colouring needs.
-
-    Args:
-        shape: Cells along each axis, >= 1.
-        radius: Along each axis, >= 0.
-        periodic: Whether every axis closes upon itself.
-
-    Returns:
-        shape, colours 0, 1, ..., each in use.
-
-    Raises:
-        InputError: If the lengths differ, or a number is out of range.
+    take 32 colours that way, 36 by the axes alone; 25 is the least that any colouring needs. The
+    result has the shape of the grid, and colours 0, 1, ..., each in use.
 
     Example:
         >>> lattice_colours((6,), (1,), periodic=True).tolist()

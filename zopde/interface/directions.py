@@ -87,8 +87,7 @@ class RandomPullback:
         around: w, for the influence of the state; that of the forcing always has w = 0.
 
     Attributes:
-        variance: Estimated variance of a product's entries, their mean, and over the products
-            so far.
+        variance: Estimated variance of a product's entries, a mean over the products so far.
 
     Raises:
         InputError: If a setting is out of range.

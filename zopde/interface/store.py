@@ -78,8 +78,8 @@ class JacobianStore:
                 packed[row] = numbers
                 continue
             for first in range(0, entries, probing.per_call):
-                count = min(probing.per_call, entries - first)
-                calls.append(_Call(row, first, count, f"{files[row]}.{first}"))
+                probes = min(probing.per_call, entries - first)
+                calls.append(_Call(row, first, probes, f"{files[row]}.{first}"))
         self._count(step, probing, len(packed) * entries)
         measured: dict[int, dict[int, Tensor]] = {call.row: {} for call in calls}
         for call, responses in self._responses(step, probing, calls):
@@ -101,15 +101,15 @@ class JacobianStore:
         missing = []
         for call in calls:
             stepped = step.stepped[call.row]
-            known = self._read(call.file, call.count * stepped.numel(), stepped)
+            known = self._read(call.file, call.probes * stepped.numel(), stepped)
             if known is None:
                 missing.append(call)
             else:
-                self._count(step, probing, call.count)
-                yield call, known.view(call.count, -1)
+                self._count(step, probing, call.probes)
+                yield call, known.view(call.probes, -1)
         for call, responses in _measured(step, missing, probing):
-            self.solver_steps += call.count * probing.steps
-            self._count(step, probing, call.count, here=probing.executor is None)
+            self.solver_steps += call.probes * probing.steps
+            self._count(step, probing, call.probes, here=probing.executor is None)
             kept = self._keep(call.file, responses.flatten(), step.stepped[call.row])
             yield call, kept.view_as(responses)
 
@@ -165,7 +165,7 @@ class _Call(NamedTuple):
 
     row: int
     first: int
-    count: int
+    probes: int
     file: str  # in which its responses are kept until their Jacobian is complete
 
 
@@ -182,12 +182,12 @@ def _measured(
     work = partial(_in_worker, shipment.publish(step), alone)
     for number, data in finished(probing.executor, work, calls):
         responses = torch.frombuffer(bytearray(data), dtype=torch.float32)
-        yield calls[number], responses.view(calls[number].count, -1)
+        yield calls[number], responses.view(calls[number].probes, -1)
 
 
 def _measure(step: Step, call: _Call, probing: Probing) -> Float[Tensor, "probes outputs"]:
     """J e_j for the entries of a call, in float32; a Jacobian must be whole."""
-    entries = torch.arange(call.first, call.first + call.count, device=step.point.device)
+    entries = torch.arange(call.first, call.first + call.probes, device=step.point.device)
     responses = entry_responses(step, torch.full_like(entries, call.row), entries, probing)
     lost = failed(responses)
     if lost.any():

@@ -122,7 +122,8 @@ class Probing:
 
     def calls(self, probes: int, like: Tensor) -> Sequence[Int[Tensor, " probes"]]:
         """The numbers of the probes of each solver call, on the device of a tensor."""
-        return torch.arange(probes, device=like.device).split(self.per_call)
+        numbers: Sequence[Tensor] = torch.arange(probes, device=like.device).split(self.per_call)
+        return numbers
 
 
 def differences(

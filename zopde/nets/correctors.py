@@ -64,8 +64,8 @@ class ResidualCorrector(nn.Module):
 
     With 4 inputs, 2 outputs, width 32 and 5 blocks it has 261,154 parameters; act is
     LeakyReLU with slope 0.3, that code's default. Unlike there, the last layer starts at zero
-    and padding may be periodic. The arguments are those of `ConvCorrector`, with `blocks`, the
-    number of residual blocks, for its depth.
+    and padding may be periodic. `inputs`, `outputs`, `width`, `kernel` and `padding` are those of
+    `ConvCorrector`; `blocks` is the number of residual blocks.
     """
 
     def __init__(

@@ -71,11 +71,8 @@ class LayerMasks:
 
     Args:
         ratios: From `layer_ratios`.
-        every: Iterations between two draws, >= 1.
+        every: As in `RandomMasks`, like `seed` and what is raised.
         seed: Decides the draws.
-
-    Raises:
-        InputError: If `every` is not positive.
     """
 
     def __init__(self, ratios: LayerRatios, every: int, seed: int) -> None:
@@ -112,9 +109,6 @@ def kept_mask(scores: Scores, ratios: LayerRatios) -> Bool[Tensor, " d"]:
     Args:
         scores: What the ratios were made from.
         ratios: From `layer_ratios`.
-
-    Returns:
-        (d,), what is always active included.
     """
     values = scores.values.cpu().split([layer.weights for layer in ratios.layers])
     return _mask(ratios, lambda _, number: torch.argsort(values[number], stable=True))

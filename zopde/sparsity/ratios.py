@@ -63,11 +63,7 @@ class LayerRatios:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Self:
-        """Back from `as_tree`.
-
-        Raises:
-            InputError: If the values are not those of layer ratios.
-        """
+        """Back from `as_tree`; raises `InputError` for values that are not of layer ratios."""
         try:
             ratios = cls(tuple(LayerRatio(**layer) for layer in tree["layers"]))
             if not all(0 <= layer.active <= layer.weights for layer in ratios.layers):
@@ -102,9 +98,6 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
         network: The module that was scored.
         scores: From one of the score functions.
         sparsity: Share of the maskable weights that is NOT active, in [0, 1).
-
-    Returns:
-        `LayerRatios` of all trainable tensors.
 
     Raises:
         InputError: If the sparsity is outside [0, 1), or the scores are not finite or not as

@@ -61,20 +61,11 @@ def certify_images(
     progress: Progress,
     title: str,
 ) -> list[Row]:
-    """Certify images one after the other; those that stand in the table are not done again.
+    """Certify the `wanted` (index, label), in order; those in the table `path` are not done again.
 
     A process may be killed at any byte. So every line is written out before the next image
-    begins, and a last line without its end is cut off: its image is certified anew.
-
-    Args:
-        path: The table: a header, then one line per image; made where there is none.
-        smooth: The smoothed classifier.
-        wanted: (index, label) of every image, in order.
-        input_of: Index -> what the classifier gets, (channel, y, x).
-        sampling: How.
-        seed: The noise of an image is a function of this and of its index.
-        progress: Who is watching.
-        title: What the work is called there.
+    begins, and a last line without its end is cut off: its image is certified anew. The noise of an
+    image is a function of `seed` and of its index; `input_of` gives its pixels, (channel, y, x).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0

@@ -93,16 +93,8 @@ class HttpClassifier:
         answer    {"scores": [[...]]}  or  {"labels": [...]}  or  {"error": ...}
 
     A broken connection is made anew, at most `retries` times; silence and an error end the run,
-    which `--resume` continues.
-
-    Args:
-        url: "http://host:port/path" or "https://...".
-        timeout: Seconds for which the server may be silent, > 0.
-        retries: How often a request is sent again after the connection broke, >= 0.
-        at_once: Images of a request at most.
-
-    Raises:
-        InputError: If the address is none, or a number is out of range.
+    which `--resume` continues. The server may be silent for `timeout` seconds; a request holds
+    `at_once` images at most.
     """
 
     def __init__(
@@ -123,7 +115,7 @@ class HttpClassifier:
 
     def _one(self, images: Tensor) -> Tensor:
         try:
-            answer = self._session.post(self._path, {"images": images.cpu().tolist()})
+            answer = self._session.ask(self._path, {"images": images.cpu().tolist()})
             said = answer["scores"] if "scores" in answer else answer["labels"]
             return torch.tensor(said)
         except (StepError, KeyError, TypeError, ValueError) as error:
@@ -147,14 +139,9 @@ class Scaled(nn.Module):
 def named_classifier(
     spec: str, scale: float, timeout: float = 60.0, retries: int = 2
 ) -> Classifier:
-    """The classifier that `spec` names.
+    """The classifier that `spec` names; `load_base_classifier` says how.
 
-    Args:
-        spec: A model.safetensors of `zopde classify`, "package.module:name", "file.py:name" or
-            "http://host:port/path".
-        scale: For a model.safetensors, whose pixels are in the units of its file.
-        timeout: Of a server; see `HttpClassifier`.
-        retries: Of a request, likewise.
+    Only a model.safetensors of `zopde classify` needs the `scale`: it takes the file's pixels.
     """
     if spec.startswith(("http://", "https://")):
         return HttpClassifier(spec, timeout, retries)

@@ -20,12 +20,8 @@ from zopde.studies.model_file import kinds_of, read_model, write_model
 class Defence(nn.Module):
     """Noisy images to images that a classifier can read: decode(encode(denoise(x))).
 
-    Args:
-        channels: Of an image.
-        side: Its height and width in pixels.
-        depth: Convolutions of the denoiser.
-        width: Channels between them.
-        latent: Entries of the encoder's output; 0: neither encoder nor decoder.
+    Images have `side` pixels in both directions; without `latent` entries between them there are
+    neither encoder nor decoder.
     """
 
     def __init__(self, channels: int, side: int, depth: int, width: int, latent: int = 0) -> None:

@@ -49,13 +49,7 @@ class RunFolder:
         return self.root / label / f"seed-{seed}"
 
     def check_record(self, name: str, digest: str, what: str) -> None:
-        """Record what the run is made from; raise if a resumption sees something else.
-
-        Args:
-            name: The record, a file in the folder.
-            digest: Of the content.
-            what: What was read, for the error.
-        """
+        """Record in a file what the run is made from; a resumption must find the same `digest`."""
         path = self.root / name
         if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
             raise InputError(

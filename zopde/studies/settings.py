@@ -63,15 +63,10 @@ def iterations_in(length: str, per_epoch: int) -> int:
 
 
 def build(kind: type[T], tree: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `kind` from nested dicts, every value checked.
+    """An instance of the dataclass `kind` from nested dicts, every key and value checked.
 
-    Args:
-        kind: Dataclass whose fields say their types and, by `msgspec.Meta`, their limits. Its
-            attribute `RENAMED`, if it has one, holds pairs: an old key, and the new one.
-        tree: As TOML reads it. One value stands for a list of one.
-
-    Raises:
-        InputError: At an unknown key (naming the nearest), a wrong type or value.
+    The fields say their types and, by `msgspec.Meta`, their limits. An attribute `RENAMED` holds
+    pairs: an old key, and the new one. One value stands for a list of one.
     """
     renamed: Mapping[str, str] = dict(getattr(kind, "RENAMED", ()))
     try:

@@ -80,11 +80,7 @@ _TASKS = 8
 
 @dataclass(frozen=True)
 class Workers:
-    """Who evaluates the probes of the weight cut, with the same numbers however many they are.
-
-    Raises:
-        InputError: If the executor is unknown, or a local cluster has no processes.
-    """
+    """Who evaluates the probes of the weight cut, with the same numbers however many they are."""
 
     processes: int = 0  # worker processes; 0 for this process
     threads: int = 1  # torch threads of each worker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import torch
@@ -329,8 +330,8 @@ def _bank(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
     outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
     looking = 0.0
     for form in forms.values():
-        jacobian = form.open(torch.zeros(form.size))
-        looking += used * median_seconds(lambda j=jacobian: j.pull(outputs))  # type: ignore[misc]
+        product = partial(form.pull, torch.zeros(form.size), outputs)
+        looking += used * median_seconds(product)
     setup = steps_of_bank(cut, problem)
     gib = 4 * cut.snapshots * sum(form.size for form in forms.values()) / 2**30
     return CutPrice(
