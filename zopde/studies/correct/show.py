@@ -135,7 +135,8 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
     """What the table cannot say by itself."""
     notes = [
         f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
-        "on the stored data. A query of NON, NOG, ZO-interface and SOL comes with a backward pass."
+        "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
+        "comes with a backward pass."
     ]
     if len(set(metrics["iterations"].values()) - {0}) > 1:
         notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
