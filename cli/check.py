@@ -9,7 +9,16 @@ import typer
 from typer import Option
 
 from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table_of
-from zopde.cli.options import AsJson, Changes, ConfigFile, Device, Preset, SolverSpec, tables_of
+from zopde.cli.options import (
+    CUT_HEADS,
+    AsJson,
+    Changes,
+    ConfigFile,
+    Device,
+    Preset,
+    SolverSpec,
+    tables_of,
+)
 
 check = typer.Typer(
     help="Examine a gradient or a solver before a run; write nothing.", no_args_is_help=True
@@ -109,8 +118,7 @@ def _show_solver(result: dict[str, Any]) -> None:
     rows = [{"point": p["name"], "": p["verdict"], "found": p["found"]} for p in points]
     table_of(rows, f"{result['solver']} on {result['states']}")
     if result["costs"]:
-        heads = {"way": "cut", "remark": "depends on"}
-        table_of(result["costs"], f"one gradient: {result['assumed']}", heads)
+        table_of(result["costs"], f"one gradient: {result['assumed']}", CUT_HEADS)
     for point in points:
         if point["remedy"]:
             say(f"{point['name']} ({point['verdict']}): {point['remedy']}")

@@ -21,6 +21,9 @@ SETTING_OF = {
     "store": "run.store",
 }
 
+# What the keys of a cut's price are called above their columns.
+CUT_HEADS = {"setup_steps": "steps once", "setup_seconds": "seconds once", "steps": "solver steps"}
+
 
 def solver_names(incomplete: str) -> Iterator[str]:
     """Names of installed solvers, for the shell to complete; no solver is loaded."""

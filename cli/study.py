@@ -13,6 +13,7 @@ from typer import Option
 
 from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, show, table_of
 from zopde.cli.options import (
+    CUT_HEADS,
     AsJson,
     Changes,
     ConfigFile,
@@ -104,8 +105,7 @@ def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  #
     title = f"dry run: nothing was trained or written; figures of {study.price_of}"
     rows = [{**price, "hours": round(price["seconds"] / 3600, 2)} for price in prices]
     table_of(rows, title, blank=0)
-    heads = {"setup_steps": "steps once", "setup_seconds": "seconds once", "steps": "solver steps"}
-    table_of(cuts, "what one gradient costs, by cut", heads)
+    table_of(cuts, "what one gradient costs, by cut", CUT_HEADS)
 
 
 def preset_names(study: str, incomplete: str = "") -> Iterator[str]:

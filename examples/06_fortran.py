@@ -84,7 +84,7 @@ def costs(table: str) -> dict[str, float]:
     """What `zopde check solver` says of a step, and of a gradient over 16 steps of 2 windows."""
     found = check_solver(load_config(tables={"solver": {"spec": table}}))
     (timed,) = (point for point in found.points if point.name == "time")
-    seconds = {row.way: row.seconds for row in found.costs}
+    seconds = {row.cut: row.seconds for row in found.costs}
     return {
         "ms a step": 1e3 * timed.values["in_batch"],
         "s a gradient, coloured": seconds["interface, coloured"],

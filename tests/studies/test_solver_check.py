@@ -49,7 +49,7 @@ def test_a_sound_solver_passes_every_point(sound):
 def test_costs_count_what_a_gradient_asks(sound):
     planned = config("Sound")
     once = planned.training.batch * (planned.training.unroll - 1)
-    steps = {row.way: row.solver_steps for row in sound.costs}
+    steps = {row.cut: row.steps for row in sound.costs}
     assert steps["interface, dense"] == once * (1 + 128)
     assert steps["interface, bank"] == once
     weights = int(sound.assumed.split()[0].replace(",", ""))

@@ -27,16 +27,9 @@ class Evaluation:
 
 
 def evaluate(
-    solver: Solver, test: Trajectories, network: nn.Module | None, advance: Advance
+    solver: Solver, test: Trajectories, network: nn.Module | None, advance: Advance | None = None
 ) -> Evaluation:
-    """Roll every test run out, from its first reference state to its last.
-
-    Args:
-        solver: The coarse solver.
-        test: The unseen runs.
-        network: The corrector; None leaves the solver uncorrected.
-        advance: Called at every step.
-    """
+    """Roll every test run out, from its first reference state; no network corrects nothing."""
     forcing = test.forcing
     solver = solver if network is None else CorrectedSolver(solver, network)
     predicted = rollout(
@@ -101,13 +94,14 @@ def save_corrector(
         spec: The solver that it corrects.
         path: The file.
     """
-    body = network.body
+    scale = network.output_scale
+    convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
     plan = {
         "kind": kind,
         "sizes": sizes,
         "inputs": len(network.input_scale),
-        "outputs": len(_output_scale(network)),
-        "padding": _padding(body),
+        "outputs": len(network.state_scale if scale is None else scale),
+        "padding": "periodic" if convolution.padding_mode == "circular" else "zero",
         "inject": network.inject,
         "solver": spec,
     }
@@ -143,12 +137,3 @@ def load_corrector(path: Path | str) -> Normalised:
     network = Normalised(body, scale, forcing_scale, scale.dim() - 1, inject)
     network.to(scale.dtype).load_state_dict(state)
     return network.eval()
-
-
-def _output_scale(network: Normalised) -> torch.Tensor:
-    return network.state_scale if network.output_scale is None else network.output_scale
-
-
-def _padding(body: torch.nn.Module) -> str:
-    convolution = next(m for m in body.modules() if isinstance(m, torch.nn.Conv2d))
-    return "periodic" if convolution.padding_mode == "circular" else "zero"

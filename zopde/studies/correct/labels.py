@@ -65,25 +65,21 @@ def check_labels(labels: Sequence[str]) -> None:
 
 
 def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
-    """Require labels that have a gradient, and a start that does.
-
-    Args:
-        inject: `corrector.inject`.
-        labels: `run.labels`; unknown ones are not checked here.
-        init: `training.init`.
+    """Require labels that have a gradient, and a start that does; unknown labels pass.
 
     Raises:
         InputError: If the loss is reached through the solver alone, and one has not.
     """
     if not INJECTIONS[inject].through_solver:
         return
-    without = [label for label in labels if not trains_through(label)]
+    able = [label for label in LABELS if LABELS[label].through_solver]
+    without = [label for label in labels if label in LABELS and label not in able]
     if without:
         raise InputError(
             "run.labels",
             got=f"{', '.join(without)} with corrector.inject={inject!r}, where the loss is reached "
             "through the solver alone: they have no gradient",
-            expected=f"some of {', '.join(label for label in LABELS if trains_through(label))}",
+            expected=f"some of {', '.join(able)}",
         )
     if init == "non":
         raise InputError(
@@ -102,18 +98,3 @@ def check_forcing(inject: str, grid: Grid) -> None:
             got="'forcing' with a solver whose grid has no forcing channels",
             expected="'after' or 'before'",
         )
-
-
-def injection_note(inject: str) -> str:
-    """What a user should know; empty where nothing is special."""
-    if not INJECTIONS[inject].through_solver:
-        return ""
-    return (
-        f"corrector.inject={inject!r}: the loss is reached through the solver alone, so NON and "
-        "NOG have no gradient, and every label starts from scratch"
-    )
-
-
-def trains_through(label: str) -> bool:
-    """Whether a label has a gradient where the loss is reached through the solver alone."""
-    return label not in LABELS or LABELS[label].through_solver

@@ -10,198 +10,170 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from zopde import __version__
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
 from zopde.contracts import Differentiable, ReferenceSolver, Solver
-from zopde.data import (
-    Trajectories,
-    first_steps,
-)
-from zopde.errors import InputError, first_line
+from zopde.data import Trajectories, first_steps
+from zopde.errors import InputError
 from zopde.files import identity_of
-from zopde.nets import Normalised, build_corrector
+from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
-from zopde.seeding import generator, global_stream
 from zopde.studies.correct.cut import check_suits
-from zopde.studies.correct.labels import check_forcing, injection_note
+from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.problem import Opened, Problem, Schedule
-from zopde.studies.correct.reference import Reference, check_steps
+from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.settings import iterations_in, read_toml
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
-_SAMPLE_STEPS = 4
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    """Load the data, or make and keep it where there is none, and build all that trains.
-
-    Args:
-        config: The settings.
-        root: The run folder; data that are made lie beside it.
-        progress: Who is watching.
+    """Load the data, or make them beside the run folder `root`, and build all that trains.
 
     Raises:
         InputError: On settings or data that will not do.
         SolverError: If the solver fails on stored data.
     """
-    solver = open_solver(config)
-    config.workers().check_solver(solver)
-    reference = reference_of(config, solver, root.parent)
+    reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
-    if injection_note(config.corrector.inject):
-        progress.note(injection_note(config.corrector.inject))
-    counts = config.data.train, config.data.test
     jacobians = _shared_folder(reference.path, root)
-    return _opened(config, reference, data, counts, data.steps, jacobians, progress)
+    return _opened(config, reference, data, data.steps, progress, jacobians)
 
 
 def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    """The same for a dry run: without reference data coarse runs stand in; nothing is written.
-
-    Args:
-        config: The run that is planned.
-        root: The run folder; the data would lie beside it.
-        progress: Who is watching.
-
-    Raises:
-        InputError: On settings or data that will not do.
-    """
+    """The same for a dry run: without reference data coarse runs stand in; nothing is written."""
     # What comes from the store takes no time, and what goes there would be written.
     config = replace(config, run=replace(config.run, store=""))
-    if injection_note(config.corrector.inject):
-        progress.note(injection_note(config.corrector.inject))
-    solver = open_solver(config)
-    config.workers().check_solver(solver)
-    reference = reference_of(config, solver, root.parent)
-    train, test, training = config.data.train, config.data.test, config.training
-    to_make = None
-    if reference.path.exists() or not reference.can_be_made:
-        data = reference.load()
-        reference.check(data, train + test, training.unroll)
-    else:
-        check_steps(config.data.steps, training.unroll)
+    reference, training = _planned(config, root, progress), config.training
+    if reference.missing:
+        simulations, steps = reference.train + reference.test, reference.steps
         data = reference.stand_in(training.batch + 1, training.unroll + 2, _STAND_IN_SECONDS)
-        to_make = reference
-    counts, steps = (data.simulations - 1, 1), config.data.steps
-    opened = _opened(config, reference, data, counts, steps, Path(), Silent())
-    return replace(opened, to_make=to_make)
+    else:
+        data = reference.load()
+        simulations, steps = data.simulations, data.steps
+    reference.check(simulations, steps, training.unroll)
+    shortened = replace(reference, train=data.simulations - 1, test=1)
+    opened = _opened(config, shortened, data, steps, Silent())
+    return replace(opened, to_make=reference if reference.missing else None)
 
 
 def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]:
     """As few simulations as a batch has windows, and where they come from; nothing is written."""
     config = replace(config, run=replace(config.run, store=""))
-    solver, train = open_solver(config), config.training.batch
+    count = config.training.batch
+    reference = reference_of(config, open_solver(config), Path())
     if config.data.path:
-        reference = reference_of(config, solver, Path())
-        data = reference.load()
-        train, source = min(train, max(1, data.simulations - 1)), config.data.path
+        data, source = reference.load(), config.data.path
+        count = min(count, max(1, data.simulations - 1))
+        reference = replace(reference, train=count, test=1)
     else:
         steps = config.training.unroll + 2
-        config = replace(config, data=replace(config.data, train=train, test=1, steps=steps))
-        reference = reference_of(config, solver, Path())
-        data, source = reference.make(progress), f"{train} short runs of the reference"
-    config = replace(config, data=replace(config.data, train=train, test=1))
-    opened = _opened(config, reference, data, (train, 1), data.steps, Path(), progress)
-    return opened, source
+        reference = replace(reference, train=count, test=1, steps=steps)
+        data, source = reference.make(progress), f"{count} short runs of the reference"
+    config = replace(config, data=replace(config.data, train=count))
+    return _opened(config, reference, data, data.steps, progress), source
+
+
+def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Reference:
+    """The reference data beside the run folder, and the solver, which suits the workers."""
+    inject = config.corrector.inject
+    if INJECTIONS[inject].through_solver:
+        progress.note(
+            f"corrector.inject={inject!r}: the loss is reached through the solver alone, so NON "
+            "and NOG have no gradient, and every label starts from scratch"
+        )
+    solver = open_solver(config)
+    config.workers().check_solver(solver)
+    return reference_of(config, solver, root.parent)
 
 
 def _opened(
     config: CorrectionConfig,
     reference: Reference,
     data: Trajectories,
-    counts: tuple[int, int],
     steps: int,
-    jacobians: Path,
     progress: Progress,
+    jacobians: Path = Path(),
 ) -> Opened:
     """Split the simulations, the last ones unseen, and step every training state once.
 
     Args:
         config: The settings.
-        reference: Solver and data.
+        reference: Solver, and how many simulations of `data` to learn from, and unseen ones.
         data: Reference data, or what stands in for it.
-        counts: Simulations of it to learn from, and unseen ones.
-        steps: Of a simulation of the data that are planned; an epoch is counted by them.
-        jacobians: Folder of the Jacobians of banks.
+        steps: Of a planned simulation; an epoch is counted by them.
         progress: Who is watching.
+        jacobians: Folder of the Jacobians of banks.
     """
-    solver = reference.solver
-    reference.check(data, sum(counts), config.training.unroll)
-    identity = solver_identity(config.solver.spec, config.solver.options, solver)
-    black_box = _guarded(config, solver, identity)
-    data = data.to(config.run.device, config.dtype)
-    problem = _problem(black_box, solver, config.corrector.inject, data, counts, progress)
+    solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training
+    identity = solver_identity(spec, config.solver.options, solver)
+    reference.check(data.simulations, data.steps, training.unroll)
+    data, black_box = data.to(run.device, config.dtype), _guarded(config, solver, identity)
+    problem = _problem(reference, data, black_box, corrector.inject, progress)
+    scales = problem.scale, problem.train.forcing_scale()
+    new_network = partial(corrector.network, solver.grid, *scales)
+    new_network(run.seeds[0])  # sizes that will not do must be known now
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
         windows = config.data.train * (steps - unroll + 1)
         per_epoch = max(1, windows // min(batch, windows))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
-    new_network = partial(_new_network, problem, corrector.kind, corrector.sizes, corrector.padding)
-    new_network(config.run.seeds[0])  # sizes that will not do must be known now
+    optimise = Optimise(
+        training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
+    )
     opened = Opened(
-        problem,
-        solver,
-        config.solver.spec,
-        f"{identity} {config.run.dtype}",
-        _content_of(config.solver.spec, solver),
-        new_network,
-        corrector.kind,
-        corrector.sizes,
-        schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
-        schedule(
-            training.unroll,
-            training.batch,
-            training.length,
-            Optimise(
-                training.optimizer,
-                training.lr,
-                training.warmup,
-                training.clip,
-                training.weight_decay,
-            ),
-        ),
-        training.init == "scratch",
-        config.zo,
-        config.interface,
-        {label: cut for label in config.run.labels if (cut := config.cut_of(label))},
-        config.run.labels,
-        config.run.seeds,
-        config.workers(),
-        config.run.checkpoint_seconds,
-        config.run.failures == "drop",
-        config.run.failures != "raise",
-        jacobians,
-        config.data.steps,
+        problem=problem,
+        bare=solver,
+        spec=spec,
+        identity=f"{identity} {run.dtype}",
+        content=_content_of(spec, solver),
+        new_network=new_network,
+        kind=corrector.kind,
+        sizes=corrector.sizes,
+        start=schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
+        training=schedule(training.unroll, training.batch, training.length, optimise),
+        from_scratch=training.init == "scratch",
+        weights=config.zo,
+        interface=config.interface,
+        cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
+        labels=run.labels,
+        seeds=run.seeds,
+        workers=config.workers(),
+        every_seconds=run.checkpoint_seconds,
+        drop=run.failures == "drop",
+        bear=run.failures != "raise",
+        jacobians=jacobians,
+        rollout_steps=steps,
     )
     check_suits(opened)
     return opened
 
 
 def _problem(
-    black_box: Solver,
-    solver: Solver,
-    inject: Inject,
-    data: Trajectories,
-    counts: tuple[int, int],
-    progress: Progress,
+    reference: Reference, data: Trajectories, black_box: Solver, inject: Inject, progress: Progress
 ) -> Problem:
-    train, test = counts
+    """Solver and data as all labels see them."""
+    solver, train = reference.solver, reference.train
     seen = data.take(slice(0, train))
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
         # A stored state cannot be left out, so it is stepped again even where runs drop.
         stepped = first_steps(Retrying(black_box), seen, progress=advance)
-    twin = solver.differentiable_twin() if isinstance(solver, Differentiable) else None
-    return Problem(black_box, twin, seen, data.take(slice(train, train + test)), stepped, inject)
+    return Problem(
+        solver=black_box,
+        twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
+        train=seen,
+        test=data.take(slice(train, train + reference.test)),
+        stepped=stepped,
+        inject=inject,
+    )
 
 
 def open_solver(config: CorrectionConfig) -> Solver:
@@ -218,29 +190,23 @@ def open_solver(config: CorrectionConfig) -> Solver:
 
 
 def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Reference:
-    """The reference data: in `data.path`, or in a file in `folder` whose name tells what it holds.
-
-    Args:
-        config: The settings.
-        solver: The coarse solver.
-        folder: Where data lie that have no path.
-    """
+    """The data in `data.path`, or in a file of `folder` whose name tells what it holds."""
     data, spec = config.data, config.solver.spec
     sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, data.coarse))
     name = f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
     return Reference(
-        spec,
-        solver,
-        Path(data.path) if data.path else folder / name,
-        data.fine,
-        data.coarse,
-        data.skip,
-        data.steps,
-        data.train,
-        data.test,
-        data.seed,
-        config.run.device,
-        config.dtype,
+        spec=spec,
+        solver=solver,
+        path=Path(data.path) if data.path else folder / name,
+        fine=data.fine,
+        coarse=data.coarse,
+        skip=data.skip,
+        steps=data.steps,
+        train=data.train,
+        test=data.test,
+        seed=data.seed,
+        device=config.run.device,
+        dtype=config.dtype,
     )
 
 
@@ -294,40 +260,6 @@ def _content_of(spec: str, solver: Solver) -> str:
 
 def _is_code(path: Path) -> bool:
     return path.suffix in {".py", ".so"} or os.access(path, os.X_OK)
-
-
-def _new_network(
-    problem: Problem,
-    kind: Literal["conv", "residual"],
-    sizes: dict[str, int],
-    padding: str,
-    seed: int,
-) -> Normalised:
-    grid, injection = problem.solver.grid, problem.injection
-    if padding == "auto":
-        padding = "periodic" if grid.boundary == "periodic" else "zero"
-    inputs = len(grid.channels) + len(grid.forcing_channels)
-    outputs = len(grid.channels if injection.adds_to == "state" else grid.forcing_channels)
-    with global_stream(generator(seed, "weights")):
-        try:
-            body = build_corrector(
-                kind,
-                inputs,
-                outputs,
-                padding="periodic" if padding == "periodic" else "zero",
-                sizes=sizes,
-            )
-            body(torch.zeros(1, inputs, *grid.shape))
-        except (ValueError, RuntimeError) as error:
-            raise InputError(
-                "corrector.sizes",
-                got=f"{sizes} ({first_line(error)})",
-                expected=f"sizes of a {kind!r} corrector on {grid.shape} cells",
-                remedy="such as --set corrector.sizes={}",
-            ) from error
-    forcing_scale = problem.train.forcing_scale()
-    network = Normalised(body, problem.scale, forcing_scale, inject=problem.inject)
-    return network.to(problem.train.states)
 
 
 def _shared_folder(data: Path, root: Path) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import final
 
 import torch
 from torch import nn
@@ -13,18 +13,25 @@ from torch import nn
 from zopde.blackbox import CountedSolver
 from zopde.contracts import ReferenceSolver, State
 from zopde.errors import InputError, first_line
-from zopde.interface import Step
-from zopde.interface.vjp import Variable
+from zopde.grid import Grid
+from zopde.hybrid import Injection
+from zopde.interface import Step, Variable, always
+from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.sparsity import LayerRatios, layer_ratios, random_scores
 from zopde.studies.correct.bank import forms_of_bank, steps_of_bank
-from zopde.studies.correct.cut import Interface, coloured_of, open_interface, products
-from zopde.studies.correct.cuts import InterfaceCut, small_bank
+from zopde.studies.correct.cut import Interface, coloured_of, open_interface
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.problem import Opened, Problem
+from zopde.studies.correct.problem import (
+    InterfaceCut,
+    Opened,
+    Problem,
+    WeightCut,
+    products_of,
+)
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,
@@ -49,16 +56,48 @@ _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is
 def begin_sample(opened: Opened, progress: Progress) -> Opened:
     """Measure what all labels share: a rollout, and how many probes share a pass."""
     problem = opened.problem
-    seconds = median_seconds(lambda: evaluate(problem.solver, problem.test, None, _nobody))
+    seconds = median_seconds(lambda: evaluate(problem.solver, problem.test, None))
     opened = replace(opened, rollout_seconds=seconds / problem.test.steps * opened.rollout_steps)
-    if opened.weights.chunk:
-        return opened
-    chunk = measured_chunk(opened)
-    progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
-    return with_chunk(opened, chunk)
+    return opened if opened.weights.chunk else with_chunk(opened, measured_chunk(opened, progress))
 
 
-def _price_data(to_make: Reference, like: State) -> Price:
+def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
+    """What one label will cost, for all seeds together, or "data"; nothing is trained."""
+    if name == "data":
+        assert opened.to_make is not None
+        return _price_of_data(opened.to_make, opened.problem.train.states)
+    label, seeds, last = LABELS[name], len(opened.seeds), opened.rollout_seconds
+    if not label.trained:
+        return Price(name, 0, 0, last)
+    network = opened.new_network(0)
+    interface, once, steps_once = _sample_interface(opened, name)
+    stage = label_stage(opened, label, network, 0, _stand_in_ratios(opened), interface=interface)
+    seconds, queries = _seconds_and_queries(opened, stage, network)
+    if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
+        gradient = _measured_gradient(opened)
+        seconds = gradient.seconds + _lookup_seconds(opened, opened.cuts[name], gradient)
+    iterations = stage.schedule.iterations
+    seconds, all_queries = seconds * iterations, queries * iterations
+    if opened.needs_scores(label):
+        scoring = queries_of(opened.weights.score, opened.weights.score_directions)
+        seconds += _scoring_seconds(opened, network, scoring)
+        all_queries += scoring
+    solver_steps = all_queries * (_steps_per_query(stage, network) if label.unrolled else 0)
+    if opened.starts_from_non(name):
+        start = start_stage(opened, 0)
+        extra = start.schedule.iterations
+        seconds += _seconds_and_queries(opened, start, network)[0] * extra
+        iterations, all_queries = iterations + extra, all_queries + extra
+    return Price(
+        name,
+        iterations * seeds,
+        all_queries * seeds,
+        (seconds + once + last) * seeds,
+        (solver_steps + steps_once) * seeds,
+    )
+
+
+def _price_of_data(to_make: Reference, like: State) -> Price:
     solver = to_make.solver
     assert isinstance(solver, ReferenceSolver)
     fine, simulations = solver.at(to_make.fine), to_make.train + to_make.test
@@ -75,49 +114,8 @@ def _price_data(to_make: Reference, like: State) -> Price:
     return Price("data", 0, 0, median_seconds(step) * steps, simulations * steps)
 
 
-def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
-    """What one label will cost, for all seeds together, or "data"; nothing is trained."""
-    if name == "data":
-        assert opened.to_make is not None
-        return _price_data(opened.to_make, opened.problem.train.states)
-    label, seeds, last = LABELS[name], len(opened.seeds), opened.rollout_seconds
-    if not label.trained:
-        return Price(name, 0, 0, last)
-    network = opened.new_network(0)
-    interface, once, steps_once = _sample_interface(opened, name)
-    ratios = _stand_in_ratios(opened, network)
-    stage = label_stage(opened, label, network, 0, ratios, interface=interface)
-    seconds, queries = cost_per_iteration(opened, stage, network)
-    if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
-        seconds = _bank(opened.cuts[name], opened, _base(opened)).seconds or 0.0
-    iterations = stage.schedule.iterations
-    seconds, all_queries = seconds * iterations, queries * iterations
-    if opened.needs_scores(label):
-        scoring = queries_of(opened.weights.score, opened.weights.score_directions)
-        seconds += _scoring_seconds(opened, network, scoring)
-        all_queries += scoring
-    solver_steps = all_queries * (_steps_per_query(stage, network) if label.unrolled else 0)
-    seconds, solver_steps = seconds + once, solver_steps + steps_once
-    if opened.starts_from_non(name):
-        start = start_stage(opened, 0)
-        extra = start.schedule.iterations
-        seconds += cost_per_iteration(opened, start, network)[0] * extra
-        iterations, all_queries = iterations + extra, all_queries + extra
-    return Price(
-        name,
-        iterations * seeds,
-        all_queries * seeds,
-        (seconds + last) * seeds,
-        solver_steps * seeds,
-    )
-
-
-def _nobody(steps: int = 1, text: str = "") -> None:
-    """Nobody is watching."""
-
-
-def cost_per_iteration(opened: Opened, stage: Stage, network: nn.Module) -> tuple[float, int]:
-    """(seconds, queries) of one gradient, from as few probes as tell."""
+def _seconds_and_queries(opened: Opened, stage: Stage, network: nn.Module) -> tuple[float, int]:
+    """Of one gradient, from as few probes as tell."""
     objective = stage.objective_at(0)
     if not isinstance(stage.gradient, ZerothOrder):
         return median_seconds(lambda: stage.gradient(network, objective, 0)), 1
@@ -131,8 +129,12 @@ def cost_per_iteration(opened: Opened, stage: Stage, network: nn.Module) -> tupl
         probing = median_seconds(lambda: cge(oracle, indices, cut.mu, cut.scheme))
     if cut.sides == 1:
         probing -= base
-    seconds = base + probing * active / probes / workers.side_by_side
-    return seconds, active * cut.sides + (2 - cut.sides)
+    return base + probing * active / probes / workers.side_by_side, _queries(cut, active)
+
+
+def _queries(cut: WeightCut, active: int) -> int:
+    """Of one gradient; the forward scheme needs the loss itself, too."""
+    return active * cut.sides + (2 - cut.sides)
 
 
 def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, float, int]:
@@ -142,16 +144,17 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
     """
     if name not in opened.cuts:
         return None, 0.0, 0
-    cut, problem = opened.cuts[name], opened.problem
+    cut, problem, training = opened.cuts[name], opened.problem, opened.training
     if cut.way != "bank":
         interface = open_interface(cut, problem, 0)
         return interface, interface.cost.seconds, interface.cost.solver_steps
-    interface = open_interface(small_bank(cut), problem, 0)
+    small = replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
+    interface = open_interface(small, problem, 0)
     seconds, steps = interface.cost.seconds, interface.cost.solver_steps
     watched = 0
     if cut.watch_every:
-        iterations, unroll = opened.training.iterations, opened.training.unroll
-        watched = -(-iterations // cut.watch_every) * products(problem, unroll)
+        products = sum(products_of(problem.injection, training.unroll).values())
+        watched = -(-training.iterations // cut.watch_every) * products
     more = watched * seconds / steps
     return interface, seconds * cut.snapshots + more, steps * cut.snapshots + watched
 
@@ -167,13 +170,13 @@ def _steps_per_query(stage: Stage, network: nn.Module) -> int:
     return stage.counter.steps - before
 
 
-def _stand_in_ratios(opened: Opened, network: nn.Module) -> LayerRatios | None:
+def _stand_in_ratios(opened: Opened) -> LayerRatios | None:
     """Other layers than the score's, but as many active weights, at no cost."""
     if opened.weights.score == "none":
         return None
-    return layer_ratios(
-        network, random_scores(network, generator(0, "scores")), opened.weights.sparsity
-    )
+    network = opened.new_network(0)
+    scores = random_scores(network, generator(0, "scores"))
+    return layer_ratios(network, scores, opened.weights.sparsity)
 
 
 def _scoring_seconds(opened: Opened, network: nn.Module, queries: int) -> float:
@@ -197,83 +200,134 @@ class CutPrice:
     note: str = ""  # what there is to know, such as a radius, or why the cut will not do
 
 
+# Solver steps of a product by variable, solver steps once, and a note; or an `InputError`
+Coloured = Callable[[], tuple[Mapping[Variable, int], int, str]]
+
+
+@dataclass(frozen=True)
+class BareGradient:
+    """One gradient without the solver steps of its backward pass."""
+
+    steps: int  # solver steps of the forward pass
+    products: Mapping[Variable, int]  # vector-Jacobian products of the backward pass, in states
+    seconds: float  # all of it
+    seconds_of_a_step: float  # of one state, in a batch
+
+    def price(
+        self, probes: Mapping[Variable, int], setup: int = 0, note: str = "", workers: int = 1
+    ) -> CutPrice:
+        """By a cut that makes `probes` solver steps for a product, and `setup` once, before."""
+        steps = sum(count * probes.get(variable, 0) for variable, count in self.products.items())
+        once, seconds = setup * self.seconds_of_a_step / workers, steps * self.seconds_of_a_step
+        return CutPrice("", setup, once, self.steps + steps, self.seconds + seconds, note)
+
+
+def bare_gradient(
+    injection: Injection, unroll: int, batch: int, seconds_of_a_step: float
+) -> BareGradient:
+    """Counted; the network's own time is left out."""
+    products = {v: batch * count for v, count in products_of(injection, unroll).items()}
+    steps = max(products.values())  # the backward pass meets each step of the forward pass
+    return BareGradient(steps, products, steps * seconds_of_a_step, seconds_of_a_step)
+
+
+def price_of_weights(cut: WeightCut, active: int, gradient: BareGradient) -> CutPrice:
+    """A gradient by the weight cut, counted; `active` weights are probed."""
+    steps = _queries(cut, active) * gradient.steps
+    note = f"{active:,} weights at sparsity {cut.sparsity:g}"
+    return CutPrice("weights", 0, 0.0, steps, steps * gradient.seconds_of_a_step, note)
+
+
+def prices_of_interface(
+    cut: InterfaceCut, grid: Grid, gradient: BareGradient, coloured: Coloured, workers: int
+) -> list[CutPrice]:
+    """A gradient by every way of the interface cut, counted; what will not do says why.
+
+    Args:
+        cut: Its figures; the way that it names does not matter.
+        grid: The solver's.
+        gradient: What all ways share.
+        coloured: What is known of the coloured way.
+        workers: That fill a bank side by side.
+    """
+    inputs = list(gradient.products)
+
+    def dense() -> CutPrice:
+        return gradient.price({v: cut.sides * math.prod(varied_shape(grid, v)) for v in inputs})
+
+    def bank() -> CutPrice:
+        size = cut.snapshots * sum(f.size for f in forms_of_bank(cut, grid, inputs).values())
+        note = f"{cut.snapshots} Jacobians, {4 * size / 2**30:.2g} GiB, lookup {cut.lookup}"
+        return gradient.price({}, steps_of_bank(cut, grid, inputs), note, workers)
+
+    def random() -> CutPrice:
+        note = f"{cut.directions} directions; noise grows with training.unroll"
+        return gradient.price(dict.fromkeys(inputs, cut.sides * cut.directions), 0, note)
+
+    ways: dict[str, Callable[[], CutPrice]] = {
+        "dense": dense,
+        "coloured": lambda: gradient.price(*coloured()),
+        "bank": bank,
+        "random": random,
+    }
+    prices = []
+    for way, counted in ways.items():
+        name = f"interface, {way}"
+        try:
+            prices.append(replace(counted(), cut=name))
+        except InputError as error:
+            prices.append(CutPrice(name, None, None, None, None, first_line(error)))
+    return prices
+
+
 def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
     """Count and time a gradient of every cut.
 
     The weight cut is measured from a few probes. The interface cuts take a gradient whose
     backward pass makes no solver step, and as many solver steps as they add, of which one is
     timed in a batch. Nothing is measured of what will not do: its row says why.
-
-    Args:
-        opened: The planned run.
-        progress: Who is watching.
     """
+    cut, grid = opened.interface, opened.problem.solver.grid
     with progress.stage("measuring every cut", 3) as advance:
-        prices = [_weights(opened)]
+        gradient = _measured_gradient(opened)
+        advance(1, "a gradient")
+        prices = [_measured_weights(opened, gradient)]
         advance(1, "weights")
-        base = _base(opened)
+        coloured, workers = partial(_measured_coloured, opened), opened.workers.side_by_side
+        for row in prices_of_interface(cut, grid, gradient, coloured, workers):
+            if row.cut == "interface, bank" and row.seconds is not None:
+                lookups = _lookup_seconds(opened, cut, gradient)
+                prices.append(replace(row, seconds=row.seconds + lookups))
+            else:
+                prices.append(row)
         advance(1, "interface")
-        for way in (_dense, _coloured, _bank, _random):
-            name = f"interface, {way.__name__.strip('_')}"
-            try:
-                prices.append(replace(way(opened.interface, opened, base), cut=name))
-            except InputError as error:
-                prices.append(CutPrice(name, None, None, None, None, first_line(error)))
-        advance(1, "")
     return prices
 
 
-@final
-class _Free:
-    """A pullback that makes no solver step, and counts what is wanted of it.
-
-    Attributes:
-        products: States by variable.
-        calls: Products of whole batches.
-    """
-
-    def __init__(self) -> None:
-        self.products: dict[Variable, int] = {"state": 0, "forcing": 0}
-        self.calls = 0
-
-    def __call__(self, step: Step, cotangent: State) -> State:  # noqa: ARG002
-        self.products[step.variable] += len(step.point)
-        self.calls += 1
-        return torch.zeros_like(step.point)
-
-
-@dataclass(frozen=True)
-class _Base:
-    """A gradient without the solver steps of its backward pass."""
-
-    steps: int
-    seconds: float
-    products: dict[Variable, int]
-    calls: int
-    a_step: float
-
-
-def _weights(opened: Opened) -> CutPrice:
+def _measured_weights(opened: Opened, gradient: BareGradient) -> CutPrice:
     network = opened.new_network(0)
-    ratios = _stand_in_ratios(opened, network)
-    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, ratios)
-    seconds, queries = cost_per_iteration(opened, stage, network)
-    steps = queries * _steps_per_query(stage, network)
+    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, _stand_in_ratios(opened))
     assert isinstance(stage.gradient, ZerothOrder)
-    note = f"{stage.gradient.masks.active:,} weights at sparsity {opened.weights.sparsity:g}"
-    return CutPrice("weights", 0, 0.0, steps, seconds, note)
+    counted = price_of_weights(opened.weights, stage.gradient.masks.active, gradient)
+    return replace(counted, seconds=_seconds_and_queries(opened, stage, network)[0])
 
 
-def _base(opened: Opened) -> _Base:
-    network, free = opened.new_network(0), _Free()
-    nothing = Interface(lambda _: free, Fitted(0, 0, 0, 0.0), "")
-    stage = label_stage(opened, LABELS["ZO-interface"], network, 0, interface=nothing)
+def _measured_gradient(opened: Opened) -> BareGradient:
+    network, problem, training = opened.new_network(0), opened.problem, opened.training
+    free = Interface(always(_no_step), Fitted(0, 0, 0, 0.0), "")
+    stage = label_stage(opened, LABELS["ZO-interface"], network, 0, interface=free)
     objective = stage.objective_at(0)
-    stage.gradient(network, objective, 0)
-    steps, products_wanted, calls = stage.counter.steps, dict(free.products), free.calls
     seconds = median_seconds(lambda: stage.gradient(network, objective, 0))
-    a_step = _seconds_of_a_step(opened.problem, opened.interface.states)
-    return _Base(steps, seconds, products_wanted, calls, a_step)
+    batch = training.windows(problem, 0).batch(0).batch
+    a_step = _seconds_of_a_step(problem, opened.interface.states)
+    return replace(
+        bare_gradient(problem.injection, training.unroll, batch, a_step), seconds=seconds
+    )
+
+
+def _no_step(step: Step, cotangent: State) -> State:  # noqa: ARG001 - as a `Pullback`
+    """A product that makes no solver step."""
+    return torch.zeros_like(step.point)
 
 
 def _seconds_of_a_step(problem: Problem, states: int) -> float:
@@ -289,56 +343,24 @@ def _seconds_of_a_step(problem: Problem, states: int) -> float:
     return alone if alone > _SLOW else median_seconds(stepping(states)) / states
 
 
-def _with_probes(
-    base: _Base, probes: dict[Variable, int], setup: int = 0, note: str = ""
-) -> CutPrice:
-    """A cut that makes `probes` solver steps for each product."""
-    steps = sum(count * probes.get(variable, 0) for variable, count in base.products.items())
-    seconds = base.seconds + steps * base.a_step
-    return CutPrice("", setup, setup * base.a_step, base.steps + steps, seconds, note)
-
-
-def _dense(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
-    grid = opened.problem.solver.grid
-    entries = torch.Size(grid.state_shape).numel(), torch.Size(grid.forcing_shape).numel()
-    return _with_probes(base, {"state": cut.sides * entries[0], "forcing": cut.sides * entries[1]})
-
-
-def _coloured(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
+def _measured_coloured(opened: Opened) -> tuple[dict[Variable, int], int, str]:
     counter = CountedSolver(opened.problem.solver)
-    coloured = coloured_of(cut, opened.problem, counter, 0)
-    probes: dict[Variable, int] = {v: one.probes_for(v) for v, one in coloured.items()}
-    radii = (" x ".join(map(str, one.radius)) for one in coloured.values())
+    coloured = coloured_of(opened.interface, opened.problem, counter, 0)
+    radii = (" x ".join(map(str, pullback.radius)) for pullback in coloured.values())
     note = ", ".join(f"radius {radius} cells" for radius in radii)
-    bias = max(one.bias for one in coloured.values())
-    if bias:
+    if bias := max(pullback.bias for pullback in coloured.values()):
         note += f", {100 * bias:.2g} % of a response outside"
-    return _with_probes(base, probes, counter.steps, note)
+    return {v: pullback.probes_for(v) for v, pullback in coloured.items()}, counter.steps, note
 
 
-def _random(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:  # noqa: ARG001
-    probes = cut.sides * cut.directions
-    note = f"{cut.directions} directions; noise grows with training.unroll"
-    return _with_probes(base, {"state": probes, "forcing": probes}, note=note)
-
-
-def _bank(cut: InterfaceCut, opened: Opened, base: _Base) -> CutPrice:
-    problem, batch = opened.problem, opened.training.batch
-    forms = forms_of_bank(cut, problem)
-    used = min(batch, cut.snapshots) if cut.lookup == "nearest" else cut.snapshots
-    rows = max(1, batch // used) if cut.lookup == "nearest" else batch
+def _lookup_seconds(opened: Opened, cut: InterfaceCut, gradient: BareGradient) -> float:
+    """Time of a gradient's products with the Jacobians of a bank."""
+    problem, batch, nearest = opened.problem, opened.training.batch, cut.lookup == "nearest"
+    used = min(batch, cut.snapshots) if nearest else cut.snapshots
+    rows = max(1, batch // used) if nearest else batch
     outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
-    looking = 0.0
-    for form in forms.values():
+    seconds = 0.0
+    for variable, form in forms_of_bank(cut, problem.solver.grid, problem.variables).items():
         product = partial(form.pull, torch.zeros(form.size), outputs)
-        looking += used * median_seconds(product)
-    setup = steps_of_bank(cut, problem)
-    gib = 4 * cut.snapshots * sum(form.size for form in forms.values()) / 2**30
-    return CutPrice(
-        "",
-        setup,
-        setup * base.a_step / opened.workers.side_by_side,
-        base.steps,
-        base.seconds + base.calls / len(problem.variables) * looking,
-        f"{cut.snapshots} Jacobians, {gib:.2g} GiB, lookup {cut.lookup}",
-    )
+        seconds += gradient.products[variable] / batch * used * median_seconds(product)
+    return seconds

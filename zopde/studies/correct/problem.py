@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,15 +14,87 @@ from zopde.contracts import Solver, seedable
 from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
-from zopde.interface.vjp import Variable
+from zopde.interface import Step, Variable
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds
-from zopde.studies.correct.cuts import InterfaceCut, WeightCut
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
+from zopde.studies.settings import Count, Length, NotNegative, Positive, Share, Whole
 from zopde.studies.workers import Workers
 from zopde.training import Optimise
+
+
+@dataclass(frozen=True)
+class WeightCut:
+    """Network, solver and loss are one black box; single weights are moved.
+
+    A probe moves a weight by `mu`, in the units of the weights; with `mu_relative`, `mu` is in
+    units of each tensor's root mean square, see `relative_mu`. A share `sparsity` of the weights
+    is NOT probed: a random mask is drawn every `resample`. `score` shares its weights out over the
+    layers, once, on the first batch: "none" (uniformly), or the ratios that "random", "magnitude",
+    "grasp" or "zo-grasp" (from `score_directions` directions) gives. `chunk` is how many probes
+    share a pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
+    """
+
+    mu: Positive = 1e-3
+    mu_relative: bool = False
+    scheme: Literal["forward", "central"] = "forward"
+    sparsity: Share = 0.9
+    score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
+    score_directions: Count = 192
+    resample: Length = "10 iterations"
+    chunk: Whole = 0
+
+    @property
+    def sides(self) -> int:
+        """Probes of a weight."""
+        return 2 if self.scheme == "central" else 1
+
+
+@dataclass(frozen=True)
+class InterfaceCut:
+    """The solver alone is the black box; entries of its state are moved.
+
+    `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
+    solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
+    axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
+    (every entry by itself), "random" (`directions` of them), "bank" (Jacobians are measured once
+    at `snapshots` states of the training data and found again by `lookup`, see
+    `zopde.BankPullback`). A bank takes at most `limit_gib`: where it would not fit, each
+    Jacobian is compressed to the entries within `near` cells along each axis ([]: 5) and a product
+    of rank `rank` for the rest. With `watch_every` > 0 it is compared with the solver every so
+    many iterations, and where they agree less than `watch_below` (a cosine) up to
+    `more_snapshots` are added; after that `fallback` serves for the rest of the iteration.
+    `mu` is in units of the training data's standard deviation, the root mean square over the
+    channels. A solver call takes at most `states` states.
+
+    `labels` holds what one label has otherwise, in a table of its own:
+    `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
+    """
+
+    way: Literal["coloured", "dense", "bank", "random"] = "coloured"
+    mu: Positive = 1e-3
+    scheme: Literal["forward", "central"] = "forward"
+    radius: tuple[Whole, ...] = ()
+    allow_bias: bool = False
+    directions: Count = 64
+    snapshots: Count = 10
+    more_snapshots: Whole = 0
+    lookup: Literal["nearest", "fitted"] = "fitted"
+    watch_every: Whole = 0
+    watch_below: NotNegative = 0.9
+    fallback: Literal["none", "dense", "coloured"] = "none"
+    limit_gib: Positive = 4.0
+    near: tuple[Whole, ...] = ()
+    rank: Count = 64
+    states: Count = 512
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> int:
+        """Probes of an entry."""
+        return 2 if self.scheme == "central" else 1
 
 
 @dataclass(frozen=True)
@@ -55,10 +128,25 @@ class Problem:
         scales = {"state": self.train.state_scale, "forcing": self.train.forcing_scale}
         return float(scales[variable]().square().mean().sqrt())
 
+    def stored_steps(self, solver: Solver, rows: Tensor | None = None) -> Step:
+        """Steps of the training data, all or those of some rows, as if `solver` had made them."""
+        data, stepped = self.train, self.stepped.flatten(0, 1)
+        chosen: slice | Tensor = slice(None) if rows is None else rows.to(stepped.device)
+        forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[chosen]
+        return Step(solver, data.states[:, :-1].flatten(0, 1)[chosen], forcing, stepped[chosen])
+
     def digest(self) -> str:
         """SHA-256 of the reference data's numbers."""
         parts = self.train, self.test
         return digest_of(values for part in parts for values in (part.states, part.forcing))
+
+
+def products_of(injection: Injection, unroll: int) -> dict[Variable, int]:
+    """Vector-Jacobian products of a backward pass, by the input of the solver; of one window."""
+    if injection.adds_to == "forcing":
+        return {"state": unroll - 1, "forcing": unroll}
+    # A network before the solver moves the state of the first step, too.
+    return {"state": unroll - 1 + injection.through_solver}
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,13 @@ class Reference:
         return isinstance(self.solver, ReferenceSolver)
 
     @property
-    def made_with(self) -> Settings | None:
-        """What a data file must record: all that decides the numbers, in plain values.
+    def missing(self) -> bool:
+        """Whether the data have to be made first."""
+        return self.can_be_made and not self.path.exists()
 
-        None for a solver that cannot make its own data.
-        """
+    @property
+    def made_with(self) -> Settings | None:
+        """All that decides the numbers, in plain values; None for data that the user brings."""
         if not isinstance(self.solver, ReferenceSolver):
             return None
         return {
@@ -65,30 +67,22 @@ class Reference:
         }
 
     def load(self) -> Trajectories:
-        """The data of the file.
-
-        Raises:
-            InputError: If there is none, or it was made with something else.
-        """
+        """The data of the file, which must be there and made with the same."""
         return load_trajectories(self.path, self.solver.grid, self.made_with)
 
     def load_or_make(self, progress: Progress) -> Trajectories:
         """The data of the file, which is made where there is none."""
-        if self.path.exists() or not self.can_be_made:
+        if not self.missing:
             data = self.load()
             progress.note(f"reference data: {self.path}")
-        else:
-            data = self.make(progress)
-            save_trajectories(data, self.path)
-            progress.note(f"reference data: made {self.path}")
+            return data
+        data = self.make(progress)
+        save_trajectories(data, self.path)
+        progress.note(f"reference data: made {self.path}")
         return data
 
     def make(self, progress: Progress) -> Trajectories:
-        """Simulate the reference on the fine grid and bring it to the coarse one.
-
-        Raises:
-            InputError: If the solver cannot make its own data.
-        """
+        """Simulate the reference on the fine grid and bring it to the coarse one."""
         solver = self.solver
         if not isinstance(solver, ReferenceSolver):
             raise InputError(
@@ -118,14 +112,9 @@ class Reference:
         return Trajectories(made.grid, made.states, made.forcing, self.made_with or {})
 
     def stand_in(self, count: int, kept: int, seconds: float) -> Trajectories:
-        """Coarse runs as long as the data's, or as time allows; their last steps.
+        """The last `kept` steps of `count` coarse runs as long as the data's, or as time allows.
 
         How far a step reaches depends on how fast the flow is, so they must not end at the start.
-
-        Args:
-            count: Runs.
-            kept: Steps at their end that are kept.
-            seconds: What they may take, about.
         """
         solver = self.solver
         assert isinstance(solver, ReferenceSolver)
@@ -139,22 +128,17 @@ class Reference:
         skip = max(2, min(wanted, int(seconds / seconds_a_step)))
         return replace(run(skip, kept), settings={"skip": skip})
 
-    def check(self, data: Trajectories, simulations: int, unroll: int) -> None:
-        """Require as many simulations, and as long ones, as a run needs."""
-        if data.simulations < simulations:
+    def check(self, simulations: int, steps: int, unroll: int) -> None:
+        """Require as many simulations as a run needs, each of at least one window."""
+        if simulations < self.train + self.test:
             raise InputError(
                 "data",
-                got=f"{data.simulations} simulations",
-                expected=f"at least data.train + data.test = {simulations}",
+                got=f"{simulations} simulations",
+                expected=f"at least data.train + data.test = {self.train + self.test}",
             )
-        check_steps(data.steps, unroll)
-
-
-def check_steps(steps: int, unroll: int) -> None:
-    """Require simulations of at least one window."""
-    if steps < unroll:
-        raise InputError(
-            "data",
-            got=f"{steps} steps in a run",
-            expected=f"at least training.unroll = {unroll}",
-        )
+        if steps < unroll:
+            raise InputError(
+                "data",
+                got=f"{steps} steps in a run",
+                expected=f"at least training.unroll = {unroll}",
+            )

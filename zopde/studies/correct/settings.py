@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from zopde.errors import InputError
+from zopde.errors import InputError, first_line
+from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
-from zopde.studies.correct.cuts import InterfaceCut, WeightCut, renamed
-from zopde.studies.correct.labels import LABELS, check_injection, check_labels, trains_through
+from zopde.nets import Normalised, build_corrector
+from zopde.seeding import generator, global_stream
+from zopde.studies.correct.labels import LABELS, check_injection, check_labels
+from zopde.studies.correct.problem import InterfaceCut, WeightCut
+from zopde.studies.folder import look_up
 from zopde.studies.settings import (
     Count,
     Length,
@@ -75,6 +80,31 @@ class CorrectorSettings:
     sizes: dict[str, int] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
+
+    def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
+        """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
+        padding = grid.boundary if self.padding == "auto" else self.padding
+        inputs = len(grid.channels) + len(grid.forcing_channels)
+        added_to = INJECTIONS[self.inject].adds_to
+        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        with global_stream(generator(seed, "weights")):
+            try:
+                body = build_corrector(
+                    self.kind,
+                    inputs,
+                    outputs,
+                    padding="periodic" if padding == "periodic" else "zero",
+                    sizes=self.sizes,
+                )
+                body(torch.zeros(1, inputs, *grid.shape))
+            except (ValueError, RuntimeError) as error:
+                raise InputError(
+                    "corrector.sizes",
+                    got=f"{self.sizes} ({first_line(error)})",
+                    expected=f"sizes of a {self.kind!r} corrector on {grid.shape} cells",
+                    remedy="such as --set corrector.sizes={}",
+                ) from error
+        return Normalised(body, scale, forcing_scale, inject=self.inject).to(scale)
 
 
 @dataclass(frozen=True)
@@ -207,7 +237,12 @@ class CorrectionConfig:
     @staticmethod
     def upgrade(tree: Tree) -> Tree:
         """The record of a run of an earlier version in today's words."""
-        return {**tree, "interface": renamed(tree.get("interface", {}))}
+        table = dict(tree.get("interface", {}))
+        if "kind" in table:
+            table["way"] = table.pop("kind")
+        if table.get("way") == "amortised":
+            table["way"] = "bank"
+        return {**tree, "interface": table}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -250,23 +285,19 @@ def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
     Labels without a gradient are left out, and so is the scratch start of a label that starts
     from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
     """
-    corrector = chosen.get("corrector")
-    inject = corrector.get("inject") if isinstance(corrector, Mapping) else None
+    inject = look_up(chosen, "corrector.inject")
     if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
         return preset
     labels = [
         label
         for label in preset["run"]["labels"]
-        if trains_through(label) and not LABELS[label].always_scratch
+        if LABELS[label].through_solver and not LABELS[label].always_scratch
     ]
-    run = {**preset["run"], "labels": labels}
-    return {**preset, "run": run, "training": {**preset["training"], "init": "scratch"}}
+    return merge(preset, {"run": {"labels": labels}, "training": {"init": "scratch"}})
 
 
 def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
     """The one of the chosen solver where it has a folder of its name, or the common one."""
     folder = Path(str(files("zopde.studies.correct") / "presets"))
-    solver = chosen.get("solver")
-    spec = solver.get("spec") if isinstance(solver, Mapping) else None
     own = {entry.name: entry for entry in folder.iterdir() if entry.is_dir()}
-    return own.get(str(spec), folder) / f"{preset}.toml"
+    return own.get(str(look_up(chosen, "solver.spec")), folder) / f"{preset}.toml"

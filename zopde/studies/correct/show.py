@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,14 @@ from zopde.studies.correct.train import START, Trained
 from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import (
-    again_section,
-    asked_section,
     cost_section,
     failures_section,
     kept_picture,
     losses_picture,
+    page_of_run,
     ratios_section,
+    result_table,
     scoring_cost,
-    state_lead,
 )
 from zopde.studies.run import Metrics, Page, Table, mean_costs, stopped_early
 
@@ -53,9 +53,9 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     }
     metrics |= mean_costs(results, ("iterations", "queries", "solver_steps", "seconds"))
     metrics["init"] = {
-        label: "none"
-        if not LABELS[label].trained
-        else ("non" if opened.starts_from_non(label) else "scratch")
+        label: ("non" if opened.starts_from_non(label) else "scratch")
+        if LABELS[label].trained
+        else "none"
         for label in results
     }
     metrics["stopped_early"] = {k: why for k, why in stopped_early(results).items() if why}
@@ -158,8 +158,7 @@ def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 def page_of(run: FoundRun) -> Page:
     """The page of one run, finished or not."""
     rollouts = read_rollouts(run)
-    film = film_of(run, rollouts) if rollouts else None
-    gif, still = animate(film) if film else (None, b"")
+    motion, gif = _motion(run, rollouts) if rollouts else ("", None)
     learning = losses_picture(
         run,
         "queries and seconds include those of the start.",
@@ -167,12 +166,11 @@ def page_of(run: FoundRun) -> Page:
         [label for label in run.labels if not LABELS[label].unrolled],
     )
     sections = [
-        asked_section(run),
         Section("Result", _result(run, rollouts)),
-        Section("Error over time", error_picture(run, rollouts)),
+        Section("Error over time", _error_picture(run, rollouts)),
         Section("Learning", learning),
-        Section("In motion", _motion(run, rollouts, film, gif, still)),
-        Section("Fields", fields_picture(run, rollouts)),
+        Section("In motion", motion),
+        Section("Fields", _fields_picture(run, rollouts)),
         Section("Energy spectrum", _spectrum(rollouts)),
         ratios_section(run),
         cost_section(
@@ -182,15 +180,14 @@ def page_of(run: FoundRun) -> Page:
             START,
         ),
         failures_section(run),
-        again_section(run),
     ]
-    return Page(state_lead(run) + _lead(run, rollouts), sections, gif)
+    return replace(page_of_run(run, _lead(run, rollouts), sections), animation=gif)
 
 
 def glimpse(run: FoundRun) -> str:
     """Error over time and, folded, the fields, for a page of several runs."""
     rollouts = read_rollouts(run)
-    return error_picture(run, rollouts) + folded("fields", fields_picture(run, rollouts))
+    return _error_picture(run, rollouts) + folded("fields", _fields_picture(run, rollouts))
 
 
 def _before(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
@@ -220,28 +217,24 @@ def _lead(run: FoundRun, rollouts: Rollouts | None) -> str:
 
 def _result(run: FoundRun, rollouts: Rollouts | None) -> str:
     if run.metrics is not None:
-        shown = table_of(run.metrics)
-        notes = "".join(text(line, "soft") for line in shown.notes)
+        notes = "".join(text(line, "soft") for line in _notes(run.metrics))
         caption = (
             "MAE: mean absolute error over all steps of the unseen runs; ± runs: standard "
             "deviation over the runs; costs of one seed, the mean over the seeds."
         )
-        return table(shown.columns, shown.rows, caption) + notes
+        return result_table(run, caption) + notes
     rows = []
-    for label, found in (rollouts.evaluations if rollouts else {}).items():
-        error = summary(found)["mae"]
-        mean = ["diverged", ""] if error["mean"] is None else _both(error["mean"], error["std"])
-        rows.append([label, f"{len(found)}", *mean])
+    for label, evaluations in (rollouts.evaluations if rollouts else {}).items():
+        mae = summary(evaluations)["mae"]
+        mean, spread = mae["mean"], mae["std"]
+        shown = ["diverged", ""] if mean is None else [f"{mean:.4f}", f"{spread:.4f}"]
+        rows.append([label, f"{len(evaluations)}", *shown])
     if not rows:
         return text("No rollout of an unseen run yet.")
     return table(("label", "seeds so far", "MAE", "± runs"), rows)
 
 
-def _both(mean: float, spread: float) -> list[str]:
-    return [f"{mean:.4f}", f"{spread:.4f}"]
-
-
-def error_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
+def _error_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     """Error over time, drawn anew, or as the run left it where the reference is gone."""
     if rollouts is None:
         return kept_picture(run, "error_over_time.png", "Error of every label over time")
@@ -250,7 +243,7 @@ def error_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     return picture(png, "Error of every label over time", "Mean over seeds and unseen runs.")
 
 
-def fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
+def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     """Last states of one unseen run, and their vorticity where there is one."""
     if rollouts is None or len(rollouts.grid.shape) != 2:
         return kept_picture(run, "fields.png", "Fields of one unseen run") + kept_picture(
@@ -274,7 +267,7 @@ def fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     return body
 
 
-def film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
+def _film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
     """Reference, uncorrected and best corrected run; None where the grid is no plane."""
     grid = rollouts.grid
     if len(grid.shape) != 2:
@@ -285,38 +278,37 @@ def film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
     if rollouts.best:
         names[rollouts.best] = f"{rollouts.best}, corrected"
     states = {name: rollouts.states(label) for label, name in names.items()}
-    turning = vorticity(run, states)
-    if turning:
+    shown, chosen, signed = vorticity(run, states), vector_channels(grid), True
+    if shown:
         speed, space = grid.unit(grid.channels[0]), grid.unit("space")
         name = "vorticity" + ("" if speed == space == "1" else f" [{speed}/{space}]")
-        fields = {label: _plain(values) for label, values in turning.items()}
-        return Film(fields, grid, name, signed=True)
-    chosen = vector_channels(grid)
-    if len(chosen) == 1:
-        fields = {label: _plain(values[:, chosen[0]]) for label, values in states.items()}
-        return Film(fields, grid, grid.channels[chosen[0]], bool(fields["reference"].min() < 0))
-    fields = {label: _plain(values[:, chosen].norm(dim=1)) for label, values in states.items()}
-    return Film(fields, grid, f"|u| [{unit(grid, grid.channels[chosen[0]])}]", signed=False)
+    elif len(chosen) == 1:
+        name = grid.channels[chosen[0]]
+        shown = {label: values[:, chosen[0]] for label, values in states.items()}
+        signed = bool(shown["reference"].min() < 0)
+    else:
+        name, signed = f"|u| [{unit(grid, grid.channels[chosen[0]])}]", False
+        shown = {label: values[:, chosen].norm(dim=1) for label, values in states.items()}
+    fields = {label: values.double().cpu().numpy() for label, values in shown.items()}
+    return Film(fields, grid, name, signed)
 
 
-def _plain(values: Tensor) -> np.ndarray:
-    return values.double().cpu().numpy()
-
-
-def _motion(
-    run: FoundRun, rollouts: Rollouts | None, film: Film | None, gif: bytes | None, still: bytes
-) -> str:
-    if rollouts is None or film is None or gif is None:
-        return ""
-    what = film.name.partition(" [")[0]
+def _motion(run: FoundRun, rollouts: Rollouts) -> tuple[str, bytes | None]:
+    """The film as HTML, and as a file."""
+    film = _film_of(run, rollouts)
+    if film is None:
+        return "", None
+    gif, still = animate(film)
+    names, what = film.fields, film.name.partition(" [")[0]
     seconds = (len(rollouts.states("reference")) - 1) * rollouts.grid.dt
-    return moving(
+    html = moving(
         gif,
         still,
-        f"Animation: {', beside '.join(film.fields)}",
-        f"{', '.join(film.fields)}: {what} of unseen run {rollouts.shown + 1}, seed "
+        f"Animation: {', beside '.join(names)}",
+        f"{', '.join(names)}: {what} of unseen run {rollouts.shown + 1}, seed "
         f"{run.seeds[0]}, from t = 0 to t = {seconds:g}, all from the same state.",
     )
+    return html, gif
 
 
 def _spectrum(rollouts: Rollouts | None) -> str:

@@ -14,11 +14,12 @@ from torch import nn
 from zopde.blackbox import CountedSolver, Dropping, failures_of
 from zopde.contracts import Objective, Solver
 from zopde.errors import InputError
-from zopde.interface import InterfaceSolver, PullbackAt
+from zopde.interface import InterfaceSolver
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
+from zopde.progress import Progress
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
-from zopde.studies.correct.bank import Places
+from zopde.studies.correct.bank import Keeping
 from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
@@ -59,6 +60,7 @@ class Stage:
     gradient: GradientSource  # where gradients come from
     schedule: Schedule  # how long, and how gradients become updates
     counter: CountedSolver  # counts the solver steps
+    interface: Interface | None = None  # what passes the solver by queries
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
@@ -72,8 +74,7 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
     path = place.folder.root / CHUNK
     if path.exists():
         return with_chunk(opened, _read_chunk(path))
-    chunk = measured_chunk(opened)
-    place.progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
+    chunk = measured_chunk(opened, place.progress)
     place.folder.write_text(CHUNK, f"{chunk}\n")
     return with_chunk(opened, chunk)
 
@@ -83,7 +84,7 @@ def with_chunk(opened: Opened, chunk: int) -> Opened:
     return replace(opened, weights=replace(opened.weights, chunk=chunk))
 
 
-def measured_chunk(opened: Opened) -> int:
+def measured_chunk(opened: Opened, progress: Progress) -> int:
     """Probes of a pass, measured on the first batch with as many threads as gradients will have.
 
     The queries that it takes belong to no label.
@@ -91,7 +92,9 @@ def measured_chunk(opened: Opened) -> int:
     seed = opened.seeds[0]
     with opened.workers.measured_here():
         objective = opened.first_objective(opened.problem.solver, seed)
-        return WeightOracle(opened.new_network(seed), objective).calibrate(opened.weights.mu)
+        chunk = WeightOracle(opened.new_network(seed), objective).calibrate(opened.weights.mu)
+    progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
+    return chunk
 
 
 def _read_chunk(path: Path) -> int:
@@ -135,39 +138,26 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
         costs.append(scoring.cost)
     interface = None
     if name in opened.cuts:
-        places = Places(opened.jacobians, place.of(name, seed))
-        interface = open_interface(
-            opened.cuts[name],
-            opened.problem,
-            seed,
-            opened.identity,
-            places,
-            place.pool,
-            place.progress,
-        )
+        own = place.of(name, seed)
+        keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, place.progress)
+        interface = open_interface(opened.cuts[name], opened.problem, seed, keeping)
         note(f"{name}, seed {seed}: {interface.note}")
         costs.append(interface.cost)
     failed = failures_of(opened.problem.solver) - before
     costs.append(Fitted(0, 0, 0, 0.0, failures=dict(failed)))
     if scored:
         stage = label_stage(opened, label, network, seed, ratios, place.pool, interface)
-        costs.append(_fit(opened, network, stage, name, seed, place, interface))
+        costs.append(_fit(opened, network, stage, name, seed, place))
         if interface and (seen := interface.finish(stage.schedule.iterations)):
             note(f"{name}, seed {seed}: {seen}")
     return total_cost(costs)
 
 
 def _fit(
-    opened: Opened,
-    network: nn.Module,
-    stage: Stage,
-    name: str,
-    seed: int,
-    place: Place,
-    interface: Interface | None = None,
+    opened: Opened, network: nn.Module, stage: Stage, name: str, seed: int, place: Place
 ) -> Fitted:
     gradient = Skipping(stage.gradient) if opened.drop else stage.gradient
-    iterations = stage.schedule.iterations
+    iterations, interface = stage.schedule.iterations, stage.interface
     with place.progress.stage(f"{name}, seed {seed}", iterations) as advance:
         cost = fit(
             network,
@@ -190,7 +180,7 @@ def _fit(
 
 def start_stage(opened: Opened, seed: int) -> Stage:
     """NON on stored data, as the others' start: back-propagation, no solver step."""
-    return _stage(opened, opened.start, CountedSolver(opened.problem.solver), Backprop(), seed)
+    return _backprop_stage(opened, opened.start, opened.problem.solver, seed)
 
 
 def label_stage(
@@ -202,67 +192,43 @@ def label_stage(
     pool: Executor | None = None,
     interface: Interface | None = None,
 ) -> Stage:
-    """The stage in which the labels differ.
-
-    Args:
-        opened: The run.
-        label: The row of the table.
-        network: Which will be trained.
-        seed: The run's.
-        ratios: Where a score gives some.
-        pool: Workers for probes of weights; None for this process.
-        interface: For a label that passes the solver by queries.
-    """
+    """The stage in which the labels differ: weights by `ratios`, the solver by `interface`."""
     solver = opened.problem.twin if label.twin else opened.problem.solver
     assert solver is not None, "labels without a solver are left out before"
-    counter, schedule = CountedSolver(solver), opened.training
+    schedule = opened.training
     if not label.unrolled:  # as many reference states
         schedule = replace(schedule, unroll=1, batch=schedule.batch * schedule.unroll)
-    gradient: GradientSource = Backprop()
-    if label.gradient == "zo":
-        gradient = _zeroth_order(opened, network, seed, ratios, counter, pool)
-    pullback_at = interface.pullback_at if interface else None
-    return _stage(opened, schedule, counter, gradient, seed, pullback_at)
-
-
-def _stage(
-    opened: Opened,
-    schedule: Schedule,
-    counter: CountedSolver,
-    gradient: GradientSource,
-    seed: int,
-    pullback_at: PullbackAt | None = None,
-) -> Stage:
-    windows = schedule.windows(opened.problem, seed)
-
-    def objective_at(iteration: int) -> Objective:
-        solver: Solver = counter
-        if pullback_at:
-            solver = InterfaceSolver(counter, pullback_at(iteration))
-        return opened.objective(windows, solver, seed, iteration)
-
-    return Stage(objective_at, gradient, schedule, counter)
-
-
-def _zeroth_order(
-    opened: Opened,
-    network: nn.Module,
-    seed: int,
-    ratios: LayerRatios | None,
-    counter: CountedSolver,
-    pool: Executor | None,
-) -> ZerothOrder:
-    """The weight cut: CGE over a random mask, `chunk` probes at a time."""
-    cut = opened.weights
-    every = iterations_in(cut.resample, opened.training.per_epoch)
+    stage = _backprop_stage(opened, schedule, solver, seed, interface)
+    if label.gradient != "zo":
+        return stage
+    cut, every = opened.weights, iterations_in(opened.weights.resample, schedule.per_epoch)
     masks: Masks
     if ratios is None:
         masks = RandomMasks(Coordinates(network).total, cut.sparsity, every, seed)
     else:
         masks = LayerMasks(ratios, every, seed)
-    oracles = opened.workers.oracle_at(cut.chunk, masks.active, pool, counter)
+    oracles = opened.workers.oracle_at(cut.chunk, masks.active, pool, stage.counter)
     failed: Failed = "drop" if opened.drop else "keep"
-    return ZerothOrder(masks, cut.mu, cut.scheme, oracles, cut.mu_relative, failed)
+    gradient = ZerothOrder(masks, cut.mu, cut.scheme, oracles, cut.mu_relative, failed)
+    return replace(stage, gradient=gradient)
+
+
+def _backprop_stage(
+    opened: Opened,
+    schedule: Schedule,
+    solver: Solver,
+    seed: int,
+    interface: Interface | None = None,
+) -> Stage:
+    counter, windows = CountedSolver(solver), schedule.windows(opened.problem, seed)
+
+    def objective_at(iteration: int) -> Objective:
+        passed: Solver = counter
+        if interface:
+            passed = InterfaceSolver(counter, interface.pullback_at(iteration))
+        return opened.objective(windows, passed, seed, iteration)
+
+    return Stage(objective_at, Backprop(), schedule, counter, interface)
 
 
 def score_layers(

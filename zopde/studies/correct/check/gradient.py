@@ -15,6 +15,7 @@ from zopde.memory import keep_freed_memory
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
+from zopde.studies.correct.check.differences import draw_zeros
 from zopde.studies.correct.open import open_few
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.settings import CorrectionConfig
@@ -103,11 +104,7 @@ def _started(opened: Opened, seed: int, progress: Progress) -> tuple[nn.Module, 
     """
     network = opened.new_network(seed)
     if opened.problem.injection.through_solver:
-        draw = generator(seed, "weights")
-        for weight in network.parameters():
-            if not weight.any():
-                noise = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
-                weight.data.copy_(0.1 * noise / weight[0].numel() ** 0.5)
+        draw_zeros(network, generator(seed, "weights"))
         return network, "zeros drawn at random"
     stage = start_stage(opened, seed)
     optimise = stage.schedule.optimise

@@ -38,53 +38,45 @@ def check_contract(solver: Solver, states: States) -> tuple[Point, Tensor | None
     """Type, shape, dtype and device of an answer, the arguments left as they are."""
     state, forcing = states.state.clone(), states.forcing
     given = None if forcing is None else forcing.clone()
-    name = "contract"
+
+    def fail(found: str, remedy: str) -> tuple[Point, None]:
+        return Point("contract", "fail", found, remedy), None
+
     try:
         answer = BlackBox(solver).step(state, given)
     except SolverError as error:
-        remedy = (
-            "mend what the first one that failed says of itself"
-            if error.failures
-            else "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
-            "in zopde.OneAtATime"
+        if error.failures:
+            return fail(str(error), "mend what the first one that failed says of itself")
+        return fail(
+            str(error),
+            "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
+            "in zopde.OneAtATime",
         )
-        return Point(name, "fail", str(error), remedy), None
     changed = not torch.equal(state, states.state)
-    if given is not None and states.forcing is not None:
-        changed |= not torch.equal(given, states.forcing)
+    if given is not None and forcing is not None:
+        changed |= not torch.equal(given, forcing)
     if changed or answer.data_ptr() == state.data_ptr():
-        what = "step changes its argument" if changed else "step answers with its argument"
-        return Point(name, "fail", what, "work on a copy: state.clone()"), None
+        what = "changes its argument" if changed else "answers with its argument"
+        return fail(f"step {what}", "work on a copy: state.clone()")
     if not answer.isfinite().all():
-        return Point(
-            name,
-            "fail",
-            "an answer that is not finite",
-            "check on states that the solver can take: --data, or --amplitude",
-        ), None
+        remedy = "check on states that the solver can take: --data, or --amplitude"
+        return fail("an answer that is not finite", remedy)
     shape = " x ".join(map(str, state.shape[1:]))
-    return Point(name, "pass", f"{shape} in, the same out, {state.dtype}"), answer
+    return Point("contract", "pass", f"{shape} in, the same out, {state.dtype}"), answer
 
 
 def check_batch(solver: Solver, states: States, answer: Tensor) -> Point:
     """Whether an answer depends on the other states of the batch."""
-    alone = torch.cat(
-        [solver.step(*states.rows(slice(i, i + 1))) for i in range(len(states.state))]
-    )
+    count = len(answer)
+    alone = torch.cat([solver.step(*states.rows(slice(i, i + 1))) for i in range(count)])
     size = answer.abs().amax().double()
     off = float((alone - answer).abs().amax().double() / size.clamp_min(1e-300))
     values = {"relative_difference": off}
-    eps = torch.finfo(answer.dtype).eps
-    if off <= _ROUND_OFF * eps:
+    if off <= _ROUND_OFF * torch.finfo(answer.dtype).eps:
         exact = "bit for bit" if off == 0 else f"to {off:.0e}"
-        return Point("batch", "pass", f"alone as in a batch of {len(answer)}, {exact}", "", values)
-    return Point(
-        "batch",
-        "fail",
-        f"alone and in a batch differ by {off:.1e}",
-        "a state's answer must not depend on the others: wrap the solver in zopde.OneAtATime",
-        values,
-    )
+        return Point("batch", "pass", f"alone as in a batch of {count}, {exact}", "", values)
+    remedy = "a state's answer must not depend on the others: wrap the solver in zopde.OneAtATime"
+    return Point("batch", "fail", f"alone and in a batch differ by {off:.1e}", remedy, values)
 
 
 def check_repeats(solver: Solver, states: States) -> Point:
@@ -95,8 +87,7 @@ def check_repeats(solver: Solver, states: States) -> Point:
         return Point("repeats", "pass", "the same answer twice, bit for bit", "", values)
     told = f"two answers to one state differ by {off:.1e} (root mean square)"
     if isinstance(solver, Seeded) and _repeat_error(seeded(solver, 1), states) == 0:
-        found = f"{told}; with a seed they do not"
-        return Point("repeats", "pass", found, "", values)
+        return Point("repeats", "pass", f"{told}; with a seed they do not", "", values)
     remedy = "give it with_seed(seed), so that all probes of a gradient meet the same noise"
     return Point("repeats", "fail", told, remedy, values)
 
@@ -106,39 +97,39 @@ def check_nan(solver: Solver, states: States, seconds: float) -> Point:
     state, forcing = states.rows(slice(0, 2))
     state = state.clone()
     state[1, 0].view(-1)[0] = torch.nan
-    found: list[Any] = []
+    answers: list[Any] = []
 
-    def ask() -> None:
+    def step() -> None:
         try:
-            found.append(solver.step(state, forcing))
+            answers.append(solver.step(state, forcing))
         except Exception as error:  # to raise is a good answer
-            found.append(error)
+            answers.append(error)
 
     limit = max(_LEAST, _PATIENCE * seconds)
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(limit)
-    if not found:
-        told = f"no answer to a NaN within {limit:.0f} s"
-        return Point("NaN", "fail", told, "stop a step that takes too long: run.apart, run.timeout")
-    if isinstance(found[0], Exception):
-        return Point("NaN", "pass", f"raises {type(found[0]).__name__}")
-    if found[0][1].isfinite().all():
+    stepping = threading.Thread(target=step, daemon=True)
+    stepping.start()
+    stepping.join(limit)
+    if not answers:
+        found = f"no answer to a NaN within {limit:.0f} s"
+        remedy = "stop a step that takes too long: run.apart, run.timeout"
+    elif isinstance(answers[0], Exception):
+        return Point("NaN", "pass", f"raises {type(answers[0]).__name__}")
+    elif answers[0][1].isfinite().all():
+        found = "a finite answer to a NaN: faults would go unseen"
         remedy = "raise SolverError, or let NaN through, where a step fails"
-        return Point("NaN", "fail", "a finite answer to a NaN: faults would go unseen", remedy)
-    if len(found[0]) > 1 and not found[0][0].isfinite().all():
+    elif not answers[0][0].isfinite().all():
+        found = "a NaN in one state spoils another's answer"
         remedy = "one bad state must not spoil the others: wrap the solver in zopde.OneAtATime"
-        return Point("NaN", "fail", "a NaN in one state spoils another's answer", remedy)
-    return Point("NaN", "pass", "NaN in, NaN out")
+    else:
+        return Point("NaN", "pass", "NaN in, NaN out")
+    return Point("NaN", "fail", found, remedy)
 
 
 def check_time(solver: Solver, states: States, batch: int) -> Point:
     """Seconds of a step, alone and side by side."""
-    one = states.rows(slice(0, 1))
-    alone = timed(lambda: solver.step(*one))
-    rows = torch.arange(batch) % len(states.state)
-    many = states.rows(rows)
-    together = timed(lambda: solver.step(*many)) / batch
+    single, many = (states.rows(torch.arange(n) % len(states.state)) for n in (1, batch))
+    alone = _least_seconds(lambda: solver.step(*single))
+    together = _least_seconds(lambda: solver.step(*many)) / batch
     found = f"{_time(alone)} alone, {_time(together)} in a batch of {batch}"
     return Point("time", "pass", found, "", {"alone": alone, "in_batch": together, "batch": batch})
 
@@ -157,7 +148,7 @@ def check_digits(answer: Tensor) -> Point:
     return Point("precision", "pass", f"answers fill {answer.dtype}, {full}", "", values)
 
 
-def timed(work: Callable[[], object], enough: float = 1.0) -> float:
+def _least_seconds(work: Callable[[], object], enough: float = 1.0) -> float:
     """Least seconds of a few calls after the first; of one where it takes long."""
     work()
     times: list[float] = []

@@ -5,16 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zopde.blackbox import BlackBox
 from zopde.contracts import Solver, seeded
+from zopde.errors import InputError
+from zopde.grid import Grid
+from zopde.hybrid import INJECTIONS, Injection
+from zopde.interface import ColouredPullback, Variable
+from zopde.nets import Normalised
 from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress, Silent
-from zopde.seeding import noise_seeds
-from zopde.studies.correct.check.mu import check_state_mu, check_weight_mu, stand_in
+from zopde.seeding import generator, noise_seeds
+from zopde.sparsity import RandomMasks
+from zopde.studies.correct.check.differences import (
+    check_reach,
+    check_state_mu,
+    check_weight_mu,
+    draw_zeros,
+    stand_in_objective,
+)
 from zopde.studies.correct.check.points import (
     Point,
     check_batch,
@@ -24,10 +36,16 @@ from zopde.studies.correct.check.points import (
     check_repeats,
     check_time,
 )
-from zopde.studies.correct.check.reach import Cost, check_reach, costs
 from zopde.studies.correct.check.states import States, typical_states
-from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.cut import REACH_PROBES
 from zopde.studies.correct.open import open_solver, reference_of
+from zopde.studies.correct.price import (
+    CutPrice,
+    bare_gradient,
+    price_of_weights,
+    prices_of_interface,
+)
+from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
 
 _BATCH = 16
@@ -41,14 +59,15 @@ class SolverCheck:
         solver: Its spec.
         states: Where the states come from.
         points: One line each.
-        costs: One gradient of every cut; empty where the contract is broken.
+        costs: One gradient of every cut; empty where the contract is broken. Counted as in a dry
+            run; of the times only that of the solver steps.
         assumed: Network, unroll and batch of these gradients.
     """
 
     solver: str
     states: str
     points: tuple[Point, ...]
-    costs: tuple[Cost, ...]
+    costs: tuple[CutPrice, ...]
     assumed: str
 
     @property
@@ -78,35 +97,37 @@ def check_solver(
     Raises:
         InputError: On settings or data that will not do.
     """
-    solver = open_solver(config)
-    reference = reference_of(config, solver, Path())
-    states = typical_states(reference, config.data.path, amplitude)
-    corrector, training = config.corrector, config.training
-    watcher, points = progress or Silent(), list[Point]()
-    stand_in_once = cache(
-        lambda: stand_in(corrector.kind, corrector.sizes, BlackBox(solver), states)
-    )
-
-    def weight_mu(seconds: float) -> Point:
-        return check_weight_mu(config.zo, *stand_in_once(), seconds)
-
-    with watcher.stage("checking the solver", 9) as advance:
-        for point in _points(config.interface, solver, states, weight_mu):
-            points.append(point)
+    solver, spec = open_solver(config), config.solver.spec
+    states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
+    zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
+    grid, training = solver.grid, config.training
+    scale = states.state.new_full((len(grid.channels),), states.scale)
+    forcing_scale = scale.new_ones(len(grid.forcing_channels))
+    new_network = partial(config.corrector.network, grid, scale, forcing_scale, 0)
+    points: dict[str, Point] = {}
+    with (progress or Silent()).stage("checking the solver", 9) as advance:
+        for point in _points(zo, cut, solver, states, injection, new_network):
+            points[point.name] = point
             advance(1, point.name)
-    named = {point.name: point for point in points}
-    if "reach" not in named:
-        return SolverCheck(config.solver.spec, states.source, tuple(points), (), "")
-    weights = Coordinates(stand_in_once()[0]).total
-    seconds, once = named["time"].values["in_batch"], training.batch * (training.unroll - 1)
-    entries = states.state[0].numel()
-    rows = costs(config.zo, config.interface, once, weights, seconds, named["reach"], entries)
+    if "reach" not in points:
+        return SolverCheck(spec, states.source, tuple(points.values()), (), "")
+    weights, seconds = Coordinates(new_network()).total, points["time"].values["in_batch"]
+    gradient = bare_gradient(injection, training.unroll, training.batch, seconds)
+    active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.workers()
+    coloured = partial(_coloured, cut, grid, points["reach"], list(gradient.products))
+    interface = prices_of_interface(cut, grid, gradient, coloured, workers.side_by_side)
+    costs = price_of_weights(zo, active, gradient), *interface
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
-    return SolverCheck(config.solver.spec, states.source, tuple(points), tuple(rows), assumed)
+    return SolverCheck(spec, states.source, tuple(points.values()), costs, assumed)
 
 
 def _points(
-    cut: InterfaceCut, solver: Solver, states: States, weight_mu: Callable[[float], Point]
+    zo: WeightCut,
+    cut: InterfaceCut,
+    solver: Solver,
+    states: States,
+    injection: Injection,
+    new_network: Callable[[], Normalised],
 ) -> Iterator[Point]:
     contract, answer = check_contract(solver, states)
     yield contract
@@ -121,10 +142,26 @@ def _points(
     yield speed
     yield check_nan(box, states, speed.values["alone"])
     yield check_digits(answer)
-    seconds = speed.values["in_batch"]
+    seconds, network = speed.values["in_batch"], new_network()
     state_mu = check_state_mu(cut, frozen, states, seconds)
     yield state_mu
-    yield weight_mu(seconds)
+    draw_zeros(network, generator(0, "weights"))
+    yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
         yield check_reach(frozen, states, best)
+
+
+def _coloured(
+    cut: InterfaceCut, grid: Grid, reach: Point, inputs: list[Variable]
+) -> tuple[dict[Variable, int], int, str]:
+    """What a coloured product takes; a response to the forcing is taken to reach as far."""
+    measured: tuple[int, ...] = tuple(reach.values["radius"])
+    radius = tuple(cut.radius) or measured
+    coloured = ColouredPullback(grid, radius, cut.mu, cut.scheme)
+    beyond = any(far > near for far, near in zip(measured, radius, strict=True))
+    if (beyond or 2 * coloured.colours > math.prod(grid.shape)) and not cut.allow_bias:
+        expected = "a step that reaches less far"
+        raise InputError("coloured interface", got=reach.found, expected=expected)
+    note = f"radius {' x '.join(map(str, radius))} cells"
+    return {v: coloured.probes_for(v) for v in inputs}, REACH_PROBES * len(inputs), note
