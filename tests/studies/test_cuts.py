@@ -5,6 +5,7 @@ import pytest
 from zopde.blackbox import CountedSolver
 from zopde.progress import Silent
 from zopde.studies.correct import load_config
+from zopde.studies.correct.check import check_solver
 from zopde.studies.correct.cut import coloured_of
 from zopde.studies.correct.price import price_cuts
 from zopde.studies.run import study_named
@@ -34,6 +35,16 @@ def test_counts_exact(toy_spec, tiny, tmp_path, scheme, factor):
     }
     assert all(row.seconds > 0 for row in cuts.values())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("inject", ["after", "before", "forcing"])
+def test_dry_run_and_solver_check_count_the_same(toy_spec, tiny, tmp_path, inject):
+    changes = [*tiny, *SIZES, f"corrector.inject={inject}", "training.init=scratch"]
+    planned = load_config("quick", None, changes, {"solver": {"spec": toy_spec}})
+    sample = study_named("correct").sample(planned, tmp_path / "run", Silent())
+    tables = price_cuts(sample, Silent()), check_solver(planned).costs
+    counts = [[(row.cut, row.setup_steps, row.steps) for row in rows] for rows in tables]
+    assert counts[0] == counts[1]
 
 
 def test_the_weight_cut_has_its_row_where_no_label_takes_it(toy_spec, tiny, tmp_path):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from zopde.contracts import Vortical
 from zopde.oracle.coordinates import Coordinates

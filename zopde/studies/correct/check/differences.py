@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -118,13 +119,14 @@ def draw_zeros(network: nn.Module, draw: Generator) -> None:
             weight.data.copy_(0.1 * noise / weight[0].numel() ** 0.5)
 
 
-def check_reach(solver: Solver, states: States, mu: float) -> Point:
+def check_reach(solver: Solver, states: States, mu: float, injection: Injection) -> Point:
     """The stencil radius of a step, and the colours that it takes; `mu` as the interface cut's."""
-    reach = measure_reach(states.step(solver), _REACH_PROBES, mu * states.scale)
+    step = states.step(solver)
+    reach = measure_reach(step, _REACH_PROBES, mu * states.scale)
     # With few digits what is far away answers with rounding alone.
     radius, wide = reach.radius(), reach.radius(1e-3)
     colours, loose = (ColouredPullback(solver.grid, box).colours for box in (radius, wide))
-    values = {
+    values: dict[str, Any] = {
         "channels": len(solver.grid.channels),
         "radius": list(radius),
         "colours": colours,
@@ -132,6 +134,9 @@ def check_reach(solver: Solver, states: States, mu: float) -> Point:
         "radius_of_3_percent": list(wide),
         "colours_of_3_percent": loose,
     }
+    if injection.adds_to == "forcing":
+        driven, mu = replace(step, variable="forcing"), mu * states.forcing_scale
+        values["radius_of_forcing"] = list(measure_reach(driven, _REACH_PROBES, mu).radius())
     cells = math.prod(solver.grid.shape)
     told = f"radius {_cells(radius)}, {colours} colours for {cells} cells"
     if 2 * colours <= cells:

@@ -149,19 +149,21 @@ def _points(
     yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
-        yield check_reach(frozen, states, best)
+        yield check_reach(frozen, states, best, injection)
 
 
 def _coloured(
     cut: InterfaceCut, grid: Grid, reach: Point, inputs: list[Variable]
 ) -> tuple[dict[Variable, int], int, str]:
-    """What a coloured product takes; a response to the forcing is taken to reach as far."""
-    measured: tuple[int, ...] = tuple(reach.values["radius"])
-    radius = tuple(cut.radius) or measured
-    coloured = ColouredPullback(grid, radius, cut.mu, cut.scheme)
-    beyond = any(far > near for far, near in zip(measured, radius, strict=True))
-    if (beyond or 2 * coloured.colours > math.prod(grid.shape)) and not cut.allow_bias:
-        expected = "a step that reaches less far"
-        raise InputError("coloured interface", got=reach.found, expected=expected)
-    note = f"radius {' x '.join(map(str, radius))} cells"
-    return {v: coloured.probes_for(v) for v in inputs}, REACH_PROBES * len(inputs), note
+    """What a coloured product takes, by the radius that is set or the one that was measured."""
+    probes: dict[Variable, int] = {}
+    for variable, name in zip(inputs, ("radius", "radius_of_forcing"), strict=False):
+        measured: tuple[int, ...] = tuple(reach.values[name])
+        radius = (tuple(cut.radius) if variable == "state" else ()) or measured
+        coloured = ColouredPullback(grid, radius, cut.mu, cut.scheme)
+        beyond = any(far > near for far, near in zip(measured, radius, strict=True))
+        if (beyond or 2 * coloured.colours > math.prod(grid.shape)) and not cut.allow_bias:
+            expected = "a step that reaches less far"
+            raise InputError("coloured interface", got=reach.found, expected=expected)
+        probes[variable] = coloured.probes_for(variable)
+    return probes, REACH_PROBES * len(inputs), reach.found

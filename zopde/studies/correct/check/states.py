@@ -31,8 +31,12 @@ class States:
     @property
     def scale(self) -> float:
         """Root mean square of the channels' standard deviations."""
-        variances = self.state.transpose(0, 1).flatten(1).double().var(dim=1, correction=0)
-        return float(variances.mean().sqrt()) or 1.0
+        return _scale(self.state)
+
+    @property
+    def forcing_scale(self) -> float:
+        """Likewise of the forcing; 1 where there is none."""
+        return 1.0 if self.forcing is None else _scale(self.forcing)
 
     def rows(self, chosen: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some of them."""
@@ -67,6 +71,11 @@ def typical_states(reference: Reference, path: str, amplitude: float) -> States:
     given = amplitude * _waves(len(grid.forcing_channels), grid, draw).to(device, dtype)
     source = f"smooth random fields of amplitude {amplitude:g}"
     return States(state, given if grid.forcing_channels else None, source)
+
+
+def _scale(values: Tensor) -> float:
+    variances = values.transpose(0, 1).flatten(1).double().var(dim=1, correction=0)
+    return float(variances.mean().sqrt()) or 1.0
 
 
 def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:
