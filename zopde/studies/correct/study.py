@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from zopde.progress import Progress
 from zopde.studies.correct import show
@@ -18,8 +19,9 @@ from zopde.studies.run import Metrics, Study, run_study
 _PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
 
 
-def _sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    return begin_sample(open_sample(config, root, progress), progress)
+def _sample(*given: Any) -> Opened:  # noqa: ANN401 - as `open_sample`
+    *_, progress = given
+    return begin_sample(open_sample(*given), progress)
 
 
 STUDY = Study(
