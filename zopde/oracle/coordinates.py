@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from zopde.errors import InputError
 from zopde.oracle.norms import NORMS, normalised_entry
 from zopde.oracle.one_channel import CONVS, Conv, pad, windows
 from zopde.validate import check_positive
@@ -33,19 +34,48 @@ class ParameterSlice:
         name: Qualified name in the module, "body.0.weight".
         start: First coordinate.
         stop: One past the last coordinate.
-        shape: Shape of the tensor.
+        shape: Shape of the numbers that are moved: the tensor's own, and of a complex tensor
+            with one axis more, of length 2; see `reals`.
+        is_complex: Whether the tensor is.
     """
 
     name: str
     start: int
     stop: int
     shape: tuple[int, ...]
+    is_complex: bool = False
+
+
+def reals(tensor: Tensor) -> Tensor:
+    """The real numbers that a tensor holds.
+
+    A complex one holds two for every entry, real and imaginary part, along a last axis of their
+    own; of any other this is the tensor itself.
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def from_reals(numbers: Tensor, like: Tensor) -> Tensor:
+    """Turn what `reals` gave back into numbers of the dtype and device of `like`."""
+    numbers = numbers.to(reals(like))
+    return torch.complex(*numbers.unbind(-1)) if like.is_complex() else numbers
+
+
+def check_flat(name: str, values: Tensor, d: int) -> None:
+    """Require one real number, or truth value, for each of d coordinates."""
+    if tuple(values.shape) != (d,) or values.is_complex():
+        raise InputError(
+            name,
+            got=f"{values.dtype} of shape {tuple(values.shape)}",
+            expected=f"shape ({d},), two real numbers for every complex weight",
+        )
 
 
 class Coordinates:
     """theta = all trainable parameters of `module`, flattened, in the order of its names.
 
-    A tied parameter counts once. Indices are int64 throughout.
+    A complex weight counts twice: its real and its imaginary part are coordinates of their own,
+    next to each other. A tied parameter counts once. Indices are int64 throughout.
 
     Args:
         module: Any `nn.Module`.
@@ -53,11 +83,14 @@ class Coordinates:
 
     def __init__(self, module: nn.Module) -> None:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        bounds = torch.tensor([0, *(p.numel() for _, p in named)]).cumsum(0).tolist()
+        held = [reals(p.detach()) for _, p in named]
+        bounds = torch.tensor([0, *(numbers.numel() for numbers in held)]).cumsum(0).tolist()
         self._tensors = [p for _, p in named]
         self.slices = [
-            ParameterSlice(name, start, stop, tuple(tensor.shape))
-            for (name, tensor), (start, stop) in zip(named, pairwise(bounds), strict=True)
+            ParameterSlice(name, start, stop, tuple(numbers.shape), tensor.is_complex())
+            for (name, tensor), numbers, (start, stop) in zip(
+                named, held, pairwise(bounds), strict=True
+            )
         ]
         self.total: int = bounds[-1]
 
@@ -72,14 +105,19 @@ class Coordinates:
         ]
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
-        """Hand a flat gradient to the parameters, as `backward()` would."""
+        """Hand a flat gradient to the parameters, as `backward()` would.
+
+        Raises:
+            InputError: If it is not one real number for each coordinate.
+        """
+        check_flat("gradient", gradient, self.total)
         for parameter, tensor in zip(self.slices, self._tensors, strict=True):
             own = gradient[parameter.start : parameter.stop].view(parameter.shape)
-            tensor.grad = own.to(dtype=tensor.dtype, device=tensor.device).clone()
+            tensor.grad = from_reals(own, tensor).clone()
 
 
 def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
-    """Steps in proportion to the weights they move, tensor by tensor.
+    """Give every weight a step in proportion to the weights of its tensor.
 
         mu_i = factor * max(RMS(w_t), RMS(theta) / 10)   for every weight i of tensor t
 
@@ -107,7 +145,7 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
     """
     check_positive("factor", factor)
     coordinates = Coordinates(network)
-    tensors = [network.get_parameter(s.name).detach() for s in coordinates.slices]
+    tensors = [reals(network.get_parameter(s.name).detach()) for s in coordinates.slices]
     squares = [float(tensor.double().square().sum()) for tensor in tensors]
     smallest = _SMALLEST_SCALE * (sum(squares) / max(1, coordinates.total)) ** 0.5
     steps = []

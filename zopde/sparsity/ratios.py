@@ -119,7 +119,7 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
     bad = int((~values.isfinite()).sum())
     if bad:
         raise InputError("scores", got=f"{bad} values not finite", expected="finite scores")
-    maskable = [s for s in slices if len(s.shape) >= 2 and s.name not in exempt]
+    maskable = [s for s in slices if len(s.shape) - s.is_complex >= 2 and s.name not in exempt]
     counts = _survivors([values[s.start : s.stop] for s in maskable], sparsity)
     active = dict(zip((s.name for s in maskable), counts, strict=True))
     sizes = {s.name: s.stop - s.start for s in slices}

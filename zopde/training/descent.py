@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from zopde.contracts import Objective
-from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates, check_flat, from_reals, reals
 
 
 @dataclass(frozen=True)
@@ -129,18 +129,25 @@ def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: T
         before.append((weight, weight.clone(), mask.to(weight.device), moments))
     optimizer.step()
     for weight, old, mask, moments in before:
-        weight.copy_(torch.where(mask, weight, old))
+        weight.copy_(_where(mask, weight, old))
         for name, moment in _moments(optimizer, weight).items():
             old_moment = moments.get(name, torch.zeros_like(moment))
-            moment.copy_(torch.where(mask, moment, old_moment))
+            moment.copy_(_where(mask, moment, old_moment))
+
+
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return from_reals(torch.where(mask, reals(new), reals(old)), new)
 
 
 def parts_of(flat: Tensor, network: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """(d,) -> every trainable tensor of a network, and its part of `flat` in its shape."""
-    for part in Coordinates(network).slices:
+    """Every trainable tensor of a network, and its part of `flat`, (d,), as `reals` has it."""
+    coordinates = Coordinates(network)
+    check_flat("mask", flat, coordinates.total)
+    for part in coordinates.slices:
         yield network.get_parameter(part.name), flat[part.start : part.stop].view(part.shape)
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
     state = optimizer.state.get(weight, {})
-    return {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == weight.shape}
+    moments = {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == weight.shape}
+    return {k: v for k, v in moments.items() if v.is_complex() == weight.is_complex()}

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.contracts import Network, Objective, Oracle, ask_shared
 from zopde.oracle import relative_mu
-from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates, check_flat, from_reals, reals
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
@@ -61,6 +61,7 @@ class ZerothOrder:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
         oracle = self.oracle_at(network, objective)
+        check_flat("mask", active, oracle.num_coordinates)
         mu = relative_mu(network, self.mu) if self.relative else self.mu
         estimate = cge(oracle, active.nonzero().flatten(), mu, self.scheme, self.failed)
         oracle.set_gradient(estimate.gradient)
@@ -136,7 +137,8 @@ class Masked:
         active = self.masks.mask(iteration)
         for weight, part in parts_of(active, network):
             if weight.grad is not None:
-                weight.grad *= part.to(weight.grad)
+                masked = reals(weight.grad) * part.to(weight.grad.device)
+                weight.grad.copy_(from_reals(masked, weight.grad))
         return replace(measured, active=active)
 
 

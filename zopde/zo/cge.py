@@ -100,7 +100,13 @@ def one_sided(
 
 
 def count_failed(losses: Tensor) -> int:
-    """How many losses are not finite."""
+    """Count the losses that are not finite.
+
+    Raises:
+        InputError: If they are complex numbers, which have no gradient.
+    """
+    if losses.is_complex():
+        raise InputError("objective", got="complex losses", expected="one real number per probe")
     return int((~losses.isfinite()).sum())
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
+from scipy.special import stdtrit
 from torch import Tensor
+
+from zopde.errors import InputError
+from zopde.validate import check_share
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Estimate:
         loss: l(theta), where the scheme evaluated it.
         queries: Evaluations of the objective that it took, the base included.
         standard_error: (d,), where the estimator is random and can tell.
+        directions: How many random directions the standard error was taken from.
         failed: Probes whose loss is not finite; a base that is not counts as one.
         unknown: (d,), True where the estimate is zero because its probe failed; None
             where nothing did, or failures were to be kept.
@@ -28,3 +33,27 @@ class Estimate:
     standard_error: Float[Tensor, " d"] | None = None
     failed: int = 0
     unknown: Bool[Tensor, " d"] | None = None
+    directions: int | None = None
+
+    def interval(self, confidence: float = 0.95) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+        """Say between which two numbers each entry of the true gradient lies.
+
+            gradient -+ t standard_error,   t Student's with `directions` - 1 degrees of freedom
+
+        Few directions say little about their own spread: with two, t is 12.7 at 95 %, not 1.96.
+        Each entry holds with about this confidence, not all at once. t takes the terms for
+        normal; with fewer than some twenty weights in reach the interval is too narrow.
+
+        Args:
+            confidence: Between 0 and 1.
+
+        Raises:
+            InputError: If the estimate has no standard error, or the confidence is out of range.
+        """
+        check_share("confidence", confidence)
+        if self.standard_error is None or self.directions is None:
+            raise InputError(
+                "estimate", got="no standard error", expected="one of two directions at least"
+            )
+        far = self.standard_error * float(stdtrit(self.directions - 1, (1 + confidence) / 2))
+        return self.gradient - far, self.gradient + far

@@ -109,7 +109,7 @@ def rge(
     Returns:
         `Estimate` with gradient (d,), the queries used, l(theta) for "forward", and
         standard_error (d,): the sample standard deviation of the q terms, over sqrt(q).
-        With one direction there is none: None.
+        With one direction there is none: None. `Estimate.interval` makes intervals of it.
 
     Raises:
         InputError: If q is no whole number >= 1, mu is not positive, a name is unknown, or an
@@ -163,7 +163,8 @@ def rge(
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
         unknown = _among(torch.ones(1, len(indices), dtype=torch.bool), indices, d)[0]
         return Estimate(nothing, queries, base, None, num_failed, unknown)
-    return Estimate(terms.mean, queries, base, terms.standard_error(), num_failed)
+    spread, count = terms.standard_error(), terms.count
+    return Estimate(terms.mean, queries, base, spread, num_failed, directions=count)
 
 
 def _among(drawn: Tensor, indices: Tensor, d: int) -> Tensor:
