@@ -9,6 +9,7 @@ weights give, plus mu times ONE (shifted, normalised) input channel, added to ON
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, final
@@ -34,8 +35,7 @@ class ParameterSlice:
         name: Qualified name in the module, "body.0.weight".
         start: First coordinate.
         stop: One past the last coordinate.
-        shape: Shape of the numbers that are moved: the tensor's own, and of a complex tensor
-            with one axis more, of length 2; see `reals`.
+        shape: Shape of its real numbers; see `reals`.
         is_complex: Whether the tensor is.
     """
 
@@ -47,11 +47,7 @@ class ParameterSlice:
 
 
 def reals(tensor: Tensor) -> Tensor:
-    """The real numbers that a tensor holds.
-
-    A complex one holds two for every entry, real and imaginary part, along a last axis of their
-    own; of any other this is the tensor itself.
-    """
+    """The real numbers of a tensor: of a complex one both parts, along a last axis of their own."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
@@ -64,11 +60,10 @@ def from_reals(numbers: Tensor, like: Tensor) -> Tensor:
 def check_flat(name: str, values: Tensor, d: int) -> None:
     """Require one real number, or truth value, for each of d coordinates."""
     if tuple(values.shape) != (d,) or values.is_complex():
-        raise InputError(
-            name,
-            got=f"{values.dtype} of shape {tuple(values.shape)}",
-            expected=f"shape ({d},), two real numbers for every complex weight",
-        )
+        got = f"shape {tuple(values.shape)}{', complex' * values.is_complex()}"
+        remedy = "take both parts of complex numbers, as torch.view_as_real has them"
+        remedy *= values.is_complex()
+        raise InputError(name, got=got, expected=f"({d},)", remedy=remedy)
 
 
 class Coordinates:
@@ -83,13 +78,13 @@ class Coordinates:
 
     def __init__(self, module: nn.Module) -> None:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        held = [reals(p.detach()) for _, p in named]
-        bounds = torch.tensor([0, *(numbers.numel() for numbers in held)]).cumsum(0).tolist()
+        shapes = [reals(p.detach()).shape for _, p in named]
+        bounds = torch.tensor([0, *(shape.numel() for shape in shapes)]).cumsum(0).tolist()
         self._tensors = [p for _, p in named]
         self.slices = [
-            ParameterSlice(name, start, stop, tuple(numbers.shape), tensor.is_complex())
-            for (name, tensor), numbers, (start, stop) in zip(
-                named, held, pairwise(bounds), strict=True
+            ParameterSlice(name, start, stop, tuple(shape), tensor.is_complex())
+            for (name, tensor), shape, (start, stop) in zip(
+                named, shapes, pairwise(bounds), strict=True
             )
         ]
         self.total: int = bounds[-1]
@@ -104,15 +99,15 @@ class Coordinates:
             if b > a
         ]
 
-    def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
-        """Hand a flat gradient to the parameters, as `backward()` would.
-
-        Raises:
-            InputError: If it is not one real number for each coordinate.
-        """
-        check_flat("gradient", gradient, self.total)
+    def parts(self, name: str, flat: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter, and its part of `flat`, (d,), in the shape of its real numbers."""
+        check_flat(name, flat, self.total)
         for parameter, tensor in zip(self.slices, self._tensors, strict=True):
-            own = gradient[parameter.start : parameter.stop].view(parameter.shape)
+            yield tensor, flat[parameter.start : parameter.stop].view(parameter.shape)
+
+    def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
+        """Hand a flat gradient to the parameters, as `backward()` would."""
+        for tensor, own in self.parts("gradient", gradient):
             tensor.grad = from_reals(own, tensor).clone()
 
 

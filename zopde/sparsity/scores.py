@@ -168,8 +168,6 @@ def zo_grasp_scores(
 def _moved(network: nn.Module, step: Float[Tensor, " d"]) -> nn.Module:
     """A copy of the network at theta + step."""
     copy = deepcopy(network)
-    for part in Coordinates(copy).slices:
-        own = step[part.start : part.stop].view(part.shape)
-        weight = copy.get_parameter(part.name)
+    for weight, own in Coordinates(copy).parts("step", step):
         weight.add_(from_reals(own, weight))
     return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, final
 
@@ -12,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from zopde.contracts import Objective
-from zopde.oracle.coordinates import Coordinates, check_flat, from_reals, reals
+from zopde.oracle.coordinates import Coordinates, from_reals, reals
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Optimise:
 def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: Tensor) -> None:
     """Step, then put back every inactive entry of the weights and of the moments."""
     before = []
-    for weight, mask in parts_of(active, network):
+    for weight, mask in Coordinates(network).parts("mask", active):
         moments = {name: moment.clone() for name, moment in _moments(optimizer, weight).items()}
         before.append((weight, weight.clone(), mask.to(weight.device), moments))
     optimizer.step()
@@ -139,15 +138,7 @@ def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return from_reals(torch.where(mask, reals(new), reals(old)), new)
 
 
-def parts_of(flat: Tensor, network: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Every trainable tensor of a network, and its part of `flat`, (d,), as `reals` has it."""
-    coordinates = Coordinates(network)
-    check_flat("mask", flat, coordinates.total)
-    for part in coordinates.slices:
-        yield network.get_parameter(part.name), flat[part.start : part.stop].view(part.shape)
-
-
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
     state = optimizer.state.get(weight, {})
-    moments = {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == weight.shape}
-    return {k: v for k, v in moments.items() if v.is_complex() == weight.is_complex()}
+    shape = reals(weight).shape
+    return {k: v for k, v in state.items() if torch.is_tensor(v) and reals(v).shape == shape}

@@ -18,7 +18,7 @@ from zopde.oracle.coordinates import Coordinates, check_flat, from_reals, reals
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
-from zopde.training.descent import Gradient, GradientSource, parts_of
+from zopde.training.descent import Gradient, GradientSource
 from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
 
@@ -135,10 +135,10 @@ class Masked:
         """At the inner source's price."""
         measured = self.inner(network, objective, iteration)
         active = self.masks.mask(iteration)
-        for weight, part in parts_of(active, network):
+        for weight, part in Coordinates(network).parts("mask", active):
             if weight.grad is not None:
-                masked = reals(weight.grad) * part.to(weight.grad.device)
-                weight.grad.copy_(from_reals(masked, weight.grad))
+                kept = reals(weight.grad) * part.to(weight.grad.device)
+                weight.grad = from_reals(kept, weight.grad)
         return replace(measured, active=active)
 
 

@@ -100,11 +100,7 @@ def one_sided(
 
 
 def count_failed(losses: Tensor) -> int:
-    """Count the losses that are not finite.
-
-    Raises:
-        InputError: If they are complex numbers, which have no gradient.
-    """
+    """Count the losses that are not finite, and refuse complex ones, which have no gradient."""
     if losses.is_complex():
         raise InputError("objective", got="complex losses", expected="one real number per probe")
     return int((~losses.isfinite()).sum())

@@ -40,20 +40,12 @@ class Estimate:
 
             gradient -+ t standard_error,   t Student's with `directions` - 1 degrees of freedom
 
-        Few directions say little about their own spread: with two, t is 12.7 at 95 %, not 1.96.
-        Each entry holds with about this confidence, not all at once. t takes the terms for
-        normal; with fewer than some twenty weights in reach the interval is too narrow.
-
-        Args:
-            confidence: Between 0 and 1.
-
-        Raises:
-            InputError: If the estimate has no standard error, or the confidence is out of range.
+        Few directions know little of their own spread: with two, t is 12.7 at 95 %, not 1.96.
+        Each entry holds at about that confidence; below some 20 weights, where the terms
+        are far from normal, at less. Raises `InputError` where there is no standard error.
         """
         check_share("confidence", confidence)
         if self.standard_error is None or self.directions is None:
-            raise InputError(
-                "estimate", got="no standard error", expected="one of two directions at least"
-            )
+            raise InputError("estimate", got="no standard error", expected="two directions or more")
         far = self.standard_error * float(stdtrit(self.directions - 1, (1 + confidence) / 2))
         return self.gradient - far, self.gradient + far

@@ -29,7 +29,6 @@ from zopde.training import (
     ZerothOrder,
     fit,
 )
-from zopde.training.descent import parts_of
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def score_layers(
 @torch.no_grad()
 def _pruned(network: nn.Module, mask: Tensor) -> Masks:
     """The mask of the weights that are left; the others become zero."""
-    for weight, kept in parts_of(mask, network):
+    for weight, kept in Coordinates(network).parts("mask", mask):
         weight.copy_(from_reals(reals(weight) * kept, weight))
     return FixedMask(mask)
 
