@@ -166,7 +166,8 @@ class Replaced:
         self._network = network
         names_of: dict[int, list[str]] = {}
         for path, module in network.named_modules():
-            own = {**dict(module.named_parameters(recurse=False)), **module._buffers}
+            named = module.named_parameters(recurse=False, remove_duplicate=False)
+            own = {**dict(named), **module._buffers}
             for role, tensor in own.items():
                 if tensor is not None:
                     names_of.setdefault(id(tensor), []).append(f"{path}.{role}" if path else role)
