@@ -57,6 +57,13 @@ def from_reals(numbers: Tensor, like: Tensor) -> Tensor:
     return torch.complex(*numbers.unbind(-1)) if like.is_complex() else numbers
 
 
+def nudged(weight: Tensor, position: int, step: float) -> Tensor:
+    """A copy of a weight, one of its real numbers moved."""
+    numbers = reals(weight.detach()).clone(memory_format=torch.contiguous_format)
+    numbers.view(-1)[position] += step
+    return from_reals(numbers, weight)
+
+
 def check_flat(name: str, values: Tensor, d: int) -> None:
     """Require one real number, or truth value, for each of d coordinates."""
     if tuple(values.shape) != (d,) or values.is_complex():
