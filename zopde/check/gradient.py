@@ -24,7 +24,7 @@ from zopde.zo.estimate import Estimate
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One parameter tensor.
+    """Says how well an estimate fits the reference in one parameter tensor.
 
     Args:
         name: Qualified name, "body.0.weight".
@@ -49,7 +49,7 @@ class LayerCheck:
     taylor_rate: float | None = None
 
     def doubts(self) -> Iterator[str]:
-        """What does not look right, in a line each."""
+        """Name what does not look right, in a line each."""
         if self.taylor_rate is not None and self.taylor_rate < 1.5:
             yield f"{self.name}: Taylor remainder of order {self.taylor_rate:.2f}, expected 2"
         if self.deviation is not None:
@@ -75,7 +75,7 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What a self-check found; `str()` is for people, `as_dict()` for programs.
+    """Holds what a self-check found; `str()` is for people, `as_dict()` for programs.
 
     Args:
         mu: The step that was judged.
@@ -106,7 +106,7 @@ class SelfCheck:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values only; what is no finite number is None."""
+        """Give plain values only; what is no finite number is None."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -222,7 +222,7 @@ def selfcheck(
 
 
 def spread(slices: Sequence[ParameterSlice], count: int, generator: Generator) -> Int[Tensor, " k"]:
-    """About `count` random coordinates, as evenly over the tensors as their sizes allow.
+    """Draw about `count` coordinates, as evenly over the tensors as their sizes allow.
 
     Every tensor gives at least one, so there are more where there are more tensors.
     """

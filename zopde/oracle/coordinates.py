@@ -74,7 +74,7 @@ def check_flat(name: str, values: Tensor, d: int) -> None:
 
 
 class Coordinates:
-    """theta = all trainable parameters of `module`, flattened, in the order of its names.
+    """Numbers theta: all trainable parameters of `module`, flattened, in the order of its names.
 
     A complex weight counts twice: its real and its imaginary part are coordinates of their own,
     next to each other. A tied parameter counts once. Indices are int64 throughout.
@@ -85,16 +85,14 @@ class Coordinates:
 
     def __init__(self, module: nn.Module) -> None:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        shapes = [reals(p.detach()).shape for _, p in named]
-        bounds = torch.tensor([0, *(shape.numel() for shape in shapes)]).cumsum(0).tolist()
         self._tensors = [p for _, p in named]
-        self.slices = [
-            ParameterSlice(name, start, stop, tuple(shape), tensor.is_complex())
-            for (name, tensor), shape, (start, stop) in zip(
-                named, shapes, pairwise(bounds), strict=True
-            )
-        ]
-        self.total: int = bounds[-1]
+        self.slices: list[ParameterSlice] = []
+        self.total = 0
+        for name, tensor in named:
+            shape, start = reals(tensor.detach()).shape, self.total
+            self.total += shape.numel()
+            held = ParameterSlice(name, start, self.total, tuple(shape), tensor.is_complex())
+            self.slices.append(held)
 
     def split(self, indices: Int[Tensor, " k"]) -> list[tuple[ParameterSlice, Tensor]]:
         """Share sorted `indices` out over the tensors, as positions inside each of them."""

@@ -19,7 +19,7 @@ from zopde.zo import rge
 
 @dataclass(frozen=True)
 class Scores:
-    """How readily each weight is pruned: the HIGHEST scores go first, as in `grasp_scores`.
+    """Says how readily each weight is pruned: the HIGHEST scores go first, see `grasp_scores`.
 
     Args:
         values: (d,), one signed score per trainable weight, in the order of `Coordinates`.
@@ -58,7 +58,7 @@ def magnitude_scores(network: nn.Module) -> Scores:
 
 
 def flat_weights(network: nn.Module) -> Float[Tensor, " d"]:
-    """theta: a copy of all trainable weights, in the order of `Coordinates`."""
+    """Copy all trainable weights, theta, in the order of `Coordinates`."""
     weights = [reals(p.detach()).flatten() for p in network.parameters() if p.requires_grad]
     return torch.cat(weights) if weights else torch.zeros(0)
 

@@ -16,7 +16,7 @@ from zopde.oracle.coordinates import Coordinates, from_reals, reals
 
 @dataclass(frozen=True)
 class Gradient:
-    """What one gradient cost, and what it touches."""
+    """Says what one gradient cost, and which weights it touches."""
 
     loss: float  # the objective at the present weights; NaN where the scheme never evaluates it
     queries: int  # evaluations of the objective
@@ -34,7 +34,7 @@ class GradientSource(Protocol):
 
 @final
 class Backprop:
-    """Reverse-mode differentiation of whatever part of the objective carries a graph."""
+    """Back-propagates through whatever part of the objective carries a graph."""
 
     def __call__(
         self,
@@ -50,7 +50,7 @@ class Backprop:
 
 
 def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
-    """Factor on the learning rate: linear warm-up, then half a cosine down to zero.
+    """Give the factor on the learning rate: linear warm-up, then half a cosine down to zero.
 
         i < w:  (i + 1) / w          else:  (1 + cos(pi (i - w) / (n - w))) / 2
 
@@ -68,7 +68,7 @@ def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Optimise:
-    """How a gradient becomes an update.
+    """Says how a gradient becomes an update.
 
     Args:
         name: "adam" (betas 0.9 and 0.99, so that a coordinate's first update has the size of
@@ -86,7 +86,7 @@ class Optimise:
     weight_decay: float = 0.0
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The torch optimiser of this choice."""
+        """Make the torch optimiser of this choice."""
         weights = [p for p in network.parameters() if p.requires_grad]
         decay = self.weight_decay
         if self.name == "sgd":

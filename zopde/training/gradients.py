@@ -38,7 +38,7 @@ OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
 @final
 @dataclass(frozen=True)
 class ZerothOrder:
-    """Coordinate-wise estimates over a mask of the weights (`cut="weights"`).
+    """Estimates gradients coordinate by coordinate over a mask of the weights (CGE).
 
     Args:
         masks: Which coordinates each iteration probes.
@@ -73,7 +73,7 @@ class ZerothOrder:
 @final
 @dataclass(frozen=True)
 class RandomDirections:
-    """Estimates along random directions, all weights at once (RGE).
+    """Estimates gradients along random directions, all weights at once (RGE).
 
     Args:
         num_directions: q; drawn anew at every iteration.
@@ -105,7 +105,7 @@ def _number(loss: Tensor | None) -> float:
 @final
 @dataclass(frozen=True)
 class Skipping:
-    """Another source's gradient; where it is not finite, the iteration changes nothing at all."""
+    """Passes on another source's gradient; where it is not finite, the weights stay as they are."""
 
     inner: GradientSource  # the other source
 
@@ -126,7 +126,7 @@ class Skipping:
 @final
 @dataclass(frozen=True)
 class Masked:
-    """Another source's gradient, zero where the iteration's mask is not active."""
+    """Passes another source's gradient on, zero where the iteration's mask is not active."""
 
     inner: GradientSource  # the other source
     masks: Masks  # which weights are active, by iteration
@@ -145,7 +145,7 @@ class Masked:
 @final
 @dataclass(frozen=True)
 class RunningStatistics:
-    """Another source's gradient; BatchNorm's running statistics then see the batch once.
+    """Passes another source's gradient on; BatchNorm's running statistics see the batch once.
 
     Probes must not write them: hundreds of nearly equal batches would, so the inner source leaves
     buffers as they are. The unperturbed network passes the batch once more, one query, and
@@ -167,7 +167,7 @@ class RunningStatistics:
 @final
 @dataclass(frozen=True)
 class CrossEntropy:
-    """l = mean over the batch of -log softmax(f(x))_y, for every probe.
+    """Measures a classifier's loss for every probe: the batch's mean of -log softmax(f(x))_y.
 
     Args:
         x: (batch, channel, y, x), what the network gets.

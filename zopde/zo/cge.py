@@ -25,7 +25,7 @@ def cge(
     scheme: Scheme = "forward",
     failed: Failed = "keep",
 ) -> Estimate:
-    """Coordinate-wise estimate of the gradient of a black box l at theta.
+    """Estimate the gradient of a black box l at theta, coordinate by coordinate.
 
         forward:  g_i = [l(theta + mu e_i) - l(theta)] / mu
         central:  g_i = [l(theta + mu e_i) - l(theta - mu e_i)] / (2 mu)

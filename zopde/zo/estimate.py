@@ -14,7 +14,7 @@ from zopde.validate import check_share
 
 @dataclass(frozen=True)
 class Estimate:
-    """A gradient measured by queries.
+    """Holds a gradient that queries measured.
 
     Args:
         gradient: (d,), the estimate; zero at coordinates that were not probed.
