@@ -17,6 +17,7 @@ from zopde import (
     rge,
     selfcheck,
 )
+from zopde.interface import DensePullback, InterfaceSolver, RandomPullback
 from zopde.oracle import relative_mu
 from zopde.oracle.coordinates import Coordinates
 from zopde.sparsity import (
@@ -361,3 +362,30 @@ def test_a_complex_correction_of_a_real_state_is_refused(toy, window):
     solver = CorrectedSolver(toy, lambda state, forcing: torch.fft.ifft2(state))
     with pytest.raises(InputError, match=r"corrector: got an answer of complex \(2, 8, 8\)"):
         solver.step(window.initial, window.forcing[:, 0])
+
+
+def test_the_interface_refuses_complex_states(toy, window):
+    """Their two parts are two channels; differences along real steps would see one of them."""
+    state = window.initial.to(COMPLEX).requires_grad_()
+    for pullback in (DensePullback(), RandomPullback(seeded())):
+        with pytest.raises(InputError, match=r"state: got complex numbers.*two channels"):
+            InterfaceSolver(toy, pullback).step(state, window.forcing[:, 0])
+
+
+class Twice(nn.Module):
+    """One weight under two names of one module."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.first = nn.Parameter(0.2 * torch.randn(8, 8, dtype=dtype, generator=seeded()))
+        self.second = self.first
+
+    def forward(self, x):
+        return ((x.to(self.first) @ self.first).sin() @ self.second).real
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, COMPLEX])
+def test_a_weight_under_two_names_of_one_module_is_moved_under_both(dtype):
+    network = Twice(dtype)
+    found = cge(WeightOracle(network, objective), mu=1e-5, scheme="central").gradient
+    torch.testing.assert_close(found, autograd(network, objective), rtol=1e-6, atol=1e-8)

@@ -68,8 +68,7 @@ def check_flat(name: str, values: Tensor, d: int) -> None:
     """Require one real number, or truth value, for each of d coordinates."""
     if tuple(values.shape) != (d,) or values.is_complex():
         got = f"shape {tuple(values.shape)}{', complex' * values.is_complex()}"
-        remedy = "take both parts of complex numbers, as torch.view_as_real has them"
-        remedy *= values.is_complex()
+        remedy = "take both parts, as torch.view_as_real has them" * values.is_complex()
         raise InputError(name, got=got, expected=f"({d},)", remedy=remedy)
 
 

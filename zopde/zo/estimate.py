@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
-from scipy.special import stdtrit
 from torch import Tensor
 
 from zopde.errors import InputError
@@ -44,6 +43,8 @@ class Estimate:
         Each entry holds at about that confidence; below some 20 weights, where the terms
         are far from normal, at less. Raises `InputError` where there is no standard error.
         """
+        from scipy.special import stdtrit  # half a second, which no worker should wait
+
         check_share("confidence", confidence)
         if self.standard_error is None or self.directions is None:
             raise InputError("estimate", got="no standard error", expected="two directions or more")
