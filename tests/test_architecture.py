@@ -33,9 +33,9 @@ GROUND = {
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},
-    "zo": {"torch", "jaxtyping"},
+    "zo": {"torch", "jaxtyping", "scipy"},
     "oracle": {"torch", "jaxtyping"},
-    "check": {"torch", "jaxtyping"},
+    "check": {"torch", "jaxtyping", "scipy"},
     "interface": {"torch", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "blackbox": {"torch", "jaxtyping"},

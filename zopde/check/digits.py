@@ -11,7 +11,7 @@ _SHARE = 0.99  # of the numbers that must fit
 
 
 def significant_digits(values: Tensor) -> int | None:
-    """The least number of decimal digits that numbers have been rounded to.
+    """Find the least number of decimal digits that numbers have been rounded to.
 
     Text output ("0.123457") leaves numbers that are, but for the dtype's own rounding, multiples
     of a power of ten six digits below their first. Chance makes a few of them look so; a program
@@ -39,7 +39,7 @@ def significant_digits(values: Tensor) -> int | None:
 
 
 def narrower_dtype(values: Tensor) -> str:
-    """A narrower dtype that holds these numbers exactly, such as "float32"; "" if there is none."""
+    """Name a narrower dtype that holds these numbers exactly, as "float32"; "" if there is none."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         narrower = torch.finfo(dtype).eps > torch.finfo(values.dtype).eps
         if narrower and torch.equal(values.to(dtype).to(values.dtype), values):

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from scipy.special import ndtri, stdtr
 from torch import Generator, Tensor, nn
 
 from zopde.check.noise import Noise, measure_noise
 from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
 from zopde.contracts import Oracle
 from zopde.errors import InputError
-from zopde.oracle.coordinates import Coordinates, ParameterSlice
+from zopde.oracle.coordinates import Coordinates, ParameterSlice, check_flat
 from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme, cge, check_mu
 from zopde.zo.estimate import Estimate
@@ -23,7 +24,7 @@ from zopde.zo.estimate import Estimate
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One parameter tensor.
+    """Says how well an estimate fits the reference in one parameter tensor.
 
     Args:
         name: Qualified name, "body.0.weight".
@@ -33,7 +34,8 @@ class LayerCheck:
         cosine: Of the angle between estimate and reference; None where one of them is zero.
         norm_ratio: |estimate| / |reference|; None where the reference is zero.
         deviation: Root mean square of (estimate - reference) / standard error, about 1 where
-            the estimate is right; None for an estimate without a standard error.
+            the estimate is right; None for an estimate without a standard error. A ratio of few
+            directions is first taken from Student's distribution to the normal one's.
         taylor_rate: See `taylor_rate`; None where the reference is autograd's.
     """
 
@@ -47,7 +49,7 @@ class LayerCheck:
     taylor_rate: float | None = None
 
     def doubts(self) -> Iterator[str]:
-        """What does not look right, in a line each."""
+        """Name what does not look right, in a line each."""
         if self.taylor_rate is not None and self.taylor_rate < 1.5:
             yield f"{self.name}: Taylor remainder of order {self.taylor_rate:.2f}, expected 2"
         if self.deviation is not None:
@@ -73,7 +75,7 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What a self-check found; `str()` is for people, `as_dict()` for programs.
+    """Holds what a self-check found; `str()` is for people, `as_dict()` for programs.
 
     Args:
         mu: The step that was judged.
@@ -104,7 +106,7 @@ class SelfCheck:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values only; what is no finite number is None."""
+        """Give plain values only; what is no finite number is None."""
         return {key: _plain(value) for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -220,7 +222,7 @@ def selfcheck(
 
 
 def spread(slices: Sequence[ParameterSlice], count: int, generator: Generator) -> Int[Tensor, " k"]:
-    """About `count` random coordinates, as evenly over the tensors as their sizes allow.
+    """Draw about `count` coordinates, as evenly over the tensors as their sizes allow.
 
     Every tensor gives at least one, so there are more where there are more tensors.
     """
@@ -253,10 +255,20 @@ def _compare(
         deviation = None
         if errors is not None:
             off = ((own - expected) / errors[here])[errors[here] > 0]
+            off = _as_normal(off.abs(), estimate.directions)
             deviation = float(off.square().mean().sqrt()) if len(off) else None
         cosine = float(own @ expected) / (norm * length) if norm * length else None
         ratio, size = length / norm if norm else None, tensor.stop - tensor.start
         yield LayerCheck(tensor.name, size, int(here.sum()), norm, cosine, ratio, deviation)
+
+
+def _as_normal(ratios: Tensor, directions: int | None) -> Tensor:
+    """The standard normal's values that are as rare as Student's of so many directions."""
+    if directions is None:
+        return ratios
+    normal = -torch.from_numpy(ndtri(stdtr(directions - 1, -ratios.numpy())))
+    # So rare that the chance is no number above zero: there both are large.
+    return torch.minimum(normal, ratios)
 
 
 def _uphill(indices: Tensor, slopes: Tensor, scale: Tensor) -> tuple[Tensor, float]:
@@ -297,8 +309,7 @@ def _slices(network: nn.Module | None, d: int) -> list[ParameterSlice]:
 
 
 def _checked(gradient: Tensor, d: int) -> Tensor:
-    if tuple(gradient.shape) != (d,):
-        raise InputError("gradient", got=f"shape {tuple(gradient.shape)}", expected=f"({d},)")
+    check_flat("gradient", gradient, d)
     return gradient.detach().cpu().double()
 
 

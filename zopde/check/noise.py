@@ -17,7 +17,7 @@ _REPEATS, _POINTS, _COORDINATES = 4, 8, 3
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviations of l, in its own units.
+    """Says how noisy a loss l is: standard deviations, in the units of l.
 
     Args:
         repeated: Of l(theta) evaluated again and again; 0 for a deterministic objective.
@@ -34,7 +34,7 @@ class Noise:
 
     @property
     def level(self) -> float:
-        """The larger of the two."""
+        """The larger of the two is the noise that counts."""
         return max(self.repeated, self.nearby)
 
 

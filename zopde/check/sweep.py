@@ -19,7 +19,7 @@ _FIT = 4  # points of the ladder that make a rate
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The relative error |g - reference| / |reference| at one step, NaN where l failed.
+    """Holds the relative error |g - reference| / |reference| at one step, NaN where l failed.
 
     Args:
         mu: The step.
@@ -34,7 +34,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A ladder of steps.
+    """Holds how far finite differences were off at every step of a ladder.
 
     Args:
         points: From the smallest step to the largest.
@@ -49,12 +49,12 @@ class Sweep:
     queries: int
 
     def best(self, scheme: str) -> SweepPoint:
-        """The point with the least error in a scheme."""
+        """Find the point with the least error in a scheme."""
         return min(self.points, key=lambda p: _or_inf(getattr(p, scheme)))
 
 
 def ladder(dtype: torch.dtype) -> list[float]:
-    """Two steps per decade, from where round-off rules in this dtype to 0.1."""
+    """List two steps per decade, from where round-off rules in this dtype to 0.1."""
     lowest = round(2 * math.log10(10 * torch.finfo(dtype).eps))
     return [10 ** (k / 2) for k in range(max(lowest, -18), -1)]
 
@@ -66,7 +66,7 @@ def sweep_mu(
     scale: Float[Tensor, " k"],
     gradient: Float[Tensor, " k"] | None = None,
 ) -> Sweep:
-    """Forward and central differences at every mu, against the best that is known.
+    """Compare forward and central differences at every mu with the best that is known.
 
     Without a gradient the reference is the Richardson extrapolation
     R(h) = [r^2 D(h) - D(r h)] / (r^2 - 1) of central differences D, free of their error of
@@ -141,7 +141,7 @@ def taylor_rate(
     noise: float,
     slope_error: float = 0.0,
 ) -> float | None:
-    """Rate at which |l(theta + h v) - l(theta) - h g . v| falls with h.
+    """Measure how fast |l(theta + h v) - l(theta) - h g . v| falls with h.
 
     It is 2 for the gradient of a smooth l, and 1 for any other g: the error in g then rules at
     small h. The rate is the slope of a straight line through the logarithms at the smallest

@@ -113,10 +113,11 @@ INJECTIONS: dict[str, Injection] = {
 
 def _add(base: Tensor, correction: Tensor) -> Tensor:
     """The sum, where every probe of the correction has the same base."""
-    if correction.shape[1:] != base.shape[1:]:
+    shape, is_complex = tuple(correction.shape[1:]), correction.is_complex()
+    if shape != base.shape[1:] or is_complex > base.is_complex():
         raise InputError(
             "corrector",
-            got=f"an answer of {tuple(correction.shape[1:])}",
+            got=f"an answer of {'complex ' * is_complex}{shape}",
             expected=f"{tuple(base.shape[1:])}, as what it is added to",
         )
     probes: Tensor = correction.unflatten(0, (-1, len(base)))

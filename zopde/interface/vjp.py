@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zopde.contracts import Forcing, Solver, State, seedable, seeded
+from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme
@@ -271,6 +272,9 @@ def queried(
         state: (batch, channel, *space), its input.
         forcing: Its second input, row by row; None for nothing.
     """
+    if state.requires_grad and state.is_complex():
+        remedy = "hold the real and the imaginary part in two channels"
+        raise InputError("state", got="complex numbers", expected="real ones", remedy=remedy)
     stepped: Tensor = _Stepped.apply(state, forcing, solver, pullback)  # type: ignore[no-untyped-call]
     return stepped
 

@@ -9,6 +9,7 @@ weights give, plus mu times ONE (shifted, normalised) input channel, added to ON
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, final
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from zopde.errors import InputError
 from zopde.oracle.norms import NORMS, normalised_entry
 from zopde.oracle.one_channel import CONVS, Conv, pad, windows
 from zopde.validate import check_positive
@@ -33,19 +35,48 @@ class ParameterSlice:
         name: Qualified name in the module, "body.0.weight".
         start: First coordinate.
         stop: One past the last coordinate.
-        shape: Shape of the tensor.
+        shape: Shape of its real numbers; see `reals`.
+        is_complex: Whether the tensor is.
     """
 
     name: str
     start: int
     stop: int
     shape: tuple[int, ...]
+    is_complex: bool = False
+
+
+def reals(tensor: Tensor) -> Tensor:
+    """The real numbers of a tensor: of a complex one both parts, along a last axis of their own."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def from_reals(numbers: Tensor, like: Tensor) -> Tensor:
+    """Turn what `reals` gave back into numbers of the dtype and device of `like`."""
+    numbers = numbers.to(reals(like))
+    return torch.complex(*numbers.unbind(-1)) if like.is_complex() else numbers
+
+
+def nudged(weight: Tensor, position: int, step: float) -> Tensor:
+    """A copy of a weight, one of its real numbers moved."""
+    numbers = reals(weight.detach()).clone(memory_format=torch.contiguous_format)
+    numbers.view(-1)[position] += step
+    return from_reals(numbers, weight)
+
+
+def check_flat(name: str, values: Tensor, d: int) -> None:
+    """Require one real number, or truth value, for each of d coordinates."""
+    if tuple(values.shape) != (d,) or values.is_complex():
+        got = f"shape {tuple(values.shape)}{', complex' * values.is_complex()}"
+        remedy = "take both parts, as torch.view_as_real has them" * values.is_complex()
+        raise InputError(name, got=got, expected=f"({d},)", remedy=remedy)
 
 
 class Coordinates:
-    """theta = all trainable parameters of `module`, flattened, in the order of its names.
+    """Numbers theta: all trainable parameters of `module`, flattened, in the order of its names.
 
-    A tied parameter counts once. Indices are int64 throughout.
+    A complex weight counts twice: its real and its imaginary part are coordinates of their own,
+    next to each other. A tied parameter counts once. Indices are int64 throughout.
 
     Args:
         module: Any `nn.Module`.
@@ -53,13 +84,14 @@ class Coordinates:
 
     def __init__(self, module: nn.Module) -> None:
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-        bounds = torch.tensor([0, *(p.numel() for _, p in named)]).cumsum(0).tolist()
         self._tensors = [p for _, p in named]
-        self.slices = [
-            ParameterSlice(name, start, stop, tuple(tensor.shape))
-            for (name, tensor), (start, stop) in zip(named, pairwise(bounds), strict=True)
-        ]
-        self.total: int = bounds[-1]
+        self.slices: list[ParameterSlice] = []
+        self.total = 0
+        for name, tensor in named:
+            shape, start = reals(tensor.detach()).shape, self.total
+            self.total += shape.numel()
+            held = ParameterSlice(name, start, self.total, tuple(shape), tensor.is_complex())
+            self.slices.append(held)
 
     def split(self, indices: Int[Tensor, " k"]) -> list[tuple[ParameterSlice, Tensor]]:
         """Share sorted `indices` out over the tensors, as positions inside each of them."""
@@ -71,15 +103,20 @@ class Coordinates:
             if b > a
         ]
 
+    def parts(self, name: str, flat: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter, and its part of `flat`, (d,), in the shape of its real numbers."""
+        check_flat(name, flat, self.total)
+        for parameter, tensor in zip(self.slices, self._tensors, strict=True):
+            yield tensor, flat[parameter.start : parameter.stop].view(parameter.shape)
+
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Hand a flat gradient to the parameters, as `backward()` would."""
-        for parameter, tensor in zip(self.slices, self._tensors, strict=True):
-            own = gradient[parameter.start : parameter.stop].view(parameter.shape)
-            tensor.grad = own.to(dtype=tensor.dtype, device=tensor.device).clone()
+        for tensor, own in self.parts("gradient", gradient):
+            tensor.grad = from_reals(own, tensor).clone()
 
 
 def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
-    """Steps in proportion to the weights they move, tensor by tensor.
+    """Give every weight a step in proportion to the weights of its tensor.
 
         mu_i = factor * max(RMS(w_t), RMS(theta) / 10)   for every weight i of tensor t
 
@@ -107,7 +144,7 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
     """
     check_positive("factor", factor)
     coordinates = Coordinates(network)
-    tensors = [network.get_parameter(s.name).detach() for s in coordinates.slices]
+    tensors = [reals(network.get_parameter(s.name).detach()) for s in coordinates.slices]
     squares = [float(tensor.double().square().sum()) for tensor in tensors]
     smallest = _SMALLEST_SCALE * (sum(squares) / max(1, coordinates.total)) ** 0.5
     steps = []
@@ -133,7 +170,8 @@ class Replaced:
         self._network = network
         names_of: dict[int, list[str]] = {}
         for path, module in network.named_modules():
-            own = {**dict(module.named_parameters(recurse=False)), **module._buffers}
+            named = module.named_parameters(recurse=False, remove_duplicate=False)
+            own = {**dict(named), **module._buffers}
             for role, tensor in own.items():
                 if tensor is not None:
                     names_of.setdefault(id(tensor), []).append(f"{path}.{role}" if path else role)

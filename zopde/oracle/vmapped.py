@@ -14,7 +14,7 @@ from torch.func import vmap
 
 from zopde.contracts import Objective
 from zopde.errors import InputError
-from zopde.oracle.coordinates import Coordinates, Replaced
+from zopde.oracle.coordinates import Coordinates, Replaced, from_reals, reals
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,9 @@ class StackedWeights:
         moved = {}
         for parameter in self._coordinates.slices:
             weight = self._network.get_parameter(parameter.name).detach()
-            along = directions[:, parameter.start : parameter.stop].to(weight)
-            moved[parameter.name] = weight + mu * along.view(-1, *parameter.shape)
+            along = directions[:, parameter.start : parameter.stop].to(reals(weight))
+            numbers = reals(weight) + mu * along.view(-1, *parameter.shape)
+            moved[parameter.name] = from_reals(numbers, weight)
         return moved
 
     def _together(self, moved: Weights, num_probes: int, objective: Objective) -> Tensor:

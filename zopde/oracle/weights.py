@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from zopde.contracts import Objective, repeat_states
 from zopde.errors import InputError
 from zopde.oracle.chunks import Chunks, Pass
-from zopde.oracle.coordinates import Coordinates, LayerChange, ProbeBlock, Replaced
+from zopde.oracle.coordinates import Coordinates, LayerChange, ProbeBlock, Replaced, nudged
 from zopde.oracle.graph import node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, CannotReuseError, NodeRule, Reuse, base_run, never_called
@@ -179,8 +179,7 @@ class WeightOracle:
         for parameter, positions in self._coordinates.split(indices):
             weight = self._network.get_parameter(parameter.name)
             for position in positions.tolist():
-                moved = weight.detach().clone(memory_format=torch.contiguous_format)
-                moved.view(-1)[position] += next(far)
+                moved = nudged(weight, position, next(far))
                 losses.append(self._query({parameter.name: moved})[None])
         return losses
 

@@ -20,17 +20,17 @@ class Masks(Protocol):
 
     @property
     def active(self) -> int:
-        """How many of them, the same at every iteration."""
+        """How many of them there are, the same at every iteration."""
         ...
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:
-        """The mask of an iteration, a function of the iteration alone; True = active."""
+        """Give an iteration its mask, a function of the iteration alone; True = active."""
         ...
 
 
 @final
 class RandomMasks:
-    """A uniformly random mask at a given sparsity, resampled every few iterations.
+    """Draws a uniformly random mask of a given sparsity every few iterations.
 
     Draw number `iteration // every` activates round((1 - sparsity) d) coordinates, at least
     one. It is a function of (seed, iteration) alone. Every coordinate has the same chance, so
@@ -63,7 +63,7 @@ class RandomMasks:
 
 @final
 class LayerMasks:
-    """A random mask with given layer-wise ratios, resampled every few iterations.
+    """Draws a random mask of given layer-wise ratios every few iterations.
 
     Draw number `iteration // every` activates exactly `active` random entries of each layer,
     and all of the always active ones, else as in `RandomMasks`. (Chen et al., ICLR 2024,
@@ -88,7 +88,7 @@ class LayerMasks:
 
 @final
 class FixedMask:
-    """One mask for all iterations, as pruned weights need it.
+    """Keeps one mask for all iterations, as pruned weights need it.
 
     Args:
         mask: (d,), True = active.

@@ -17,7 +17,7 @@ from zopde.validate import check_share
 
 @dataclass(frozen=True)
 class LayerRatio:
-    """One parameter tensor's part of a mask.
+    """Says how many weights of one parameter tensor a mask activates.
 
     Args:
         name: Qualified name in the module, "body.0.weight".
@@ -33,13 +33,13 @@ class LayerRatio:
 
     @property
     def sparsity(self) -> float:
-        """Share NOT active."""
+        """The share that is NOT active."""
         return 1 - self.active / self.weights
 
 
 @dataclass(frozen=True)
 class LayerRatios:
-    """How a mask's active weights are shared out over a network; `print` shows a table.
+    """Says how a mask's active weights are shared out over a network; `print` shows a table.
 
     Args:
         layers: One entry per parameter tensor, in the order of `Coordinates`.
@@ -58,12 +58,12 @@ class LayerRatios:
         return sum(layer.active for layer in self.layers)
 
     def as_tree(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Give plain values, for JSON."""
         return {"layers": [asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Self:
-        """Back from `as_tree`; raises `InputError` for values that are not of layer ratios."""
+        """Read what `as_tree` gave; raises `InputError` for values that are not of layer ratios."""
         try:
             ratios = cls(tuple(LayerRatio(**layer) for layer in tree["layers"]))
             if not all(0 <= layer.active <= layer.weights for layer in ratios.layers):
@@ -119,7 +119,7 @@ def layer_ratios(network: nn.Module, scores: Scores, sparsity: float) -> LayerRa
     bad = int((~values.isfinite()).sum())
     if bad:
         raise InputError("scores", got=f"{bad} values not finite", expected="finite scores")
-    maskable = [s for s in slices if len(s.shape) >= 2 and s.name not in exempt]
+    maskable = [s for s in slices if len(s.shape) - s.is_complex >= 2 and s.name not in exempt]
     counts = _survivors([values[s.start : s.stop] for s in maskable], sparsity)
     active = dict(zip((s.name for s in maskable), counts, strict=True))
     sizes = {s.name: s.stop - s.start for s in slices}

@@ -13,13 +13,13 @@ from torch import Generator, Tensor, nn
 from zopde.contracts import Objective, Oracle
 from zopde.errors import InputError
 from zopde.oracle import WeightOracle
-from zopde.oracle.coordinates import Coordinates, Replaced
+from zopde.oracle.coordinates import Coordinates, Replaced, from_reals, reals
 from zopde.zo import rge
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How readily each weight is pruned: the HIGHEST scores go first, as in `grasp_scores`.
+    """Says how readily each weight is pruned: the HIGHEST scores go first, see `grasp_scores`.
 
     Args:
         values: (d,), one signed score per trainable weight, in the order of `Coordinates`.
@@ -58,8 +58,8 @@ def magnitude_scores(network: nn.Module) -> Scores:
 
 
 def flat_weights(network: nn.Module) -> Float[Tensor, " d"]:
-    """theta: a copy of all trainable weights, in the order of `Coordinates`."""
-    weights = [p.detach().flatten() for p in network.parameters() if p.requires_grad]
+    """Copy all trainable weights, theta, in the order of `Coordinates`."""
+    weights = [reals(p.detach()).flatten() for p in network.parameters() if p.requires_grad]
     return torch.cat(weights) if weights else torch.zeros(0)
 
 
@@ -107,11 +107,12 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
         )
     slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
     # With one factor held still, the slope of <g, g> is H g.
-    flow = torch.stack([(slope * slope.detach()).sum() for slope in slopes]).sum()
+    parts = [reals(slope) for slope in slopes]
+    flow = torch.stack([(part * part.detach()).sum() for part in parts]).sum()
     products = [torch.zeros_like(weight) for weight in weights]
     if flow.requires_grad:  # not for a loss that is linear in the weights
         products = list(torch.autograd.grad(flow, weights, materialize_grads=True))
-    curvature = torch.cat([product.detach().flatten() for product in products])
+    curvature = torch.cat([reals(product.detach()).flatten() for product in products])
     return Scores(-flat_weights(network) * curvature, queries=1)
 
 
@@ -167,6 +168,6 @@ def zo_grasp_scores(
 def _moved(network: nn.Module, step: Float[Tensor, " d"]) -> nn.Module:
     """A copy of the network at theta + step."""
     copy = deepcopy(network)
-    for part in Coordinates(copy).slices:
-        copy.get_parameter(part.name).add_(step[part.start : part.stop].view(part.shape))
+    for weight, own in Coordinates(copy).parts("step", step):
+        weight.add_(from_reals(own, weight))
     return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, final
 
@@ -12,12 +11,12 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from zopde.contracts import Objective
-from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates, from_reals, reals
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What one gradient cost, and what it touches."""
+    """Says what one gradient cost, and which weights it touches."""
 
     loss: float  # the objective at the present weights; NaN where the scheme never evaluates it
     queries: int  # evaluations of the objective
@@ -35,7 +34,7 @@ class GradientSource(Protocol):
 
 @final
 class Backprop:
-    """Reverse-mode differentiation of whatever part of the objective carries a graph."""
+    """Back-propagates through whatever part of the objective carries a graph."""
 
     def __call__(
         self,
@@ -51,7 +50,7 @@ class Backprop:
 
 
 def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
-    """Factor on the learning rate: linear warm-up, then half a cosine down to zero.
+    """Give the factor on the learning rate: linear warm-up, then half a cosine down to zero.
 
         i < w:  (i + 1) / w          else:  (1 + cos(pi (i - w) / (n - w))) / 2
 
@@ -69,7 +68,7 @@ def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Optimise:
-    """How a gradient becomes an update.
+    """Says how a gradient becomes an update.
 
     Args:
         name: "adam" (betas 0.9 and 0.99, so that a coordinate's first update has the size of
@@ -87,7 +86,7 @@ class Optimise:
     weight_decay: float = 0.0
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The torch optimiser of this choice."""
+        """Make the torch optimiser of this choice."""
         weights = [p for p in network.parameters() if p.requires_grad]
         decay = self.weight_decay
         if self.name == "sgd":
@@ -124,23 +123,22 @@ class Optimise:
 def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: Tensor) -> None:
     """Step, then put back every inactive entry of the weights and of the moments."""
     before = []
-    for weight, mask in parts_of(active, network):
+    for weight, mask in Coordinates(network).parts("mask", active):
         moments = {name: moment.clone() for name, moment in _moments(optimizer, weight).items()}
         before.append((weight, weight.clone(), mask.to(weight.device), moments))
     optimizer.step()
     for weight, old, mask, moments in before:
-        weight.copy_(torch.where(mask, weight, old))
+        weight.copy_(_where(mask, weight, old))
         for name, moment in _moments(optimizer, weight).items():
             old_moment = moments.get(name, torch.zeros_like(moment))
-            moment.copy_(torch.where(mask, moment, old_moment))
+            moment.copy_(_where(mask, moment, old_moment))
 
 
-def parts_of(flat: Tensor, network: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """(d,) -> every trainable tensor of a network, and its part of `flat` in its shape."""
-    for part in Coordinates(network).slices:
-        yield network.get_parameter(part.name), flat[part.start : part.stop].view(part.shape)
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return from_reals(torch.where(mask, reals(new), reals(old)), new)
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:
     state = optimizer.state.get(weight, {})
-    return {k: v for k, v in state.items() if torch.is_tensor(v) and v.shape == weight.shape}
+    shape = reals(weight).shape
+    return {k: v for k, v in state.items() if torch.is_tensor(v) and reals(v).shape == shape}

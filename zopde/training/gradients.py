@@ -14,11 +14,11 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.contracts import Network, Objective, Oracle, ask_shared
 from zopde.oracle import relative_mu
-from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates, check_flat, from_reals, reals
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
-from zopde.training.descent import Gradient, GradientSource, parts_of
+from zopde.training.descent import Gradient, GradientSource
 from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
 
@@ -38,7 +38,7 @@ OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
 @final
 @dataclass(frozen=True)
 class ZerothOrder:
-    """Coordinate-wise estimates over a mask of the weights (`cut="weights"`).
+    """Estimates gradients coordinate by coordinate over a mask of the weights (CGE).
 
     Args:
         masks: Which coordinates each iteration probes.
@@ -61,6 +61,7 @@ class ZerothOrder:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
         oracle = self.oracle_at(network, objective)
+        check_flat("mask", active, oracle.num_coordinates)
         mu = relative_mu(network, self.mu) if self.relative else self.mu
         estimate = cge(oracle, active.nonzero().flatten(), mu, self.scheme, self.failed)
         oracle.set_gradient(estimate.gradient)
@@ -72,7 +73,7 @@ class ZerothOrder:
 @final
 @dataclass(frozen=True)
 class RandomDirections:
-    """Estimates along random directions, all weights at once (RGE).
+    """Estimates gradients along random directions, all weights at once (RGE).
 
     Args:
         num_directions: q; drawn anew at every iteration.
@@ -104,7 +105,7 @@ def _number(loss: Tensor | None) -> float:
 @final
 @dataclass(frozen=True)
 class Skipping:
-    """Another source's gradient; where it is not finite, the iteration changes nothing at all."""
+    """Passes on another source's gradient; where it is not finite, the weights stay as they are."""
 
     inner: GradientSource  # the other source
 
@@ -125,7 +126,7 @@ class Skipping:
 @final
 @dataclass(frozen=True)
 class Masked:
-    """Another source's gradient, zero where the iteration's mask is not active."""
+    """Passes another source's gradient on, zero where the iteration's mask is not active."""
 
     inner: GradientSource  # the other source
     masks: Masks  # which weights are active, by iteration
@@ -134,16 +135,17 @@ class Masked:
         """At the inner source's price."""
         measured = self.inner(network, objective, iteration)
         active = self.masks.mask(iteration)
-        for weight, part in parts_of(active, network):
+        for weight, part in Coordinates(network).parts("mask", active):
             if weight.grad is not None:
-                weight.grad *= part.to(weight.grad)
+                kept = reals(weight.grad) * part.to(weight.grad.device)
+                weight.grad = from_reals(kept, weight.grad)
         return replace(measured, active=active)
 
 
 @final
 @dataclass(frozen=True)
 class RunningStatistics:
-    """Another source's gradient; BatchNorm's running statistics then see the batch once.
+    """Passes another source's gradient on; BatchNorm's running statistics see the batch once.
 
     Probes must not write them: hundreds of nearly equal batches would, so the inner source leaves
     buffers as they are. The unperturbed network passes the batch once more, one query, and
@@ -165,7 +167,7 @@ class RunningStatistics:
 @final
 @dataclass(frozen=True)
 class CrossEntropy:
-    """l = mean over the batch of -log softmax(f(x))_y, for every probe.
+    """Measures a classifier's loss for every probe: the batch's mean of -log softmax(f(x))_y.
 
     Args:
         x: (batch, channel, y, x), what the network gets.

@@ -25,7 +25,7 @@ _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training cost."""
+    """Says what a training cost."""
 
     iterations: int  # updates made
     queries: int  # evaluations of the objective
@@ -37,7 +37,7 @@ class Fitted:
 
 
 def not_measured() -> None:
-    """A figure that an iteration does not have."""
+    """Stands for a figure that an iteration does not have."""
 
 
 def fit(
@@ -187,7 +187,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One iteration in the history; the NON start has a history of its own."""
+    """Holds one iteration of the history; the NON start has a history of its own."""
 
     iteration: int  # counted from 0
     loss: float  # the objective before the update
@@ -217,7 +217,7 @@ def _open_history(path: Path, start: int) -> TextIO:
 
 
 def read_history(path: Path) -> list[Row]:
-    """The rows of the history at `path`, as far as they are whole; none where there is no file."""
+    """Read the whole rows of the history at `path`; there are none where there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

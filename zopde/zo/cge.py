@@ -25,7 +25,7 @@ def cge(
     scheme: Scheme = "forward",
     failed: Failed = "keep",
 ) -> Estimate:
-    """Coordinate-wise estimate of the gradient of a black box l at theta.
+    """Estimate the gradient of a black box l at theta, coordinate by coordinate.
 
         forward:  g_i = [l(theta + mu e_i) - l(theta)] / mu
         central:  g_i = [l(theta + mu e_i) - l(theta - mu e_i)] / (2 mu)
@@ -100,7 +100,9 @@ def one_sided(
 
 
 def count_failed(losses: Tensor) -> int:
-    """How many losses are not finite."""
+    """Count the losses that are not finite, and refuse complex ones, which have no gradient."""
+    if losses.is_complex():
+        raise InputError("objective", got="complex losses", expected="one real number per probe")
     return int((~losses.isfinite()).sum())
 
 

@@ -28,7 +28,7 @@ Each direction is a draw of its own: drawing 3 and then 2 gives the same five as
 def gaussian(
     count: int, d: int, generator: Generator, dtype: torch.dtype
 ) -> Float[Tensor, "count d"]:
-    """u ~ N(0, I): every entry standard normal; see `Sampler`."""
+    """Draw u ~ N(0, I): every entry is standard normal; see `Sampler`."""
     directions = torch.empty(count, d, dtype=dtype, device=generator.device)
     for direction in directions:
         direction.normal_(generator=generator)
@@ -38,7 +38,7 @@ def gaussian(
 def sphere(
     count: int, d: int, generator: Generator, dtype: torch.dtype
 ) -> Float[Tensor, "count d"]:
-    """u = sqrt(d) w, w uniform on the unit sphere, so that |u|^2 = d always; see `Sampler`.
+    """Draw u = sqrt(d) w, w uniform on the unit sphere, so that |u|^2 = d; see `Sampler`.
 
     DeepZero's and others' "unit sphere" form steps along w and multiplies the estimate by d; here
     the factor is in u, and a step mu has the same length as with the other samplers.
@@ -50,7 +50,7 @@ def sphere(
 def rademacher(
     count: int, d: int, generator: Generator, dtype: torch.dtype
 ) -> Float[Tensor, "count d"]:
-    """u with entries -1 and +1, each with chance one half; see `Sampler`.
+    """Draw u with entries -1 and +1, each with chance one half; see `Sampler`.
 
     The least variance of all u with independent entries and E[u u^T] = I.
     """
@@ -75,7 +75,7 @@ def rge(
     failed: Failed = "keep",
     indices: Int[Tensor, " k"] | None = None,
 ) -> Estimate:
-    """Estimate of the gradient of a black box l at theta along q random directions.
+    """Estimate the gradient of a black box l at theta along q random directions.
 
         forward:  g = (1/q) sum_j [l(theta + mu u_j) - l(theta)] / mu  u_j
         central:  g = (1/q) sum_j [l(theta + mu u_j) - l(theta - mu u_j)] / (2 mu)  u_j
@@ -109,7 +109,7 @@ def rge(
     Returns:
         `Estimate` with gradient (d,), the queries used, l(theta) for "forward", and
         standard_error (d,): the sample standard deviation of the q terms, over sqrt(q).
-        With one direction there is none: None.
+        With one direction there is none: None. `Estimate.interval` makes intervals of it.
 
     Raises:
         InputError: If q is no whole number >= 1, mu is not positive, a name is unknown, or an
@@ -163,7 +163,8 @@ def rge(
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
         unknown = _among(torch.ones(1, len(indices), dtype=torch.bool), indices, d)[0]
         return Estimate(nothing, queries, base, None, num_failed, unknown)
-    return Estimate(terms.mean, queries, base, terms.standard_error(), num_failed)
+    spread, count = terms.standard_error(), terms.count
+    return Estimate(terms.mean, queries, base, spread, num_failed, directions=count)
 
 
 def _among(drawn: Tensor, indices: Tensor, d: int) -> Tensor:

@@ -133,7 +133,12 @@ def _new_network(
                 got=f"{kind!r} with sizes {sizes}: {first_line(error)}",
                 expected=f"a network for images {shape}",
             ) from error
-    if not isinstance(answer, Tensor) or answer.shape != (2, classes):
-        what = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if not isinstance(answer, Tensor) or answer.shape != (2, classes) or answer.is_complex():
+        what = type(answer).__name__
+        if isinstance(answer, Tensor):
+            what = f"{'complex ' * answer.is_complex()}{tuple(answer.shape)}"
         raise InputError("network", got=f"an answer {what}", expected="(batch, classes)")
+    held = (*network.parameters(), *network.buffers())
+    if any(value.dtype == torch.complex128 for value in held):  # a model file cannot hold it
+        raise InputError("network", got="complex128 tensors", expected="complex64 or real ones")
     return network.train().to(device)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zopde.oracle.coordinates import reals
 from zopde.report.classifiers import save_confusion, save_layer_ratios
 from zopde.report.curves import CostCurve, save_learning_curves
 from zopde.report.page import Section, drawn, picture, table, text
@@ -35,14 +36,14 @@ Points = dict[str, list[Sequence[Point]]]
 
 def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     """The figures of a finished run."""
-    data = opened.images.data
+    data, network = opened.images.data, opened.new_network(opened.seeds[0])
     metrics: Metrics = {
         "methods": list(results),
         "seeds": list(opened.seeds),
         "data": data.name,
         "train_images": len(data.train),
         "test_images": len(data.test),
-        "parameters": sum(p.numel() for p in opened.new_network(opened.seeds[0]).parameters()),
+        "parameters": sum(reals(p.detach()).numel() for p in network.parameters()),
     }
     first_order = results.get("FO", [])
     for label, trained in results.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.coordinates import Coordinates, from_reals, reals
 from zopde.sparsity import FixedMask, LayerMasks, Masks, RandomMasks, Scores, kept_mask
 from zopde.studies.classifiers import StandardisedClassifier, save_classifier
 from zopde.studies.classify.evaluate import LearningCurve, Point, Verdict, evaluate
@@ -143,9 +143,8 @@ def score_layers(
 @torch.no_grad()
 def _pruned(network: nn.Module, mask: Tensor) -> Masks:
     """The mask of the weights that are left; the others become zero."""
-    for parameter in Coordinates(network).slices:
-        weight = network.get_parameter(parameter.name)
-        weight.mul_(mask[parameter.start : parameter.stop].view(parameter.shape))
+    for weight, kept in Coordinates(network).parts("mask", mask):
+        weight.copy_(from_reals(reals(weight) * kept, weight))
     return FixedMask(mask)
 
 
