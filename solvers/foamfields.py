@@ -29,7 +29,6 @@ from zopde.solvers.foamtext import (
 _BINARY = b' format binary; arch "LSB;label=32;scalar=64"; '
 _CLASSES = {"volScalarField": "scalar", "volVectorField": "vector"}
 _PLANE = 2  # of a vector's components lie in the plane of a 2-D case
-_INCLUDES = ("#include", "#sinclude", "#includeIfPresent", "#includeEtc", "#sincludeEtc")
 _TIME = re.compile(r"\d+\.?\d*(?:[eE][-+]?\d+)?", re.ASCII)
 
 
@@ -70,6 +69,7 @@ class FoamField:
             )
         try:
             file = FoamText.of(content_of(found))
+            file.check_last_counts()
         except FoamSyntaxError as error:
             expected = "OpenFOAM's ascii format"
             raise InputError(what, got=f"{found}, {error}", expected=expected) from error
@@ -88,10 +88,6 @@ class FoamField:
                 expected="ascii",
                 remedy="foamFormatConvert with writeFormat ascii converts it",
             )
-        for entry in file.entries:  # #inputMode and #if decide whether a later entry counts
-            if entry.key.startswith("#") and entry.key not in _INCLUDES:
-                expected = f"none but {', '.join(_INCLUDES)} outside of its entries"
-                raise InputError(what, got=f"{entry.key} in {found}", expected=expected)
         before, after = file.text[: file.body], _in_binary(file.text, lists, file.body)
         return cls(path.name, kind, before.encode("latin-1"), after)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import final
 
 import numpy as np
 from numpy import ndarray
@@ -30,6 +30,8 @@ _TOKEN = re.compile(
 )
 _MORE = re.compile(r"[^\s\"'/;(){}\[\]]+", re.ASCII)  # of a word that holds brackets: div(phi,U)
 _COUNT = re.compile(r"\d*", re.ASCII)
+_INCLUDES = ("#include", "#sinclude", "#includeIfPresent", "#includeEtc", "#sincludeEtc")
+_MACRO = re.compile(r"[$]:?(\w+)|[$]\{:?(\w+)\}", re.ASCII)
 _OPEN = {"(": ")", "{": "}"}
 
 
@@ -102,6 +104,16 @@ class FoamText:
         """The one that counts of several: the last."""
         return next((entry for entry in reversed(self.entries) if entry.key == key), None)
 
+    def check_last_counts(self) -> None:
+        """Require that an entry put behind the others is the one that OpenFOAM takes.
+
+        Raises:
+            FoamSyntaxError: If a directive such as #inputMode or #if may decide otherwise.
+        """
+        for entry in self.entries:
+            if entry.key.startswith("#") and entry.key not in _INCLUDES:
+                raise FoamSyntaxError(f"{entry.key}, which is not read outside of entries")
+
 
 def find(path: Path) -> Path | None:
     """A file, or where there is none, its compressed twin: in the order in which OpenFOAM looks."""
@@ -127,22 +139,63 @@ def put(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-Nested: TypeAlias = "Token | list[Nested]"
+@final
+@dataclass(frozen=True, eq=False)
+class Group:
+    """What stands between two brackets."""
+
+    parts: list[Token | Group]
+    start: int
+    end: int
 
 
-def nested(tokens: Sequence[Token]) -> list[Nested]:
-    """Lists of lists, as the brackets say; all kinds of them alike."""
-    levels: list[list[Nested]] = [[]]
+def nested(tokens: Sequence[Token]) -> list[Token | Group]:
+    """Groups of groups, as the brackets say; all kinds of them alike."""
+    levels: list[list[Token | Group]] = [[]]
+    starts = []
     for token in tokens:
         if token.text in _OPEN:
-            inner: list[Nested] = []
-            levels[-1].append(inner)
-            levels.append(inner)
+            starts.append(token.start)
+            levels.append([])
         elif token.text in _OPEN.values():
-            levels.pop()
+            group = Group(levels.pop(), starts.pop(), token.end)
+            levels[-1].append(group)
         else:
             levels[-1].append(token)
     return levels[0]
+
+
+def expanded(file: FoamText, folder: Path, verbatim: Container[str] = ()) -> dict[str, list[Token]]:
+    """The values by keyword, with what plain macros stand for; others stay as they are.
+
+    A token that a macro stands for lies where the macro does; one of an included file at -1.
+
+    Args:
+        file: A dictionary.
+        folder: What its includes are relative to.
+        verbatim: Keywords of which macros stay, as they may look into inner dictionaries.
+
+    Raises:
+        FoamSyntaxError: If a directive other than #include stands between its entries.
+    """
+    known: dict[str, list[Token]] = {}
+    for entry in file.entries:
+        if entry.key == "#include" and len(entry.tokens) == 1:
+            path = find(folder / entry.tokens[0].text.strip('"'))
+            if path is None or path.resolve() == folder:
+                raise FoamSyntaxError(f"#include {entry.tokens[0].text}, which is not there")
+            for key, tokens in expanded(FoamText.of(content_of(path)), path.parent).items():
+                known[key] = [replace(token, start=-1, end=-1) for token in tokens]
+        elif entry.key[0] in "#$":
+            raise FoamSyntaxError(f"{entry.key}, which is not read outside of entries")
+        else:
+            known[entry.key] = []
+            for token in entry.tokens:
+                match = _MACRO.fullmatch(token.text)
+                name = (match[1] or match[2]) if match and entry.key not in verbatim else ""
+                values = known.get(name, [token])
+                known[entry.key] += [replace(v, start=token.start, end=token.end) for v in values]
+    return known
 
 
 def _line(text: str, place: int) -> str:

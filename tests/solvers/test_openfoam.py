@@ -12,7 +12,8 @@ import torch
 
 from zopde import InputError, SolverError, load_solver
 from zopde.errors import StepError
-from zopde.solvers.foamcase import Box, environment
+from zopde.solvers.foambox import Box
+from zopde.solvers.foamcase import environment
 from zopde.solvers.foamfields import FoamField, FoamFiles
 
 CAVITY = Path(__file__).parent.parent.parent / "examples" / "cavity"
@@ -87,7 +88,7 @@ def test_a_broken_field_raises(change, words, tmp_path):
 def test_the_mesh_of_a_case_and_at_another_resolution():
     box = Box.of(CAVITY)
     assert (box.shape, box.extent) == ((16, 16), (1.0, 1.0))
-    assert "(8 6 1) simpleGrading" in box.dictionary((6, 8))
+    assert b"(8 6 1) simpleGrading" in box.dictionary((6, 8))
 
 
 @pytest.mark.parametrize(
