@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zopde.errors import InputError
 
-Padding = Literal["periodic", "zero"]
+Padding = Literal["periodic", "zero"] | tuple[Literal["periodic", "zero"], ...]
 Inject = Literal["after", "before", "forcing"]
 _GIVEN = ("inputs", "outputs", "padding")
 
@@ -31,7 +31,7 @@ class ConvCorrector(nn.Module):
         width: Channels of every hidden layer.
         depth: Number of convolutions, >= 1.
         kernel: Odd width of every kernel, in cells.
-        padding: "periodic" or "zero".
+        padding: "periodic" or "zero"; one word, or one for each axis.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ConvCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        self.padding = padding
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
             layers += [_conv(before, after, kernel, padding), nn.GELU()]
@@ -78,6 +79,7 @@ class ResidualCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        self.padding = padding
         self.enter = _conv(inputs, width, kernel, padding)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -168,7 +170,7 @@ def build_corrector(
         kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).
         inputs: Input channels.
         outputs: Output channels.
-        padding: "periodic" or "zero".
+        padding: "periodic" or "zero"; one word, or one for each axis.
         sizes: The other arguments of the class; absent ones keep their defaults.
 
     Raises:
@@ -184,8 +186,14 @@ def build_corrector(
     return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
 
 
-def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Conv2d:
-    mode: Literal["circular", "zeros"] = "circular" if padding == "periodic" else "zeros"
+def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Module:
+    if not isinstance(padding, str) and len(set(padding)) > 1:
+        y, x = ((kernel // 2) * (word == "periodic") for word in padding)
+        zeros = (kernel // 2 - y, kernel // 2 - x)
+        convolution = nn.Conv2d(inputs, outputs, kernel, padding=zeros)
+        return nn.Sequential(nn.CircularPad2d((x, x, y, y)), convolution)
+    word = padding if isinstance(padding, str) else padding[0]
+    mode: Literal["circular", "zeros"] = "circular" if word == "periodic" else "zeros"
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
 
 
