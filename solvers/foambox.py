@@ -138,8 +138,9 @@ def _points(entries: Entries) -> dict[str, Point]:
             continue
         words = _plain("vertices", part.parts)
         points[str(number)] = tuple(factor * _number("vertices", [word]) for word in words)
-        points[name] = points[str(number)]
-        number += 1
+        if name:
+            points[name] = points[str(number)]
+        number, name = number + 1, ""
     return points
 
 

@@ -49,19 +49,16 @@ def prepare(
         box: Its mesh.
         shape: Cells along (y, x).
         control: Entries that go before those of its controlDict.
-        fields: Names of those that make the state. Their old times are not copied, and neither
-            is the flux phi: a solver would take them for the state's.
+        fields: Names of those that make the state. What a run left beside them in 0 is not
+            copied: a solver would take the flux phi, or an older time, for the state's.
         folder: There, and empty.
 
     Raises:
         InputError: If a folder or the controlDict is missing or not to be used, or blockMesh fails.
     """
-    old = [f"{name}_0*" for name in fields]
-    for name, without in (
-        ("0", ["phi", "phi.gz", *old]),
-        ("constant", ["polyMesh"]),
-        ("system", []),
-    ):
+    old = ["polyMesh", "time", "time.gz", *(f"{name}_0*" for name in fields)]
+    old += ["phi", "phi.gz"] if "U" in fields else []
+    for name, without in (("0", old), ("constant", ["polyMesh"]), ("system", [])):
         if not (case / name).is_dir():
             raise InputError("case", got=f"no {case / name}", expected="0, constant and system")
         shutil.copytree(case / name, folder / name, ignore=shutil.ignore_patterns(*without))
