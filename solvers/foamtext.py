@@ -275,7 +275,8 @@ def _list(text: str, start: int, at: int, binary: str) -> tuple[ndarray, int]:
 
 def _bracketed(text: str, opening: int, what: str) -> tuple[list[str], int]:
     """The words between brackets, at any depth, and where the last bracket ends."""
-    words, depth = [], 0
+    words: list[str] = []
+    depth = 0
     for token in _tokens(text, opening):
         if token.text in _OPEN or token.text in _OPEN.values():
             depth += 1 if token.text in _OPEN else -1

@@ -74,10 +74,9 @@ class Grid:
     @property
     def periodic(self) -> tuple[bool, ...]:
         """Whether each dimension is periodic."""
-        words = (
-            (self.boundary,) * len(self.dims) if isinstance(self.boundary, str) else self.boundary
-        )
-        return tuple(word == "periodic" for word in words)
+        words = self.boundary
+        each = (words,) * len(self.dims) if isinstance(words, str) else words
+        return tuple(word == "periodic" for word in each)
 
     @property
     def spacing(self) -> tuple[float, ...]:

@@ -146,6 +146,12 @@ def test_correctors_pad_each_axis_its_way(kind, words, gen):
     assert torch.equal(listed(x), network(x))
 
 
+@pytest.mark.parametrize("padding", ["Periodic", "open", "", None, 5, ("zero",), ("zero", "open")])
+def test_another_padding_raises(padding):
+    with pytest.raises(InputError, match=r"^padding: got "):
+        build_corrector("conv", 2, 1, padding)
+
+
 def test_the_engine_agrees_on_a_corrector_with_two_paddings(gen):
     network = build_corrector("conv", 2, 1, ("zero", "periodic"), {"width": 3}).double()
     for parameter in network.parameters():

@@ -69,7 +69,8 @@ class ColouredPullback:
     ) -> None:
         self._probing = Probing(mu, scheme, states)
         self._grid, self.radius, self.bias = grid, radius, bias
-        colours = lattice_colours(grid.shape, radius, grid.periodic)
+        self._periodic = grid.periodic
+        colours = lattice_colours(grid.shape, radius, self._periodic)
         self.colours = int(colours.max()) + 1
         self._masks = colours == per_row(torch.arange(self.colours), colours[None])
 
@@ -94,7 +95,7 @@ class ColouredPullback:
 
     def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
         """Sum over the box of the radius around every cell."""
-        axes = zip(self._grid.shape, self.radius, self._grid.periodic, strict=True)
+        axes = zip(self._grid.shape, self.radius, self._periodic, strict=True)
         for axis, (n, r, periodic) in enumerate(axes, start=1):
             if not periodic:
                 before = after = values.new_zeros(

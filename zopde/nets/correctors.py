@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.errors import InputError
+from zopde.validate import check_choice
 
-Padding = Literal["periodic", "zero"] | tuple[Literal["periodic", "zero"], ...]
+Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
 Inject = Literal["after", "before", "forcing"]
+_AXES = 2
 _GIVEN = ("inputs", "outputs", "padding")
 
 
@@ -187,14 +189,17 @@ def build_corrector(
 
 
 def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Module:
-    if not isinstance(padding, str) and len(set(padding)) > 1:
-        y, x = ((kernel // 2) * (word == "periodic") for word in padding)
-        zeros = (kernel // 2 - y, kernel // 2 - x)
-        convolution = nn.Conv2d(inputs, outputs, kernel, padding=zeros)
-        return nn.Sequential(nn.CircularPad2d((x, x, y, y)), convolution)
-    word = padding if isinstance(padding, str) else padding[0]
-    mode: Literal["circular", "zeros"] = "circular" if word == "periodic" else "zeros"
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
+    words = padding if isinstance(padding, list | tuple) else (padding, padding)
+    for word in words:
+        check_choice("padding", word, ("periodic", "zero"))
+    if len(words) != _AXES:
+        raise InputError("padding", got=padding, expected=f"one word, or {_AXES}")
+    if len(set(words)) == 1:
+        mode: Literal["circular", "zeros"] = "circular" if words[0] == "periodic" else "zeros"
+        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
+    y, x = (kernel // 2 if word == "periodic" else 0 for word in words)
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=(kernel // 2 - y, kernel // 2 - x))
+    return nn.Sequential(nn.CircularPad2d((x, x, y, y)), convolution)
 
 
 def _start_at_zero(layer: nn.Module) -> None:
