@@ -11,7 +11,6 @@ from zopde.errors import InputError
 from zopde.solvers.foamtext import (
     Entry,
     FoamSyntaxError,
-    FoamText,
     Group,
     Token,
     content_of,
@@ -20,7 +19,6 @@ from zopde.solvers.foamtext import (
     nested,
 )
 
-_CYCLIC = ("cyclic", "cyclicAMI")
 # Each moves, curves, cuts or repeats what the block says.
 _MORE = ("edges", "faces", "geometry", "mergePatchPairs", "prescale", "transform")
 _SQUARE = ((0, 0), (1, 0), (1, 1), (0, 1))
@@ -63,9 +61,8 @@ class Box:
         if found is None:
             raise InputError("case", got=f"no {path}", expected="an OpenFOAM case with blockMesh")
         try:
-            content = content_of(found)
-            entries = expanded(FoamText.of(content), path.parent, ("boundary", "patches"))
-            return cls._of(content, entries)
+            entries = expanded(found, ("boundary", "patches"))
+            return cls._of(content_of(found), entries)
         except FoamSyntaxError as error:
             raise InputError(
                 f"mesh {path}",
@@ -162,7 +159,7 @@ def _periodic(entries: Entries, turns: Mapping[str, tuple[int, ...]]) -> tuple[b
                 f"a macro or directive in patch {patch.key}, whose value is not known here"
             )
         kind, other = (_words(patch.key, says.get(key, ())) for key in ("type", "neighbourPatch"))
-        if kind in _CYCLIC:
+        if kind.startswith("cyclic"):  # cyclicAMI, too
             neighbours[patch.key] = other
         for face in _listed(says, "faces"):
             labels = (

@@ -70,7 +70,8 @@ def prepare(
         FoamText.of(content).check_last_counts()
     except FoamSyntaxError as error:
         what = f"controlDict of {case}"
-        raise InputError(what, got=str(error), expected="a dictionary of OpenFOAM") from error
+        expected = "a dictionary of OpenFOAM, and no directive but #include between entries"
+        raise InputError(what, got=str(error), expected=expected) from error
     put(path, content + f"\n{control}".encode())
     made = subprocess.run(
         ["blockMesh"],

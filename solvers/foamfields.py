@@ -71,13 +71,14 @@ class FoamField:
             file = FoamText.of(content_of(found))
             file.check_last_counts()
         except FoamSyntaxError as error:
-            expected = "OpenFOAM's ascii format"
+            expected = "OpenFOAM's ascii format, and no directive but #include between entries"
             raise InputError(what, got=f"{found}, {error}", expected=expected) from error
         kind = file.header.get("class", "?")
-        if kind not in _CLASSES or file.last("internalField") is None:
+        lacks = "" if file.last("internalField") else " without an internalField"
+        if kind not in _CLASSES or lacks:
             raise InputError(
                 what,
-                got=f"{found} of class {kind}",
+                got=f"{found} of class {kind}{lacks}",
                 expected=f"a header of class {' or '.join(_CLASSES)}, and an internalField",
             )
         lists = [t for e in file.entries for t in e.tokens if t.numbers is not None]

@@ -31,6 +31,7 @@ _TOKEN = re.compile(
 _MORE = re.compile(r"[^\s\"'/;(){}\[\]]+", re.ASCII)  # of a word that holds brackets: div(phi,U)
 _COUNT = re.compile(r"\d*", re.ASCII)
 _INCLUDES = ("#include", "#sinclude", "#includeIfPresent", "#includeEtc", "#sincludeEtc")
+_DEPTH = 8  # of files that include each other
 _MACRO = re.compile(r"[$]:?(\w+)|[$]\{:?(\w+)\}", re.ASCII)
 _OPEN = {"(": ")", "{": "}"}
 
@@ -112,7 +113,7 @@ class FoamText:
         """
         for entry in self.entries:
             if entry.key.startswith("#") and entry.key not in _INCLUDES:
-                raise FoamSyntaxError(f"{entry.key}, which is not read outside of entries")
+                raise FoamSyntaxError(f"{entry.key} between entries, which is not read")
 
 
 def find(path: Path) -> Path | None:
@@ -130,7 +131,8 @@ def content_of(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise FoamSyntaxError(f"{path.name} cannot be read ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise FoamSyntaxError(f"{path.name} cannot be read ({reason})") from error
 
 
 def put(path: Path, content: bytes) -> None:
@@ -165,29 +167,30 @@ def nested(tokens: Sequence[Token]) -> list[Token | Group]:
     return levels[0]
 
 
-def expanded(file: FoamText, folder: Path, verbatim: Container[str] = ()) -> dict[str, list[Token]]:
+def expanded(path: Path, verbatim: Container[str] = (), depth: int = 0) -> dict[str, list[Token]]:
     """The values by keyword, with what plain macros stand for; others stay as they are.
 
     A token that a macro stands for lies where the macro does; one of an included file at -1.
 
     Args:
-        file: A dictionary.
-        folder: What its includes are relative to.
+        path: A dictionary that is there; its includes are relative to its folder.
         verbatim: Keywords of which macros stay, as they may look into inner dictionaries.
+        depth: How many files include it.
 
     Raises:
         FoamSyntaxError: If a directive other than #include stands between its entries.
     """
     known: dict[str, list[Token]] = {}
-    for entry in file.entries:
+    for entry in FoamText.of(content_of(path)).entries:
         if entry.key == "#include" and len(entry.tokens) == 1:
-            path = find(folder / entry.tokens[0].text.strip('"'))
-            if path is None or path.resolve() == folder:
-                raise FoamSyntaxError(f"#include {entry.tokens[0].text}, which is not there")
-            for key, tokens in expanded(FoamText.of(content_of(path)), path.parent).items():
+            name = entry.tokens[0].text
+            included = find(path.parent / name.strip('"'))
+            if included is None or depth == _DEPTH:
+                raise FoamSyntaxError(f"#include {name}, {'nested' if included else 'not there'}")
+            for key, tokens in expanded(included, verbatim, depth + 1).items():
                 known[key] = [replace(token, start=-1, end=-1) for token in tokens]
         elif entry.key[0] in "#$":
-            raise FoamSyntaxError(f"{entry.key}, which is not read outside of entries")
+            raise FoamSyntaxError(f"{entry.key} between entries, which is not read")
         else:
             known[entry.key] = []
             for token in entry.tokens:

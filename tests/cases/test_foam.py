@@ -114,6 +114,7 @@ REFUSED_MESHES = [
     ("#include", "scale 1;", '#include "nothing"\nscale 1;'),
     ("not one hex", "hex (0", "hex (0 1 2 3 4 5 6 7) (16 16 1) simpleGrading (1 1 1) hex (0"),
     ("no number", "scale 1;", "scale one;"),
+    ('#include "blockMeshDict"', "scale 1;", '#include "blockMeshDict"\nscale 1;'),
     ("is no list", "vertices", "corners"),
 ]
 
