@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-from dataclasses import dataclass
-from operator import sub
+from collections.abc import Sequence
 from pathlib import Path
-from typing import final
 
 from zopde.errors import InputError
+from zopde.solvers.foambox import Box
+from zopde.solvers.foamtext import FoamSyntaxError, FoamText, content_of, find, put
 
 _PACKAGE = Path("/usr/share/openfoam")  # where Debian's and Ubuntu's package lies
-_NUMBER = r"[-+.\deE]+"
-_BLOCK = re.compile(
-    r"hex\s*\(([\d\s]+)\)\s*\(\s*(\d+)\s+(\d+)\s+(\d+)\s*\)\s*simpleGrading\s*\(\s*1\s+1\s+1\s*\)"
-)
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _MESH_SECONDS = 600
 
 
@@ -45,65 +39,9 @@ def check_installed(application: str) -> None:
             )
 
 
-@final
-@dataclass(frozen=True)
-class Box:
-    """A uniform mesh of one block in the plane of x and y, one cell thick.
-
-    Args:
-        shape: Cells along (y, x).
-        extent: Length along (y, x), in metres.
-        text: The blockMeshDict, with {cells} where the numbers of cells were.
-    """
-
-    shape: tuple[int, int]
-    extent: tuple[float, float]
-    text: str
-
-    @classmethod
-    def of(cls, case: Path) -> Box:
-        """The mesh of a case's system/blockMeshDict.
-
-        blockMesh numbers the cells of a block along its first axis first: cell k lies in row
-        k // nx, column k % nx.
-
-        Raises:
-            InputError: If there is none, or the mesh is another.
-        """
-        path = case / "system" / "blockMeshDict"
-        if not path.is_file():
-            raise InputError("case", got=f"no {path}", expected="an OpenFOAM case with blockMesh")
-        text = _COMMENT.sub("", path.read_text(encoding="utf-8"))
-        blocks = list(_BLOCK.finditer(text))
-        listed = re.search(r"vertices\s*\((.*?)\)\s*;", text, re.DOTALL)
-        curved = re.search(r"edges\s*\(\s*[^)\s]", text)
-        if len(blocks) != 1 or text.count("hex") != 1 or not listed or curved or "$" in text:
-            raise _not_a_box(path, "another mesh")
-        block, scale = blocks[0], re.search(rf"(?:scale|convertToMeters)\s+({_NUMBER})\s*;", text)
-        factor = float(scale[1]) if scale else 1.0
-        triple = rf"\(\s*({_NUMBER})\s+({_NUMBER})\s+({_NUMBER})\s*\)"
-        points = [[factor * float(x) for x in p] for p in re.findall(triple, listed[1])]
-        corners = [points[int(i)] for i in block[1].split()]
-        low, high = corners[0], corners[6]
-        turns = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)]
-        turns += [(x, y, 1) for x, y, _ in turns]
-        square = [[(low, high)[far][axis] for axis, far in enumerate(t)] for t in turns]
-        if corners != square or min(map(sub, high, low)) <= 0 or int(block[4]) != 1:
-            raise _not_a_box(path, "another block")
-        start, end = block.span()
-        whole = re.sub(r"(\)\s*)\([\d\s]+\)", r"\1{cells}", block[0], count=1)
-        return cls(
-            (int(block[3]), int(block[2])),
-            (high[1] - low[1], high[0] - low[0]),
-            text[:start] + whole + text[end:],
-        )
-
-    def dictionary(self, shape: tuple[int, ...]) -> str:
-        """The blockMeshDict of another resolution."""
-        return self.text.replace("{cells}", f"({shape[1]} {shape[0]} 1)")
-
-
-def prepare(case: Path, box: Box, shape: tuple[int, ...], control: str, folder: Path) -> None:
+def prepare(
+    case: Path, box: Box, shape: tuple[int, ...], control: str, fields: Sequence[str], folder: Path
+) -> None:
     """Make in `folder` what every run's folder is a copy of: settings and mesh.
 
     Args:
@@ -111,18 +49,30 @@ def prepare(case: Path, box: Box, shape: tuple[int, ...], control: str, folder: 
         box: Its mesh.
         shape: Cells along (y, x).
         control: Entries that go before those of its controlDict.
+        fields: Names of those that make the state. What a run left beside them in 0 is not
+            copied: a solver would take the flux phi, or an older time, for the state's.
         folder: There, and empty.
 
     Raises:
-        InputError: If blockMesh fails.
+        InputError: If a folder or the controlDict is missing or not to be used, or blockMesh fails.
     """
-    for name in ("0", "constant", "system"):
+    old = ["polyMesh", "time", "time.gz", *(f"{name}_0*" for name in fields)]
+    old += ["phi", "phi.gz"] if "U" in fields else []
+    for name, without in (("0", old), ("constant", ["polyMesh"]), ("system", [])):
         if not (case / name).is_dir():
             raise InputError("case", got=f"no {case / name}", expected="0, constant and system")
-        shutil.copytree(case / name, folder / name, ignore=shutil.ignore_patterns("polyMesh"))
-    (folder / "system" / "blockMeshDict").write_text(box.dictionary(shape), encoding="utf-8")
-    with (folder / "system" / "controlDict").open("a", encoding="utf-8") as file:
-        file.write(f"\n{control}")  # of an entry that is there twice, OpenFOAM takes the last
+        shutil.copytree(case / name, folder / name, ignore=shutil.ignore_patterns(*without))
+    put(folder / "system" / "blockMeshDict", box.dictionary(shape))
+    path = folder / "system" / "controlDict"
+    try:
+        # Of an entry that is there twice, OpenFOAM takes the last.
+        content = content_of(find(path) or path)
+        FoamText.of(content).check_last_counts()
+    except FoamSyntaxError as error:
+        what = f"controlDict of {case}"
+        expected = "a dictionary of OpenFOAM, and no directive but #include between entries"
+        raise InputError(what, got=str(error), expected=expected) from error
+    put(path, content + f"\n{control}".encode())
     made = subprocess.run(
         ["blockMesh"],
         cwd=folder,
@@ -130,6 +80,7 @@ def prepare(case: Path, box: Box, shape: tuple[int, ...], control: str, folder: 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="replace",  # it quotes the case's files, whatever their encoding
         timeout=_MESH_SECONDS,
         check=False,
     )
@@ -138,12 +89,3 @@ def prepare(case: Path, box: Box, shape: tuple[int, ...], control: str, folder: 
         raise InputError(
             "case", got=f"{case}: blockMesh says {' | '.join(lines[-4:])}", expected="a mesh"
         )
-
-
-def _not_a_box(path: Path, got: str) -> InputError:
-    return InputError(
-        f"mesh {path}",
-        got=got,
-        expected="one hex block of straight edges along x, y and z, simpleGrading (1 1 1), "
-        "one cell along z, no macros",
-    )

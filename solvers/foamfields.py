@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import final
 
 import numpy as np
@@ -14,59 +16,81 @@ from numpy import ndarray
 
 from zopde.errors import InputError, StepError
 from zopde.solvers.files import Array
-
-_HEADER = re.compile(r"FoamFile\s*\{[^}]*\}")
-_INTERNAL = re.compile(r"internalField\s+((?:non)?uniform\s[^;]*);")
-_ARCH = 'arch "LSB;label=32;scalar=64";'
-_FOUND = re.compile(
-    rb"internalField\s+(?:uniform\s+(?P<uniform>[^;]+);"
-    rb"|nonuniform\s+List<(?:scalar|vector)>\s*(?P<count>\d+)\s*\()"
+from zopde.solvers.foamtext import (
+    COMPONENTS,
+    FoamSyntaxError,
+    FoamText,
+    Token,
+    content_of,
+    find,
+    put,
 )
-_COMPONENTS = {"volScalarField": 1, "volVectorField": 3}
+
+_BINARY = b' format binary; arch "LSB;label=32;scalar=64"; '
+_CLASSES = {"volScalarField": "scalar", "volVectorField": "vector"}
 _PLANE = 2  # of a vector's components lie in the plane of a 2-D case
+_TIME = re.compile(r"\d+\.?\d*(?:[eE][-+]?\d+)?", re.ASCII)
 
 
 @final
 @dataclass(frozen=True)
 class FoamField:
-    """One field: where its boundary conditions come from, and how its numbers are written.
+    """One field: the case's file, to which an internal field is added.
+
+    Of an entry that is there twice OpenFOAM takes the last, and a macro such as $internalField
+    takes what stands before it. So the state goes to the end, and all that the case says stays
+    as it was: comments, macros, includes, and the value that a boundary condition took over.
 
     Args:
         name: Such as "U" or "p".
         kind: "volScalarField" or "volVectorField".
-        before: The file's text up to the internal field, without its header.
-        after: The text behind it.
+        before: The file up to the end of its header.
+        after: The rest, its lists of numbers in binary.
     """
 
     name: str
     kind: str
-    before: str
-    after: str
+    before: bytes
+    after: bytes
 
     @classmethod
     def of(cls, path: Path) -> FoamField:
-        """The field of a case's 0 folder, in OpenFOAM's text format.
+        """The field of a case's 0 folder, in OpenFOAM's text format; it may be compressed.
 
         Raises:
             InputError: If there is none, or it is not a vol field of scalars or vectors.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        what, found = f"field {path.name!r}", find(path)
+        if found is None:
+            original = path.parent.with_name(f"{path.parent.name}.orig")
+            remedy = f"copy {original} to {path.parent}" if find(original / path.name) else ""
             raise InputError(
-                f"field {path.name!r}", got=f"no text file {path}", expected="one in ascii format"
-            ) from error
-        header, internal = _HEADER.search(text), _INTERNAL.search(text)
-        kind = re.search(r"class\s+(\w+)\s*;", header[0]) if header else None
-        if header is None or internal is None or kind is None or kind[1] not in _COMPONENTS:
-            raise InputError(
-                f"field {path.name!r}",
-                got=f"{path} of class {kind[1] if kind else '?'}",
-                expected=f"a header of class {' or '.join(_COMPONENTS)}, and an internalField",
+                what, got=f"no text file {path}", expected="one in ascii format", remedy=remedy
             )
-        # What a boundary condition takes over from the internal field is what the case said.
-        after = text[internal.end() :].replace("$internalField", internal[1])
-        return cls(path.name, kind[1], text[header.end() : internal.start()], after)
+        try:
+            file = FoamText.of(content_of(found))
+            file.check_last_counts()
+        except FoamSyntaxError as error:
+            expected = "OpenFOAM's ascii format, and no directive but #include between entries"
+            raise InputError(what, got=f"{found}, {error}", expected=expected) from error
+        kind = file.header.get("class", "?")
+        lacks = "" if file.last("internalField") else " without an internalField"
+        if kind not in _CLASSES or lacks:
+            raise InputError(
+                what,
+                got=f"{found} of class {kind}{lacks}",
+                expected=f"a header of class {' or '.join(_CLASSES)}, and an internalField",
+            )
+        lists = [t for e in file.entries for t in e.tokens if t.numbers is not None]
+        if file.header.get("format") == "binary" and any(map(_count, lists)):
+            raise InputError(
+                what,
+                got=f"{found} in binary format",
+                expected="ascii",
+                remedy="foamFormatConvert with writeFormat ascii converts it",
+            )
+        before, after = file.text[: file.body], _in_binary(file.text, lists, file.body)
+        return cls(path.name, kind, before.encode("latin-1"), after)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -77,15 +101,11 @@ class FoamField:
 
     def write(self, folder: Path, values: Float[ndarray, "channel y x"]) -> None:
         """Write folder/name; the component out of the plane is 0."""
-        components = _COMPONENTS[self.kind]
-        table = np.zeros((values[0].size, components), dtype="<f8")
+        of = _CLASSES[self.kind]
+        table = np.zeros((values[0].size, COMPONENTS[of]), dtype="<f8")
         table[:, : len(values)] = values.reshape(len(values), -1).T
-        head = f"FoamFile {{ version 2.0; format binary; {_ARCH} class {self.kind}; "
-        head += f'location "{folder.name}"; object {self.name}; }}\n{self.before}'
-        of = "scalar" if components == 1 else "vector"
-        head += f"internalField nonuniform List<{of}>\n{len(table)}\n("
-        content = head.encode() + table.tobytes() + b")\n;\n" + self.after.encode()
-        (folder / self.name).write_bytes(content)
+        state = b"\n\ninternalField nonuniform " + _list(of, table) + b";\n"
+        put(folder / self.name, self.before + _BINARY + self.after + state)
 
     def read(self, folder: Path, shape: Sequence[int]) -> Float[ndarray, "channel y x"]:
         """Read folder/name as OpenFOAM wrote it.
@@ -93,28 +113,56 @@ class FoamField:
         Raises:
             StepError: If it is not there, or does not hold a number for every cell.
         """
-        path, components = folder / self.name, _COMPONENTS[self.kind]
-        if not path.exists():
+        path, of = find(folder / self.name), _CLASSES[self.kind]
+        if path is None:
             raise StepError(f"no field {self.name} in {folder.name}")
-        content = path.read_bytes()
-        found, cells = _FOUND.search(content), int(np.prod(shape))
-        if found is None:
+        try:
+            file = FoamText.of(content_of(path))
+        except FoamSyntaxError as error:
+            raise StepError(f"field {self.name}: {error}") from error
+        internal, cells = file.last("internalField"), math.prod(shape)
+        if internal is None:
             raise StepError(f"field {self.name} has no internalField")
-        if found["uniform"] is not None:
-            numbers = [float(part) for part in found["uniform"].strip(b" ()").split()]
-            table = np.tile(np.array(numbers), (cells, 1))
-        else:
-            head = content[: found.start()]
-            if b"binary" not in head or b"LSB" not in head:
-                raise StepError(f"field {self.name} is not in little-endian binary format")
-            dtype = np.dtype("<f4" if b"scalar=32" in head else "<f8")
-            size = cells * components * dtype.itemsize
-            body = content[found.end() : found.end() + size]
-            if int(found["count"]) != cells or len(body) < size:
-                raise StepError(f"field {self.name} is short, or not of {cells:,} cells")
-            table = np.frombuffer(body, dtype).reshape(cells, components)
-        inside = table[:, : min(_PLANE, components)]
+        if "MSB" in file.header.get("arch", ""):
+            raise StepError(f"field {self.name} is not in little-endian binary format")
+        table = _table(internal.tokens, cells)
+        if table is None or table.shape != (cells, COMPONENTS[of]):
+            raise StepError(f"field {self.name} is no {of} for each of {cells:,} cells")
+        inside = table[:, : min(_PLANE, table.shape[1])]
         return inside.T.reshape(-1, *shape).astype(np.float64)
+
+
+def _table(tokens: Sequence[Token], cells: int) -> Float[ndarray, "cell component"] | None:
+    """The numbers of an internal field; None if it holds other things."""
+    if len(tokens) == 2 and tokens[0].text == "nonuniform":
+        return tokens[1].numbers
+    try:
+        numbers = [float(token.text) for token in tokens[1:] if token.text not in ("(", ")")]
+    except ValueError:
+        return None
+    return np.tile(np.array(numbers), (cells, 1)) if tokens[0].text == "uniform" else None
+
+
+def _in_binary(text: str, lists: Sequence[Token], start: int) -> bytes:
+    """The text from `start` on, with these lists of it in binary."""
+    parts = []
+    for token in lists:
+        parts += [
+            text[start : token.start].encode("latin-1"),
+            _list(token.text[5:-1], token.numbers),
+        ]
+        start = token.end
+    return b"".join([*parts, text[start:].encode("latin-1")])
+
+
+def _list(of: str, table: ndarray | None) -> bytes:
+    table = np.zeros(0) if table is None else table
+    raw = table.astype("<i4" if of == "label" else "<f8").tobytes()
+    return f"List<{of}>\n{len(table)}\n(".encode() + raw + b")\n"
+
+
+def _count(token: Token) -> int:
+    return 0 if token.numbers is None else len(token.numbers)
 
 
 @final
@@ -144,16 +192,35 @@ class FoamFiles:
             first += count
 
     def read(self, folder: Path) -> Array:
-        """See `Files`."""
-        times = {_time(path.name): path for path in folder.iterdir() if path.is_dir()}
+        """See `Files`. The last time is the greatest number, however it is written."""
+        times = {
+            float(p.name): p for p in folder.iterdir() if p.is_dir() and _TIME.fullmatch(p.name)
+        }
         last = max(times, default=0.0)
         if last <= 0:
             raise StepError("no time folder was written")
-        return np.concatenate([field.read(times[last], self.shape) for field in self.fields])
+        return self.read_time(times[last])
 
+    def read_time(self, folder: Path) -> Array:
+        """The state of one time folder."""
+        return np.concatenate([field.read(folder, self.shape) for field in self.fields])
 
-def _time(name: str) -> float:
-    try:
-        return float(name)
-    except ValueError:
-        return -1.0
+    def check(self) -> None:
+        """Require that two states, written into the case's fields, are read back as they were.
+
+        Raises:
+            InputError: If they are not.
+        """
+        draw, channels = np.random.default_rng(0), sum(len(f.channels) for f in self.fields)
+        for _ in range(2):
+            state = draw.standard_normal((channels, *self.shape))
+            with TemporaryDirectory(prefix="zopde-check-") as folder:
+                (Path(folder) / "0").mkdir()
+                self.write(Path(folder), state, None)
+                try:
+                    back: Array | str = self.read_time(Path(folder) / "0")
+                except StepError as error:
+                    back = error.reason
+            if isinstance(back, str) or not np.array_equal(back, state):
+                got = f"{back if isinstance(back, str) else 'other numbers'} after it was written"
+                raise InputError("case", got=got, expected="fields that take a state")

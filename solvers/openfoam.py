@@ -12,7 +12,8 @@ from typing import Any, final
 from zopde.contracts import Forcing, State
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.solvers.foamcase import Box, check_installed, environment, prepare
+from zopde.solvers.foambox import Box
+from zopde.solvers.foamcase import check_installed, environment, prepare
 from zopde.solvers.foamfields import FoamField, FoamFiles
 from zopde.solvers.runs import Runs
 from zopde.validate import check_count
@@ -35,7 +36,8 @@ class OpenFoam:
 
     Args:
         case: Folder with 0, constant and system; fields in ascii format, a blockMeshDict of one
-            uniform block, one cell thick. It is copied and stays as it is.
+            uniform block, one cell thick. It is copied and stays as it is. Along an axis whose
+            sides are cyclic, the grid is periodic.
         dt: Time that one step covers, in s; > 0.
         shape: Cells along (y, x); () for those of the case.
         substeps: OpenFOAM's time steps in `dt`.
@@ -50,8 +52,8 @@ class OpenFoam:
         home: What relative paths are relative to.
 
     Raises:
-        InputError: If OpenFOAM is not installed, the case's mesh or fields are others, or it has
-            no mesh.
+        InputError: If OpenFOAM is not installed, the case's mesh or fields are others, it has no
+            mesh, or a state that is written into its fields is not read back.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class OpenFoam:
         self._fields = tuple(FoamField.of(self._case / "0" / name) for name in fields)
         channels = tuple(name for field in self._fields for name in field.channels)
         cells = tuple(shape) or self._box.shape
-        self.grid = Grid(cells, self._box.extent, float(dt), channels, boundary="open")
+        sides = tuple("periodic" if closed else "open" for closed in self._box.periodic)
+        self.grid = Grid(cells, self._box.extent, float(dt), channels, boundary=sides)
+        FoamFiles(self._fields, cells).check()
         self._substeps, self._application = substeps, application
         self._options: dict[str, Any] = {
             "timeout": timeout,
@@ -104,7 +108,8 @@ class OpenFoam:
         check_installed(self._application)
         template = Path(tempfile.mkdtemp(prefix="zopde-case-"))
         weakref.finalize(self, shutil.rmtree, template, ignore_errors=True)
-        prepare(self._case, self._box, self.grid.shape, self._control(), template)
+        names = [field.name for field in self._fields]
+        prepare(self._case, self._box, self.grid.shape, self._control(), names, template)
         return Runs(
             self._application,
             self.grid,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from zopde.validate import check_choice, check_count, check_positive
 
 __all__ = ["Grid", "check_forcing", "check_state"]
 
-Boundary = Literal["periodic", "open"]
+_BOUNDARIES = ("periodic", "open")
+Boundary = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Grid:
         channels: Name of every state channel, in the order of the channel axis.
         forcing_channels: Name of every forcing channel; empty for a solver without forcing.
         dims: Name of every space dimension, slowest first.
-        boundary: "periodic", or "open" for everything else; correctors pad accordingly.
+        boundary: "periodic", or "open" for everything else; one word, or one for each dimension.
+            Correctors pad accordingly.
         units: Unit by name of channel, forcing channel, "space" and "time"; "1" if absent.
 
     Raises:
@@ -56,6 +58,25 @@ class Grid:
         for dim, cells, length in zip(self.dims, self.shape, self.extent, strict=True):
             check_count(f"grid cells along {dim}", cells)
             check_positive(f"grid extent along {dim}", length)
+        self._check_boundary()
+
+    def _check_boundary(self) -> None:
+        """Require known words; of equal ones, one is kept."""
+        words = [self.boundary] if isinstance(self.boundary, str) else self.boundary
+        if not isinstance(words, list | tuple) or len(words) not in (1, len(self.dims)):
+            expected = f"one word, or {len(self.dims)}, of {list(_BOUNDARIES)}"
+            raise InputError("grid boundary", got=repr(self.boundary), expected=expected)
+        for word in words:
+            check_choice("grid boundary", word, _BOUNDARIES)
+        same = len(set(words)) == 1
+        object.__setattr__(self, "boundary", words[0] if same else tuple(words))
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether each dimension is periodic."""
+        words = self.boundary
+        each = (words,) * len(self.dims) if isinstance(words, str) else words
+        return tuple(word == "periodic" for word in each)
 
     @property
     def spacing(self) -> tuple[float, ...]:

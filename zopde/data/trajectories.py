@@ -183,7 +183,7 @@ def load_rollout(path: Path) -> Trajectories:
             dt=float(dataset.attrs["dt"]),
             channels=names,
             dims=dims[2:],
-            boundary="periodic" if dataset.attrs["boundary"] == "periodic" else "open",
+            boundary=tuple(str(dataset.attrs["boundary"]).split()),
             units={u: str(dataset[name].attrs.get("units", "1")) for u, name in units_of.items()},
         )
         return Trajectories(grid, _stack(dataset, names, dims), None, _settings(dataset))
@@ -220,7 +220,7 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
     attributes = {
         "dt": grid.dt,
         "extent": list(grid.extent),
-        "boundary": grid.boundary,
+        "boundary": grid.boundary if isinstance(grid.boundary, str) else " ".join(grid.boundary),
         "settings": json.dumps(settings, sort_keys=True),
     }
     shown = ("solver", "seed", "zopde_version")

@@ -69,7 +69,8 @@ class ColouredPullback:
     ) -> None:
         self._probing = Probing(mu, scheme, states)
         self._grid, self.radius, self.bias = grid, radius, bias
-        colours = lattice_colours(grid.shape, radius, grid.boundary == "periodic")
+        self._periodic = grid.periodic
+        colours = lattice_colours(grid.shape, radius, self._periodic)
         self.colours = int(colours.max()) + 1
         self._masks = colours == per_row(torch.arange(self.colours), colours[None])
 
@@ -94,8 +95,9 @@ class ColouredPullback:
 
     def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
         """Sum over the box of the radius around every cell."""
-        for axis, (n, r) in enumerate(zip(self._grid.shape, self.radius, strict=True), start=1):
-            if self._grid.boundary != "periodic":
+        axes = zip(self._grid.shape, self.radius, self._periodic, strict=True)
+        for axis, (n, r, periodic) in enumerate(axes, start=1):
+            if not periodic:
                 before = after = values.new_zeros(
                     *values.shape[:axis], r, *values.shape[axis + 1 :]
                 )
@@ -245,11 +247,11 @@ def _by_distance(
 ) -> Float[Tensor, "probes ..."]:
     """Sum the cells at the same distances, axis by axis."""
     energy, stride = squares, squares[0].numel()
-    for axis, n in enumerate(grid.shape, start=1):
+    for axis, (n, periodic) in enumerate(zip(grid.shape, grid.periodic, strict=True), start=1):
         stride //= n
         probed = (cells // stride) % n
         distance = (torch.arange(n, device=cells.device) - probed[:, None]).abs()
-        if grid.boundary == "periodic":
+        if periodic:
             distance = torch.minimum(distance, n - distance)
         along = energy.movedim(axis, 1)
         index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
@@ -258,15 +260,16 @@ def _by_distance(
 
 
 def lattice_colours(
-    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool
+    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool | tuple[bool, ...]
 ) -> Int[Tensor, "*space"]:
     """Few colours such that boxes of `radius` around two cells of one colour never overlap.
 
         colour(x) = (a_1 x_1 + ... + a_n x_n) mod m      with the smallest m that separates, or
         colour(x) = the pair, triple, ... of the colours along each axis      where none is smaller
 
-    Two cells conflict where they are at most 2 radius apart along every axis. On a periodic grid
-    the linear form has to close around each axis: m divides a_d n_d. 32 x 32 cells with radius 2
+    Two cells conflict where they are at most 2 radius apart along every axis. Around a periodic
+    axis (`periodic` is one for all, or one for each) the linear form has to close: m divides
+    a_d n_d. 32 x 32 cells with radius 2
     take 32 colours that way, 36 by the axes alone; 25 is the least that any colouring needs. The
     result has the shape of the grid, and colours 0, 1, ..., each in use.
 
@@ -280,10 +283,11 @@ def lattice_colours(
         raise InputError(
             "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
         )
-    axes = [_along(n, 2 * r + 1, periodic) for n, r in zip(shape, radius, strict=True)]
+    around = (periodic,) * len(shape) if isinstance(periodic, bool) else periodic
+    axes = [_along(n, 2 * r + 1, p) for n, r, p in zip(shape, radius, around, strict=True)]
     counts = [max(colours) + 1 for colours in axes]
     cells = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    factors = _linear(shape, radius, periodic, prod(counts))
+    factors = _linear(shape, radius, around, prod(counts))
     number = torch.zeros(shape, dtype=torch.long)
     if factors:
         *a, m = factors
@@ -306,18 +310,18 @@ def _along(n: int, apart: int, periodic: bool) -> list[int]:
 
 
 def _linear(
-    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool, most: int
+    shape: tuple[int, ...], radius: tuple[int, ...], periodic: tuple[bool, ...], most: int
 ) -> tuple[int, ...]:
     """(a_1, ..., a_n, m) of a linear colouring with m < most; empty if there is none."""
     near = []  # along each axis, the distances at which two boxes overlap
-    for n, r in zip(shape, radius, strict=True):
+    for n, r, closed in zip(shape, radius, periodic, strict=True):
         width = min(2 * r, n - 1)
-        around = [x for x in range(n) if min(x, n - x) <= width]
-        near.append(around if periodic else list(range(-width, width + 1)))
+        ring = [x for x in range(n) if min(x, n - x) <= width]
+        near.append(ring if closed else list(range(-width, width + 1)))
     offsets = torch.tensor([o for o in product(*near) if any(o)]).view(-1, len(shape))
     least = prod(min(2 * r + 1, n) for n, r in zip(shape, radius, strict=True))
     for m in range(least, most):
-        steps = [m // gcd(m, n) if periodic else 1 for n in shape]
+        steps = [m // gcd(m, n) if p else 1 for n, p in zip(shape, periodic, strict=True)]
         # The last factor is a unit but for the closing; the others are tried out.
         choices = [torch.arange(0, m, step) for step in steps[:-1]] + [torch.tensor(steps[-1:])]
         factors = torch.cartesian_prod(*choices).view(-1, len(shape))

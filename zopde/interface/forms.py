@@ -143,10 +143,10 @@ def neighbourhoods(
     """
     cells = torch.zeros(1, 1, dtype=torch.long)
     inside = torch.ones(1, 1, dtype=torch.bool)
-    for n, wanted in zip(grid.shape, radius, strict=True):
-        r = min(wanted, (n - 1) // 2 if grid.boundary == "periodic" else n - 1)
+    for n, wanted, periodic in zip(grid.shape, radius, grid.periodic, strict=True):
+        r = min(wanted, (n - 1) // 2 if periodic else n - 1)
         along = torch.arange(n)[:, None] + torch.arange(-r, r + 1)
-        along = along % n if grid.boundary == "periodic" else along
+        along = along % n if periodic else along
         exists = (along >= 0) & (along < n)
         both = cells[:, None, :, None] * n + along.clamp(0, n - 1)[None, :, None, :]
         inside = (inside[:, None, :, None] & exists[None, :, None, :]).reshape(len(cells) * n, -1)

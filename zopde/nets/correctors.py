@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.errors import InputError
+from zopde.validate import check_choice
 
-Padding = Literal["periodic", "zero"]
+Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
 Inject = Literal["after", "before", "forcing"]
+_AXES = 2
 _GIVEN = ("inputs", "outputs", "padding")
 
 
@@ -31,7 +33,7 @@ class ConvCorrector(nn.Module):
         width: Channels of every hidden layer.
         depth: Number of convolutions, >= 1.
         kernel: Odd width of every kernel, in cells.
-        padding: "periodic" or "zero".
+        padding: "periodic" or "zero"; one word, or one for each axis.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ConvCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        self.padding = padding
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
             layers += [_conv(before, after, kernel, padding), nn.GELU()]
@@ -78,6 +81,7 @@ class ResidualCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        self.padding = padding
         self.enter = _conv(inputs, width, kernel, padding)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -168,7 +172,7 @@ def build_corrector(
         kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).
         inputs: Input channels.
         outputs: Output channels.
-        padding: "periodic" or "zero".
+        padding: "periodic" or "zero"; one word, or one for each axis.
         sizes: The other arguments of the class; absent ones keep their defaults.
 
     Raises:
@@ -184,9 +188,18 @@ def build_corrector(
     return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
 
 
-def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Conv2d:
-    mode: Literal["circular", "zeros"] = "circular" if padding == "periodic" else "zeros"
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
+def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Module:
+    words = padding if isinstance(padding, list | tuple) else (padding, padding)
+    for word in words:
+        check_choice("padding", word, ("periodic", "zero"))
+    if len(words) != _AXES:
+        raise InputError("padding", got=padding, expected=f"one word, or {_AXES}")
+    if len(set(words)) == 1:
+        mode: Literal["circular", "zeros"] = "circular" if words[0] == "periodic" else "zeros"
+        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
+    y, x = (kernel // 2 if word == "periodic" else 0 for word in words)
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=(kernel // 2 - y, kernel // 2 - x))
+    return nn.Sequential(nn.CircularPad2d((x, x, y, y)), convolution)
 
 
 def _start_at_zero(layer: nn.Module) -> None:

@@ -95,13 +95,12 @@ def save_corrector(
         path: The file.
     """
     scale = network.output_scale
-    convolution = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
     plan = {
         "kind": kind,
         "sizes": sizes,
         "inputs": len(network.input_scale),
         "outputs": len(network.state_scale if scale is None else scale),
-        "padding": "periodic" if convolution.padding_mode == "circular" else "zero",
+        "padding": network.body.padding,
         "inject": network.inject,
         "solver": spec,
     }

@@ -83,7 +83,8 @@ class CorrectorSettings:
 
     def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
-        padding = grid.boundary if self.padding == "auto" else self.padding
+        words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
+        auto = words if len(set(words)) > 1 else words[0]
         inputs = len(grid.channels) + len(grid.forcing_channels)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
@@ -93,7 +94,7 @@ class CorrectorSettings:
                     self.kind,
                     inputs,
                     outputs,
-                    padding="periodic" if padding == "periodic" else "zero",
+                    padding=auto if self.padding == "auto" else self.padding,
                     sizes=self.sizes,
                 )
                 body(torch.zeros(1, inputs, *grid.shape))

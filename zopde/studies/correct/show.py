@@ -326,7 +326,7 @@ def _spectrum(rollouts: Rollouts | None) -> str:
         fields = states[:, -late:, chosen].double().cpu().numpy()
         if np.isfinite(fields).all():
             spectra[label] = energy_spectrum(fields, grid.extent)
-    tail = "" if grid.boundary == "periodic" else " The domain is not periodic: the jump between "
+    tail = "" if all(grid.periodic) else " The domain is not periodic: the jump between "
     tail += "" if not tail else "its ends adds the same tail to every curve."
     return picture(
         drawn(lambda path: save_spectra(path, spectra, grid)),
