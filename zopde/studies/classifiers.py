@@ -17,9 +17,8 @@ from zopde.errors import ClassifierError, InputError, StepError, first_line
 from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
-from zopde.seeding import generator, global_stream
 from zopde.session import Session
-from zopde.studies.model_file import read_model, write_model
+from zopde.studies.model_file import read_model, restored, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
 Classifier = Callable[[Tensor], Any]
@@ -78,11 +77,12 @@ def load_classifier(path: Path | str) -> StandardisedClassifier:
     """
     plan, state = read_model(path, "classifier")
     classes = tuple(plan["classes"])
-    with global_stream(generator(0, "weights")):  # its first weights are thrown away
+
+    def build() -> StandardisedClassifier:
         body = build_classifier(plan["kind"], plan["channels"], len(classes), plan["sizes"])
-    model = StandardisedClassifier(body, state["mean"], state["deviation"], classes)
-    model.load_state_dict(state)
-    return model.eval()
+        return StandardisedClassifier(body, state["mean"], state["deviation"], classes)
+
+    return restored(build, state)
 
 
 @final
