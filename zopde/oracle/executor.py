@@ -61,7 +61,7 @@ def finished(
 
 @final
 class ExecutorOracle:
-    """Answers l(theta + mu e_i) like `WeightOracle`, chunks side by side on an executor.
+    """Evaluates the probes of a network's weights in other processes, as `WeightOracle` does here.
 
     A task is (base version, coordinates, mu). The base itself (network, objective) is written
     to a file once per version and loaded once by every worker that meets it, so a replaced
