@@ -150,7 +150,8 @@ class SolverServer(ThreadingHTTPServer):
     def __init__(self, served: ServedSolver, host: str = "127.0.0.1", port: int = 4242) -> None:
         self.served = served
         self._open: set[socket.socket] = set()  # connections
-        self._waiting: dict[socket.socket, tuple[float, float]] = {}  # since when, until when
+        # Connections with whose clients it is to speak: since when, and until when
+        self.waiting: dict[socket.socket, tuple[float, float]] = {}
         handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Half of the handles are left to the solver.
         self._most = _MOST if handles == resource.RLIM_INFINITY else min(_MOST, handles // 2)
@@ -184,30 +185,26 @@ class SolverServer(ThreadingHTTPServer):
         """Hang up on a client that is not done in so many seconds; None: it may take its time."""
         now = time.monotonic()
         if seconds is None:
-            self._waiting.pop(client, None)
+            self.waiting.pop(client, None)
         else:
-            self._waiting[client] = now, now + seconds
-
-    def hung_up(self, client: socket.socket) -> bool:
-        """Whether a client that was expected took too long."""
-        return client not in self._waiting
+            self.waiting[client] = now, now + seconds
 
     def service_actions(self) -> None:
         """Hang up on whoever is late; called after every connection, and every half second."""
         now = time.monotonic()
-        for client, (_, until) in list(self._waiting.items()):
+        for client, (_, until) in list(self.waiting.items()):
             if now > until:
                 self._hang_up(client)
 
     def _hang_up(self, client: socket.socket) -> None:
-        self._waiting.pop(client, None)
+        self.waiting.pop(client, None)
         with suppress(OSError):  # it is gone already
             client.shutdown(socket.SHUT_RD)  # what it has sent is still read, and answered
 
     def _make_room(self) -> None:
         """Hang up on who has kept us waiting for longest, and give it a moment to go."""
         self.service_actions()
-        waiting = list(self._waiting.items())
+        waiting = list(self.waiting.items())
         if waiting:
             client, (since, _) = min(waiting, key=lambda item: item[1])
             if time.monotonic() - since > _GRACE:
@@ -318,8 +315,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.expect(self.connection, _PATIENCE + length / _SLOWEST)
         body = self.rfile.read(length)
         if len(body) < length:
-            late = self.server.hung_up(self.connection)
-            status = HTTPStatus.REQUEST_TIMEOUT if late else HTTPStatus.BAD_REQUEST
+            ended = self.connection in self.server.waiting  # it went, nobody hung up
+            status = HTTPStatus.BAD_REQUEST if ended else HTTPStatus.REQUEST_TIMEOUT
             self.send_error(status, f"the body ended after {len(body):,} of {length:,} bytes")
             return
         self.server.expect(self.connection, None)
