@@ -164,9 +164,9 @@ class SolverServer(ThreadingHTTPServer):
         except (OSError, OverflowError, ValueError) as error:
             got, expected = f"{host}:{port} ({error})", "a free port of this machine"
             raise InputError("address", got=got, expected=expected) from error
-        address, number = self.server_address[:2]
-        self.loopback = ip_address(str(address)).is_loopback  # whether only this machine gets here
-        self.url = f"http://{f'[{address}]' if ':' in str(address) else address}:{number}"
+        address, number = str(self.server_address[0]), self.server_address[1]
+        self.loopback = ip_address(address).is_loopback  # whether only this machine gets here
+        self.url = f"http://{f'[{address}]' if ':' in address else address}:{number}"
         names = (host, self.server_name, socket.gethostname(), "localhost")
         self._names = {name.lower().rstrip(".") for name in names}
 
@@ -252,6 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"  # a request that names none is answered with a head, too
     server: SolverServer
+    raw_requestline: bytes
 
     def handle_one_request(self) -> None:
         """Wait for a request, but not for long, and answer it."""
