@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 from reprlib import repr as shortened
 from typing import Any, final
-from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
 from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
-from zopde.session import Session, numbers_of
+from zopde.session import Session, is_address, numbers_of
 from zopde.solvers.rows import step_rows
 from zopde.validate import check_choice, check_count, check_positive
 
@@ -57,7 +56,7 @@ class Http:
         check_positive("timeout", timeout)
         if not (type(retries) is int and retries >= 0):
             raise InputError("retries", got=retries, expected="a whole number >= 0")
-        if not _is_address(url):
+        if not is_address(url):
             raise InputError("url", got=repr(url), expected="http://host:port")
         self._url, self._name, self._config = url, name, dict(config or {})
         self._concurrency, self._timeout, self._retries = concurrency, timeout, retries
@@ -124,12 +123,3 @@ class Http:
                 got, expected = f"{side} sizes {sizes}", f"the server's {shortened(told)}"
                 raise InputError("grid", got=got, expected=expected)
         return grid
-
-
-def _is_address(url: object) -> bool:
-    """Whether it is http://host:port, with or without a port and a path."""
-    try:
-        parts = urlsplit(url if isinstance(url, str) else "")
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none
-        return False

@@ -97,3 +97,12 @@ def numbers_of(values: object) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise StepError("no list of numbers that float64 can hold") from error
+
+
+def is_address(url: object) -> bool:
+    """Whether it is http://host:port, with or without a port and a path."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False

@@ -18,6 +18,7 @@ import pytest
 from zopde import InputError, load_solver
 from zopde.blackbox.serving import ServedSolver, SolverServer
 from zopde.solvers.http import Http
+from zopde.studies.classifiers import HttpClassifier
 
 TOYS = Path(__file__).parent.parent / "toy_solver.py"
 RIGHT = json.dumps({"name": "forward", "input": [[0.5] * 32, [0.5] * 32]}).encode()
@@ -99,8 +100,9 @@ def test_loopback_has_many_names(host):
     "url", [7, "", "http://", "http://:4242", "http://host:port", "http://h:99999", "http://[::1"]
 )
 def test_an_address_that_is_none_raises(url):
-    with pytest.raises(InputError, match="http://host:port"):
-        Http(url)
+    for kind in (Http, HttpClassifier):
+        with pytest.raises(InputError, match="http://host:port"):
+            kind(url)
 
 
 ODD = {

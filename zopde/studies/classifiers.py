@@ -17,7 +17,7 @@ from zopde.errors import ClassifierError, InputError, StepError, first_line
 from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
-from zopde.session import Session
+from zopde.session import Session, is_address
 from zopde.studies.model_file import read_model, restored, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
@@ -100,9 +100,9 @@ class HttpClassifier:
     def __init__(
         self, url: str, timeout: float = 60.0, retries: int = 2, at_once: int = 256
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
+        if not is_address(url):
             raise InputError("classifier", got=repr(url), expected="http://host:port/path")
+        parts = urlsplit(url)
         check_positive("timeout", timeout)
         check_not_negative("retries", retries)
         check_count("at_once", at_once)
