@@ -73,6 +73,8 @@ def serve(
     served = ServedSolver(load_solver(solver, assignments(changes or ())), name)
     with SolverServer(served, host, port) as server:
         note(f"{solver} answers as {name!r} at {server.url}; Ctrl-C ends it")
+        if not server.loopback:
+            note("whoever reaches this address may use it: it has no password and no encryption")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from reprlib import repr as shortened
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
 from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
-from zopde.session import Session
+from zopde.session import Session, is_address, numbers_of
 from zopde.solvers.rows import step_rows
 from zopde.validate import check_choice, check_count, check_positive
 
@@ -56,7 +56,7 @@ class Http:
         check_positive("timeout", timeout)
         if not (type(retries) is int and retries >= 0):
             raise InputError("retries", got=retries, expected="a whole number >= 0")
-        if not url.startswith(("http://", "https://")):
+        if not is_address(url):
             raise InputError("url", got=repr(url), expected="http://host:port")
         self._url, self._name, self._config = url, name, dict(config or {})
         self._concurrency, self._timeout, self._retries = concurrency, timeout, retries
@@ -80,9 +80,9 @@ class Http:
         given = [v.flatten().tolist() for v in (state, forcing) if v is not None]
         output = self._call("/Evaluate", input=given, config=self._config).get("output")
         try:
-            values = torch.tensor(output, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise StepError(f"the server's output is no list of numbers: {error}") from error
+            values = numbers_of(output)
+        except StepError as error:
+            raise StepError(f"the server's output is {error}") from error
         if values.shape != (1, state.numel()):
             shape = f"{tuple(values.shape)}, expected (1, {state.numel()})"
             raise StepError(f"the server's output has shape {shape}")
@@ -101,12 +101,16 @@ class Http:
     def _agreed(self, declared: Grid | Mapping[str, Any] | None) -> Grid:
         info = self._call("/Info")
         if info.get("protocolVersion") != 1:
-            raise StepError(f"protocol version {info.get('protocolVersion')}")
-        check_choice("name", self._name, [str(name) for name in info.get("models", ())])
+            raise StepError(f"protocol version {shortened(info.get('protocolVersion'))}")
+        models = info.get("models")
+        names = [str(name) for name in models] if isinstance(models, list) else []
+        check_choice("name", self._name, names)
         model = self._call("/ModelInfo")
-        if not dict(model.get("support", {})).get("Evaluate"):
+        support = model.get("support")
+        if not (isinstance(support, dict) and support.get("Evaluate")):
             raise StepError(f"model {self._name!r} does not support Evaluate")
-        table = declared if declared is not None else model.get("grid")
+        told = model.get("grid")
+        table = declared if declared is not None else told if isinstance(told, dict) else None
         if table is None:
             raise InputError("grid", got="none", expected="one, as this server tells none")
         grid = as_grid(table)
@@ -116,6 +120,6 @@ class Http:
             answer = self._call(f"/{side.capitalize()}Sizes", config=self._config)
             told = answer.get(f"{side}Sizes")
             if told != sizes:
-                got, expected = f"{side} sizes {sizes}", f"the server's {told}"
+                got, expected = f"{side} sizes {sizes}", f"the server's {shortened(told)}"
                 raise InputError("grid", got=got, expected=expected)
         return grid

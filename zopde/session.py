@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import time
 import weakref
 from collections.abc import Mapping
 from typing import Any, final
 from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
 
 from zopde.errors import StepError
 
@@ -56,12 +60,17 @@ class Session:
 
     def _answer(self, path: str, body: bytes | None) -> dict[str, Any]:
         method, head = "GET" if body is None else "POST", {"Content-Type": "application/json"}
+        if self._connection.sock is not None:
+            poll = select.poll()  # what can be read before a question is that the server hung up
+            poll.register(self._connection.sock, select.POLLIN)
+            if poll.poll(0):
+                self._connection.close()  # nothing is lost: it is made anew
         self._connection.request(method, self._prefix + path, body, head)
         response = self._connection.getresponse()
         text = response.read()
         try:
             content = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if isinstance(content, dict) and "error" in content:
             error = content["error"]
@@ -72,3 +81,28 @@ class Session:
             return content
         start = " ".join(text[:200].decode(errors="replace").split())
         raise StepError(f"the server answered status {response.status}, no JSON object: {start}")
+
+
+def numbers_of(values: object) -> Tensor:
+    """A list of numbers, or of such lists, in float64; NaN and Infinity may be in it.
+
+    Raises:
+        StepError: If it is something else, as true and false are.
+    """
+    outer = values if isinstance(values, list) else []
+    lists = [outer, *(row for row in outer if isinstance(row, list))]
+    try:
+        if any(bool in map(type, row) for row in lists):
+            raise TypeError
+        return torch.tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise StepError("no list of numbers that float64 can hold") from error
+
+
+def is_address(url: object) -> bool:
+    """Whether it is http://host:port, with or without a port and a path."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False

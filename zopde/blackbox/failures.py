@@ -30,7 +30,7 @@ Stepped = tuple[State, list[Failure]]
 
 @final
 class Retrying(Wrapper):
-    """Steps the states that failed again, and only those.
+    """Repeats the step of a solver for the states that failed, and only for those.
 
     A state fails when the solver says so (`SolverError`), or when its step from finite numbers
     is not finite. What still fails after the last attempt is raised in the first case and
@@ -121,7 +121,7 @@ class Retrying(Wrapper):
 
 @final
 class Dropping(Wrapper):
-    """Returns NaN for the states that failed, and goes on.
+    """Lets a solver go on after failed steps: the states that failed become NaN.
 
     Whoever reads it leaves it out: a probe of a gradient, an iteration without its base.
 
@@ -198,7 +198,7 @@ def whole(stepped: State, failures: Sequence[Failure]) -> State:
 
 
 def failures_of(solver: object) -> Counter[str]:
-    """Failed steps by reason, as far as a solver has counted any."""
+    """Tell how many steps of a solver failed, by reason, as far as anything has counted them."""
     counts = counts_of(solver).items()
     return Counter({n.removeprefix(_FAILED): k for n, k in counts if n.startswith(_FAILED)})
 

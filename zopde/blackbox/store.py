@@ -34,7 +34,7 @@ _DROP = "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER B
 
 @final
 class Store:
-    """Bytes by key in an SQLite file, for many processes of one machine at once.
+    """Keeps bytes by key in an SQLite file that many processes of one machine use at once.
 
     What is written stays through a kill of the process. An entry whose content is not what was
     written is as good as none. Beyond the limit the oldest entries go.
@@ -109,7 +109,7 @@ class Store:
 
 @final
 class Stored(Wrapper):
-    """A solver that never makes the same step twice.
+    """Keeps every step of a solver in a file, so that none is made twice.
 
     A state's key is a digest of who the solver is, its seed, and the exact bytes of the state and
     its forcing. Steps that are not finite are not kept. What comes from the store is counted as

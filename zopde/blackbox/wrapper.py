@@ -69,7 +69,7 @@ class Wrapper(ABC):
 
 @final
 class BlackBox(Wrapper):
-    """A solver as the rest of zopde sees it, whatever it is inside.
+    """Makes a solver a black box: what goes in and comes out is checked, no gradient passes.
 
     States go in detached, so that `state.numpy()` works, and come out detached, so that nothing
     is differentiated by accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the

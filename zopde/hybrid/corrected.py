@@ -25,7 +25,7 @@ from zopde.grid import Grid
 
 
 class Injection(Protocol):
-    """One step of a solver with a network in it.
+    """Makes one step of a solver with a network in it.
 
     Attributes:
         adds_to: What the correction is added to, and has the channels of.
@@ -54,7 +54,7 @@ class Injection(Protocol):
 
 @final
 class InjectAfter:
-    """The solver's step is corrected: v = S(u, f), u' = v + C(v, f)."""
+    """Corrects the state after the solver's step: v = S(u, f), u' = v + C(v, f)."""
 
     adds_to: Literal["state", "forcing"] = "state"
     through_solver = False
@@ -69,7 +69,7 @@ class InjectAfter:
 
 @final
 class InjectBefore:
-    """The state is corrected before the solver sees it: u' = S(u + C(u, f), f)."""
+    """Corrects the state before the solver sees it: u' = S(u + C(u, f), f)."""
 
     adds_to: Literal["state", "forcing"] = "state"
     through_solver = True
@@ -84,7 +84,7 @@ class InjectBefore:
 
 @final
 class InjectForcing:
-    """A learned source term, or a closure, in the solver's forcing: u' = S(u, f + C(u, f))."""
+    """Adds a learned source term, or a closure, to the solver's forcing: u' = S(u, f + C(u, f))."""
 
     adds_to: Literal["state", "forcing"] = "forcing"
     through_solver = True
@@ -162,7 +162,7 @@ class CorrectedSolver:
 
 @final
 class UnrolledObjective:
-    """Mean squared error of the normalised state over an unrolled, corrected rollout.
+    """Measures how far some corrected steps in a row stray from the reference data.
 
         L = (1 / n) sum_{k=1..n} mean[ ((u[k] - r[k]) / s)^2 ],
         u[k] = the corrected step from u[k-1], see `CorrectedSolver`

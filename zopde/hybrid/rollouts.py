@@ -51,7 +51,7 @@ def rollout(
 def downsample(
     fine: Float[Tensor, "batch channel *fine"], shape: tuple[int, ...]
 ) -> Float[Tensor, "batch channel *coarse"]:
-    """Mean over the fine cells that make up each coarse cell.
+    """Bring a fine state to a coarse grid: a coarse cell gets the mean of the fine cells in it.
 
         coarse[I] = (1 / r^n) sum over the r^n fine cells i inside I of fine[i]
 
@@ -77,7 +77,7 @@ def downsample(
 
 @dataclass(frozen=True)
 class RolloutError:
-    """Error of a batch of rollouts against their references; see `rollout_error`.
+    """Tells how far a batch of rollouts is from its references; see `rollout_error`.
 
     Args:
         mae: (batch, time), in the state's units.

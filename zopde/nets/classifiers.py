@@ -15,7 +15,7 @@ from zopde.errors import InputError
 
 @final
 class SmallCNN(nn.Module):
-    """Levels of convolution, norm, ReLU and pooling, then one linear layer.
+    """Classifies small images with few weights: levels of convolution, then one linear layer.
 
         y = W mean(level_depth(... level_1(x))) + b,   level = maxpool2 . relu . BatchNorm . conv3x3
 
@@ -55,7 +55,7 @@ def _level(before: int, after: int) -> nn.Sequential:
 
 @final
 class CifarResNet(nn.Module):
-    """The residual network of depth 6 n + 2: three stages of n blocks.
+    """Classifies small images by the residual network of depth 6 n + 2: three stages of n blocks.
 
         y = W mean(stage_3(stage_2(stage_1(relu(BatchNorm(conv3x3(x))))))) + b
 

@@ -22,7 +22,7 @@ _GIVEN = ("inputs", "outputs", "padding")
 
 @final
 class ConvCorrector(nn.Module):
-    """A plain stack of convolutions with GELU between them.
+    """Corrects a state by a plain stack of convolutions with GELU between them.
 
     With 4 input and 2 output channels, width 8 and depth 3 it has 1,026 parameters. The last
     layer starts at zero, so training starts from the uncorrected solver.
@@ -61,7 +61,9 @@ class ConvCorrector(nn.Module):
 
 @final
 class ResidualCorrector(nn.Module):
-    """The residual network of Solver-in-the-Loop (Um et al. 2020, "mars_moon").
+    """Corrects a state by the residual network of Solver-in-the-Loop.
+
+    It is "mars_moon" of Um et al. 2020:
 
         conv5x5, then `blocks` times  x + conv5x5(act(conv5x5(x))) -> act, then conv5x5
 
@@ -106,7 +108,7 @@ class ResidualCorrector(nn.Module):
 
 @final
 class Normalised(nn.Module):
-    """A corrector in physical units, with its statistics on board.
+    """Lets a corrector work in physical units, and keeps the statistics that this takes.
 
         C(v, f) = s * body( [v / s_v, f / s_f] )
 

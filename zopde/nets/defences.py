@@ -24,7 +24,7 @@ _PUBLISHED = 32
 
 @final
 class DnCNN(nn.Module):
-    """A convolutional network that estimates the noise in an image.
+    """Removes noise from an image: a convolutional network estimates it, and it is subtracted.
 
         D(x) = x - n(x),   n = conv . relu . [BatchNorm . conv ... relu] . relu . conv
 
@@ -70,11 +70,12 @@ class DnCNN(nn.Module):
 
 @final
 class Encoder(nn.Module):
-    """Strided convolutions from an image to its latent z, ReLU after each.
+    """Compresses an image to a few numbers, its latent z.
 
-    For 32 x 32 pixels and latent 192 these are the layers of ZO-AE-DS: 32, 48, 96 and 192
-    channels, kernels 4, 3, 4, 2, strides 4, 3, 2, 2. (Zhang et al., ICLR 2022.) For smaller
-    images the latent itself has no ReLU: of a few entries, none may die.
+    Strided convolutions do it, with a ReLU after each. For 32 x 32 pixels and latent 192 these
+    are the layers of ZO-AE-DS: 32, 48, 96 and 192 channels, kernels 4, 3, 4, 2, strides 4, 3, 2,
+    2. (Zhang et al., ICLR 2022.) For smaller images the latent itself has no ReLU: of a few
+    entries, none may die.
 
     Args:
         channels: Of an image.
@@ -101,9 +102,9 @@ class Encoder(nn.Module):
 
 @final
 class Decoder(nn.Module):
-    """An `Encoder`'s layers the other way round, transposed; a sigmoid keeps pixels in (0, 1).
+    """Makes an image of a latent: the layers of an `Encoder` the other way round, transposed.
 
-    Arguments and errors are those of `Encoder`.
+    A sigmoid keeps pixels in (0, 1). Arguments and errors are those of `Encoder`.
     """
 
     def __init__(self, channels: int, side: int, latent: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, final
@@ -60,7 +61,7 @@ def finished(
 
 @final
 class ExecutorOracle:
-    """Answers l(theta + mu e_i) like `WeightOracle`, chunks side by side on an executor.
+    """Evaluates the probes of a network's weights in other processes, as `WeightOracle` does here.
 
     A task is (base version, coordinates, mu). The base itself (network, objective) is written
     to a file once per version and loaded once by every worker that meets it, so a replaced
@@ -154,6 +155,13 @@ class ExecutorOracle:
         # A view would be pickled with everything that it is a view of.
         with self._shipment.lent(chunk.clone() for chunk in chunks) as names:
             return torch.cat(self._losses([_Task([], [mu], name) for name in names]))
+
+    def under(self, objective: Objective) -> ExecutorOracle:
+        """The same network under another objective; what is kept is not sent again."""
+        other = copy.copy(self)
+        other._serial = self._serial.under(objective)
+        other._version = replace(self._version, objective=objective)
+        return other
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""

@@ -375,10 +375,11 @@ class WeightOracles:
 
     Args:
         chunk: Probes per pass; see `WeightOracle`.
+        make: (network, objective, chunk) -> the oracle, where it is another than `WeightOracle`.
     """
 
-    def __init__(self, chunk: int | None = None) -> None:
-        self._chunk = chunk
+    def __init__(self, chunk: int | None = None, make: Callable[..., Any] | None = None) -> None:
+        self._chunk, self._make = chunk, make or WeightOracle
         self._latest: tuple[Any, WeightOracle] | None = None
 
     def __call__(self, network: nn.Module, objective: Objective) -> WeightOracle:
@@ -386,6 +387,6 @@ class WeightOracles:
         layers = [(id(layer), layer.training) for layer in network.modules()]
         weights = [(id(p), p.requires_grad) for p in network.parameters()]
         if self._latest is None or self._latest[0] != (layers, weights):
-            oracle = WeightOracle(network, objective, self._chunk)
+            oracle = self._make(network, objective, chunk=self._chunk)
             self._latest = (layers, weights), oracle
         return self._latest[1].under(objective)

@@ -31,11 +31,12 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 @final
 class WorkerPool(Executor):
-    """A `concurrent.futures.ProcessPoolExecutor` that survives the death of its workers.
+    """Runs tasks in worker processes of this machine, and replaces workers that die.
 
-    Where a worker dies (SIGKILL, a crash in the solver, no memory left), the futures of its
-    pool end in `BrokenProcessPool`; the next `submit` starts new workers, and whoever holds the
-    futures submits again what was lost, as `ExecutorOracle` does.
+    It has the interface of `concurrent.futures.ProcessPoolExecutor`. Where a worker dies
+    (SIGKILL, a crash in the solver, no memory left), the futures of its pool end in
+    `BrokenProcessPool`; the next `submit` starts new workers, and whoever holds the futures
+    submits again what was lost, as `ExecutorOracle` does.
 
     Workers are spawned at the first tasks and import what they need (seconds). They write to
     stderr alone, leave Ctrl-C to this process, and end when it ends, in whatever way. As

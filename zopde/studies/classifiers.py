@@ -17,9 +17,8 @@ from zopde.errors import ClassifierError, InputError, StepError, first_line
 from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
-from zopde.seeding import generator, global_stream
-from zopde.session import Session
-from zopde.studies.model_file import read_model, write_model
+from zopde.session import Session, is_address
+from zopde.studies.model_file import read_model, restored, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
 Classifier = Callable[[Tensor], Any]
@@ -78,11 +77,12 @@ def load_classifier(path: Path | str) -> StandardisedClassifier:
     """
     plan, state = read_model(path, "classifier")
     classes = tuple(plan["classes"])
-    with global_stream(generator(0, "weights")):  # its first weights are thrown away
+
+    def build() -> StandardisedClassifier:
         body = build_classifier(plan["kind"], plan["channels"], len(classes), plan["sizes"])
-    model = StandardisedClassifier(body, state["mean"], state["deviation"], classes)
-    model.load_state_dict(state)
-    return model.eval()
+        return StandardisedClassifier(body, state["mean"], state["deviation"], classes)
+
+    return restored(build, state)
 
 
 @final
@@ -100,9 +100,9 @@ class HttpClassifier:
     def __init__(
         self, url: str, timeout: float = 60.0, retries: int = 2, at_once: int = 256
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
+        if not is_address(url):
             raise InputError("classifier", got=repr(url), expected="http://host:port/path")
+        parts = urlsplit(url)
         check_positive("timeout", timeout)
         check_not_negative("retries", retries)
         check_count("at_once", at_once)

@@ -13,7 +13,7 @@ from zopde.errors import InputError
 from zopde.nets import Decoder, DnCNN, Encoder
 from zopde.smoothing import BaseClassifier
 from zopde.studies.classifiers import Classifier, frozen, named_classifier
-from zopde.studies.model_file import kinds_of, read_model, write_model
+from zopde.studies.model_file import kinds_of, read_model, restored, write_model
 
 
 @final
@@ -88,8 +88,7 @@ def load_defended(path: Path | str, classifier: Classifier | None = None) -> Def
             not there.
     """
     plan, state = read_model(path, "defence")
-    defence = Defence(**plan["plan"])
-    defence.load_state_dict(state)
+    defence = restored(lambda: Defence(**plan["plan"]), state)
     frozen(defence)
     if classifier is None:
         spec = plan["classifier"]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from zopde import __version__
 from zopde.errors import InputError, first_line
 from zopde.files import replacing
+from zopde.seeding import generator, global_stream
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def write_model(
@@ -32,6 +35,17 @@ def read_model(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, T
     with _opened(path) as file:
         plan = json.loads((file.metadata() or {})[kind])
         return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def restored(build: Callable[[], M], state: Mapping[str, Tensor]) -> M:
+    """A network with the weights of a file, in eval mode.
+
+    The weights that it is built with are thrown away, so no random stream may notice them.
+    """
+    with global_stream(generator(0, "weights")):
+        network = build()
+    network.load_state_dict(state)
+    return network.eval()
 
 
 def kinds_of(path: Path | str) -> set[str]:

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from zopde.blackbox import CountedSolver
-from zopde.contracts import Objective, Solver
+from zopde.contracts import Solver
 from zopde.errors import InputError, first_line
 from zopde.oracle import ExecutorOracle, WeightOracles, WorkerPool
 from zopde.oracle.shipping import Shipment
 from zopde.training import OracleAt
-from zopde.training.gradients import NetworkOracle
 
 _PATIENCE = "20s"  # for a scheduler to answer
 
@@ -142,11 +140,8 @@ class Workers:
             return WeightOracles(chunk)
         counted = () if counter is None else (counter,)
         folder = Path(self.scratch) if self.scratch else None
-
-        def make(network: nn.Module, objective: Objective) -> NetworkOracle:
-            return ExecutorOracle(network, objective, pool, chunk, kept=counted, folder=folder)
-
-        return make
+        make = partial(ExecutorOracle, executor=pool, kept=counted, folder=folder)
+        return WeightOracles(chunk, make)
 
     @contextmanager
     def measured_here(self) -> Iterator[None]:

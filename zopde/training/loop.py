@@ -18,6 +18,7 @@ from torch import nn
 from zopde.contracts import Objective
 from zopde.errors import InputError, SolverError, first_line
 from zopde.files import replacing
+from zopde.progress import Progress
 from zopde.training.descent import GradientSource, Optimise
 
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
@@ -157,6 +158,27 @@ def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
+
+
+def fit_watched(
+    network: nn.Module,
+    objective_at: Callable[[int], Objective],
+    gradient: GradientSource,
+    optimise: Optimise,
+    iterations: int,
+    folder: Path,
+    watcher: Progress,
+    title: str,
+    shown: str = "loss",
+    **more: Any,  # noqa: ANN401 - as `fit` takes it
+) -> Fitted:
+    """Train as `fit` does, and tell a watcher how far it is."""
+    with watcher.stage(title, iterations) as advance:
+        what = network, objective_at, gradient, optimise, iterations, folder
+        cost = fit(*what, progress=lambda loss: advance(1, f"{shown} {loss:.4g}"), **more)
+    if cost.stopped:
+        watcher.note(f"{title}: stopped early, {cost.stopped}")
+    return cost
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -27,8 +27,8 @@ from zopde.training import (
     RandomDirections,
     RunningStatistics,
     ZerothOrder,
-    fit,
 )
+from zopde.training.loop import fit_watched
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _fit(
     curve: LearningCurve,
     before: Fitted,
 ) -> Fitted:
-    batches, length, folder = opened.batches(seed), opened.iterations, place.of(name, seed)
+    batches, length = opened.batches(seed), opened.iterations
 
     def judge(cost: Fitted) -> None:
         if cost.iterations % batches.per_epoch == 0 or cost.iterations == length:
@@ -77,20 +77,18 @@ def _fit(
             paid = cost.iterations, total.queries, round(total.seconds, 3)
             curve.add(Point(*paid, verdict.accuracy, verdict.loss))
 
-    with place.progress.stage(f"{name}, seed {seed}", length) as advance:
-        cost = fit(
-            network,
-            lambda iteration: opened.images.objective(*batches.at(iteration)),
-            gradient_of(opened, LABELS[name], network, masks, seed, place.pool),
-            opened.optimise,
-            length,
-            folder,
-            every_seconds=opened.every_seconds,
-            progress=lambda loss: advance(1, f"loss {loss:.4g}"),
-            after=judge,
-        )
-    if cost.stopped:
-        place.progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
+    cost = fit_watched(
+        network,
+        lambda iteration: opened.images.objective(*batches.at(iteration)),
+        gradient_of(opened, LABELS[name], network, masks, seed, place.pool),
+        opened.optimise,
+        length,
+        place.of(name, seed),
+        place.progress,
+        f"{name}, seed {seed}",
+        every_seconds=opened.every_seconds,
+        after=judge,
+    )
     return total_cost([before, cost])
 
 

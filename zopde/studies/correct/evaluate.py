@@ -15,7 +15,7 @@ from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
 from zopde.nets import Normalised, build_corrector
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
-from zopde.studies.model_file import read_model, write_model
+from zopde.studies.model_file import read_model, restored, write_model
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,13 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
     plan, state = read_model(path, "corrector")
-    body = build_corrector(
-        plan["kind"], plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"]
-    )
     scale = state["state_scale"]
     forcing_scale = torch.ones(plan["inputs"] - len(scale))
     inject = plan.get("inject", "after")  # as every file before there was a choice
-    network = Normalised(body, scale, forcing_scale, scale.dim() - 1, inject)
-    network.to(scale.dtype).load_state_dict(state)
-    return network.eval()
+
+    def build() -> Normalised:
+        layers = (plan[name] for name in ("kind", "inputs", "outputs", "padding", "sizes"))
+        body = build_corrector(*layers)
+        return Normalised(body, scale, forcing_scale, scale.dim() - 1, inject).to(scale.dtype)
+
+    return restored(build, state)

@@ -33,9 +33,9 @@ from zopde.training import (
     GradientSource,
     Skipping,
     ZerothOrder,
-    fit,
     not_measured,
 )
+from zopde.training.loop import fit_watched
 from zopde.zo.cge import Failed
 
 START = "NON-start"
@@ -157,25 +157,16 @@ def _fit(
     opened: Opened, network: nn.Module, stage: Stage, name: str, seed: int, place: Place
 ) -> Fitted:
     gradient = Skipping(stage.gradient) if opened.drop else stage.gradient
-    iterations, interface = stage.schedule.iterations, stage.interface
-    with place.progress.stage(f"{name}, seed {seed}", iterations) as advance:
-        cost = fit(
-            network,
-            stage.objective_at,
-            gradient,
-            stage.schedule.optimise,
-            iterations,
-            place.of(name, seed),
-            solver_steps=lambda: stage.counter.steps,
-            every_seconds=opened.every_seconds,
-            progress=lambda loss: advance(1, f"loss {loss:.4g}"),
-            agreement=interface.agreement if interface else not_measured,
-            variance=interface.variance if interface else not_measured,
-            failures=lambda: failures_of(stage.counter),
-        )
-    if cost.stopped:
-        place.progress.note(f"{name}, seed {seed}: stopped early, {cost.stopped}")
-    return cost
+    schedule, interface = stage.schedule, stage.interface
+    return fit_watched(
+        *(network, stage.objective_at, gradient, schedule.optimise, schedule.iterations),
+        *(place.of(name, seed), place.progress, f"{name}, seed {seed}"),
+        solver_steps=lambda: stage.counter.steps,
+        every_seconds=opened.every_seconds,
+        agreement=interface.agreement if interface else not_measured,
+        variance=interface.variance if interface else not_measured,
+        failures=lambda: failures_of(stage.counter),
+    )
 
 
 def start_stage(opened: Opened, seed: int) -> Stage:

@@ -36,10 +36,10 @@ from zopde.training import (
     Gradient,
     GradientSource,
     ZerothOrder,
-    fit,
     load_checkpoint,
     save_checkpoint,
 )
+from zopde.training.loop import fit_watched
 
 CLASSIFIER = "classifier"  # folder of the one that the run trains
 BEST, WATCHED, MODEL = "best.pt", "watched.pt", "model.safetensors"
@@ -155,17 +155,11 @@ def _pretrain(
         return Reconstruction(clean, noisy if before is None else before(noisy).detach())
 
     network.train()
-    with place.progress.stage(f"{stage}, seed {seed}", iterations) as advance:
-        fit(
-            network,
-            objective_at,
-            Backprop(),
-            opened.start_optimise,
-            iterations,
-            place.of(stage, seed),
-            every_seconds=opened.every_seconds,
-            progress=lambda loss: advance(1, f"mean square {loss:.4g}"),
-        )
+    fit_watched(
+        *(network, objective_at, Backprop(), opened.start_optimise, iterations),
+        *(place.of(stage, seed), place.progress, f"{stage}, seed {seed}", "mean square"),
+        every_seconds=opened.every_seconds,
+    )
 
 
 def gradient_of(opened: Opened, masks: Masks | None) -> GradientSource:
@@ -199,17 +193,11 @@ def _fit(
             masks = _masks(opened, front, losses, seed, place.folder, folder)
         inner, every = gradient_of(opened, masks), budget.every(length)
         source = Watched(inner, losses, folder, every, before.queries)
-        with place.progress.stage(f"{name}, seed {seed}", length) as advance:
-            cost = fit(
-                front,
-                losses.at,
-                source,
-                opened.optimise[name],
-                length,
-                folder,
-                every_seconds=opened.every_seconds,
-                progress=lambda loss: advance(1, f"loss {loss:.4g}"),
-            )
+        cost = fit_watched(
+            *(front, losses.at, source, opened.optimise[name], length),
+            *(folder, place.progress, f"{name}, seed {seed}"),
+            every_seconds=opened.every_seconds,
+        )
         source.judge(front, cost.iterations)
     except BudgetSpentError as spent:
         place.progress.note(f"{name}, seed {seed}: {spent}")
