@@ -1,14 +1,10 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
 from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthest_points
-from zopde.interface.coloured import (
-    ColouredPullback,
-    coloured_for,
-    measure_radius,
-    measure_reach,
-)
+from zopde.interface.coloured import ColouredPullback, Slope, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
+from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
     InterfaceSolver,
@@ -41,6 +37,7 @@ __all__ = [
     "PullbackAt",
     "PullbackByVariable",
     "RandomPullback",
+    "Slope",
     "Step",
     "Variable",
     "Watch",

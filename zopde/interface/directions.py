@@ -31,7 +31,7 @@ from zopde.zo.rge import rademacher
 class DensePullback:
     """Measures J^T v by changing every entry of the varied input, one after the other.
 
-        (J^T v)_j = <v, [S(x + mu s_j e_j) - S(x)] / (mu s_j)>,   s_j the scale of the entry's channel
+        (J^T v)_j = <v, [S(x + mu s_j e_j) - S(x)]> / (mu s_j),   s_j the scale of j's channel
 
     Exact up to O(mu) (forward) or O(mu^2) (central). Queries: D solver steps per state and step
     (twice as many with the central scheme), D = number of entries. No randomness. An entry whose
@@ -82,10 +82,11 @@ class RandomPullback:
 
         J^T v  ~  w + (1/q) sum_k (<v, J s u_k> - <w, s u_k>) u_k / s,      E[u u^T] = I
 
-    with s the scale of each entry's channel (so that no channel's unit decides the noise), w = v ("identity": a step changes little, so only J - 1 is left to chance) or w = 0
-    ("zero"). Unbiased up to O(mu); the variance of an entry is about |s (J^T v - w)|^2 / (s^2 q), and a
-    long unroll multiplies it step by step. Queries: q solver steps per state and step, twice as
-    many with the central scheme. Randomness: the directions (entries -1 and +1). Probes that
+    with s the scale of each entry's channel, so that no unit decides the noise, and w = v
+    ("identity": a step changes little, so only J - 1 is left to chance) or w = 0 ("zero").
+    Unbiased up to O(mu); the variance of an entry of s J^T v is about |s (J^T v - w)|^2 / q, and
+    a long unroll multiplies it step by step. Queries: q solver steps per state and step, twice
+    as many with the central scheme. Randomness: the directions (entries -1 and +1). Probes that
     failed are left out, and q is the number of the others: w where there is none.
 
     Args:

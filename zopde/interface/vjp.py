@@ -129,7 +129,8 @@ class Probing:
         point, scale = step.point, self.scale
         if scale is None:
             values = [point.flatten(1).view(*point.shape[:2], -1)]
-            if step.stepped.shape == point.shape:  # what is still at rest may move a step later
+            if step.variable == "state" and step.stepped.shape == point.shape:
+                # What is still at rest may move a step later.
                 values.append(step.stepped.flatten(1).view_as(values[0]))
             scale = channel_scale(torch.cat(values, dim=2), self.mu)
             scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off

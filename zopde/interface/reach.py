@@ -1,0 +1,243 @@
+"""How far a solver's step reaches: where it responds to a change of single cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zopde.contracts import Forcing, Solver, State
+from zopde.errors import SolverError
+from zopde.grid import Grid
+from zopde.interface.colours import along_axis
+from zopde.interface.vjp import (
+    Probing,
+    Scale,
+    Step,
+    counted_apart,
+    differences,
+    per_row,
+    without_failed,
+)
+from zopde.validate import check_count, check_positive, check_share
+
+_TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
+_RING = 2  # cells about the radius in which a comb's response is looked for
+_FAR = 0.1  # the larger amplitude of a comb's probes, in units of the scale
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Keeps squared responses of some probes, by their distance from the probed cell."""
+
+    # Entry (p, i, j, ...) belongs to cells i, j, ... cells away along each axis, the shorter way
+    # round on a periodic grid
+    energy: Float[Tensor, "probes ..."]
+    combed: tuple[int, ...] = ()  # the radius that combs found; wider by a cell where it varies
+    teeth: int = 0  # single cells of all states that combs have changed at last
+
+    def radius(self, tolerance: float = _TOLERANCE) -> tuple[int, ...]:
+        """The least box that no probe leaves with more than a share of its squared response.
+
+        The share, in [0, 1), is one along each axis; 1e-6 ignores a thousandth of the response's
+        size, and round-off.
+        """
+        check_share("tolerance", tolerance)
+        radii = []
+        for axis in range(1, self.energy.dim()):
+            others = [a for a in range(1, self.energy.dim()) if a != axis]
+            along = self.energy.sum(dim=others) if others else self.energy
+            whole = along.sum(dim=1, keepdim=True)
+            left = (whole - along.cumsum(dim=1) > tolerance * whole).any(dim=0)
+            radii.append(int(left.sum()))  # what is left only falls with the distance
+        combed = self.combed if tolerance <= _TOLERANCE and self.combed else radii
+        return tuple(map(max, radii, combed))
+
+    def bias(self, radius: tuple[int, ...]) -> float:
+        """|response outside the box| / |response|, root mean square over the probes."""
+        inside = self.energy[(slice(None), *(slice(r + 1) for r in radius))]
+        total = float(self.energy.sum())
+        return max(0.0, 1 - float(inside.sum()) / total) ** 0.5 if total else 0.0
+
+
+def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2, scale: Scale = None) -> Reach:
+    """Change entries of the varied input, and see where the step responds.
+
+    First single entries of single states; then combs, that is every cell of every state's turn,
+    together with others that are too far away to be mistaken for it: at the amplitudes `mu` and
+    0.1, both signs, with teeth that move apart until nothing is found beyond the radius.
+
+    Queries: `probes` solver steps, and those of the combs, about (2 radius + 5)^axes for each
+    channel, which a `Tally` counts apart, as "checking". Randomness: which entries and signs; the
+    same choice every time.
+
+    Args:
+        step: A step at typical states, the more the better: what counts is the farthest reach.
+        probes: Single entries to change, >= 1.
+        mu: By how much, in units of `scale`.
+        scale: As in `Probing`.
+    """
+    check_count("probes", probes)
+    check_positive("mu", mu)
+    point, probing = step.point, Probing(mu, scale=scale)
+    space, channels = point.shape[2:], point.shape[1]
+    draw = torch.Generator().manual_seed(0)
+    cells = torch.randint(space.numel(), (probes,), generator=draw).to(point.device)
+    p = torch.arange(probes, device=point.device)
+    directions = point.new_zeros(probes, channels, space.numel())
+    directions[p, p % channels, cells] = 1
+    rows = (p // channels) % len(point)
+    squares = _squares(step, rows, directions.view(probes, channels, *space), probing)
+    alone = Reach(_by_distance(squares, cells, step.solver.grid))
+    with counted_apart(step.solver):
+        return _combed(step, alone, probing)
+
+
+def _squares(
+    step: Step, rows: Tensor, directions: Tensor, probing: Probing
+) -> Float[Tensor, "probes ..."]:
+    """Squared responses to directions, both in units of their channels."""
+    outputs = Probing(probing.mu).units(replace(step, variable="state"))[rows]
+    responses = differences(step, rows, probing.units(step)[rows] * directions, probing.mu)
+    return (without_failed(responses) / outputs).double().square().sum(dim=1)
+
+
+def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
+    """What combs add to the reach of single entries; nothing where a step is not local."""
+    grid, point = step.solver.grid, step.point
+    channels, radius = point.shape[1], alone.radius()
+    draw = torch.Generator().manual_seed(1)
+    while _is_local(radius, grid):
+        box = tuple(r + _RING for r in radius)
+        combs = _combs(grid, box).to(point)
+        reaches = list[Tensor]()
+        for numbers in probing.calls(max(2, channels) * len(combs), point):
+            turn, comb = numbers // len(combs), combs[numbers % len(combs)]
+            signs = 2 * torch.randint(0, 2, comb.shape, generator=draw).to(point) - 1
+            far = per_row((numbers + turn) % 2, comb)
+            directions = point.new_zeros(len(numbers), *point.shape[1:])
+            own = torch.arange(len(numbers)), turn % channels
+            directions[own] = comb * signs * torch.where(far == 1, max(1, _FAR / probing.mu), 1.0)
+            try:
+                squares = _squares(step, (numbers + turn) % len(point), directions, probing)
+            except SolverError:  # a step too far for the solver tells nothing
+                continue
+            reaches.append(_teeth(squares, comb > 0, grid, box))
+            if (reaches[-1].amax(dim=1) > torch.tensor(radius)).any():
+                break
+        found = torch.cat(reaches, dim=1) if reaches else torch.tensor(radius)[:, None]
+        farthest = tuple(map(max, radius, found.amax(dim=1).tolist()))
+        if farthest == radius:
+            varies = found.amax(dim=1) - found.median(dim=1).values > 1
+            combed = tuple(r + int(more) for r, more in zip(radius, varies, strict=True))
+            return Reach(alone.energy, combed, found.shape[1])
+        radius = farthest
+    return Reach(alone.energy, radius)
+
+
+def _is_local(radius: tuple[int, ...], grid: Grid) -> bool:
+    """Whether colours could save half of the probes."""
+    box = prod(min(2 * r + 1, n) for r, n in zip(radius, grid.shape, strict=True))
+    return 2 * box <= prod(grid.shape)
+
+
+def _combs(grid: Grid, box: tuple[int, ...]) -> Tensor:
+    """(combs, *space), cells whose boxes do not overlap; every cell is a tooth of one comb."""
+    periodic = grid.boundary == "periodic"
+    colours = [
+        torch.tensor(along_axis(n, 2 * b + 1, periodic))
+        for n, b in zip(grid.shape, box, strict=True)
+    ]
+    meshes = torch.meshgrid(*colours, indexing="ij")
+    chosen = product(*(range(int(axis.max()) + 1) for axis in colours))
+    alike = (
+        [mesh == colour for mesh, colour in zip(meshes, colouring, strict=True)]
+        for colouring in chosen
+    )
+    return torch.stack([torch.stack(axes).all(dim=0) for axes in alike])
+
+
+def _teeth(
+    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Grid, box: tuple[int, ...]
+) -> Int[Tensor, "axes teeth"]:
+    """How far along each axis the response in the box of every tooth reaches."""
+    reaches = []
+    for axis, (n, b) in enumerate(zip(grid.shape, box, strict=True), start=1):
+        across = [0 if a == axis else size for a, size in enumerate(box, start=1)]
+        along = box_sums(squares, across, grid)
+        if grid.boundary != "periodic":  # what is rolled over the end finds nothing
+            padding = along.new_zeros(*along.shape[:axis], b, *along.shape[axis + 1 :])
+            along = torch.cat([along, padding], dim=axis)
+        last = min(b, n // 2) if grid.boundary == "periodic" else b
+        rings = []
+        for far in range(last + 1):
+            sides = {far, -far if 2 * far != n or grid.boundary != "periodic" else far}
+            ring = sum(along.roll(side, axis).narrow(axis, 0, n) for side in sides)
+            rings.append(torch.as_tensor(ring)[comb])
+        energy = torch.stack(rings)
+        whole = energy.sum(dim=0)
+        reaches.append((whole - energy.cumsum(dim=0) > _TOLERANCE * whole).sum(dim=0))
+    return torch.stack(reaches).cpu()
+
+
+def box_sums(
+    values: Float[Tensor, "probes ..."], radius: Sequence[int], grid: Grid
+) -> Float[Tensor, "probes ..."]:
+    """Sum over the box of the radius around every cell."""
+    for axis, (n, r) in enumerate(zip(grid.shape, radius, strict=True), start=1):
+        if grid.boundary != "periodic":
+            before = after = values.new_zeros(*values.shape[:axis], r, *values.shape[axis + 1 :])
+        elif 2 * r + 1 < n:
+            before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
+        else:
+            values = values.sum(dim=axis, keepdim=True).expand_as(values)
+            continue
+        wide = torch.cat([before, values, after], dim=axis)
+        values = wide.unfold(axis, 2 * r + 1, 1).sum(dim=-1)
+    return values
+
+
+def measure_radius(
+    solver: Solver,
+    state: State,
+    forcing: Forcing | None = None,
+    tolerance: float = _TOLERANCE,
+    probes: int = 32,
+    mu: float = 1e-2,
+) -> tuple[int, ...]:
+    """Measure the stencil radius of a solver's step, in cells along each axis.
+
+    Queries: those of `measure_reach`, and one for each state. See `Reach.radius`.
+
+    Args:
+        solver: The black box.
+        state: (batch, channel, *space), typical states.
+        forcing: Their forcing, or None.
+        tolerance: Share of a squared response that may lie outside.
+        probes: Single entries to change; see `measure_reach`.
+        mu: By how much, in standard deviations of each channel.
+    """
+    step = Step(solver, state, forcing, solver.step(state, forcing))
+    return measure_reach(step, probes, mu).radius(tolerance)
+
+
+def _by_distance(
+    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
+) -> Float[Tensor, "probes ..."]:
+    """Sum the cells at the same distances, axis by axis."""
+    energy, stride = squares, squares[0].numel()
+    for axis, n in enumerate(grid.shape, start=1):
+        stride //= n
+        probed = (cells // stride) % n
+        distance = (torch.arange(n, device=cells.device) - probed[:, None]).abs()
+        if grid.boundary == "periodic":
+            distance = torch.minimum(distance, n - distance)
+        along = energy.movedim(axis, 1)
+        index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
+        energy = torch.zeros_like(along).scatter_add(1, index, along).movedim(1, axis)
+    return energy
