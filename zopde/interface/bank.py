@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -16,11 +17,21 @@ from zopde.errors import InputError
 from zopde.files import replacing
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
+from zopde.interface.vjp import (
+    Probing,
+    Pullback,
+    Step,
+    Variable,
+    Varied,
+    counted_apart,
+    differences,
+    failed,
+)
 from zopde.validate import check_choice, check_count, check_positive
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
+_COUNTS = 1e-2  # of the largest change of a channel, in units of its scale: what a watch looks at
 _RIDGE = 1e-2  # of the spread of weights, against that of states in standard deviations
 
 
@@ -107,7 +118,7 @@ class Bank:
         capacity: Jacobians at most.
         key: What distances between states are taken of.
         variable: Of which input they are the Jacobians, "state" or "forcing".
-        probing: How they are measured; None is `Probing()`.
+        probing: How they are measured; None is `Probing()`. Without a scale it takes the key's.
         store: Where they are kept; None is memory.
         path: A file in which the snapshots with a tag are listed, for `restore`; None for none.
 
@@ -129,7 +140,9 @@ class Bank:
     ) -> None:
         check_count("snapshots", capacity)
         self.form, self.key, self.variable, self.capacity = form, key, variable, capacity
-        self._probing, self._store = probing or Probing(), store or JacobianStore()
+        probing, own = probing or Probing(), key.scale if variable == "state" else key.forcing_scale
+        self.probing = probing if probing.scale is not None else replace(probing, scale=own)
+        self._store = store or JacobianStore()
         self._path = path
         self.jacobians: list[Tensor] = []  # as numbers of the form
         self.listed: list[dict[str, Any]] = []  # the snapshots with a tag, as in the file
@@ -165,7 +178,7 @@ class Bank:
                 expected=f"at most {self.capacity}",
             )
         step = replace(step, variable=self.variable)
-        self.jacobians += (store or self._store).fetch(step, self.form, self._probing)
+        self.jacobians += (store or self._store).fetch(step, self.form, self.probing)
         for single in map(step.at, range(len(step.state))):
             self._keys.append(self.key(single.state, single.forcing)[0].cpu())
             if tag is not None:
@@ -261,17 +274,20 @@ class Watch:
 
         agreement = cosine of  d/dmu S(x + mu d) - d  and  J_bank d - d,    d random, +1 and -1
 
-    What a step leaves of its state as it is would agree by itself, so it is taken away from
-    both. Where the agreement is below the threshold, the state becomes a snapshot as long as the
-    bank has room; after that, `fallback` gives this product and all that follow.
+    in units of each channel's scale: the least over the channels that change by more than 1 % of
+    what the others do, so that a channel of small numbers counts. What a step leaves of its state
+    as it is would agree by itself, so it is taken away from both. Where the agreement is below
+    the threshold, the state becomes a snapshot as long as the bank has room; after that,
+    `fallback` gives this product and all that follow.
 
     Args:
         generator: Source of the directions.
         threshold: 0 or less: nothing is done about any agreement.
-        mu: Finite-difference step, in the units of the varied input; > 0.
+        mu: Finite-difference step, in units of the scale of the bank's `Probing`; > 0.
         tag: What such a snapshot is added with.
         store: Where such a snapshot is kept; None: with the others.
         fallback: What then takes the bank's place; None: still the bank.
+        once: Look at the first product alone, and count the step apart, as "checking".
         agreements: Every figure so far.
         added: Snapshots added so far.
         fell_back: Products that `fallback` has given.
@@ -286,6 +302,7 @@ class Watch:
     tag: int | None = None
     store: JacobianStore | None = None
     fallback: Pullback | None = None
+    once: bool = False
     agreements: list[float] = field(default_factory=list)
     added: int = 0
     fell_back: int = 0
@@ -296,7 +313,7 @@ class Watch:
 
 @final
 class BankPullback:
-    """J^T v with Jacobians that were measured elsewhere.
+    """Takes J^T v from Jacobians that were measured elsewhere.
 
         J^T v  ~  sum_k w_k (J_k^T v)
 
@@ -334,7 +351,7 @@ class BankPullback:
                 remedy="detach that input, or use another pullback for it",
             )
         watch = self._watch
-        if watch is not None:
+        if watch is not None and not (watch.once and watch.agreements):
             instead = watch.fallback if watch.fell_back else self._look(step, watch)
             if instead is not None:
                 watch.fell_back += 1
@@ -360,14 +377,18 @@ class BankPullback:
         """Compare at one state of the batch, all in turn; what takes the bank's place."""
         single = step.at(len(watch.agreements) % len(step.state))
         signs = torch.randint(0, 2, single.point.shape, generator=watch.generator)
-        d = (2 * signs - 1).to(single.state)
-        measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
+        d = (2 * signs - 1).to(single.state) * self._bank.probing.units(single)
+        with counted_apart(step.solver) if watch.once else nullcontext():
+            measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
         if failed(measured).any():  # it tells nothing about the bank
             return None
         expected = self._weighted(single, d, transposed=False)
-        unchanged = d.flatten(1) if step.variable == "state" else 0
-        left, right = measured.flatten(1) - unchanged, expected - unchanged
-        cosine = float(torch.cosine_similarity(left.double(), right.double(), dim=1))
+        unchanged = d if step.variable == "state" else torch.zeros_like(measured)
+        channels = [
+            (values - unchanged)[0].flatten(1).double() / self._bank.key.scale[:, None].to(d)
+            for values in (measured, expected.view_as(measured))
+        ]
+        cosine = _least_cosine(*channels)
         watch.agreements.append(cosine)
         if watch.threshold <= 0 or cosine >= watch.threshold:
             return None
@@ -376,3 +397,13 @@ class BankPullback:
         self._bank.add(single, watch.tag, watch.store)
         watch.added += 1
         return None
+
+
+def _least_cosine(
+    left: Float[Tensor, "channel entries"], right: Float[Tensor, "channel entries"]
+) -> float:
+    """The least cosine over the channels that count; 1 where nothing changes at all."""
+    sizes = torch.maximum(left.norm(dim=1), right.norm(dim=1))
+    counts = sizes > _COUNTS * sizes.max()
+    cosines = torch.cosine_similarity(left, right, dim=1)[counts]
+    return float(cosines.min()) if len(cosines) else 1.0

@@ -84,12 +84,11 @@ class ColouredPullback:
         scale: Scale = None,
         check_every: int = 10,
     ) -> None:
-        self._probing = Probing(mu, scheme, states, scale=scale)
+        self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
         self._every, self._products, self.measured = check_every, 0, ""
         self._draws, self._in_vain = torch.Generator().manual_seed(0), False
         self._dense: DensePullback | None = None
         self.widen(radius)
-        self._grid, self.bias = grid, bias
 
     def probes_for(self, variable: Variable = "state") -> int:
         """Solver steps per state and step, for the channels of an input."""

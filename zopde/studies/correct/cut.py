@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Generator
 
 from zopde.blackbox import CountedSolver
+from zopde.contracts import State
 from zopde.errors import InputError
+from zopde.files import write_text
 from zopde.interface import (
     ColouredPullback,
     DensePullback,
     Pullback,
     PullbackAt,
     RandomPullback,
+    Step,
     Variable,
     always,
     by_variable,
@@ -27,6 +32,7 @@ from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import InterfaceCut, Opened, Problem
 from zopde.training import Fitted, not_measured
 
+REACH = "reach.json"  # what a check widened, and when
 REACH_PROBES = 64  # solver steps that measure how far a response reaches
 
 
@@ -82,29 +88,83 @@ def open_interface(
 ) -> Interface:
     """Measure what a way needs to know; a function of (cut, data, seed)."""
     began, counter = time.monotonic(), CountedSolver(problem.solver)
+    keeping, odd = keeping or Keeping(), problem.odd_channels(cut)
 
     def cost(steps: int) -> Fitted:
         return Fitted(0, 0, steps, time.monotonic() - began)
 
     if cut.way == "random":
         drawn = _RandomAt(cut, problem, seed)
-        note = f"{cut.directions} random directions; noise grows with training.unroll"
+        note = f"{cut.directions} random directions; noise grows with training.unroll{odd}"
         return Interface(drawn, cost(0), note, variance=drawn.variance)
     if cut.way == "dense":
-        return Interface(always(_dense(cut, problem)), cost(0), "every entry is asked for")
+        return Interface(always(_dense(cut, problem)), cost(0), f"every entry is asked for{odd}")
     if cut.way == "coloured":
         coloured = coloured_of(cut, problem, counter, seed)
         note = "; ".join(_describe(variable, pullback) for variable, pullback in coloured.items())
-        return Interface(always(by_variable(coloured)), cost(counter.steps), note)
+        checked = _ColouredAt(cut, coloured, seed, keeping)
+        return Interface(checked, cost(counter.steps), f"{note}{odd}")
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
         fallback = by_variable(coloured_of(cut, problem, counter, seed))
     elif cut.fallback == "dense":
         fallback = _dense(cut, problem)
     before = counter.steps
-    bank = BankAt(cut, problem, counter, seed, keeping or Keeping(), fallback)
+    bank = BankAt(cut, problem, counter, seed, keeping, fallback)
     spent = cost(before + bank.solver_steps)
-    return Interface(bank, spent, bank.note, bank.finish, bank.agreement)
+    return Interface(bank, spent, f"{bank.note}{odd}", bank.finish, bank.agreement)
+
+
+class _ColouredAt:
+    """Iteration -> coloured products, of which one is checked now and then.
+
+    What a check widened after the point from which a run is resumed is forgotten, and found again.
+    """
+
+    def __init__(
+        self,
+        cut: InterfaceCut,
+        coloured: dict[Variable, ColouredPullback],
+        seed: int,
+        keeping: Keeping,
+    ) -> None:
+        self._every, self._coloured, self._seed = cut.check_every, coloured, seed
+        self._file = None if keeping.own is None else keeping.own / REACH
+        self._say, self._widened = keeping.progress.note, list[tuple[int, Variable, list[int]]]()
+        self._started = False
+
+    def __call__(self, iteration: int) -> Pullback:
+        """The pullback of one iteration."""
+        if not self._started and self._file is not None and self._file.exists():
+            for at, variable, radius in json.loads(self._file.read_text(encoding="utf-8")):
+                if at < iteration:
+                    self._widened.append((at, variable, radius))
+                    self._coloured[variable].widen(tuple(radius))
+        self._started = True
+        due = set(self._coloured) if self._every and iteration % self._every == 0 else set()
+        draws = generator(self._seed, "probes", iteration)
+
+        def product(step: Step, cotangent: State) -> State:
+            pullback = self._coloured[step.variable]
+            if step.variable not in due:
+                return pullback.unchecked(step, cotangent)
+            due.remove(step.variable)
+            return self._checked(iteration, step, cotangent, draws)
+
+        return product
+
+    def _checked(self, iteration: int, step: Step, v: State, draws: Generator) -> State:
+        """A product that is checked; what it widens is kept and told."""
+        pullback = self._coloured[step.variable]
+        before = pullback.radius
+        product, text = pullback.checked(step, v, draws)
+        if text:
+            self._say(f"iteration {iteration}: {text}")
+        if pullback.radius != before:
+            self._widened.append((iteration, step.variable, list(pullback.radius)))
+            if self._file is not None:
+                write_text(self._file, json.dumps(self._widened))
+        return product
 
 
 class _RandomAt:
@@ -112,14 +172,16 @@ class _RandomAt:
 
     def __init__(self, cut: InterfaceCut, problem: Problem, seed: int) -> None:
         self._cut, self._seed = cut, seed
-        self._mu = {v: cut.mu * problem.scale_of(v) for v in problem.variables}
+        self._scales = {v: problem.scale_of(v, cut) for v in problem.variables}
         self._pullbacks: dict[Variable, RandomPullback] = {}
 
     def __call__(self, iteration: int) -> Pullback:
         draws, cut = generator(self._seed, "probes", iteration), self._cut
         self._pullbacks = {
-            variable: RandomPullback(draws, cut.directions, mu, cut.scheme, cut.states)
-            for variable, mu in self._mu.items()
+            variable: RandomPullback(
+                draws, cut.directions, cut.mu, cut.scheme, cut.states, scale=scale
+            )
+            for variable, scale in self._scales.items()
         }
         return by_variable(self._pullbacks)
 
@@ -143,21 +205,26 @@ def coloured_of(
             replace(step, variable=variable),
             tuple(cut.radius) or None if variable == "state" else None,
             cut.allow_bias,
-            cut.mu * problem.scale_of(variable),
+            cut.mu,
             cut.scheme,
             cut.states,
-            probes=REACH_PROBES,
+            REACH_PROBES,
+            problem.scale_of(variable, cut),
+            check_every=0,  # see `_ColouredAt`
         )
         for variable in problem.variables
     }
 
 
 def _dense(cut: InterfaceCut, problem: Problem) -> Pullback:
-    mu = {variable: cut.mu * problem.scale_of(variable) for variable in problem.variables}
-    return by_variable({v: DensePullback(mu[v], cut.scheme, cut.states) for v in mu})
+    scales = {variable: problem.scale_of(variable, cut) for variable in problem.variables}
+    return by_variable(
+        {v: DensePullback(cut.mu, cut.scheme, cut.states, scales[v]) for v in scales}
+    )
 
 
 def _describe(variable: Variable, coloured: ColouredPullback) -> str:
     radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_for(variable)
     text = f"{variable}: radius {radius} cells, {steps} solver steps per state and step"
-    return f"{text}, {100 * coloured.bias:.2g} % of a response lies outside"
+    text += f", {100 * coloured.bias:.2g} % of a response lies outside"
+    return f"{text}; {coloured.measured}"
