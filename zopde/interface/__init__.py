@@ -1,7 +1,7 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthest_points
-from zopde.interface.coloured import ColouredPullback, Slope, coloured_for
+from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
+from zopde.interface.coloured import ColouredPullback, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
 from zopde.interface.reach import measure_radius, measure_reach
@@ -18,6 +18,7 @@ from zopde.interface.vjp import (
     by_variable,
     queried,
 )
+from zopde.interface.watch import Watch
 
 __all__ = [
     "LOOKUPS",
@@ -37,7 +38,6 @@ __all__ = [
     "PullbackAt",
     "PullbackByVariable",
     "RandomPullback",
-    "Slope",
     "Step",
     "Variable",
     "Watch",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
@@ -27,11 +28,12 @@ from zopde.interface.vjp import (
     differences,
     failed,
 )
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.interface.watch import Watch, least_cosine
+from zopde.validate import check_choice, check_count
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
-_COUNTS = 1e-2  # of the largest change of a channel, in units of its scale: what a watch looks at
+_BADLY = 0.5  # an agreement that is worth a warning
 _RIDGE = 1e-2  # of the spread of weights, against that of states in standard deviations
 
 
@@ -268,49 +270,6 @@ LOOKUPS: dict[str, Callable[[Bank, State, Forcing | None], Weights]] = {
 """How a state finds its Jacobian in a `Bank`, by name."""
 
 
-@dataclass
-class Watch:
-    """Compares a bank with the solver at every product, for one solver step each.
-
-        agreement = cosine of  d/dmu S(x + mu d) - d  and  J_bank d - d,    d random, +1 and -1
-
-    in units of each channel's scale: the least over the channels that change by more than 1 % of
-    what the others do, so that a channel of small numbers counts. What a step leaves of its state
-    as it is would agree by itself, so it is taken away from both. Where the agreement is below
-    the threshold, the state becomes a snapshot as long as the bank has room; after that,
-    `fallback` gives this product and all that follow.
-
-    Args:
-        generator: Source of the directions.
-        threshold: 0 or less: nothing is done about any agreement.
-        mu: Finite-difference step, in units of the scale of the bank's `Probing`; > 0.
-        tag: What such a snapshot is added with.
-        store: Where such a snapshot is kept; None: with the others.
-        fallback: What then takes the bank's place; None: still the bank.
-        once: Look at the first product alone, and count the step apart, as "checking".
-        agreements: Every figure so far.
-        added: Snapshots added so far.
-        fell_back: Products that `fallback` has given.
-
-    Raises:
-        InputError: If `mu` is not positive.
-    """
-
-    generator: Generator
-    threshold: float = 0.0
-    mu: float = 1e-3
-    tag: int | None = None
-    store: JacobianStore | None = None
-    fallback: Pullback | None = None
-    once: bool = False
-    agreements: list[float] = field(default_factory=list)
-    added: int = 0
-    fell_back: int = 0
-
-    def __post_init__(self) -> None:
-        check_positive("mu", self.mu)
-
-
 @final
 class BankPullback:
     """Takes J^T v from Jacobians that were measured elsewhere.
@@ -323,23 +282,34 @@ class BankPullback:
     The error is the change of the Jacobian between the state and the snapshots; it does not
     fall with mu. "fitted" reads every Jacobian of the bank at every product, "nearest" one for
     each state. Queries: none but the watch's (one solver step for each product that is watched,
-    D where it adds a snapshot, and its fallback's). No randomness but the watch's.
+    D where it adds a snapshot, and its fallback's). No randomness but the watch's. Without one,
+    the first product and then one of every `check_every` is compared, and what does not fit makes
+    a warning; a `Tally` counts that step apart, as "checking".
 
     Args:
         bank: Jacobians of the state or of the forcing, at least one; see `PullbackByVariable`
             for both.
         lookup: "nearest" or "fitted".
-        watch: Compares the bank with the solver at every product; None does not.
+        watch: Compares the bank with the solver at every product.
+        check_every: Products from one comparison to the next without a watch; 0 for none.
 
     Raises:
         InputError: If the bank is empty, or the lookup is unknown.
     """
 
-    def __init__(self, bank: Bank, lookup: Lookup = "nearest", watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        lookup: Lookup = "nearest",
+        watch: Watch | None = None,
+        check_every: int = 10,
+    ) -> None:
         check_choice("lookup", lookup, LOOKUPS)
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
         self._bank, self._lookup, self._watch = bank, lookup, watch
+        self._every, self._products = check_every, 0
+        self._draws = torch.Generator().manual_seed(0)
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
@@ -350,7 +320,14 @@ class BankPullback:
                 expected=f"one of the {step.variable}",
                 remedy="detach that input, or use another pullback for it",
             )
-        watch = self._watch
+        watch, due = self._watch, self._every and self._products % self._every == 0
+        self._products += 1
+        if watch is None and due:
+            seen = Watch(self._draws, mu=self._bank.probing.mu, once=True)
+            self._look(step, seen)
+            if seen.agreements and seen.agreements[0] < _BADLY:
+                text = f"bank and solver agree {seen.agreements[0]:.2f} (a cosine) at this state: "
+                warnings.warn(f"{text}add snapshots, or a Watch that does", stacklevel=2)
         if watch is not None and not (watch.once and watch.agreements):
             instead = watch.fallback if watch.fell_back else self._look(step, watch)
             if instead is not None:
@@ -388,7 +365,7 @@ class BankPullback:
             (values - unchanged)[0].flatten(1).double() / self._bank.key.scale[:, None].to(d)
             for values in (measured, expected.view_as(measured))
         ]
-        cosine = _least_cosine(*channels)
+        cosine = least_cosine(*channels)
         watch.agreements.append(cosine)
         if watch.threshold <= 0 or cosine >= watch.threshold:
             return None
@@ -397,13 +374,3 @@ class BankPullback:
         self._bank.add(single, watch.tag, watch.store)
         watch.added += 1
         return None
-
-
-def _least_cosine(
-    left: Float[Tensor, "channel entries"], right: Float[Tensor, "channel entries"]
-) -> float:
-    """The least cosine over the channels that count; 1 where nothing changes at all."""
-    sizes = torch.maximum(left.norm(dim=1), right.norm(dim=1))
-    counts = sizes > _COUNTS * sizes.max()
-    cosines = torch.cosine_similarity(left, right, dim=1)[counts]
-    return float(cosines.min()) if len(cosines) else 1.0

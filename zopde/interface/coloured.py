@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from math import prod
 from typing import final
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from zopde.contracts import State
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.colours import lattice_colours
 from zopde.interface.directions import DensePullback
-from zopde.interface.reach import box_sums, measure_radius, measure_reach
+from zopde.interface.reach import box_sums, measure_reach
 from zopde.interface.vjp import (
     Probing,
     Scale,
@@ -29,10 +28,8 @@ from zopde.interface.vjp import (
     varied_shape,
     without_failed,
 )
+from zopde.interface.watch import directional
 from zopde.zo.cge import Scheme
-from zopde.zo.rge import rademacher
-
-__all__ = ["ColouredPullback", "Slope", "coloured_for", "lattice_colours", "measure_radius"]
 
 _OFF = 0.03  # of a product's size: what it may be off in a direction
 _DEARER = 100  # times the price of a product, at which the dense way still answers
@@ -86,7 +83,8 @@ class ColouredPullback:
     ) -> None:
         self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
         self._every, self._products, self.measured = check_every, 0, ""
-        self._draws, self._in_vain = torch.Generator().manual_seed(0), False
+        self._draws = torch.Generator().manual_seed(0)
+        self._in_vain = self._lost = False
         self._dense: DensePullback | None = None
         self.widen(radius)
 
@@ -131,6 +129,7 @@ class ColouredPullback:
             directions = point.new_zeros(len(probes), *point.shape[1:])
             directions[probes - probes[0], line % channels] = mask * unit
             responses = differences(step, rows, directions, probing.mu, probing.scheme)
+            self._lost = self._lost or bool(failed(responses).any())  # then zeros stand for them
             weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
             lines.index_add_(0, line, mask * box_sums(weighted, self.radius, self._grid) / unit)
         return lines.view_as(point)
@@ -144,24 +143,26 @@ class ColouredPullback:
         Returns:
             The product, and what there is to say: "" where they agree.
         """
+        self._lost = False
         product = self.unchecked(step, cotangent)
-        if self._dense is not None:
+        if self._dense is not None or self._in_vain or self._lost:
             return product, ""
-        slope = Slope.draw(step, cotangent, self._probing, generator)
-        off, allowed = slope.off(product[slope.row]), _OFF + 4 * self.bias
-        if off <= allowed or self._in_vain:
+        row, off_of = directional(step, cotangent, self._probing, generator)
+        off, allowed = off_of(product[row]), _OFF + 4 * self.bias
+        if off <= allowed:
             return product, ""
         text = f"coloured, radius {self.radius}: a product with respect to the {step.variable} is "
         text += f"off by {off:.1%} of its size along a random direction: "
-        single, v, p = step.at(slope.row), cotangent[slope.row][None], self._probing
+        single, v, p = step.at(row), cotangent[row][None], self._probing
         with counted_apart(step.solver):
             reach = measure_reach(step, mu=p.mu, scale=p.scale).radius()
             wider = tuple(map(max, self.radius, reach))
-            for radius in [wider] * (wider != self.radius) + [()] * self._may_be_dense():
+            dear = prod(self._grid.shape) > _DEARER * self.colours
+            for radius in [wider] * (wider != self.radius) + [()] * (not dear):
                 other = ColouredPullback(
                     self._grid, radius, p.mu, p.scheme, p.states, scale=p.scale, check_every=0
                 )
-                if slope.off(other(single, v)[0]) <= allowed:
+                if off_of(other(single, v)[0]) <= allowed:
                     break
             else:
                 self._in_vain = True
@@ -170,55 +171,6 @@ class ColouredPullback:
         self.widen(radius)
         text += f"radius {radius} from now on" if radius else "dense from now on"
         return self.unchecked(step, cotangent), text
-
-    def _may_be_dense(self) -> bool:
-        """Whether every entry can be asked for, at a price that a run can bear."""
-        return prod(self._grid.shape) <= _DEARER * self.colours
-
-
-@dataclass(frozen=True)
-class Slope:
-    """Holds <v, J d> for one state and a random direction d, as the solver itself answers.
-
-    Args:
-        row: The state of the batch.
-        direction: (varied_channel, *space), d: +1 and -1 in units of the scale.
-        units: (varied_channel, 1, ...), the scale.
-        value: The slope, by a central difference.
-        noise: What its curvature and the digits of its dtype explain.
-    """
-
-    row: int
-    direction: Tensor
-    units: Tensor
-    value: float
-    noise: float
-
-    @staticmethod
-    def draw(step: Step, cotangent: State, probing: Probing, generator: Generator) -> Slope:
-        """At a random state of the batch. Queries: two solver steps, counted apart."""
-        row = int(torch.randint(len(step.point), (1,), generator=generator))
-        single, v, units = step.at(row), cotangent[row].double(), probing.units(step)[row]
-        signs = rademacher(1, single.point.numel(), generator, torch.float32).to(single.point)
-        d, zero = units * signs.view_as(single.point), torch.zeros(1, dtype=torch.long)
-        with counted_apart(step.solver):
-            ahead, behind = (
-                sign * differences(single, zero, sign * d, probing.mu) for sign in (1, -1)
-            )
-        if failed(ahead).any() or failed(behind).any():  # it tells nothing
-            return Slope(row, d[0], units, torch.nan, torch.nan)
-        ahead, behind = (float((v * response[0]).sum()) for response in (ahead, behind))
-        eps = torch.finfo(single.stepped.dtype).eps
-        digits = 8 * eps / probing.mu * float((v * single.stepped[0]).norm())
-        noise = 3 * abs(ahead - behind) + digits
-        return Slope(row, d[0], units, (ahead + behind) / 2, noise)
-
-    def off(self, product: Tensor) -> float:
-        """By how much of its size a product J^T v differs, beyond noise; 0 where it does not."""
-        product = product.double()
-        size = max(float((self.units * product).norm()), abs(self.value))
-        beyond = abs(float((product * self.direction).sum()) - self.value) - self.noise
-        return beyond / size if beyond > 0 else 0.0
 
 
 def coloured_for(

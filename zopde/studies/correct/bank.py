@@ -120,7 +120,7 @@ class BankAt:
             watches = {variable: Watch(draws, *settings) for variable in self.banks}
             self._at, self._watches = iteration, list(watches.values())
         return by_variable(
-            {v: BankPullback(bank, cut.lookup, watches.get(v)) for v, bank in self.banks.items()}
+            {v: BankPullback(b, cut.lookup, watches.get(v), 0) for v, b in self.banks.items()}
         )
 
     def agreement(self) -> float | None:
