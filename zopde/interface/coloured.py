@@ -32,6 +32,7 @@ from zopde.interface.watch import directional
 from zopde.zo.cge import Scheme
 
 _OFF = 0.03  # of a product's size: what it may be off in a direction
+_DIRECTIONS = 3  # of a check
 _DEARER = 100  # times the price of a product, at which the dense way still answers
 
 
@@ -48,7 +49,7 @@ class ColouredPullback:
     and then one of every `check_every`, is compared with the solver, see `checked`.
 
     Queries: colours * channels solver steps per state and step (`probes_for`), twice as
-    many with the central scheme, however fine the grid; a check takes two of one state, which a
+    many with the central scheme, however fine the grid; a check takes six of one state, which a
     `Tally` counts apart, as "checking". No randomness but the check's, the same every time. The
     entries of a probe that failed get zero.
 
@@ -135,7 +136,7 @@ class ColouredPullback:
         return lines.view_as(point)
 
     def checked(self, step: Step, cotangent: State, generator: Generator) -> tuple[Varied, str]:
-        """The product, compared with the solver's own derivative along a random direction.
+        """The product, compared with the solver's own derivative along random directions.
 
         Where they differ beyond noise, the reach is measured anew at these states. If that radius
         agrees, or else the dense way, it answers from now on, this product included.
@@ -147,7 +148,8 @@ class ColouredPullback:
         product = self.unchecked(step, cotangent)
         if self._dense is not None or self._in_vain or self._lost:
             return product, ""
-        row, off_of = directional(step, cotangent, self._probing, generator)
+        drawn = [directional(step, cotangent, self._probing, generator) for _ in range(_DIRECTIONS)]
+        row, off_of = max(drawn, key=lambda found: found[1](product[found[0]]))
         off, allowed = off_of(product[row]), _OFF + 4 * self.bias
         if off <= allowed:
             return product, ""

@@ -14,7 +14,7 @@ from zopde.validate import check_count
 
 
 def lattice_colours(
-    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool
+    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool, fewest: bool = True
 ) -> Int[Tensor, "*space"]:
     """Few colours such that boxes of `radius` around two cells of one colour never overlap.
 
@@ -24,7 +24,8 @@ def lattice_colours(
     Two cells conflict where they are at most 2 radius apart along every axis. On a periodic grid
     the linear form has to close around each axis: m divides a_d n_d. 32 x 32 cells with radius 2
     take 32 colours that way, 36 by the axes alone; 25 is the least that any colouring needs. The
-    result has the shape of the grid, and colours 0, 1, ..., each in use.
+    result has the shape of the grid, and colours 0, 1, ..., each in use. Without `fewest` only the
+    axes are tried, which takes no time.
 
     Example:
         >>> lattice_colours((6,), (1,), periodic=True).tolist()
@@ -36,10 +37,10 @@ def lattice_colours(
         raise InputError(
             "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
         )
-    axes = [along_axis(n, 2 * r + 1, periodic) for n, r in zip(shape, radius, strict=True)]
+    axes = [_along(n, 2 * r + 1, periodic) for n, r in zip(shape, radius, strict=True)]
     counts = [max(colours) + 1 for colours in axes]
     cells = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    factors = _linear(shape, radius, periodic, prod(counts))
+    factors = _linear(shape, radius, periodic, prod(counts)) if fewest else ()
     number = torch.zeros(shape, dtype=torch.long)
     if factors:
         *a, m = factors
@@ -52,7 +53,7 @@ def lattice_colours(
     return in_use
 
 
-def along_axis(n: int, apart: int, periodic: bool) -> list[int]:
+def _along(n: int, apart: int, periodic: bool) -> list[int]:
     """Colours along one axis; equal ones are at least `apart` cells from each other."""
     if not periodic:
         return [i % apart for i in range(n)]

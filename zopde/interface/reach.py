@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import prod
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import SolverError
 from zopde.grid import Grid
-from zopde.interface.colours import along_axis
+from zopde.interface.colours import lattice_colours
 from zopde.interface.vjp import (
     Probing,
     Scale,
@@ -114,7 +113,8 @@ def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
     draw = torch.Generator().manual_seed(1)
     while _is_local(radius, grid):
         box = tuple(r + _RING for r in radius)
-        combs = _combs(grid, box).to(point)
+        colours = lattice_colours(grid.shape, box, grid.boundary == "periodic", fewest=False)
+        combs = torch.stack([colours == c for c in range(int(colours.max()) + 1)]).to(point)
         reaches = list[Tensor]()
         for numbers in probing.calls(max(2, channels) * len(combs), point):
             turn, comb = numbers // len(combs), combs[numbers % len(combs)]
@@ -144,22 +144,6 @@ def _is_local(radius: tuple[int, ...], grid: Grid) -> bool:
     """Whether colours could save half of the probes."""
     box = prod(min(2 * r + 1, n) for r, n in zip(radius, grid.shape, strict=True))
     return 2 * box <= prod(grid.shape)
-
-
-def _combs(grid: Grid, box: tuple[int, ...]) -> Tensor:
-    """(combs, *space), cells whose boxes do not overlap; every cell is a tooth of one comb."""
-    periodic = grid.boundary == "periodic"
-    colours = [
-        torch.tensor(along_axis(n, 2 * b + 1, periodic))
-        for n, b in zip(grid.shape, box, strict=True)
-    ]
-    meshes = torch.meshgrid(*colours, indexing="ij")
-    chosen = product(*(range(int(axis.max()) + 1) for axis in colours))
-    alike = (
-        [mesh == colour for mesh, colour in zip(meshes, colouring, strict=True)]
-        for colouring in chosen
-    )
-    return torch.stack([torch.stack(axes).all(dim=0) for axes in alike])
 
 
 def _teeth(

@@ -141,7 +141,8 @@ class Probing:
                 got=f"{scale.shape[-1]} numbers",
                 expected=f"one for each of the {point.shape[1]} channels of the {step.variable}",
             )
-        return scale.expand(point.shape[:2]).reshape(*point.shape[:2], *[1] * (point.dim() - 2))
+        units = scale.expand(point.shape[:2]).contiguous()
+        return units.view(*point.shape[:2], *[1] * (point.dim() - 2))
 
     @property
     def steps(self) -> int:

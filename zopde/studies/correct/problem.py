@@ -129,28 +129,30 @@ class Problem:
         """Inputs of the solver that the network feeds, in an unrolled rollout."""
         return ["state", "forcing"] if self.injection.adds_to == "forcing" else ["state"]
 
-    def scale_of(self, variable: Variable, cut: InterfaceCut) -> Tensor:
-        """(channel,), what the `mu` of a cut is in units of."""
-        if cut.mu_of == "mean":
-            scales = self.scale if variable == "state" else self.train.forcing_scale()
-            return scales.square().mean().sqrt().expand_as(scales)
+    def _numbers(self, variable: Variable) -> Tensor:
+        """(channel, n), the training data of an input."""
         values = self.train.states if variable == "state" else self.train.forcing
         assert values is not None, "no forcing, no influence of it"
-        return channel_scale(values.transpose(0, 2).flatten(1), cut.mu)
+        return values.transpose(0, 2).flatten(1)
+
+    def scale_of(self, variable: Variable, cut: InterfaceCut) -> Tensor:
+        """(channel,), what the `mu` of a cut is in units of."""
+        numbers = self._numbers(variable)
+        if cut.mu_of == "channel":
+            return channel_scale(numbers, cut.mu)
+        scales = self.scale if variable == "state" else self.train.forcing_scale()
+        return scales.square().mean().sqrt().expand(len(numbers))
 
     def odd_channels(self, cut: InterfaceCut) -> str:
         """What there is to say of channels whose `mu` cannot be in standard deviations."""
         grid, said = self.solver.grid, ""
         for variable in self.variables if cut.mu_of == "channel" else []:
             names = grid.channels if variable == "state" else grid.forcing_channels
-            values = self.train.states if variable == "state" else self.train.forcing
-            assert values is not None, "no forcing, no influence of it"
-            spreads = values.transpose(0, 2).flatten(1).std(dim=1, correction=0).tolist()
-            for name, unit, spread in zip(
-                names, self.scale_of(variable, cut), spreads, strict=True
-            ):
-                if not 0.99 * unit <= spread <= 1.01 * unit:
-                    said += f"; {name} hardly varies: mu is in units of {float(unit):.2g} there"
+            spreads = self._numbers(variable).std(dim=1, correction=0).tolist()
+            units = self.scale_of(variable, cut).tolist()
+            for name, unit, spread in zip(names, units, spreads, strict=True):
+                if abs(spread - unit) > 0.01 * unit:
+                    said += f"; {name} hardly varies: mu is in units of {unit:.2g} there"
         return said
 
     def stored_steps(self, solver: Solver, rows: Tensor | None = None) -> Step:
