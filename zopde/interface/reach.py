@@ -38,7 +38,7 @@ class Reach:
     # round on a periodic grid
     energy: Float[Tensor, "probes ..."]
     combed: tuple[int, ...] = ()  # the radius that combs found; wider by a cell where it varies
-    teeth: int = 0  # single cells of all states that combs have changed at last
+    combs: int = 0  # that have shown it
 
     def radius(self, tolerance: float = _TOLERANCE) -> tuple[int, ...]:
         """The least box that no probe leaves with more than a share of its squared response.
@@ -108,65 +108,57 @@ def _squares(
 
 def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
     """What combs add to the reach of single entries; nothing where a step is not local."""
-    grid, point = step.solver.grid, step.point
-    channels, radius = point.shape[1], alone.radius()
-    draw = torch.Generator().manual_seed(1)
-    while _is_local(radius, grid):
-        box = tuple(r + _RING for r in radius)
+    grid, point, radius = step.solver.grid, step.point, alone.radius()
+    channels, draw = point.shape[1], torch.Generator().manual_seed(1)
+    larger = max(1.0, _FAR / probing.mu)
+    # As long as colours can save half of the probes
+    while 2 * prod(min(2 * r + 1, n) for r, n in zip(radius, grid.shape, strict=True)) <= prod(
+        grid.shape
+    ):
+        box, found = tuple(r + _RING for r in radius), list[Tensor]()
         colours = lattice_colours(grid.shape, box, grid.boundary == "periodic", fewest=False)
         combs = torch.stack([colours == c for c in range(int(colours.max()) + 1)]).to(point)
-        reaches = list[Tensor]()
         for numbers in probing.calls(max(2, channels) * len(combs), point):
             turn, comb = numbers // len(combs), combs[numbers % len(combs)]
             signs = 2 * torch.randint(0, 2, comb.shape, generator=draw).to(point) - 1
-            far = per_row((numbers + turn) % 2, comb)
+            sizes = torch.where((numbers + turn) % 2 == 1, larger, 1.0).to(point)
             directions = point.new_zeros(len(numbers), *point.shape[1:])
-            own = torch.arange(len(numbers)), turn % channels
-            directions[own] = comb * signs * torch.where(far == 1, max(1, _FAR / probing.mu), 1.0)
+            directions[numbers - numbers[0], turn % channels] = comb * signs * per_row(sizes, comb)
             try:
                 squares = _squares(step, (numbers + turn) % len(point), directions, probing)
             except SolverError:  # a step too far for the solver tells nothing
                 continue
-            reaches.append(_teeth(squares, comb > 0, grid, box))
-            if (reaches[-1].amax(dim=1) > torch.tensor(radius)).any():
+            found.append(_beyond_teeth(squares, comb, grid).cpu())
+            if (found[-1].amax(dim=1) > torch.tensor(radius)).any():
                 break
-        found = torch.cat(reaches, dim=1) if reaches else torch.tensor(radius)[:, None]
-        farthest = tuple(map(max, radius, found.amax(dim=1).tolist()))
+        if not found:
+            break
+        reaches = torch.cat(found, dim=1)
+        farthest = tuple(map(max, radius, reaches.amax(dim=1).tolist()))
         if farthest == radius:
-            varies = found.amax(dim=1) - found.median(dim=1).values > 1
+            varies = reaches.amax(dim=1) - reaches.amin(dim=1) > 1
             combed = tuple(r + int(more) for r, more in zip(radius, varies, strict=True))
-            return Reach(alone.energy, combed, found.shape[1])
+            return Reach(alone.energy, combed, reaches.shape[1])
         radius = farthest
     return Reach(alone.energy, radius)
 
 
-def _is_local(radius: tuple[int, ...], grid: Grid) -> bool:
-    """Whether colours could save half of the probes."""
-    box = prod(min(2 * r + 1, n) for r, n in zip(radius, grid.shape, strict=True))
-    return 2 * box <= prod(grid.shape)
-
-
-def _teeth(
-    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Grid, box: tuple[int, ...]
-) -> Int[Tensor, "axes teeth"]:
-    """How far along each axis the response in the box of every tooth reaches."""
+def _beyond_teeth(
+    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Grid
+) -> Int[Tensor, "axes probes"]:
+    """How far along each axis the response lies from the nearest teeth."""
     reaches = []
-    for axis, (n, b) in enumerate(zip(grid.shape, box, strict=True), start=1):
-        across = [0 if a == axis else size for a, size in enumerate(box, start=1)]
-        along = box_sums(squares, across, grid)
-        if grid.boundary != "periodic":  # what is rolled over the end finds nothing
-            padding = along.new_zeros(*along.shape[:axis], b, *along.shape[axis + 1 :])
-            along = torch.cat([along, padding], dim=axis)
-        last = min(b, n // 2) if grid.boundary == "periodic" else b
-        rings = []
-        for far in range(last + 1):
-            sides = {far, -far if 2 * far != n or grid.boundary != "periodic" else far}
-            ring = sum(along.roll(side, axis).narrow(axis, 0, n) for side in sides)
-            rings.append(torch.as_tensor(ring)[comb])
-        energy = torch.stack(rings)
-        whole = energy.sum(dim=0)
-        reaches.append((whole - energy.cumsum(dim=0) > _TOLERANCE * whole).sum(dim=0))
-    return torch.stack(reaches).cpu()
+    for axis, n in enumerate(grid.shape):
+        along = squares.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
+        teeth = comb.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
+        away = (torch.arange(n)[:, None] - torch.arange(n)).abs().to(along)
+        if grid.boundary == "periodic":
+            away = torch.minimum(away, n - away)
+        nearest = torch.where(teeth[:, None] > 0, away, n).amin(dim=2)
+        tolerated = _TOLERANCE * along.sum(dim=1) / comb.flatten(1).sum(dim=1)
+        left = [(along * (nearest > far)).sum(dim=1) > tolerated for far in range(n)]
+        reaches.append(torch.stack(left).sum(dim=0))
+    return torch.stack(reaches)
 
 
 def box_sums(

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator
 
 from zopde.blackbox import CountedSolver
 from zopde.contracts import State
@@ -130,40 +129,37 @@ class _ColouredAt:
     ) -> None:
         self._every, self._coloured, self._seed = cut.check_every, coloured, seed
         self._file = None if keeping.own is None else keeping.own / REACH
-        self._say, self._widened = keeping.progress.note, list[tuple[int, Variable, list[int]]]()
+        self._say, self._widened = (
+            keeping.progress.note,
+            list[tuple[int, Variable, tuple[int, ...]]](),
+        )
         self._started = False
 
     def __call__(self, iteration: int) -> Pullback:
         """The pullback of one iteration."""
         if not self._started and self._file is not None and self._file.exists():
-            for at, variable, radius in json.loads(self._file.read_text(encoding="utf-8")):
-                if at < iteration:
-                    self._widened.append((at, variable, radius))
-                    self._coloured[variable].widen(tuple(radius))
+            rows = json.loads(self._file.read_text(encoding="utf-8"))
+            self._widened = [row for row in rows if row[0] < iteration]
+            for _, variable, radius in self._widened:
+                self._coloured[variable].widen(tuple(radius))
         self._started = True
         due = set(self._coloured) if self._every and iteration % self._every == 0 else set()
         draws = generator(self._seed, "probes", iteration)
 
         def product(step: Step, cotangent: State) -> State:
-            pullback = self._coloured[step.variable]
-            if step.variable not in due:
+            variable, pullback = step.variable, self._coloured[step.variable]
+            if variable not in due:
                 return pullback.unchecked(step, cotangent)
-            due.remove(step.variable)
-            return self._checked(iteration, step, cotangent, draws)
-
-        return product
-
-    def _checked(self, iteration: int, step: Step, v: State, draws: Generator) -> State:
-        """A product that is checked; what it widens is kept and told."""
-        pullback = self._coloured[step.variable]
-        before = pullback.radius
-        product, text = pullback.checked(step, v, draws)
-        if text:
-            self._say(f"iteration {iteration}: {text}")
-        if pullback.radius != before:
-            self._widened.append((iteration, step.variable, list(pullback.radius)))
-            if self._file is not None:
+            due.remove(variable)
+            before = pullback.radius
+            found, text = pullback.checked(step, cotangent, draws)
+            if text:
+                self._say(f"iteration {iteration}: {text}")
+            if pullback.radius != before and self._file is not None:
+                self._widened.append((iteration, variable, pullback.radius))
                 write_text(self._file, json.dumps(self._widened))
+            return found
+
         return product
 
 
