@@ -155,7 +155,7 @@ def _beyond_teeth(
         if grid.boundary == "periodic":
             away = torch.minimum(away, n - away)
         nearest = torch.where(teeth[:, None] > 0, away, n).amin(dim=2)
-        tolerated = _TOLERANCE * along.sum(dim=1) / comb.flatten(1).sum(dim=1)
+        tolerated = _TOLERANCE * along.sum(dim=1)
         left = [(along * (nearest > far)).sum(dim=1) > tolerated for far in range(n)]
         reaches.append(torch.stack(left).sum(dim=0))
     return torch.stack(reaches)
