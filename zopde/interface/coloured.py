@@ -209,7 +209,9 @@ def coloured_for(
     chosen = measured if radius is None else radius
     bias = reach.bias(chosen)
     coloured = ColouredPullback(grid, chosen, mu, scheme, states, bias, scale, check_every)
-    coloured.measured = f"measured at {probes} single cells, then at all cells by {reach.combs} combs"
+    coloured.measured = (
+        f"measured at {probes} single cells, then at all cells by {reach.combs} combs"
+    )
     if allow_bias:
         return coloured
     if any(m > c for m, c in zip(measured, chosen, strict=True)):

@@ -43,9 +43,7 @@ def directional(
         slope, product = (ahead + behind) / 2, product.double()
         size = max(float((units * product).norm()), abs(slope))
         beyond = abs(float((product * d[0]).sum()) - slope) - noise
-        return (
-            beyond / size if beyond > 0 else 0.0
-        )  # so it is where a step failed: it tells nothing
+        return beyond / size if beyond > 0 else 0.0  # NaN, where a step failed, tells nothing
 
     return row, off
 
