@@ -54,6 +54,9 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
     assert (again["mae"], again["solver_steps"]) == (whole["mae"], whole["solver_steps"])
     kept = json.loads((tmp_path / "cut/ZO-interface/seed-0/reach.json").read_text())
     assert kept == [[0, "state", [1, 1]]]
+    (tmp_path / "whole/ZO-interface/seed-0/reach.json").write_text('[[0, "sta')
+    with pytest.raises(InputError, match="reach.json: got another file, or half of it"):
+        run_correction(config, tmp_path / "whole", resume=True)
 
 
 def test_a_bank_is_watched_by_default_and_its_price_is_apart(tmp_path, toy_spec, tiny):

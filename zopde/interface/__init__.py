@@ -1,7 +1,7 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
 from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
-from zopde.interface.coloured import ColouredPullback, coloured_for
+from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
 from zopde.interface.reach import measure_radius, measure_reach
@@ -24,6 +24,7 @@ __all__ = [
     "LOOKUPS",
     "Bank",
     "BankPullback",
+    "CheckedAt",
     "ColouredPullback",
     "CompressedForm",
     "DenseForm",

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Callable, Mapping
 from math import prod
+from pathlib import Path
 from typing import final
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
 from zopde.contracts import State
 from zopde.errors import InputError
+from zopde.files import write_text
 from zopde.grid import Grid
 from zopde.interface.colours import lattice_colours
 from zopde.interface.directions import DensePullback
-from zopde.interface.reach import box_sums, measure_reach
+from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
     Probing,
+    Pullback,
     Scale,
     Step,
     Variable,
     Varied,
+    by_variable,
     counted_apart,
     differences,
     failed,
@@ -132,8 +139,24 @@ class ColouredPullback:
             responses = differences(step, rows, directions, probing.mu, probing.scheme)
             self._lost = self._lost or bool(failed(responses).any())  # then zeros stand for them
             weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
-            lines.index_add_(0, line, mask * box_sums(weighted, self.radius, self._grid) / unit)
+            lines.index_add_(0, line, mask * self._box_sums(weighted) / unit)
         return lines.view_as(point)
+
+    def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
+        """Sum over the box of the radius around every cell."""
+        for axis, (n, r) in enumerate(zip(self._grid.shape, self.radius, strict=True), start=1):
+            if self._grid.boundary != "periodic":
+                before = after = values.new_zeros(
+                    *values.shape[:axis], r, *values.shape[axis + 1 :]
+                )
+            elif 2 * r + 1 < n:
+                before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
+            else:
+                values = values.sum(dim=axis, keepdim=True).expand_as(values)
+                continue
+            wide = torch.cat([before, values, after], dim=axis)
+            values = wide.unfold(axis, 2 * r + 1, 1).sum(dim=-1)
+        return values
 
     def checked(self, step: Step, cotangent: State, generator: Generator) -> tuple[Varied, str]:
         """The product, compared with the solver's own derivative along random directions.
@@ -173,6 +196,75 @@ class ColouredPullback:
         self.widen(radius)
         text += f"radius {radius} from now on" if radius else "dense from now on"
         return self.unchecked(step, cotangent), text
+
+
+@final
+class CheckedAt:
+    """Gives the coloured pullbacks of every iteration, and checks a product now and then.
+
+    A function of the iteration, for an exact resume: what a check widened after the point from
+    which a run is resumed is forgotten, and found again.
+
+    Args:
+        pullbacks: One for each input, which check nothing themselves.
+        draws: Iteration -> the source of a check's directions.
+        every: Iterations from one check to the next; 0 for none.
+        path: Where it is kept what was widened, and when; None for memory.
+        say: Told what a check finds.
+    """
+
+    def __init__(
+        self,
+        pullbacks: Mapping[Variable, ColouredPullback],
+        draws: Callable[[int], Generator],
+        every: int,
+        path: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._pullbacks, self._draws, self._every, self._say = pullbacks, draws, every, say
+        self._path, self._started = path, False
+        self._unchecked = by_variable(dict(pullbacks))
+        self._widened: list[tuple[int, Variable, tuple[int, ...]]] = []
+
+    def __call__(self, iteration: int) -> Pullback:
+        """The pullback of one iteration."""
+        if not self._started and self._path is not None and self._path.exists():
+            self._restore(self._path, iteration)
+        self._started = True
+        if not self._every or iteration % self._every:
+            return self._unchecked
+        due, draws = set(self._pullbacks), self._draws(iteration)
+
+        def product(step: Step, cotangent: State) -> Varied:
+            variable, pullback = step.variable, self._pullbacks[step.variable]
+            if variable not in due:
+                return pullback.unchecked(step, cotangent)
+            due.remove(variable)
+            before = pullback.radius
+            found, text = pullback.checked(step, cotangent, draws)
+            if text:
+                self._say(f"iteration {iteration}: {text}")
+            if pullback.radius != before and self._path is not None:
+                self._widened.append((iteration, variable, pullback.radius))
+                write_text(self._path, json.dumps(self._widened))
+            return found
+
+        return product
+
+    def _restore(self, path: Path, below: int) -> None:
+        """Widen again what was widened before an iteration."""
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            self._widened = [row for row in rows if row[0] < below]
+            for _, variable, radius in self._widened:
+                self._pullbacks[variable].widen(tuple(radius))
+        except (ValueError, TypeError, LookupError, InputError) as error:
+            raise InputError(
+                str(path),
+                got="another file, or half of it",
+                expected="what a run of zopde wrote",
+                remedy="restore it, or start over with --overwrite",
+            ) from error
 
 
 def coloured_for(

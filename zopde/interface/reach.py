@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -159,23 +158,6 @@ def _beyond_teeth(
         left = [(along * (nearest > far)).sum(dim=1) > tolerated for far in range(n)]
         reaches.append(torch.stack(left).sum(dim=0))
     return torch.stack(reaches)
-
-
-def box_sums(
-    values: Float[Tensor, "probes ..."], radius: Sequence[int], grid: Grid
-) -> Float[Tensor, "probes ..."]:
-    """Sum over the box of the radius around every cell."""
-    for axis, (n, r) in enumerate(zip(grid.shape, radius, strict=True), start=1):
-        if grid.boundary != "periodic":
-            before = after = values.new_zeros(*values.shape[:axis], r, *values.shape[axis + 1 :])
-        elif 2 * r + 1 < n:
-            before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
-        else:
-            values = values.sum(dim=axis, keepdim=True).expand_as(values)
-            continue
-        wide = torch.cat([before, values, after], dim=axis)
-        values = wide.unfold(axis, 2 * r + 1, 1).sum(dim=-1)
-    return values
 
 
 def measure_radius(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from zopde.blackbox import CountedSolver
-from zopde.contracts import State
 from zopde.errors import InputError
-from zopde.files import write_text
 from zopde.interface import (
+    CheckedAt,
     ColouredPullback,
     DensePullback,
     Pullback,
     PullbackAt,
     RandomPullback,
-    Step,
     Variable,
     always,
     by_variable,
@@ -101,7 +99,9 @@ def open_interface(
     if cut.way == "coloured":
         coloured = coloured_of(cut, problem, counter, seed)
         note = "; ".join(_describe(variable, pullback) for variable, pullback in coloured.items())
-        checked = _ColouredAt(cut, coloured, seed, keeping)
+        file, say = None if keeping.own is None else keeping.own / REACH, keeping.progress.note
+        draws = partial(generator, seed, "probes")
+        checked = CheckedAt(coloured, draws, cut.check_every, file, say)
         return Interface(checked, cost(counter.steps), f"{note}{odd}")
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
@@ -112,55 +112,6 @@ def open_interface(
     bank = BankAt(cut, problem, counter, seed, keeping, fallback)
     spent = cost(before + bank.solver_steps)
     return Interface(bank, spent, f"{bank.note}{odd}", bank.finish, bank.agreement)
-
-
-class _ColouredAt:
-    """Iteration -> coloured products, of which one is checked now and then.
-
-    What a check widened after the point from which a run is resumed is forgotten, and found again.
-    """
-
-    def __init__(
-        self,
-        cut: InterfaceCut,
-        coloured: dict[Variable, ColouredPullback],
-        seed: int,
-        keeping: Keeping,
-    ) -> None:
-        self._every, self._coloured, self._seed = cut.check_every, coloured, seed
-        self._file = None if keeping.own is None else keeping.own / REACH
-        self._say, self._widened = (
-            keeping.progress.note,
-            list[tuple[int, Variable, tuple[int, ...]]](),
-        )
-        self._started = False
-
-    def __call__(self, iteration: int) -> Pullback:
-        """The pullback of one iteration."""
-        if not self._started and self._file is not None and self._file.exists():
-            rows = json.loads(self._file.read_text(encoding="utf-8"))
-            self._widened = [row for row in rows if row[0] < iteration]
-            for _, variable, radius in self._widened:
-                self._coloured[variable].widen(tuple(radius))
-        self._started = True
-        due = set(self._coloured) if self._every and iteration % self._every == 0 else set()
-        draws = generator(self._seed, "probes", iteration)
-
-        def product(step: Step, cotangent: State) -> State:
-            variable, pullback = step.variable, self._coloured[step.variable]
-            if variable not in due:
-                return pullback.unchecked(step, cotangent)
-            due.remove(variable)
-            before = pullback.radius
-            found, text = pullback.checked(step, cotangent, draws)
-            if text:
-                self._say(f"iteration {iteration}: {text}")
-            if pullback.radius != before and self._file is not None:
-                self._widened.append((iteration, variable, pullback.radius))
-                write_text(self._file, json.dumps(self._widened))
-            return found
-
-        return product
 
 
 class _RandomAt:
@@ -206,7 +157,7 @@ def coloured_of(
             cut.states,
             REACH_PROBES,
             problem.scale_of(variable, cut),
-            check_every=0,  # see `_ColouredAt`
+            check_every=0,  # see `CheckedAt`
         )
         for variable in problem.variables
     }
