@@ -50,13 +50,16 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
     with pytest.raises(KeyboardInterrupt):
         run_correction(config, tmp_path / "cut")
     monkeypatch.setattr(Optimise, "update", update)
+    path = tmp_path / "cut/ZO-interface/seed-0/reach.json"
+    kept = path.read_text()
+    for half in ('[[0, "sta', "[7]", '[[0, "nothing", [1, 1]]]'):
+        path.write_text(half)
+        with pytest.raises(InputError, match=r"reach\.json: got another file, or half of it"):
+            run_correction(config, tmp_path / "cut", resume=True)
+    path.write_text(kept)
     again = run_correction(config, tmp_path / "cut", resume=True)
     assert (again["mae"], again["solver_steps"]) == (whole["mae"], whole["solver_steps"])
-    kept = json.loads((tmp_path / "cut/ZO-interface/seed-0/reach.json").read_text())
-    assert kept == [[0, "state", [1, 1]]]
-    (tmp_path / "whole/ZO-interface/seed-0/reach.json").write_text('[[0, "sta')
-    with pytest.raises(InputError, match="reach.json: got another file, or half of it"):
-        run_correction(config, tmp_path / "whole", resume=True)
+    assert json.loads(path.read_text()) == [[0, "state", [1, 1]]]
 
 
 def test_a_bank_is_watched_by_default_and_its_price_is_apart(tmp_path, toy_spec, tiny):
