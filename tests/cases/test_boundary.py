@@ -25,8 +25,9 @@ from zopde.blackbox.serving import ServedSolver, SolverServer
 from zopde.data import load_rollout
 from zopde.grid import as_grid
 from zopde.interface import Step
-from zopde.interface.coloured import lattice_colours, measure_radius
+from zopde.interface.colours import lattice_colours
 from zopde.interface.forms import neighbourhoods
+from zopde.interface.reach import measure_radius
 from zopde.nets import build_corrector
 
 CHANNEL = ("open", "periodic")

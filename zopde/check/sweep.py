@@ -21,6 +21,8 @@ _FIT = 4  # points of the ladder that make a rate
 class SweepPoint:
     """Holds the relative error |g - reference| / |reference| at one step, NaN where l failed.
 
+    Both in units of the scale, so that no coordinate is hidden by another's unit.
+
     Args:
         mu: The step.
         forward: Error of the forward scheme.
@@ -89,13 +91,13 @@ def sweep_mu(
     forward, central = [], []
     for mu in mus:
         ahead, behind = (_losses_at(oracle, indices, s * scale) for s in (mu, -mu))
-        forward.append((ahead - base) / (mu * scale))
-        central.append((ahead - behind) / (2 * mu * scale))
+        forward.append((ahead - base) / mu)  # in units of the scale, in which all are alike
+        central.append((ahead - behind) / (2 * mu))
     if gradient is None:
         best, reference = _richardson(central)
         reference_mu = mus[best]
     else:
-        reference_mu, reference = None, gradient.double().cpu()
+        reference_mu, reference = None, gradient.double().cpu() * scale
 
     def error(slopes: Tensor) -> float:
         return float((slopes - reference).norm() / reference.norm())
@@ -103,7 +105,7 @@ def sweep_mu(
     points = tuple(
         SweepPoint(mu, error(f), error(c)) for mu, f, c in zip(mus, forward, central, strict=True)
     )
-    return Sweep(points, reference, reference_mu, 2 * len(mus) * len(indices) + 1)
+    return Sweep(points, reference / scale, reference_mu, 2 * len(mus) * len(indices) + 1)
 
 
 def _losses_at(oracle: Oracle, indices: Tensor, steps: Tensor) -> Tensor:

@@ -1,14 +1,10 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, Watch, farthest_points
-from zopde.interface.coloured import (
-    ColouredPullback,
-    coloured_for,
-    measure_radius,
-    measure_reach,
-)
+from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
+from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
+from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
     InterfaceSolver,
@@ -22,11 +18,13 @@ from zopde.interface.vjp import (
     by_variable,
     queried,
 )
+from zopde.interface.watch import Watch
 
 __all__ = [
     "LOOKUPS",
     "Bank",
     "BankPullback",
+    "CheckedAt",
     "ColouredPullback",
     "CompressedForm",
     "DenseForm",

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import replacing
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.interface.vjp import (
+    Probing,
+    Pullback,
+    Step,
+    Variable,
+    Varied,
+    counted_apart,
+    differences,
+    failed,
+)
+from zopde.interface.watch import Watch, least_cosine
+from zopde.validate import check_choice, check_count
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
+_BADLY = 0.5  # an agreement that is worth a warning
 _RIDGE = 1e-2  # of the spread of weights, against that of states in standard deviations
 
 
@@ -107,7 +120,7 @@ class Bank:
         capacity: Jacobians at most.
         key: What distances between states are taken of.
         variable: Of which input they are the Jacobians, "state" or "forcing".
-        probing: How they are measured; None is `Probing()`.
+        probing: How they are measured; None is `Probing()`. Without a scale it takes the key's.
         store: Where they are kept; None is memory.
         path: A file in which the snapshots with a tag are listed, for `restore`; None for none.
 
@@ -129,7 +142,9 @@ class Bank:
     ) -> None:
         check_count("snapshots", capacity)
         self.form, self.key, self.variable, self.capacity = form, key, variable, capacity
-        self._probing, self._store = probing or Probing(), store or JacobianStore()
+        probing, own = probing or Probing(), key.scale if variable == "state" else key.forcing_scale
+        self.probing = probing if probing.scale is not None else replace(probing, scale=own)
+        self._store = store or JacobianStore()
         self._path = path
         self.jacobians: list[Tensor] = []  # as numbers of the form
         self.listed: list[dict[str, Any]] = []  # the snapshots with a tag, as in the file
@@ -165,7 +180,7 @@ class Bank:
                 expected=f"at most {self.capacity}",
             )
         step = replace(step, variable=self.variable)
-        self.jacobians += (store or self._store).fetch(step, self.form, self._probing)
+        self.jacobians += (store or self._store).fetch(step, self.form, self.probing)
         for single in map(step.at, range(len(step.state))):
             self._keys.append(self.key(single.state, single.forcing)[0].cpu())
             if tag is not None:
@@ -255,48 +270,9 @@ LOOKUPS: dict[str, Callable[[Bank, State, Forcing | None], Weights]] = {
 """How a state finds its Jacobian in a `Bank`, by name."""
 
 
-@dataclass
-class Watch:
-    """Compares a bank with the solver at every product, for one solver step each.
-
-        agreement = cosine of  d/dmu S(x + mu d) - d  and  J_bank d - d,    d random, +1 and -1
-
-    What a step leaves of its state as it is would agree by itself, so it is taken away from
-    both. Where the agreement is below the threshold, the state becomes a snapshot as long as the
-    bank has room; after that, `fallback` gives this product and all that follow.
-
-    Args:
-        generator: Source of the directions.
-        threshold: 0 or less: nothing is done about any agreement.
-        mu: Finite-difference step, in the units of the varied input; > 0.
-        tag: What such a snapshot is added with.
-        store: Where such a snapshot is kept; None: with the others.
-        fallback: What then takes the bank's place; None: still the bank.
-        agreements: Every figure so far.
-        added: Snapshots added so far.
-        fell_back: Products that `fallback` has given.
-
-    Raises:
-        InputError: If `mu` is not positive.
-    """
-
-    generator: Generator
-    threshold: float = 0.0
-    mu: float = 1e-3
-    tag: int | None = None
-    store: JacobianStore | None = None
-    fallback: Pullback | None = None
-    agreements: list[float] = field(default_factory=list)
-    added: int = 0
-    fell_back: int = 0
-
-    def __post_init__(self) -> None:
-        check_positive("mu", self.mu)
-
-
 @final
 class BankPullback:
-    """J^T v with Jacobians that were measured elsewhere.
+    """Takes J^T v from Jacobians that were measured elsewhere.
 
         J^T v  ~  sum_k w_k (J_k^T v)
 
@@ -306,23 +282,34 @@ class BankPullback:
     The error is the change of the Jacobian between the state and the snapshots; it does not
     fall with mu. "fitted" reads every Jacobian of the bank at every product, "nearest" one for
     each state. Queries: none but the watch's (one solver step for each product that is watched,
-    D where it adds a snapshot, and its fallback's). No randomness but the watch's.
+    D where it adds a snapshot, and its fallback's). No randomness but the watch's. Without one,
+    the first product and then one of every `check_every` is compared, and what does not fit makes
+    a warning; a `Tally` counts that step apart, as "checking".
 
     Args:
         bank: Jacobians of the state or of the forcing, at least one; see `PullbackByVariable`
             for both.
         lookup: "nearest" or "fitted".
-        watch: Compares the bank with the solver at every product; None does not.
+        watch: Compares the bank with the solver at every product.
+        check_every: Products from one comparison to the next without a watch; 0 for none.
 
     Raises:
         InputError: If the bank is empty, or the lookup is unknown.
     """
 
-    def __init__(self, bank: Bank, lookup: Lookup = "nearest", watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        lookup: Lookup = "nearest",
+        watch: Watch | None = None,
+        check_every: int = 10,
+    ) -> None:
         check_choice("lookup", lookup, LOOKUPS)
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
         self._bank, self._lookup, self._watch = bank, lookup, watch
+        self._every, self._products = check_every, 0
+        self._draws = torch.Generator().manual_seed(0)
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
@@ -333,8 +320,15 @@ class BankPullback:
                 expected=f"one of the {step.variable}",
                 remedy="detach that input, or use another pullback for it",
             )
-        watch = self._watch
-        if watch is not None:
+        watch, due = self._watch, self._every and self._products % self._every == 0
+        self._products += 1
+        if watch is None and due:
+            seen = Watch(self._draws, mu=self._bank.probing.mu, once=True)
+            self._look(step, seen)
+            if seen.agreements and seen.agreements[0] < _BADLY:
+                text = f"bank and solver agree {seen.agreements[0]:.2f} (a cosine) at this state: "
+                warnings.warn(f"{text}add snapshots, or a Watch that does", stacklevel=2)
+        if watch is not None and not (watch.once and watch.agreements):
             instead = watch.fallback if watch.fell_back else self._look(step, watch)
             if instead is not None:
                 watch.fell_back += 1
@@ -360,14 +354,18 @@ class BankPullback:
         """Compare at one state of the batch, all in turn; what takes the bank's place."""
         single = step.at(len(watch.agreements) % len(step.state))
         signs = torch.randint(0, 2, single.point.shape, generator=watch.generator)
-        d = (2 * signs - 1).to(single.state)
-        measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
+        d = (2 * signs - 1).to(single.state) * self._bank.probing.units(single)
+        with counted_apart(step.solver) if watch.once else nullcontext():
+            measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
         if failed(measured).any():  # it tells nothing about the bank
             return None
         expected = self._weighted(single, d, transposed=False)
-        unchanged = d.flatten(1) if step.variable == "state" else 0
-        left, right = measured.flatten(1) - unchanged, expected - unchanged
-        cosine = float(torch.cosine_similarity(left.double(), right.double(), dim=1))
+        unchanged = d if step.variable == "state" else torch.zeros_like(measured)
+        channels = [
+            (values - unchanged)[0].flatten(1).double() / self._bank.key.scale[:, None].to(d)
+            for values in (measured, expected.view_as(measured))
+        ]
+        cosine = least_cosine(*channels)
         watch.agreements.append(cosine)
         if watch.threshold <= 0 or cosine >= watch.threshold:
             return None

@@ -1,58 +1,78 @@
-"""Local solvers: how far a step reaches is measured, and entries too far apart share a probe."""
+"""Local solvers: entries too far apart to meet share a probe, and the products are checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise, product
-from math import gcd, prod
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Generator, Tensor
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import State
 from zopde.errors import InputError
+from zopde.files import write_text
 from zopde.grid import Grid
+from zopde.interface.colours import lattice_colours
+from zopde.interface.directions import DensePullback
+from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
     Probing,
+    Pullback,
+    Scale,
     Step,
     Variable,
     Varied,
+    by_variable,
+    counted_apart,
     differences,
+    failed,
     per_row,
     varied_shape,
     without_failed,
 )
-from zopde.validate import check_count, check_positive, check_share
+from zopde.interface.watch import directional
 from zopde.zo.cge import Scheme
 
-_TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
+_OFF = 0.03  # of a product's size: what it may be off in a direction
+_DIRECTIONS = 3  # of a check
+_DEARER = 100  # times the price of a product, at which the dense way still answers
 
 
 @final
 class ColouredPullback:
-    """J^T v from one probe per colour and channel.
+    """Measures J^T v for a local solver by one probe per colour and channel.
 
-        (J^T v)_j = sum over the cells i of the box around j of v_i [S(x + mu d) - S(x)]_i / mu
+        (J^T v)_j = sum over the cells i of the box around j of v_i [S(x + h d) - S(x)]_i / h
 
-    where d is 1 at every entry of j's channel and colour, of which j is the only one whose
-    response reaches into the box (Curtis, Powell and Reid 1974, for products instead of
-    matrices). The same numbers as `DensePullback` where the radius holds; what reaches beyond it
-    is lost or goes to the wrong entry.
+    where h is mu times the scale of j's channel, and d is 1 at every entry of that channel and of
+    j's colour, of which j is the only one whose response reaches into the box (Curtis, Powell and
+    Reid 1974, for products instead of matrices). The same numbers as `DensePullback` where the
+    radius holds; what reaches beyond it is lost or goes to the wrong entry. So the first product,
+    and then one of every `check_every`, is compared with the solver, see `checked`.
 
     Queries: colours * channels solver steps per state and step (`probes_for`), twice as
-    many with the central scheme, however fine the grid. No randomness. The entries of a probe
-    that failed get zero.
+    many with the central scheme, however fine the grid; a check takes six of one state, which a
+    `Tally` counts apart, as "checking". No randomness but the check's, the same every time. The
+    entries of a probe that failed get zero.
 
     Args:
         grid: The solver's grid; its boundary decides what is near.
         radius: Cells along each axis that the response to one cell may reach; see
             `measure_radius` and `coloured_for`.
-        mu: As in `Probing`, like `scheme` and `states`.
+        mu: As in `Probing`, like `scheme`, `states` and `scale`.
         scheme: "forward" or "central".
         states: States of a solver call at most.
-        bias: What is known of the share of the response outside the radius; only kept.
+        bias: What is known of the share of the response outside the radius; a check allows it.
+        scale: (channel,), what `mu` is in units of; None measures it.
+        check_every: Products from one check to the next; 0 for none.
+
+    Attributes:
+        measured: How the radius was measured, where it was.
 
     Raises:
         InputError: If a setting is out of range.
@@ -66,31 +86,60 @@ class ColouredPullback:
         scheme: Scheme = "forward",
         states: int = 512,
         bias: float = 0.0,
+        scale: Scale = None,
+        check_every: int = 10,
     ) -> None:
-        self._probing = Probing(mu, scheme, states)
-        self._grid, self.radius, self.bias = grid, radius, bias
-        self._periodic = grid.periodic
-        colours = lattice_colours(grid.shape, radius, self._periodic)
-        self.colours = int(colours.max()) + 1
-        self._masks = colours == per_row(torch.arange(self.colours), colours[None])
+        self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
+        self._every, self._products, self.measured = check_every, 0, ""
+        self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
+        self._in_vain = self._lost = False
+        self._dense: DensePullback | None = None
+        self.widen(radius)
 
     def probes_for(self, variable: Variable = "state") -> int:
         """Solver steps per state and step, for the channels of an input."""
         return self._probing.steps * self.colours * varied_shape(self._grid, variable)[0]
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
-        """See `Pullback`."""
+        """See `Pullback`; a check that finds something warns."""
+        due = self._every and self._products % self._every == 0
+        self._products += 1
+        if not due:
+            return self.unchecked(step, cotangent)
+        product, text = self.checked(step, cotangent, self._draws)
+        if text:
+            warnings.warn(text, stacklevel=2)
+        return product
+
+    def widen(self, radius: tuple[int, ...]) -> None:
+        """Take another radius from now on; () answers like `DensePullback`."""
+        p = self._probing
+        self.radius = radius
+        if not radius:
+            self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale)
+            self.colours = prod(self._grid.shape)
+            return
+        colours = lattice_colours(self._grid.shape, radius, self._periodic)
+        self.colours = int(colours.max()) + 1
+        self._masks = colours == per_row(torch.arange(self.colours), colours[None])
+
+    def unchecked(self, step: Step, cotangent: State) -> Varied:
+        """The product by the radius as it is."""
+        if self._dense is not None:
+            return self._dense(step, cotangent)
         point, probing = step.point, self._probing
-        masks, channels = self._masks.to(point), point.shape[1]
+        masks, channels, units = self._masks.to(point), point.shape[1], self._probing.units(step)
         lines = point.new_zeros(len(point) * channels, *point.shape[2:])  # a channel of a state
         for probes in probing.calls(len(lines) * self.colours, point):
             line, mask = probes // self.colours, masks[probes % self.colours]
             rows = line // channels
+            unit = units[rows, line % channels]
             directions = point.new_zeros(len(probes), *point.shape[1:])
-            directions[probes - probes[0], line % channels] = mask
+            directions[probes - probes[0], line % channels] = mask * unit
             responses = differences(step, rows, directions, probing.mu, probing.scheme)
+            self._lost = self._lost or bool(failed(responses).any())  # then zeros stand for them
             weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
-            lines.index_add_(0, line, mask * self._box_sums(weighted))
+            lines.index_add_(0, line, mask * self._box_sums(weighted) / unit)
         return lines.view_as(point)
 
     def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
@@ -110,6 +159,114 @@ class ColouredPullback:
             values = wide.unfold(axis, 2 * r + 1, 1).sum(dim=-1)
         return values
 
+    def checked(self, step: Step, cotangent: State, generator: Generator) -> tuple[Varied, str]:
+        """The product, compared with the solver's own derivative along random directions.
+
+        Where they differ beyond noise, the reach is measured anew at these states. If that radius
+        agrees, or else the dense way, it answers from now on, this product included.
+
+        Returns:
+            The product, and what there is to say: "" where they agree.
+        """
+        self._lost = False
+        product = self.unchecked(step, cotangent)
+        if self._dense is not None or self._in_vain or self._lost:
+            return product, ""
+        drawn = [directional(step, cotangent, self._probing, generator) for _ in range(_DIRECTIONS)]
+        row, off_of = max(drawn, key=lambda found: found[1](product[found[0]]))
+        off, allowed = off_of(product[row]), _OFF + 4 * self.bias
+        if off <= allowed:
+            return product, ""
+        text = f"coloured, radius {self.radius}: a product with respect to the {step.variable} is "
+        text += f"off by {off:.1%} of its size along a random direction: "
+        single, v, p = step.at(row), cotangent[row][None], self._probing
+        with counted_apart(step.solver):
+            reach = measure_reach(step, mu=p.mu, scale=p.scale).radius()
+            wider = tuple(map(max, self.radius, reach))
+            dear = prod(self._grid.shape) > _DEARER * self.colours
+            for radius in [wider] * (wider != self.radius) + [()] * (not dear):
+                other = ColouredPullback(
+                    self._grid, radius, p.mu, p.scheme, p.states, scale=p.scale, check_every=0
+                )
+                if off_of(other(single, v)[0]) <= allowed:
+                    break
+            else:
+                self._in_vain = True
+                text += "no wider radius helps; check mu and noise (zopde check solver)"
+                return product, f"{text}, or take the bank"
+        self.widen(radius)
+        text += f"radius {radius} from now on" if radius else "dense from now on"
+        return self.unchecked(step, cotangent), text
+
+
+@final
+class CheckedAt:
+    """Gives the coloured pullbacks of every iteration, and checks a product now and then.
+
+    A function of the iteration, for an exact resume: what a check widened after the point from
+    which a run is resumed is forgotten, and found again.
+
+    Args:
+        pullbacks: One for each input, which check nothing themselves.
+        draws: Iteration -> the source of a check's directions.
+        every: Iterations from one check to the next; 0 for none.
+        path: Where it is kept what was widened, and when; None for memory.
+        say: Told what a check finds.
+    """
+
+    def __init__(
+        self,
+        pullbacks: Mapping[Variable, ColouredPullback],
+        draws: Callable[[int], Generator],
+        every: int,
+        path: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._pullbacks, self._draws, self._every, self._say = pullbacks, draws, every, say
+        self._path, self._started = path, False
+        self._unchecked = by_variable(dict(pullbacks))
+        self._widened: list[tuple[int, Variable, tuple[int, ...]]] = []
+
+    def __call__(self, iteration: int) -> Pullback:
+        """The pullback of one iteration."""
+        if not self._started and self._path is not None and self._path.exists():
+            self._restore(self._path, iteration)
+        self._started = True
+        if not self._every or iteration % self._every:
+            return self._unchecked
+        due, draws = set(self._pullbacks), self._draws(iteration)
+
+        def product(step: Step, cotangent: State) -> Varied:
+            variable, pullback = step.variable, self._pullbacks[step.variable]
+            if variable not in due:
+                return pullback.unchecked(step, cotangent)
+            due.remove(variable)
+            before = pullback.radius
+            found, text = pullback.checked(step, cotangent, draws)
+            if text:
+                self._say(f"iteration {iteration}: {text}")
+            if pullback.radius != before and self._path is not None:
+                self._widened.append((iteration, variable, pullback.radius))
+                write_text(self._path, json.dumps(self._widened))
+            return found
+
+        return product
+
+    def _restore(self, path: Path, below: int) -> None:
+        """Widen again what was widened before an iteration."""
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            self._widened = [row for row in rows if row[0] < below]
+            for _, variable, radius in self._widened:
+                self._pullbacks[variable].widen(tuple(radius))
+        except (ValueError, TypeError, LookupError, InputError) as error:
+            raise InputError(
+                str(path),
+                got="another file, or half of it",
+                expected="what a run of zopde wrote",
+                remedy="restore it, or start over with --overwrite",
+            ) from error
+
 
 def coloured_for(
     step: Step,
@@ -119,27 +276,35 @@ def coloured_for(
     scheme: Scheme = "forward",
     states: int = 512,
     probes: int = 32,
+    scale: Scale = None,
+    check_every: int = 10,
 ) -> ColouredPullback:
-    """A `ColouredPullback` for a solver, its radius measured, or measured against.
+    """Make a `ColouredPullback` for a solver, its radius measured, or measured against.
 
     Args:
-        step: A step at typical states; its solver takes `probes` more.
+        step: A step at typical states; its solver takes the steps of `measure_reach`.
         radius: The declared radius; None takes what is measured.
         allow_bias: Accept a radius that the response leaves; `bias` of the result says by what
             share of its size.
-        mu: As in `Probing`, like `scheme` and `states`; of the measurement, too.
+        mu: As in `Probing`, like `scheme`, `states` and `scale`; of the measurement, too.
         scheme: "forward" or "central".
         states: States of a solver call at most.
-        probes: Entries to change in the measurement.
+        probes: Single entries to change in the measurement.
+        scale: (channel,), what `mu` is in units of; None measures it.
+        check_every: As in `ColouredPullback`.
 
     Raises:
         InputError: If the step reaches beyond `radius`, or so far that colours save less than
             half of the probes of `DensePullback`, and no bias is allowed.
     """
-    reach, grid = measure_reach(step, probes, mu), step.solver.grid
+    reach, grid = measure_reach(step, probes, mu, scale), step.solver.grid
     measured = reach.radius()
     chosen = measured if radius is None else radius
-    coloured = ColouredPullback(grid, chosen, mu, scheme, states, reach.bias(chosen))
+    bias = reach.bias(chosen)
+    coloured = ColouredPullback(grid, chosen, mu, scheme, states, bias, scale, check_every)
+    coloured.measured = (
+        f"measured at {probes} single cells, then at all cells by {reach.combs} combs"
+    )
     if allow_bias:
         return coloured
     if any(m > c for m, c in zip(measured, chosen, strict=True)):
@@ -159,173 +324,3 @@ def coloured_for(
             remedy="use dense or bank, or a radius with the bias accepted (allow_bias)",
         )
     return coloured
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Squared responses of some probes, by their distance from the probed cell."""
-
-    # Entry (p, i, j, ...) belongs to cells i, j, ... cells away along each axis, the shorter way
-    # round on a periodic grid
-    energy: Float[Tensor, "probes ..."]
-
-    def radius(self, tolerance: float = _TOLERANCE) -> tuple[int, ...]:
-        """The least box that no probe leaves with more than a share of its squared response.
-
-        The share, in [0, 1), is one along each axis; 1e-6 ignores a thousandth of the response's
-        size, and round-off.
-        """
-        check_share("tolerance", tolerance)
-        radii = []
-        for axis in range(1, self.energy.dim()):
-            others = [a for a in range(1, self.energy.dim()) if a != axis]
-            along = self.energy.sum(dim=others) if others else self.energy
-            whole = along.sum(dim=1, keepdim=True)
-            left = (whole - along.cumsum(dim=1) > tolerance * whole).any(dim=0)
-            radii.append(int(left.sum()))  # what is left only falls with the distance
-        return tuple(radii)
-
-    def bias(self, radius: tuple[int, ...]) -> float:
-        """|response outside the box| / |response|, root mean square over the probes."""
-        inside = self.energy[(slice(None), *(slice(r + 1) for r in radius))]
-        total = float(self.energy.sum())
-        return max(0.0, 1 - float(inside.sum()) / total) ** 0.5 if total else 0.0
-
-
-def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2) -> Reach:
-    """Change single entries of single states, and see where the step responds.
-
-    Queries: `probes` solver steps. Randomness: which entries, all channels in turn; the same
-    choice every time.
-
-    Args:
-        step: A step at typical states, the more the better: what counts is the farthest reach.
-        probes: Entries to change, >= 1.
-        mu: By how much, in the units of the varied input.
-    """
-    check_count("probes", probes)
-    check_positive("mu", mu)
-    point = step.point
-    space, channels = point.shape[2:], point.shape[1]
-    draw = torch.Generator().manual_seed(0)
-    cells = torch.randint(space.numel(), (probes,), generator=draw).to(point.device)
-    p = torch.arange(probes, device=point.device)
-    directions = point.new_zeros(probes, channels, space.numel())
-    directions[p, p % channels, cells] = 1
-    rows = (p // channels) % len(point)
-    responses = differences(step, rows, directions.view(probes, channels, *space), mu)
-    squares = without_failed(responses).double().square().sum(dim=1)
-    return Reach(_by_distance(squares, cells, step.solver.grid))
-
-
-def measure_radius(
-    solver: Solver,
-    state: State,
-    forcing: Forcing | None = None,
-    tolerance: float = _TOLERANCE,
-    probes: int = 32,
-    mu: float = 1e-2,
-) -> tuple[int, ...]:
-    """Stencil radius of a solver's step, in cells along each axis; see `Reach.radius`.
-
-    Queries: `probes` solver steps, and one for each state.
-
-    Args:
-        solver: The black box.
-        state: (batch, channel, *space), typical states.
-        forcing: Their forcing, or None.
-        tolerance: Share of a squared response that may lie outside.
-        probes: Entries to change; see `measure_reach`.
-        mu: By how much, in the units of the state.
-    """
-    step = Step(solver, state, forcing, solver.step(state, forcing))
-    return measure_reach(step, probes, mu).radius(tolerance)
-
-
-def _by_distance(
-    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
-) -> Float[Tensor, "probes ..."]:
-    """Sum the cells at the same distances, axis by axis."""
-    energy, stride = squares, squares[0].numel()
-    for axis, (n, periodic) in enumerate(zip(grid.shape, grid.periodic, strict=True), start=1):
-        stride //= n
-        probed = (cells // stride) % n
-        distance = (torch.arange(n, device=cells.device) - probed[:, None]).abs()
-        if periodic:
-            distance = torch.minimum(distance, n - distance)
-        along = energy.movedim(axis, 1)
-        index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
-        energy = torch.zeros_like(along).scatter_add(1, index, along).movedim(1, axis)
-    return energy
-
-
-def lattice_colours(
-    shape: tuple[int, ...], radius: tuple[int, ...], periodic: bool | tuple[bool, ...]
-) -> Int[Tensor, "*space"]:
-    """Few colours such that boxes of `radius` around two cells of one colour never overlap.
-
-        colour(x) = (a_1 x_1 + ... + a_n x_n) mod m      with the smallest m that separates, or
-        colour(x) = the pair, triple, ... of the colours along each axis      where none is smaller
-
-    Two cells conflict where they are at most 2 radius apart along every axis. Around a periodic
-    axis (`periodic` is one for all, or one for each) the linear form has to close: m divides
-    a_d n_d. 32 x 32 cells with radius 2
-    take 32 colours that way, 36 by the axes alone; 25 is the least that any colouring needs. The
-    result has the shape of the grid, and colours 0, 1, ..., each in use.
-
-    Example:
-        >>> lattice_colours((6,), (1,), periodic=True).tolist()
-        [0, 1, 2, 0, 1, 2]
-    """
-    for n in shape:
-        check_count("cells along an axis", n)
-    if len(radius) != len(shape) or any(type(r) is not int or r < 0 for r in radius):
-        raise InputError(
-            "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
-        )
-    around = (periodic,) * len(shape) if isinstance(periodic, bool) else periodic
-    axes = [_along(n, 2 * r + 1, p) for n, r, p in zip(shape, radius, around, strict=True)]
-    counts = [max(colours) + 1 for colours in axes]
-    cells = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    factors = _linear(shape, radius, around, prod(counts))
-    number = torch.zeros(shape, dtype=torch.long)
-    if factors:
-        *a, m = factors
-        for along, factor in zip(cells, a, strict=True):
-            number = (number + factor * along) % m
-    else:
-        for along, colours, count in zip(cells, axes, counts, strict=True):
-            number = number * count + torch.tensor(colours)[along]
-    in_use: Tensor = torch.unique(number, return_inverse=True)[1]
-    return in_use
-
-
-def _along(n: int, apart: int, periodic: bool) -> list[int]:
-    """Colours along one axis; equal ones are at least `apart` cells from each other."""
-    if not periodic:
-        return [i % apart for i in range(n)]
-    arcs = max(1, n // apart)
-    ends = [round(k * n / arcs) for k in range(arcs + 1)]
-    return [i for first, end in pairwise(ends) for i in range(end - first)]
-
-
-def _linear(
-    shape: tuple[int, ...], radius: tuple[int, ...], periodic: tuple[bool, ...], most: int
-) -> tuple[int, ...]:
-    """(a_1, ..., a_n, m) of a linear colouring with m < most; empty if there is none."""
-    near = []  # along each axis, the distances at which two boxes overlap
-    for n, r, closed in zip(shape, radius, periodic, strict=True):
-        width = min(2 * r, n - 1)
-        ring = [x for x in range(n) if min(x, n - x) <= width]
-        near.append(ring if closed else list(range(-width, width + 1)))
-    offsets = torch.tensor([o for o in product(*near) if any(o)]).view(-1, len(shape))
-    least = prod(min(2 * r + 1, n) for n, r in zip(shape, radius, strict=True))
-    for m in range(least, most):
-        steps = [m // gcd(m, n) if p else 1 for n, p in zip(shape, periodic, strict=True)]
-        # The last factor is a unit but for the closing; the others are tried out.
-        choices = [torch.arange(0, m, step) for step in steps[:-1]] + [torch.tensor(steps[-1:])]
-        factors = torch.cartesian_prod(*choices).view(-1, len(shape))
-        separates = ((factors @ offsets.T) % m != 0).all(dim=1)
-        if separates.any():
-            return (*factors[separates][0].tolist(), m)
-    return ()

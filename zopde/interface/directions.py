@@ -14,6 +14,7 @@ from zopde.interface.vjp import (
     Probing,
     Responses,
     Rows,
+    Scale,
     Step,
     Varied,
     differences,
@@ -28,22 +29,29 @@ from zopde.zo.rge import rademacher
 
 @final
 class DensePullback:
-    """J^T v from one probe per entry of the varied input.
+    """Measures J^T v by changing every entry of the varied input, one after the other.
 
-        (J^T v)_j = <v, [S(x + mu e_j) - S(x)] / mu>
+        (J^T v)_j = <v, [S(x + mu s_j e_j) - S(x)]> / (mu s_j),   s_j the scale of j's channel
 
     Exact up to O(mu) (forward) or O(mu^2) (central). Queries: D solver steps per state and step
     (twice as many with the central scheme), D = number of entries. No randomness. An entry whose
     probe failed gets zero.
 
     Args:
-        mu: As in `Probing`, like `scheme`, `states` and what is raised.
+        mu: As in `Probing`, like `scheme`, `states`, `scale` and what is raised.
         scheme: "forward" or "central".
         states: States of a solver call at most.
+        scale: (channel,), what `mu` is in units of; None measures it.
     """
 
-    def __init__(self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512) -> None:
-        self._probing = Probing(mu, scheme, states)
+    def __init__(
+        self,
+        mu: float = 1e-3,
+        scheme: Scheme = "forward",
+        states: int = 512,
+        scale: Scale = None,
+    ) -> None:
+        self._probing = Probing(mu, scheme, states, scale=scale)
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
@@ -59,32 +67,36 @@ def entry_responses(
     step: Step, rows: Rows, entries: Int[Tensor, " probes"], probing: Probing
 ) -> Responses:
     """J e_j for single entries of the varied input, each of the state in its row; one call."""
-    point = step.point
+    point, p = step.point, torch.arange(len(entries), device=step.point.device)
+    units = probing.units(step).expand_as(point).flatten(1)[rows, entries]
     directions = point.new_zeros(len(entries), point[0].numel())
-    directions[torch.arange(len(entries), device=point.device), entries] = 1
+    directions[p, entries] = units
     directions = directions.view(-1, *point.shape[1:])
-    return differences(step, rows, directions, probing.mu, probing.scheme)
+    responses = differences(step, rows, directions, probing.mu, probing.scheme)
+    return responses / per_row(units, responses)
 
 
 @final
 class RandomPullback:
-    """J^T v from directional derivatives along random directions.
+    """Estimates J^T v from directional derivatives along random directions.
 
-        J^T v  ~  w + (1/q) sum_k (<v, J u_k> - <w, u_k>) u_k,      E[u u^T] = I
+        J^T v  ~  w + (1/q) sum_k (<v, J s u_k> - <w, s u_k>) u_k / s,      E[u u^T] = I
 
-    with w = v ("identity": a step changes little, so only J - 1 is left to chance) or w = 0
-    ("zero"). Unbiased up to O(mu); the variance of an entry is about |J^T v - w|^2 / q, and a
-    long unroll multiplies it step by step. Queries: q solver steps per state and step, twice as
-    many with the central scheme. Randomness: the directions (entries -1 and +1). Probes that
+    with s the scale of each entry's channel, so that no unit decides the noise, and w = v
+    ("identity": a step changes little, so only J - 1 is left to chance) or w = 0 ("zero").
+    Unbiased up to O(mu); the variance of an entry of s J^T v is about |s (J^T v - w)|^2 / q, and
+    a long unroll multiplies it step by step. Queries: q solver steps per state and step, twice
+    as many with the central scheme. Randomness: the directions (entries -1 and +1). Probes that
     failed are left out, and q is the number of the others: w where there is none.
 
     Args:
         generator: Source of the directions.
         directions: q, >= 1.
-        mu: As in `Probing`, like `scheme` and `states`.
+        mu: As in `Probing`, like `scheme`, `states` and `scale`.
         scheme: "forward" or "central".
         states: States of a solver call at most.
         around: w, for the influence of the state; that of the forcing always has w = 0.
+        scale: (channel,), what `mu` is in units of; None measures it.
 
     Attributes:
         variance: Estimated variance of a product's entries, a mean over the products so far.
@@ -101,8 +113,9 @@ class RandomPullback:
         scheme: Scheme = "forward",
         states: int = 512,
         around: Literal["identity", "zero"] = "identity",
+        scale: Scale = None,
     ) -> None:
-        self._probing = Probing(mu, scheme, states)
+        self._probing = Probing(mu, scheme, states, scale=scale)
         check_count("directions", directions)
         check_choice("around", around, ("identity", "zero"))
         self._generator, self._directions, self._around = generator, directions, around
@@ -113,20 +126,22 @@ class RandomPullback:
         point, q, probing = step.point, self._directions, self._probing
         identity = self._around == "identity" and step.variable == "state"
         guess = cotangent if identity else torch.zeros_like(point)
-        correction, squares = torch.zeros_like(point), 0.0
+        correction, squares, units = torch.zeros_like(point), 0.0, probing.units(step)
         counts = torch.zeros(len(point), dtype=torch.long, device=point.device)
         for probes in probing.calls(len(point) * q, point):
             rows = probes // q
             drawn = rademacher(len(rows), point[0].numel(), self._generator, torch.float32)
             u = drawn.to(point).view(-1, *point.shape[1:])
-            responses = differences(step, rows, u, probing.mu, probing.scheme)
+            moved = units[rows] * u
+            responses = differences(step, rows, moved, probing.mu, probing.scheme)
             good = ~failed(responses)
             rows, u, responses = rows[good], u[good], responses[good]
             counts += rows.bincount(minlength=len(point))
             along = (responses * cotangent[rows]).flatten(1).sum(dim=1)
-            along = along - (guess[rows] * u).flatten(1).sum(dim=1)
-            squares += float(along.double().square().sum())
-            correction.index_add_(0, rows, per_row(along, u) * u)
+            along = along - (guess[rows] * moved[good]).flatten(1).sum(dim=1)
+            changes = per_row(along, u) * u / units[rows]
+            squares += float(changes.double().square().flatten(1).mean(dim=1).sum())
+            correction.index_add_(0, rows, changes)
         variance = squares / max(1, int(counts.sum())) / q
         self._products += 1
         self.variance += (variance - self.variance) / self._products

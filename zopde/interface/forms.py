@@ -60,7 +60,9 @@ class DenseForm:
 
 @final
 class CompressedForm:
-    """J^T  ~  N + A B^T, N being J^T[j, i] where the cells of i and j are near.
+    """Keeps a Jacobian as its near entries and a low rank for the rest.
+
+        J^T  ~  N + A B^T,     N being J^T[j, i] where the cells of i and j are near.
 
     A B^T, of rank `rank`, is the truncated singular value decomposition of the rest, found by a
     randomised range finder with two power iterations (Halko, Martinsson and Tropp 2011,

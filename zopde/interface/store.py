@@ -28,7 +28,7 @@ _SAME = 1e-4  # relative to the largest entry: a step that is further off is ano
 
 @final
 class JacobianStore:
-    """A folder of Jacobians in float32, or none: then each is measured and held in memory.
+    """Keeps Jacobians in float32 in a folder; without one it measures each and holds it in memory.
 
     A file's name is a digest of the identity, the snapshot and the probing, so that runs with
     the same solver share it. It is written once, whole, and then only read (memory-mapped):
@@ -116,7 +116,8 @@ class JacobianStore:
     def _file(self, single: Step, form: Form, probing: Probing) -> str:
         settings = (self._identity, single.variable, probing.mu, probing.scheme, probing.states)
         digest = blake2b(repr(settings).encode(), digest_size=16)
-        for values in (single.state, single.forcing):
+        # The units of mu are part of it: files from before they were taken by channel differ.
+        for values in (single.state, single.forcing, probing.units(single)):
             if values is not None:
                 digest.update(f"{tuple(values[0].shape)} {values.dtype}".encode())
                 digest.update(bytes_of(values[0]))

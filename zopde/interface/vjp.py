@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -13,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, seedable, seeded
+from zopde.contracts import Forcing, Solver, State, Tally, counts_of, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.validate import check_choice, check_count, check_positive
@@ -24,6 +26,9 @@ Variable = Literal["state", "forcing"]
 Varied = Float[Tensor, "batch varied_channel *space"]
 Rows = Int[Tensor, " probes"]
 Responses = Float[Tensor, "probes channel *space"]
+Scale = Float[Tensor, " channel"] | float | None
+_CONSTANT = 1e-6  # of a channel's size: what varies less is round-off about a constant
+_DIGITS = 128  # units of rounding that a finite-difference step moves a channel at the least
 
 
 class Stepping(Protocol):
@@ -90,26 +95,54 @@ class Probing:
     """How the response of a step to a change of its input is measured.
 
     Args:
-        mu: Finite-difference step, in the units of the varied input; > 0.
+        mu: Finite-difference step, in units of `scale`; > 0.
         scheme: "forward" or "central".
         states: States of a solver call at most.
         executor: What makes the calls for a `JacobianStore`; None is this process. The numbers
             do not depend on it, where its processes have as many threads as this one. The solver
             must pickle for it.
+        scale: (channel,), what a step is measured in, channel by channel of the varied input: its
+            standard deviations. A number holds for all channels: 1.0 is the input's own units.
+            None measures the channels of every state by itself, see `channel_scale`, and takes
+            the nearest power of two.
 
     Raises:
-        InputError: If `mu` or `states` is not positive, or the scheme is unknown.
+        InputError: If `mu`, `states` or a scale is not positive, or the scheme is unknown.
     """
 
     mu: float = 1e-3
     scheme: Scheme = "forward"
     states: int = 512
     executor: Executor | None = None
+    scale: Scale = None
 
     def __post_init__(self) -> None:
         check_positive("mu", self.mu)
         check_choice("scheme", self.scheme, ("forward", "central"))
         check_count("states", self.states)
+        given = torch.as_tensor(1.0 if self.scale is None else self.scale)
+        if given.dim() > 1 or not bool((given.isfinite() & (given > 0)).all()):
+            raise InputError("scale", got=given.tolist(), expected="finite numbers > 0")
+
+    def units(self, step: Step) -> Varied:
+        """(batch, channel, 1, ...), what `mu` is a multiple of at every state of a step."""
+        point, scale = step.point, self.scale
+        if scale is None:
+            values = [point.flatten(1).view(*point.shape[:2], -1)]
+            if step.variable == "state" and step.stepped.shape == point.shape:
+                # What is still at rest may move a step later.
+                values.append(step.stepped.flatten(1).view_as(values[0]))
+            scale = channel_scale(torch.cat(values, dim=2), self.mu)
+            scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off
+        scale = torch.as_tensor(scale).detach().to(point)
+        if scale.dim() and scale.shape[-1] != point.shape[1]:
+            raise InputError(
+                "scale",
+                got=f"{scale.shape[-1]} numbers",
+                expected=f"one for each of the {point.shape[1]} channels of the {step.variable}",
+            )
+        units = scale.expand(point.shape[:2]).contiguous()
+        return units.view(*point.shape[:2], *[1] * (point.dim() - 2))
 
     @property
     def steps(self) -> int:
@@ -125,6 +158,33 @@ class Probing:
         """The numbers of the probes of each solver call, on the device of a tensor."""
         numbers: Sequence[Tensor] = torch.arange(probes, device=like.device).split(self.per_call)
         return numbers
+
+
+def channel_scale(
+    values: Float[Tensor, "*rows channel n"], mu: float
+) -> Float[Tensor, "*rows channel"]:
+    """Measure what a finite-difference step of every channel is a multiple of.
+
+    The standard deviation of the channel; for a constant channel its size, and for one that is
+    zero the largest of the other channels (1 if there is none). Never so little that `mu` of it
+    moves the numbers by less than 128 units of rounding.
+    """
+    size = values.square().mean(dim=-1).sqrt()
+    spread = values.std(dim=-1, correction=0)
+    least = _DIGITS * torch.finfo(values.dtype).eps / mu * size
+    scale = torch.where(spread > _CONSTANT * size, torch.maximum(spread, least), size)
+    largest = scale.amax(dim=-1, keepdim=True)
+    return torch.where(scale == 0, torch.where(largest == 0, 1.0, largest), scale)
+
+
+@contextmanager
+def counted_apart(solver: object) -> Iterator[None]:
+    """Count the solver steps of a block as "checking" in place of "steps"."""
+    before = counts_of(solver)["steps"]
+    yield
+    if isinstance(solver, Tally):
+        made = counts_of(solver)["steps"] - before
+        solver.add(Counter(steps=-made, checking=made))
 
 
 def differences(
@@ -178,7 +238,7 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Pullback(Protocol):
-    """A way to get the vector-Jacobian product of a solver step from further steps."""
+    """Gets the vector-Jacobian product of a solver step from further steps."""
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """J^T v for every state of the batch, J = d S / d(step.variable) at the step.
@@ -229,7 +289,7 @@ def always(pullback: Pullback) -> PullbackAt:
 
 @final
 class InterfaceSolver:
-    """A black-box solver that back-propagation passes, by queries: `cut="interface"`.
+    """Lets back-propagation pass a black-box solver, by queries: `cut="interface"`.
 
         forward:   u' = S(u, f), without a graph
         backward:  (dL/du, dL/df) = pullback(step, dL/du'),   only where it is needed
@@ -264,7 +324,7 @@ class InterfaceSolver:
 def queried(
     solver: Stepping, pullback: Pullback, state: State, forcing: Forcing | None = None
 ) -> Tensor:
-    """The step of a black box, as a node of the autograd graph; see `InterfaceSolver`.
+    """Step a black box, as a node of the autograd graph; see `InterfaceSolver`.
 
     Args:
         solver: The black box.

@@ -73,14 +73,15 @@ class BankAt:
         fallback: Pullback | None = None,
     ) -> None:
         self._cut, self._seed, self._solver = cut, seed, problem.solver
-        self._mu = {v: cut.mu * problem.scale_of(v) for v in problem.variables}
+        scales = {v: problem.scale_of(v, cut) for v in problem.variables}
+        self._every = cut.watch_every or cut.check_every
         self._own, self._fallback = keeping.own, fallback
         self._watches: list[Watch] = []
         self._at, self._started = 0, False
         self._kept = JacobianStore(self._file("bank"), keeping.identity)
         grid = problem.solver.grid
         self.solver_steps = steps_of_bank(cut, grid, problem.variables)
-        title = f"{cut.snapshots * len(self._mu)} Jacobians"
+        title = f"{cut.snapshots * len(scales)} Jacobians"
         with keeping.progress.stage(title, self.solver_steps) as advance:
             shared = JacobianStore(keeping.shared, keeping.identity, advance)
             forms = forms_of_bank(cut, grid, problem.variables)
@@ -91,7 +92,7 @@ class BankAt:
                     cut.snapshots + cut.more_snapshots,
                     key,
                     variable,
-                    Probing(self._mu[variable], cut.scheme, cut.states, keeping.executor),
+                    Probing(cut.mu, cut.scheme, cut.states, keeping.executor, scales[variable]),
                     shared,
                     self._file(f"bank/{variable}.pt"),
                 )
@@ -113,14 +114,13 @@ class BankAt:
         self._write(iteration)
         cut, draws = self._cut, generator(self._seed, "probes", iteration)
         watches: dict[Variable, Watch] = {}
-        if cut.watch_every and iteration % cut.watch_every == 0:
-            watches = {
-                variable: Watch(draws, cut.watch_below, mu, iteration, self._kept, self._fallback)
-                for variable, mu in self._mu.items()
-            }
+        if self._every and iteration % self._every == 0:
+            below = cut.watch_below if cut.watch_every else 0.0
+            settings = below, cut.mu, iteration, self._kept, self._fallback, not cut.watch_every
+            watches = {variable: Watch(draws, *settings) for variable in self.banks}
             self._at, self._watches = iteration, list(watches.values())
         return by_variable(
-            {v: BankPullback(bank, cut.lookup, watches.get(v)) for v, bank in self.banks.items()}
+            {v: BankPullback(b, cut.lookup, watches.get(v), 0) for v, b in self.banks.items()}
         )
 
     def agreement(self) -> float | None:
@@ -137,7 +137,7 @@ class BankAt:
     def _write(self, iteration: int) -> None:
         """Append what the latest watch saw to its file; rows from `iteration` on are dropped."""
         file, mean = self._file(WATCH), self.agreement()
-        if self._cut.watch_every and file is not None:
+        if self._every and file is not None:
             rows = [row for row in _read_rows(file) if row[0] < iteration]
             if mean is not None:
                 fell_back = sum(watch.fell_back for watch in self._watches)
@@ -158,6 +158,8 @@ class BankAt:
         added = counts[-1] - self._cut.snapshots * len(self.banks)
         text = f"bank and solver agree {fmean(means):.4f} on average, {min(least):.4f} "
         text += f"at the least; {added} snapshots added"
+        if min(least) < self._cut.watch_below and not self._cut.watch_every:
+            text += ": the bank fits badly, see interface.watch_every and more_snapshots"
         if sum(fallbacks):
             text += f"; {self._cut.fallback} answered {sum(fallbacks)} products instead"
         return text

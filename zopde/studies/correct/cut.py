@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from zopde.blackbox import CountedSolver
 from zopde.errors import InputError
 from zopde.interface import (
+    CheckedAt,
     ColouredPullback,
     DensePullback,
     Pullback,
@@ -27,6 +29,7 @@ from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import InterfaceCut, Opened, Problem
 from zopde.training import Fitted, not_measured
 
+REACH = "reach.json"  # what a check widened, and when
 REACH_PROBES = 64  # solver steps that measure how far a response reaches
 
 
@@ -82,29 +85,33 @@ def open_interface(
 ) -> Interface:
     """Measure what a way needs to know; a function of (cut, data, seed)."""
     began, counter = time.monotonic(), CountedSolver(problem.solver)
+    keeping, odd = keeping or Keeping(), problem.odd_channels(cut)
 
     def cost(steps: int) -> Fitted:
         return Fitted(0, 0, steps, time.monotonic() - began)
 
     if cut.way == "random":
         drawn = _RandomAt(cut, problem, seed)
-        note = f"{cut.directions} random directions; noise grows with training.unroll"
+        note = f"{cut.directions} random directions; noise grows with training.unroll{odd}"
         return Interface(drawn, cost(0), note, variance=drawn.variance)
     if cut.way == "dense":
-        return Interface(always(_dense(cut, problem)), cost(0), "every entry is asked for")
+        return Interface(always(_dense(cut, problem)), cost(0), f"every entry is asked for{odd}")
     if cut.way == "coloured":
         coloured = coloured_of(cut, problem, counter, seed)
         note = "; ".join(_describe(variable, pullback) for variable, pullback in coloured.items())
-        return Interface(always(by_variable(coloured)), cost(counter.steps), note)
+        file, say = None if keeping.own is None else keeping.own / REACH, keeping.progress.note
+        draws = partial(generator, seed, "probes")
+        checked = CheckedAt(coloured, draws, cut.check_every, file, say)
+        return Interface(checked, cost(counter.steps), f"{note}{odd}")
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
         fallback = by_variable(coloured_of(cut, problem, counter, seed))
     elif cut.fallback == "dense":
         fallback = _dense(cut, problem)
     before = counter.steps
-    bank = BankAt(cut, problem, counter, seed, keeping or Keeping(), fallback)
+    bank = BankAt(cut, problem, counter, seed, keeping, fallback)
     spent = cost(before + bank.solver_steps)
-    return Interface(bank, spent, bank.note, bank.finish, bank.agreement)
+    return Interface(bank, spent, f"{bank.note}{odd}", bank.finish, bank.agreement)
 
 
 class _RandomAt:
@@ -112,14 +119,16 @@ class _RandomAt:
 
     def __init__(self, cut: InterfaceCut, problem: Problem, seed: int) -> None:
         self._cut, self._seed = cut, seed
-        self._mu = {v: cut.mu * problem.scale_of(v) for v in problem.variables}
+        self._scales = {v: problem.scale_of(v, cut) for v in problem.variables}
         self._pullbacks: dict[Variable, RandomPullback] = {}
 
     def __call__(self, iteration: int) -> Pullback:
         draws, cut = generator(self._seed, "probes", iteration), self._cut
         self._pullbacks = {
-            variable: RandomPullback(draws, cut.directions, mu, cut.scheme, cut.states)
-            for variable, mu in self._mu.items()
+            variable: RandomPullback(
+                draws, cut.directions, cut.mu, cut.scheme, cut.states, scale=scale
+            )
+            for variable, scale in self._scales.items()
         }
         return by_variable(self._pullbacks)
 
@@ -143,21 +152,26 @@ def coloured_of(
             replace(step, variable=variable),
             tuple(cut.radius) or None if variable == "state" else None,
             cut.allow_bias,
-            cut.mu * problem.scale_of(variable),
+            cut.mu,
             cut.scheme,
             cut.states,
-            probes=REACH_PROBES,
+            REACH_PROBES,
+            problem.scale_of(variable, cut),
+            check_every=0,  # see `CheckedAt`
         )
         for variable in problem.variables
     }
 
 
 def _dense(cut: InterfaceCut, problem: Problem) -> Pullback:
-    mu = {variable: cut.mu * problem.scale_of(variable) for variable in problem.variables}
-    return by_variable({v: DensePullback(mu[v], cut.scheme, cut.states) for v in mu})
+    scales = {variable: problem.scale_of(variable, cut) for variable in problem.variables}
+    return by_variable(
+        {v: DensePullback(cut.mu, cut.scheme, cut.states, scales[v]) for v in scales}
+    )
 
 
 def _describe(variable: Variable, coloured: ColouredPullback) -> str:
     radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_for(variable)
     text = f"{variable}: radius {radius} cells, {steps} solver steps per state and step"
-    return f"{text}, {100 * coloured.bias:.2g} % of a response lies outside"
+    text += f", {100 * coloured.bias:.2g} % of a response lies outside"
+    return f"{text}; {coloured.measured}"

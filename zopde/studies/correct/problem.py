@@ -15,6 +15,7 @@ from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
 from zopde.interface import Step, Variable
+from zopde.interface.vjp import channel_scale
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds
@@ -66,8 +67,11 @@ class InterfaceCut:
     of rank `rank` for the rest. With `watch_every` > 0 it is compared with the solver every so
     many iterations, and where they agree less than `watch_below` (a cosine) up to
     `more_snapshots` are added; after that `fallback` serves for the rest of the iteration.
-    `mu` is in units of the training data's standard deviation, the root mean square over the
-    channels. A solver call takes at most `states` states.
+    Without, one product in every `check_every` iterations is compared, and so is one of the
+    coloured way, whose radius grows where it is wrong; 0: none. These one or two steps of one
+    state are counted apart. `mu` is in standard deviations of the training data, `mu_of` each
+    channel by itself; "mean", their root mean square over the channels, is for runs of before.
+    A solver call takes at most `states` states.
 
     `labels` holds what one label has otherwise, in a table of its own:
     `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
@@ -75,6 +79,7 @@ class InterfaceCut:
 
     way: Literal["coloured", "dense", "bank", "random"] = "coloured"
     mu: Positive = 1e-3
+    mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"
     radius: tuple[Whole, ...] = ()
     allow_bias: bool = False
@@ -85,6 +90,7 @@ class InterfaceCut:
     watch_every: Whole = 0
     watch_below: NotNegative = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"
+    check_every: Whole = 10
     limit_gib: Positive = 4.0
     near: tuple[Whole, ...] = ()
     rank: Count = 64
@@ -123,10 +129,31 @@ class Problem:
         """Inputs of the solver that the network feeds, in an unrolled rollout."""
         return ["state", "forcing"] if self.injection.adds_to == "forcing" else ["state"]
 
-    def scale_of(self, variable: Variable) -> float:
-        """Root mean square, over the channels, of the training data's standard deviations."""
-        scales = {"state": self.train.state_scale, "forcing": self.train.forcing_scale}
-        return float(scales[variable]().square().mean().sqrt())
+    def _numbers(self, variable: Variable) -> Tensor:
+        """(channel, n), the training data of an input."""
+        values = self.train.states if variable == "state" else self.train.forcing
+        assert values is not None, "no forcing, no influence of it"
+        return values.transpose(0, 2).flatten(1)
+
+    def scale_of(self, variable: Variable, cut: InterfaceCut) -> Tensor:
+        """(channel,), what the `mu` of a cut is in units of."""
+        numbers = self._numbers(variable)
+        if cut.mu_of == "channel":
+            return channel_scale(numbers, cut.mu)
+        scales = self.scale if variable == "state" else self.train.forcing_scale()
+        return scales.square().mean().sqrt().expand(len(numbers))
+
+    def odd_channels(self, cut: InterfaceCut) -> str:
+        """What there is to say of channels whose `mu` cannot be in standard deviations."""
+        grid, said = self.solver.grid, ""
+        for variable in self.variables if cut.mu_of == "channel" else []:
+            names = grid.channels if variable == "state" else grid.forcing_channels
+            spreads = self._numbers(variable).std(dim=1, correction=0).tolist()
+            units = self.scale_of(variable, cut).tolist()
+            for name, unit, spread in zip(names, units, spreads, strict=True):
+                if abs(spread - unit) > 0.01 * unit:
+                    said += f"; {name} hardly varies: mu is in units of {unit:.2g} there"
+        return said
 
     def stored_steps(self, solver: Solver, rows: Tensor | None = None) -> Step:
         """Steps of the training data, all or those of some rows, as if `solver` had made them."""

@@ -243,6 +243,9 @@ class CorrectionConfig:
             table["way"] = table.pop("kind")
         if table.get("way") == "amortised":
             table["way"] = "bank"
+        labels = tree.get("run", {}).get("labels", [])
+        if "mu_of" not in table and any(LABELS[name].way for name in labels if name in LABELS):
+            table["mu_of"] = "mean"  # what such a run meant by mu
         return {**tree, "interface": table}
 
     @property

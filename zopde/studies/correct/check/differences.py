@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from zopde.check.noise import measure_noise
 from zopde.check.sweep import ladder, sweep_mu
@@ -30,10 +30,12 @@ _REACH_PROBES = 32
 
 def check_state_mu(cut: InterfaceCut, solver: Solver, states: States, seconds: float) -> Point:
     """The mu of the interface cut, in standard deviations of the state; a step takes `seconds`."""
-    step = states.step(solver, 1)
-    cotangent = torch.randn(step.state.shape, generator=generator(0, "probes")).to(step.state)
-    oracle, dtype = EntryOracle(step, cotangent, cut.states), step.state.dtype
-    return _recommend("interface mu", "interface", oracle, states.scale, cut, dtype, seconds)
+    step, dtype = states.step(solver, 1), states.state.dtype
+    drawn = torch.randn(step.state.shape, generator=generator(0, "probes")).to(step.state)
+    scale = states.scales("state", cut.mu).view(-1, *[1] * (step.state.dim() - 2))
+    oracle = EntryOracle(step, drawn / scale, cut.states)
+    scales = scale.expand_as(step.state[0]).flatten().double().cpu()
+    return _recommend("interface mu", "interface", oracle, scales, cut, dtype, seconds)
 
 
 def check_weight_mu(
@@ -42,24 +44,24 @@ def check_weight_mu(
     """The mu of the weight cut, in the units of the weights; a step takes `seconds`."""
     oracle = WeightOracle(network, objective, cut.chunk or 64)
     dtype = next(network.parameters()).dtype
-    return _recommend("weight mu", "zo", oracle, 1.0, cut, dtype, seconds)
+    scales = torch.ones(oracle.num_coordinates, dtype=torch.float64)
+    return _recommend("weight mu", "zo", oracle, scales, cut, dtype, seconds)
 
 
 def _recommend(
     name: str,
     table: str,
     oracle: Oracle,
-    scale: float,
+    scales: Tensor,
     cut: WeightCut | InterfaceCut,
     dtype: torch.dtype,
     seconds: float,
 ) -> Point:
-    """The mu of the best gradient, in units of `scale`, and how the configured one does."""
+    """The mu of the best gradient, in units of `scales`, and how the configured one does."""
     mus = ladder(dtype)
     count = max(_LEAST, min(int(_SECONDS / (2 * len(mus) * seconds)), _MOST))
     order = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))
     chosen = order[:count].sort().values
-    scales = torch.full((oracle.num_coordinates,), scale, dtype=torch.float64)
     try:
         sweep = sweep_mu(oracle, chosen, mus, scales[chosen])
     except InputError as nowhere:
@@ -122,7 +124,7 @@ def draw_zeros(network: nn.Module, draw: Generator) -> None:
 def check_reach(solver: Solver, states: States, mu: float, injection: Injection) -> Point:
     """The stencil radius of a step, and the colours that it takes; `mu` as the interface cut's."""
     step = states.step(solver)
-    reach = measure_reach(step, _REACH_PROBES, mu * states.scale)
+    reach = measure_reach(step, _REACH_PROBES, mu, states.scales("state", mu))
     # With few digits what is far away answers with rounding alone.
     radius, wide = reach.radius(), reach.radius(1e-3)
     colours, loose = (ColouredPullback(solver.grid, box).colours for box in (radius, wide))
@@ -135,8 +137,9 @@ def check_reach(solver: Solver, states: States, mu: float, injection: Injection)
         "colours_of_3_percent": loose,
     }
     if injection.adds_to == "forcing":
-        driven, mu = replace(step, variable="forcing"), mu * states.forcing_scale
-        values["radius_of_forcing"] = list(measure_reach(driven, _REACH_PROBES, mu).radius())
+        driven, scale = replace(step, variable="forcing"), states.scales("forcing", mu)
+        driven_reach = measure_reach(driven, _REACH_PROBES, mu, scale)
+        values["radius_of_forcing"] = list(driven_reach.radius())
     cells = math.prod(solver.grid.shape)
     told = f"radius {_cells(radius)}, {colours} colours for {cells} cells"
     if 2 * colours <= cells:

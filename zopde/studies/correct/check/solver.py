@@ -86,7 +86,8 @@ def check_solver(
     """Check a solver: the contract, its precision, its speed, its price; nothing is written.
 
     At most about 900 solver steps in single precision and 1,300 in double, most of them for the
-    two recommended mu; a third of that where a step takes a second.
+    two recommended mu; a third of that where a step takes a second. The combs of `measure_reach`
+    come on top.
 
     Args:
         config: The run that is planned: of it the solver, the data file, the corrector and the

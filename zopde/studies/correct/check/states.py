@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from zopde.contracts import Solver
 from zopde.data import load_trajectories
 from zopde.grid import Grid
-from zopde.interface import Step
+from zopde.interface import Step, Variable
+from zopde.interface.vjp import channel_scale
 from zopde.seeding import generator
 from zopde.studies.correct.reference import Reference
 
@@ -33,10 +34,11 @@ class States:
         """Root mean square of the channels' standard deviations."""
         return _scale(self.state)
 
-    @property
-    def forcing_scale(self) -> float:
-        """Likewise of the forcing; 1 where there is none."""
-        return 1.0 if self.forcing is None else _scale(self.forcing)
+    def scales(self, variable: Variable, mu: float) -> Tensor:
+        """(channel,), what the interface cut's `mu` is in units of."""
+        values = self.state if variable == "state" else self.forcing
+        assert values is not None, "no forcing, no influence of it"
+        return channel_scale(values.transpose(0, 1).flatten(1), mu)
 
     def rows(self, chosen: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some of them."""

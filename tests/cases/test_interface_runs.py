@@ -1,0 +1,87 @@
+"""Whole runs through a solver's border: what is checked, kept, told, and not mistaken."""
+
+import json
+
+import pytest
+
+from zopde import ColouredPullback, InputError
+from zopde.progress import Silent
+from zopde.studies.correct import load_config, run_correction
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+def config_of(spec, tiny, *changes):
+    sizes = ["data.coarse=[8,8]", "training.unroll=4", 'run.labels=["SRC","ZO-interface"]']
+    return load_config("quick", None, [*tiny, *sizes, *changes], {"solver": {"spec": spec}})
+
+
+def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, monkeypatch):
+    """As if the reach had been measured where the flow was at rest."""
+    from zopde.studies.correct import cut
+    from zopde.training import Optimise
+
+    def too_narrow(step, radius, allow_bias, mu, scheme, states, probes, scale, check_every):
+        grid = step.solver.grid
+        return ColouredPullback(grid, (0, 0), mu, scheme, states, 0.0, scale, check_every)
+
+    monkeypatch.setattr(cut, "coloured_for", too_narrow)
+    config, notes = config_of(toy_spec, tiny, "interface={way='coloured',check_every=5}"), Notes()
+    whole = run_correction(config, tmp_path / "whole", progress=notes)
+    said = [text for text in notes.lines if "off by" in text]
+    assert len(said) == 1
+    assert said[0].startswith("iteration 0: coloured, radius (0, 0)")
+    assert said[0].endswith("radius (1, 1) from now on")
+    update, calls = Optimise.update, []
+
+    def dying(self, *given):
+        calls.append(given)
+        if len(calls) == 20 + 4:  # NON-start first
+            raise KeyboardInterrupt
+        update(self, *given)
+
+    monkeypatch.setattr(Optimise, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_correction(config, tmp_path / "cut")
+    monkeypatch.setattr(Optimise, "update", update)
+    path = tmp_path / "cut/ZO-interface/seed-0/reach.json"
+    kept = path.read_text()
+    for half in ('[[0, "sta', "[7]", '[[0, "nothing", [1, 1]]]'):
+        path.write_text(half)
+        with pytest.raises(InputError, match=r"reach\.json: got another file, or half of it"):
+            run_correction(config, tmp_path / "cut", resume=True)
+    path.write_text(kept)
+    again = run_correction(config, tmp_path / "cut", resume=True)
+    assert (again["mae"], again["solver_steps"]) == (whole["mae"], whole["solver_steps"])
+    assert json.loads(path.read_text()) == [[0, "state", [1, 1]]]
+
+
+def test_a_bank_is_watched_by_default_and_its_price_is_apart(tmp_path, toy_spec, tiny):
+    config, notes = config_of(toy_spec, tiny, "interface={way='bank',snapshots=3}"), Notes()
+    metrics = run_correction(config, tmp_path / "run", progress=notes)
+    assert metrics["solver_steps"]["ZO-interface"] == 3 * 128 + 12 * 2 * 3
+    assert [text for text in notes.lines if "bank and solver agree" in text]
+    rows = (tmp_path / "run/ZO-interface/seed-0/watch.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["0", "10"]
+
+
+@pytest.mark.parametrize("labels", ['["SRC","ZO-interface"]', '["SRC","NON"]'])
+def test_a_run_with_the_old_meaning_of_mu_keeps_it(tmp_path, toy_spec, tiny, labels):
+    changes = ["interface.way=dense", f"run.labels={labels}"]
+    config = config_of(toy_spec, tiny, *changes, "interface.mu_of=mean")
+    metrics = run_correction(config, tmp_path / "run")
+    record = tmp_path / "run" / "config.toml"
+    record.write_text(record.read_text().replace('mu_of = "mean"\n', ""))
+    today = config_of(toy_spec, tiny, *changes)
+    if "NON" in labels:
+        run_correction(today, tmp_path / "run", resume=True)
+        return
+    with pytest.raises(InputError, match=r"setting 'interface.mu_of': got 'channel', exp.* 'mean'"):
+        run_correction(today, tmp_path / "run", resume=True)
+    assert run_correction(config, tmp_path / "run", resume=True)["mae"] == metrics["mae"]

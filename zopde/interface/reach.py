@@ -1,0 +1,201 @@
+"""How far a solver's step reaches: where it responds to a change of single cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zopde.contracts import Forcing, Solver, State
+from zopde.errors import SolverError
+from zopde.grid import Grid
+from zopde.interface.colours import lattice_colours
+from zopde.interface.vjp import (
+    Probing,
+    Scale,
+    Step,
+    counted_apart,
+    differences,
+    per_row,
+    without_failed,
+)
+from zopde.validate import check_count, check_positive, check_share
+
+_TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
+_RING = 2  # cells about the radius in which a comb's response is looked for
+_FAR = 0.1  # the larger amplitude of a comb's probes, in units of the scale
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Keeps squared responses of some probes, by their distance from the probed cell."""
+
+    # Entry (p, i, j, ...) belongs to cells i, j, ... cells away along each axis, the shorter way
+    # round on a periodic grid
+    energy: Float[Tensor, "probes ..."]
+    combed: tuple[int, ...] = ()  # the radius that combs found; wider by a cell where it varies
+    combs: int = 0  # that have shown it
+
+    def radius(self, tolerance: float = _TOLERANCE) -> tuple[int, ...]:
+        """The least box that no probe leaves with more than a share of its squared response.
+
+        The share, in [0, 1), is one along each axis; 1e-6 ignores a thousandth of the response's
+        size, and round-off.
+        """
+        check_share("tolerance", tolerance)
+        radii = []
+        for axis in range(1, self.energy.dim()):
+            others = [a for a in range(1, self.energy.dim()) if a != axis]
+            along = self.energy.sum(dim=others) if others else self.energy
+            whole = along.sum(dim=1, keepdim=True)
+            left = (whole - along.cumsum(dim=1) > tolerance * whole).any(dim=0)
+            radii.append(int(left.sum()))  # what is left only falls with the distance
+        combed = self.combed if tolerance <= _TOLERANCE and self.combed else radii
+        return tuple(map(max, radii, combed))
+
+    def bias(self, radius: tuple[int, ...]) -> float:
+        """|response outside the box| / |response|, root mean square over the probes."""
+        inside = self.energy[(slice(None), *(slice(r + 1) for r in radius))]
+        total = float(self.energy.sum())
+        return max(0.0, 1 - float(inside.sum()) / total) ** 0.5 if total else 0.0
+
+
+def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2, scale: Scale = None) -> Reach:
+    """Change entries of the varied input, and see where the step responds.
+
+    First single entries of single states; then combs, that is every cell of every state's turn,
+    together with others that are too far away to be mistaken for it: at the amplitudes `mu` and
+    0.1, both signs, with teeth that move apart until nothing is found beyond the radius.
+
+    Queries: `probes` solver steps, and those of the combs, about (2 radius + 5)^axes for each
+    channel, which a `Tally` counts apart, as "checking". Randomness: which entries and signs; the
+    same choice every time.
+
+    Args:
+        step: A step at typical states, the more the better: what counts is the farthest reach.
+        probes: Single entries to change, >= 1.
+        mu: By how much, in units of `scale`.
+        scale: As in `Probing`.
+    """
+    check_count("probes", probes)
+    check_positive("mu", mu)
+    point, probing = step.point, Probing(mu, scale=scale)
+    space, channels = point.shape[2:], point.shape[1]
+    draw = torch.Generator().manual_seed(0)
+    cells = torch.randint(space.numel(), (probes,), generator=draw).to(point.device)
+    p = torch.arange(probes, device=point.device)
+    directions = point.new_zeros(probes, channels, space.numel())
+    directions[p, p % channels, cells] = 1
+    rows = (p // channels) % len(point)
+    squares = _squares(step, rows, directions.view(probes, channels, *space), probing)
+    alone = Reach(_by_distance(squares, cells, step.solver.grid))
+    with counted_apart(step.solver):
+        return _combed(step, alone, probing)
+
+
+def _squares(
+    step: Step, rows: Tensor, directions: Tensor, probing: Probing
+) -> Float[Tensor, "probes ..."]:
+    """Squared responses to directions, both in units of their channels."""
+    outputs = Probing(probing.mu).units(replace(step, variable="state"))[rows]
+    responses = differences(step, rows, probing.units(step)[rows] * directions, probing.mu)
+    return (without_failed(responses) / outputs).double().square().sum(dim=1)
+
+
+def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
+    """What combs add to the reach of single entries; nothing where a step is not local."""
+    grid, point, radius = step.solver.grid, step.point, alone.radius()
+    channels, draw = point.shape[1], torch.Generator().manual_seed(1)
+    larger = max(1.0, _FAR / probing.mu)
+    # As long as colours can save half of the probes
+    while 2 * prod(min(2 * r + 1, n) for r, n in zip(radius, grid.shape, strict=True)) <= prod(
+        grid.shape
+    ):
+        box, found = tuple(r + _RING for r in radius), list[Tensor]()
+        colours = lattice_colours(grid.shape, box, grid.periodic, fewest=False)
+        combs = torch.stack([colours == c for c in range(int(colours.max()) + 1)]).to(point)
+        for numbers in probing.calls(max(2, channels) * len(combs), point):
+            turn, comb = numbers // len(combs), combs[numbers % len(combs)]
+            signs = 2 * torch.randint(0, 2, comb.shape, generator=draw).to(point) - 1
+            sizes = torch.where((numbers + turn) % 2 == 1, larger, 1.0).to(point)
+            directions = point.new_zeros(len(numbers), *point.shape[1:])
+            directions[numbers - numbers[0], turn % channels] = comb * signs * per_row(sizes, comb)
+            try:
+                squares = _squares(step, (numbers + turn) % len(point), directions, probing)
+            except SolverError:  # a step too far for the solver tells nothing
+                continue
+            found.append(_beyond_teeth(squares, comb, grid).cpu())
+            if (found[-1].amax(dim=1) > torch.tensor(radius)).any():
+                break
+        if not found:
+            break
+        reaches = torch.cat(found, dim=1)
+        farthest = tuple(map(max, radius, reaches.amax(dim=1).tolist()))
+        if farthest == radius:
+            varies = reaches.amax(dim=1) - reaches.amin(dim=1) > 1
+            combed = tuple(r + int(more) for r, more in zip(radius, varies, strict=True))
+            return Reach(alone.energy, combed, reaches.shape[1])
+        radius = farthest
+    return Reach(alone.energy, radius)
+
+
+def _beyond_teeth(
+    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Grid
+) -> Int[Tensor, "axes probes"]:
+    """How far along each axis the response lies from the nearest teeth."""
+    reaches = []
+    for axis, (n, periodic) in enumerate(zip(grid.shape, grid.periodic, strict=True)):
+        along = squares.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
+        teeth = comb.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
+        away = (torch.arange(n)[:, None] - torch.arange(n)).abs().to(along)
+        if periodic:
+            away = torch.minimum(away, n - away)
+        nearest = torch.where(teeth[:, None] > 0, away, n).amin(dim=2)
+        tolerated = _TOLERANCE * along.sum(dim=1)
+        left = [(along * (nearest > far)).sum(dim=1) > tolerated for far in range(n)]
+        reaches.append(torch.stack(left).sum(dim=0))
+    return torch.stack(reaches)
+
+
+def measure_radius(
+    solver: Solver,
+    state: State,
+    forcing: Forcing | None = None,
+    tolerance: float = _TOLERANCE,
+    probes: int = 32,
+    mu: float = 1e-2,
+) -> tuple[int, ...]:
+    """Measure the stencil radius of a solver's step, in cells along each axis.
+
+    Queries: those of `measure_reach`, and one for each state. See `Reach.radius`.
+
+    Args:
+        solver: The black box.
+        state: (batch, channel, *space), typical states.
+        forcing: Their forcing, or None.
+        tolerance: Share of a squared response that may lie outside.
+        probes: Single entries to change; see `measure_reach`.
+        mu: By how much, in standard deviations of each channel.
+    """
+    step = Step(solver, state, forcing, solver.step(state, forcing))
+    return measure_reach(step, probes, mu).radius(tolerance)
+
+
+def _by_distance(
+    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
+) -> Float[Tensor, "probes ..."]:
+    """Sum the cells at the same distances, axis by axis."""
+    energy, stride = squares, squares[0].numel()
+    for axis, (n, periodic) in enumerate(zip(grid.shape, grid.periodic, strict=True), start=1):
+        stride //= n
+        probed = (cells // stride) % n
+        distance = (torch.arange(n, device=cells.device) - probed[:, None]).abs()
+        if periodic:
+            distance = torch.minimum(distance, n - distance)
+        along = energy.movedim(axis, 1)
+        index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
+        energy = torch.zeros_like(along).scatter_add(1, index, along).movedim(1, axis)
+    return energy
