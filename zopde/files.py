@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import socket
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from hashlib import blake2b, sha256
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from zopde.errors import InputError, first_line
+
+_ROOM = "make room on its disk, then give the command again (with --resume where a run is going on)"
+_RIGHTS = "give yourself the right to write there, or name another folder"
+_HANDLES = "raise the limit of open files: ulimit -n 4096"
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _HANDLES),
+    errno.EIO: "the disk fails: name a folder on another",
+}
+_PARTIAL = re.compile(r"\..+\.(\d+)(?:@(.+))?\.partial")  # older versions did not name the host
 _KEY = 16  # bytes of a key
 _NUMBERS = 2**22  # of a large tensor that are brought to the CPU at a time
+
+
+@contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Say in one line what the system has against a file: a full disk, a permission, a limit."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        got, expected = os.strerror(error.errno or 0), "a file that can be opened and written"
+        raise InputError(f"file {path}", got=got, expected=expected, remedy=remedy) from error
 
 
 @contextmanager
@@ -20,30 +52,86 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file under another name first; a reader sees the old file or the new one.
 
     The name to write to lies in the same folder, which is made, and ends in ".partial". When
-    the block ends well the file takes the place of `path`; when it raises, the file goes. A
-    durable one also survives a power cut: the content is brought to the disk before the name,
-    and the name before this returns. That takes milliseconds.
+    the block ends well the file takes the place of `path`; when it raises, the file goes. What
+    a process that was killed left there goes, too. A durable file also survives a power cut: the
+    content is brought to the disk before the name, and the name before this returns. That takes
+    milliseconds.
+
+    Raises:
+        InputError: If the disk is full, or the system refuses the file for another such reason.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        if durable:
-            _to_disk(partial)
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+    partial = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.partial")
+    with reaching(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        try:
+            yield partial
+            if durable:
+                _to_disk(partial)
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
     if durable:
         with suppress(OSError):  # some network disks cannot do that to a folder
             _to_disk(path.parent)
 
 
+@lru_cache(maxsize=256)  # once a process and folder: a bank has thousands of files
+def _sweep(folder: Path) -> None:
+    """Take away what processes of this machine that are no more left half written."""
+    for entry in folder.iterdir():
+        found = _PARTIAL.fullmatch(entry.name)
+        if found and (found[2] or socket.gethostname()) == socket.gethostname():
+            with suppress(OSError):
+                try:
+                    os.kill(int(found[1]), 0)
+                except (ProcessLookupError, OverflowError):
+                    entry.unlink()
+
+
+def write_bytes(path: Path, *pieces: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file that is complete in memory; see `replacing`."""
+    with replacing(path, durable) as partial, partial.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, its line ends as they are; see `replacing`."""
-    with replacing(path) as partial:
-        partial.write_bytes(text.encode())
+    write_bytes(path, text.encode())
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file in UTF-8; a kill may leave a part of the last line."""
+    with reaching(path), path.open("ab") as file:
+        file.write(text.encode())
+
+
+def save_tensors(path: Path, content: object) -> None:
+    """Write tensors and plain values, with a checksum of each tensor; see `replacing`."""
+    buffer = BytesIO()  # a writer of torch ends the process where a disk is full
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def load_tensors(path: Path) -> Any:  # noqa: ANN401 - what was saved
+    """Read what `save_tensors` wrote, and run nothing in it.
+
+    Raises:
+        ValueError: In one line, if a bit is wrong or it is another file.
+    """
+    try:
+        with reaching(path), zipfile.ZipFile(path) as records:
+            wrong = records.testzip()  # torch itself does not look at the checksums
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} is wrong")
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except InputError:
+        raise
+    except Exception as error:  # whatever another file makes zipfile, pickle and torch raise
+        raise ValueError(first_line(error)) from error
 
 
 def digest_of(tensors: Iterable[Tensor | None]) -> str:

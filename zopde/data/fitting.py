@@ -1,0 +1,192 @@
+"""A user's dataset against the grid of the solver: dims, times, coordinates, values."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import xarray as xr
+
+from zopde.errors import InputError
+from zopde.grid import Grid
+
+log = logging.getLogger(__name__)
+
+_TIMES = ("t", "time", "times")
+_SECONDS = {
+    word: seconds
+    for seconds, words in (
+        (1e-9, "ns nanosecond nanoseconds"),
+        (1e-6, "us microsecond microseconds"),
+        (1e-3, "ms millisecond milliseconds"),
+        (1.0, "s sec secs second seconds"),
+        (60.0, "min mins minute minutes"),
+        (3600.0, "h hr hrs hour hours"),
+        (86400.0, "d day days"),
+    )
+    for word in words.split()
+}
+# What models write where there is nothing: land, outside of the domain. The signs vary.
+_HUGE = (1e20, 9.969209968386869e36, 1e30, 2.0**100, 1e35, 1e36, 1e15, 9.99e33)
+_SMALL = (99, 999, 9999, 99999, 999999, 999.9, 9999.9, 32767, 32768, 2147483647, 2147483648)
+
+
+def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
+    """The dataset in the grid's dims and direction, where it says without doubt what is what.
+
+    Raises:
+        InputError: If it does not: a variable, dim, time or cell that is not the grid's, a gap
+            between times, values that are not finite, or that stand for nothing.
+    """
+    names = (*grid.channels, *grid.forcing_channels)
+    for name in names:
+        if name not in dataset:
+            known = ", ".join(map(str, dataset.data_vars)) or "nothing"
+            raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
+    dataset = _with_dims(dataset, names[0], ("simulation", "time", *grid.dims))
+    for name in names:
+        _check_shape(dataset[name], grid)
+    if "time" in dataset.coords and dataset.sizes["time"] > 1:
+        _check_times(dataset["time"], grid)
+    for dim, cell in zip(grid.dims, grid.spacing, strict=True):
+        if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
+            log.warning("data: %s descends in the file; turned round", dim)
+            dataset = dataset.isel({dim: slice(None, None, -1)})
+    for name in names:
+        _check_values(dataset[name])
+    return dataset
+
+
+def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Dataset:
+    """With another name of time changed, and a simulation of its own where there is but one."""
+    dims = [str(dim) for dim in dataset[name].dims]
+    others = [dim for dim in dims if dim not in wanted]
+    times = [dim for dim in others if dim.lower() in _TIMES]
+    try:
+        if "time" not in dims and len(times) == 1:
+            there = "time" in dataset.variables
+            dataset = (dataset.swap_dims if there else dataset.rename)({times[0]: "time"})
+            others.remove(times[0])
+        if not others and "simulation" not in dims:
+            dataset = dataset.expand_dims("simulation")
+    except ValueError:
+        pass  # two things of one name; what is missing is said next
+    return dataset
+
+
+def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
+    wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
+    what = f"data {variable.name!r}"
+    if set(dims) != set(wanted):
+        missing = [dim for dim in wanted if dim not in dims]
+        others = [dim for dim in dims if dim not in wanted]
+        remedy = ""
+        if len(others) == len(missing) - 1 and "simulation" in missing:
+            missing.remove("simulation")
+            remedy = '.expand_dims("simulation")'
+        pairs = ", ".join(f'{a}="{b}"' for a, b in zip(others, missing, strict=False))
+        if len(others) == len(missing):
+            remedy = f".rename({pairs}){remedy}" if pairs else remedy
+        elif not missing and all(variable.sizes[dim] == 1 for dim in others):
+            remedy = f".squeeze({others})"
+        remedy = f"with xarray, such as dataset{remedy}" if remedy else ""
+        raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
+    if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
+        raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
+    shape = tuple(variable.sizes[dim] for dim in grid.dims)
+    if shape != grid.shape:
+        raise InputError(what, got=f"{shape} cells", expected=f"{grid.shape}")
+
+
+def _check_times(time: xr.DataArray, grid: Grid) -> None:
+    """Every time must follow the one before by dt, as exactly as the numbers can tell."""
+    times, blur = _plain_times(time, grid)
+    steps, near = np.diff(times), 1e-5 * grid.dt + 4 * blur
+    if near > grid.dt / 4:
+        got = f"{time.dtype}, which tells no steps of {grid.dt:g} apart"
+        raise InputError("data time", got=got, expected="a finer type, such as float64")
+    right = np.abs(steps - grid.dt) <= near
+    if not right.any():
+        raise InputError("data time", got=f"steps of {steps[0]:g}", expected=f"{grid.dt:g}")
+    if not right.all():
+        first = int(right.argmin())
+        raise InputError(
+            "data time",
+            got=f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere",
+            expected=f"steps of {grid.dt:g} without a gap",
+            remedy="make each whole stretch a simulation of its own",
+        )
+
+
+def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
+    """Times in the unit of the grid's dt, which is a second if it names none; and their blur."""
+    values, own = time.values, grid.unit("time")
+    unit, since, _ = f"{time.attrs.get('units', '')} ".partition(" since ")
+    unit, blur = unit.strip().lower() if unit.strip() != own else own, 0.0
+    if values.dtype.kind in "mM":
+        values, unit, since = (values - values[0]) / np.timedelta64(1, "s"), "s", "since"
+    elif values.dtype.kind == "O" and hasattr(values[0] - values[0], "total_seconds"):
+        # Dates of other calendars, as xarray gives them.
+        values = np.array([(value - values[0]).total_seconds() for value in values])
+        unit, since = "s", "since"
+    if values.dtype.kind not in "iuf":
+        got = f"type {values.dtype}"
+        raise InputError("data time", got=got, expected="numbers or dates, by the rules of CF")
+    if since and unit not in _SECONDS:
+        got = f"units {time.attrs['units']!r}"
+        raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
+    if values.dtype.kind == "f":
+        blur = float(np.spacing(np.abs(values).max()))
+    factor = 1.0
+    if unit != own and unit in _SECONDS:
+        factor = _SECONDS[unit] / _SECONDS.get(own.lower(), 1.0)
+    return values.astype(np.float64) * factor, blur * factor
+
+
+def _descends(places: xr.DataArray, cell: float) -> bool:
+    """Whether a coordinate descends; its steps must be the grid's cells, or count them."""
+    values, what = places.values, f"data coordinate {places.name!r}"
+    if values.dtype.kind not in "iuf":
+        raise InputError(what, got=f"type {values.dtype}", expected="numbers")
+    steps = np.diff(values.astype(np.float64))
+    blur = float(np.spacing(np.abs(values).max())) if values.dtype.kind == "f" else 0.0
+    wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
+    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * blur
+    if not right.all():
+        first = int(right.argmin())
+        raise InputError(
+            what,
+            got=f"{values[first]:g}, then {values[first + 1]:g}",
+            expected=f"steps of {wanted:g}, the grid's cells",
+            remedy=f'name the grid\'s extent as the data mean it, or .drop_vars("{places.name}")',
+        )
+    return bool(steps[0] < 0)
+
+
+def _check_values(variable: xr.DataArray) -> None:
+    values, what = variable.values, f"data {variable.name!r}"
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
+        remedy = "a _FillValue is read as NaN: fill or cut out those cells"
+        raise InputError(what, got=got, expected="finite values", remedy=remedy)
+    for value in (values.max(), values.min()):
+        others = values[values != value]
+        if _stands_for_nothing(float(value), others):
+            spans = f"{others.min():g} to {others.max():g}" if others.size else "no others"
+            got = f"{value:g} in {values.size - others.size:,} places, else {spans}"
+            remedy = "a fill value without _FillValue? fill or cut out those cells"
+            raise InputError(what, got=got, expected="values of the flow", remedy=remedy)
+
+
+def _stands_for_nothing(value: float, others: np.ndarray) -> bool:
+    """Whether an extreme value is one that models fill with, and far from all others."""
+    huge = bool(np.isclose(abs(value), _HUGE, rtol=1e-6, atol=0).any())
+    if not others.size:
+        return huge
+    low, high = float(others.min()), float(others.max())
+    away = max(value - high, low - value)
+    if huge:
+        return away > abs(value) / 2
+    small = value < 0 and bool(np.isclose(-value, _SMALL, rtol=1e-6, atol=0).any())
+    return small and away > 3 * (high - low)
