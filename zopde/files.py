@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
@@ -18,17 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zopde.errors import InputError, first_line
+from zopde.errors import InputError, first_line, refusal
 
-_ROOM = "make room on its disk, then give the command again (with --resume where a run is going on)"
-_RIGHTS = "give yourself the right to write there, or name another folder"
-_HANDLES = "raise the limit of open files: ulimit -n 4096"
-_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _HANDLES),
-    errno.EIO: "the disk fails: name a folder on another",
-}
 _PARTIAL = re.compile(r"\..+\.(\d+)(?:@(.+))?\.partial")  # older versions did not name the host
 _KEY = 16  # bytes of a key
 _NUMBERS = 2**22  # of a large tensor that are brought to the CPU at a time
@@ -40,11 +30,10 @@ def reaching(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0)
-        if remedy is None:
+        refused = refusal(error, path)
+        if refused is None:
             raise
-        got, expected = os.strerror(error.errno or 0), "a file that can be opened and written"
-        raise InputError(f"file {path}", got=got, expected=expected, remedy=remedy) from error
+        raise refused from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
-from zopde.files import replacing
+from zopde.files import load_tensors, save_tensors
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
@@ -190,7 +190,7 @@ class Bank:
             return
         steps = []
         try:
-            for snapshot in torch.load(self._path, weights_only=True):
+            for snapshot in load_tensors(self._path):
                 if snapshot["tag"] >= below:
                     break
                 state, stepped = snapshot["state"][None], snapshot["stepped"][None]
@@ -208,8 +208,7 @@ class Bank:
 
     def _write(self) -> None:
         if self._path is not None:
-            with replacing(self._path) as partial, partial.open("wb") as file:
-                torch.save(self.listed, file)
+            save_tensors(self._path, self.listed)
 
     @property
     def keys(self) -> Float[Tensor, "snapshots key_channel *space"]:
