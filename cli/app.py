@@ -76,11 +76,9 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:  # a user's solver may raise anything
-        if refused := refusal(error):
-            complain(str(refused))
-            return 2
-        complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
-        return 1
+        refused = refusal(error)
+        complain(str(refused or f"unexpected {type(error).__name__}: {error}; --debug shows where"))
+        return 2 if refused else 1
     # Typer turns Ctrl-C inside a command into this exit code.
     return _interrupted() if code == 130 else int(code or 0)
 

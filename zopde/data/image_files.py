@@ -214,8 +214,9 @@ def _labelled_pictures(folder: Path, classes: tuple[str, ...], first: Path) -> I
                 what = f"picture {path}"
                 raise InputError(what, got=got, expected=f"{expected}, as {first}")
     pixels = np.stack(pictures)
+    pixels = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, 3, 1)
     # In memory as in shape: layers take other ways, with other round-off, where it is not so.
-    pixels = np.ascontiguousarray(np.moveaxis(pixels, 3, 1)) if pixels.ndim == 4 else pixels[:, None]
+    pixels = np.ascontiguousarray(pixels)
     return Images(torch.from_numpy(pixels), torch.tensor(labels))
 
 

@@ -210,9 +210,9 @@ def picture(image: Image.Image) -> np.ndarray:
         raise ValueError(f"{image.n_frames} pictures in one file")  # type: ignore[attr-defined]
     if not numbers and (";16" in words or ";32" in words or ppm > 255):
         raise ValueError("colours of more than 8 bits a channel")
-    if not numbers and (image.mode.endswith(("A", "a")) or "transparency" in image.info):
-        if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise ValueError("transparent places")
+    alpha = not numbers and (image.mode.endswith(("A", "a")) or "transparency" in image.info)
+    if alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise ValueError("transparent places")
     if numbers:
         array = np.asarray(image)
         if image.mode == "I" and "S" not in words and array.min() < 0:

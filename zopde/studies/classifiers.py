@@ -19,7 +19,7 @@ from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.seeding import generator, global_stream
 from zopde.session import Session
-from zopde.studies.model_file import read_model, write_model
+from zopde.studies.model_file import built, read_model, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
 Classifier = Callable[[Tensor], Any]
@@ -76,13 +76,16 @@ def load_classifier(path: Path | str) -> StandardisedClassifier:
     Raises:
         InputError: If the file is missing or no classifier of zopde.
     """
-    plan, state = read_model(path, "classifier")
-    classes = tuple(plan["classes"])
-    with global_stream(generator(0, "weights")):  # its first weights are thrown away
-        body = build_classifier(plan["kind"], plan["channels"], len(classes), plan["sizes"])
-    model = StandardisedClassifier(body, state["mean"], state["deviation"], classes)
-    model.load_state_dict(state)
-    return model.eval()
+    types = {"kind": str, "sizes": dict[str, int], "channels": int, "classes": tuple[str, ...]}
+    plan, state = read_model(path, "classifier", types)
+    kind, classes = plan["kind"], plan["classes"]
+
+    def make() -> StandardisedClassifier:
+        with global_stream(generator(0, "weights")):  # its first weights are thrown away
+            body = build_classifier(kind, plan["channels"], len(classes), plan["sizes"])
+        return StandardisedClassifier(body, state["mean"], state["deviation"], classes)
+
+    return built(path, make, state, ":" not in kind)
 
 
 @final

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+import msgspec
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from zopde import __version__
 from zopde.errors import InputError, first_line
-from zopde.files import replacing
+from zopde.files import identity_of, key_of, reaching, write_bytes
+
+_MOST = 2**16  # no network of a plan has more of anything, unless its tensors are that large
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def write_model(
@@ -22,30 +28,76 @@ def write_model(
 ) -> None:
     """Write a safetensors file whole or not at all; `plan` tells how to build the network."""
     plain = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    plan = {**plan, "zopde": __version__}
+    plan["checksum"] = _checksum(plan, plain)
     # One entry: several would be written in an order that changes from run to run.
-    with replacing(path) as partial:
-        save_file(plain, partial, {kind: json.dumps({**plan, "zopde": __version__})})
+    write_bytes(path, save(plain, {kind: json.dumps(plan)}))
 
 
-def read_model(path: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(plan, tensors) of a file that `write_model` wrote."""
-    with _opened(path) as file:
+def read_model(
+    path: Path | str, kind: str, types: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(plan, tensors) of a file that `write_model` wrote; the plan has entries of these types."""
+    with _refusing(path), safe_open(path, framework="pt") as file:
         plan = json.loads((file.metadata() or {})[kind])
-        return plan, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        checksum = plan.pop("checksum", None)  # older versions wrote none
+        if checksum is not None and checksum != _checksum(plan, tensors):
+            raise ValueError("its checksum is wrong")
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise ValueError("weights that are not finite")
+        plan |= {name: msgspec.convert(plan.get(name), type_) for name, type_ in types.items()}
+        _check_sizes(plan, tensors)
+        return plan, tensors
 
 
 def kinds_of(path: Path | str) -> set[str]:
     """What sorts of network a safetensors file says it holds."""
-    with _opened(path) as file:
+    with _refusing(path), safe_open(path, framework="pt") as file:
         return set(file.metadata() or {})
 
 
+def built(
+    path: Path | str, make: Callable[[], Network], tensors: Mapping[str, Tensor], own: bool = True
+) -> Network:
+    """The network of a file, in eval mode. `own`: without memory first, to compare the shapes."""
+    with _refusing(path):
+        if own:
+            with torch.device("meta"):
+                planned = {name: value.shape for name, value in make().state_dict().items()}
+            if planned != {name: value.shape for name, value in tensors.items()}:
+                raise ValueError("tensors of another network than its plan")
+        network = make()
+        network.load_state_dict(tensors)
+        return network.eval()
+
+
+def _check_sizes(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Require whole numbers, also of the tables in a plan, that its tensors bear out."""
+    most = max((_MOST, *(n for value in tensors.values() if value.numel() for n in value.shape)))
+    for name, value in plan.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, tensors)
+        limit = len(tensors) if name in ("depth", "blocks") else most
+        limit = math.inf if isinstance(value, float) else limit
+        if isinstance(value, int | float) and not 0 <= value <= limit:
+            raise ValueError(f"{name} = {value}, which its tensors do not bear out")
+
+
+def _checksum(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    names = sorted(tensors)
+    words = json.dumps([plan, names], sort_keys=True)
+    return key_of(identity_of(words), *(tensors[name] for name in names)).hex()
+
+
 @contextmanager
-def _opened(path: Path | str) -> Iterator[Any]:
+def _refusing(path: Path | str) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        with reaching(Path(path)):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever a hostile file makes safetensors, json and torch raise
         reason = first_line(error)
         raise InputError(
             "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"

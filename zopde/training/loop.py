@@ -130,9 +130,7 @@ def fit(
             cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
         else:
             if not measured.skipped:
-                optimise.update(
-                    optimizer, network, measured.active, cost.iterations, iterations
-                )
+                optimise.update(optimizer, network, measured.active, cost.iterations, iterations)
             skipped = cost.skipped + measured.skipped
             cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
             if progress:
@@ -238,8 +236,9 @@ def read_history(path: Path) -> list[Row]:
         return (int if name in whole else float)(text or "")
 
     with _parsing(path):
-        # The last one may be half written; a file of an older version has no variance.
-        lines = [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if len(row) == len(rows[0])]
+        # A file of an older version has no variance.
+        whole_rows = (row for row in rows[1:] if len(row) == len(rows[0]))
+        lines = [dict(zip(rows[0], row, strict=True)) for row in whole_rows]
         return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]
     return []
 
@@ -247,6 +246,7 @@ def read_history(path: Path) -> list[Row]:
 def _rows(path: Path) -> list[list[str]]:
     with _parsing(path):
         text = path.read_text("utf-8") if path.exists() else ""
+        # The last line may be half written.
         return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
     return []
 
