@@ -31,6 +31,11 @@ _KINDS: dict[str, type[nn.Module]] = {"cnn": SmallCNN, "resnet": CifarResNet}
 def build_classifier(kind: str, channels: int, classes: int, sizes: dict[str, int]) -> nn.Module:
     """A classifier; `kind` is "cnn", "resnet", "package.module:Class" or "file.py:Class"."""
     factory = _KINDS.get(kind) or load_object(kind)
+    # A model file may come from anywhere: what it names must not be, say, os:kill.
+    if not (
+        inspect.isfunction(factory) or (inspect.isclass(factory) and issubclass(factory, nn.Module))
+    ):
+        raise InputError("network", got=repr(kind), expected="the class of a network")
     network: nn.Module = factory(channels, classes, **sizes)
     return network
 

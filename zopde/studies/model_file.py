@@ -44,6 +44,8 @@ def read_model(
         checksum = plan.pop("checksum", None)  # older versions wrote none
         if checksum is not None and checksum != _checksum(plan, tensors):
             raise ValueError("its checksum is wrong")
+        if not plan.keys() <= {*types, "zopde"}:
+            raise ValueError(f"a plan of {', '.join(plan)}")
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("weights that are not finite")
         plan |= {name: msgspec.convert(plan.get(name), type_) for name, type_ in types.items()}
@@ -78,7 +80,7 @@ def _check_sizes(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None
     for name, value in plan.items():
         if isinstance(value, Mapping):
             _check_sizes(value, tensors)
-        limit = len(tensors) if name in ("depth", "blocks") else most
+        limit: float = len(tensors) if name in ("depth", "blocks") else most
         limit = math.inf if isinstance(value, float) else limit
         if isinstance(value, int | float) and not 0 <= value <= limit:
             raise ValueError(f"{name} = {value}, which its tensors do not bear out")

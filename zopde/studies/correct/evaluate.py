@@ -129,9 +129,9 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
     words = {"kind": Literal["conv", "residual"], "padding": Padding, "inject": Inject | None}
-    types = {"sizes": dict[str, int], "inputs": int, "outputs": int, **words}
-    plan, state = read_model(path, "corrector", types)
-    inject = plan["inject"] or "after"  # as every file before there was a choice
+    types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
+    plan, state = read_model(path, "corrector", {**types, **words})
+    inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
     def make() -> Normalised:
         scale = state["state_scale"]
