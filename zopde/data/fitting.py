@@ -13,22 +13,14 @@ from zopde.grid import Grid
 log = logging.getLogger(__name__)
 
 _TIMES = ("t", "time", "times")
-_SECONDS = {
-    word: seconds
-    for seconds, words in (
-        (1e-9, "ns nanosecond nanoseconds"),
-        (1e-6, "us microsecond microseconds"),
-        (1e-3, "ms millisecond milliseconds"),
-        (1.0, "s sec secs second seconds"),
-        (60.0, "min mins minute minutes"),
-        (3600.0, "h hr hrs hour hours"),
-        (86400.0, "d day days"),
-    )
-    for word in words.split()
-}
-# What models write where there is nothing: land, outside of the domain. The signs vary.
-_HUGE = (1e20, 9.969209968386869e36, 1e30, 2.0**100, 1e35, 1e36, 1e15, 9.99e33)
-_SMALL = (99, 999, 9999, 99999, 999999, 999.9, 9999.9, 32767, 32768, 2147483647, 2147483648)
+_UNITS = (
+    *((1e-9, "ns nanoseconds"), (1e-6, "us microseconds"), (1e-3, "ms milliseconds")),
+    *((1.0, "s sec secs seconds"), (60.0, "min mins minutes"), (3600.0, "h hr hrs hours")),
+    (86400.0, "d days"),
+)
+_SECONDS = {w: seconds for seconds, words in _UNITS for w in f"{words} {words[:-1]}".split()}
+# What programs write for a value that is missing, unless they take a huge one.
+_MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
 
 def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -136,7 +128,7 @@ def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
         got = f"units {time.attrs['units']!r}"
         raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
     if values.dtype.kind == "f":
-        blur = float(np.spacing(np.abs(values).max()))
+        blur = float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
     factor = 1.0
     if unit != own and unit in _SECONDS:
         factor = _SECONDS[unit] / _SECONDS.get(own.lower(), 1.0)
@@ -149,7 +141,11 @@ def _descends(places: xr.DataArray, cell: float) -> bool:
     if values.dtype.kind not in "iuf":
         raise InputError(what, got=f"type {values.dtype}", expected="numbers")
     steps = np.diff(values.astype(np.float64))
-    blur = float(np.spacing(np.abs(values).max())) if values.dtype.kind == "f" else 0.0
+    blur = (
+        float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
+        if values.dtype.kind == "f"
+        else 0.0
+    )
     wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
     right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * blur
     if not right.all():
@@ -170,23 +166,14 @@ def _check_values(variable: xr.DataArray) -> None:
         got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
         remedy = "a _FillValue is read as NaN: fill or cut out those cells"
         raise InputError(what, got=got, expected="finite values", remedy=remedy)
-    for value in (values.max(), values.min()):
+    for value in (float(values.max()), float(values.min())):
+        if abs(value) < 1e10 and not np.isclose(-value, _MISSING, rtol=1e-6).any():
+            continue
         others = values[values != value]
-        if _stands_for_nothing(float(value), others):
-            spans = f"{others.min():g} to {others.max():g}" if others.size else "no others"
-            got = f"{value:g} in {values.size - others.size:,} places, else {spans}"
+        low, high = (float(others.min()), float(others.max())) if others.size else (0.0, 0.0)
+        # A huge one must be far larger than all others, another far below all that they span.
+        alone = abs(high if value > high else low) < 1e-4 * abs(value)
+        if alone if abs(value) >= 1e10 else low - value > 3 * (high - low):
+            got = f"{value:g} in {values.size - others.size:,} places, else {low:g} to {high:g}"
             remedy = "a fill value without _FillValue? fill or cut out those cells"
             raise InputError(what, got=got, expected="values of the flow", remedy=remedy)
-
-
-def _stands_for_nothing(value: float, others: np.ndarray) -> bool:
-    """Whether an extreme value is one that models fill with, and far from all others."""
-    huge = bool(np.isclose(abs(value), _HUGE, rtol=1e-6, atol=0).any())
-    if not others.size:
-        return huge
-    low, high = float(others.min()), float(others.max())
-    away = max(value - high, low - value)
-    if huge:
-        return away > abs(value) / 2
-    small = value < 0 and bool(np.isclose(-value, _SMALL, rtol=1e-6, atol=0).any())
-    return small and away > 3 * (high - low)

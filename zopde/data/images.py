@@ -226,7 +226,7 @@ def picture(image: Image.Image) -> np.ndarray:
 
 def _exact(array: np.ndarray) -> np.ndarray:
     """Bytes and floating-point numbers as they are, other whole numbers in float32."""
-    if array.dtype.kind in "iu" and array.dtype.itemsize > 1:
+    if array.dtype.kind in "iu" and array.dtype != np.uint8:
         if array.size and max(int(array.max()), -int(array.min())) > _EXACT:
             raise ValueError("whole numbers beyond 2^24, which float32 rounds")
         return array.astype(np.float32)
