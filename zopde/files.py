@@ -37,6 +37,19 @@ def reaching(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(what: str, path: Path | str, expected: str, remedy: str = "") -> Iterator[None]:
+    """Say in one line what is wrong with a file, whatever a library raises that reads it."""
+    try:
+        with reaching(Path(path)):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes libraries raise all they have
+        got = f"unreadable ({first_line(error)})"
+        raise InputError(f"{what} {path}", got=got, expected=expected, remedy=remedy) from error
+
+
+@contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file under another name first; a reader sees the old file or the new one.
 
@@ -106,21 +119,12 @@ def save_tensors(path: Path, content: object) -> None:
 
 
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - what was saved
-    """Read what `save_tensors` wrote, and run nothing in it.
-
-    Raises:
-        ValueError: In one line, if a bit is wrong or it is another file.
-    """
-    try:
-        with reaching(path), zipfile.ZipFile(path) as records:
-            wrong = records.testzip()  # torch itself does not look at the checksums
-        if wrong is not None:
-            raise ValueError(f"the checksum of {wrong} is wrong")
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except InputError:
-        raise
-    except Exception as error:  # whatever another file makes zipfile, pickle and torch raise
-        raise ValueError(first_line(error)) from error
+    """Read what `save_tensors` wrote, and run nothing in it; to be called within `reading`."""
+    with zipfile.ZipFile(path) as records:
+        wrong = records.testzip()  # torch itself does not look at the checksums
+    if wrong is not None:
+        raise ValueError(f"the checksum of {wrong} is wrong")
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def digest_of(tensors: Iterable[Tensor | None]) -> str:

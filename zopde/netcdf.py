@@ -10,8 +10,8 @@ import h5netcdf
 import xarray as xr
 from xarray.backends import H5NetCDFStore
 
-from zopde.errors import InputError, first_line
-from zopde.files import reaching, write_bytes
+from zopde.errors import InputError
+from zopde.files import reading, write_bytes
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # by the version of an HDF5 file: where its length stands
@@ -28,20 +28,11 @@ def read_netcdf(path: Path) -> xr.Dataset:
     """
     if not path.is_file():
         raise InputError("data file", got=f"{path}", expected="an existing NetCDF file")
-    try:
-        with reaching(path):
-            engine = _engine(path)
-            with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
-                return dataset.load()
-    except InputError:
-        raise
-    except Exception as error:  # whatever another file makes HDF5, SciPy and xarray raise
-        raise InputError(
-            f"data file {path}",
-            got=f"unreadable ({first_line(error)})",
-            expected="a complete NetCDF file, classic or NetCDF4",
-            remedy="fetch or make it again under another name, and name that with --data",
-        ) from error
+    remedy = "fetch or make it again under another name, and name that with --data"
+    with reading("data file", path, "a complete NetCDF file, classic or NetCDF4", remedy):
+        engine = _engine(path)
+        with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
+            return dataset.load()
 
 
 def write_netcdf(dataset: xr.Dataset, path: Path, durable: bool = True) -> None:

@@ -305,7 +305,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     network = torch.nn.Linear(3, 2)
     fit(network, objective_at, Backprop(), Optimise(), 2, tmp_path)
     for other in (torch.nn.Linear(2, 3), torch.nn.Conv1d(3, 2, 1)):
-        with pytest.raises(InputError, match="of another training"):
+        with pytest.raises(InputError, match="a checkpoint of this training"):
             fit(other, objective_at, Backprop(), Optimise(), 4, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     for spoiled in ({**state, "network": 7}, {}, [1], {**state, "optimizer": None}):

@@ -6,8 +6,6 @@ import gzip
 import math
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +14,8 @@ import torch
 from PIL import Image
 
 from zopde.data.images import ImageData, Images, picture
-from zopde.errors import InputError, first_line
-from zopde.files import reaching
+from zopde.errors import InputError
+from zopde.files import reading
 
 
 def load_images(path: Path | str = "") -> ImageData:
@@ -72,7 +70,7 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def _read_npz(path: Path) -> ImageData:
-    with _reading(path, "a complete npz of plain arrays"):
+    with reading("image data", path, "a complete npz of plain arrays"):
         if not zipfile.is_zipfile(path):  # NumPy would call anything else a pickle
             raise zipfile.BadZipFile("another file, or half of one")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -120,7 +118,10 @@ def _cifar_files(path: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in folder.iterdir() if file.name in wanted}
     contents = {}
     remedy = "`zopde data fetch cifar10` gets and checks it"
-    with _reading(path, "a complete CIFAR-10 archive", remedy), tarfile.open(path) as archive:
+    with (
+        reading("image data", path, "a complete CIFAR-10 archive", remedy),
+        tarfile.open(path) as archive,
+    ):
         for member in archive:
             name = PurePosixPath(member.name).name
             if name in wanted and (stream := archive.extractfile(member)):
@@ -162,7 +163,7 @@ def _idx_array(folder: Path, name: str, axes: int) -> np.ndarray:
     path = _idx_file(folder, name)
     if path is None:
         raise InputError(f"idx files in {folder}", got=f"no {name}", expected="all four files")
-    with _reading(path, "a complete idx file"):
+    with reading("image data", path, "a complete idx file"):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     start = 4 + 4 * axes
     if len(data) < start or data[:4] != bytes((0, 0, _BYTES, axes)):
@@ -243,21 +244,11 @@ def _shown_in(folder: Path) -> list[Path]:
 
 
 def _picture(path: Path) -> np.ndarray:
-    with _reading(path, "one whole picture that keeps its numbers"), Image.open(path) as image:
+    with (
+        reading("image data", path, "one whole picture that keeps its numbers"),
+        Image.open(path) as image,
+    ):
         return picture(image)
-
-
-@contextmanager
-def _reading(path: Path, expected: str, remedy: str = "") -> Iterator[None]:
-    """Say in one line what NumPy, Pillow, gzip, tarfile or zipfile finds wrong with a file."""
-    try:
-        with reaching(path):
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file makes them raise
-        what, got = f"image data {path}", first_line(error)
-        raise InputError(what, got=got, expected=expected, remedy=remedy) from error
 
 
 def _numbers(count: int) -> tuple[str, ...]:

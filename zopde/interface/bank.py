@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
-from zopde.files import load_tensors, save_tensors
+from zopde.files import load_tensors, reading, save_tensors
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
@@ -189,19 +189,13 @@ class Bank:
         if self._path is None or not self._path.exists():
             return
         steps = []
-        try:
+        remedy = "start over with --overwrite"
+        with reading("list of snapshots", self._path, "what a run of zopde wrote", remedy):
             for snapshot in load_tensors(self._path):
                 if snapshot["tag"] >= below:
                     break
                 state, stepped = snapshot["state"][None], snapshot["stepped"][None]
                 steps.append((Step(solver, state, snapshot["forcing"], stepped), snapshot["tag"]))
-        except Exception as error:  # whatever a file that is not ours makes torch raise
-            raise InputError(
-                f"list of snapshots {self._path}",
-                got="another file, or half of it",
-                expected="what a run of zopde wrote",
-                remedy="start over with --overwrite",
-            ) from error
         for step, tag in steps:
             self.add(step, tag, store)
         self._write()

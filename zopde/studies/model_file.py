@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from zopde import __version__
-from zopde.errors import InputError, first_line
-from zopde.files import identity_of, key_of, reaching, write_bytes
+from zopde.files import identity_of, key_of, reading, write_bytes
 
+_EXPECTED = "a model.safetensors of a zopde run"
 _MOST = 2**16  # no network of a plan has more of anything, unless its tensors are that large
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -38,7 +37,7 @@ def read_model(
     path: Path | str, kind: str, types: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(plan, tensors) of a file that `write_model` wrote; the plan has entries of these types."""
-    with _refusing(path), safe_open(path, framework="pt") as file:
+    with reading("model file", path, _EXPECTED), safe_open(path, framework="pt") as file:
         plan = json.loads((file.metadata() or {})[kind])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         checksum = plan.pop("checksum", None)  # older versions wrote none
@@ -55,7 +54,7 @@ def read_model(
 
 def kinds_of(path: Path | str) -> set[str]:
     """What sorts of network a safetensors file says it holds."""
-    with _refusing(path), safe_open(path, framework="pt") as file:
+    with reading("model file", path, _EXPECTED), safe_open(path, framework="pt") as file:
         return set(file.metadata() or {})
 
 
@@ -63,7 +62,7 @@ def built(
     path: Path | str, make: Callable[[], Network], tensors: Mapping[str, Tensor], own: bool = True
 ) -> Network:
     """The network of a file, in eval mode. `own`: without memory first, to compare the shapes."""
-    with _refusing(path):
+    with reading("model file", path, _EXPECTED):
         if own:
             with torch.device("meta"):
                 planned = {name: value.shape for name, value in make().state_dict().items()}
@@ -90,17 +89,3 @@ def _checksum(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     names = sorted(tensors)
     words = json.dumps([plan, names], sort_keys=True)
     return key_of(identity_of(words), *(tensors[name] for name in names)).hex()
-
-
-@contextmanager
-def _refusing(path: Path | str) -> Iterator[None]:
-    try:
-        with reaching(Path(path)):
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # whatever a hostile file makes safetensors, json and torch raise
-        reason = first_line(error)
-        raise InputError(
-            "model file", got=f"{path} ({reason})", expected="a model.safetensors of a zopde run"
-        ) from error

@@ -9,8 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from zopde.contracts import Objective
-from zopde.errors import InputError
-from zopde.files import identity_of
+from zopde.files import identity_of, reading
 from zopde.seeding import generator
 from zopde.sparsity import (
     LayerRatios,
@@ -92,17 +91,11 @@ def write_scoring(
 
 def read_scoring(path: Path) -> Scoring:
     """What `write_scoring` kept."""
-    try:
+    remedy = "delete it to score again, or start over with --overwrite"
+    with reading("layer-wise ratios", path, "what the run wrote", remedy):
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum", None)  # older versions wrote none
         if checksum not in (None, identity_of(json.dumps(content, sort_keys=True))):
             raise ValueError("its checksum is wrong")
         costs = [content[name] for name in _COSTS]
         return Scoring(LayerRatios.from_tree(content), Fitted(0, *costs))
-    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{FILE} in {path.parent}",
-            got=f"unreadable ({error})",
-            expected="what the run wrote",
-            remedy="delete it to score again, or start over with --overwrite",
-        ) from error

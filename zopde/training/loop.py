@@ -6,8 +6,7 @@ import csv
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
@@ -17,10 +16,12 @@ import torch
 from torch import nn
 
 from zopde.contracts import Objective
-from zopde.errors import InputError, SolverError, first_line
-from zopde.files import append_text, load_tensors, save_tensors, write_text
+from zopde.errors import SolverError
+from zopde.files import append_text, load_tensors, reading, save_tensors, write_text
 from zopde.training.descent import GradientSource, Optimise
 
+_AGAIN = "move it away to train this label again, or start over with --overwrite"
+_WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 
 
@@ -155,14 +156,12 @@ def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -
     state = load_checkpoint(path)
     if state is None:
         return Fitted(0, 0, 0, 0.0)
-    try:
+    with reading("checkpoint", path, "a checkpoint of this training", _AGAIN):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if not all(bool(p.isfinite().all()) for p in network.parameters()):
             raise ValueError("weights that are not finite")
         return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise _no_checkpoint(path, f"of another training ({first_line(error)})") from error
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -178,22 +177,11 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    try:
-        state: dict[str, Any] | None = load_tensors(path)
-    except ValueError as error:
-        raise _no_checkpoint(path, f"unreadable ({error})") from error
-    if not isinstance(state, dict):
-        raise _no_checkpoint(path, f"a {type(state).__name__}")
-    return state
-
-
-def _no_checkpoint(path: Path, got: str) -> InputError:
-    return InputError(
-        f"checkpoint {path}",
-        got=got,
-        expected="a checkpoint of zopde",
-        remedy="move it away to train this label again, or start over with --overwrite",
-    )
+    with reading("checkpoint", path, "a checkpoint of zopde", _AGAIN):
+        state: dict[str, Any] = load_tensors(path)
+        if not isinstance(state, dict):
+            raise ValueError(f"a {type(state).__name__}")
+        return state
 
 
 @dataclass(frozen=True)
@@ -217,7 +205,7 @@ def _begin_history(path: Path, start: int) -> None:
     """Make the CSV file of the history; of the rows that are there those below `start` stay."""
     # A row cut off by a kill would pass for an earlier iteration.
     rows = [row for row in _rows(path)[1:] if start and len(row) == len(_COLUMNS)]
-    with _parsing(path):
+    with reading("history", path, _WRITTEN):
         earlier = [row for row in rows if int(row[0]) < start]
     # A kill right here must not lose the earlier rows.
     text = StringIO()
@@ -235,27 +223,15 @@ def read_history(path: Path) -> list[Row]:
             return None
         return (int if name in whole else float)(text or "")
 
-    with _parsing(path):
+    with reading("history", path, _WRITTEN):
         # A file of an older version has no variance.
         whole_rows = (row for row in rows[1:] if len(row) == len(rows[0]))
         lines = [dict(zip(rows[0], row, strict=True)) for row in whole_rows]
         return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]
-    return []
 
 
 def _rows(path: Path) -> list[list[str]]:
-    with _parsing(path):
+    with reading("history", path, _WRITTEN):
         text = path.read_text("utf-8") if path.exists() else ""
         # The last line may be half written.
         return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
-    return []
-
-
-@contextmanager
-def _parsing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, IndexError, csv.Error) as error:
-        got, expected = f"unreadable ({first_line(error)})", "what the run wrote"
-        remedy = "restore it, or start over with --overwrite"
-        raise InputError(f"history {path}", got=got, expected=expected, remedy=remedy) from error
