@@ -70,18 +70,13 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
     wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
     what = f"data {variable.name!r}"
     if set(dims) != set(wanted):
-        missing = [dim for dim in wanted if dim not in dims]
         others = [dim for dim in dims if dim not in wanted]
-        remedy = ""
-        if len(others) == len(missing) - 1 and "simulation" in missing:
+        missing = [dim for dim in wanted if dim not in dims]
+        if alone := "simulation" in missing and len(missing) > len(others):
             missing.remove("simulation")
-            remedy = '.expand_dims("simulation")'
         pairs = ", ".join(f'{a}="{b}"' for a, b in zip(others, missing, strict=False))
-        if len(others) == len(missing):
-            remedy = f".rename({pairs}){remedy}" if pairs else remedy
-        elif not missing and all(variable.sizes[dim] == 1 for dim in others):
-            remedy = f".squeeze({others})"
-        remedy = f"with xarray, such as dataset{remedy}" if remedy else ""
+        remedy = f".rename({pairs})" if pairs else "".join(f".isel({dim}=0)" for dim in others)
+        remedy = f"such as xarray's {remedy}" + '.expand_dims("simulation")' * alone
         raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
     if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
         raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
@@ -112,27 +107,29 @@ def _check_times(time: xr.DataArray, grid: Grid) -> None:
 
 def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
     """Times in the unit of the grid's dt, which is a second if it names none; and their blur."""
-    values, own = time.values, grid.unit("time")
-    unit, since, _ = f"{time.attrs.get('units', '')} ".partition(" since ")
-    unit, blur = unit.strip().lower() if unit.strip() != own else own, 0.0
+    values, own = time.values, grid.unit("time").lower()
+    unit, since, _ = f"{time.attrs.get('units', own)} ".lower().partition(" since ")
+    if values.dtype.kind == "O" and hasattr(values[0], "__sub__"):  # dates of other calendars
+        values = (values - values[0]).astype("m8[us]")
     if values.dtype.kind in "mM":
-        values, unit, since = (values - values[0]) / np.timedelta64(1, "s"), "s", "since"
-    elif values.dtype.kind == "O" and hasattr(values[0] - values[0], "total_seconds"):
-        # Dates of other calendars, as xarray gives them.
-        values = np.array([(value - values[0]).total_seconds() for value in values])
-        unit, since = "s", "since"
+        values, unit = (values - values[0]) / np.timedelta64(1, "s"), "s"
     if values.dtype.kind not in "iuf":
         got = f"type {values.dtype}"
         raise InputError("data time", got=got, expected="numbers or dates, by the rules of CF")
+    factor, unit = 1.0, unit.strip()
     if since and unit not in _SECONDS:
         got = f"units {time.attrs['units']!r}"
         raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
-    if values.dtype.kind == "f":
-        blur = float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
-    factor = 1.0
     if unit != own and unit in _SECONDS:
-        factor = _SECONDS[unit] / _SECONDS.get(own.lower(), 1.0)
-    return values.astype(np.float64) * factor, blur * factor
+        factor = _SECONDS[unit] / _SECONDS.get(own, 1.0)
+    return values.astype(np.float64) * factor, _blur(values) * factor
+
+
+def _blur(values: np.ndarray) -> float:
+    """How far apart the largest numbers of a type lie."""
+    if values.dtype.kind != "f":
+        return 0.0
+    return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
 
 
 def _descends(places: xr.DataArray, cell: float) -> bool:
@@ -141,13 +138,8 @@ def _descends(places: xr.DataArray, cell: float) -> bool:
     if values.dtype.kind not in "iuf":
         raise InputError(what, got=f"type {values.dtype}", expected="numbers")
     steps = np.diff(values.astype(np.float64))
-    blur = (
-        float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
-        if values.dtype.kind == "f"
-        else 0.0
-    )
     wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
-    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * blur
+    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * _blur(values)
     if not right.all():
         first = int(right.argmin())
         raise InputError(
