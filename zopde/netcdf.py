@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -29,8 +30,10 @@ def read_netcdf(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise InputError("data file", got=f"{path}", expected="an existing NetCDF file")
     remedy = "fetch or make it again under another name, and name that with --data"
-    with reading("data file", path, "a complete NetCDF file, classic or NetCDF4", remedy):
+    expected = "a complete NetCDF file, classic or NetCDF4"
+    with reading("data file", path, expected, remedy), warnings.catch_warnings():
         engine = _engine(path)
+        warnings.simplefilter("ignore")  # what xarray thinks of a file says nothing to its user
         with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
             return dataset.load()
 
