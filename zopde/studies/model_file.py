@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from zopde import __version__
+from zopde.errors import InputError
 from zopde.files import identity_of, key_of, reading, write_bytes
 
 _EXPECTED = "a model.safetensors of a zopde run"
@@ -37,7 +38,7 @@ def read_model(
     path: Path | str, kind: str, types: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(plan, tensors) of a file that `write_model` wrote; the plan has entries of these types."""
-    with reading("model file", path, _EXPECTED), safe_open(path, framework="pt") as file:
+    with reading("model file", path, _EXPECTED), _opened(path) as file:
         plan = json.loads((file.metadata() or {})[kind])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         checksum = plan.pop("checksum", None)  # older versions wrote none
@@ -54,8 +55,14 @@ def read_model(
 
 def kinds_of(path: Path | str) -> set[str]:
     """What sorts of network a safetensors file says it holds."""
-    with reading("model file", path, _EXPECTED), safe_open(path, framework="pt") as file:
+    with reading("model file", path, _EXPECTED), _opened(path) as file:
         return set(file.metadata() or {})
+
+
+def _opened(path: Path | str) -> Any:  # noqa: ANN401 - of a library without types
+    if not Path(path).is_file():
+        raise InputError("model file", got=f"{path}, which is no file", expected=_EXPECTED)
+    return safe_open(path, framework="pt")
 
 
 def built(
