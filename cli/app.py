@@ -13,7 +13,7 @@ from zopde.cli.check import check
 from zopde.cli.console import complain, say
 from zopde.cli.study import classify, correct, defend
 from zopde.cli.tools import data, doctor, report, serve, simulate, solvers
-from zopde.errors import InputError, SolverError, check_system
+from zopde.errors import InputError, SolverError, check_system, refusal
 
 app = typer.Typer(
     name="zopde",
@@ -76,8 +76,9 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:  # a user's solver may raise anything
-        complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
-        return 1
+        refused = refusal(error)
+        complain(str(refused or f"unexpected {type(error).__name__}: {error}; --debug shows where"))
+        return 2 if refused else 1
     # Typer turns Ctrl-C inside a command into this exit code.
     return _interrupted() if code == 130 else int(code or 0)
 

@@ -29,10 +29,11 @@ GROUND = {
     "session",
     "doctor",
     "files",
+    "netcdf",
     "timing",
 }
 THIRD_PARTY = {
-    "ground": {"torch", "numpy", "jaxtyping"},
+    "ground": {"torch", "numpy", "jaxtyping", "xarray", "h5netcdf"},
     "zo": {"torch", "jaxtyping", "scipy"},
     "oracle": {"torch", "jaxtyping"},
     "check": {"torch", "jaxtyping", "scipy"},

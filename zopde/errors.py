@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to import
     from torch import Tensor
+
+_ROOM = "make room on its disk, then give the command again (with --resume where a run is going on)"
+_RIGHTS = "give yourself the right to write there, or name another folder"
+_HANDLES = "raise the limit of open files: ulimit -n 4096"
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _HANDLES),
+    errno.EIO: "the disk fails: name a folder on another",
+}
 
 __all__ = ["ClassifierError", "Failure", "InputError", "SolverError"]
 
@@ -106,6 +118,16 @@ def first_line(error: BaseException) -> str:
     """What an error of a library below says, in one line."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def refusal(error: BaseException, path: object = "") -> InputError | None:
+    """What the system has against a file, in one line with the remedy; None for other errors."""
+    number = error.errno if isinstance(error, OSError) and error.errno else 0
+    if number not in _REMEDIES:
+        return None
+    what = f"file {path or getattr(error, 'filename', '') or 'to be written'}"
+    expected = "a file that can be opened and written"
+    return InputError(what, got=os.strerror(number), expected=expected, remedy=_REMEDIES[number])
 
 
 def check_system() -> None:

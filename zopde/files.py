@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from hashlib import blake2b, sha256
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from zopde.errors import InputError, first_line, refusal
+
+_PARTIAL = re.compile(r"\..+\.(\d+)(?:@(.+))?\.partial")  # older versions did not name the host
 _KEY = 16  # bytes of a key
 _NUMBERS = 2**22  # of a large tensor that are brought to the CPU at a time
+
+
+@contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Say in one line what the system has against a file: a full disk, a permission, a limit."""
+    try:
+        yield
+    except OSError as error:
+        refused = refusal(error, path)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+@contextmanager
+def reading(what: str, path: Path | str, expected: str, remedy: str = "") -> Iterator[None]:
+    """Say in one line what is wrong with a file, whatever a library raises that reads it."""
+    try:
+        with reaching(Path(path)):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes libraries raise all they have
+        got = f"unreadable ({first_line(error)})"
+        raise InputError(f"{what} {path}", got=got, expected=expected, remedy=remedy) from error
 
 
 @contextmanager
@@ -20,30 +54,77 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file under another name first; a reader sees the old file or the new one.
 
     The name to write to lies in the same folder, which is made, and ends in ".partial". When
-    the block ends well the file takes the place of `path`; when it raises, the file goes. A
-    durable one also survives a power cut: the content is brought to the disk before the name,
-    and the name before this returns. That takes milliseconds.
+    the block ends well the file takes the place of `path`; when it raises, the file goes. What
+    a process that was killed left there goes, too. A durable file also survives a power cut: the
+    content is brought to the disk before the name, and the name before this returns. That takes
+    milliseconds.
+
+    Raises:
+        InputError: If the disk is full, or the system refuses the file for another such reason.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        if durable:
-            _to_disk(partial)
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+    partial = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.partial")
+    with reaching(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        try:
+            yield partial
+            if durable:
+                _to_disk(partial)
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
     if durable:
         with suppress(OSError):  # some network disks cannot do that to a folder
             _to_disk(path.parent)
 
 
+@lru_cache(maxsize=256)  # once a process and folder: a bank has thousands of files
+def _sweep(folder: Path) -> None:
+    """Take away what processes of this machine that are no more left half written."""
+    for entry in folder.iterdir():
+        found = _PARTIAL.fullmatch(entry.name)
+        if found and (found[2] or socket.gethostname()) == socket.gethostname():
+            with suppress(OSError):
+                try:
+                    os.kill(int(found[1]), 0)
+                except (ProcessLookupError, OverflowError):
+                    entry.unlink()
+
+
+def write_bytes(path: Path, *pieces: bytes | memoryview, durable: bool = True) -> None:
+    """Write a file that is complete in memory; see `replacing`."""
+    with replacing(path, durable) as partial, partial.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, its line ends as they are; see `replacing`."""
-    with replacing(path) as partial:
-        partial.write_bytes(text.encode())
+    write_bytes(path, text.encode())
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file in UTF-8; a kill may leave a part of the last line."""
+    with reaching(path), path.open("ab") as file:
+        file.write(text.encode())
+
+
+def save_tensors(path: Path, content: object) -> None:
+    """Write tensors and plain values, with a checksum of each tensor; see `replacing`."""
+    buffer = BytesIO()  # a writer of torch ends the process where a disk is full
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def load_tensors(path: Path) -> Any:  # noqa: ANN401 - what was saved
+    """Read what `save_tensors` wrote, and run nothing in it; to be called within `reading`."""
+    with zipfile.ZipFile(path) as records:
+        wrong = records.testzip()  # torch itself does not look at the checksums
+    if wrong is not None:
+        raise ValueError(f"the checksum of {wrong} is wrong")
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def digest_of(tensors: Iterable[Tensor | None]) -> str:

@@ -72,12 +72,12 @@ class Store:
                 except sqlite3.Error as error:  # then the solver is stepped
                     log.warning("store %s: %s", self._path, error)
                     continue
-                known |= {key: answer for key, answer, digest in rows if _of(answer) == digest}
+                known |= {row[0]: row[1] for row in rows if _is_right(*row)}
         return known
 
     def write(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep some entries; all of them or none."""
-        rows = [(key, answer, _of(answer)) for key, answer in entries]
+        rows = [(key, answer, _of(key + answer)) for key, answer in entries]
         with self._lock:
             try:
                 with self._connection() as database:
@@ -193,5 +193,12 @@ def _opened(path: Path) -> sqlite3.Connection:
         time.sleep(_AGAIN)
 
 
-def _of(answer: bytes) -> bytes:
-    return blake2b(answer, digest_size=16).digest()
+def _is_right(key: object, answer: object, digest: object) -> bool:
+    """Whether an entry is as it was written; older versions took the digest of the answer alone."""
+    if not (isinstance(key, bytes) and isinstance(answer, bytes)):
+        return False
+    return digest in (_of(key + answer), _of(answer))
+
+
+def _of(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from zopde.errors import InputError
+from zopde.errors import InputError, refusal
 from zopde.files import replacing
 from zopde.validate import check_choice, check_folder_writable
 
@@ -69,6 +69,8 @@ def _download(url: str, path: Path, advance: Callable[[int, int], None] | None) 
                 if advance:
                     advance(done, total)
     except (OSError, ValueError, HTTPException) as error:
+        if refusal(error):  # the disk's, which `replacing` says
+            raise
         what, expected = f"download from {url}", "a server that answers"
         remedy = "try again, or name a mirror of the same file with --url"
         raise InputError(what, got=f"{error}", expected=expected, remedy=remedy) from error

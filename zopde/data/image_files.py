@@ -6,17 +6,16 @@ import gzip
 import math
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 from PIL import Image
 
-from zopde.data.images import ImageData, Images
-from zopde.errors import InputError, first_line
+from zopde.data.images import ImageData, Images, picture
+from zopde.errors import InputError
+from zopde.files import reading
 
 
 def load_images(path: Path | str = "") -> ImageData:
@@ -71,7 +70,7 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def _read_npz(path: Path) -> ImageData:
-    with _reading(path, "a complete npz of plain arrays"):
+    with reading("image data", path, "a complete npz of plain arrays"):
         if not zipfile.is_zipfile(path):  # NumPy would call anything else a pickle
             raise zipfile.BadZipFile("another file, or half of one")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -119,7 +118,10 @@ def _cifar_files(path: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in folder.iterdir() if file.name in wanted}
     contents = {}
     remedy = "`zopde data fetch cifar10` gets and checks it"
-    with _reading(path, "a complete CIFAR-10 archive", remedy), tarfile.open(path) as archive:
+    with (
+        reading("image data", path, "a complete CIFAR-10 archive", remedy),
+        tarfile.open(path) as archive,
+    ):
         for member in archive:
             name = PurePosixPath(member.name).name
             if name in wanted and (stream := archive.extractfile(member)):
@@ -161,7 +163,7 @@ def _idx_array(folder: Path, name: str, axes: int) -> np.ndarray:
     path = _idx_file(folder, name)
     if path is None:
         raise InputError(f"idx files in {folder}", got=f"no {name}", expected="all four files")
-    with _reading(path, "a complete idx file"):
+    with reading("image data", path, "a complete idx file"):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     start = 4 + 4 * axes
     if len(data) < start or data[:4] != bytes((0, 0, _BYTES, axes)):
@@ -185,7 +187,7 @@ _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".t
 
 
 def _read_pictures(path: Path) -> ImageData:
-    """Pictures that are not gray come as RGB; all have the size of the first."""
+    """Pictures as `picture` gives them; all are of the kind and size of the first."""
     train = path / "train"
     test = next((path / n for n in ("test", "val", "validation") if (path / n).is_dir()), None)
     if test is None:
@@ -195,54 +197,58 @@ def _read_pictures(path: Path) -> ImageData:
     if unknown:
         got = f"class {unknown[0]!r}"
         raise InputError(f"image data {test}", got=got, expected="those of train")
-    mode = "L" if _picture(_files_in(train / classes[0])[0]).ndim == 2 else "RGB"
-    shown, unseen = (_labelled_pictures(folder, classes, mode) for folder in (train, test))
+    first = _files_in(train / classes[0])[0]
+    shown, unseen = (_labelled_pictures(folder, classes, first) for folder in (train, test))
     return ImageData(path.name, shown, unseen, classes)
 
 
-def _labelled_pictures(folder: Path, classes: tuple[str, ...], mode: str) -> Images:
+def _labelled_pictures(folder: Path, classes: tuple[str, ...], first: Path) -> Images:
     pictures: list[np.ndarray] = []
     labels: list[int] = []
+    expected = _kind(_picture(first))
     for label, name in enumerate(classes):
         for path in _files_in(folder / name):
-            pictures.append(_picture(path, mode))
+            pictures.append(_picture(path))
             labels.append(label)
-            got, expected = ("{1} x {0}".format(*pictures[i].shape) for i in (-1, 0))
+            got = _kind(pictures[-1])
             if got != expected:
-                what, expected = f"picture {path}", f"{expected}, as the others"
-                raise InputError(what, got=f"{got} pixels", expected=expected)
+                what = f"picture {path}"
+                raise InputError(what, got=got, expected=f"{expected}, as {first}")
     pixels = np.stack(pictures)
+    pixels = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, 3, 1)
     # In memory as in shape: layers take other ways, with other round-off, where it is not so.
-    pixels = np.ascontiguousarray(np.moveaxis(pixels, 3, 1)) if mode == "RGB" else pixels
-    return Images.of(pixels, labels)
+    pixels = np.ascontiguousarray(pixels)
+    return Images(torch.from_numpy(pixels), torch.tensor(labels))
+
+
+def _kind(pixels: np.ndarray) -> str:
+    colours = "gray" if pixels.ndim == 2 else "RGB"
+    return f"{pixels.shape[1]} x {pixels.shape[0]} pixels, {colours}, {pixels.dtype}"
 
 
 def _folders_in(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir())) if folder.is_dir() else ()
+    return tuple(sorted(f.name for f in _shown_in(folder) if f.is_dir()))
 
 
 def _files_in(folder: Path) -> list[Path]:
-    entries = folder.iterdir() if folder.is_dir() else ()
-    pictures = sorted(entry for entry in entries if entry.suffix.lower() in _ENDINGS)
+    pictures = sorted(entry for entry in _shown_in(folder) if entry.suffix.lower() in _ENDINGS)
     if not pictures:
         raise InputError(f"image data {folder}", got="no pictures", expected="some of each class")
     return pictures
 
 
-def _picture(path: Path, mode: str = "") -> np.ndarray:
-    with _reading(path, "a complete picture"), Image.open(path) as image:
-        return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB")))
+def _shown_in(folder: Path) -> list[Path]:
+    """What is in a folder but for what systems and programs hide there."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return [f for f in entries if not f.name.startswith((".", "__MACOSX", "@eaDir"))]
 
 
-@contextmanager
-def _reading(path: Path, expected: str, remedy: str = "") -> Iterator[None]:
-    """Say in one line what NumPy, Pillow, gzip, tarfile or zipfile finds wrong with a file."""
-    damaged = (zlib.error, zipfile.BadZipFile, tarfile.TarError)
-    try:
-        yield
-    except (OSError, ValueError, EOFError, SyntaxError, *damaged) as error:
-        what, got = f"image data {path}", first_line(error)
-        raise InputError(what, got=got, expected=expected, remedy=remedy) from error
+def _picture(path: Path) -> np.ndarray:
+    with (
+        reading("image data", path, "one whole picture that keeps its numbers"),
+        Image.open(path) as image,
+    ):
+        return picture(image)
 
 
 def _numbers(count: int) -> tuple[str, ...]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from PIL import Image
 from torch import Tensor
 
 from zopde.errors import InputError, first_line
+
+log = logging.getLogger(__name__)
+
+_FEW = (1, 3, 4)  # channels of a picture: gray, colours, colours and another
+_EXACT = 2**24  # whole numbers up to here are exact in float32
+_PAGES = ("GIF", "PNG", "TIFF", "WEBP")  # may hold several pictures; a phone's JPEG has a preview
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,22 @@ class Images:
 
     @classmethod
     def of(cls, pixels: Any, labels: Any) -> Self:  # noqa: ANN401 - arrays of any kind
-        """From arrays (image, y, x) or (image, channel, y, x), and labels of any integer type."""
-        pixels, labels = torch.tensor(np.asarray(pixels)), np.asarray(labels)
+        """From arrays (image, y, x) or (image, channel, y, x), and labels of any integer type.
+
+        Channels that come last, 1, 3 or 4 of them, are brought to the front. Whole numbers other
+        than bytes become float32.
+
+        Raises:
+            InputError: As for `Images`; or if channels may be first or last, or numbers are not
+                exact in float32.
+        """
+        array = _channels_in_front(np.asarray(pixels))
+        try:
+            pixels = torch.tensor(np.ascontiguousarray(_exact(array)))
+        except (TypeError, ValueError) as error:
+            expected = "bytes, or numbers that float32 can hold"
+            raise InputError("images", got=first_line(error), expected=expected) from error
+        labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             got = f"{labels.dtype} of shape {labels.shape}"
             raise InputError("labels", got=got, expected="whole numbers (n,)")
@@ -163,12 +185,73 @@ def standardised(
 
 
 def _channels_first(image: Any) -> Tensor:  # noqa: ANN401
-    if isinstance(image, Tensor):
-        return image[None] if image.dim() == 2 else image
-    array = torch.from_numpy(np.array(image))
-    if array.dim() == 2:
-        return array[None]
-    return array if isinstance(image, np.ndarray) else array.permute(2, 0, 1)
+    if isinstance(image, Image.Image):
+        image = picture(image)
+        image = image if image.ndim == 2 else np.moveaxis(image, 2, 0)
+    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+    return tensor[None] if tensor.dim() == 2 else tensor
+
+
+def picture(image: Image.Image) -> np.ndarray:
+    """Pixels in the units of the file: gray (y, x), in float32 beyond 8 bits; or RGB (y, x, 3).
+
+    Black and white is 0 and 255; a palette, CMYK and the like become RGB.
+
+    Raises:
+        ValueError: Where that would lose something: colours of more than 8 bits, transparent
+            places, several pictures in a file.
+    """
+    # How the file holds its pixels; Pillow cuts off what its own modes cannot hold.
+    raw = [tile[3] for tile in getattr(image, "tile", ())]
+    words = " ".join(map(str, raw))
+    ppm = next((r[1] for r in raw if image.format == "PPM" and isinstance(r, tuple)), 0)
+    numbers = image.mode.startswith(("I", "F"))
+    if getattr(image, "n_frames", 1) > 1 and image.format in _PAGES:
+        raise ValueError(f"{image.n_frames} pictures in one file")  # type: ignore[attr-defined]
+    if not numbers and (";16" in words or ";32" in words or ppm > 255):
+        raise ValueError("colours of more than 8 bits a channel")
+    alpha = not numbers and (image.mode.endswith(("A", "a")) or "transparency" in image.info)
+    if alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise ValueError("transparent places")
+    if numbers:
+        array = np.asarray(image)
+        if image.mode == "I" and "S" not in words and array.min() < 0:
+            raise ValueError("whole numbers of 2^31 and more")
+    else:
+        array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
+    if ppm:  # Pillow has spread it over all of its own range
+        array = np.rint(array * (ppm / (65535 if numbers else 255))).astype(array.dtype)
+    return _exact(array)
+
+
+def _exact(array: np.ndarray) -> np.ndarray:
+    """Bytes and floating-point numbers as they are, other whole numbers in float32."""
+    if array.dtype.kind in "iu" and array.dtype != np.uint8:
+        if array.size and max(int(array.max()), -int(array.min())) > _EXACT:
+            raise ValueError("whole numbers beyond 2^24, which float32 rounds")
+        return array.astype(np.float32)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _channels_in_front(array: np.ndarray) -> np.ndarray:
+    """(image, channel, y, x), also of (image, y, x, channel) where the shape leaves no doubt."""
+    if array.ndim != 4:
+        return array
+    first, middle, last = array.shape[1:]
+    in_front = first in _FEW and (last not in _FEW or first != middle == last)
+    behind = last in _FEW and (first not in _FEW or first == middle != last)
+    if behind:
+        log.warning("images of shape %s: channels are last; brought to the front", array.shape)
+        return np.moveaxis(array, -1, 1)
+    many = first not in _FEW and not first == middle > last
+    if not (in_front or many or first == middle == last == 1):
+        raise InputError(
+            "images",
+            got=f"shape {array.shape}, with channels first or last",
+            expected="(image, channel, y, x)",
+            remedy="numpy.moveaxis(pixels, -1, 1) brings the last axis to the front",
+        )
+    return array
 
 
 def per_class(images: Images, count: int) -> Int[Tensor, " k"]:

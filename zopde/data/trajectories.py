@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zopde.contracts import ReferenceSolver
+from zopde.data.fitting import fitted
 from zopde.errors import InputError, first_line
-from zopde.files import replacing
 from zopde.grid import Grid
+from zopde.netcdf import read_netcdf, write_netcdf
 from zopde.validate import check_folder_writable
 
 Settings = dict[str, Any]
@@ -132,8 +133,7 @@ def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
         InputError: If the folder is not writable.
     """
     check_folder_writable("folder of the data file", Path(path).parent)
-    with replacing(Path(path)) as partial:
-        to_dataset(trajectories).to_netcdf(partial, engine="h5netcdf")
+    write_netcdf(to_dataset(trajectories), Path(path))
 
 
 def load_trajectories(
@@ -151,14 +151,14 @@ def load_trajectories(
         InputError: If the file is missing, unreadable, does not fit the grid, or was made
             with other settings.
     """
-    trajectories = from_dataset(_read(Path(path)), grid)
+    trajectories = from_dataset(read_netcdf(Path(path)), grid)
     recorded = trajectories.settings
     if settings is None or not recorded:
         return trajectories
     for name in sorted((recorded.keys() | settings.keys()) - {"zopde_version"}):
         if recorded.get(name) != settings.get(name):
             what, expected = f"setting {name!r} of data file {path}", repr(settings.get(name))
-            remedy = "delete the file to have it made again, or name another with --data"
+            remedy = "move the file away to have it made again, or name another with --data"
             raise InputError(what, got=repr(recorded.get(name)), expected=expected, remedy=remedy)
     return trajectories
 
@@ -172,7 +172,7 @@ def load_rollout(path: Path) -> Trajectories:
     Raises:
         InputError: If the file is missing or was not written by zopde.
     """
-    dataset = _read(path)
+    dataset = read_netcdf(path)
     try:
         names = tuple(map(str, dataset.data_vars))
         dims = tuple(map(str, dataset[names[0]].dims))
@@ -187,7 +187,7 @@ def load_rollout(path: Path) -> Trajectories:
             units={u: str(dataset[name].attrs.get("units", "1")) for u, name in units_of.items()},
         )
         return Trajectories(grid, _stack(dataset, names, dims), None, _settings(dataset))
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         got, expected = f"other content ({first_line(error)})", "states that a zopde run wrote"
         raise InputError(f"data file {path}", got=got, expected=expected) from error
 
@@ -232,20 +232,17 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     """Read a Dataset back, checking it against the grid of the solver that will use it.
 
     Args:
-        dataset: As `to_dataset` writes it; a user's own needs the dims, a variable per channel
-            and, if present, agreeing attributes `dt` and `extent`.
+        dataset: As `to_dataset` writes it. A user's own needs a variable per channel; its dims
+            in any order, "t" or "Time" for "time", "simulation" only where there are several.
+            Attributes `dt` and `extent`, times (also those of CF) and coordinates, as far as they
+            are there, must agree with the grid; descending coordinates are turned round.
         grid: What the solver expects.
 
     Raises:
-        InputError: On a missing variable, other dims or shape, NaN, or another dt or extent.
+        InputError: On a missing variable, other dims or shape, a gap between times, NaN, a fill
+            value that is not marked, or another dt, extent or cell.
     """
-    if "time" in dataset.coords and len(dataset["time"]) > 1 and "dt" not in dataset.attrs:
-        spacing = float(dataset["time"][1] - dataset["time"][0])
-        if not np.isclose(spacing, grid.dt):
-            raise InputError("data time", got=f"steps of {spacing:g}", expected=f"{grid.dt:g}")
-    dims = ("simulation", "time", *grid.dims)
-    for name in (*grid.channels, *grid.forcing_channels):
-        _check_variable(dataset, name, dims, grid)
+    dataset, dims = fitted(dataset, grid), ("simulation", "time", *grid.dims)
     for name, expected in (("dt", [grid.dt]), ("extent", list(grid.extent))):
         value = dataset.attrs.get(name, expected)
         if not _close(value, expected):
@@ -257,24 +254,10 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     return Trajectories(grid, states, forcing, _settings(dataset))
 
 
-def _read(path: Path) -> xr.Dataset:
-    if not path.is_file():
-        raise InputError("data file", got=f"{path}", expected="an existing NetCDF file")
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        what, got = f"data file {path}", f"unreadable ({first_line(error)})"
-        remedy = "delete it to have it made again, or name another with --data"
-        raise InputError(
-            what, got=got, expected="a complete NetCDF4 file", remedy=remedy
-        ) from error
-
-
 def _settings(dataset: xr.Dataset) -> Settings:
     try:
         settings = json.loads(dataset.attrs.get("settings", "{}"))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         raise InputError("data attribute 'settings'", got="no JSON object", expected="one, or none")
@@ -288,24 +271,7 @@ def _close(value: object, expected: list[float]) -> bool:
         return False
 
 
-def _check_variable(dataset: xr.Dataset, name: str, dims: tuple[str, ...], grid: Grid) -> None:
-    if name not in dataset:
-        known = ", ".join(map(str, dataset.data_vars)) or "nothing"
-        raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
-    variable = dataset[name]
-    if set(variable.dims) != set(dims):
-        raise InputError(f"data {name!r}", got=f"dims {variable.dims}", expected=str(dims))
-    if not np.issubdtype(variable.dtype, np.floating):
-        raise InputError(f"data {name!r}", got=f"type {variable.dtype}", expected="real numbers")
-    shape = tuple(variable.sizes[dim] for dim in grid.dims)
-    if shape != grid.shape:
-        raise InputError(f"data {name!r}", got=f"{shape} cells", expected=f"{grid.shape}")
-    bad = np.argwhere(~np.isfinite(variable.values))
-    if len(bad):
-        got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}"
-        raise InputError(f"data {name!r}", got=got, expected="finite values")
-
-
 def _stack(dataset: xr.Dataset, names: tuple[str, ...], dims: tuple[str, ...]) -> Tensor:
     arrays = [dataset[name].transpose(*dims).values for name in names]
-    return torch.from_numpy(np.stack(arrays, axis=2))
+    stacked = np.stack(arrays, axis=2)  # classic files have the bytes of a number the other way
+    return torch.from_numpy(stacked.astype(stacked.dtype.newbyteorder("="), copy=False))

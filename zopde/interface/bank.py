@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
-from zopde.files import replacing
+from zopde.files import load_tensors, reading, save_tensors
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
@@ -204,27 +204,20 @@ class Bank:
         if self._path is None or not self._path.exists():
             return
         steps = []
-        try:
-            for snapshot in torch.load(self._path, weights_only=True):
+        remedy = "start over with --overwrite"
+        with reading("list of snapshots", self._path, "what a run of zopde wrote", remedy):
+            for snapshot in load_tensors(self._path):
                 if snapshot["tag"] >= below:
                     break
                 state, stepped = snapshot["state"][None], snapshot["stepped"][None]
                 steps.append((Step(solver, state, snapshot["forcing"], stepped), snapshot["tag"]))
-        except Exception as error:  # whatever a file that is not ours makes torch raise
-            raise InputError(
-                f"list of snapshots {self._path}",
-                got="another file, or half of it",
-                expected="what a run of zopde wrote",
-                remedy="start over with --overwrite",
-            ) from error
         for step, tag in steps:
             self.add(step, tag, store)
         self._write()
 
     def _write(self) -> None:
         if self._path is not None:
-            with replacing(self._path) as partial, partial.open("wb") as file:
-                torch.save(self.listed, file)
+            save_tensors(self._path, self.listed)
 
     @property
     def keys(self) -> Float[Tensor, "snapshots key_channel *space"]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -23,6 +24,9 @@ from zopde.interface.vjp import Probing, Step, failed
 from zopde.oracle.executor import finished
 from zopde.oracle.shipping import Shipment, Ticket, load
 
+log = logging.getLogger(__name__)
+
+_DIGEST = 32  # bytes of the checksum behind the numbers
 _SAME = 1e-4  # relative to the largest entry: a step that is further off is another solver's
 
 
@@ -34,8 +38,8 @@ class JacobianStore:
     the same solver share it. It is written once, whole, and then only read (memory-mapped):
     any number of runs may use a folder at a time. Where two measure the same, the later file
     takes the place of an equal one. Each solver call's responses are kept until their Jacobian
-    is complete, so that after a crash no call is made twice. A file that is cut short, or of a
-    solver whose step from the snapshot was another, is measured anew.
+    is complete, so that after a crash no call is made twice. A file that is damaged, or of a solver
+    whose step from the snapshot was another, is measured anew.
 
     Args:
         folder: Where the files lie; None for memory.
@@ -127,10 +131,17 @@ class JacobianStore:
         """The numbers of a file, if it is all there and of this solver."""
         if self._folder is None:
             return None
-        path, more = self._folder / name, stepped.numel()
-        if not path.is_file() or path.stat().st_size != 4 * (size + more):
+        path, count = self._folder / name, size + stepped.numel()
+        # An older version wrote no checksum.
+        if not path.is_file() or path.stat().st_size not in (4 * count, 4 * count + _DIGEST):
             return None
-        whole = torch.from_file(str(path), shared=False, size=size + more, dtype=torch.float32)
+        whole = torch.from_file(str(path), shared=False, size=count, dtype=torch.float32)
+        if path.stat().st_size > 4 * count:
+            with path.open("rb") as file:
+                file.seek(4 * count)
+                if file.read() != _checksum(name, whole):
+                    log.warning("bank: %s is not as it was written; measured anew", path)
+                    return None
         expected = stepped.detach().flatten().float().cpu()
         off = (whole[size:] - expected).abs().max()
         return whole[:size] if off <= _SAME * expected.abs().max() else None
@@ -141,9 +152,11 @@ class JacobianStore:
             return numbers
         path = self._folder / name
         try:
+            parts = (numbers.contiguous(), stepped.detach().flatten().float().cpu())
             with replacing(path) as partial_path, partial_path.open("wb") as file:
-                for values in (numbers, stepped.detach().flatten().float().cpu()):
-                    file.write(values.contiguous().numpy().data)
+                for values in parts:
+                    file.write(values.numpy().data)
+                file.write(_checksum(name, *parts))
                 partial_path.chmod(0o444)
         except OSError as error:
             raise InputError(
@@ -159,6 +172,14 @@ class JacobianStore:
             step.solver.add(Counter(steps=probes * probing.steps))
         if self._progress and probes:
             self._progress(probes * probing.steps)
+
+
+def _checksum(name: str, *parts: Tensor) -> bytes:
+    """Of a file's numbers and of its name, so that none is taken for another."""
+    digest = sha256(name.encode())
+    for values in parts:
+        digest.update(values.numpy().data)
+    return digest.digest()
 
 
 class _Call(NamedTuple):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from zopde.errors import InputError, first_line
+from zopde.files import write_bytes
 from zopde.plugins import UserFile, import_user_files, user_files
 
 T = TypeVar("T")
@@ -91,9 +92,7 @@ class Shipment:
         name = blake2b(data, digest_size=16).hexdigest()
         path = self._folder / name
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(data)
-            partial.replace(path)
+            write_bytes(path, data, durable=False)
         return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zopde.errors import InputError
+from zopde.files import append_text, write_text
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.smoothing import Smooth
@@ -67,20 +69,17 @@ def certify_images(
     begins, and a last line without its end is cut off: its image is certified anew. The noise of an
     image is a function of `seed` and of its index; `input_of` gives its pixels, (channel, y, x).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
     rows = read_rows(path) if whole else []
     _check_order(path, rows, wanted)
     left, right = wanted[len(rows) :], sum(row.correct for row in rows)
     if rows and left:
         progress.note(f"{len(rows)} images are certified, {len(left)} are left")
-    with (
-        path.open("a", encoding="utf-8", buffering=1) as table,
-        progress.stage(title, len(left)) as advance,
-    ):
-        table.truncate(whole)
-        if not whole:
-            table.write("\t".join(COLUMNS) + "\n")
+    if whole:
+        os.truncate(path, whole)
+    else:
+        write_text(path, "\t".join(COLUMNS) + "\n")
+    with progress.stage(title, len(left)) as advance:
         for index, label in left:
             x, began = input_of(index), time.perf_counter()
             draw = generator(seed, "smoothing", index)
@@ -89,7 +88,7 @@ def certify_images(
             )
             seconds = time.perf_counter() - began
             rows.append(Row(index, label, *certificate[:2], seconds))
-            table.write(f"{rows[-1]}\n")
+            append_text(path, f"{rows[-1]}\n")
             right += rows[-1].correct
             advance(text=f"{100 * right / len(rows):.1f} % right")
     return rows

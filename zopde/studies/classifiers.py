@@ -18,7 +18,7 @@ from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import Session, is_address
-from zopde.studies.model_file import read_model, restored, write_model
+from zopde.studies.model_file import built, read_model, write_model
 from zopde.validate import check_count, check_not_negative, check_positive
 
 Classifier = Callable[[Tensor], Any]
@@ -30,6 +30,11 @@ _KINDS: dict[str, type[nn.Module]] = {"cnn": SmallCNN, "resnet": CifarResNet}
 def build_classifier(kind: str, channels: int, classes: int, sizes: dict[str, int]) -> nn.Module:
     """A classifier; `kind` is "cnn", "resnet", "package.module:Class" or "file.py:Class"."""
     factory = _KINDS.get(kind) or load_object(kind)
+    # A model file may come from anywhere: what it names must not be, say, os:kill.
+    if not (
+        inspect.isfunction(factory) or (inspect.isclass(factory) and issubclass(factory, nn.Module))
+    ):
+        raise InputError("network", got=repr(kind), expected="the class of a network")
     network: nn.Module = factory(channels, classes, **sizes)
     return network
 
@@ -75,14 +80,15 @@ def load_classifier(path: Path | str) -> StandardisedClassifier:
     Raises:
         InputError: If the file is missing or no classifier of zopde.
     """
-    plan, state = read_model(path, "classifier")
-    classes = tuple(plan["classes"])
+    types = {"kind": str, "sizes": dict[str, int], "channels": int, "classes": tuple[str, ...]}
+    plan, state = read_model(path, "classifier", types)
+    kind, classes = plan["kind"], plan["classes"]
 
-    def build() -> StandardisedClassifier:
-        body = build_classifier(plan["kind"], plan["channels"], len(classes), plan["sizes"])
+    def make() -> StandardisedClassifier:
+        body = build_classifier(kind, plan["channels"], len(classes), plan["sizes"])
         return StandardisedClassifier(body, state["mean"], state["deviation"], classes)
 
-    return restored(build, state)
+    return built(path, make, state, ":" not in kind)
 
 
 @final

@@ -13,7 +13,7 @@ from zopde.errors import InputError
 from zopde.nets import Decoder, DnCNN, Encoder
 from zopde.smoothing import BaseClassifier
 from zopde.studies.classifiers import Classifier, frozen, named_classifier
-from zopde.studies.model_file import kinds_of, read_model, restored, write_model
+from zopde.studies.model_file import built, kinds_of, read_model, write_model
 
 
 @final
@@ -87,8 +87,9 @@ def load_defended(path: Path | str, classifier: Classifier | None = None) -> Def
         InputError: If the file is missing or no defence of zopde, or names a classifier that is
             not there.
     """
-    plan, state = read_model(path, "defence")
-    defence = restored(lambda: Defence(**plan["plan"]), state)
+    types = {"plan": dict[str, int], "sigma": float, "scale": float, "classes": int}
+    plan, state = read_model(path, "defence", {**types, "classifier": str})
+    defence = built(path, lambda: Defence(**plan["plan"]), state)
     frozen(defence)
     if classifier is None:
         spec = plan["classifier"]

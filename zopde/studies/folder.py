@@ -51,7 +51,7 @@ class RunFolder:
     def check_record(self, name: str, digest: str, what: str) -> None:
         """Record in a file what the run is made from; a resumption must find the same `digest`."""
         path = self.root / name
-        if path.exists() and path.read_text(encoding="utf-8").strip() != digest:
+        if path.exists() and path.read_bytes().strip() != digest.encode():
             raise InputError(
                 what,
                 got="other numbers than the run was started with",

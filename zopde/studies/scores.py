@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from zopde.contracts import Objective
-from zopde.errors import InputError
+from zopde.files import identity_of, reading
 from zopde.seeding import generator
 from zopde.sparsity import (
     LayerRatios,
@@ -85,19 +85,17 @@ def write_scoring(
         return
     costs = {name: getattr(scoring.cost, name) for name in _COSTS}
     content = {"score": score, "sparsity": sparsity, **costs, **scoring.ratios.as_tree()}
+    content["checksum"] = identity_of(json.dumps(content, sort_keys=True))
     folder.write_json(str(path.relative_to(folder.root)), content)
 
 
 def read_scoring(path: Path) -> Scoring:
     """What `write_scoring` kept."""
-    try:
+    remedy = "delete it to score again, or start over with --overwrite"
+    with reading("layer-wise ratios", path, "what the run wrote", remedy):
         content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum", None)  # older versions wrote none
+        if checksum not in (None, identity_of(json.dumps(content, sort_keys=True))):
+            raise ValueError("its checksum is wrong")
         costs = [content[name] for name in _COSTS]
         return Scoring(LayerRatios.from_tree(content), Fitted(0, *costs))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{FILE} in {path.parent}",
-            got=f"unreadable ({error})",
-            expected="what the run wrote",
-            remedy="delete it to score again, or start over with --overwrite",
-        ) from error

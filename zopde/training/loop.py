@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import csv
 import math
-import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import nn
 
 from zopde.contracts import Objective
-from zopde.errors import InputError, SolverError, first_line
-from zopde.files import replacing
+from zopde.errors import SolverError
+from zopde.files import append_text, load_tensors, reading, save_tensors, write_text
 from zopde.progress import Progress
 from zopde.training.descent import GradientSource, Optimise
 
+_AGAIN = "move it away to train this label again, or start over with --overwrite"
+_WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 
 
@@ -86,7 +88,7 @@ def fit(
     Raises:
         SolverError: If the solver fails; the checkpoint is then of the last whole iteration.
     """
-    path = folder / "checkpoint.pt"
+    path, history, pending = folder / "checkpoint.pt", folder / "history.csv", StringIO()
     optimizer = optimise.build(network)
     before = _restore(path, network, optimizer)
     steps_at_start, failed_at_start = solver_steps(), Counter(failures())
@@ -105,45 +107,45 @@ def fit(
         )
 
     def save(cost: Fitted) -> None:
-        history.flush()
+        append_text(history, pending.getvalue())
+        pending.seek(0)
+        pending.truncate()
         states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
         save_checkpoint(path, {**states, **vars(cost)})
 
-    with _open_history(folder / "history.csv", before.iterations) as history:
-        rows, cost, in_a_row = csv.writer(history), before, 0
-        while cost.iterations < iterations and not cost.stopped:
-            try:
-                measured = gradient(network, objective_at(cost.iterations), cost.iterations)
-            except SolverError:
-                save(cost)
-                raise
-            norm, done = _gradient_norm(network), now(cost, measured.queries)
-            counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
-            figures = (measured.loss, norm, *counts, agreement(), variance(), seconds)
-            rows.writerow((done.iterations, *figures))
-            in_a_row = in_a_row + 1 if measured.skipped else 0
-            if math.isinf(measured.loss) or not math.isfinite(norm):
-                cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
-            elif in_a_row == _SKIPPED_IN_A_ROW:
-                cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
-            else:
-                if not measured.skipped:
-                    optimise.update(
-                        optimizer, network, measured.active, cost.iterations, iterations
-                    )
-                skipped = cost.skipped + measured.skipped
-                cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
-                if progress:
-                    progress(measured.loss)
-                if after:
-                    paused = time.monotonic()
-                    after(cost)
-                    began += time.monotonic() - paused
-            if time.monotonic() - saved > every_seconds:
-                save(cost)
-                saved = time.monotonic()
-        save(cost)
-        return cost
+    _begin_history(history, before.iterations)
+    rows, cost, in_a_row = csv.writer(pending), before, 0
+    while cost.iterations < iterations and not cost.stopped:
+        try:
+            measured = gradient(network, objective_at(cost.iterations), cost.iterations)
+        except SolverError:
+            save(cost)
+            raise
+        norm, done = _gradient_norm(network), now(cost, measured.queries)
+        counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
+        figures = (measured.loss, norm, *counts, agreement(), variance(), seconds)
+        rows.writerow((done.iterations, *figures))
+        in_a_row = in_a_row + 1 if measured.skipped else 0
+        if math.isinf(measured.loss) or not math.isfinite(norm):
+            cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
+        elif in_a_row == _SKIPPED_IN_A_ROW:
+            cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
+        else:
+            if not measured.skipped:
+                optimise.update(optimizer, network, measured.active, cost.iterations, iterations)
+            skipped = cost.skipped + measured.skipped
+            cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
+            if progress:
+                progress(measured.loss)
+            if after:
+                paused = time.monotonic()
+                after(cost)
+                began += time.monotonic() - paused
+        if time.monotonic() - saved > every_seconds:
+            save(cost)
+            saved = time.monotonic()
+    save(cost)
+    return cost
 
 
 def _gradient_norm(network: nn.Module) -> float:
@@ -155,9 +157,12 @@ def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -
     state = load_checkpoint(path)
     if state is None:
         return Fitted(0, 0, 0, 0.0)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
+    with reading("checkpoint", path, "a checkpoint of this training", _AGAIN):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            raise ValueError("weights that are not finite")
+        return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
 
 
 def fit_watched(
@@ -183,28 +188,22 @@ def fit_watched(
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, plain values) to `path`; a kill leaves the old file or the new."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        torch.save(state, file)
+    save_tensors(path, state)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read the checkpoint at `path`, and run nothing in it; None where there is no such file.
 
     Raises:
-        InputError: If the file is not a complete checkpoint.
+        InputError: If the file is not a complete checkpoint, or a bit of it is wrong.
     """
     if not path.exists():
         return None
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"checkpoint {path}",
-            got=f"unreadable ({first_line(error)})",
-            expected="a checkpoint of zopde",
-            remedy="delete it to train this label again, or start over with --overwrite",
-        ) from error
-    return state
+    with reading("checkpoint", path, "a checkpoint of zopde", _AGAIN):
+        state: dict[str, Any] = load_tensors(path)
+        if not isinstance(state, dict):
+            raise ValueError(f"a {type(state).__name__}")
+        return state
 
 
 @dataclass(frozen=True)
@@ -224,27 +223,21 @@ class Row:
 _COLUMNS = [column.name for column in fields(Row)]
 
 
-def _open_history(path: Path, start: int) -> TextIO:
-    """A CSV file to append rows to; those from iteration `start` on are dropped."""
-    earlier: list[list[str]] = []
-    if start and path.exists():
-        with path.open(newline="") as old:
-            # A row cut off by a kill would pass for an earlier iteration.
-            rows = [row for row in list(csv.reader(old))[1:] if len(row) == len(_COLUMNS)]
+def _begin_history(path: Path, start: int) -> None:
+    """Make the CSV file of the history; of the rows that are there those below `start` stay."""
+    # A row cut off by a kill would pass for an earlier iteration.
+    rows = [row for row in _rows(path)[1:] if start and len(row) == len(_COLUMNS)]
+    with reading("history", path, _WRITTEN):
         earlier = [row for row in rows if int(row[0]) < start]
     # A kill right here must not lose the earlier rows.
-    with replacing(path) as partial, partial.open("w", newline="") as new:
-        csv.writer(new).writerows([_COLUMNS, *earlier])
-    return path.open("a", newline="")
+    text = StringIO()
+    csv.writer(text).writerows([_COLUMNS, *earlier])
+    write_text(path, text.getvalue())
 
 
 def read_history(path: Path) -> list[Row]:
     """Read the whole rows of the history at `path`; there are none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        # The last one may be half written; a file of an older version has no variance.
-        lines = [line for line in csv.DictReader(file) if line["seconds"]]
+    rows = _rows(path)
     whole, perhaps = ("iteration", "queries", "solver_steps"), ("agreement", "variance")
 
     def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
@@ -252,4 +245,15 @@ def read_history(path: Path) -> list[Row]:
             return None
         return (int if name in whole else float)(text or "")
 
-    return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]
+    with reading("history", path, _WRITTEN):
+        # A file of an older version has no variance.
+        whole_rows = (row for row in rows[1:] if len(row) == len(rows[0]))
+        lines = [dict(zip(rows[0], row, strict=True)) for row in whole_rows]
+        return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]
+
+
+def _rows(path: Path) -> list[list[str]]:
+    with reading("history", path, _WRITTEN):
+        text = path.read_text("utf-8") if path.exists() else ""
+        # The last line may be half written.
+        return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))

@@ -105,7 +105,7 @@ def _try(opened: Opened) -> None:
 def _content_of(model: str, record: Path) -> str:
     """Who a model is, wherever its file lies: the file's content, and its name in there."""
     with_path = identity_of(model)
-    if record.exists() and record.read_text(encoding="utf-8").strip() == with_path:
+    if record.exists() and record.read_bytes().strip() == with_path.encode():
         return with_path  # a run of an early version: the text of the path was a part
     file, _, name = model.rpartition(":")
     for path, rest in ((Path(model), ""), (Path(file), name)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from zopde.files import reading
 from zopde.report.classifiers import Certified, save_certified_accuracy
 from zopde.report.page import Section, drawn, picture, text
 from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
@@ -164,10 +165,11 @@ def _attack(run: FoundRun) -> str:
     path = run.root / "attack.json"
     if not path.exists():
         return ""
-    attack = json.loads(path.read_text(encoding="utf-8"))
-    return text(
-        f"{attack['points']:,} certified points, attacked within {attack['reach']:g} times their "
-        f"radius by {attack['steps']} steps of projected gradient descent: {attack['changed']:,} "
-        f"answers changed, where alpha allows {attack['expected']:.3g} inside the radius on "
-        f"average; no answer at {attack['no_answer']:,}."
-    )
+    with reading("file", path, "what `zopde attack` wrote", "attack again"):
+        attack = json.loads(path.read_text(encoding="utf-8"))
+        return text(
+            f"{attack['points']:,} certified points, attacked within {attack['reach']:g} times "
+            f"their radius by {attack['steps']} steps of projected gradient descent: "
+            f"{attack['changed']:,} answers changed, where alpha allows {attack['expected']:.3g} "
+            f"inside the radius on average; no answer at {attack['no_answer']:,}."
+        )

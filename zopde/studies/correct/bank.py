@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Solver
-from zopde.files import replacing
+from zopde.files import reading, replacing
 from zopde.grid import Grid
 from zopde.interface import (
     Bank,
@@ -219,8 +219,11 @@ def _read_rows(path: Path) -> list[tuple[int, float, float, int, int]]:
     """What a watch saw; a row that is cut short is no row."""
     if not path.exists():
         return []
-    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
-    return [
-        (int(iteration), float(mean), float(least), int(count), int(fallbacks))
-        for iteration, mean, least, count, fallbacks in (r for r in rows if len(r) == len(_HEAD))
-    ]
+    with reading("file", path, "what the run wrote", "start over with --overwrite"):
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+        return [
+            (int(iteration), float(mean), float(least), int(count), int(fallbacks))
+            for iteration, mean, least, count, fallbacks in (
+                row for row in rows if len(row) == len(_HEAD)
+            )
+        ]

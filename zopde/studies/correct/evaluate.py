@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from zopde.contracts import Solver
 from zopde.data import Trajectories, save_trajectories
 from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
 from zopde.nets import Normalised, build_corrector
+from zopde.nets.correctors import Inject, Padding
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
-from zopde.studies.model_file import read_model, restored, write_model
+from zopde.studies.model_file import built, read_model, write_model
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,16 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     network = load_corrector(run / "ZO-weights" / "seed-0" / "model.safetensors")
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
-    plan, state = read_model(path, "corrector")
-    scale = state["state_scale"]
-    forcing_scale = torch.ones(plan["inputs"] - len(scale))
-    inject = plan.get("inject", "after")  # as every file before there was a choice
+    words = {"kind": Literal["conv", "residual"], "padding": Padding, "inject": Inject | None}
+    types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
+    plan, state = read_model(path, "corrector", {**types, **words})
+    inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
-    def build() -> Normalised:
-        layers = (plan[name] for name in ("kind", "inputs", "outputs", "padding", "sizes"))
-        body = build_corrector(*layers)
-        return Normalised(body, scale, forcing_scale, scale.dim() - 1, inject).to(scale.dtype)
+    def make() -> Normalised:
+        scale = state["state_scale"]
+        shape = (plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"])
+        body, forcing_scale = build_corrector(plan["kind"], *shape), plan["inputs"] - len(scale)
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), scale.dim() - 1, inject)
+        return network.to(scale.dtype)
 
-    return restored(build, state)
+    return built(path, make, state)

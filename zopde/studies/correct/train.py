@@ -13,7 +13,7 @@ from torch import nn
 
 from zopde.blackbox import CountedSolver, Dropping, failures_of
 from zopde.contracts import Objective, Solver
-from zopde.errors import InputError
+from zopde.files import reading
 from zopde.interface import InterfaceSolver
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
@@ -98,12 +98,11 @@ def measured_chunk(opened: Opened, progress: Progress) -> int:
 
 
 def _read_chunk(path: Path) -> int:
-    text = path.read_text(encoding="utf-8").strip()
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(
-            str(path), got=repr(text), expected="probes per pass", remedy="start over (--overwrite)"
-        )
-    return int(text)
+    with reading("file", path, "probes per pass", "start over (--overwrite)"):
+        text = path.read_text(encoding="utf-8").strip()
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(repr(text))
+        return int(text)
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:

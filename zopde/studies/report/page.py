@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from zopde.errors import InputError
+from zopde.files import write_bytes
 from zopde.report.curves import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
 from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
@@ -56,7 +57,7 @@ def write_report(
                 got="nothing to show in motion",
                 expected="one run of `zopde correct` on a plane, with its reference.nc",
             )
-        Path(animation).write_bytes(shown.animation)
+        write_bytes(Path(animation), shown.animation)
     write_page(place, page(title, shown.lead, shown.sections))
     return place
 

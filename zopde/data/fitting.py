@@ -1,0 +1,171 @@
+"""A user's dataset against the grid of the solver: dims, times, coordinates, values."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import xarray as xr
+
+from zopde.errors import InputError
+from zopde.grid import Grid
+
+log = logging.getLogger(__name__)
+
+_TIMES = ("t", "time", "times")
+_UNITS = (
+    *((1e-9, "ns nanoseconds"), (1e-6, "us microseconds"), (1e-3, "ms milliseconds")),
+    *((1.0, "s sec secs seconds"), (60.0, "min mins minutes"), (3600.0, "h hr hrs hours")),
+    (86400.0, "d days"),
+)
+_SECONDS = {w: seconds for seconds, words in _UNITS for w in f"{words} {words[:-1]}".split()}
+# What programs write for a value that is missing, unless they take a huge one.
+_MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
+
+
+def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
+    """The dataset in the grid's dims and direction, where it says without doubt what is what.
+
+    Raises:
+        InputError: If it does not: a variable, dim, time or cell that is not the grid's, a gap
+            between times, values that are not finite, or that stand for nothing.
+    """
+    names = (*grid.channels, *grid.forcing_channels)
+    for name in names:
+        if name not in dataset:
+            known = ", ".join(map(str, dataset.data_vars)) or "nothing"
+            raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
+    dataset = _with_dims(dataset, names[0], ("simulation", "time", *grid.dims))
+    for name in names:
+        _check_shape(dataset[name], grid)
+    if "time" in dataset.coords and dataset.sizes["time"] > 1:
+        _check_times(dataset["time"], grid)
+    for dim, cell in zip(grid.dims, grid.spacing, strict=True):
+        if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
+            log.warning("data: %s descends in the file; turned round", dim)
+            dataset = dataset.isel({dim: slice(None, None, -1)})
+    for name in names:
+        _check_values(dataset[name])
+    return dataset
+
+
+def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Dataset:
+    """With another name of time changed, and a simulation of its own where there is but one."""
+    dims = [str(dim) for dim in dataset[name].dims]
+    others = [dim for dim in dims if dim not in wanted]
+    times = [dim for dim in others if dim.lower() in _TIMES]
+    try:
+        if "time" not in dims and len(times) == 1:
+            there = "time" in dataset.variables
+            dataset = (dataset.swap_dims if there else dataset.rename)({times[0]: "time"})
+            others.remove(times[0])
+        if not others and "simulation" not in dims:
+            dataset = dataset.expand_dims("simulation")
+    except ValueError:
+        pass  # two things of one name; what is missing is said next
+    return dataset
+
+
+def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
+    wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
+    what = f"data {variable.name!r}"
+    if set(dims) != set(wanted):
+        others = [dim for dim in dims if dim not in wanted]
+        missing = [dim for dim in wanted if dim not in dims]
+        if alone := "simulation" in missing and len(missing) > len(others):
+            missing.remove("simulation")
+        pairs = ", ".join(f'{a}="{b}"' for a, b in zip(others, missing, strict=False))
+        remedy = f".rename({pairs})" if pairs else "".join(f".isel({dim}=0)" for dim in others)
+        remedy = f"such as xarray's {remedy}" + '.expand_dims("simulation")' * alone
+        raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
+    if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
+        raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
+    shape = tuple(variable.sizes[dim] for dim in grid.dims)
+    if shape != grid.shape:
+        raise InputError(what, got=f"{shape} cells", expected=f"{grid.shape}")
+
+
+def _check_times(time: xr.DataArray, grid: Grid) -> None:
+    """Every time must follow the one before by dt, as exactly as the numbers can tell."""
+    times, blur = _plain_times(time, grid)
+    steps, near = np.diff(times), 1e-5 * grid.dt + 4 * blur
+    if near > grid.dt / 4:
+        got = f"{time.dtype}, which tells no steps of {grid.dt:g} apart"
+        raise InputError("data time", got=got, expected="a finer type, such as float64")
+    right = np.abs(steps - grid.dt) <= near
+    if not right.any():
+        raise InputError("data time", got=f"steps of {steps[0]:g}", expected=f"{grid.dt:g}")
+    if not right.all():
+        first = int(right.argmin())
+        raise InputError(
+            "data time",
+            got=f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere",
+            expected=f"steps of {grid.dt:g} without a gap",
+            remedy="make each whole stretch a simulation of its own",
+        )
+
+
+def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
+    """Times in the unit of the grid's dt, which is a second if it names none; and their blur."""
+    values, own = time.values, grid.unit("time").lower()
+    unit, since, _ = f"{time.attrs.get('units', own)} ".lower().partition(" since ")
+    if values.dtype.kind == "O" and hasattr(values[0], "__sub__"):  # dates of other calendars
+        values = (values - values[0]).astype("m8[us]")
+    if values.dtype.kind in "mM":
+        values, unit = (values - values[0]) / np.timedelta64(1, "s"), "s"
+    if values.dtype.kind not in "iuf":
+        got = f"type {values.dtype}"
+        raise InputError("data time", got=got, expected="numbers or dates, by the rules of CF")
+    factor, unit = 1.0, unit.strip()
+    if since and unit not in _SECONDS:
+        got = f"units {time.attrs['units']!r}"
+        raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
+    if unit != own and unit in _SECONDS:
+        factor = _SECONDS[unit] / _SECONDS.get(own, 1.0)
+    return values.astype(np.float64) * factor, _blur(values) * factor
+
+
+def _blur(values: np.ndarray) -> float:
+    """How far apart the largest numbers of a type lie."""
+    if values.dtype.kind != "f":
+        return 0.0
+    return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
+
+
+def _descends(places: xr.DataArray, cell: float) -> bool:
+    """Whether a coordinate descends; its steps must be the grid's cells, or count them."""
+    values, what = places.values, f"data coordinate {places.name!r}"
+    if values.dtype.kind not in "iuf":
+        raise InputError(what, got=f"type {values.dtype}", expected="numbers")
+    steps = np.diff(values.astype(np.float64))
+    wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
+    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * _blur(values)
+    if not right.all():
+        first = int(right.argmin())
+        raise InputError(
+            what,
+            got=f"{values[first]:g}, then {values[first + 1]:g}",
+            expected=f"steps of {wanted:g}, the grid's cells",
+            remedy=f'name the grid\'s extent as the data mean it, or .drop_vars("{places.name}")',
+        )
+    return bool(steps[0] < 0)
+
+
+def _check_values(variable: xr.DataArray) -> None:
+    values, what = variable.values, f"data {variable.name!r}"
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
+        remedy = "a _FillValue is read as NaN: fill or cut out those cells"
+        raise InputError(what, got=got, expected="finite values", remedy=remedy)
+    for value in (float(values.max()), float(values.min())):
+        if abs(value) < 1e10 and not np.isclose(-value, _MISSING, rtol=1e-6).any():
+            continue
+        others = values[values != value]
+        low, high = (float(others.min()), float(others.max())) if others.size else (0.0, 0.0)
+        # A huge one must be far larger than all others, another far below all that they span.
+        alone = abs(high if value > high else low) < 1e-4 * abs(value)
+        if alone if abs(value) >= 1e10 else low - value > 3 * (high - low):
+            got = f"{value:g} in {values.size - others.size:,} places, else {low:g} to {high:g}"
+            remedy = "a fill value without _FillValue? fill or cut out those cells"
+            raise InputError(what, got=got, expected="values of the flow", remedy=remedy)
