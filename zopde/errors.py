@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to impo
 
 __all__ = ["ClassifierError", "Failure", "InputError", "SolverError"]
 
+_LONGEST = 400  # characters of what was got
+
 
 class InputError(ValueError):
     """The caller's fault: one line that says what, got, expected and remedy.
@@ -31,8 +33,10 @@ class InputError(ValueError):
     def __init__(self, what: str, *, got: object, expected: str, remedy: str = "") -> None:
         self.what = what
         # As text, whatever `got` was: errors come back from worker processes.
-        self._parts = {"got": str(got), "expected": expected, "remedy": remedy}
-        message = f"{what}: got {got}, expected {expected}"
+        shown = str(got).replace("\n", " ")
+        shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
+        self._parts = {"got": shown, "expected": expected, "remedy": remedy}
+        message = f"{what}: got {shown}, expected {expected}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
     def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from zopde.errors import InputError
+
 _KEY = 16  # bytes of a key
 _NUMBERS = 2**22  # of a large tensor that are brought to the CPU at a time
+_SETTINGS = 2**24  # bytes that a file of settings has at most
 
 
 @contextmanager
@@ -38,6 +43,26 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     if durable:
         with suppress(OSError):  # some network disks cannot do that to a folder
             _to_disk(path.parent)
+
+
+def read_toml(path: Path, what: str = "config file") -> dict[str, Any]:
+    """A TOML file as nested dicts, with or without a byte order mark; what is wrong in one line."""
+    expected = "a readable TOML file"
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_SETTINGS + 1)
+        if len(content) > _SETTINGS:
+            raise InputError(what, got=f"{path}, of more than 16 MiB", expected=expected)
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(what, got=f"{path} ({error.strerror})", expected=expected) from error
+    except UnicodeDecodeError as error:
+        raise InputError(what, got=f"{path}, which is no UTF-8", expected=expected) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        where = str(error) if isinstance(error, ValueError) else "tables within tables"
+        raise InputError(what, got=f"{path} ({where})", expected=expected) from error
+    except (ValueError, TypeError) as error:  # a path that none can be, a number of 5,000 digits
+        raise InputError(what, got=repr(path), expected=expected) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
 
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.memory import check_fits
+from zopde.validate import check_choice, check_count, check_positive, check_type
 
 __all__ = ["Grid", "check_forcing", "check_state"]
 
 Boundary = Literal["periodic", "open"]
+_DIMS = ("z", "y", "x")
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,14 @@ class Grid:
         dt: Time that one solver step covers, in `units["time"]`; > 0.
         channels: Name of every state channel, in the order of the channel axis.
         forcing_channels: Name of every forcing channel; empty for a solver without forcing.
-        dims: Name of every space dimension, slowest first.
+        dims: Name of every space dimension, slowest first; (): the last of z, y, x.
         boundary: "periodic", or "open" for everything else; correctors pad accordingly.
         units: Unit by name of channel, forcing channel, "space" and "time"; "1" if absent.
 
     Raises:
-        InputError: If a length, a count or `dt` is not positive, or the lengths of `shape`,
-            `extent` and `dims` differ.
+        InputError: If a length, a count or `dt` is not positive, the lengths of `shape`,
+            `extent` and `dims` differ, a name is empty or there twice, or a state does not fit
+            into the memory.
     """
 
     shape: tuple[int, ...]
@@ -41,11 +45,28 @@ class Grid:
     dt: float
     channels: tuple[str, ...]
     forcing_channels: tuple[str, ...] = ()
-    dims: tuple[str, ...] = ("y", "x")
+    dims: tuple[str, ...] = ()
     boundary: Boundary = "periodic"
     units: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(Grid)
+        for name in ("shape", "extent", "channels", "forcing_channels", "dims", "units"):
+            check_type(f"grid {name}", getattr(self, name), hints[name])
+        # A list is as good; and as a tuple it is part of what can be compared and be a key.
+        for name in ("shape", "extent", "channels", "forcing_channels", "dims"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.dims and 1 <= len(self.shape) <= len(_DIMS):
+            object.__setattr__(self, "dims", _DIMS[-len(self.shape) :])
+        for name in ("channels", "forcing_channels", "dims"):
+            names = getattr(self, name)
+            needed = name != "forcing_channels"
+            if "" in names or len(set(names)) < len(names) or (needed and not names):
+                expected = f"names, each once{', at least one' if needed else ''}"
+                raise InputError(f"grid {name}", got=names, expected=expected)
+        for name in self.units:
+            known = (*self.channels, *self.forcing_channels, "space", "time")
+            check_choice("grid unit of", name, known)
         if not len(self.shape) == len(self.extent) == len(self.dims):
             raise InputError(
                 "grid",
@@ -56,6 +77,7 @@ class Grid:
         for dim, cells, length in zip(self.dims, self.shape, self.extent, strict=True):
             check_count(f"grid cells along {dim}", cells)
             check_positive(f"grid extent along {dim}", length)
+        check_fits(f"a state of grid {self.shape}", math.prod(self.state_shape))
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -89,16 +111,13 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
     """A grid from the table of a settings file, lists where it has tuples; a `Grid` stays."""
     if isinstance(grid, Grid):
         return grid
+    check_type("grid", grid, Mapping[str, Any])
     for key in grid:
         check_choice("grid key", key, [field.name for field in fields(Grid)])
     for name in ("shape", "extent", "dt", "channels"):
         if name not in grid:
             raise InputError("grid", got=f"no {name!r}", expected="shape, extent, dt and channels")
-    table: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
-    try:
-        return Grid(**table)
-    except TypeError as error:
-        raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error
+    return Grid(**grid)
 
 
 def check_state(grid: Grid, state: Tensor) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 
@@ -14,39 +18,102 @@ from zopde.errors import InputError, first_line
 
 def check_positive(name: str, value: float) -> None:
     """Require value > 0 and finite."""
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+    if not (_is_number(value) and 0 < value <= sys.float_info.max):  # NaN is not, either
         raise InputError(name, got=repr(value), expected="a finite number > 0")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Require value >= 0 and finite."""
-    if not (isinstance(value, int | float) and 0 <= value < 2**63):  # NaN is not, either
+    if not (_is_number(value) and 0 <= value < 2**63):
         raise InputError(name, got=repr(value), expected="a finite number >= 0")
 
 
 def check_count(name: str, value: int) -> None:
     """Require a whole number >= 1."""
-    if not (type(value) is int and value >= 1):
+    if not (type(value) is int and 1 <= value < 2**63):
         raise InputError(name, got=repr(value), expected="a whole number >= 1")
 
 
 def check_share(name: str, value: float) -> None:
     """Require 0 <= value < 1."""
-    if not (isinstance(value, int | float) and 0 <= value < 1):
+    if not (_is_number(value) and 0 <= value < 1):
         raise InputError(name, got=repr(value), expected="a number in [0, 1)")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Require one of `choices`; the message names the nearest one."""
     known = list(choices)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         near = get_close_matches(str(value), known, n=1, cutoff=0.4)
         remedy = f"did you mean {near[0]!r}?" if near else ""
         raise InputError(name, got=repr(value), expected=f"one of {known}", remedy=remedy)
 
 
+def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - any annotation
+    """Require what an annotation says; a class that has no plain values takes any."""
+    if not _is_of(value, hint):
+        expected = " or ".join(dict.fromkeys(_in_words(part) for part in _parts(hint)))
+        raise InputError(name, got=repr(value), expected=expected)
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """The members of a union, without None, which no file can hold; else the hint itself."""
+    union = get_origin(hint) in (Union, UnionType)
+    return tuple(part for part in get_args(hint) if part is not type(None)) if union else (hint,)
+
+
+def _is_of(value: Any, hint: Any) -> bool:  # noqa: ANN401
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in inner)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in inner)
+    if origin is bool:
+        return type(value) is bool
+    if origin is int:
+        return _is_number(value) and isinstance(value, Integral) and abs(value) < 2**63
+    if origin is float:
+        return _is_number(value) and abs(value) <= sys.float_info.max
+    if origin is str:
+        return isinstance(value, str | PathLike) and "\0" not in str(value)
+    if origin is Callable:
+        return callable(value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        many = isinstance(value, Mapping)
+        return many and all(_is_of(v, part) for part in inner[1:] for v in value.values())
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        if not isinstance(value, list | tuple):  # an array, perhaps, but no single value
+            return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+        return all(_is_of(v, part) for part in inner[:1] for v in value)
+    return value is None or origin is not type(None)
+
+
+def _in_words(hint: Any) -> str:  # noqa: ANN401
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin is Literal:
+        return f"one of {list(inner)}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a table"
+    if isinstance(origin, type) and issubclass(origin, Iterable) and origin is not str:
+        return f"a list, each {_in_words(inner[0])}" if inner else "a list"
+    return _WORDS.get(origin, f"a value of type {getattr(origin, '__name__', origin)}")
+
+
 def check_device(name: str, device: str) -> None:
     """Require a device that torch has here."""
+    here, found = ["cpu", "cpu:0"], torch.accelerator.current_accelerator()
+    if found is not None and (count := torch.accelerator.device_count()):
+        here += [found.type, *(f"{found.type}:{number}" for number in range(count))]
+    if device not in here:
+        expected = f"a device that torch has here: {', '.join(here)}"
+        raise InputError(name, got=repr(device), expected=expected)
     try:
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

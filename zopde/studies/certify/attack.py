@@ -42,21 +42,16 @@ class AttackSettings:
         InputError: If a value is outside its legal range.
     """
 
-    steps: int = 40
-    draws: int = 16
-    n: int = 10_000
-    alpha: float = 0.001
-    reach: float = 1.0
-    limit: int = 0
-    seed: int = 0
+    steps: Count = 40
+    draws: Count = 16
+    n: Count = 10_000
+    alpha: Probability = 0.001
+    reach: Positive = 1.0
+    limit: Whole = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "draws", "n"):
-            check_count(name, getattr(self, name))
-        check_positive("reach", self.reach)
-        for name in ("limit", "seed"):
-            check_not_negative(name, getattr(self, name))
-        check_alpha(self.alpha)
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def open_classification(
         iterations_in(config.zo.resample, per_epoch),
         config.run.methods,
         config.run.seeds,
-        config.workers(),
+        config.run.probed_by(),
         config.run.checkpoint_seconds,
     )
 

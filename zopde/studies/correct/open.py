@@ -89,7 +89,7 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
             "and NOG have no gradient, and every label starts from scratch"
         )
     solver = open_solver(config)
-    config.workers().check_solver(solver)
+    config.run.probed_by().check_solver(solver)
     return reference_of(config, solver, root.parent)
 
 
@@ -146,7 +146,7 @@ def _opened(
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
         labels=run.labels,
         seeds=run.seeds,
-        workers=config.workers(),
+        workers=config.run.probed_by(),
         every_seconds=run.checkpoint_seconds,
         drop=run.failures == "drop",
         bear=run.failures != "raise",

@@ -25,17 +25,19 @@ from zopde.studies.settings import (
     LengthOrNone,
     NotNegative,
     Positive,
+    ProbeSettings,
+    Rate,
+    Seconds,
+    Seed,
+    Text,
     Tree,
     Whole,
     as_tree,
     build,
-    check_distinct,
     choices,
     merge,
-    read_toml,
 )
-from zopde.studies.workers import Workers
-from zopde.validate import check_choice, check_device
+from zopde.validate import check_choice
 
 PRESETS = ("quick", "paper")
 """What `load_config` finds in the package, by name."""
@@ -45,7 +47,7 @@ PRESETS = ("quick", "paper")
 class SolverSettings:
     """The coarse solver: `spec` as `zopde solvers` names it, and its class's options."""
 
-    spec: str = "burgers"
+    spec: Text = "burgers"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,14 +59,14 @@ class DataSettings:
     folder. `skip` steps pass before the first kept state.
     """
 
-    path: str = ""
-    fine: tuple[int, ...] = (128, 128)
-    coarse: tuple[int, ...] = (32, 32)
+    path: Text = ""
+    fine: tuple[Count, ...] = (128, 128)
+    coarse: tuple[Count, ...] = ()
     skip: Whole = 30
     steps: Count = 200
     train: Count = 10
     test: Count = 5
-    seed: Whole = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class NonSettings:
 
     length: LengthOrNone = "600 iterations"
     batch: Count = 16
-    lr: Positive = 1e-2
+    lr: Rate = 1e-2
     warmup: Whole = 10
 
 
@@ -133,14 +135,14 @@ class TrainingSettings:
     unroll: Count = 8
     init: Literal["non", "scratch"] = "non"
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: Positive = 3e-3
+    lr: Rate = 3e-3
     warmup: Whole = 10
     clip: NotNegative = 0.0
     weight_decay: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(ProbeSettings):
     """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
 
     Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
@@ -157,20 +159,14 @@ class RunSettings:
     """
 
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
-    seeds: tuple[Whole, ...] = (0,)
-    device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     checkpoint_seconds: Positive = 10.0
-    workers: Whole = 0
-    threads: Count = 1
-    executor: str = ""
-    scratch: str = ""
     failures: Literal["raise", "retry", "drop"] = "raise"
     retries: Whole = 2
     failure_limit: Positive = 0.25
     apart: bool = False
-    timeout: NotNegative = 0.0
-    store: str = ""
+    timeout: Seconds = 0.0
+    store: Text = ""
     store_gib: Positive = 10.0
 
 
@@ -198,9 +194,6 @@ class CorrectionConfig:
 
     def __post_init__(self) -> None:
         check_labels(self.run.labels)
-        check_distinct("run.seeds", self.run.seeds)
-        check_device("run.device", self.run.device)
-        self.workers()
         if self.run.timeout and not self.run.apart:
             raise InputError(
                 "run.timeout",
@@ -211,11 +204,6 @@ class CorrectionConfig:
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
         for label in {*self.run.labels, *self.interface.labels}:
             self.cut_of(label)
-
-    def workers(self) -> Workers:
-        """Who evaluates probes."""
-        run = self.run
-        return Workers(run.workers, run.threads, run.executor, run.scratch)
 
     def cut_of(self, label: str) -> InterfaceCut | None:
         """How a label passes the solver: `[interface]`, and over it the label's own table."""

@@ -113,7 +113,7 @@ def check_solver(
         return SolverCheck(spec, states.source, tuple(points.values()), (), "")
     weights, seconds = Coordinates(new_network()).total, points["time"].values["in_batch"]
     gradient = bare_gradient(injection, training.unroll, training.batch, seconds)
-    active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.workers()
+    active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.run.probed_by()
     coloured = partial(_coloured, cut, grid, points["reach"], list(gradient.products))
     interface = prices_of_interface(cut, grid, gradient, coloured, workers.side_by_side)
     costs = price_of_weights(zo, active, gradient), *interface
