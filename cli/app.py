@@ -10,7 +10,7 @@ import typer
 from zopde import __version__
 from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
-from zopde.cli.console import complain, say
+from zopde.cli.console import complain, complain_of_usage, say
 from zopde.cli.study import classify, correct, defend
 from zopde.cli.tools import data, doctor, report, serve, simulate, solvers
 from zopde.errors import InputError, SolverError, check_system
@@ -71,15 +71,31 @@ def _run() -> int:
     except _UsageProblem as error:
         said: str = error.format_message()  # type: ignore[attr-defined]
         if said:  # a bare `zopde` has printed its help and says nothing more
-            complain(said)
+            named = getattr(getattr(error, "ctx", None), "command_path", "zopde")
+            complain_of_usage(said, named)
+        return 2
+    except OSError as error:
+        named = f"file {error.filename}" if error.filename else "file or connection"
+        complain(str(InputError(named, got=error.strerror or error, expected="one that works")))
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | RecursionError) or "allocate" in str(error)):
+            return _unexpected(error)
+        remedy = "smaller sizes, a smaller batch or chunk"
+        expected = "what this machine has"
+        complain(str(InputError("memory", got="more asked for", expected=expected, remedy=remedy)))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:  # a user's solver may raise anything
-        complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
-        return 1
+        return _unexpected(error)
     # Typer turns Ctrl-C inside a command into this exit code.
     return _interrupted() if code == 130 else int(code or 0)
+
+
+def _unexpected(error: Exception) -> int:
+    complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
+    return 1
 
 
 def _interrupted() -> int:

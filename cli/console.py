@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,32 @@ _LINE_EVERY = 15.0  # seconds between plain progress lines
 def complain(message: str) -> None:
     """One line about what went wrong, on stderr."""
     print(f"zopde: {' '.join(message.split())}", file=sys.stderr)
+
+
+# What typer, of any version, says of a command line -> (what, got) in zopde's words
+_USAGE = (
+    (
+        r"(Invalid value for .+?): (?:Input should be|.* is not) an? (?:valid )?(\w+).*",
+        (r"\1", r"no \2"),
+    ),
+    (r"(Invalid value for .+?): .*", (r"\1", "another value")),
+    (r"(Missing .+?)\.?", (r"\1", "nothing")),
+    (r"(No such \w+):? '?([^' ]+?)'?\.?(?: .*)?", (r"\1", r"\2")),
+    (r"Option '?(.+?)'? requires .*", (r"\1", "no value")),
+    (r"Option '?(.+?)'? does not take .*", (r"\1", "a value")),
+    (r"Got unexpected extra argument\S* \((.*)\)\.?", ("arguments", r"also \1")),
+    (r"(.*)", ("command line", r"what cannot be read, \1")),
+)
+
+
+def complain_of_usage(said: str, command: str) -> None:
+    """One line about a command line that could not be read."""
+    text = " ".join(said.split())
+    matches = ((re.fullmatch(pattern, text), words) for pattern, words in _USAGE)
+    what, got = next([*map(match.expand, words)] for match, words in matches if match)
+    near = re.search(r"(?:Did you mean|Possible options)\S* ([^?)]+)", text)
+    hint = f"; did you mean {near[1]}?" if near else ""
+    complain(f"{what}: got {got}, expected what `{command} --help` says{hint}")
 
 
 def say(text: str) -> None:

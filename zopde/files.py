@@ -46,7 +46,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def read_toml(path: Path, what: str = "config file") -> dict[str, Any]:
-    """A TOML file as nested dicts, with or without a byte order mark; what is wrong in one line."""
+    """A TOML file as nested dicts, with or without a byte order mark; one line if it is none."""
     expected = "a readable TOML file"
     try:
         with Path(path).open("rb") as file:
@@ -59,8 +59,9 @@ def read_toml(path: Path, what: str = "config file") -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(what, got=f"{path}, which is no UTF-8", expected=expected) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        where = str(error) if isinstance(error, ValueError) else "tables within tables"
-        raise InputError(what, got=f"{path} ({where})", expected=expected) from error
+        where = str(error) if isinstance(error, ValueError) else "too many tables within tables"
+        got = f"{path}, which is not valid TOML: {where}"
+        raise InputError(what, got=got, expected=expected) from error
     except (ValueError, TypeError) as error:  # a path that none can be, a number of 5,000 digits
         raise InputError(what, got=repr(path), expected=expected) from error
 

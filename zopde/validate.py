@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Real
 from os import PathLike
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
@@ -52,58 +52,52 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - any annotation
     """Require what an annotation says; a class that has no plain values takes any."""
     if not _is_of(value, hint):
-        expected = " or ".join(dict.fromkeys(_in_words(part) for part in _parts(hint)))
-        raise InputError(name, got=repr(value), expected=expected)
-
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+        raise InputError(name, got=repr(value), expected=_in_words(hint))
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """The members of a union, without None, which no file can hold; else the hint itself."""
-    union = get_origin(hint) in (Union, UnionType)
-    return tuple(part for part in get_args(hint) if part is not type(None)) if union else (hint,)
+_PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda v: type(v) is bool),
+    int: ("a whole number", lambda v: _is_number(v) and int(v) == v and abs(v) < 2**63),
+    float: ("a finite number", lambda v: _is_number(v) and abs(v) <= sys.float_info.max),
+    str: ("text", lambda v: isinstance(v, str | PathLike) and "\0" not in str(v)),
+    Callable: ("a function", callable),
+}
 
 
 def _is_of(value: Any, hint: Any) -> bool:  # noqa: ANN401
     origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in _PLAIN:
+        return _PLAIN[origin][1](value)
     if origin in (Union, UnionType):
         return any(_is_of(value, part) for part in inner)
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in inner)
-    if origin is bool:
-        return type(value) is bool
-    if origin is int:
-        return _is_number(value) and isinstance(value, Integral) and abs(value) < 2**63
-    if origin is float:
-        return _is_number(value) and abs(value) <= sys.float_info.max
-    if origin is str:
-        return isinstance(value, str | PathLike) and "\0" not in str(value)
-    if origin is Callable:
-        return callable(value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        many = isinstance(value, Mapping)
-        return many and all(_is_of(v, part) for part in inner[1:] for v in value.values())
+        values = value.values() if isinstance(value, Mapping) else [value]
+        return isinstance(value, Mapping) and all(_is_of(v, h) for h in inner[1:] for v in values)
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        if not isinstance(value, list | tuple):  # an array, perhaps, but no single value
-            return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-        return all(_is_of(v, part) for part in inner[:1] for v in value)
-    return value is None or origin is not type(None)
+        many = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+        items = value if isinstance(value, list | tuple) else ()  # others may be read but once
+        return many and all(_is_of(v, part) for part in inner[:1] for v in items)
+    return value is None or origin is not NoneType
 
 
 def _in_words(hint: Any) -> str:  # noqa: ANN401
     origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in _PLAIN:
+        return _PLAIN[origin][0]
+    if origin in (Union, UnionType):  # no file can hold None
+        parts = [part for part in inner if part is not NoneType]
+        return " or ".join(dict.fromkeys(map(_in_words, parts)))
     if origin is Literal:
         return f"one of {list(inner)}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if issubclass(origin, Mapping):
         return "a table"
-    if isinstance(origin, type) and issubclass(origin, Iterable) and origin is not str:
-        return f"a list, each {_in_words(inner[0])}" if inner else "a list"
-    return _WORDS.get(origin, f"a value of type {getattr(origin, '__name__', origin)}")
+    return f"a list of such as {_in_words(inner[0])}" if inner else "another type"
 
 
 def check_device(name: str, device: str) -> None:

@@ -26,7 +26,8 @@ Tree = dict[str, Any]
 
 _MOST = 10**9  # of whatever is counted: at a thousand a second that takes 12 days
 Positive = Annotated[float, Meta(gt=0, le=_MOST, description="a number in (0, 1e9]")]
-Seconds = Annotated[float, Meta(ge=0, le=10**6, description="a number in [0, 1e6]")]
+Timeout = Annotated[float, Meta(gt=0, le=10**6, description="a number in (0, 1e6]")]
+TimeoutOrNone = Annotated[float, Meta(ge=0, le=10**6, description="a number in [0, 1e6]")]
 NotNegative = Annotated[float, Meta(ge=0, le=_MOST, description="a number in [0, 1e9]")]
 # Learning rates, and finite differences: what single precision can add to a number near 1.
 Rate = Annotated[float, Meta(gt=0, le=1000, description="a number in (0, 1000]")]
@@ -35,16 +36,17 @@ Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
 Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
 Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
 Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 to 1e9")]
-Seed = Annotated[int, Meta(ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")]
 Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="text without zero bytes")]
 _SUCH_AS = 'such as "600 iterations" or "100 epochs"'
 Length = Annotated[
     str,
     Meta(
         pattern=r"^0*[1-9][0-9]{0,8} (epoch|iteration)s?$",
-        description=f"a length from 1 to 1e9, {_SUCH_AS}",
+        description=f"a length of at least 1 and less than 1e9, {_SUCH_AS}",
     ),
 ]
+Size = Annotated[int, Meta(ge=1, le=10**4, description="a whole number from 1 to 1e4")]
 Processes = Annotated[int, Meta(ge=0, le=1024, description="a whole number up to 1024")]
 Pixels = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
 LengthOrNone = Annotated[
@@ -84,7 +86,7 @@ class ProbeSettings(SeedSettings):
     """And who answers the probes of weights; see `Workers`."""
 
     workers: Processes = 0
-    threads: Annotated[Processes, Meta(ge=1)] = 1
+    threads: Size = 1
     executor: Text = ""
     scratch: Text = ""
 
@@ -127,7 +129,7 @@ def load(
     changes: Iterable[str],
     tables: Mapping[str, Any] | None,
 ) -> T:
-    """Settings of one of `presets`, which lie beside the module of `kind`, and `choices` over it."""
+    """Settings of one of the `presets` beside the module of `kind`, and `choices` over it."""
     check_choice("preset", preset, presets)
     folder = resources.files(kind.__module__.rpartition(".")[0]) / "presets"
     tree = read_toml(Path(str(folder / f"{preset}.toml")))
@@ -293,16 +295,17 @@ def _in_our_words(error: msgspec.ValidationError, kind: type, tree: Any) -> Inpu
 def _expected(hint: Any, value: object) -> str:  # noqa: ANN401
     limits = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
     plain = get_args(hint)[0] if limits else hint
-    right_type = type(value) is plain or (plain is float and type(value) is int)
+    right_type = value is None or type(value) is plain or (plain is float and type(value) is int)
     if limits and right_type and limits[0].description:
         return limits[0].description
     if get_origin(plain) is Literal:
         return f"one of {list(get_args(plain))}"
     if dataclasses.is_dataclass(plain):
         return "a table of settings"
-    if get_origin(plain) is dict:
-        values = get_args(plain)[1]
-        return "a table" if values is Any else f"a table of values of type {values.__name__}"
+    if get_origin(plain) in (dict, tuple):
+        many, inner = ("table", 1) if get_origin(plain) is dict else ("list", 0)
+        of_values = get_args(plain)[inner]
+        return f"a {many}" + ("" if of_values is Any else f", each {_expected(of_values, None)}")
     return f"a value of type {getattr(plain, '__name__', plain)}"
 
 

@@ -15,12 +15,12 @@ from zopde.errors import InputError
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.smoothing import ABSTAIN, attack, check_alpha, lower_bound
+from zopde.smoothing import ABSTAIN, attack, lower_bound
 from zopde.studies.certificates import Row
 from zopde.studies.certify.open import MODEL, Opened, open_certification
 from zopde.studies.certify.show import read_certification
 from zopde.studies.folder import RunFolder, locked
-from zopde.validate import check_count, check_not_negative, check_positive
+from zopde.studies.settings import Count, Positive, Probability, Seed, Whole, check_fields
 
 _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the attack
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zopde.data import ImageBatches, ImageData, load_images, standardised
 from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
+from zopde.memory import check_fits
 from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
@@ -119,6 +120,10 @@ def _new_network(
     kind: str, sizes: dict[str, int], data: ImageData, device: str, seed: int
 ) -> nn.Module:
     shape, classes = tuple(data.train.pixels.shape[1:]), len(data.classes)
+    if ":" not in kind:
+        with torch.device("meta"):  # nothing is allocated
+            weights = build_classifier(kind, data.channels, classes, sizes).parameters()
+        check_fits("network.sizes", sum(weight.numel() for weight in weights))
     with global_stream(generator(seed, "weights")):
         try:
             network = build_classifier(kind, data.channels, classes, sizes)

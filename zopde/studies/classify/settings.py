@@ -10,14 +10,15 @@ from typing import Any, Literal
 from zopde.studies.classify.labels import LABELS
 from zopde.studies.settings import (
     Count,
+    Difference,
     ImageSettings,
     Length,
     LengthOrNone,
-    Difference,
     NotNegative,
     ProbeSettings,
     Rate,
     Share,
+    Size,
     Text,
     Whole,
     check_names,
@@ -41,7 +42,7 @@ class NetworkSettings:
     """
 
     kind: Text = "cnn"
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

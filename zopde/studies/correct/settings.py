@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from zopde.errors import InputError, first_line
+from zopde.files import read_toml
 from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
+from zopde.memory import check_fits
 from zopde.nets import Normalised, build_corrector
 from zopde.seeding import generator, global_stream
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
@@ -27,9 +29,10 @@ from zopde.studies.settings import (
     Positive,
     ProbeSettings,
     Rate,
-    Seconds,
     Seed,
+    Size,
     Text,
+    TimeoutOrNone,
     Tree,
     Whole,
     as_tree,
@@ -56,7 +59,8 @@ class DataSettings:
     """Reference data: cells per side of both grids, and how many runs of how many steps.
 
     `path` is the NetCDF file; "" means <solver>-<fine>-<coarse>-seed<seed>.nc beside the run
-    folder. `skip` steps pass before the first kept state.
+    folder. `skip` steps pass before the first kept state. A `coarse` of [] is that of the solver
+    and, for one that makes its own data on any grid, 32 x 32.
     """
 
     path: Text = ""
@@ -79,7 +83,7 @@ class CorrectorSettings:
     """
 
     kind: Literal["conv", "residual"] = "conv"
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
 
@@ -89,6 +93,12 @@ class CorrectorSettings:
         inputs = len(grid.channels) + len(grid.forcing_channels)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        if len(grid.shape) != 2:
+            got, expected = f"a grid of {list(grid.shape)} cells", "two dimensions"
+            raise InputError("corrector of zopde's own", got=got, expected=expected)
+        with torch.device("meta"):  # nothing is allocated
+            weights = build_corrector(self.kind, inputs, outputs, "zero", self.sizes).parameters()
+        check_fits("corrector.sizes", sum(weight.numel() for weight in weights))
         with global_stream(generator(seed, "weights")):
             try:
                 body = build_corrector(
@@ -165,7 +175,7 @@ class RunSettings(ProbeSettings):
     retries: Whole = 2
     failure_limit: Positive = 0.25
     apart: bool = False
-    timeout: Seconds = 0.0
+    timeout: TimeoutOrNone = 0.0
     store: Text = ""
     store_gib: Positive = 10.0
 
@@ -264,6 +274,8 @@ def load_config(
     check_choice("preset", preset, PRESETS)
     chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
+    if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
+        del tree["data"]["coarse"]  # another solver may have a grid of its own
     return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
 
 

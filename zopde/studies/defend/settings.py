@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from msgspec import Meta
+from typing import Any, Literal
 
 from zopde.errors import InputError
+from zopde.memory import check_fits
 from zopde.studies.defend.blackbox import Answers, check_votes
 from zopde.studies.defend.labels import LABELS, Gradient
 from zopde.studies.run import study_named
 from zopde.studies.settings import (
     Count,
+    Difference,
     ImageSettings,
     Length,
     LengthOrNone,
-    Difference,
     NotNegative,
     Positive,
     Probability,
     Rate,
-    Seconds,
     SeedSettings,
+    Size,
     Text,
+    Timeout,
     Whole,
     check_names,
     load,
@@ -57,7 +57,7 @@ class ClassifierSettings:
     votes: Whole = 0
     vote_sigma: Positive = 0.1
     price: NotNegative = 0.0
-    timeout: Annotated[Seconds, Meta(gt=0)] = 60.0
+    timeout: Timeout = 60.0
     retries: Whole = 2
 
 
@@ -69,9 +69,12 @@ class DefenceSettings:
     """
 
     sigma: Positive = 0.25
-    depth: Count = 17
-    width: Count = 64
-    latent: Count = 192
+    depth: Size = 17
+    width: Size = 64
+    latent: Size = 192
+
+    def __post_init__(self) -> None:
+        check_fits("defence.depth and width", 9 * self.depth * self.width**2)
 
 
 @dataclass(frozen=True)
