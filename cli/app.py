@@ -62,40 +62,38 @@ def _run() -> int:
     try:
         check_system()
         code = app(standalone_mode=False)
-    except InputError as error:
-        complain(str(error))
-        return 2
-    except SolverError as error:
-        complain(f"{error.whose} failed: {error}")
-        return 1
     except _UsageProblem as error:
         said: str = error.format_message()  # type: ignore[attr-defined]
         if said:  # a bare `zopde` has printed its help and says nothing more
-            named = getattr(getattr(error, "ctx", None), "command_path", "zopde")
-            complain_of_usage(said, named)
-        return 2
-    except OSError as error:
-        named = f"file {error.filename}" if error.filename else "file or connection"
-        complain(str(InputError(named, got=error.strerror or error, expected="one that works")))
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError | RecursionError) or "allocate" in str(error)):
-            return _unexpected(error)
-        remedy = "smaller sizes, a smaller batch or chunk"
-        expected = "what this machine has"
-        complain(str(InputError("memory", got="more asked for", expected=expected, remedy=remedy)))
+            complain_of_usage(said, getattr(getattr(error, "ctx", None), "command_path", "zopde"))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:  # a user's solver may raise anything
-        return _unexpected(error)
+        said, code = _told(error)
+        complain(said)
+        return code
     # Typer turns Ctrl-C inside a command into this exit code.
     return _interrupted() if code == 130 else int(code or 0)
 
 
-def _unexpected(error: Exception) -> int:
-    complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
-    return 1
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, InputError):
+        said, code = str(error), 2
+    elif isinstance(error, SolverError):
+        said, code = f"{error.whose} failed: {error}", 1
+    elif isinstance(error, OSError):
+        file = f"file {error.filename}" if error.filename else "a file or a connection"
+        said = f"{file}: got {error.strerror or error}, expected one that can be used"
+        code = 2
+    elif isinstance(error, MemoryError | RecursionError) or "t allocate memory" in str(error):
+        said = "memory: got a request for more, expected what this machine has; take smaller sizes"
+        code = 2
+    else:
+        said = f"unexpected {type(error).__name__}: {error}; --debug shows where"
+        code = 1
+    return said, code
 
 
 def _interrupted() -> int:

@@ -67,7 +67,7 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
             the options, or is not a solver.
     """
     check_type("solver", spec, str)
-    check_type("solver options", options or {}, Mapping[str, Any])
+    check_type("solver options", options, Mapping[str, Any] | None)
     given, target, home, spec = dict(options or {}), str(spec), Path(), str(spec)
     if spec.endswith(".toml"):
         home = Path(spec).resolve().parent

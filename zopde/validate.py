@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Real
+from functools import cache, wraps
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
+from torch import nn
 
 from zopde.errors import InputError, first_line
 
+MOST_SECONDS = 10**6  # of a wait: what every system call takes
+F = TypeVar("F", bound=Callable[..., Any])
+_hints = cache(get_type_hints)  # at the first call: then all that annotations name is there
+_ARGS, _KEYWORDS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
-def check_positive(name: str, value: float) -> None:
-    """Require value > 0 and finite."""
-    if not (_is_number(value) and 0 < value <= sys.float_info.max):  # NaN is not, either
-        raise InputError(name, got=repr(value), expected="a finite number > 0")
+
+def check_positive(name: str, value: float, most: float = sys.float_info.max) -> None:
+    """Require 0 < value <= most, and finite."""
+    if not (_is_number(value) and 0 < value <= most):  # NaN is not, either
+        limit = "" if most == sys.float_info.max else f", at most {most:g}"
+        raise InputError(name, got=repr(value), expected=f"a finite number > 0{limit}")
 
 
 def check_not_negative(name: str, value: float) -> None:
@@ -28,10 +37,11 @@ def check_not_negative(name: str, value: float) -> None:
         raise InputError(name, got=repr(value), expected="a finite number >= 0")
 
 
-def check_count(name: str, value: int) -> None:
-    """Require a whole number >= 1."""
-    if not (type(value) is int and 1 <= value < 2**63):
-        raise InputError(name, got=repr(value), expected="a whole number >= 1")
+def check_count(name: str, value: int, most: int = 2**63 - 1) -> None:
+    """Require a whole number >= 1, at most `most`."""
+    if not (type(value) is int and 1 <= value <= most):
+        limit = "" if most == 2**63 - 1 else f", at most {most:,}"
+        raise InputError(name, got=repr(value), expected=f"a whole number >= 1{limit}")
 
 
 def check_share(name: str, value: float) -> None:
@@ -55,15 +65,31 @@ def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a
         raise InputError(name, got=repr(value), expected=_in_words(hint))
 
 
+def checked(function: F) -> F:
+    """Let a function require of its arguments what their annotations say; see `check_type`."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        hints = _hints(function)
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if signature.parameters[name].kind not in (_ARGS, _KEYWORDS):
+                check_type(name, value, hints.get(name, Any))
+        return function(*args, **kwargs)
+
+    return cast(F, call)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     bool: ("true or false", lambda v: type(v) is bool),
-    int: ("a whole number", lambda v: _is_number(v) and int(v) == v and abs(v) < 2**63),
+    int: ("a whole number", lambda v: isinstance(v, Integral) and _is_number(v) and abs(v) < 2**63),
     float: ("a finite number", lambda v: _is_number(v) and abs(v) <= sys.float_info.max),
     str: ("text", lambda v: isinstance(v, str | PathLike) and "\0" not in str(v)),
+    Path: ("a path", lambda v: isinstance(v, str | PathLike)),
     Callable: ("a function", callable),
 }
 
@@ -83,7 +109,8 @@ def _is_of(value: Any, hint: Any) -> bool:  # noqa: ANN401
         many = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
         items = value if isinstance(value, list | tuple) else ()  # others may be read but once
         return many and all(_is_of(v, part) for part in inner[:1] for v in items)
-    return value is None or origin is not NoneType
+    exact = origin in (nn.Module, torch.Tensor, torch.Generator, NoneType)
+    return isinstance(value, origin) if exact else True
 
 
 def _in_words(hint: Any) -> str:  # noqa: ANN401

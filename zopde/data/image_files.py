@@ -17,8 +17,10 @@ from PIL import Image
 
 from zopde.data.images import ImageData, Images
 from zopde.errors import InputError, first_line
+from zopde.validate import checked
 
 
+@checked
 def load_images(path: Path | str = "") -> ImageData:
     """Read a data set of images; its format is recognised from its files.
 

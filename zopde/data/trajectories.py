@@ -18,7 +18,7 @@ from zopde.contracts import ReferenceSolver
 from zopde.errors import InputError, first_line
 from zopde.files import replacing
 from zopde.grid import Grid
-from zopde.validate import check_folder_writable
+from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
 
 Settings = dict[str, Any]
 
@@ -69,6 +69,7 @@ class Trajectories:
         return self.states.new_zeros(0) if self.forcing is None else _scale(self.forcing)
 
 
+@checked
 def simulate(
     solver: ReferenceSolver,
     coarse: Callable[[Tensor], Tensor],
@@ -97,6 +98,9 @@ def simulate(
         progress: Called with 1 after every solver step.
         coarse_forcing: Brings a forcing to the coarse grid; left out, `coarse` does.
     """
+    check_count("simulations", simulations)
+    check_count("steps", steps)
+    check_not_negative("skip", skip)
     scenario = solver.scenario(simulations, generator)
     state = scenario.initial.to(device, dtype)
     states, forcings = [], []
@@ -121,6 +125,7 @@ def _scale(values: Tensor) -> Tensor:
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
+@checked
 def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
     """Write NetCDF4 through h5netcdf; a reader sees the old file or the new one, never half.
 
@@ -136,6 +141,7 @@ def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
         to_dataset(trajectories).to_netcdf(partial, engine="h5netcdf")
 
 
+@checked
 def load_trajectories(
     path: Path | str, grid: Grid, settings: Settings | None = None
 ) -> Trajectories:

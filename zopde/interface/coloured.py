@@ -24,7 +24,7 @@ from zopde.interface.vjp import (
     varied_shape,
     without_failed,
 )
-from zopde.validate import check_count, check_positive, check_share
+from zopde.validate import check_count, check_positive, check_share, checked
 from zopde.zo.cge import Scheme
 
 _TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
@@ -58,6 +58,7 @@ class ColouredPullback:
         InputError: If a setting is out of range.
     """
 
+    @checked
     def __init__(
         self,
         grid: Grid,

@@ -21,7 +21,7 @@ from zopde.interface.vjp import (
     per_row,
     without_failed,
 )
-from zopde.validate import check_choice, check_count
+from zopde.validate import check_choice, check_count, checked
 from zopde.zo.cge import Scheme
 from zopde.zo.rge import rademacher
 
@@ -42,6 +42,7 @@ class DensePullback:
         states: States of a solver call at most.
     """
 
+    @checked
     def __init__(self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512) -> None:
         self._probing = Probing(mu, scheme, states)
 
@@ -93,6 +94,7 @@ class RandomPullback:
         InputError: If a setting is out of range.
     """
 
+    @checked
     def __init__(
         self,
         generator: Generator,

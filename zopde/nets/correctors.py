@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.errors import InputError
+from zopde.validate import check_count, checked
 
 Padding = Literal["periodic", "zero"]
 Inject = Literal["after", "before", "forcing"]
+_MOST = 10_000  # of whatever a corrector has
 _GIVEN = ("inputs", "outputs", "padding")
 
 
@@ -34,6 +36,7 @@ class ConvCorrector(nn.Module):
         padding: "periodic" or "zero".
     """
 
+    @checked
     def __init__(
         self,
         inputs: int,
@@ -44,6 +47,7 @@ class ConvCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        _check_sizes(inputs=inputs, outputs=outputs, width=width, depth=depth, kernel=kernel)
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
             layers += [_conv(before, after, kernel, padding), nn.GELU()]
@@ -68,6 +72,7 @@ class ResidualCorrector(nn.Module):
     `ConvCorrector`; `blocks` is the number of residual blocks.
     """
 
+    @checked
     def __init__(
         self,
         inputs: int,
@@ -78,6 +83,7 @@ class ResidualCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        _check_sizes(inputs=inputs, outputs=outputs, width=width, blocks=blocks, kernel=kernel)
         self.enter = _conv(inputs, width, kernel, padding)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -123,6 +129,7 @@ class Normalised(nn.Module):
     input_scale: Tensor
     output_scale: Tensor | None
 
+    @checked
     def __init__(
         self,
         body: nn.Module,
@@ -182,6 +189,11 @@ def build_corrector(
         if name == "kernel" and size % 2 == 0:
             raise InputError("corrector.sizes", got=f"kernel = {size}", expected="an odd width")
     return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        check_count(name, size, _MOST)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Conv2d:

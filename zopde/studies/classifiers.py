@@ -20,7 +20,7 @@ from zopde.plugins import load_object
 from zopde.seeding import generator, global_stream
 from zopde.session import Session
 from zopde.studies.model_file import read_model, write_model
-from zopde.validate import check_count, check_not_negative, check_positive
+from zopde.validate import MOST_SECONDS, check_count, check_not_negative, check_positive, checked
 
 Classifier = Callable[[Tensor], Any]
 """Images (n, channel, y, x), pixels in [0, 1] -> (n, class) scores, or (n,) labels."""
@@ -67,6 +67,7 @@ def save_classifier(
     write_model(path, "classifier", plan, model.state_dict())
 
 
+@checked
 def load_classifier(path: Path | str) -> StandardisedClassifier:
     """Load the classifier of a `model.safetensors`, in eval mode: pixels to logits.
 
@@ -103,7 +104,7 @@ class HttpClassifier:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.netloc:
             raise InputError("classifier", got=repr(url), expected="http://host:port/path")
-        check_positive("timeout", timeout)
+        check_positive("timeout", timeout, MOST_SECONDS)
         check_not_negative("retries", retries)
         check_count("at_once", at_once)
         self._session = Session(f"{parts.scheme}://{parts.netloc}", timeout, retries)

@@ -286,7 +286,7 @@ def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
     from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
     """
     inject = look_up(chosen, "corrector.inject")
-    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
+    if str(inject) not in INJECTIONS or not INJECTIONS[str(inject)].through_solver:
         return preset
     labels = [
         label
