@@ -84,9 +84,8 @@ def _told(error: Exception) -> tuple[str, int]:
     elif isinstance(error, SolverError):
         said, code = f"{error.whose} failed: {error}", 1
     elif isinstance(error, OSError):
-        file = f"file {error.filename}" if error.filename else "a file or a connection"
-        said = f"{file}: got {error.strerror or error}, expected one that can be used"
-        code = 2
+        got = f"{error.strerror or error}: {error.filename or 'it has no name'}"
+        said, code = str(InputError("file", got=got, expected="one that can be used")), 2
     elif isinstance(error, MemoryError | RecursionError) or "t allocate memory" in str(error):
         said = "memory: got a request for more, expected what this machine has; take smaller sizes"
         code = 2

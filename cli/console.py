@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from zopde.errors import InputError
 from zopde.progress import Advance
 
 _LINE_EVERY = 15.0  # seconds between plain progress lines
@@ -29,7 +30,7 @@ _USAGE = (
     (r"(Invalid value for .+?): .*", (r"\1", "another value")),
     (r"(Missing .+?)\.?", (r"\1", "nothing")),
     (r"(No such \w+):? '?([^' ]+?)'?\.?(?: .*)?", (r"\1", r"\2")),
-    (r"Option '?(.+?)'? requires .*", (r"\1", "no value")),
+    (r"(Option .+ requires an? .+?)\.?", (r"\1", "nothing")),
     (r"Option '?(.+?)'? does not take .*", (r"\1", "a value")),
     (r"Got unexpected extra argument\S* \((.*)\)\.?", ("arguments", r"also \1")),
     (r"(.*)", ("command line", r"what cannot be read, \1")),
@@ -42,8 +43,9 @@ def complain_of_usage(said: str, command: str) -> None:
     matches = ((re.fullmatch(pattern, text), words) for pattern, words in _USAGE)
     what, got = next([*map(match.expand, words)] for match, words in matches if match)
     near = re.search(r"(?:Did you mean|Possible options)\S* ([^?)]+)", text)
-    hint = f"; did you mean {near[1]}?" if near else ""
-    complain(f"{what}: got {got}, expected what `{command} --help` says{hint}")
+    hint = f"did you mean {near[1]}?" if near else ""
+    expected = f"what `{command} --help` says"
+    complain(str(InputError(what, got=got, expected=expected, remedy=hint)))
 
 
 def say(text: str) -> None:

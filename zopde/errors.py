@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # an error must not cost the seconds that torch takes to impo
 
 __all__ = ["ClassifierError", "Failure", "InputError", "SolverError"]
 
-_LONGEST = 400  # characters of what was got
+_LONGEST = 400  # characters of what is wrong, and of what was got
 
 
 class InputError(ValueError):
@@ -31,16 +31,19 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, got: object, expected: str, remedy: str = "") -> None:
-        self.what = what
+        self.what = _short(what)
         # As text, whatever `got` was: errors come back from worker processes.
-        shown = str(got).replace("\n", " ")
-        shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
-        self._parts = {"got": shown, "expected": expected, "remedy": remedy}
-        message = f"{what}: got {shown}, expected {expected}"
+        self._parts = {"got": _short(str(got)), "expected": expected, "remedy": remedy}
+        message = f"{self.what}: got {self._parts['got']}, expected {expected}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
     def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
         return partial(InputError, self.what, **self._parts), ()
+
+
+def _short(text: str) -> str:
+    text = text.replace("\n", " ")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,8 @@ def read_toml(path: Path, what: str = "config file") -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
             content = file.read(_SETTINGS + 1)
-        if len(content) > _SETTINGS:
-            raise InputError(what, got=f"{path}, of more than 16 MiB", expected=expected)
-        return tomllib.loads(content.decode("utf-8-sig"))
+        if len(content) <= _SETTINGS:
+            return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise InputError(what, got=f"{path} ({error.strerror})", expected=expected) from error
     except UnicodeDecodeError as error:
@@ -64,6 +63,7 @@ def read_toml(path: Path, what: str = "config file") -> dict[str, Any]:
         raise InputError(what, got=got, expected=expected) from error
     except (ValueError, TypeError) as error:  # a path that none can be, a number of 5,000 digits
         raise InputError(what, got=repr(path), expected=expected) from error
+    raise InputError(what, got=f"{path}, of more than 16 MiB", expected=expected)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -54,13 +54,20 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Require one of `choices`; the message names the nearest one."""
     known = list(choices)
     if not isinstance(value, str) or value not in known:
-        near = get_close_matches(str(value), known, n=1, cutoff=0.4)
-        remedy = f"did you mean {near[0]!r}?" if near else ""
+        remedy = nearest(value, known)
         raise InputError(name, got=repr(value), expected=f"one of {known}", remedy=remedy)
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """A question for the remedy of an error: which of the known words was meant."""
+    near = get_close_matches(str(value), list(known), n=1, cutoff=0.4)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - any annotation
     """Require what an annotation says; a class that has no plain values takes any."""
+    if get_origin(hint) is Literal:
+        check_choice(name, cast(str, value), get_args(hint))
     if not _is_of(value, hint):
         raise InputError(name, got=repr(value), expected=_in_words(hint))
 

@@ -1,113 +1,130 @@
-"""Hostile settings, solver tables, arguments and command lines, drawn with a fixed seed."""
+"""Hostile settings, solver tables, arguments and command lines, drawn with a fixed seed.
 
-import dataclasses
+What comes out of here is wrong by its type or its size, whatever takes it: the tests that use it
+ask for a refusal in one line, and for nothing else.
+"""
+
 import datetime
 import random
 import types
-import typing
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
 
 SEED = 16
 HUGE = 10**400
-
-# By kind of value: what no setting of another kind may be.
-TEXTS = ["", "x", "0", "1", "false", "no", "off", "None", "nan", "1e-3", "é\n", "a" * 3000, "\0"]
-NUMBERS = [-1, -(2**63), 2**63, HUGE, -HUGE, -0.5, 1e30, 1e300]
+TEXTS = ["", "x", "0", "1", "false", "no", "off", "None", "nan", "1e-3", "\u00e9\n", "a" * 3000]
+FLAGS = [True, False]
+FRACTIONS = [0.5, -0.5, 1e-3]
+NUMBERS = [-1, -(2**63), 2**63, HUGE, -HUGE, 1e30, 1e300]  # too large, or less than nothing
 NOT_NUMBERS = [float("nan"), float("inf"), -float("inf")]
 TABLES = [{}, {"a": 1}, {"mu": 1.0}, {"a.b": {"c": [1]}}]
 LISTS = [[], [[]], ["x"], [1, "x"], [None], [{}], [True], [1.5], [float("nan")]]
 OTHERS = [datetime.date(2020, 1, 1), datetime.time(1, 2, 3), b"x"]
-FLAGS = [True, False]
-
-
-def _plain(hint):
-    return get_args(hint)[0] if get_origin(hint) is typing.Annotated else hint
+# By type: what is of another, or out of every range.
+_NUMERIC = [*NUMBERS, *NOT_NUMBERS]
+_MANY = [*TABLES, *LISTS, *OTHERS]
+_WRONG = {
+    bool: [*TEXTS, 0, 1, 0.0, 1.0, *_NUMERIC, *_MANY],
+    int: [*TEXTS, *FLAGS, *FRACTIONS, *_NUMERIC, *_MANY],
+    float: [*TEXTS, *FLAGS, *_NUMERIC, *_MANY],
+    str: ["\0", *FLAGS, 0, 1, *FRACTIONS, *_NUMERIC, *_MANY],
+    dict: [*TEXTS, *FLAGS, 0, 1.5, *_NUMERIC, *LISTS, *OTHERS],
+}
+_KIND = {Mapping: dict, tuple: list, Sequence: list, Literal: str}
 
 
 def wrong_for(hint):
-    """Values that nothing of this type may take; `limits` of numbers are those of all settings."""
+    """Values that no setting, argument or key of this type may take."""
     hint = _plain(hint)
-    origin = get_origin(hint) or hint
+    origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, types.UnionType):
-        parts = [wrong_for(part) for part in get_args(hint) if part is not type(None)]
-        return [value for value in parts[0] if all(_among(value, part) for part in parts[1:])]
-    if origin is bool:
-        return [*TEXTS, 0, 1, 0.0, 1.0, *NUMBERS, *NOT_NUMBERS, *TABLES, *LISTS, *OTHERS]
-    if origin is int:
-        return [*TEXTS, *FLAGS, 0.5, 1.0e-3, *NUMBERS, *NOT_NUMBERS, *TABLES, *LISTS, *OTHERS]
-    if origin is float:
-        return [*TEXTS, *FLAGS, *NUMBERS, *NOT_NUMBERS, *TABLES, *LISTS, *OTHERS]
-    if origin is str or origin is Literal:
-        more = [text for text in TEXTS if text not in get_args(hint)] if origin is Literal else []
-        return [*more, "\0", *FLAGS, 0, 1, 0.5, *NUMBERS, *NOT_NUMBERS, *TABLES, *LISTS, *OTHERS]
-    if origin is dict or origin is typing.Mapping or getattr(origin, "__name__", "") == "Mapping":
-        return [*TEXTS, *FLAGS, 0, 1.5, *NUMBERS, *NOT_NUMBERS, *LISTS, *OTHERS]
-    if origin in (tuple, list) or getattr(origin, "__name__", "") == "Sequence":
-        inner = [[value] for value in wrong_for(get_args(hint)[0])]
-        return [*TABLES, *inner, *([1, value] for value in OTHERS)]
-    return []
+        first, *more = (wrong_for(part) for part in inner if part is not type(None))
+        return [value for value in first if all(repr(value) in map(repr, one) for one in more)]
+    kind = _KIND.get(origin, origin)
+    if kind is list:
+        items = [[value] for value in wrong_for(inner[0])]
+        return [*TABLES, *items] if items else []
+    choices = [text for text in TEXTS if text not in inner] if origin is Literal else []
+    return [*choices, *_WRONG.get(kind, [])]
 
 
-def _among(value, values):
-    return any(type(value) is type(other) and repr(value) == repr(other) for other in values)
+def _plain(hint):
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def leaves(kind, prefix=()):
-    """(table, ..., key), hint of every setting of a study's dataclass."""
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        if dataclasses.is_dataclass(_plain(hint)):
-            yield from leaves(_plain(hint), (*prefix, name))
-        else:
-            yield (*prefix, name), hint
+def some(values, count):
+    """At most so many of them, always the same."""
+    return random.Random(SEED).sample(values, min(count, len(values)))
+
+
+def settings(kind, each):
+    """(path, value): some wrong values of every setting of a study, and of its tables."""
+    for table, settings_of in get_type_hints(kind).items():
+        yield from (((table,), value) for value in some(_WRONG[dict], each))
+        for name, hint in get_type_hints(settings_of, include_extras=True).items():
+            yield from (((table, name), value) for value in some(wrong_for(hint), each))
 
 
 def nested(path, value):
-    """{"table": {"key": value}} of ("table", "key")."""
+    """The table of tables that holds a value under ("table", "key")."""
     for key in reversed(path):
         value = {key: value}
     return value
 
 
-def settings(kind, each):
-    """(path, value) of `each` wrong values of every setting of a study."""
-    draw = random.Random(SEED)
-    for path, hint in leaves(kind):
-        values = wrong_for(hint)
-        for value in draw.sample(values, min(each, len(values))):
-            yield path, value
-    for table in get_type_hints(kind):
-        for value in draw.sample([*TEXTS, *FLAGS, *NUMBERS, *NOT_NUMBERS, *LISTS, *OTHERS], 4):
-            yield (table,), value
+def arguments(function, each, limited=()):
+    """(name, value): some wrong values of every argument; a large one is one of `limited` alone."""
+    for name, hint in get_type_hints(function).items():
+        for value in some(wrong_for(hint), each) if name != "return" else ():
+            if name in limited or repr(value).strip("[]") not in map(repr, (2**63, 1e30, 1e300)):
+                yield name, value
 
 
 def as_toml(value):
-    """A value as it stands behind "key = "; None where TOML cannot say it."""
-    if value is None or isinstance(value, bytes):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = "".join(
-            c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in value
-        )
-        return f'"{escaped}"'
+    """A value as it stands behind "key ="; None where TOML cannot say it."""
     if isinstance(value, dict):
-        inner = {f'"{key}" = ': as_toml(v) for key, v in value.items()}
-        if None in inner.values():
-            return None
-        return "{" + ", ".join(key + text for key, text in inner.items()) + "}"
+        inner = {f'"{key}"': as_toml(v) for key, v in value.items()}
+        pairs = ", ".join(f"{key} = {text}" for key, text in inner.items())
+        return None if None in inner.values() else f"{{{pairs}}}"
     if isinstance(value, list):
         inner = [as_toml(v) for v in value]
-        return None if None in inner else "[" + ", ".join(inner) + "]"
+        return None if None in inner else f"[{', '.join(inner)}]"
+    if isinstance(value, str):
+        plain = "".join(
+            c if " " <= c <= "~" and c not in '"\\' else f"\\u{ord(c):04x}" for c in value
+        )
+        return f'"{plain}"'
     if isinstance(value, int) and abs(value) >= HUGE:
         return ("-" if value < 0 else "") + "9" * 401
-    return value.isoformat() if hasattr(value, "isoformat") else repr(value)
+    if value is None or isinstance(value, bytes):
+        return None
+    return str(value).lower() if isinstance(value, bool | float) else str(value)
 
 
-def options(solver, each):
-    """(argument, value) of `each` wrong values of every argument of a solver's class."""
-    draw = random.Random(SEED)
-    for name, hint in get_type_hints(solver.__init__).items():
-        values = wrong_for(hint) if name != "return" else []
-        for value in draw.sample(values, min(each, len(values))):
-            yield name, value
+WORDS = ["", " ", "-1", "0", "x", "nan", "inf", "1e30", "9" * 30, "9" * 5000, "[1]", "{}", "true"]
+WORDS += ["\u00e9\n", "a" * 300, "../..", "/proc/self/mem", "/dev/null/x", "-", "--", "\udc80"]
+
+
+def command_lines(app, bases, each):
+    """Words of a command line: every option of every command of `bases` with some wrong values.
+
+    Args:
+        app: The typer application.
+        bases: "command" or "group command" -> its other words.
+        each: Values of an option.
+    """
+    for command, words in bases.items():
+        found = typer.main.get_command(app)
+        for name in command.split():
+            found = found.commands[name]
+        for option in found.params:
+            given = [opt for opt in option.opts if opt.startswith("--")]
+            # Help ends well, and a flag takes no value.
+            for value in some(WORDS, each) if given and given != ["--help"] else ():
+                yield [*command.split(), *words, f"{given[0]}={value}"]
+                yield [*command.split(), *words, given[0], value]
+        for extra in ("--nothing", "-x", "more", "\0"):
+            yield [*command.split(), *words, extra, *words]
+        yield [*command.split()[:-1], command[:-1]]

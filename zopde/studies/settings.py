@@ -7,7 +7,6 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -19,7 +18,7 @@ from msgspec import Meta
 from zopde.errors import InputError
 from zopde.files import read_toml
 from zopde.studies.workers import Workers
-from zopde.validate import check_choice, check_device, check_type
+from zopde.validate import check_choice, check_device, check_type, nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -240,7 +239,7 @@ def check_fields(values: Any) -> None:  # noqa: ANN401 - any dataclass instance
         try:
             msgspec.convert(value, hint)
         except msgspec.ValidationError:
-            raise InputError(name, got=repr(value), expected=_expected(hint, value)) from None
+            raise _wrong(name, value, hint) from None
 
 
 def _check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -289,7 +288,12 @@ def _in_our_words(error: msgspec.ValidationError, kind: type, tree: Any) -> Inpu
         if get_origin(hint) is tuple and index:
             hint = get_args(hint)[0]
             tree = tree[int(index)] if isinstance(tree, list | tuple) else tree
-    return InputError(setting, got=repr(tree), expected=_expected(hint, tree))
+    return _wrong(setting, tree, hint)
+
+
+def _wrong(setting: str, value: object, hint: Any) -> InputError:  # noqa: ANN401
+    remedy = nearest(value, get_args(hint)) if get_origin(hint) is Literal else ""
+    return InputError(setting, got=repr(value), expected=_expected(hint, value), remedy=remedy)
 
 
 def _expected(hint: Any, value: object) -> str:  # noqa: ANN401
@@ -311,10 +315,9 @@ def _expected(hint: Any, value: object) -> str:  # noqa: ANN401
 
 def _unknown(name: str, kind: type, prefix: str) -> InputError:
     known = list(_all_keys(kind, prefix))
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
     tail = name.rpartition(".")[2]
-    near = near or [k for k in known if k.rpartition(".")[2] == tail]
-    hint = f"did you mean {near[0]!r}?" if near else ""
+    same = [k for k in known if k.rpartition(".")[2] == tail][:1]
+    hint = nearest(name, known) or nearest("".join(same), same)
     tables = ", ".join(k for k in known if k.count(".") == prefix.count("."))
     return InputError("setting", got=repr(name), expected=f"one of {tables}", remedy=hint)
 

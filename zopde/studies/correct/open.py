@@ -91,6 +91,7 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
+    config.corrector.shape_on(solver.grid)
     return reference_of(config, solver, root.parent)
 
 

@@ -87,9 +87,8 @@ class CorrectorSettings:
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
 
-    def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
-        """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
-        padding = grid.boundary if self.padding == "auto" else self.padding
+    def shape_on(self, grid: Grid) -> tuple[int, int]:
+        """Inputs and outputs on a grid on which the corrector can be built, and has room."""
         inputs = len(grid.channels) + len(grid.forcing_channels)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
@@ -99,6 +98,12 @@ class CorrectorSettings:
         with torch.device("meta"):  # nothing is allocated
             weights = build_corrector(self.kind, inputs, outputs, "zero", self.sizes).parameters()
         check_fits("corrector.sizes", sum(weight.numel() for weight in weights))
+        return inputs, outputs
+
+    def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
+        """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
+        padding = grid.boundary if self.padding == "auto" else self.padding
+        inputs, outputs = self.shape_on(grid)
         with global_stream(generator(seed, "weights")):
             try:
                 body = build_corrector(

@@ -47,6 +47,7 @@ from zopde.studies.correct.price import (
 )
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
+from zopde.validate import check_positive
 
 _BATCH = 16
 
@@ -97,6 +98,7 @@ def check_solver(
     Raises:
         InputError: On settings or data that will not do.
     """
+    check_positive("amplitude", amplitude)
     solver, spec = open_solver(config), config.solver.spec
     states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
