@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from zopde.errors import InputError
+from zopde.numerals import number
 from zopde.progress import Advance
 
 _LINE_EVERY = 15.0  # seconds between plain progress lines
@@ -108,10 +109,8 @@ def table_of(
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - text, a number or nothing
-    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1e4):
-        return f"{value:,.0f}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, int | float):
+        return number(value)
     return "-" if value is None else str(value)
 
 

@@ -30,6 +30,7 @@ GROUND = {
     "doctor",
     "files",
     "timing",
+    "numerals",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping"},

@@ -35,6 +35,7 @@ Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
 Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
 Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
 Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 to 1e9")]
+Budget = Annotated[int, Meta(ge=1, le=10**15, description="a whole number from 1 to 1e15")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")]
 Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="text without zero bytes")]
 _SUCH_AS = 'such as "600 iterations" or "100 epochs"'

@@ -120,12 +120,12 @@ def _new_network(
     kind: str, sizes: dict[str, int], data: ImageData, device: str, seed: int
 ) -> nn.Module:
     shape, classes = tuple(data.train.pixels.shape[1:]), len(data.classes)
-    if ":" not in kind:
-        with torch.device("meta"):  # nothing is allocated
-            weights = build_classifier(kind, data.channels, classes, sizes).parameters()
-        check_fits("network.sizes", sum(weight.numel() for weight in weights))
     with global_stream(generator(seed, "weights")):
         try:
+            if ":" not in kind:
+                with torch.device("meta"):  # nothing is allocated
+                    weights = build_classifier(kind, data.channels, classes, sizes).parameters()
+                check_fits("network.sizes", sum(weight.numel() for weight in weights))
             network = build_classifier(kind, data.channels, classes, sizes)
             network.eval()
             with torch.no_grad():

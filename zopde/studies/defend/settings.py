@@ -13,6 +13,7 @@ from zopde.studies.defend.blackbox import Answers, check_votes
 from zopde.studies.defend.labels import LABELS, Gradient
 from zopde.studies.run import study_named
 from zopde.studies.settings import (
+    Budget,
     Count,
     Difference,
     ImageSettings,
@@ -101,7 +102,7 @@ class StabilitySettings:
     taken on `watch_images` images, and the best network is the one that is kept.
     """
 
-    queries: Count = 1_000_000
+    queries: Budget = 1_000_000
     iterations: Count = 1000
     batch: Count = 256
     lr: dict[str, Rate] = field(default_factory=dict)
