@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, ValuesView
 from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -68,8 +68,9 @@ def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a
     """Require what an annotation says; a class that has no plain values takes any."""
     if get_origin(hint) is Literal:
         check_choice(name, cast(str, value), get_args(hint))
-    if not _is_of(value, hint):
-        raise InputError(name, got=repr(value), expected=_in_words(hint))
+    words, suits = _kind(hint)
+    if not suits(value):
+        raise InputError(name, got=repr(value), expected=words)
 
 
 def checked(function: F) -> F:
@@ -91,47 +92,46 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-_PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+Kind = tuple[str, Callable[[Any], bool]]  # in words, and whether a value is of it
+_PLAIN: dict[Any, Kind] = {
     bool: ("true or false", lambda v: type(v) is bool),
     int: ("a whole number", lambda v: isinstance(v, Integral) and _is_number(v) and abs(v) < 2**63),
     float: ("a finite number", lambda v: _is_number(v) and abs(v) <= sys.float_info.max),
     str: ("text", lambda v: isinstance(v, str | PathLike) and "\0" not in str(v)),
     Path: ("a path", lambda v: isinstance(v, str | PathLike)),
     Callable: ("a function", callable),
+    NoneType: ("", lambda v: v is None),  # no file can hold it
+    nn.Module: ("a torch.nn.Module", lambda v: isinstance(v, nn.Module)),
+    torch.Tensor: ("a tensor", torch.is_tensor),
+    torch.Generator: ("a torch.Generator", lambda v: isinstance(v, torch.Generator)),
 }
 
 
-def _is_of(value: Any, hint: Any) -> bool:  # noqa: ANN401
-    origin, inner = get_origin(hint) or hint, get_args(hint)
+def _kind(hint: Any) -> Kind:  # noqa: ANN401
+    origin = get_origin(hint) or hint
     if origin in _PLAIN:
-        return _PLAIN[origin][1](value)
+        return _PLAIN[origin]
+    inner = [_kind(part) for part in get_args(hint)]
+    kind: Kind = "another type", lambda _: True
     if origin in (Union, UnionType):
-        return any(_is_of(value, part) for part in inner)
-    if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in inner)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        values = value.values() if isinstance(value, Mapping) else [value]
-        return isinstance(value, Mapping) and all(_is_of(v, h) for h in inner[1:] for v in values)
-    if isinstance(origin, type) and issubclass(origin, Iterable):
-        many = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-        items = value if isinstance(value, list | tuple) else ()  # others may be read but once
-        return many and all(_is_of(v, part) for part in inner[:1] for v in items)
-    exact = origin in (nn.Module, torch.Tensor, torch.Generator, NoneType)
-    return isinstance(value, origin) if exact else True
+        words = " or ".join(dict.fromkeys(word for word, _ in inner if word))
+        kind = words, lambda v: any(suits(v) for _, suits in inner)
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        kind = "a table", lambda v: isinstance(v, Mapping) and _all(inner[1:], v.values())
+    elif isinstance(origin, type) and issubclass(origin, Iterable):
+        words = f"a list, each {inner[0][0]}" if inner else "a list"
+        kind = words, lambda v: _is_list(v) and _all(inner[:1], v)
+    return kind
 
 
-def _in_words(hint: Any) -> str:  # noqa: ANN401
-    origin, inner = get_origin(hint) or hint, get_args(hint)
-    if origin in _PLAIN:
-        return _PLAIN[origin][0]
-    if origin in (Union, UnionType):  # no file can hold None
-        parts = [part for part in inner if part is not NoneType]
-        return " or ".join(dict.fromkeys(map(_in_words, parts)))
-    if origin is Literal:
-        return f"one of {list(inner)}"
-    if issubclass(origin, Mapping):
-        return "a table"
-    return f"a list of such as {_in_words(inner[0])}" if inner else "another type"
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _all(kinds: Iterable[Kind], values: Iterable[Any]) -> bool:
+    """Whether all are of the kinds; what may be read but once is not looked into."""
+    once = not isinstance(values, list | tuple | ValuesView)
+    return once or all(suits(value) for _, suits in kinds for value in values)
 
 
 def check_device(name: str, device: str) -> None:

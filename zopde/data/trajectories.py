@@ -69,6 +69,18 @@ class Trajectories:
         return self.states.new_zeros(0) if self.forcing is None else _scale(self.forcing)
 
 
+def _kept(kept: Tensor | None, values: Tensor, time: int, times: int) -> Tensor:
+    """(batch, time, ...) with the values of a time; all the memory is taken at the first.
+
+    What is kept of every step, allocated among the step's temporaries, would leave holes that
+    no other step's fit into: some GiB.
+    """
+    if kept is None:
+        kept = values.new_empty(len(values), times, *values.shape[1:])
+    kept[:, time] = values
+    return kept
+
+
 @checked
 def simulate(
     solver: ReferenceSolver,
@@ -103,19 +115,21 @@ def simulate(
     check_not_negative("skip", skip)
     scenario = solver.scenario(simulations, generator)
     state = scenario.initial.to(device, dtype)
-    states, forcings = [], []
+    states: Tensor | None = None
+    forcings: Tensor | None = None
     for t in range(skip + steps + 1):
         forcing = scenario.forcing(t).to(device, dtype) if scenario.forcing else None
         if t >= skip:
-            states.append(coarse(state))
+            states = _kept(states, coarse(state), t - skip, steps + 1)
             if forcing is not None:
-                forcings.append((coarse_forcing or coarse)(forcing))
+                driving = (coarse_forcing or coarse)(forcing)
+                forcings = _kept(forcings, driving, t - skip, steps + 1)
         if t < skip + steps:
             state = solver.step(state, forcing)
             if progress:
                 progress(1)
-    stacked = torch.stack(forcings, dim=1) if forcings else None
-    return Trajectories(coarse_grid, torch.stack(states, dim=1), stacked)
+    assert states is not None
+    return Trajectories(coarse_grid, states, forcings)
 
 
 def _scale(values: Tensor) -> Tensor:
