@@ -134,7 +134,7 @@ def _read_table(path: Path) -> dict[str, Any]:
 def _hints_of(factory: type) -> dict[str, Any]:
     """Argument -> what it is declared to be; nothing where a user's annotations name nothing."""
     try:
-        return get_type_hints(factory.__init__)
+        return get_type_hints(factory.__init__)  # type: ignore[misc]
     except Exception:  # an annotation is any expression
         return {}
 

@@ -95,7 +95,10 @@ def _is_number(value: object) -> bool:
 Kind = tuple[str, Callable[[Any], bool]]  # in words, and whether a value is of it
 _PLAIN: dict[Any, Kind] = {
     bool: ("true or false", lambda v: type(v) is bool),
-    int: ("a whole number", lambda v: isinstance(v, Integral) and _is_number(v) and abs(v) < 2**63),
+    int: (
+        "a whole number",
+        lambda v: isinstance(v, Integral) and _is_number(v) and abs(int(v)) < 2**63,
+    ),
     float: ("a finite number", lambda v: _is_number(v) and abs(v) <= sys.float_info.max),
     str: ("text", lambda v: isinstance(v, str | PathLike) and "\0" not in str(v)),
     Path: ("a path", lambda v: isinstance(v, str | PathLike)),

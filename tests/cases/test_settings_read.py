@@ -1,13 +1,14 @@
 """Settings files, tables, grids, devices and sizes that a user may well bring."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from zopde import Grid, InputError, load_config, load_solver
+from zopde import Grid, InputError, Trajectories, load_config, load_solver, save_trajectories
 from zopde.cli.app import _run
 from zopde.grid import as_grid
 from zopde.studies.classify import load_classification
@@ -307,8 +308,6 @@ def test_a_solver_of_one_dimension_is_checked_and_not_corrected(case, zopde):
     assert "two dimensions" in points["weight mu"]["found"]
     assert {cut["cut"] for cut in found["costs"]} >= {"interface, dense", "interface, coloured"}
     states = torch.rand(3, 6, 1, 16)
-    from zopde import Trajectories, save_trajectories
-
     save_trajectories(Trajectories(load_solver(spec).grid, states), "mine.nc")
     words = ["--data", "mine.nc", "--set", "data.train=2", "--set", "data.test=1"]
     code, shown, lines = zopde("correct", spec, *words, "--set", "training.unroll=2", "--dry-run")
@@ -338,8 +337,6 @@ def test_a_solver_of_one_dimension_is_checked_and_not_corrected(case, zopde):
 )
 def test_a_command_line_is_refused_by_what_it_says(words, told, zopde, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    import re
-
     code, shown, lines = zopde(*words)
     assert (code, shown, len(lines)) == (2, "", 1)
     assert re.search(told, lines[0])
@@ -362,3 +359,19 @@ def test_a_function_asks_of_its_arguments_what_it_declares():
             mix(**wrong)
     with pytest.raises(TypeError, match="missing"):
         mix()
+
+
+def test_a_run_of_an_earlier_version_resumes_whatever_its_unused_cells_were(case, zopde):
+    spec = case(8, 8)
+    states = torch.rand(3, 6, 1, 8, 8)
+    save_trajectories(Trajectories(load_solver(spec).grid, states), "mine.nc")
+    words = ["--data", "mine.nc", "--set", "data.train=2", "--set", "data.test=1", "--out", "run"]
+    words += ["--set", "training.unroll=2", "--set", 'run.labels=["SRC"]']
+    assert zopde("correct", spec, *words)[0] == 0
+    record = Path("run/config.toml")
+    assert "coarse = []" in record.read_text()
+    record.write_text(record.read_text().replace("coarse = []", "coarse = [32, 32]"))
+    assert zopde("correct", spec, *words, "--resume")[0] == 0
+    code, _, lines = zopde("correct", spec, *words, "--resume", "--set", "data.coarse=[16,16]")
+    assert code == 2
+    assert "data.coarse: got [16, 16], expected [8, 8]" in lines[0]

@@ -34,10 +34,8 @@ class Job:
     files: tuple[str, ...]
     # Settings that a resumption may change without changing a single number
     free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
-    # Setting -> the record by which what it stands for, such as a file, is compared instead
-    by_content: Mapping[str, str] = field(
-        default_factory=lambda: {"data.path": "data.sha256", "data.coarse": "solver.digest"}
-    )
+    # Setting -> the record by which what it stands for, such as a file, is compared
+    by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
 
 @dataclass(frozen=True)
