@@ -217,7 +217,7 @@ BASES = {
 
 def test_no_command_line_ends_in_foreign_words(home, monkeypatch, capsys):
     codes, before = [], os.listdir()
-    for words in hostile.command_lines(app, BASES, 2):
+    for words in hostile.command_lines(app, BASES, 3):
         monkeypatch.setattr(sys, "argv", ["zopde", *words])
         codes.append(_run())
         shown = capsys.readouterr()
