@@ -10,7 +10,7 @@ import typer
 from zopde import __version__
 from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
-from zopde.cli.console import complain, say
+from zopde.cli.console import complain, complain_of_usage, say
 from zopde.cli.study import classify, correct, defend
 from zopde.cli.tools import data, doctor, report, serve, simulate, solvers
 from zopde.errors import InputError, SolverError, check_system, refusal
@@ -62,25 +62,39 @@ def _run() -> int:
     try:
         check_system()
         code = app(standalone_mode=False)
-    except InputError as error:
-        complain(str(error))
-        return 2
-    except SolverError as error:
-        complain(f"{error.whose} failed: {error}")
-        return 1
     except _UsageProblem as error:
         said: str = error.format_message()  # type: ignore[attr-defined]
         if said:  # a bare `zopde` has printed its help and says nothing more
-            complain(said)
+            complain_of_usage(said, getattr(getattr(error, "ctx", None), "command_path", "zopde"))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:  # a user's solver may raise anything
-        refused = refusal(error)
-        complain(str(refused or f"unexpected {type(error).__name__}: {error}; --debug shows where"))
-        return 2 if refused else 1
+        said, code = _told(error)
+        complain(said)
+        return code
     # Typer turns Ctrl-C inside a command into this exit code.
     return _interrupted() if code == 130 else int(code or 0)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, InputError):
+        said, code = str(error), 2
+    elif isinstance(error, SolverError):
+        said, code = f"{error.whose} failed: {error}", 1
+    elif refused := refusal(error):
+        said, code = str(refused), 2
+    elif isinstance(error, OSError):
+        got = f"{error.strerror or error}: {error.filename or 'it has no name'}"
+        said, code = str(InputError("file", got=got, expected="one that can be used")), 2
+    elif isinstance(error, MemoryError | RecursionError) or "t allocate memory" in str(error):
+        said = "memory: got a request for more, expected what this machine has; take smaller sizes"
+        code = 2
+    else:
+        said = f"unexpected {type(error).__name__}: {error}; --debug shows where"
+        code = 1
+    return said, code
 
 
 def _interrupted() -> int:

@@ -84,9 +84,7 @@ def solver(
     """Examine a solver for a minute: contract, precision, speed, the mu it needs, the costs."""
     from zopde.studies.correct import load_config
     from zopde.studies.correct.check import check_solver
-    from zopde.validate import check_positive
 
-    check_positive("--amplitude", amplitude)
     tables = tables_of(solver=solver, data=data, device=device)
     config = load_config(preset, config_file, changes or (), tables)
     with prints_to_stderr():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from zopde.errors import InputError
+from zopde.numerals import number
 from zopde.progress import Advance
 
 _LINE_EVERY = 15.0  # seconds between plain progress lines
@@ -17,6 +20,33 @@ _LINE_EVERY = 15.0  # seconds between plain progress lines
 def complain(message: str) -> None:
     """One line about what went wrong, on stderr."""
     print(f"zopde: {' '.join(message.split())}", file=sys.stderr)
+
+
+# What typer, of any version, says of a command line -> (what, got) in zopde's words
+_USAGE = (
+    (
+        r"(Invalid value for .+?): (?:Input should be|.* is not) an? (?:valid )?(\w+).*",
+        (r"\1", r"no \2"),
+    ),
+    (r"(Invalid value for .+?): .*", (r"\1", "another value")),
+    (r"(Missing .+?)\.?", (r"\1", "nothing")),
+    (r"(No such \w+):? '?([^' ]+?)'?\.?(?: .*)?", (r"\1", r"\2")),
+    (r"(Option .+ requires an? .+?)\.?", (r"\1", "nothing")),
+    (r"Option '?(.+?)'? does not take .*", (r"\1", "a value")),
+    (r"Got unexpected extra argument\S* \((.*)\)\.?", ("arguments", r"also \1")),
+    (r"(.*)", ("command line", r"what cannot be read, \1")),
+)
+
+
+def complain_of_usage(said: str, command: str) -> None:
+    """One line about a command line that could not be read."""
+    text = " ".join(said.split())
+    matches = ((re.fullmatch(pattern, text), words) for pattern, words in _USAGE)
+    what, got = next([*map(match.expand, words)] for match, words in matches if match)
+    near = re.search(r"(?:Did you mean|Possible options)\S* ([^?)]+)", text)
+    hint = f"did you mean {near[1]}?" if near else ""
+    expected = f"what `{command} --help` says"
+    complain(str(InputError(what, got=got, expected=expected, remedy=hint)))
 
 
 def say(text: str) -> None:
@@ -79,10 +109,8 @@ def table_of(
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - text, a number or nothing
-    if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 1e4):
-        return f"{value:,.0f}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, int | float):
+        return number(value)
     return "-" if value is None else str(value)
 
 

@@ -103,7 +103,7 @@ def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  #
         say_json({"labels": prices, "cuts": cuts} if study.more_prices else prices)
         return
     title = f"dry run: nothing was trained or written; figures of {study.price_of}"
-    rows = [{**price, "hours": round(price["seconds"] / 3600, 2)} for price in prices]
+    rows = [{**price, "hours": price["seconds"] / 3600} for price in prices]
     table_of(rows, title, blank=0)
     table_of(cuts, "what one gradient costs, by cut", CUT_HEADS)
 

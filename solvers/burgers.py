@@ -46,6 +46,7 @@ class _Burgers:
         self._viscosity = float(viscosity)
         self._compiled = compiled
         self._steps: dict[tuple[Any, ...], Step] = {}
+        self._substeps()  # too many must be known now
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -85,7 +86,9 @@ class _Burgers:
     def _substeps(self) -> int:
         """Diffusion substeps such that nu dt / n * sum(1 / dx^2) <= 1/2, the stability limit."""
         rate = self._viscosity * sum(dx**-2 for dx in self.grid.spacing)
-        return max(1, math.ceil(2 * rate * self.grid.dt))
+        wanted = max(1.0, 2 * rate * self.grid.dt)
+        check_positive("substeps that the diffusion of a step takes", wanted, 10**5)
+        return math.ceil(wanted)
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled steps belong to this process; another one compiles its own.

@@ -14,7 +14,7 @@ from zopde.errors import InputError, StepError
 from zopde.grid import Grid, as_grid
 from zopde.session import Session, is_address, numbers_of
 from zopde.solvers.rows import step_rows
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.validate import MOST_SECONDS, check_choice, check_count, check_positive
 
 
 @final
@@ -53,7 +53,7 @@ class Http:
         retries: int = 2,
     ) -> None:
         check_count("concurrency", concurrency)
-        check_positive("timeout", timeout)
+        check_positive("timeout", timeout, MOST_SECONDS)
         if not (type(retries) is int and retries >= 0):
             raise InputError("retries", got=retries, expected="a whole number >= 0")
         if not is_address(url):

@@ -19,7 +19,7 @@ from zopde.errors import StepError
 from zopde.grid import Grid, as_grid
 from zopde.solvers.rows import step_rows
 from zopde.solvers.runs import command_line, filled
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.validate import MOST_SECONDS, check_choice, check_count, check_positive
 
 Order = Literal["C", "F"]
 _NUMBER = np.dtype("<f8")
@@ -72,8 +72,8 @@ class Pipe:
         home: str = "",
     ) -> None:
         check_count("concurrency", concurrency)
-        check_positive("timeout", timeout)
-        check_positive("start_timeout", start_timeout)
+        check_positive("timeout", timeout, MOST_SECONDS)
+        check_positive("start_timeout", start_timeout, MOST_SECONDS)
         check_choice("order", order, ("C", "F"))
         self.grid, base = as_grid(grid), Path(home).resolve()
         self._order, self._concurrency = order, concurrency

@@ -26,7 +26,7 @@ from zopde.errors import Failure, InputError, SolverError, StepError, first_line
 from zopde.grid import Grid
 from zopde.solvers.files import Files
 from zopde.solvers.rows import checked, failure_message, step_rows
-from zopde.validate import check_count, check_positive
+from zopde.validate import MOST_SECONDS, check_count, check_positive
 
 _LOG = "zopde.log"
 _TAIL = 8192  # bytes of it that a failure's lines are looked for in
@@ -58,7 +58,7 @@ class Runs:
 
     def __post_init__(self) -> None:
         check_count("concurrency", self.concurrency)
-        check_positive("timeout", self.timeout)
+        check_positive("timeout", self.timeout, MOST_SECONDS)
         try:
             re.compile(self.error_pattern)
         except re.error as error:

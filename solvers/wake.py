@@ -64,6 +64,7 @@ class _Wake:
             forcing_channels=("reynolds",),
             boundary="open",
         )
+        self._substeps()  # too many must be known now
         solid = _cylinder(self.grid)
         if not solid.any():
             raise InputError(
@@ -124,7 +125,9 @@ class _Wake:
         """Diffusion substeps such that nu dt / n * sum(1 / dx^2) <= 1/2 at 0.9 min(Re)."""
         viscosity = _INFLOW * 2 * _RADIUS / (0.9 * min(self._reynolds))
         rate = viscosity * sum(dx**-2 for dx in self.grid.spacing)
-        return max(1, math.ceil(2 * rate * self.grid.dt))
+        wanted = max(1.0, 2 * rate * self.grid.dt)
+        check_positive("substeps that the diffusion of a step takes", wanted, 10**5)
+        return math.ceil(wanted)
 
     def _on(self, like: Tensor) -> tuple[Faces, Pressure]:
         key = (like.dtype, like.device)

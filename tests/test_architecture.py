@@ -31,6 +31,7 @@ GROUND = {
     "files",
     "netcdf",
     "timing",
+    "numerals",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping", "xarray", "h5netcdf"},

@@ -168,7 +168,7 @@ class Visits:
         ("training.lr", 0.00123, "zopde/training/descent.py"),
         ("training.clip", 0.0777, "zopde/training/descent.py"),
         ("zo.mu", 0.00321, "zopde/zo/cge.py"),
-        ("interface.mu", 0.00231, "zopde/studies/correct/cut.py"),  # there it gets the data's units
+        ("interface.mu", 0.00231, "zopde/studies/correct/problem.py"),  # scale_of gives it units
         ("interface.states", 413, "zopde/interface/directions.py"),
     ],
 )

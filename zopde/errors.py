@@ -25,6 +25,8 @@ _REMEDIES = {
 
 __all__ = ["ClassifierError", "Failure", "InputError", "SolverError"]
 
+_LONGEST = 400  # characters of what is wrong, and of what was got
+
 
 class InputError(ValueError):
     """The caller's fault: one line that says what, got, expected and remedy.
@@ -41,14 +43,19 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, got: object, expected: str, remedy: str = "") -> None:
-        self.what = what
+        self.what = _short(what)
         # As text, whatever `got` was: errors come back from worker processes.
-        self._parts = {"got": str(got), "expected": expected, "remedy": remedy}
-        message = f"{what}: got {got}, expected {expected}"
+        self._parts = {"got": _short(str(got)), "expected": expected, "remedy": remedy}
+        message = f"{self.what}: got {self._parts['got']}, expected {expected}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
     def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
         return partial(InputError, self.what, **self._parts), ()
+
+
+def _short(text: str) -> str:
+    text = text.replace("\n", " ")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 @dataclass(frozen=True)

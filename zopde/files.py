@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from zopde.errors import InputError, first_line, refusal
 _PARTIAL = re.compile(r"\..+\.(\d+)(?:@(.+))?\.partial")  # older versions did not name the host
 _KEY = 16  # bytes of a key
 _NUMBERS = 2**22  # of a large tensor that are brought to the CPU at a time
+_SETTINGS = 2**24  # bytes that a file of settings has at most
 
 
 @contextmanager
@@ -98,6 +100,27 @@ def write_bytes(path: Path, *pieces: bytes | memoryview, durable: bool = True) -
     with replacing(path, durable) as partial, partial.open("wb") as file:
         for piece in pieces:
             file.write(piece)
+
+
+def read_toml(path: Path, what: str = "config file") -> dict[str, Any]:
+    """A TOML file as nested dicts, with or without a byte order mark; one line if it is none."""
+    expected = "a readable TOML file"
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_SETTINGS + 1)
+        if len(content) <= _SETTINGS:
+            return tomllib.loads(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(what, got=f"{path} ({error.strerror})", expected=expected) from error
+    except UnicodeDecodeError as error:
+        raise InputError(what, got=f"{path}, which is no UTF-8", expected=expected) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        where = str(error) if isinstance(error, ValueError) else "too many tables within tables"
+        got = f"{path}, which is not valid TOML: {where}"
+        raise InputError(what, got=got, expected=expected) from error
+    except (ValueError, TypeError) as error:  # a path that none can be, a number of 5,000 digits
+        raise InputError(what, got=repr(path), expected=expected) from error
+    raise InputError(what, got=f"{path}, of more than 16 MiB", expected=expected)
 
 
 def write_text(path: Path, text: str) -> None:

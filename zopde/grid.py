@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.memory import check_fits
+from zopde.validate import check_choice, check_count, check_positive, check_type
 
 __all__ = ["Grid", "check_forcing", "check_state"]
 
 _BOUNDARIES = ("periodic", "open")
+_DIMS = ("z", "y", "x")
 Boundary = str | tuple[str, ...]
 
 
@@ -28,14 +31,15 @@ class Grid:
         dt: Time that one solver step covers, in `units["time"]`; > 0.
         channels: Name of every state channel, in the order of the channel axis.
         forcing_channels: Name of every forcing channel; empty for a solver without forcing.
-        dims: Name of every space dimension, slowest first.
+        dims: Name of every space dimension, slowest first; (): the last of z, y, x.
         boundary: "periodic", or "open" for everything else; one word, or one for each dimension.
             Correctors pad accordingly.
         units: Unit by name of channel, forcing channel, "space" and "time"; "1" if absent.
 
     Raises:
-        InputError: If a length, a count or `dt` is not positive, or the lengths of `shape`,
-            `extent` and `dims` differ.
+        InputError: If a length, a count or `dt` is not positive, the lengths of `shape`,
+            `extent` and `dims` differ, a name is empty or there twice, or a state does not fit
+            into the memory.
     """
 
     shape: tuple[int, ...]
@@ -43,11 +47,28 @@ class Grid:
     dt: float
     channels: tuple[str, ...]
     forcing_channels: tuple[str, ...] = ()
-    dims: tuple[str, ...] = ("y", "x")
+    dims: tuple[str, ...] = ()
     boundary: Boundary = "periodic"
     units: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(Grid)
+        for name in ("shape", "extent", "channels", "forcing_channels", "dims", "units"):
+            check_type(f"grid {name}", getattr(self, name), hints[name])
+        # A list is as good; and as a tuple it is part of what can be compared and be a key.
+        for name in ("shape", "extent", "channels", "forcing_channels", "dims"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.dims and 1 <= len(self.shape) <= len(_DIMS):
+            object.__setattr__(self, "dims", _DIMS[-len(self.shape) :])
+        for name in ("channels", "forcing_channels", "dims"):
+            names = getattr(self, name)
+            needed = name != "forcing_channels"
+            if "" in names or len(set(names)) < len(names) or (needed and not names):
+                expected = f"names, each once{', at least one' if needed else ''}"
+                raise InputError(f"grid {name}", got=names, expected=expected)
+        for name in self.units:
+            known = (*self.channels, *self.forcing_channels, "space", "time")
+            check_choice("grid unit of", name, known)
         if not len(self.shape) == len(self.extent) == len(self.dims):
             raise InputError(
                 "grid",
@@ -59,6 +80,7 @@ class Grid:
             check_count(f"grid cells along {dim}", cells)
             check_positive(f"grid extent along {dim}", length)
         self._check_boundary()
+        check_fits(f"a state of grid {self.shape}", math.prod(self.state_shape))
 
     def _check_boundary(self) -> None:
         """Require known words; of equal ones, one is kept."""
@@ -110,16 +132,13 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
     """A grid from the table of a settings file, lists where it has tuples; a `Grid` stays."""
     if isinstance(grid, Grid):
         return grid
+    check_type("grid", grid, Mapping[str, Any])
     for key in grid:
         check_choice("grid key", key, [field.name for field in fields(Grid)])
     for name in ("shape", "extent", "dt", "channels"):
         if name not in grid:
             raise InputError("grid", got=f"no {name!r}", expected="shape, extent, dt and channels")
-    table: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in grid.items()}
-    try:
-        return Grid(**table)
-    except TypeError as error:
-        raise InputError("grid", got=dict(grid), expected="numbers and lists of them") from error
+    return Grid(**grid)
 
 
 def check_state(grid: Grid, state: Tensor) -> None:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+
+from zopde.errors import InputError
 
 __all__ = ["keep_freed_memory"]
 
 log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # mallopt's names in glibc's malloc.h
+
+
+def check_fits(what: str, numbers: int, size: int = 4, remedy: str = "") -> None:
+    """Require, before they are made, that numbers of `size` bytes fit into this machine's memory.
+
+    Linux gives memory that it does not have, and ends the process that uses it.
+    """
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if numbers * size > has:
+        got, expected = (
+            numbers * size // 2**30,
+            f"at most the {has / 2**30:.1f} GiB of this machine",
+        )
+        raise InputError(what, got=f"{got:,} GiB", expected=expected, remedy=remedy)
 
 
 def keep_freed_memory() -> bool:

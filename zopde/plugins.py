@@ -6,19 +6,19 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from zopde.contracts import Solver
 from zopde.errors import InputError, first_line
+from zopde.files import read_toml
 from zopde.grid import Grid
-from zopde.validate import check_choice
+from zopde.validate import check_choice, check_type
 
 __all__ = ["SolverInfo", "find_solvers", "load_solver"]
 
@@ -66,7 +66,9 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
         InputError: If nothing of that name is found, it does not import, does not take
             the options, or is not a solver.
     """
-    given, target, home = dict(options or {}), spec, Path()
+    check_type("solver", spec, str)
+    check_type("solver options", options, Mapping[str, Any] | None)
+    given, target, home, spec = dict(options or {}), str(spec), Path(), str(spec)
     if spec.endswith(".toml"):
         home = Path(spec).resolve().parent
         table = _read_table(Path(spec))
@@ -76,12 +78,15 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     what = f"solver {spec!r}"
     if not inspect.isclass(factory):
         raise InputError(what, got=f"a {type(factory).__name__}", expected="a class")
-    parameters = inspect.signature(factory).parameters
+    parameters = _run(lambda: inspect.signature(factory).parameters, what, "a class of Python")
     if spec.endswith(".toml") and "home" in parameters:
         given = {"home": str(home), **given}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in given:
             check_choice(f"option of {what}", name, parameters)
+    for name, hint in _hints_of(factory).items():
+        if name in given:
+            check_type(f"option {name!r} of {what}", given[name], hint)
     solver = _run(lambda: factory(**given), what, "a class that builds from solver.options")
     has_step = callable(getattr(solver, "step", None))
     if not (has_step and isinstance(getattr(solver, "grid", None), Grid)):
@@ -118,16 +123,20 @@ def import_user_files(files: Iterable[UserFile]) -> None:
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        got = f"{path} ({first_line(error)})"
-        raise InputError("solver file", got=got, expected="a readable TOML file") from error
+    table = read_toml(path, "solver file")
     if not isinstance(table.get("solver"), str):
         got, expected = f"the keys {sorted(table)}", "a key `solver` that names one"
         remedy = 'such as solver = "command"'
         raise InputError(f"solver file {path}", got=got, expected=expected, remedy=remedy)
     return table
+
+
+def _hints_of(factory: type) -> dict[str, Any]:
+    """Argument -> what it is declared to be; nothing where a user's annotations name nothing."""
+    try:
+        return get_type_hints(factory.__init__)  # type: ignore[misc]
+    except Exception:  # an annotation is any expression
+        return {}
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,6 +208,6 @@ def _run(work: Callable[[], Any], what: str, expected: str) -> Any:  # noqa: ANN
         return work()
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends itself
         got = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(what, got=got, expected=expected) from error

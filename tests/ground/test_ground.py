@@ -188,7 +188,7 @@ def test_a_grid_from_a_table_is_the_grid():
     [
         ({"shape": [4]}, "no 'extent'"),
         ({"shap": [4]}, "shape"),
-        ({"shape": 4, "extent": [1.0], "dt": 0.1, "channels": ["u"]}, "lists"),
+        ({"shape": 4, "extent": [1.0], "dt": 0.1, "channels": ["u"]}, "list"),
     ],
 )
 def test_a_table_that_is_no_grid_raises(table, message):

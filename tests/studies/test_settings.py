@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_type_hints
 
 import pytest
@@ -52,7 +53,8 @@ def test_a_solver_with_presets_of_its_own_gets_them_wherever_it_is_named(tmp_pat
 def test_any_other_solver_gets_the_common_presets(spec):
     common, found = (load_config(changes=[f"solver.spec={s!r}"]) for s in ("burgers", spec))
     assert found.solver.spec == spec
-    assert (found.data, found.zo, found.training) == (common.data, common.zo, common.training)
+    assert (found.zo, found.training) == (common.zo, common.training)
+    assert found.data == replace(common.data, coarse=())  # it may have a grid of its own
 
 
 def test_changes_lie_over_the_file_over_the_preset(tmp_path):
@@ -138,14 +140,10 @@ def test_any_text_survives_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "elsewhere"),
-    [
-        (CorrectionConfig, {"data.fine", "data.coarse"}),  # against the solver's grid
-        (ClassificationConfig, set()),
-        (DefenceConfig, set()),
-    ],
+    "kind",
+    [CorrectionConfig, ClassificationConfig, DefenceConfig],
 )
-def test_no_number_among_the_settings_goes_unchecked(kind, elsewhere):
+def test_no_number_among_the_settings_goes_unchecked(kind):
     plain = (int, float, tuple[int, ...], tuple[float, ...])
     unlimited = {
         f"{table}.{name}"
@@ -160,7 +158,7 @@ def test_no_number_among_the_settings_goes_unchecked(kind, elsewhere):
         if hint in plain
     ]
     assert len(numbers) > 10
-    assert unlimited == elsewhere
+    assert not unlimited
 
 
 def test_an_old_key_is_refused_with_the_new_name():

@@ -22,7 +22,7 @@ from zopde.contracts import Forcing, Seeded, Solver, State, seeded
 from zopde.errors import InputError, SolverError, StepError, first_line
 from zopde.memory import keep_freed_memory
 from zopde.plugins import import_user_files, user_files
-from zopde.validate import check_positive
+from zopde.validate import MOST_SECONDS, check_positive
 
 _HEAD = 8  # bytes that say how long a message is
 _START = 300.0  # seconds that a child may take to import everything
@@ -49,7 +49,7 @@ class Apart(Wrapper):
     def __init__(self, solver: Solver, timeout: float | None = None) -> None:
         super().__init__(solver)
         if timeout is not None:
-            check_positive("timeout", timeout)
+            check_positive("timeout", timeout, MOST_SECONDS)
         try:
             self._pickled = pickle.dumps(solver)
         except Exception as error:  # a user's object may raise anything

@@ -16,7 +16,7 @@ from torch import Tensor
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State, counts_of
 from zopde.errors import Failure, InputError, SolverError, StepError
-from zopde.validate import check_positive
+from zopde.validate import check_positive, checked
 
 _FAILED, _ATTEMPTS = "failed: ", "attempts"  # names of counts
 _NOT_FINITE = "an answer that is not finite"
@@ -49,6 +49,7 @@ class Retrying(Wrapper):
         InputError: If a number is out of range.
     """
 
+    @checked
     def __init__(self, solver: Solver, times: int = 2, limit: float = 1.0) -> None:
         super().__init__(solver)
         check_positive("limit", limit)

@@ -17,7 +17,7 @@ from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
 from zopde.contracts import Oracle
 from zopde.errors import InputError
 from zopde.oracle.coordinates import Coordinates, ParameterSlice, check_flat
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.validate import check_choice, check_count, check_positive, checked
 from zopde.zo.cge import Scheme, cge, check_mu
 from zopde.zo.estimate import Estimate
 
@@ -122,6 +122,7 @@ class SelfCheck:
         )
 
 
+@checked
 def selfcheck(
     oracle: Oracle,
     mu: float,

@@ -16,8 +16,10 @@ from PIL import Image
 from zopde.data.images import ImageData, Images, picture
 from zopde.errors import InputError
 from zopde.files import reading
+from zopde.validate import checked
 
 
+@checked
 def load_images(path: Path | str = "") -> ImageData:
     """Read a data set of images; its format is recognised from its files.
 

@@ -19,7 +19,7 @@ from zopde.data.fitting import fitted
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.netcdf import read_netcdf, write_netcdf
-from zopde.validate import check_folder_writable
+from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
 
 Settings = dict[str, Any]
 
@@ -70,6 +70,19 @@ class Trajectories:
         return self.states.new_zeros(0) if self.forcing is None else _scale(self.forcing)
 
 
+def _kept(kept: Tensor | None, values: Tensor, time: int, times: int) -> Tensor:
+    """(batch, time, ...) with the values of a time; all the memory is taken at the first.
+
+    What is kept of every step, allocated among the step's temporaries, would leave holes that
+    no other step's fit into: some GiB.
+    """
+    if kept is None:
+        kept = values.new_empty(len(values), times, *values.shape[1:])
+    kept[:, time] = values
+    return kept
+
+
+@checked
 def simulate(
     solver: ReferenceSolver,
     coarse: Callable[[Tensor], Tensor],
@@ -98,21 +111,26 @@ def simulate(
         progress: Called with 1 after every solver step.
         coarse_forcing: Brings a forcing to the coarse grid; left out, `coarse` does.
     """
+    check_count("simulations", simulations)
+    check_count("steps", steps)
+    check_not_negative("skip", skip)
     scenario = solver.scenario(simulations, generator)
     state = scenario.initial.to(device, dtype)
-    states, forcings = [], []
+    states: Tensor | None = None
+    forcings: Tensor | None = None
     for t in range(skip + steps + 1):
         forcing = scenario.forcing(t).to(device, dtype) if scenario.forcing else None
         if t >= skip:
-            states.append(coarse(state))
+            states = _kept(states, coarse(state), t - skip, steps + 1)
             if forcing is not None:
-                forcings.append((coarse_forcing or coarse)(forcing))
+                driving = (coarse_forcing or coarse)(forcing)
+                forcings = _kept(forcings, driving, t - skip, steps + 1)
         if t < skip + steps:
             state = solver.step(state, forcing)
             if progress:
                 progress(1)
-    stacked = torch.stack(forcings, dim=1) if forcings else None
-    return Trajectories(coarse_grid, torch.stack(states, dim=1), stacked)
+    assert states is not None
+    return Trajectories(coarse_grid, states, forcings)
 
 
 def _scale(values: Tensor) -> Tensor:
@@ -122,6 +140,7 @@ def _scale(values: Tensor) -> Tensor:
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
+@checked
 def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
     """Write NetCDF4 through h5netcdf; a reader sees the old file or the new one, never half.
 
@@ -136,6 +155,7 @@ def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
     write_netcdf(to_dataset(trajectories), Path(path))
 
 
+@checked
 def load_trajectories(
     path: Path | str, grid: Grid, settings: Settings | None = None
 ) -> Trajectories:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from zopde.contracts import Solver, State, seedable, seeded
 from zopde.errors import InputError
+from zopde.validate import check_not_negative, check_positive, checked
 
 
+@checked
 def rollout(
     solver: Solver,
     initial: State,
@@ -38,6 +40,7 @@ def rollout(
     Returns:
         (batch, steps + 1, channel, *space); entry 0 is `initial`.
     """
+    check_not_negative("steps", steps)
     states, seeds = [initial], seeds if seedable(solver) else ()
     with torch.no_grad():
         for t in range(steps):
@@ -48,6 +51,7 @@ def rollout(
     return torch.stack(states, dim=1)
 
 
+@checked
 def downsample(
     fine: Float[Tensor, "batch channel *fine"], shape: tuple[int, ...]
 ) -> Float[Tensor, "batch channel *coarse"]:
@@ -96,6 +100,7 @@ class RolloutError:
         return torch.where(self.diverged, torch.full_like(mean, float("inf")), mean)
 
 
+@checked
 def rollout_error(
     predicted: Float[Tensor, "batch time channel *space"],
     reference: Float[Tensor, "batch time channel *space"],
@@ -111,6 +116,7 @@ def rollout_error(
         limit: A run that is not finite, or whose largest magnitude exceeds `limit` times the
             reference's, diverged.
     """
+    check_positive("limit", limit)
     difference = (predicted - reference).flatten(2)
     norm = reference.flatten(2).norm(dim=2).clamp_min(torch.finfo(reference.dtype).tiny)
     largest = predicted.flatten(1).abs().amax(dim=1)

@@ -29,7 +29,7 @@ from zopde.interface.vjp import (
     failed,
 )
 from zopde.interface.watch import Watch, least_cosine
-from zopde.validate import check_choice, check_count
+from zopde.validate import check_choice, check_count, check_not_negative, checked
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
@@ -290,6 +290,7 @@ class BankPullback:
         InputError: If the bank is empty, or the lookup is unknown.
     """
 
+    @checked
     def __init__(
         self,
         bank: Bank,
@@ -297,6 +298,7 @@ class BankPullback:
         watch: Watch | None = None,
         check_every: int = 10,
     ) -> None:
+        check_not_negative("check_every", check_every)
         check_choice("lookup", lookup, LOOKUPS)
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")

@@ -36,6 +36,7 @@ from zopde.interface.vjp import (
     without_failed,
 )
 from zopde.interface.watch import directional
+from zopde.validate import check_not_negative, checked
 from zopde.zo.cge import Scheme
 
 _OFF = 0.03  # of a product's size: what it may be off in a direction
@@ -78,6 +79,7 @@ class ColouredPullback:
         InputError: If a setting is out of range.
     """
 
+    @checked
     def __init__(
         self,
         grid: Grid,
@@ -90,6 +92,7 @@ class ColouredPullback:
         check_every: int = 10,
     ) -> None:
         self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
+        check_not_negative("check_every", check_every)
         self._every, self._products, self.measured = check_every, 0, ""
         self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
         self._in_vain = self._lost = False

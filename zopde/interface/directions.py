@@ -22,7 +22,7 @@ from zopde.interface.vjp import (
     per_row,
     without_failed,
 )
-from zopde.validate import check_choice, check_count
+from zopde.validate import check_choice, check_count, checked
 from zopde.zo.cge import Scheme
 from zopde.zo.rge import rademacher
 
@@ -44,6 +44,7 @@ class DensePullback:
         scale: (channel,), what `mu` is in units of; None measures it.
     """
 
+    @checked
     def __init__(
         self,
         mu: float = 1e-3,
@@ -105,6 +106,7 @@ class RandomPullback:
         InputError: If a setting is out of range.
     """
 
+    @checked
     def __init__(
         self,
         generator: Generator,

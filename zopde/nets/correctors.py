@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.errors import InputError
-from zopde.validate import check_choice
+from zopde.validate import check_choice, check_count, checked
 
 Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
 Inject = Literal["after", "before", "forcing"]
 _AXES = 2
+_MOST = 10_000  # of whatever a corrector has
 _GIVEN = ("inputs", "outputs", "padding")
 
 
@@ -36,6 +37,7 @@ class ConvCorrector(nn.Module):
         padding: "periodic" or "zero"; one word, or one for each axis.
     """
 
+    @checked
     def __init__(
         self,
         inputs: int,
@@ -46,6 +48,7 @@ class ConvCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        _check_sizes(inputs=inputs, outputs=outputs, width=width, depth=depth, kernel=kernel)
         self.padding = padding
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
@@ -73,6 +76,7 @@ class ResidualCorrector(nn.Module):
     `ConvCorrector`; `blocks` is the number of residual blocks.
     """
 
+    @checked
     def __init__(
         self,
         inputs: int,
@@ -83,6 +87,7 @@ class ResidualCorrector(nn.Module):
         padding: Padding = "periodic",
     ) -> None:
         super().__init__()
+        _check_sizes(inputs=inputs, outputs=outputs, width=width, blocks=blocks, kernel=kernel)
         self.padding = padding
         self.enter = _conv(inputs, width, kernel, padding)
         self.blocks = nn.ModuleList(
@@ -129,6 +134,7 @@ class Normalised(nn.Module):
     input_scale: Tensor
     output_scale: Tensor | None
 
+    @checked
     def __init__(
         self,
         body: nn.Module,
@@ -188,6 +194,11 @@ def build_corrector(
         if name == "kernel" and size % 2 == 0:
             raise InputError("corrector.sizes", got=f"kernel = {size}", expected="an odd width")
     return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        check_count(name, size, _MOST)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Module:

@@ -21,6 +21,7 @@ from zopde.contracts import Objective, Tally
 from zopde.errors import first_line
 from zopde.oracle.shipping import Shipment, Ticket, borrow, load
 from zopde.oracle.weights import WeightOracle
+from zopde.validate import checked
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,6 +99,7 @@ class ExecutorOracle:
                 print(cge(oracle).gradient)
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,

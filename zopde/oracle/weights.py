@@ -28,6 +28,7 @@ from zopde.oracle.graph import node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, CannotReuseError, NodeRule, Reuse, base_run, never_called
 from zopde.oracle.vmapped import StackedWeights
+from zopde.validate import checked
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class WeightOracle:
         InputError: If `chunk` or `memory` is not positive.
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,

@@ -19,7 +19,7 @@ import torch
 
 from zopde.errors import InputError, SolverError
 from zopde.memory import keep_freed_memory
-from zopde.validate import check_positive
+from zopde.validate import check_positive, checked
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class WorkerPool(Executor):
         InputError: If a number is not positive.
     """
 
+    @checked
     def __init__(self, workers: int, threads: int = 1, patience: int = 3) -> None:
         for name, value in (("workers", workers), ("threads", threads), ("patience", patience)):
             check_positive(name, value)

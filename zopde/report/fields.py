@@ -57,7 +57,7 @@ def save_fields(
         above.set_title(name, fontsize=10)
         if name in errors:
             low = draw(below, errors[name], grid, (0, highest[1]), "magma")
-            below.set_title(f"error, mean {float(errors[name].mean()):.3f}", fontsize=9)
+            below.set_title(f"error, mean {float(errors[name].mean()):.3g}", fontsize=9)
         else:
             below.axis("off")
     of_space = unit(grid, grid.channels[0])

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from zopde.errors import InputError
 from zopde.smoothing.bounds import certified_radius, check_alpha, lower_bound, sign_test
-from zopde.validate import check_count, check_positive
+from zopde.validate import check_count, check_positive, checked
 
 ABSTAIN = -1
 """The prediction of a smoothed classifier that is not sure enough of any class."""
@@ -101,6 +101,7 @@ class Smooth:
         (1, True)
     """
 
+    @checked
     def __init__(self, base_classifier: BaseClassifier, num_classes: int, sigma: float) -> None:
         check_positive("sigma", sigma)
         check_count("num_classes", num_classes)

@@ -40,7 +40,7 @@ class Row:
     def __str__(self) -> str:
         # repr of a float can be read back to the last bit.
         cells = (self.index, self.label, self.prediction, self.radius, int(self.correct))
-        return "\t".join([*map(repr, cells), f"{self.seconds:.4f}"])
+        return "\t".join([*map(repr, cells), f"{self.seconds:.4g}"])
 
 
 @dataclass(frozen=True)

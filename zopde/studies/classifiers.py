@@ -19,7 +19,7 @@ from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import Session, is_address
 from zopde.studies.model_file import built, read_model, write_model
-from zopde.validate import check_count, check_not_negative, check_positive
+from zopde.validate import MOST_SECONDS, check_count, check_not_negative, check_positive, checked
 
 Classifier = Callable[[Tensor], Any]
 """Images (n, channel, y, x), pixels in [0, 1] -> (n, class) scores, or (n,) labels."""
@@ -71,6 +71,7 @@ def save_classifier(
     write_model(path, "classifier", plan, model.state_dict())
 
 
+@checked
 def load_classifier(path: Path | str) -> StandardisedClassifier:
     """Load the classifier of a `model.safetensors`, in eval mode: pixels to logits.
 
@@ -109,7 +110,7 @@ class HttpClassifier:
         if not is_address(url):
             raise InputError("classifier", got=repr(url), expected="http://host:port/path")
         parts = urlsplit(url)
-        check_positive("timeout", timeout)
+        check_positive("timeout", timeout, MOST_SECONDS)
         check_not_negative("retries", retries)
         check_count("at_once", at_once)
         self._session = Session(f"{parts.scheme}://{parts.netloc}", timeout, retries)

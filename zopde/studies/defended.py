@@ -14,6 +14,7 @@ from zopde.nets import Decoder, DnCNN, Encoder
 from zopde.smoothing import BaseClassifier
 from zopde.studies.classifiers import Classifier, frozen, named_classifier
 from zopde.studies.model_file import built, kinds_of, read_model, write_model
+from zopde.validate import checked
 
 
 @final
@@ -73,6 +74,7 @@ def save_defended(
     write_model(path, "defence", {"plan": defence.sizes, **plan}, defence.state_dict())
 
 
+@checked
 def load_defended(path: Path | str, classifier: Classifier | None = None) -> Defended:
     """Load the defended classifier of a `model.safetensors`: pixels in [0, 1] to the answer.
 

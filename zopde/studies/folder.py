@@ -15,8 +15,8 @@ from typing import Any
 import tomli_w
 
 from zopde.errors import InputError
-from zopde.files import write_text
-from zopde.studies.settings import Tree, as_tree, build, differences, read_toml
+from zopde.files import read_toml, write_text
+from zopde.studies.settings import Tree, as_tree, build, differences
 from zopde.validate import check_folder_writable
 
 RECORD = "config.toml"
@@ -34,7 +34,7 @@ class Job:
     files: tuple[str, ...]
     # Settings that a resumption may change without changing a single number
     free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
-    # Setting that names a file -> the record by which its content is compared
+    # Setting -> the record by which what it stands for, such as a file, is compared
     by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
 

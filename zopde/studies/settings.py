@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -17,29 +16,42 @@ import tomli_w
 from msgspec import Meta
 
 from zopde.errors import InputError
+from zopde.files import read_toml
+from zopde.studies.workers import Workers
+from zopde.validate import check_choice, check_device, check_type, nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 
-_MOST = 2**63 - 1
-Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max, description="a finite number > 0")]
-NotNegative = Annotated[
-    float, Meta(ge=0, le=sys.float_info.max, description="a finite number >= 0")
-]
+_MOST = 10**9  # of whatever is counted: at a thousand a second that takes 12 days
+Positive = Annotated[float, Meta(gt=0, le=_MOST, description="a number in (0, 1e9]")]
+Timeout = Annotated[float, Meta(gt=0, le=10**6, description="a number in (0, 1e6]")]
+TimeoutOrNone = Annotated[float, Meta(ge=0, le=10**6, description="a number in [0, 1e6]")]
+NotNegative = Annotated[float, Meta(ge=0, le=_MOST, description="a number in [0, 1e9]")]
+# Learning rates, and finite differences: what single precision can add to a number near 1.
+Rate = Annotated[float, Meta(gt=0, le=1000, description="a number in (0, 1000]")]
+Difference = Annotated[float, Meta(ge=1e-12, le=1e6, description="a number in [1e-12, 1e6]")]
 Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
 Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
-Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number >= 1")]
-Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number >= 0")]
+Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
+Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 to 1e9")]
+Budget = Annotated[int, Meta(ge=1, le=10**15, description="a whole number from 1 to 1e15")]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")]
+Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="text without zero bytes")]
 _SUCH_AS = 'such as "600 iterations" or "100 epochs"'
 Length = Annotated[
     str,
     Meta(
-        pattern=r"^0*[1-9]\d* (epoch|iteration)s?$",
-        description=f"a length of at least 1, {_SUCH_AS}",
+        pattern=r"^0*[1-9][0-9]{0,8} (epoch|iteration)s?$",
+        description=f"a length of at least 1 and less than 1e9, {_SUCH_AS}",
     ),
 ]
+Size = Annotated[int, Meta(ge=1, le=10**4, description="a whole number from 1 to 1e4")]
+Processes = Annotated[int, Meta(ge=0, le=1024, description="a whole number up to 1024")]
+Pixels = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
 LengthOrNone = Annotated[
-    str, Meta(pattern=r"^\d+ (epoch|iteration)s?$", description=f"a length {_SUCH_AS}")
+    str,
+    Meta(pattern=r"^[0-9]{1,9} (epoch|iteration)s?$", description=f"a length {_SUCH_AS}"),
 ]
 
 
@@ -51,9 +63,40 @@ class ImageSettings:
     the time if `flip`. Pixels are standardised by the training images' mean and deviation.
     """
 
-    path: str = ""
-    pad: Whole = 4
+    path: Text = ""
+    pad: Pixels = 4
     flip: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedSettings:
+    """Which seeds, where, and the seconds between two checkpoints: what every run has."""
+
+    seeds: tuple[Seed, ...] = (0,)
+    device: Text = "cpu"
+    checkpoint_seconds: Positive = 30.0
+
+    def __post_init__(self) -> None:
+        check_names("run.seeds", self.seeds)
+        check_device("run.device", self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings(SeedSettings):
+    """And who answers the probes of weights; see `Workers`."""
+
+    workers: Processes = 0
+    threads: Size = 1
+    executor: Text = ""
+    scratch: Text = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.probed_by()
+
+    def probed_by(self) -> Workers:
+        """Who evaluates probes."""
+        return Workers(self.workers, self.threads, self.executor, self.scratch)
 
 
 def iterations_in(length: str, per_epoch: int) -> int:
@@ -69,6 +112,7 @@ def build(kind: type[T], tree: Mapping[str, Any]) -> T:
     pairs: an old key, and the new one. One value stands for a list of one.
     """
     renamed: Mapping[str, str] = dict(getattr(kind, "RENAMED", ()))
+    check_type("settings", tree, Mapping[str, Any])
     try:
         return msgspec.convert(_known(kind, tree, renamed), kind)
     except msgspec.ValidationError as error:
@@ -79,45 +123,51 @@ def build(kind: type[T], tree: Mapping[str, Any]) -> T:
 
 def load(
     kind: type[T],
-    preset: Mapping[str, Any],
+    presets: Iterable[str],
+    preset: str,
     file: Path | None,
     changes: Iterable[str],
     tables: Mapping[str, Any] | None,
 ) -> T:
-    """Settings of a preset, and over it a file, over that "table.key=value", over all tables."""
-    return build(kind, merge(preset, choices(file, changes, tables)))
+    """Settings of one of the `presets` beside the module of `kind`, and `choices` over it."""
+    check_choice("preset", preset, presets)
+    folder = resources.files(kind.__module__.rpartition(".")[0]) / "presets"
+    tree = read_toml(Path(str(folder / f"{preset}.toml")))
+    return build(kind, merge(tree, choices(file, changes, tables)))
 
 
 def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any] | None) -> Tree:
     """What is laid over a preset: a file, over it "table.key=value", over that tables."""
-    given = read_toml(file) if file else {}
+    given = read_toml(file) if file is not None else {}
     given.pop("study", None)  # a run's own record may be given, so that the run repeats
+    check_type("changes", changes, Iterable[str])
+    check_type("tables", tables or {}, Mapping[str, Mapping[str, Any]])
     chosen = merge(given, assignments(changes))
+    merged = merge(chosen, tables or {})
     _check_agreement(tables or {}, chosen)
-    return merge(chosen, tables or {})
-
-
-def read_toml(path: Path) -> Tree:
-    """A TOML file as nested dicts; what is wrong with it in one line."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(
-            "config file", got=f"{path} ({error.strerror})", expected="a readable TOML file"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"config file {path}", got=f"{error}", expected="valid TOML") from error
+    return merged
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`base` with the settings of `over` on top; a setting that is a table is replaced whole."""
+    """`base` with the settings of `over` on top; a setting that is a table is replaced whole.
+
+    Raises:
+        InputError: Where one has a table and the other has none: it would be lost.
+    """
+
+    def over_it(old: Any, new: Any, name: str) -> Any:  # noqa: ANN401
+        if isinstance(old, Mapping) != isinstance(new, Mapping):
+            value = new if isinstance(old, Mapping) else old
+            raise InputError(f"setting {name}", got=repr(value), expected="a table of settings")
+        return new
+
     merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[key] = {**old, **value}
-        else:
-            merged[key] = value
+    for table, new in over.items():
+        old = merged.get(table, new)
+        merged[table] = over_it(old, new, str(table))
+        if isinstance(new, Mapping):
+            known = {key: over_it(old.get(key, v), v, f"{table}.{key}") for key, v in new.items()}
+            merged[table] = {**old, **known}
     return merged
 
 
@@ -135,7 +185,9 @@ def assignments(texts: Iterable[str]) -> Tree:
             if not isinstance(inner, dict):
                 raise InputError("--set", got=repr(text), expected=f"{table} to be a table")
         parsed, old = _toml_value(value.strip()), inner.get(name)
-        if not tables and isinstance(old, dict) and isinstance(parsed, dict):
+        if isinstance(old, dict) and not isinstance(parsed, dict):
+            raise InputError("--set", got=repr(text), expected=f"{name} to be a table")
+        if not tables and isinstance(old, dict):
             parsed = {**old, **parsed}
         inner[name] = parsed
     return tree
@@ -173,10 +225,22 @@ def literal(value: Any) -> str:  # noqa: ANN401
     return tomli_w.dumps({"x": value}).removeprefix("x = ").strip()
 
 
-def check_distinct(name: str, given: Sequence[object]) -> None:
-    """Require at least one entry, and none twice."""
+def check_names(name: str, given: Sequence[Any], known: Iterable[str] | None = None) -> None:
+    """Require at least one entry, none twice, and of names that all are known."""
+    for one in given if known is not None else ():
+        check_choice(name, one, known or ())
     if not given or len(set(given)) < len(given):
         raise InputError(name, got=list(given), expected="some, each once")
+
+
+def check_fields(values: Any) -> None:  # noqa: ANN401 - any dataclass instance
+    """Require of settings that were not read but made in Python what `build` requires."""
+    for name, hint in get_type_hints(type(values), include_extras=True).items():
+        value = getattr(values, name)
+        try:
+            msgspec.convert(value, hint)
+        except msgspec.ValidationError:
+            raise _wrong(name, value, hint) from None
 
 
 def _check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -225,31 +289,36 @@ def _in_our_words(error: msgspec.ValidationError, kind: type, tree: Any) -> Inpu
         if get_origin(hint) is tuple and index:
             hint = get_args(hint)[0]
             tree = tree[int(index)] if isinstance(tree, list | tuple) else tree
-    return InputError(setting, got=repr(tree), expected=_expected(hint, tree))
+    return _wrong(setting, tree, hint)
+
+
+def _wrong(setting: str, value: object, hint: Any) -> InputError:  # noqa: ANN401
+    remedy = nearest(value, get_args(hint)) if get_origin(hint) is Literal else ""
+    return InputError(setting, got=repr(value), expected=_expected(hint, value), remedy=remedy)
 
 
 def _expected(hint: Any, value: object) -> str:  # noqa: ANN401
     limits = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
     plain = get_args(hint)[0] if limits else hint
-    right_type = type(value) is plain or (plain is float and type(value) is int)
+    right_type = value is None or type(value) is plain or (plain is float and type(value) is int)
     if limits and right_type and limits[0].description:
         return limits[0].description
     if get_origin(plain) is Literal:
         return f"one of {list(get_args(plain))}"
     if dataclasses.is_dataclass(plain):
         return "a table of settings"
-    if get_origin(plain) is dict:
-        values = get_args(plain)[1]
-        return "a table" if values is Any else f"a table of values of type {values.__name__}"
+    if get_origin(plain) in (dict, tuple):
+        many, inner = ("table", 1) if get_origin(plain) is dict else ("list", 0)
+        of_values = get_args(plain)[inner]
+        return f"a {many}" + ("" if of_values is Any else f", each {_expected(of_values, None)}")
     return f"a value of type {getattr(plain, '__name__', plain)}"
 
 
 def _unknown(name: str, kind: type, prefix: str) -> InputError:
     known = list(_all_keys(kind, prefix))
-    near = get_close_matches(name, known, n=1, cutoff=0.4)
     tail = name.rpartition(".")[2]
-    near = near or [k for k in known if k.rpartition(".")[2] == tail]
-    hint = f"did you mean {near[0]!r}?" if near else ""
+    same = [k for k in known if k.rpartition(".")[2] == tail][:1]
+    hint = nearest(name, known) or nearest("".join(same), same)
     tables = ", ".join(k for k in known if k.count(".") == prefix.count("."))
     return InputError("setting", got=repr(name), expected=f"one of {tables}", remedy=hint)
 
@@ -263,6 +332,7 @@ def _all_keys(kind: type, prefix: str = "") -> Iterator[str]:
 
 def _toml_value(text: str) -> Any:  # noqa: ANN401
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # the first also for a number of 5,000 digits
         return text
+    return parsed["value"] if len(parsed) == 1 else text

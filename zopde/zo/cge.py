@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zopde.contracts import Oracle
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_positive
+from zopde.validate import check_choice, check_positive, checked
 from zopde.zo.estimate import Estimate
 
 Scheme = Literal["forward", "central"]
@@ -18,6 +18,7 @@ Failed = Literal["keep", "drop"]
 FAILED: tuple[Failed, ...] = ("keep", "drop")
 
 
+@checked
 def cge(
     oracle: Oracle,
     indices: Int[Tensor, " k"] | None = None,

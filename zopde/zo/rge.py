@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from zopde.contracts import Oracle
-from zopde.validate import check_choice, check_count, check_positive
+from zopde.validate import check_choice, check_count, check_positive, checked
 from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
 
@@ -65,6 +65,7 @@ SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "rademac
 _ENTRIES = 2**24  # of the directions that are held at once: 64 MiB in single precision
 
 
+@checked
 def rge(
     oracle: Oracle,
     num_directions: int,

@@ -15,12 +15,12 @@ from zopde.errors import InputError
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.smoothing import ABSTAIN, attack, check_alpha, lower_bound
+from zopde.smoothing import ABSTAIN, attack, lower_bound
 from zopde.studies.certificates import Row
 from zopde.studies.certify.open import MODEL, Opened, open_certification
 from zopde.studies.certify.show import read_certification
 from zopde.studies.folder import RunFolder, locked
-from zopde.validate import check_count, check_not_negative, check_positive
+from zopde.studies.settings import Count, Positive, Probability, Seed, Whole, check_fields
 
 _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the attack
 
@@ -42,21 +42,16 @@ class AttackSettings:
         InputError: If a value is outside its legal range.
     """
 
-    steps: int = 40
-    draws: int = 16
-    n: int = 10_000
-    alpha: float = 0.001
-    reach: float = 1.0
-    limit: int = 0
-    seed: int = 0
+    steps: Count = 40
+    draws: Count = 16
+    n: Count = 10_000
+    alpha: Probability = 0.001
+    reach: Positive = 1.0
+    limit: Whole = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "draws", "n"):
-            check_count(name, getattr(self, name))
-        check_positive("reach", self.reach)
-        for name in ("limit", "seed"):
-            check_not_negative(name, getattr(self, name))
-        check_alpha(self.alpha)
+        check_fields(self)
 
 
 @dataclass(frozen=True)

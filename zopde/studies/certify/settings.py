@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zopde.smoothing import check_alpha
-from zopde.validate import (
-    check_choice,
-    check_count,
-    check_device,
-    check_not_negative,
-    check_positive,
+from zopde.studies.settings import (
+    Count,
+    NotNegative,
+    Positive,
+    Probability,
+    Seed,
+    Text,
+    Whole,
+    check_fields,
 )
+from zopde.validate import check_device
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,20 @@ class CertifyConfig:
         InputError: If a value is outside its legal range.
     """
 
-    model: str
-    data: str = ""
+    model: Text
+    data: Text = ""
     part: Literal["test", "train"] = "test"
-    scale: float = 0.0
-    sigma: float = 0.25
-    n0: int = 100
-    n: int = 10_000
-    alpha: float = 0.001
-    batch: int = 1000
-    every: int = 1
-    images: int = 0
-    seed: int = 0
-    device: str = "cpu"
+    scale: NotNegative = 0.0
+    sigma: Positive = 0.25
+    n0: Count = 100
+    n: Count = 10_000
+    alpha: Probability = 0.001
+    batch: Count = 1000
+    every: Count = 1
+    images: Whole = 0
+    seed: Seed = 0
+    device: Text = "cpu"
 
     def __post_init__(self) -> None:
-        check_choice("part", self.part, ("test", "train"))
-        check_positive("sigma", self.sigma)
-        for name in ("n0", "n", "batch", "every"):
-            check_count(name, getattr(self, name))
-        for name in ("scale", "images", "seed"):
-            check_not_negative(name, getattr(self, name))
-        check_alpha(self.alpha)
+        check_fields(self)
         check_device("device", self.device)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zopde.files import reading
+from zopde.numerals import measured, number
 from zopde.report.classifiers import Certified, save_certified_accuracy
 from zopde.report.page import Section, drawn, picture, text
 from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
@@ -100,15 +101,15 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
         [
             [
                 f"{at['radius']:g}",
-                f"{at['percent']:.1f} %",
-                "{:.1f} ... {:.1f} %".format(*at["band"]),
+                f"{measured(at['percent'])[0]} %",
+                "{} ... {} %".format(*(measured(end)[0] for end in at["band"])),
             ]
             for at in metrics["certified_accuracy"]
         ],
         [
             f"radii and sigma are in units of the model's input, {metrics['input']}",
             f"largest radius that n and alpha allow: {metrics['largest_radius']:.4g}",
-            f"abstained: {metrics['abstained']:,}; {metrics['seconds']:,.1f} s",
+            f"abstained: {metrics['abstained']:,}; {number(metrics['seconds'])} s",
         ],
     )
 

@@ -15,7 +15,7 @@ from zopde.studies.certify.open import DATA, MODEL, Opened, open_certification
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Place, Study, run_study
-from zopde.validate import check_not_negative
+from zopde.validate import check_not_negative, checked
 
 
 def _certify(opened: Opened, label: str, seed: int, place: Place) -> list[Row]:  # noqa: ARG001
@@ -50,6 +50,7 @@ STUDY = Study(
 )
 
 
+@checked
 def run_certification(
     config: CertifyConfig,
     folder: Path | str,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zopde.data import ImageBatches, ImageData, load_images, standardised
 from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
+from zopde.memory import check_fits
 from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
@@ -110,7 +111,7 @@ def open_classification(
         iterations_in(config.zo.resample, per_epoch),
         config.run.methods,
         config.run.seeds,
-        config.workers(),
+        config.run.probed_by(),
         config.run.checkpoint_seconds,
     )
 
@@ -121,6 +122,10 @@ def _new_network(
     shape, classes = tuple(data.train.pixels.shape[1:]), len(data.classes)
     with global_stream(generator(seed, "weights")):
         try:
+            if ":" not in kind:
+                with torch.device("meta"):  # nothing is allocated
+                    weights = build_classifier(kind, data.channels, classes, sizes).parameters()
+                check_fits("network.sizes", sum(weight.numel() for weight in weights))
             network = build_classifier(kind, data.channels, classes, sizes)
             network.eval()
             with torch.no_grad():

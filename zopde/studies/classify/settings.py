@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from zopde.studies.classify.labels import LABELS
 from zopde.studies.settings import (
     Count,
+    Difference,
     ImageSettings,
     Length,
     LengthOrNone,
     NotNegative,
-    Positive,
+    ProbeSettings,
+    Rate,
     Share,
+    Size,
+    Text,
     Whole,
-    check_distinct,
+    check_names,
     load,
-    read_toml,
 )
-from zopde.studies.workers import Workers
-from zopde.validate import check_choice, check_device
 
-_FOLDER = files("zopde.studies.classify") / "presets"
 PRESETS = (
     "quick",
     *(f"cnn-{weights}" for weights in (730, 3700, 6670, 9640, 12610)),
@@ -42,8 +41,8 @@ class NetworkSettings:
     `Class(in_channels, classes, **sizes)`, that maps (batch, channel, y, x) to logits.
     """
 
-    kind: str = "cnn"
-    sizes: dict[str, int] = field(default_factory=dict)
+    kind: Text = "cnn"
+    sizes: dict[str, Size] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class FitSettings:
     length: Length = "50 epochs"
     batch: Count = 256
     optimizer: Literal["adam", "sgd"] = "sgd"
-    lr: Positive = 0.1
+    lr: Rate = 0.1
     warmup: LengthOrNone = "3 epochs"
     clip: NotNegative = 0.0
     weight_decay: NotNegative = 5e-4
@@ -71,7 +70,7 @@ class QuerySettings:
     `resample`. `directions` is RGE's q; 0: as many as weights. `chunk` probes share a pass.
     """
 
-    mu: Positive = 5e-3
+    mu: Difference = 5e-3
     scheme: Literal["forward", "central"] = "forward"
     sparsity: Share = 0.9
     score: Literal["random", "magnitude", "grasp", "zo-grasp"] = "zo-grasp"
@@ -83,7 +82,7 @@ class QuerySettings:
 
 
 @dataclass(frozen=True)
-class ClassifyRunSettings:
+class ClassifyRunSettings(ProbeSettings):
     """Which methods, which seeds, where; as in a correction run.
 
     Probes are answered by `workers` processes of `threads` threads each (0: by this process),
@@ -91,13 +90,6 @@ class ClassifyRunSettings:
     """
 
     methods: tuple[str, ...] = ("FO", "DeepZero")
-    seeds: tuple[Whole, ...] = (0,)
-    device: str = "cpu"
-    checkpoint_seconds: Positive = 30.0
-    workers: Whole = 0
-    threads: Count = 1
-    executor: str = ""
-    scratch: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,17 +110,7 @@ class ClassificationConfig:
     run: ClassifyRunSettings = field(default_factory=ClassifyRunSettings)
 
     def __post_init__(self) -> None:
-        check_distinct("run.seeds", self.run.seeds)
-        check_distinct("run.methods", self.run.methods)
-        for method in self.run.methods:
-            check_choice("run.methods", method, LABELS)
-        check_device("run.device", self.run.device)
-        self.workers()
-
-    def workers(self) -> Workers:
-        """Who evaluates the probes."""
-        run = self.run
-        return Workers(run.workers, run.threads, run.executor, run.scratch)
+        check_names("run.methods", self.run.methods, LABELS)
 
 
 def load_classification(
@@ -152,6 +134,4 @@ def load_classification(
     Raises:
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
-    check_choice("preset", preset, PRESETS)
-    tree = read_toml(Path(str(_FOLDER / f"{preset}.toml")))
-    return load(ClassificationConfig, tree, file, changes, tables)
+    return load(ClassificationConfig, PRESETS, preset, file, changes, tables)

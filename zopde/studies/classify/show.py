@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zopde.numerals import change, count, measured, number
 from zopde.oracle.coordinates import reals
 from zopde.report.classifiers import save_confusion, save_layer_ratios
 from zopde.report.curves import CostCurve, save_learning_curves
@@ -105,12 +106,11 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 label,
-                f"{accuracy['mean']:.2f}",
-                "" if accuracy["std"] is None else f"{accuracy['std']:.2f}",
-                "" if gap is None or label == "FO" else f"{gap:+.2f}",
-                f"{metrics['loss'][label]:.4f}",
-                *(f"{metrics[cost][label]:,.0f}" for cost in ("iterations", "queries")),
-                f"{metrics['seconds'][label]:,.1f}",
+                *measured(accuracy["mean"], accuracy["std"], decimals=2),
+                "" if gap is None or label == "FO" else change(gap, 2),
+                *measured(metrics["loss"][label], decimals=4),
+                *(count(metrics[cost][label]) for cost in ("iterations", "queries")),
+                number(metrics["seconds"][label]),
             ]
         )
     stopped = metrics["stopped_early"].items()
@@ -174,7 +174,7 @@ def _lead(run: FoundRun) -> str:
         f"{metrics['data']}: {metrics['train_images']:,} training and {metrics['test_images']:,} "
         f"test images, a network of {metrics['parameters']:,} weights, seeds "
         f"{', '.join(map(str, run.seeds))}. {best} is right most often: "
-        f"{metrics['accuracy'][best]['mean']:.2f} % of the test images.",
+        f"{measured(metrics['accuracy'][best]['mean'], decimals=2)[0]} % of the test images.",
         "lead",
     )
 
@@ -187,7 +187,7 @@ def _result(run: FoundRun) -> str:
     for label, curves in _points(run).items():
         for seed, curve in zip(run.seeds, curves, strict=False):
             last = curve[-1]
-            counts = (f"{last.iteration:,}", f"{last.queries:,}", f"{last.seconds:,.1f}")
-            so_far.append([label, str(seed), f"{last.accuracy:.2f}", *counts])
+            counts = map(number, (last.iteration, last.queries, last.seconds))
+            so_far.append([label, str(seed), *measured(last.accuracy, decimals=2), *counts])
     heads = ("method", "seed", "accuracy % so far", "iterations", "queries", "seconds")
     return table(heads, so_far) if so_far else text("No epoch is over yet.")

@@ -17,6 +17,7 @@ from zopde.nets.correctors import Inject, Padding
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
 from zopde.studies.model_file import built, read_model, write_model
+from zopde.validate import checked
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def save_corrector(
     write_model(path, "corrector", plan, network.state_dict())
 
 
+@checked
 def load_corrector(path: Path | str) -> Normalised:
     """Load the corrector of a `model.safetensors`, ready for `CorrectedSolver`.
 

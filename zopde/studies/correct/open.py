@@ -16,8 +16,8 @@ from zopde import __version__
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
 from zopde.contracts import Differentiable, ReferenceSolver, Solver
 from zopde.data import Trajectories, first_steps
-from zopde.errors import InputError
-from zopde.files import identity_of
+from zopde.errors import InputError, SolverError, first_line
+from zopde.files import identity_of, read_toml
 from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
@@ -27,10 +27,11 @@ from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.settings import iterations_in, read_toml
+from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
+_COARSE = (32, 32)  # cells for a solver that makes its own data, where nothing else is said
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -89,7 +90,8 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
             "and NOG have no gradient, and every label starts from scratch"
         )
     solver = open_solver(config)
-    config.workers().check_solver(solver)
+    config.run.probed_by().check_solver(solver)
+    config.corrector.shape_on(solver.grid)
     return reference_of(config, solver, root.parent)
 
 
@@ -146,7 +148,7 @@ def _opened(
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
         labels=run.labels,
         seeds=run.seeds,
-        workers=config.workers(),
+        workers=config.run.probed_by(),
         every_seconds=run.checkpoint_seconds,
         drop=run.failures == "drop",
         bear=run.failures != "raise",
@@ -177,7 +179,7 @@ def _problem(
 
 
 def open_solver(config: CorrectionConfig) -> Solver:
-    """The solver; one that can change its resolution is put on `data.coarse`."""
+    """The solver; one that can change its resolution is put on `data.coarse`, others have it."""
     solver = load_solver(config.solver.spec, config.solver.options)
     if isinstance(solver, ReferenceSolver) and "shape" in config.solver.options:
         raise InputError(
@@ -186,20 +188,37 @@ def open_solver(config: CorrectionConfig) -> Solver:
             expected="the resolution in data.coarse",
         )
     check_forcing(config.corrector.inject, solver.grid)
-    return solver.at(config.data.coarse) if isinstance(solver, ReferenceSolver) else solver
+    coarse = config.data.coarse
+    if isinstance(solver, ReferenceSolver):
+        return _at(solver, coarse or _COARSE)
+    if coarse not in ((), solver.grid.shape):
+        expected = f"{list(solver.grid.shape)}, the solver's own, or nothing"
+        raise InputError("data.coarse", got=list(coarse), expected=expected)
+    return solver
+
+
+def _at(solver: ReferenceSolver, shape: tuple[int, ...]) -> ReferenceSolver:
+    """The solver on other cells; what its constructor may raise in one line."""
+    try:
+        return solver.at(shape)
+    except (InputError, SolverError):
+        raise
+    except Exception as error:  # a user's solver may raise anything
+        got, expected = f"{shape} ({first_line(error)})", "cells that the solver can be cut into"
+        raise InputError("data.coarse", got=got, expected=expected) from error
 
 
 def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Reference:
     """The data in `data.path`, or in a file of `folder` whose name tells what it holds."""
-    data, spec = config.data, config.solver.spec
-    sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, data.coarse))
+    data, spec, coarse = config.data, config.solver.spec, solver.grid.shape
+    sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, coarse))
     name = f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
     return Reference(
         spec=spec,
         solver=solver,
         path=Path(data.path) if data.path else folder / name,
         fine=data.fine,
-        coarse=data.coarse,
+        coarse=coarse,
         skip=data.skip,
         steps=data.steps,
         train=data.train,

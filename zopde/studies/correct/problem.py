@@ -21,7 +21,7 @@ from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
-from zopde.studies.settings import Count, Length, NotNegative, Positive, Share, Whole
+from zopde.studies.settings import Count, Difference, Length, NotNegative, Positive, Share, Whole
 from zopde.studies.workers import Workers
 from zopde.training import Optimise
 
@@ -38,7 +38,7 @@ class WeightCut:
     share a pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
-    mu: Positive = 1e-3
+    mu: Difference = 1e-3
     mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
     sparsity: Share = 0.9
@@ -78,7 +78,7 @@ class InterfaceCut:
     """
 
     way: Literal["coloured", "dense", "bank", "random"] = "coloured"
-    mu: Positive = 1e-3
+    mu: Difference = 1e-3
     mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"
     radius: tuple[Whole, ...] = ()

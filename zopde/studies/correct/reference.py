@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from zopde.data import Trajectories, load_trajectories, save_trajectories, simul
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError
 from zopde.hybrid import downsample
+from zopde.memory import check_fits
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.timing import median_seconds
@@ -95,12 +97,14 @@ class Reference:
         def by_cells(fine: Tensor) -> Tensor:
             return downsample(fine, self.coarse)
 
+        fine, simulations = math.prod(self.fine), self.train + self.test
+        self._check_fits(simulations, (self.steps + 1) * math.prod(self.coarse) + 4 * fine)
         with progress.stage("reference data", self.skip + self.steps) as advance:
             made = simulate(
                 solver.at(self.fine),
                 solver.downsample if isinstance(solver, Downsampling) else by_cells,
                 solver.grid,
-                simulations=self.train + self.test,
+                simulations=simulations,
                 skip=self.skip,
                 steps=self.steps,
                 generator=generator(self.seed, "data"),
@@ -118,6 +122,7 @@ class Reference:
         """
         solver = self.solver
         assert isinstance(solver, ReferenceSolver)
+        self._check_fits(count, (kept + 1) * math.prod(self.coarse))
 
         def run(skip: int, steps: int) -> Trajectories:
             draw, grid = generator(self.seed, "data"), solver.grid
@@ -127,6 +132,13 @@ class Reference:
         wanted = self.skip + self.steps - kept
         skip = max(2, min(wanted, int(seconds / seconds_a_step)))
         return replace(run(skip, kept), settings={"skip": skip})
+
+    def _check_fits(self, simulations: int, cells: int) -> None:
+        """Require so many cells of every simulation to fit into the memory, with their forcing."""
+        grid = self.solver.grid
+        numbers = simulations * cells * len((*grid.channels, *grid.forcing_channels))
+        remedy = "fewer cells, steps or simulations (data), a smaller batch or unroll (training)"
+        check_fits("reference data", numbers, self.dtype.itemsize, remedy)
 
     def check(self, simulations: int, steps: int, unroll: int) -> None:
         """Require as many simulations as a run needs, each of at least one window."""

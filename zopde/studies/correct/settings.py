@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from zopde.errors import InputError, first_line
+from zopde.files import read_toml
 from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
+from zopde.memory import check_fits
 from zopde.nets import Normalised, build_corrector
 from zopde.seeding import generator, global_stream
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
@@ -25,17 +27,20 @@ from zopde.studies.settings import (
     LengthOrNone,
     NotNegative,
     Positive,
+    ProbeSettings,
+    Rate,
+    Seed,
+    Size,
+    Text,
+    TimeoutOrNone,
     Tree,
     Whole,
     as_tree,
     build,
-    check_distinct,
     choices,
     merge,
-    read_toml,
 )
-from zopde.studies.workers import Workers
-from zopde.validate import check_choice, check_device
+from zopde.validate import check_choice
 
 PRESETS = ("quick", "paper")
 """What `load_config` finds in the package, by name."""
@@ -45,7 +50,7 @@ PRESETS = ("quick", "paper")
 class SolverSettings:
     """The coarse solver: `spec` as `zopde solvers` names it, and its class's options."""
 
-    spec: str = "burgers"
+    spec: Text = "burgers"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,17 +59,18 @@ class DataSettings:
     """Reference data: cells per side of both grids, and how many runs of how many steps.
 
     `path` is the NetCDF file; "" means <solver>-<fine>-<coarse>-seed<seed>.nc beside the run
-    folder. `skip` steps pass before the first kept state.
+    folder. `skip` steps pass before the first kept state. A `coarse` of [] is that of the solver
+    and, for one that makes its own data on any grid, 32 x 32.
     """
 
-    path: str = ""
-    fine: tuple[int, ...] = (128, 128)
-    coarse: tuple[int, ...] = (32, 32)
+    path: Text = ""
+    fine: tuple[Count, ...] = (128, 128)
+    coarse: tuple[Count, ...] = ()
     skip: Whole = 30
     steps: Count = 200
     train: Count = 10
     test: Count = 5
-    seed: Whole = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -77,17 +83,28 @@ class CorrectorSettings:
     """
 
     kind: Literal["conv", "residual"] = "conv"
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
+
+    def shape_on(self, grid: Grid) -> tuple[int, int]:
+        """Inputs and outputs on a grid on which the corrector can be built, and has room."""
+        inputs = len(grid.channels) + len(grid.forcing_channels)
+        added_to = INJECTIONS[self.inject].adds_to
+        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        if len(grid.shape) != 2:
+            got, expected = f"a grid of {list(grid.shape)} cells", "two dimensions"
+            raise InputError("corrector of zopde's own", got=got, expected=expected)
+        with torch.device("meta"):  # nothing is allocated
+            weights = build_corrector(self.kind, inputs, outputs, "zero", self.sizes).parameters()
+        check_fits("corrector.sizes", sum(weight.numel() for weight in weights))
+        return inputs, outputs
 
     def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels)
-        added_to = INJECTIONS[self.inject].adds_to
-        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        inputs, outputs = self.shape_on(grid)
         with global_stream(generator(seed, "weights")):
             try:
                 body = build_corrector(
@@ -117,7 +134,7 @@ class NonSettings:
 
     length: LengthOrNone = "600 iterations"
     batch: Count = 16
-    lr: Positive = 1e-2
+    lr: Rate = 1e-2
     warmup: Whole = 10
 
 
@@ -134,14 +151,14 @@ class TrainingSettings:
     unroll: Count = 8
     init: Literal["non", "scratch"] = "non"
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: Positive = 3e-3
+    lr: Rate = 3e-3
     warmup: Whole = 10
     clip: NotNegative = 0.0
     weight_decay: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(ProbeSettings):
     """Which labels, which seeds, where. `checkpoint_seconds`: time between checkpoints.
 
     Zeroth-order probes are answered by `workers` processes of `threads` threads each, with the
@@ -158,20 +175,14 @@ class RunSettings:
     """
 
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
-    seeds: tuple[Whole, ...] = (0,)
-    device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     checkpoint_seconds: Positive = 10.0
-    workers: Whole = 0
-    threads: Count = 1
-    executor: str = ""
-    scratch: str = ""
     failures: Literal["raise", "retry", "drop"] = "raise"
     retries: Whole = 2
     failure_limit: Positive = 0.25
     apart: bool = False
-    timeout: NotNegative = 0.0
-    store: str = ""
+    timeout: TimeoutOrNone = 0.0
+    store: Text = ""
     store_gib: Positive = 10.0
 
 
@@ -199,9 +210,6 @@ class CorrectionConfig:
 
     def __post_init__(self) -> None:
         check_labels(self.run.labels)
-        check_distinct("run.seeds", self.run.seeds)
-        check_device("run.device", self.run.device)
-        self.workers()
         if self.run.timeout and not self.run.apart:
             raise InputError(
                 "run.timeout",
@@ -212,11 +220,6 @@ class CorrectionConfig:
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
         for label in {*self.run.labels, *self.interface.labels}:
             self.cut_of(label)
-
-    def workers(self) -> Workers:
-        """Who evaluates probes."""
-        run = self.run
-        return Workers(run.workers, run.threads, run.executor, run.scratch)
 
     def cut_of(self, label: str) -> InterfaceCut | None:
         """How a label passes the solver: `[interface]`, and over it the label's own table."""
@@ -280,6 +283,8 @@ def load_config(
     check_choice("preset", preset, PRESETS)
     chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
+    if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
+        del tree["data"]["coarse"]  # another solver may have a grid of its own
     return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
 
 
@@ -290,7 +295,7 @@ def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
     from scratch anyway. What a user chooses by name is not touched: `check_injection` refuses it.
     """
     inject = look_up(chosen, "corrector.inject")
-    if inject not in INJECTIONS or not INJECTIONS[inject].through_solver:
+    if str(inject) not in INJECTIONS or not INJECTIONS[str(inject)].through_solver:
         return preset
     labels = [
         label

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from zopde.contracts import Vortical
+from zopde.numerals import change, count, measured, number
 from zopde.oracle.coordinates import Coordinates
 from zopde.report.curves import Curve, save_error_over_time
 from zopde.report.fields import Film, animate, save_fields, save_vorticity
@@ -117,16 +118,16 @@ def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
     if mean is None:
         found = [f"{metrics['diverged'][label]} diverged", "", *([""] if several else []), ""]
     else:
-        change = metrics["percent_of_src"][label]
-        of_seeds = [f"{error['std_over_seeds']:.4f}" if trained else ""] if several else []
-        against = "" if change is None or label == "SRC" else f"{change:+.1f} %"
-        found = [f"{mean:.4f}", f"{error['std']:.4f}", *of_seeds, against]
+        percent = metrics["percent_of_src"][label]
+        of_seeds = [error["std_over_seeds"] if trained else None] if several else []
+        against = "" if percent is None or label == "SRC" else f"{change(percent)} %"
+        found = [*measured(mean, error["std"], *of_seeds, decimals=4), against]
     return [
         label,
         {"none": "", "non": "NON", "scratch": "scratch"}[start],
         *found,
-        *(f"{metrics[name][label]:,}" for name in ("iterations", "queries", "solver_steps")),
-        f"{metrics['seconds'][label]:,.1f}",
+        *(count(metrics[name][label]) for name in ("iterations", "queries", "solver_steps")),
+        number(metrics["seconds"][label]),
     ]
 
 
@@ -203,8 +204,10 @@ def _lead(run: FoundRun, rollouts: Rollouts | None) -> str:
     if metrics is None or rollouts is None or rollouts.best is None:
         return ""
     label = rollouts.best
-    mean, change = metrics["mae"][label]["mean"], metrics["percent_of_src"][label]
-    against = "" if change is None else f" ({change:+.1f} % against the uncorrected solver)"
+    mean, percent = metrics["mae"][label]["mean"], metrics["percent_of_src"][label]
+    against = (
+        f" ({change(percent)} % against the uncorrected solver)" if percent is not None else ""
+    )
     return text(
         f"{metrics['test_runs']} unseen runs of {metrics['steps']} steps, a network of "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, run.seeds))}. Of the "
@@ -226,7 +229,7 @@ def _result(run: FoundRun, rollouts: Rollouts | None) -> str:
     for label, evaluations in (rollouts.evaluations if rollouts else {}).items():
         mae = summary(evaluations)["mae"]
         mean, spread = mae["mean"], mae["std"]
-        shown = ["diverged", ""] if mean is None else [f"{mean:.4f}", f"{spread:.4f}"]
+        shown = ["diverged", ""] if mean is None else measured(mean, spread, decimals=4)
         rows.append([label, f"{len(evaluations)}", *shown])
     if not rows:
         return text("No rollout of an unseen run yet.")

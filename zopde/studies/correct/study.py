@@ -59,7 +59,11 @@ STUDY = Study(
         "run.store",
         "run.store_gib",
     ),
-    by_content={"solver.spec": "solver.digest", "data.path": "data.sha256"},
+    by_content={
+        "solver.spec": "solver.digest",
+        "data.path": "data.sha256",
+        "data.coarse": "solver.digest",  # the grid is a part of it
+    },
 )
 
 

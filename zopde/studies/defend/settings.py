@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from zopde.errors import InputError
+from zopde.memory import check_fits
 from zopde.studies.defend.blackbox import Answers, check_votes
 from zopde.studies.defend.labels import LABELS, Gradient
 from zopde.studies.run import study_named
 from zopde.studies.settings import (
+    Budget,
     Count,
+    Difference,
     ImageSettings,
     Length,
     LengthOrNone,
     NotNegative,
     Positive,
     Probability,
+    Rate,
+    SeedSettings,
+    Size,
+    Text,
+    Timeout,
     Whole,
-    check_distinct,
+    check_names,
     load,
-    read_toml,
 )
-from zopde.validate import check_choice, check_device, check_positive
+from zopde.validate import check_choice
 
-_FOLDER = files("zopde.studies.defend") / "presets"
 PRESETS = ("quick", "fashion", "cifar10")
 """What `load_defence` finds in the package, by name."""
 
@@ -45,14 +51,14 @@ class ClassifierSettings:
     currency.
     """
 
-    spec: str = ""
-    train: str = "quick"
+    spec: Text = ""
+    train: Text = "quick"
     changes: tuple[str, ...] = ()
     answers: Answers = "logits"
     votes: Whole = 0
     vote_sigma: Positive = 0.1
     price: NotNegative = 0.0
-    timeout: Positive = 60.0
+    timeout: Timeout = 60.0
     retries: Whole = 2
 
 
@@ -64,9 +70,12 @@ class DefenceSettings:
     """
 
     sigma: Positive = 0.25
-    depth: Count = 17
-    width: Count = 64
-    latent: Count = 192
+    depth: Size = 17
+    width: Size = 64
+    latent: Size = 192
+
+    def __post_init__(self) -> None:
+        check_fits("defence.depth and width", 9 * self.depth * self.width**2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class PretrainingSettings:
     denoiser: Length = "100 epochs"
     autoencoder: Length = "100 epochs"
     batch: Count = 256
-    lr: Positive = 1e-3
+    lr: Rate = 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,10 +102,10 @@ class StabilitySettings:
     taken on `watch_images` images, and the best network is the one that is kept.
     """
 
-    queries: Count = 1_000_000
+    queries: Budget = 1_000_000
     iterations: Count = 1000
     batch: Count = 256
-    lr: dict[str, float] = field(default_factory=dict)
+    lr: dict[str, Rate] = field(default_factory=dict)
     warmup: LengthOrNone = "0 iterations"
     mse: NotNegative = 0.0
     watch: Count = 10
@@ -113,9 +122,9 @@ class DefenceQuerySettings:
     every `resample`; norms and biases stay as they are. `chunk` of its probes share a pass.
     """
 
-    mu: Positive = 5e-3
-    mu_latent: Positive = 5e-3
-    mu_weights: Positive = 5e-3
+    mu: Difference = 5e-3
+    mu_latent: Difference = 5e-3
+    mu_weights: Difference = 5e-3
     scheme: Literal["forward", "central"] = "central"
     scheme_weights: Literal["forward", "central"] = "forward"
     directions: Count = 192
@@ -142,14 +151,11 @@ class CertifySettings:
 
 
 @dataclass(frozen=True)
-class DefendRunSettings:
+class DefendRunSettings(SeedSettings):
     """Which methods, which seeds, where. `store` is a file that keeps the classifier's answers."""
 
     methods: tuple[str, ...] = tuple(LABELS)
-    seeds: tuple[Whole, ...] = (0,)
-    device: str = "cpu"
-    checkpoint_seconds: Positive = 30.0
-    store: str = ""
+    store: Text = ""
     store_gib: Positive = 10.0
 
 
@@ -174,14 +180,13 @@ class DefenceConfig:
     run: DefendRunSettings = field(default_factory=DefendRunSettings)
 
     def __post_init__(self) -> None:
-        check_distinct("run.seeds", self.run.seeds)
-        check_distinct("run.methods", self.run.methods)
-        for method in (*self.run.methods, *self.training.lr):
-            check_choice("run.methods or training.lr", method, LABELS)
+        check_names("run.methods", self.run.methods, LABELS)
+        for method in self.training.lr:
+            check_choice("training.lr", method, LABELS)
         for method in self.run.methods:
-            if LABELS[method].trained:
-                check_positive(f"training.lr.{method}", self.training.lr.get(method, 0.0))
-        check_device("run.device", self.run.device)
+            if LABELS[method].trained and method not in self.training.lr:
+                expected = "a learning rate for every method"
+                raise InputError(f"training.lr.{method}", got="none", expected=expected)
         check_votes(self.classifier.answers, self.classifier.votes)
         if not self.classifier.spec:
             self.classifier_training()
@@ -229,6 +234,4 @@ def load_defence(
     Raises:
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
-    check_choice("preset", preset, PRESETS)
-    tree = read_toml(Path(str(_FOLDER / f"{preset}.toml")))
-    return load(DefenceConfig, tree, file, changes, tables)
+    return load(DefenceConfig, PRESETS, preset, file, changes, tables)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from zopde.numerals import count, measured, number
 from zopde.report.classifiers import ImageRow, save_certified, save_images
 from zopde.report.page import Section, drawn, picture, table, text
 from zopde.seeding import generator
@@ -112,11 +113,11 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
         rows.append(
             [
                 label,
-                *(f"{at['mean']:.1f}" for at in certified),
-                "" if spread is None else f"{spread:.1f}",
-                *(f"{metrics[cost][label]:,.0f}" for cost in ("iterations", "queries")),
-                f"{metrics['price'][label]:,.2f}",
-                f"{metrics['seconds'][label]:,.1f}",
+                *(measured(at["mean"], at["std"])[0] for at in certified),
+                measured(certified[RANKING]["mean"], spread)[1],
+                *(count(metrics[cost][label]) for cost in ("iterations", "queries")),
+                *measured(metrics["price"][label], decimals=2),
+                number(metrics["seconds"][label]),
             ]
         )
     first, *others = (f"{radius:g}" for radius in RADII)
@@ -129,8 +130,8 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
         ("method", f"r = {first}", *others, spread_of, "iterations", "queries", "price", "seconds"),
         rows,
         [
-            f"without noise the classifier is right on {metrics['clean_accuracy']:.1f} %; a query "
-            "is an image that it sees; certificates take "
+            f"without noise the classifier is right on {measured(metrics['clean_accuracy'])[0]} %; "
+            "a query is an image that it sees; certificates take "
             f"{metrics['queries_of_certification']:,} more",
             *(f"{label}: stopped early, {why}" for label, why in stopped if why),
         ],
@@ -194,8 +195,9 @@ def _lead(run: FoundRun) -> str:
         f"{metrics['data']}: {metrics['certified_images']} test images, n = {metrics['n']:,}, "
         f"noise of {metrics['sigma']:g} of pixels in [0, 1], seeds "
         f"{', '.join(map(str, run.seeds))}; without noise the classifier is right on "
-        f"{metrics['clean_accuracy']:.1f} %. Within radius {metrics['radii'][RANKING]:g} {best} "
-        f"certifies most: {shares[best]:.1f} %.",
+        f"{measured(metrics['clean_accuracy'])[0]} %. "
+        f"Within radius {metrics['radii'][RANKING]:g} {best} certifies most: "
+        f"{measured(shares[best] or 0.0)[0]} %.",
         "lead",
     )
 
@@ -209,7 +211,7 @@ def _result(run: FoundRun) -> str:
         )
         return result_table(run, caption)
     so_far = [
-        [label, f"{seed}", f"{len(rows)}", f"{_percent(rows, 0):.1f}"]
+        [label, f"{seed}", f"{len(rows)}", *measured(_percent(rows, 0))]
         for label, seed, rows in _certificates(run)
     ]
     columns = ("method", "seed", "images so far", "certified at r = 0 [%]")

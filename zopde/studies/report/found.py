@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from zopde.errors import InputError, first_line
+from zopde.files import read_toml
 from zopde.studies.folder import METRICS, RECORD, RunFolder, look_up, upgraded
 from zopde.studies.run import STUDIES, Study, study_named
 from zopde.studies.scores import FILE, Scoring, read_scoring
-from zopde.studies.settings import Tree, as_tree, build, literal, read_toml
+from zopde.studies.settings import Tree, as_tree, build, literal
 from zopde.training import Row, read_history
 
 # A record that does not name its study is of an early version: a setting that no other job has.

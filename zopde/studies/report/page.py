@@ -13,9 +13,10 @@ from zopde.report.page import Section, code, drawn, folded, page, picture, table
 from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
 from zopde.studies.run import Page
 from zopde.studies.settings import literal
-from zopde.validate import check_folder_writable
+from zopde.validate import check_folder_writable, checked
 
 
+@checked
 def write_report(
     runs: Sequence[Path | str], out: Path | str | None = None, animation: Path | str | None = None
 ) -> Path:

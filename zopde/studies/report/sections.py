@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import tomli_w
 
+from zopde.numerals import number
 from zopde.report.classifiers import save_layer_ratios
 from zopde.report.curves import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
@@ -108,8 +109,8 @@ def cost_section(run: FoundRun, notes: str = "", start: str = "") -> Section:
             counts = [last.iteration + 1, last.queries + before.queries]
             if start:
                 counts.append(last.solver_steps + before.solver_steps)
-            seconds = f"{last.seconds + before.seconds:,.1f}"
-            rows.append([label, str(seed), *(f"{count:,}" for count in counts), seconds])
+            costs = map(number, (*counts, last.seconds + before.seconds))
+            rows.append([label, str(seed), *costs])
     columns = ["label", "seed", "iterations", "queries", *steps, "seconds"]
     caption = "Every training by itself, its layers' scores included." + notes
     return Section("Cost", table(columns, rows, caption) if rows else "")

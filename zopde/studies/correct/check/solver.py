@@ -47,6 +47,7 @@ from zopde.studies.correct.price import (
 )
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
+from zopde.validate import check_positive
 
 _BATCH = 16
 
@@ -98,13 +99,16 @@ def check_solver(
     Raises:
         InputError: On settings or data that will not do.
     """
+    check_positive("amplitude", amplitude)
     solver, spec = open_solver(config), config.solver.spec
     states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
     grid, training = solver.grid, config.training
     scale = states.state.new_full((len(grid.channels),), states.scale)
     forcing_scale = scale.new_ones(len(grid.forcing_channels))
-    new_network = partial(config.corrector.network, grid, scale, forcing_scale, 0)
+    network_of = partial(config.corrector.network, grid, scale, forcing_scale, 0)
+    # The correctors are for two dimensions; all the rest can be told without one.
+    new_network = network_of if len(grid.shape) == 2 else None
     points: dict[str, Point] = {}
     with (progress or Silent()).stage("checking the solver", 9) as advance:
         for point in _points(zo, cut, solver, states, injection, new_network):
@@ -112,13 +116,16 @@ def check_solver(
             advance(1, point.name)
     if "reach" not in points:
         return SolverCheck(spec, states.source, tuple(points.values()), (), "")
-    weights, seconds = Coordinates(new_network()).total, points["time"].values["in_batch"]
+    weights = Coordinates(new_network()).total if new_network else 0
+    seconds = points["time"].values["in_batch"]
     gradient = bare_gradient(injection, training.unroll, training.batch, seconds)
-    active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.workers()
+    active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.run.probed_by()
     coloured = partial(_coloured, cut, grid, points["reach"], list(gradient.products))
     interface = prices_of_interface(cut, grid, gradient, coloured, workers.side_by_side)
     costs = price_of_weights(zo, active, gradient), *interface
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
+    if not new_network:
+        costs, assumed = tuple(interface), f"no network, {assumed.partition(', ')[2]}"
     return SolverCheck(spec, states.source, tuple(points.values()), costs, assumed)
 
 
@@ -128,7 +135,7 @@ def _points(
     solver: Solver,
     states: States,
     injection: Injection,
-    new_network: Callable[[], Normalised],
+    new_network: Callable[[], Normalised] | None,
 ) -> Iterator[Point]:
     contract, answer = check_contract(solver, states)
     yield contract
@@ -143,11 +150,16 @@ def _points(
     yield speed
     yield check_nan(box, states, speed.values["alone"])
     yield check_digits(answer)
-    seconds, network = speed.values["in_batch"], new_network()
+    seconds = speed.values["in_batch"]
     state_mu = check_state_mu(cut, frozen, states, seconds)
     yield state_mu
-    draw_zeros(network, generator(0, "weights"))
-    yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
+    if new_network:
+        network = new_network()
+        draw_zeros(network, generator(0, "weights"))
+        yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
+    else:
+        found = "not tried: zopde's own correctors are for grids of two dimensions"
+        yield Point("weight mu", "warn", found, "bring a network: zopde.WeightOracle, zopde.cge")
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
         yield check_reach(frozen, states, best, injection)
