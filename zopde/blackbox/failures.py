@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State, counts_of
-from zopde.errors import Failure, InputError, SolverError, StepError
+from zopde.errors import Failure, InputError, MistakeError, SolverError, StepError
 from zopde.validate import check_positive
 
 _FAILED, _ATTEMPTS = "failed: ", "attempts"  # names of counts
@@ -92,7 +92,7 @@ class Retrying(Wrapper):
             if of_all and not self._times:
                 self._note([Failure(0, str(error))])
                 raise
-            if of_all and len(state) > 1 and not isinstance(error, TooManyFailuresError):
+            if of_all and len(state) > 1 and not isinstance(error, MistakeError):
                 self._counts[_ATTEMPTS] += len(state)  # each alone
                 self._note([Failure(0, str(error))])
             stepped, failures = recovered(error, self._solver.step, state, forcing)
@@ -152,7 +152,7 @@ class OneAtATime(Wrapper):
 
 
 @final
-class TooManyFailuresError(SolverError):
+class TooManyFailuresError(MistakeError):
     """More steps failed than the limit allows: nobody may go on after this."""
 
 
@@ -171,7 +171,7 @@ def recovered(error: SolverError, step: Step, state: State, forcing: Forcing | N
 
     Where it does not say which states failed, each is stepped alone.
     """
-    if isinstance(error, TooManyFailuresError):
+    if isinstance(error, MistakeError):
         raise error
     if error.answers is not None and _says_which(error, state):
         return error.answers.to(state), list(error.failures)

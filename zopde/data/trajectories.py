@@ -103,9 +103,9 @@ def simulate(
     for t in range(skip + steps + 1):
         forcing = scenario.forcing(t).to(device, dtype) if scenario.forcing else None
         if t >= skip:
-            states.append(coarse(state))
+            states.append(coarse(state).clone())  # a solver may answer in the same memory again
             if forcing is not None:
-                forcings.append((coarse_forcing or coarse)(forcing))
+                forcings.append((coarse_forcing or coarse)(forcing).clone())
         if t < skip + steps:
             state = solver.step(state, forcing)
             if progress:
