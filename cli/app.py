@@ -75,7 +75,7 @@ def _run() -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except Exception as error:  # a user's solver may raise anything
+    except (Exception, SystemExit) as error:  # a user's solver may raise anything
         complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
         return 1
     # Typer turns Ctrl-C inside a command into this exit code.

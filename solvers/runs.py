@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zopde.child import Child, end, ending, last_lines
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, InputError, SolverError, StepError, first_line
+from zopde.errors import Failure, InputError, SolverError, StepError, first_line, is_interrupt
 from zopde.grid import Grid
 from zopde.solvers.files import Files
 from zopde.solvers.rows import checked, failure_message, step_rows
@@ -185,5 +185,7 @@ def _tried(what: str, do: Callable[[], _T]) -> _T:
         return do()
     except StepError:
         raise
-    except Exception as error:  # a user's functions, or a file of garbage, may raise anything
+    except BaseException as error:  # a user's functions, or a file of garbage, may raise anything
+        if is_interrupt(error):
+            raise
         raise StepError(f"{what}: {type(error).__name__}: {first_line(error)}") from error

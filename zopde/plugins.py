@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from zopde.contracts import Solver
-from zopde.errors import InputError, first_line
+from zopde.errors import InputError, first_line, is_interrupt
 from zopde.grid import Grid
 from zopde.validate import check_choice
 
@@ -199,6 +199,8 @@ def _run(work: Callable[[], Any], what: str, expected: str) -> Any:  # noqa: ANN
         return work()
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         got = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(what, got=got, expected=expected) from error
