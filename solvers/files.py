@@ -120,7 +120,7 @@ class ArrayFiles:
         """Of either format, the classic one of many Fortran programs and NetCDF4."""
         import xarray
 
-        classic = path.read_bytes()[:3] == b"CDF"
+        classic = path.read_bytes()[:4] in (b"CDF\x01", b"CDF\x02")
         engine: Literal["scipy", "h5netcdf"] = "scipy" if classic else "h5netcdf"
         try:
             with xarray.open_dataset(path, engine=engine, decode_times=False) as opened:

@@ -26,7 +26,7 @@ from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.settings import CorrectionConfig, RunSettings
 from zopde.studies.settings import iterations_in, read_toml
 from zopde.training import Optimise
 
@@ -115,7 +115,7 @@ def _opened(
     corrector, non, training = config.corrector, config.non, config.training
     identity = solver_identity(spec, config.solver.options, solver)
     reference.check(data.simulations, data.steps, training.unroll)
-    data, black_box = data.to(run.device, config.dtype), _guarded(config, solver, identity)
+    data, black_box = data.to(run.device, config.dtype), guarded(run, solver, identity)
     problem = _problem(reference, data, black_box, corrector.inject, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
@@ -210,20 +210,19 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
     )
 
 
-def _guarded(config: CorrectionConfig, solver: Solver, identity: str) -> Solver:
+def guarded(run: RunSettings, solver: Solver, identity: str = "") -> Solver:
     """The user's solver as a run steps it, from the inside out.
 
     In a process of its own (`run.apart`); checked; answers kept (`run.store`); what failed is
     stepped again (`run.retries`) and then raised or left out (`run.failures`).
     """
-    run = config.run
     times = 0 if run.failures == "raise" else run.retries
-    guarded: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
+    box: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
     if run.store:
         store = Store(Path(run.store), run.store_gib)
-        guarded = Stored(guarded, store, identity)
-    guarded = Retrying(guarded, times, run.failure_limit)
-    return Dropping(guarded) if run.failures == "drop" else guarded
+        box = Stored(box, store, identity)
+    box = Retrying(box, times, run.failure_limit)
+    return Dropping(box) if run.failures == "drop" else box
 
 
 def solver_identity(spec: str, options: dict[str, Any], solver: Solver) -> str:
