@@ -11,7 +11,7 @@ from zopde.contracts import Solver
 from zopde.errors import MistakeError, SolverError
 
 _ROUND_OFF = 4  # units in the last place by which answers may differ
-_IN_A_ROW = 8  # answers to one state, from which a chance is told from a memory
+_IN_A_ROW, _LONG = 8, 20  # answers to one state; where they do not settle
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ def habits_of(
         nonlocal asked
         asked += 1
         driven = None if forcing is None else forcing[row : row + 1]
-        return solver.step((3 if far else 1) * states[row : row + 1], driven)
+        answer = solver.step((3 if far else 1) * states[row : row + 1], driven)
+        if not answer.isfinite().all():
+            raise SolverError("an answer that is not finite")
+        return answer
 
     run = [ask(0) for _ in range(_IN_A_ROW if patient else 2)]
-    if not torch.equal(run[0], run[1]):
-        run += [ask(0) for _ in range(_IN_A_ROW - len(run))]
-    if _by_chance(run):
+    if not all(torch.equal(run[0], answer) for answer in run[1:]):
+        run += [ask(0) for _ in range(_LONG - len(run))]
+    if len(run) == _LONG and _by_chance(run):
         return Habits(_off(run[-2], run[-1]), 0.0, asked)
     memory = max(_off(answer, run[-1]) for answer in run)
     known = {0: run[-1]}
@@ -65,13 +68,12 @@ def habits_of(
 
 
 def _by_chance(run: list[Tensor]) -> bool:
-    """Whether answers to one state scatter; those of a memory settle, drift, or come again."""
+    """Whether answers to one state scatter; those of a memory settle, come again, or drift."""
     late = run[len(run) // 2 :]
-    if len(run) == 2 or all(torch.equal(late[0], answer) for answer in late):
-        return False
-    if any(torch.equal(late[0], answer) for answer in late[1:]):
-        return False
-    moves = torch.stack(run).double().flatten(1).diff(dim=0)
+    for period in range(1, len(late) // 2 + 1):
+        if all(map(torch.equal, late[period:], late[:-period])):
+            return False
+    moves = torch.stack(late).double().flatten(1).diff(dim=0)
     turns = torch.cosine_similarity(moves[1:], moves[:-1])
     return bool(turns.min() < 0.5)
 

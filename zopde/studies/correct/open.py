@@ -14,9 +14,9 @@ from typing import Any
 
 from zopde import __version__
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
-from zopde.contracts import Differentiable, ReferenceSolver, Solver
+from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
 from zopde.data import Trajectories, first_steps
-from zopde.errors import InputError
+from zopde.errors import InputError, MistakeError, SolverError
 from zopde.files import identity_of
 from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
@@ -24,6 +24,7 @@ from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.labels import check_forcing
+from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.settings import CorrectionConfig, RunSettings
@@ -31,6 +32,7 @@ from zopde.studies.settings import iterations_in, read_toml
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
+_BORNE = 1e-4  # standard deviations that a memory may change in an answer: a tenth of a probe's
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -43,7 +45,8 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
     jacobians = _shared_folder(reference.path, root)
-    return _opened(config, reference, data, data.steps, progress, jacobians)
+    opened = _opened(config, reference, data, data.steps, progress, jacobians)
+    return replace(opened, checking=_checked(config.run, opened, progress))
 
 
 def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -174,6 +177,35 @@ def _problem(
         stepped=stepped,
         inject=inject,
     )
+
+
+def _checked(run: RunSettings, opened: Opened, progress: Progress) -> int:
+    """Whether answers depend on the state alone, seen at two stored states; steps it took.
+
+    Raises:
+        SolverError: If they depend on what was asked before, by more than a probe can bear.
+    """
+    data, rows = opened.problem.train, ([0, -1], [0, -2])
+    forcing = None if data.forcing is None else data.forcing[rows]
+    # Not from the store, which would answer in the solver's place
+    solver = seeded(guarded(replace(run, store=""), opened.bare), 0)
+    try:
+        habits = habits_of(solver, data.states[rows], forcing, patient=False)
+    except MistakeError:
+        raise
+    except SolverError:  # whoever trains meets it, too, and does as `run.failures` says
+        return 0
+    told = "the same answer twice, whatever was asked before"
+    if habits.chance:
+        told = f"random: answers to one state differ by {habits.chance:.1e} standard deviations, "
+        told += "and so do the probes of a gradient; give it with_seed(seed)"
+    elif habits.memory:
+        told = f"an answer depends on what was asked before, by {habits.memory:.1e} of its standard"
+        told += " deviation: `zopde check solver` says more"
+    if habits.memory > _BORNE:
+        raise SolverError(told)
+    progress.note(f"solver, checked in {habits.steps} steps: {told}")
+    return habits.steps
 
 
 def open_solver(config: CorrectionConfig) -> Solver:

@@ -193,6 +193,7 @@ class Opened:
     rollout_steps: int  # steps of an unseen run that is planned
     to_make: Reference | None = None  # reference data that have to be made first, in a dry run
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
+    checking: int = 0  # solver steps in which the solver was checked before the training
 
     @property
     def possible(self) -> list[str]:

@@ -157,8 +157,8 @@ def check_state(box: Solver, states: States, answer: Tensor) -> Point:
         return Point("state", "fail", "an answer does not depend on the state", remedy, values)
     for share, what in ((kept, "come back bit for bit unchanged"), (blind, "ignore the state")):
         if share >= _MUCH:
-            part = "half the cells" if round(100 * share) == 50 else f"{share:.0%} of the cells"
-            return Point("state", "warn", f"{part} {what}", remedy, values)
+            part = {50: "half the", 100: "all"}.get(round(100 * share), f"{share:.0%} of the")
+            return Point("state", "warn", f"{part} cells {what}", remedy, values)
     return Point("state", "pass", "an answer depends on the state", "", values)
 
 
