@@ -54,7 +54,7 @@ def habits_of(
     known = {0: run[-1]}
     for row in range(1, len(states)):
         known[row] = ask(row)
-    for row in reversed(range(len(states))):
+    for row in reversed(range(len(states) - (not patient))):
         if patient:
             try:
                 ask(row, far=True)

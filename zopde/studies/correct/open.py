@@ -167,8 +167,12 @@ def _problem(
     solver, train = reference.solver, reference.train
     seen = data.take(slice(0, train))
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        # A stored state cannot be left out, so it is stepped again even where runs drop.
-        stepped = first_steps(Retrying(black_box), seen, progress=advance)
+        # They are made once, so those that fail are stepped again even where runs drop.
+        drop = isinstance(black_box, Dropping)
+        stepped = first_steps(Retrying(black_box), seen, progress=advance, drop=drop)
+    if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
+        told = f"{lost} of {train * data.steps} stored states have no answer of the solver"
+        progress.note(f"{told}: windows that start there are left out")
     return Problem(
         solver=black_box,
         twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,

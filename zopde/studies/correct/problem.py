@@ -123,6 +123,11 @@ class Problem:
         """Inputs of the solver that the network feeds, in an unrolled rollout."""
         return ["state", "forcing"] if self.injection.adds_to == "forcing" else ["state"]
 
+    @cached_property
+    def answered(self) -> Tensor:
+        """Numbers of the training states that the solver has an answer to: all, but in "drop"."""
+        return self.stepped.flatten(0, 1).flatten(1).isfinite().all(dim=1).nonzero().flatten().cpu()
+
     def scale_of(self, variable: Variable) -> float:
         """Root mean square, over the channels, of the training data's standard deviations."""
         scales = {"state": self.train.state_scale, "forcing": self.train.forcing_scale}
