@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from zopde import __version__
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
 from zopde.data import Trajectories, first_steps
+from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError
-from zopde.files import identity_of
 from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
+from zopde.studies.correct.identity import content_of, solver_identity
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.settings import CorrectionConfig, RunSettings
-from zopde.studies.settings import iterations_in, read_toml
+from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
@@ -116,7 +111,7 @@ def _opened(
     """
     solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training
-    identity = solver_identity(spec, config.solver.options, solver)
+    identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
     data, black_box = data.to(run.device, config.dtype), guarded(run, solver, identity)
     problem = _problem(reference, data, black_box, corrector.inject, progress)
@@ -137,7 +132,7 @@ def _opened(
         bare=solver,
         spec=spec,
         identity=f"{identity} {run.dtype}",
-        content=_content_of(spec, solver),
+        content=reference.content,
         new_network=new_network,
         kind=corrector.kind,
         sizes=corrector.sizes,
@@ -229,11 +224,15 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
     """The data in `data.path`, or in a file of `folder` whose name tells what it holds."""
     data, spec = config.data, config.solver.spec
     sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, data.coarse))
-    name = f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
+    path = folder / f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
+    content = content_of(spec, config.solver.options, solver)
+    if recorded_settings(path).get("content", content) != content:
+        path = path.with_stem(f"{path.stem}-{content[:8]}")  # another solver's data stay
     return Reference(
         spec=spec,
         solver=solver,
-        path=Path(data.path) if data.path else folder / name,
+        content=content,
+        path=Path(data.path) if data.path else path,
         fine=data.fine,
         coarse=data.coarse,
         skip=data.skip,
@@ -259,42 +258,6 @@ def guarded(run: RunSettings, solver: Solver, identity: str = "") -> Solver:
         box = Stored(box, store, identity)
     box = Retrying(box, times, run.failure_limit)
     return Dropping(box) if run.failures == "drop" else box
-
-
-def solver_identity(spec: str, options: dict[str, Any], solver: Solver) -> str:
-    """A digest of everything but its input that decides a solver's answer.
-
-    The spec, the options, the grid, the source file of its class, and the content of every file
-    that the spec or an option names.
-    """
-    plain = [spec, options, repr(solver.grid), getattr(solver, "options", {}), __version__]
-    return identity_of(
-        json.dumps(plain, sort_keys=True, default=str), _files(spec, options, solver)
-    )
-
-
-def _files(spec: str, options: Mapping[str, Any], solver: Solver) -> list[Path]:
-    named = [spec, spec.rpartition(":")[0], *(v for v in options.values() if isinstance(v, str))]
-    with suppress(TypeError):  # a class of the interpreter's own has no file
-        named.append(inspect.getsourcefile(type(solver)) or "")
-    return [Path(name) for name in dict.fromkeys(named) if name and Path(name).is_file()]
-
-
-def _content_of(spec: str, solver: Solver) -> str:
-    """A digest of the code that a solver is made of, and of its grid; no path is in it."""
-    files = _files(spec, {}, solver)
-    if spec.endswith(".toml"):
-        home = Path(spec).parent
-        for value in read_toml(Path(spec)).values():
-            names = value if isinstance(value, list) else [value]  # a command is a list of words
-            inside = [_files(str(home / name), {}, solver) for name in names if type(name) is str]
-            # Files that a solver writes, such as a log, may differ at a resumption; code may not.
-            files += [path for paths in inside for path in paths if _is_code(path)]
-    return identity_of(repr(solver.grid), dict.fromkeys(path.resolve() for path in files))
-
-
-def _is_code(path: Path) -> bool:
-    return path.suffix in {".py", ".so"} or os.access(path, os.X_OK)
 
 
 def _shared_folder(data: Path, root: Path) -> Path:

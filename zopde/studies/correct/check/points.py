@@ -14,7 +14,7 @@ from torch import Tensor
 from zopde.blackbox import Dropping
 from zopde.check.digits import narrower_dtype, significant_digits
 from zopde.contracts import Solver, seedable, seeded
-from zopde.errors import MistakeError, SolverError
+from zopde.errors import SolverError
 from zopde.grid import Grid
 from zopde.seeding import generator
 from zopde.studies.correct.check.states import States
@@ -83,13 +83,11 @@ def check_contract(
     box = guard(watched)
     try:
         answer = box.step(*states.rows(slice(None)))
-    except MistakeError as error:
-        remedy = "answer a torch.Tensor (batch, channel, *space) of the state's dtype; wrap a "
-        return fail(str(error), f"{remedy}solver of one state in zopde.OneAtATime")
     except SolverError as error:
+        remedy = "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
+        remedy += "in zopde.OneAtATime"
         if error.failures:
-            return fail(str(error), "mend what the first one that failed says of itself")
-        remedy = "mend it, or try --failures retry; wrap a solver of one state in zopde.OneAtATime"
+            remedy = "mend what the first one that failed says of itself"
         return fail(str(error), remedy)
     if watched.fault:
         return fail(watched.fault, "work on a copy: state.clone()")
