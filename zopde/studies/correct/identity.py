@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
             found.setdefault(path.resolve(), path.name)
     ours = type(solver).__module__.startswith("zopde.")  # then its files have a version
     for path in [p for p in found if p.suffix == ".py" and not (ours and p == own)]:
-        found |= {file: file.name for file in _imported(path, found)}
+        found |= {file: file.name for file in _imported(path)}
     kept = {path: name for path, name in found.items() if "__pycache__" not in path.parts}
     return identity_of(json.dumps([repr(solver.grid), *kept.values()]), kept)
 
@@ -73,36 +73,17 @@ def _without_folders(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: Path(v).name if isinstance(v, str) else v for k, v in plain.items()}
 
 
-def _imported(path: Path, known: Mapping[Path, str]) -> list[Path]:
-    """The files beside a Python file, and in its package, that it imports, and so on."""
-    if path.parent.name.endswith("-packages"):
-        return []  # all of Python lies beside
-    found, left = list[Path](), [path]
-    while left:
-        file = left.pop()
-        top = file.parent  # of the package that it is in
-        while (top.parent / "__init__.py").exists():
-            top = top.parent
-        for name, above in _imports(file):
-            base = file.parents[above - 1] if above else file.parent
-            if not above and name.split(".")[0] == top.name and (top / "__init__.py").exists():
-                base = top.parent
-            place = base / name.replace(".", "/")
-            for candidate in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-                there = candidate.resolve()
-                if candidate.is_file() and there not in (*known, *found):
-                    found.append(there)
-                    left.append(there)
-    return found
-
-
-def _imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Names of the modules that a file imports, and how many folders up they are looked for."""
-    with suppress(OSError, SyntaxError, ValueError, RecursionError):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Import):
-                yield from ((alias.name, 0) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                module = node.module or ""
-                yield module, node.level
-                yield from ((f"{module}.{a.name}".lstrip("."), node.level) for a in node.names)
+def _imported(path: Path) -> list[Path]:
+    """The files that a Python file imports, and so on: those beside it, or in its package."""
+    root = path.parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    if root.name.endswith("-packages"):  # all of Python lies beside
+        return []
+    finder = ModuleFinder(path=[str(root), str(path.parent)])
+    with suppress(ImportError, SyntaxError, OSError):
+        if root == path.parent:
+            finder.run_script(str(path))
+        else:
+            finder.import_hook(".".join(path.relative_to(root).with_suffix("").parts))
+    return sorted(Path(m.__file__).resolve() for m in finder.modules.values() if m.__file__)

@@ -46,7 +46,7 @@ def habits_of(
         return answer
 
     run = [ask(0) for _ in range(_IN_A_ROW if patient else 2)]
-    if not all(torch.equal(run[0], answer) for answer in run[1:]):
+    if any(_off(run[0], answer) for answer in run[1:]):
         run += [ask(0) for _ in range(_LONG - len(run))]
     if len(run) == _LONG and _by_chance(run):
         return Habits(_off(run[-2], run[-1]), 0.0, asked)
@@ -71,7 +71,7 @@ def _by_chance(run: list[Tensor]) -> bool:
     """Whether answers to one state scatter; those of a memory settle, come again, or drift."""
     late = run[len(run) // 2 :]
     for period in range(1, len(late) // 2 + 1):
-        if all(map(torch.equal, late[period:], late[:-period])):
+        if not any(map(_off, late[period:], late[:-period])):
             return False
     moves = torch.stack(late).double().flatten(1).diff(dim=0)
     turns = torch.cosine_similarity(moves[1:], moves[:-1])
