@@ -95,7 +95,7 @@ def test_a_fortran_program_that_reads_records_gets_a_word_raises(tmp_path):
     subprocess.run(["gfortran", "a.f90", "-o", "a"], cwd=tmp_path, check=True)
     options = {"command": ["./a"], "files": "raw", "grid": GRID, "home": str(tmp_path)}
     solver = load_solver("command", {**options, "failed": str(tmp_path / "failed")})
-    with pytest.raises(SolverError, match="access='stream'.*Fortran runtime error"):
+    with pytest.raises(SolverError, match=r"access='stream'.*Fortran runtime error"):
         solver.step(torch.ones(1, 1, 4, 6))
 
 

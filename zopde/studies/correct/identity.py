@@ -68,9 +68,13 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN
             yield from _texts(inside, key)
 
 
-def _without_folders(options: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {key: value for key, value in options.items() if key != "home"}
-    return {k: Path(v).name if isinstance(v, str) else v for k, v in plain.items()}
+def _without_folders(value: Any) -> Any:  # noqa: ANN401 - plain values
+    """The same without `home`, and of files and folders the name alone."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(inside) for key, inside in value.items() if key != "home"}
+    if isinstance(value, list | tuple):
+        return [_without_folders(inside) for inside in value]
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
 
 
 def _imported(path: Path) -> list[Path]:
