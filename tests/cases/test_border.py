@@ -10,6 +10,7 @@ import torch
 
 from zopde import (
     BlackBox,
+    OneAtATime,
     SolverError,
     Trajectories,
     load_config,
@@ -18,6 +19,7 @@ from zopde import (
     run_correction,
     save_trajectories,
 )
+from zopde.blackbox import Apart
 from zopde.errors import MistakeError
 from zopde.progress import Silent
 from zopde.studies.correct.check import check_solver
@@ -229,3 +231,14 @@ def test_a_training_says_what_it_checked_and_counts_it(train):
 def test_a_training_through_noise_says_so(train):
     _, notes = train("Drawn", 'run.labels=["SRC"]')
     assert any("random: answers to one state differ by" in note for note in notes)
+
+
+def test_a_memory_is_told_before_the_reach_that_it_fakes_raises(train):
+    with pytest.raises(SolverError, match="an answer depends on what was asked before"):
+        train("AdamsBashforth", 'run.labels=["SRC","ZO-coloured"]')
+
+
+@pytest.mark.parametrize("wrapped", [OneAtATime, Apart])
+def test_a_step_of_one_state_that_answers_nothing_is_a_mistake_raises(wrapped, states):
+    with pytest.raises(MistakeError, match="got NoneType, expected a"):
+        BlackBox(wrapped(odd("Nothing"))).step(states)

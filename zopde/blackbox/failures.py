@@ -186,7 +186,11 @@ def one_by_one(step: Step, state: State, forcing: Forcing | None) -> Stepped:
     forcings = [None] * len(state) if forcing is None else forcing.split(1)
     alone = [step_or_nan(step, *row) for row in zip(state.split(1), forcings, strict=True)]
     failures = [replace(f, row=i) for i, (_, of_row) in enumerate(alone) for f in of_row]
-    return torch.cat([stepped for stepped, _ in alone]), failures
+    answers = [stepped for stepped, _ in alone]
+    for odd in answers:
+        if not isinstance(odd, Tensor):
+            raise MistakeError(f"step: got {type(odd).__name__}, expected a torch.Tensor")
+    return torch.cat(answers), failures
 
 
 def whole(stepped: State, failures: Sequence[Failure]) -> State:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Solver
-from zopde.errors import MistakeError, SolverError
+from zopde.errors import SolverError
 
 _ROUND_OFF = 4  # units in the last place by which answers may differ
 _IN_A_ROW, _LONG = 8, 20  # answers to one state; where they do not settle
@@ -55,14 +56,10 @@ def habits_of(
     for row in range(1, len(states)):
         known[row] = ask(row)
     for row in reversed(range(len(states) - (not patient))):
+        memory = max(memory, _off(ask(row), known[row]))
         if patient:
-            try:
+            with suppress(SolverError):  # where it fails it was asked before as well
                 ask(row, far=True)
-            except MistakeError:
-                raise
-            except SolverError:  # as good a state to have been asked before
-                pass
-        for _ in range(2 if patient else 1):
             memory = max(memory, _off(ask(row), known[row]))
     return Habits(0.0, memory, asked)
 

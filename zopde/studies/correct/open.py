@@ -41,7 +41,10 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     data = reference.load_or_make(progress)
     jacobians = _shared_folder(reference.path, root)
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
-    return replace(opened, checking=_checked(config.run, opened, progress))
+    # Before the reach is measured, which such a solver makes look far
+    opened = replace(opened, checking=_checked(config.run, opened, progress))
+    check_suits(opened)
+    return opened
 
 
 def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -58,6 +61,7 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     reference.check(simulations, steps, training.unroll)
     shortened = replace(reference, train=data.simulations - 1, test=1)
     opened = _opened(config, shortened, data, steps, Silent())
+    check_suits(opened)
     return replace(opened, to_make=reference if reference.missing else None)
 
 
@@ -75,7 +79,9 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
         reference = replace(reference, train=count, test=1, steps=steps)
         data, source = reference.make(progress), f"{count} short runs of the reference"
     config = replace(config, data=replace(config.data, train=count))
-    return _opened(config, reference, data, data.steps, progress), source
+    opened = _opened(config, reference, data, data.steps, progress)
+    check_suits(opened)
+    return opened, source
 
 
 def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Reference:
@@ -127,7 +133,7 @@ def _opened(
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
-    opened = Opened(
+    return Opened(
         problem=problem,
         bare=solver,
         spec=spec,
@@ -151,8 +157,6 @@ def _opened(
         jacobians=jacobians,
         rollout_steps=steps,
     )
-    check_suits(opened)
-    return opened
 
 
 def _problem(
@@ -196,11 +200,10 @@ def _checked(run: RunSettings, opened: Opened, progress: Progress) -> int:
         return 0
     told = "the same answer twice, whatever was asked before"
     if habits.chance:
-        told = f"random: answers to one state differ by {habits.chance:.1e} standard deviations, "
-        told += "and so do the probes of a gradient; give it with_seed(seed)"
+        told = f"random: answers to one state differ by {habits.chance:.1e} standard deviations"
     elif habits.memory:
-        told = f"an answer depends on what was asked before, by {habits.memory:.1e} of its standard"
-        told += " deviation: `zopde check solver` says more"
+        told = f"an answer depends on what was asked before, by {habits.memory:.1e} standard "
+        told += "deviations: `zopde check solver` says more"
     if habits.memory > _BORNE:
         raise SolverError(told)
     progress.note(f"solver, checked in {habits.steps} steps: {told}")
