@@ -157,8 +157,8 @@ def load_trajectories(
         return trajectories
     remedy = "name another file with --data, which is made where there is none"
     if recorded.get("content") != settings.get("content") and "content" in recorded:
-        got, expected = "states of other code than the solver's of now", "its states"
-        raise InputError(f"data file {path}", got=got, expected=expected, remedy=remedy)
+        other = "states of other code than the solver's of now"
+        raise InputError(f"data file {path}", got=other, expected="its states", remedy=remedy)
     for name in sorted((recorded.keys() | settings.keys()) - {"zopde_version", "content"}):
         got, wanted = recorded.get(name), settings.get(name)
         if name == "solver":  # its code is told by the content, wherever it lies

@@ -90,4 +90,5 @@ def _imported(path: Path) -> list[Path]:
             finder.run_script(str(path))
         else:
             finder.import_hook(".".join(path.relative_to(root).with_suffix("").parts))
-    return sorted(Path(m.__file__).resolve() for m in finder.modules.values() if m.__file__)
+    files = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    return sorted(Path(file).resolve() for file in files if file)

@@ -125,7 +125,7 @@ def check_habits(box: Solver, states: States) -> tuple[Point, Point]:
     repeats = Point("repeats", "pass", "the same answer twice", "", values)
     if chance := habits.chance:
         told = f"random: two answers to one state differ by {chance:.1e} standard deviations"
-        if seedable(box):
+        if values["seeded"]:
             habits = habits_of(seeded(box, 1), *rows)
         if habits.chance:
             remedy = "give it with_seed(seed), so that all probes of a gradient meet the same noise"
