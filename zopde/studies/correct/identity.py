@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from modulefinder import ModuleFinder
@@ -16,7 +17,8 @@ from zopde.files import identity_of
 from zopde.studies.settings import read_toml
 
 _INPUTS = ("case", "template")  # options whose folder decides the answers; others are written to
-_OUTPUTS = (".log", ".out", ".err")  # of files that a solver writes
+# Of files that options name: code and settings. Others may be what a solver writes, as a log.
+_READ = (*(".py", ".so", ".nml", ".toml", ".json", ".yaml", ".yml", ".ini", ".cfg"), ".in", ".inp")
 
 
 def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
@@ -41,7 +43,7 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
             inside = sorted(path for path in (home / text).rglob("*") if path.is_file())
             found |= {p.resolve(): str(p.relative_to(home / text)) for p in inside}
     for path in (own, *named):
-        if path.is_file() and path.suffix not in _OUTPUTS:
+        if _is_read(path):
             found.setdefault(path.resolve(), path.name)
     ours = type(solver).__module__.startswith("zopde.")  # then its files have a version
     for path in [p for p in found if p.suffix == ".py" and not (ours and p == own)]:
@@ -51,9 +53,26 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
 
 
 def solver_identity(spec: str, options: Mapping[str, Any], solver: Solver, content: str) -> str:
-    """A digest of everything but its input that decides a solver's answer; no path is in it."""
-    plain = [Path(spec).name, _without_folders(options), getattr(solver, "options", {})]
-    return identity_of(json.dumps([*plain, content, __version__], sort_keys=True, default=str))
+    """A digest of everything but its input that decides a solver's answer.
+
+    Of a path in the options the name alone counts where the file is in the `content`.
+    """
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - plain values
+        if isinstance(value, Mapping):
+            return {key: plain(inside) for key, inside in value.items() if key != "home"}
+        if isinstance(value, list | tuple):
+            return [plain(inside) for inside in value]
+        known = isinstance(value, str) and _is_read(Path(value))
+        return Path(value).name if known else value
+
+    who = [Path(spec).name, plain(options), getattr(solver, "options", {}), content, __version__]
+    others = [Path(text) for _, text in _texts(options) if Path(text).is_file()]
+    return identity_of(json.dumps(who, sort_keys=True, default=str), others)
+
+
+def _is_read(path: Path) -> bool:
+    return path.is_file() and (path.suffix in _READ or os.access(path, os.X_OK))
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - plain values
@@ -66,15 +85,6 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN
     elif isinstance(value, list | tuple):
         for inside in value:
             yield from _texts(inside, key)
-
-
-def _without_folders(value: Any) -> Any:  # noqa: ANN401 - plain values
-    """The same without `home`, and of files and folders the name alone."""
-    if isinstance(value, Mapping):
-        return {key: _without_folders(inside) for key, inside in value.items() if key != "home"}
-    if isinstance(value, list | tuple):
-        return [_without_folders(inside) for inside in value]
-    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
 
 
 def _imported(path: Path) -> list[Path]:
