@@ -69,7 +69,7 @@ def _run() -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except Exception as error:  # a user's solver may raise anything
+    except (Exception, SystemExit) as error:  # a user's solver may raise anything
         said, code = _told(error)
         complain(said)
         return code
@@ -77,7 +77,7 @@ def _run() -> int:
     return _interrupted() if code == 130 else int(code or 0)
 
 
-def _told(error: Exception) -> tuple[str, int]:
+def _told(error: BaseException) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
     if isinstance(error, InputError):
         said, code = str(error), 2

@@ -76,6 +76,13 @@ def solver(
     changes: Changes = None,
     data: StatesFile = None,
     device: Device = None,
+    failures: Annotated[
+        str | None,
+        Option(
+            help="If a solver step fails: raise ends the check, retry repeats the step, drop "
+            "repeats it and then leaves it out, as in a run. Default: as in the settings."
+        ),
+    ] = None,
     amplitude: Annotated[
         float, Option(help="Give random fields this amplitude, in the units of the state.")
     ] = 1.0,
@@ -85,7 +92,7 @@ def solver(
     from zopde.studies.correct import load_config
     from zopde.studies.correct.check import check_solver
 
-    tables = tables_of(solver=solver, data=data, device=device)
+    tables = tables_of(solver=solver, data=data, device=device, failures=failures)
     config = load_config(preset, config_file, changes or (), tables)
     with prints_to_stderr():
         result = check_solver(config, amplitude, Watcher()).as_dict()

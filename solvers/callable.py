@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import InputError, SolverError, StepError, first_line
+from zopde.errors import InputError, MistakeError, SolverError, StepError, first_line, is_interrupt
 from zopde.grid import Grid, as_grid, check_forcing, check_state
 from zopde.plugins import load_object
 from zopde.solvers.rows import gathered, own_copy, step_rows
@@ -36,7 +36,8 @@ class PythonFunction:
     (batch, channel, *space), and answers the same shape.
 
     Where it sees one state, what it raises fails that state alone; a batched one fails the
-    batch. Answers that are not finite are failures of their states in both cases.
+    batch. Answers that are not finite are failures of their states in both cases. An answer of
+    another type or shape is a mistake, which ends a run.
 
     Args:
         function: "package.module:function", "file.py:function", or the function itself.
@@ -75,9 +76,6 @@ class PythonFunction:
             answers = self._ask(self._prepared(state), given)
         except StepError as error:
             raise SolverError(error.reason) from error
-        if answers.shape != state.shape:
-            shapes = f"{tuple(answers.shape)}, expected {tuple(state.shape)}"
-            raise SolverError(f"the function answered shape {shapes}")
         return gathered(state, answers)
 
     def _prepared(self, values: Tensor) -> Tensor:
@@ -93,10 +91,15 @@ class PythonFunction:
                     answer = np.asarray(self._function(*(values.numpy() for values in given)))
                     if answer.dtype.kind in "fiub":
                         answer = torch.from_numpy(np.ascontiguousarray(answer, np.float64))
-        except Exception as error:  # it is the user's code and may raise anything
+        except BaseException as error:  # it is the user's code and may raise anything
+            if is_interrupt(error):
+                raise
             name = type(error).__name__
             raise StepError(f"the function raised {name}: {first_line(error)}") from error
-        if not isinstance(answer, Tensor):
+        if not isinstance(answer, Tensor) or answer.is_complex():
             kind = "a tensor" if self._arrays == "torch" else "an array of real numbers"
-            raise StepError(f"the function answered something else than {kind}")
+            raise MistakeError(f"the function answered something else than {kind}")
+        if answer.shape != state.shape:
+            shapes = f"{tuple(answer.shape)}, expected {tuple(state.shape)}"
+            raise MistakeError(f"the function answered an array of shape {shapes}")
         return answer

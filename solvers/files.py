@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import TYPE_CHECKING, Literal, Protocol, final
 
 import numpy as np
 from jaxtyping import Float
@@ -15,8 +16,14 @@ from zopde.grid import Grid
 from zopde.solvers.callable import loaded
 from zopde.validate import check_choice
 
+if TYPE_CHECKING:  # it takes long to import, and only NetCDF needs it
+    from xarray import DataArray
+
 Array = Float[ndarray, "channel *space"]
 Format = Literal["npy", "raw", "netcdf"]
+RECORDS = "raw files have no record markers: open them with access='stream'"
+_TIMES = ("time", "t", "times", "record")
+_UNWRITTEN = 9.969209968386869e36  # what NetCDF puts where a program wrote nothing
 _SUFFIX = {"npy": ".npy", "raw": ".bin", "netcdf": ".nc"}
 
 
@@ -104,16 +111,56 @@ class ArrayFiles:
             expected = np.dtype(self.dtype).itemsize * int(np.prod(shape))
             got = path.stat().st_size
             if got != expected:
-                raise StepError(f"{path.name} holds {got:,} bytes, expected {expected:,}")
+                word = f"; {RECORDS}" if _in_records(path) else ""
+                raise StepError(f"{path.name} holds {got:,} bytes, expected {expected:,}{word}")
             return np.fromfile(path, self.dtype).reshape(shape, order=self.order)
+        return self._netcdf(path)
+
+    def _netcdf(self, path: Path) -> Array:
+        """Of either format, the classic one of many Fortran programs and NetCDF4."""
         import xarray
 
-        with xarray.open_dataset(path, engine="h5netcdf") as data:
-            missing = [name for name in self.grid.channels if name not in data]
-            if missing:
-                raise StepError(f"{path.name} has no variable {missing[0]!r}")
-            fields = [data[name].transpose(*self.grid.dims) for name in self.grid.channels]
-            return np.stack([field.to_numpy() for field in fields])
+        classic = path.read_bytes()[:4] in (b"CDF\x01", b"CDF\x02")
+        engine: Literal["scipy", "h5netcdf"] = "scipy" if classic else "h5netcdf"
+        try:
+            with xarray.open_dataset(path, engine=engine, decode_times=False) as opened:
+                data = opened.load()
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            kinds = "neither NetCDF4 nor a classic file (nf90_clobber, nf90_64bit_offset)"
+            raise StepError(f"{path.name} is {kinds}, or it is cut short") from error
+        missing = [name for name in self.grid.channels if name not in data]
+        if missing:
+            known = ", ".join(map(str, data.data_vars)) or "none"
+            raise StepError(f"{path.name} has no variable {missing[0]!r}; its variables: {known}")
+        return np.stack([self._field(data[name], path.name) for name in self.grid.channels])
+
+    def _field(self, field: DataArray, file: str) -> Array:
+        """The field at the last time, its axes as the grid's, along rising coordinates."""
+        dims = self.grid.dims
+        what = f"{file}: {field.name!r} has the axes ({', '.join(map(str, field.dims))})"
+        for dim in [dim for dim in field.dims if dim not in dims]:
+            times = field[dim]
+            timely = str(dim).lower() in _TIMES or " since " in str(times.attrs.get("units", ""))
+            if not times.size:
+                raise StepError(f"{what}, and {dim} is empty")
+            if times.size > 1 and not timely:
+                raise StepError(f"{what}, expected ({', '.join(dims)}), and a time at most")
+            field = field.isel({dim: int(np.argmax(times.to_numpy()))})
+        if set(field.dims) != set(dims):
+            raise StepError(f"{what}, expected ({', '.join(dims)})")
+        for dim in dims:
+            places = field[dim].to_numpy()
+            if len(places) > 1 and (np.diff(places) < 0).all():
+                field = field.isel({dim: slice(None, None, -1)})
+        values: Array = field.transpose(*dims).to_numpy()
+        return np.where(np.isclose(values, _UNWRITTEN, rtol=1e-6), np.nan, values)
+
+
+def _in_records(path: Path) -> bool:
+    """Whether a file begins with a record of Fortran: its length stands before and behind it."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:4], sys.byteorder)
+    return 0 < length <= len(content) - 8 and content[4 + length : 8 + length] == content[:4]
 
 
 @final

@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import sys
+from array import array
 from collections.abc import Callable, Sequence
 
 NUMBER = 8  # bytes
@@ -22,8 +23,12 @@ class StatusError(Exception):
     """The library's function returned a code other than 0."""
 
 
-def bind(library: str, symbol: str, sizes: Sequence[int], passed: str, status: bool) -> Call:
+def bind(
+    library: str, symbol: str, sizes: Sequence[int], passed: str, status: bool, dtype: str
+) -> Call:
     """The function of a library, ready to overwrite a state; without forcing, it takes none.
+
+    States are float64 here; the function sees them in its own `dtype`.
 
     Raises:
         OSError: If the library does not load.
@@ -34,10 +39,13 @@ def bind(library: str, symbol: str, sizes: Sequence[int], passed: str, status: b
     numbers = [] if passed == "none" else [ctypes.c_int(size) for size in sizes]
     extra = [ctypes.byref(number) for number in numbers] if passed == "reference" else numbers
 
+    def own(numbers: bytes | bytearray) -> array[float]:
+        return array("f" if dtype == "float32" else "d", array("d", bytes(numbers)))
+
     def call(state: bytearray, forcing: bytes) -> None:
-        values = (ctypes.c_double * (len(state) // NUMBER)).from_buffer(state)
-        driven = [ctypes.create_string_buffer(forcing, len(forcing))] if forcing else []
-        code = function(values, *driven, *extra)
+        given = [own(numbers) for numbers in (state, forcing) if numbers]
+        code = function(*(ctypes.c_void_p(values.buffer_info()[0]) for values in given), *extra)
+        state[:] = array("d", given[0]).tobytes()
         if status and code != 0:
             raise StatusError(f"{symbol} returned {code}")
 

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from zopde.child import Child, end, ending, last_lines
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, InputError, SolverError, StepError, first_line
+from zopde.errors import Failure, InputError, SolverError, StepError, first_line, is_interrupt
 from zopde.grid import Grid
-from zopde.solvers.files import Files
+from zopde.solvers.files import RECORDS, Files
 from zopde.solvers.rows import checked, failure_message, step_rows
 from zopde.validate import MOST_SECONDS, check_count, check_positive
 
 _LOG = "zopde.log"
-_TAIL = 8192  # bytes of it that a failure's lines are looked for in
+_TAIL = 2**16  # bytes of it that a failure's lines are looked for in
 _PREFIX = "zopde-run-"
 _GRACE = 2.0  # seconds between SIGTERM, which lets mpirun take its ranks along, and SIGKILL
 _T = TypeVar("_T")
@@ -99,7 +99,9 @@ class Runs:
             answer = checked(_tried("reading the answer", lambda: self._read(folder)), state)
         except StepError as error:
             log = last_lines(_log(folder, _TAIL), self.error_pattern)
-            raise StepError(error.reason, str(folder), log) from error
+            # What Fortran says that reads a raw file as if it had records
+            word = f"; {RECORDS}" if re.search("unformatted|end of record", log, re.I) else ""
+            raise StepError(error.reason + word, str(folder), log) from error
         shutil.rmtree(folder, ignore_errors=True)
         return answer
 
@@ -185,5 +187,7 @@ def _tried(what: str, do: Callable[[], _T]) -> _T:
         return do()
     except StepError:
         raise
-    except Exception as error:  # a user's functions, or a file of garbage, may raise anything
+    except BaseException as error:  # a user's functions, or a file of garbage, may raise anything
+        if is_interrupt(error):
+            raise
         raise StepError(f"{what}: {type(error).__name__}: {first_line(error)}") from error

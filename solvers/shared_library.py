@@ -45,6 +45,8 @@ class SharedLibrary:
         symbol: Name of the function; gfortran adds a "_" where there is no bind(c).
         sizes: How the sizes are passed: "value", "reference" or "none".
         order: "C" or "F".
+        dtype: Of the function's numbers: "float64" (double, real(c_double)), or "float32" (float,
+            real(c_float)).
         status: Whether the function returns an int, 0 where all went well.
         isolated: Whether helper processes call it.
         concurrency: How many of them side by side, >= 1.
@@ -62,6 +64,7 @@ class SharedLibrary:
         symbol: str = "step",
         sizes: Passed = "value",
         order: Order = "C",
+        dtype: Literal["float64", "float32"] = "float64",
         status: bool = False,
         isolated: bool = True,
         concurrency: int = 1,
@@ -69,6 +72,7 @@ class SharedLibrary:
         home: str = "",
     ) -> None:
         check_choice("sizes", sizes, ("value", "reference", "none"))
+        check_choice("dtype", dtype, ("float64", "float32"))
         self.grid, self._order, self._isolated = as_grid(grid), order, isolated
         self._settings: dict[str, Any] = {
             "library": str(Path(home, library).resolve()),
@@ -76,6 +80,7 @@ class SharedLibrary:
             "sizes": self.grid.state_shape,
             "passed": sizes,
             "status": status,
+            "dtype": dtype,
         }
         # -I: neither the user's variables nor the folder's files change what Python this is.
         command = [sys.executable, "-I", native.__file__, json.dumps(self._settings)]

@@ -17,7 +17,11 @@ from typing import Any, final
 
 from zopde.errors import StepError
 
-_LOG_BYTES, _LOG_LINES = 8192, 5
+_LOG_BYTES, _LOG_LINES = 2**16, 5
+# A line of a backtrace, which says where and not why
+_FRAME = re.compile(r"#\d+\s|at \.\./|0x[0-9a-f]+|.*\berror\b.* backtrace|backtrace", re.I)
+# A line that says why; one that tells the size of an error does not
+_WHY = re.compile(r"\b(error|fatal|severe|fault)\b(?!\W*\d)", re.I)
 _VANISH = 1.0  # seconds that a process may take to end by itself, and a killed one to vanish
 _LONGEST_SLEEP = 0.002  # seconds between two looks at a process that may have ended
 
@@ -246,9 +250,15 @@ def ending(code: int | None) -> str:
 
 
 def last_lines(log: bytes | bytearray, pattern: str = "") -> str:
-    """The last lines of a log; those from where the pattern matches, if it does."""
+    """The last lines of a log before its backtrace; those from where the pattern matches.
+
+    Without a pattern, those from the last line that tells of an error.
+    """
     lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
     for i, line in enumerate(lines if pattern else ()):
         if re.search(pattern, line):
             return "\n".join(lines[i : i + _LOG_LINES])
-    return "\n".join(lines[-_LOG_LINES:])
+    told = [line for line in lines if not _FRAME.match(line)] or lines
+    last = max((i for i, line in enumerate(told) if _WHY.search(line)), default=len(told))
+    first = min(last, max(0, len(told) - _LOG_LINES))
+    return "\n".join(told[first : first + _LOG_LINES])

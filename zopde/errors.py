@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dis import opname
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,10 @@ class SolverError(RuntimeError):
         return type(self), (str(self), self.failures, self.answers)
 
 
+class MistakeError(SolverError):
+    """Something that no step after it can mend: it ends a run, whatever `run.failures` says."""
+
+
 class ClassifierError(SolverError):
     """The classifier's fault: a black-box classifier that failed, or returned no scores."""
 
@@ -135,6 +140,23 @@ def refusal(error: BaseException, path: object = "") -> InputError | None:
     what = f"file {path or getattr(error, 'filename', '') or 'to be written'}"
     expected = "a file that can be opened and written"
     return InputError(what, got=os.strerror(number), expected=expected, remedy=_REMEDIES[number])
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an exception comes from Ctrl-C: a program's own `raise KeyboardInterrupt` does not.
+
+    Python raises a signal's exception between two instructions, a program by one: `raise`.
+    """
+    while error is not None:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        if isinstance(error, KeyboardInterrupt):
+            code = b"" if place is None else place.tb_frame.f_code.co_code[place.tb_lasti :]
+            if not code or opname[code[0]] != "RAISE_VARARGS":
+                return True
+        error = error.__cause__ or error.__context__  # one that was caught, and told in other words
+    return False
 
 
 def check_system() -> None:

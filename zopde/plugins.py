@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, cast, get_type_hints
 
 from zopde.contracts import Solver
-from zopde.errors import InputError, first_line
+from zopde.errors import InputError, first_line, is_interrupt
 from zopde.files import read_toml
 from zopde.grid import Grid
 from zopde.validate import check_choice, check_type
@@ -208,6 +208,8 @@ def _run(work: Callable[[], Any], what: str, expected: str) -> Any:  # noqa: ANN
         return work()
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # a script ends itself
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         got = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(what, got=got, expected=expected) from error

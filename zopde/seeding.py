@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +42,22 @@ def global_stream(draw: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw.initial_seed())
         yield
+
+
+Streams = tuple[Any, Any, Any]
+
+
+def global_streams() -> Streams:
+    """Where the streams that everybody shares stand: of Python, NumPy and torch on the CPU."""
+    name, words, *rest = np.random.get_state()
+    return random.getstate(), (name, tuple(words), *rest), torch.get_rng_state().numpy().tobytes()
+
+
+def set_global_streams(streams: Streams) -> None:
+    """Put them back to where `global_streams` found them."""
+    random.setstate(streams[0])
+    np.random.set_state(streams[1])
+    torch.set_rng_state(torch.frombuffer(bytearray(streams[2]), dtype=torch.uint8))
 
 
 def noise_seeds(seed: int, index: int, steps: int) -> list[int]:

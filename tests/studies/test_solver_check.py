@@ -38,8 +38,8 @@ def sound():
 def test_a_sound_solver_passes_every_point(sound):
     assert sound.passed
     assert {p.verdict for p in sound.points if p.name != "reach"} <= {"pass", "warn"}
-    names = ["contract", "batch", "repeats", "time", "NaN", "precision"]
-    assert list(points(sound))[:6] == names
+    names = ["contract", "repeats", "memory", "batch", "time", "NaN", "precision", "state"]
+    assert list(points(sound))[:8] == names
     assert points(sound)["precision"].values == {"significant_digits": None, "held_by": ""}
     assert points(sound)["reach"].values["radius"] == [1, 1]
     assert "smooth random fields of amplitude 1" in sound.states

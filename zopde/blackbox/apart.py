@@ -121,7 +121,7 @@ def serve() -> None:
         sys.path[:], files = pickle.load(sys.stdin.buffer)
         import_user_files(files)
         solver: Solver = pickle.load(sys.stdin.buffer)
-    except Exception as error:  # the parent says it
+    except BaseException as error:  # the parent says it
         reply("error", f"{type(error).__name__}: {error}")
         return
     reply("ready")
@@ -135,7 +135,7 @@ def _answer(solver: Solver, state: State, forcing: Forcing | None, seed: int) ->
             return "answer", (solver if seed < 0 else seeded(solver, seed)).step(state, forcing)
     except SolverError as error:
         return "error", str(error)
-    except Exception as error:  # it is the user's code and may raise anything
+    except BaseException as error:  # it is the user's code and may raise anything
         return "error", f"step raised {type(error).__name__}: {first_line(error)}"
 
 

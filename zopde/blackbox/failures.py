@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State, counts_of
-from zopde.errors import Failure, InputError, SolverError, StepError
+from zopde.errors import Failure, InputError, MistakeError, SolverError, StepError
 from zopde.validate import check_positive, checked
 
 _FAILED, _ATTEMPTS = "failed: ", "attempts"  # names of counts
@@ -93,7 +93,7 @@ class Retrying(Wrapper):
             if of_all and not self._times:
                 self._note([Failure(0, str(error))])
                 raise
-            if of_all and len(state) > 1 and not isinstance(error, TooManyFailuresError):
+            if of_all and len(state) > 1 and not isinstance(error, MistakeError):
                 self._counts[_ATTEMPTS] += len(state)  # each alone
                 self._note([Failure(0, str(error))])
             stepped, failures = recovered(error, self._solver.step, state, forcing)
@@ -153,7 +153,7 @@ class OneAtATime(Wrapper):
 
 
 @final
-class TooManyFailuresError(SolverError):
+class TooManyFailuresError(MistakeError):
     """More steps failed than the limit allows: nobody may go on after this."""
 
 
@@ -172,7 +172,7 @@ def recovered(error: SolverError, step: Step, state: State, forcing: Forcing | N
 
     Where it does not say which states failed, each is stepped alone.
     """
-    if isinstance(error, TooManyFailuresError):
+    if isinstance(error, MistakeError):
         raise error
     if error.answers is not None and _says_which(error, state):
         return error.answers.to(state), list(error.failures)
@@ -187,7 +187,11 @@ def one_by_one(step: Step, state: State, forcing: Forcing | None) -> Stepped:
     forcings = [None] * len(state) if forcing is None else forcing.split(1)
     alone = [step_or_nan(step, *row) for row in zip(state.split(1), forcings, strict=True)]
     failures = [replace(f, row=i) for i, (_, of_row) in enumerate(alone) for f in of_row]
-    return torch.cat([stepped for stepped, _ in alone]), failures
+    answers = [stepped for stepped, _ in alone]
+    for odd in answers:
+        if not isinstance(odd, Tensor):
+            raise MistakeError(f"step: got {type(odd).__name__}, expected a torch.Tensor")
+    return torch.cat(answers), failures
 
 
 def whole(stepped: State, failures: Sequence[Failure]) -> State:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State, counts_of, seedable, seeded
-from zopde.errors import SolverError, first_line
+from zopde.errors import MistakeError, SolverError, first_line, is_interrupt
 from zopde.grid import Grid
+from zopde.seeding import Streams, global_streams, set_global_streams
+
+_ALWAYS, _SELDOM = 8, 64  # steps after which the random streams are looked at
 
 
 @final
@@ -68,40 +73,95 @@ class Wrapper(ABC):
 
 
 @final
+class _Surroundings:
+    """What a foreign step may change in this process, and how it is put back.
+
+    A solver that draws from the global random streams goes on in streams of its own, so that its
+    noise never repeats. To look at them takes longer than a small step: it is done at the first
+    steps and then at some; at every step of a solver that was seen to touch them.
+    """
+
+    def __init__(self) -> None:
+        self._steps, self._own = 0, list[Streams]()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Surroundings, ()
+
+    def before(self) -> tuple[Any, Streams | None]:
+        """What there is to put back."""
+        self._steps += 1
+        looking = self._own or self._steps <= _ALWAYS or self._steps % _SELDOM == 0
+        streams = global_streams() if looking else None
+        if self._own:
+            set_global_streams(self._own[0])
+        return _plain(), streams
+
+    def after(self, plain: tuple[Any, ...], streams: Streams | None) -> None:
+        """Put it back."""
+        if streams is not None and (now := global_streams()) != streams:
+            self._own[:] = [now]
+            set_global_streams(streams)
+        if _plain() != plain:
+            torch.set_default_dtype(plain[0])
+            torch.set_num_threads(plain[1])
+            with suppress(OSError):
+                os.chdir(plain[2])
+
+
+def _plain() -> tuple[Any, ...]:
+    try:
+        return torch.get_default_dtype(), torch.get_num_threads(), os.getcwd()
+    except OSError:  # the working folder was deleted
+        return torch.get_default_dtype(), torch.get_num_threads(), ""
+
+
+@final
 class BlackBox(Wrapper):
     """Makes a solver a black box: what goes in and comes out is checked, no gradient passes.
 
-    States go in detached, so that `state.numpy()` works, and come out detached, so that nothing
-    is differentiated by accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the
-    solver is written in torch.
+    States go in as copies, detached, so that a solver may write into them; answers come out as
+    copies, so that one may answer in the same memory every time. Nothing is differentiated by
+    accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the solver is written in
+    torch. What a step changes in the process around it is put back: torch's default dtype and
+    threads, the working folder, the global random streams. Whatever it raises, `SystemExit`
+    too, is a failed step; only Ctrl-C goes through.
 
     Args:
         solver: The user's solver.
     """
 
+    def __init__(self, solver: Solver) -> None:
+        super().__init__(solver)
+        self._surroundings = _Surroundings()
+
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`.
 
         Raises:
-            SolverError: If the solver raises, or returns something else than a tensor of the
-                state's shape, dtype and device.
+            SolverError: If the solver raises. One that answers something else than a tensor of
+                the state's shape, dtype and device is mistaken: nobody goes on after that.
         """
-        detached = None if forcing is None else forcing.detach()
+        around = self._surroundings.before()
         try:
             with torch.no_grad():
-                stepped = self._solver.step(state.detach(), detached)
+                given = None if forcing is None else forcing.detach().clone()
+                stepped = self._solver.step(state.detach().clone(), given)
         except SolverError:
             raise
-        except Exception as error:  # it is the user's code and may raise anything
+        except BaseException as error:  # it is the user's code and may raise anything
+            if is_interrupt(error):
+                raise
             kind = type(error).__name__
             raise SolverError(f"step raised {kind}: {first_line(error)}") from error
+        finally:
+            self._surroundings.after(*around)
         if not isinstance(stepped, Tensor):
-            raise SolverError(f"step: got {type(stepped).__name__}, expected a torch.Tensor")
-        for name in ("shape", "dtype", "device"):
+            raise MistakeError(f"step: got {type(stepped).__name__}, expected a torch.Tensor")
+        for name in ("shape", "dtype", "device", "layout"):
             got, expected = getattr(stepped, name), getattr(state, name)
             if got != expected:
-                raise SolverError(f"step: got {name} {got}, expected the state's {expected}")
-        return stepped.detach()
+                raise MistakeError(f"step: got {name} {got}, expected the state's {expected}")
+        return stepped.as_subclass(Tensor).detach().clone()
 
 
 @final

@@ -105,13 +105,13 @@ class Windows:
     Args:
         trajectories: The reference.
         stepped: (simulation, time, channel, *space), the solver's answer to every reference
-            state; see `first_steps`.
+            state; see `first_steps`. Pieces that start where it is not finite are left out.
         unroll: Steps in a window, >= 1.
         batch: Windows side by side, >= 1.
         seed: Decides the order.
 
     Raises:
-        InputError: If the trajectories are shorter than one window.
+        InputError: If the trajectories are shorter than one window, or no window is left.
     """
 
     def __init__(
@@ -122,7 +122,11 @@ class Windows:
             raise InputError("unroll", got=unroll, expected=f"at most the data's {steps} steps")
         self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
         self._starts = steps - unroll + 1
-        self._count = trajectories.simulations * self._starts
+        known = stepped[:, : self._starts].flatten(2).isfinite().all(dim=2)
+        self._windows = known.flatten().nonzero().flatten().cpu()
+        self._count = len(self._windows)
+        if not self._count:
+            raise InputError("stored states", got="no answer to any", expected="a solver's")
         self._batch = min(batch, self._count)
 
     @property
@@ -132,7 +136,7 @@ class Windows:
 
     def batch(self, i: int) -> Window:
         """Batch i."""
-        chosen = _chosen(self._count, self._batch, self.per_epoch, self._seed, i)
+        chosen = self._windows[_chosen(self._count, self._batch, self.per_epoch, self._seed, i)]
         simulation, start = chosen // self._starts, chosen % self._starts
         rows, times = simulation[:, None], start[:, None] + torch.arange(self._unroll)
         states, forcing = self._data.states, self._data.forcing
@@ -149,6 +153,7 @@ def first_steps(
     trajectories: Trajectories,
     chunk: int = 256,
     progress: Callable[[int], None] | None = None,
+    drop: bool = False,
 ) -> Float[Tensor, "simulation time channel *space"]:
     """Step every reference state once, S(u[t], f[t]), but the last of each simulation.
 
@@ -160,6 +165,7 @@ def first_steps(
         trajectories: The reference.
         chunk: States per solver call.
         progress: Called with the number of states after every call.
+        drop: Whether an answer that is not finite stays, for `Windows` to leave out.
 
     Raises:
         SolverError: If an answer is not finite, or the solver changed the state it was given.
@@ -174,7 +180,7 @@ def first_steps(
         if not torch.allclose(state, before, rtol=0, atol=0, equal_nan=True):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
-        if len(bad):
+        if len(bad) and not drop:
             where = f"stored state {a + int(bad[0])}"
             raise SolverError(f"step: got NaN or infinity for {where}, expected numbers")
         answers.append(answer)

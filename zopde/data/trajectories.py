@@ -175,12 +175,27 @@ def load_trajectories(
     recorded = trajectories.settings
     if settings is None or not recorded:
         return trajectories
-    for name in sorted((recorded.keys() | settings.keys()) - {"zopde_version"}):
-        if recorded.get(name) != settings.get(name):
-            what, expected = f"setting {name!r} of data file {path}", repr(settings.get(name))
-            remedy = "move the file away to have it made again, or name another with --data"
-            raise InputError(what, got=repr(recorded.get(name)), expected=expected, remedy=remedy)
+    remedy = "name another file with --data, which is made where there is none"
+    if recorded.get("content") != settings.get("content") and "content" in recorded:
+        other = "states of other code than the solver's of now"
+        raise InputError(f"data file {path}", got=other, expected="its states", remedy=remedy)
+    for name in sorted((recorded.keys() | settings.keys()) - {"zopde_version", "content"}):
+        got, wanted = recorded.get(name), settings.get(name)
+        if name == "solver":  # its code is told by the content, wherever it lies
+            got, wanted = (Path(str(spec)).name for spec in (got, wanted))
+        if got != wanted:
+            what = f"setting {name!r} of data file {path}"
+            raise InputError(what, got=repr(got), expected=repr(wanted), remedy=remedy)
     return trajectories
+
+
+def recorded_settings(path: Path) -> Settings:
+    """What a data file says that it was made with; nothing where it cannot be read."""
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return _settings(dataset)
+    except (OSError, ValueError, KeyError, RuntimeError):
+        return {}
 
 
 def load_rollout(path: Path) -> Trajectories:

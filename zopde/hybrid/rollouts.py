@@ -45,7 +45,9 @@ def rollout(
     with torch.no_grad():
         for t in range(steps):
             now = seeded(solver, seeds[t]) if seeds else solver
-            states.append(now.step(states[-1], forcing(t) if forcing else None))
+            # Copies: a solver may write into its state, and answer in the same memory every time.
+            driven = forcing(t) if forcing else None
+            states.append(now.step(states[-1].clone(), driven).clone())
             if progress:
                 progress(1)
     return torch.stack(states, dim=1)

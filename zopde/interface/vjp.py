@@ -350,9 +350,7 @@ class _Stepped(torch.autograd.Function):
         solver: Stepping,
         pullback: Pullback,
     ) -> Tensor:
-        stepped = solver.step(state, forcing)
-        if stepped is state or stepped is forcing:
-            stepped = stepped.clone()  # a node's output must be its own
+        stepped = solver.step(state, forcing).clone()  # a node's output must be its own
         ctx.solver, ctx.pullback = solver, pullback
         ctx.save_for_backward(state, forcing, stepped)
         return stepped

@@ -192,6 +192,21 @@ def identity_of(spec: str, answers: str = "logits", path: Path | None = None) ->
     return files_identity(f"{spec} {answers}", files)
 
 
+def content_of(spec: str, record: Path) -> str:
+    """Who a classifier is, wherever its file lies: the file's content, and its name in there.
+
+    `record` holds the same of the run that is resumed, if it is there.
+    """
+    with_path = identity_of(spec)
+    if record.exists() and record.read_text(encoding="utf-8").strip() == with_path:
+        return with_path  # a run of an early version: the text of the path was a part
+    file, _, name = spec.rpartition(":")
+    for path, rest in ((Path(spec), ""), (Path(file), name)):
+        if path.is_file():
+            return files_identity(rest, [path])
+    return with_path
+
+
 def to_device(classifier: Classifier, device: str) -> Classifier:
     """A module moved to the run's device; anything else looks after itself."""
     return classifier.to(torch.device(device)) if isinstance(classifier, nn.Module) else classifier

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import tomli_w
 from zopde.errors import InputError
 from zopde.files import read_toml, write_text
 from zopde.studies.settings import Tree, as_tree, build, differences
-from zopde.validate import check_folder_writable
 
 RECORD = "config.toml"
 METRICS = "metrics.json"
@@ -51,14 +50,16 @@ class RunFolder:
     def check_record(self, name: str, digest: str, what: str) -> None:
         """Record in a file what the run is made from; a resumption must find the same `digest`."""
         path = self.root / name
-        if path.exists() and path.read_bytes().strip() != digest.encode():
+        found = path.read_bytes().strip().decode(errors="replace") if path.exists() else ""
+        if found and found != digest:
             raise InputError(
                 what,
                 got="other numbers than the run was started with",
                 expected="the same file",
                 remedy="restore it, or start over with --overwrite",
             )
-        write_text(path, digest + "\n")
+        if not found:
+            write_text(path, digest + "\n")
 
     def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
         """Write columns of equal length, by name."""
@@ -82,25 +83,25 @@ def check_folder(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Require that `open_folder` will succeed; writes nothing but an empty folder."""
+    """Require that `open_folder` may write; writes nothing but an empty folder."""
     if root.exists() and not root.is_dir():
         raise InputError("run folder", got=f"{root}, a file", expected="a folder")
     if resume and overwrite:
         raise InputError("--resume", got="--overwrite too", expected="one of the two")
-    check_folder_writable("run folder", root)
     # What a kill left of a file being written is nothing to protect.
     if all(entry.name.endswith(".partial") for entry in root.iterdir()):
         return
-    if not _holds_a_run(root, job):
+    remedy = "name another with --out"
+    recorded = _recorded(root, job)
+    if recorded is None:
         # Nothing of ours is in there: not even --overwrite may delete it.
-        raise InputError(
-            "run folder",
-            got=f"{root}, with files of no zopde run in it",
-            expected="a new or empty folder",
-            remedy="name another with --out",
-        )
+        got = f"{root}, with files of no zopde run in it"
+        raise InputError("run folder", got=got, expected="a new or empty folder", remedy=remedy)
+    if not overwrite and isinstance(recorded, InputError):
+        got = f"{root}, a run that this version cannot read ({recorded})"
+        raise InputError("run folder", got=got, expected="one that it can", remedy=remedy)
     if resume:
-        _check_same(root, job, settings)
+        _check_same(root, job, recorded, settings)
     elif not overwrite:
         raise InputError(
             "run folder",
@@ -110,15 +111,8 @@ def check_folder(
         )
 
 
-def open_folder(
-    root: Path,
-    job: Job,
-    settings: Any,  # noqa: ANN401
-    resume: bool = False,
-    overwrite: bool = False,
-) -> RunFolder:
-    """Take a folder for a run and write its resolved `config.toml`; see `check_folder`."""
-    check_folder(root, job, settings, resume, overwrite)
+def open_folder(root: Path, job: Job, settings: Any, overwrite: bool = False) -> RunFolder:  # noqa: ANN401
+    """Take a checked folder for a run and write its resolved `config.toml`."""
     if overwrite:
         _clear(root, job)
     write_text(root / RECORD, tomli_w.dumps({"study": job.name, **as_tree(settings)}))
@@ -131,7 +125,7 @@ def read_record(job: Job, record: Path) -> Any:  # noqa: ANN401 - of the job's c
 
 
 def upgraded(tree: Tree, job: Job) -> Tree:
-    """What a `config.toml` holds, in today's words; `UPGRADE` of the settings' class knows how."""
+    """What a `config.toml` holds, in today's words; `upgrade` of the settings' class knows how."""
     tree = dict(tree)
     study = tree.pop("study", job.name)
     if study != job.name:
@@ -160,20 +154,36 @@ def locked(root: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _holds_a_run(root: Path, job: Job) -> bool:
-    """Whether a `config.toml` is such a run's; other programs use the name, too."""
+def _recorded(root: Path, job: Job) -> Any:  # noqa: ANN401 - of the job's class
+    """The settings of the run in a folder; why they are no settings today; None without a run.
+
+    Other programs use the name `config.toml`, too.
+    """
     try:
-        read_record(job, root / RECORD)
-    except InputError:
-        return False
-    return True
+        return read_record(job, root / RECORD)
+    except InputError as error:
+        with suppress(InputError):
+            tree = read_toml(root / RECORD)
+            study = tree.pop("study", None)
+            known = tree.keys() <= {entry.name for entry in fields(job.settings)}
+            if study == job.name or (study is None and known and len(tree) > 1):
+                return error
+    return None
 
 
-def _check_same(root: Path, job: Job, settings: Any) -> None:  # noqa: ANN401
+def _check_same(root: Path, job: Job, recorded: Any, settings: Any) -> None:  # noqa: ANN401
     # Built once more: a run of a version with fewer settings had the defaults of the others.
-    old, new = as_tree(read_record(job, root / RECORD)), as_tree(settings)
+    old, new = as_tree(recorded), as_tree(settings)
     by_content = {name for name, file in job.by_content.items() if (root / file).exists()}
-    changed = [name for name in differences(old, new) if name not in {*job.free, *by_content}]
+
+    def same(name: str) -> bool:
+        """Whether content tells, and not the text: of a file, also one that an option names."""
+        texts = [look_up(tree, name) for tree in (old, new)]
+        option = name.startswith("solver.options.") and "solver.spec" in by_content
+        moved = option and all(isinstance(text, str) for text in texts)
+        return name in by_content or (moved and len({Path(text).name for text in texts}) == 1)
+
+    changed = [name for name in differences(old, new) if name not in job.free and not same(name)]
     # How many workers there are decides no number; whether there are any decides round-off.
     if all(any(look_up(tree, name) for name in _WHO) for tree in (old, new)):
         changed = [name for name in changed if name not in _WHO]

@@ -24,6 +24,7 @@ from zopde.report.page import Section
 from zopde.studies.folder import METRICS, Job, RunFolder, check_folder, locked, open_folder
 from zopde.studies.price import Price
 from zopde.training import Fitted
+from zopde.validate import check_folder_writable
 
 Metrics = dict[str, Any]
 
@@ -151,11 +152,13 @@ def run_study(
     keep_freed_memory()
     watcher, root = progress or Silent(), Path(folder)
     with _new_folders(root):
-        # A folder that is taken must be known now, and not after minutes of data.
-        check_folder(root, study, settings, resume, overwrite)
+        if not root.is_file():
+            check_folder_writable("run folder", root)
         with locked(root):
+            # A folder that is taken must be known now, and not after minutes of data.
+            check_folder(root, study, settings, resume, overwrite)
             opened = study.open(settings, root, watcher)
-            run = open_folder(root, study, settings, resume, overwrite)
+            run = open_folder(root, study, settings, overwrite)
             for name, (digest, what) in opened.records.items():
                 run.check_record(name, digest, what)
             if resume and not any(root.glob(study.resumes_from)):

@@ -13,12 +13,11 @@ from zopde.data import ImageData, in_unit_range, load_images
 from zopde.data.images import Images
 from zopde.errors import InputError, SolverError, first_line
 from zopde.files import digest_of
-from zopde.files import identity_of as identity_of_files
 from zopde.progress import Progress
 from zopde.smoothing import Smooth, votes
 from zopde.studies.certificates import Sampling
 from zopde.studies.certify.settings import CertifyConfig
-from zopde.studies.classifiers import identity_of, to_device
+from zopde.studies.classifiers import content_of, to_device
 from zopde.studies.defended import load_base_classifier
 from zopde.studies.run import Trainings
 from zopde.studies.workers import Workers
@@ -78,7 +77,7 @@ def open_certification(
         Sampling(config.n0, config.n, config.alpha, config.batch),
         (config.seed,),
         config.model,
-        _content_of(config.model, root / MODEL),
+        content_of(config.model, root / MODEL),
         config.device,
     )
     _try(opened)
@@ -100,15 +99,3 @@ def _try(opened: Opened) -> None:
             expected=f"an answer for images {tuple(batch.shape)}",
         ) from error
     votes(answer, 2, opened.smooth.num_classes)
-
-
-def _content_of(model: str, record: Path) -> str:
-    """Who a model is, wherever its file lies: the file's content, and its name in there."""
-    with_path = identity_of(model)
-    if record.exists() and record.read_bytes().strip() == with_path.encode():
-        return with_path  # a run of an early version: the text of the path was a part
-    file, _, name = model.rpartition(":")
-    for path, rest in ((Path(model), ""), (Path(file), name)):
-        if path.is_file():
-            return identity_of_files(rest, [path])
-    return with_path

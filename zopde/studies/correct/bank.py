@@ -210,9 +210,11 @@ def _snapshots(problem: Problem, solver: Solver, count: int) -> tuple[Step, Key]
         values: Tensor = forcing[:, 0].flatten(1).cpu()
         _, runs = torch.unique(values, dim=0, return_inverse=True)
         groups = runs.repeat_interleave(problem.train.steps)
-    key, stored = Key(problem.scale, scale), problem.stored_steps(solver)
+    rows = problem.answered
+    key, stored = Key(problem.scale, scale), problem.stored_steps(solver, rows)
     points = key(stored.state, stored.forcing).flatten(1)
-    return problem.stored_steps(solver, farthest_points(points, count, groups)), key
+    chosen = farthest_points(points, count, None if groups is None else groups[rows])
+    return problem.stored_steps(solver, rows[chosen.cpu()]), key
 
 
 def _read_rows(path: Path) -> list[tuple[int, float, float, int, int]]:

@@ -144,8 +144,8 @@ def coloured_of(
 
     `radius` is the state's; how far a response to the forcing reaches is measured.
     """
-    count = problem.train.simulations * problem.train.steps
-    rows = torch.randperm(count, generator=generator(seed, "probes"))[:REACH_PROBES]
+    order = torch.randperm(len(problem.answered), generator=generator(seed, "probes"))
+    rows = problem.answered[order[:REACH_PROBES]]
     step = problem.stored_steps(counter, rows)
     return {
         variable: coloured_for(

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from zopde import __version__
+import torch
+
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
-from zopde.contracts import Differentiable, ReferenceSolver, Solver
+from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
 from zopde.data import Trajectories, first_steps
-from zopde.errors import InputError, SolverError, first_line
-from zopde.files import identity_of, read_toml
+from zopde.data.trajectories import recorded_settings
+from zopde.errors import InputError, MistakeError, SolverError, first_line
 from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
+from zopde.studies.correct.identity import content_of, solver_identity
 from zopde.studies.correct.labels import check_forcing
+from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.settings import CorrectionConfig, RunSettings
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
 _COARSE = (32, 32)  # cells for a solver that makes its own data, where nothing else is said
+_BORNE = 1e-4  # standard deviations that a memory may change in an answer: a tenth of a probe's
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -44,7 +43,11 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
     jacobians = _shared_folder(reference.path, root)
-    return _opened(config, reference, data, data.steps, progress, jacobians)
+    opened = _opened(config, reference, data, data.steps, progress, jacobians)
+    # Before the reach is measured, which such a solver makes look far
+    opened = replace(opened, checking=_checked(config.run, opened, progress))
+    check_suits(opened)
+    return opened
 
 
 def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
@@ -61,6 +64,7 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     reference.check(simulations, steps, training.unroll)
     shortened = replace(reference, train=data.simulations - 1, test=1)
     opened = _opened(config, shortened, data, steps, Silent())
+    check_suits(opened)
     return replace(opened, to_make=reference if reference.missing else None)
 
 
@@ -78,7 +82,9 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
         reference = replace(reference, train=count, test=1, steps=steps)
         data, source = reference.make(progress), f"{count} short runs of the reference"
     config = replace(config, data=replace(config.data, train=count))
-    return _opened(config, reference, data, data.steps, progress), source
+    opened = _opened(config, reference, data, data.steps, progress)
+    check_suits(opened)
+    return opened, source
 
 
 def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Reference:
@@ -115,9 +121,9 @@ def _opened(
     """
     solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training
-    identity = solver_identity(spec, config.solver.options, solver)
+    identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
-    data, black_box = data.to(run.device, config.dtype), _guarded(config, solver, identity)
+    data, black_box = data.to(run.device, config.dtype), guarded(run, solver, identity)
     problem = _problem(reference, data, black_box, corrector.inject, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
@@ -131,12 +137,12 @@ def _opened(
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
-    opened = Opened(
+    return Opened(
         problem=problem,
         bare=solver,
         spec=spec,
         identity=f"{identity} {run.dtype}",
-        content=_content_of(spec, solver),
+        content=reference.content,
         new_network=new_network,
         kind=corrector.kind,
         sizes=corrector.sizes,
@@ -155,8 +161,6 @@ def _opened(
         jacobians=jacobians,
         rollout_steps=steps,
     )
-    check_suits(opened)
-    return opened
 
 
 def _problem(
@@ -166,8 +170,12 @@ def _problem(
     solver, train = reference.solver, reference.train
     seen = data.take(slice(0, train))
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
-        # A stored state cannot be left out, so it is stepped again even where runs drop.
-        stepped = first_steps(Retrying(black_box), seen, progress=advance)
+        # They are made once, so those that fail are stepped again even where runs drop.
+        drop = isinstance(black_box, Dropping)
+        stepped = first_steps(Retrying(black_box), seen, progress=advance, drop=drop)
+    if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
+        told = f"{lost} of {train * data.steps} stored states have no answer of the solver"
+        progress.note(f"{told}: windows that start there are left out")
     return Problem(
         solver=black_box,
         twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
@@ -176,6 +184,35 @@ def _problem(
         stepped=stepped,
         inject=inject,
     )
+
+
+def _checked(run: RunSettings, opened: Opened, progress: Progress) -> int:
+    """Whether answers depend on the state alone, seen at two stored states; steps it took.
+
+    Raises:
+        SolverError: If they depend on what was asked before, by more than a probe can bear.
+    """
+    problem = opened.problem
+    last = problem.train.simulations * problem.train.steps - 1
+    # Not from the store, which would answer in the solver's place
+    solver = seeded(guarded(replace(run, store=""), opened.bare), 0)
+    asked = problem.stored_steps(solver, torch.tensor([0, last]))
+    try:
+        habits = habits_of(solver, asked.state, asked.forcing, patient=False)
+    except MistakeError:
+        raise
+    except SolverError:  # whoever trains meets it, too, and does as `run.failures` says
+        return 0
+    told = "the same answer twice, whatever was asked before"
+    if habits.chance:
+        told = f"random: answers to one state differ by {habits.chance:.1e} standard deviations"
+    elif habits.memory:
+        told = f"an answer depends on what was asked before, by {habits.memory:.1e} standard "
+        told += "deviations: `zopde check solver` says more"
+    if habits.memory > _BORNE:
+        raise SolverError(told)
+    progress.note(f"solver, checked in {habits.steps} steps: {told}")
+    return habits.steps
 
 
 def open_solver(config: CorrectionConfig) -> Solver:
@@ -212,11 +249,15 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
     """The data in `data.path`, or in a file of `folder` whose name tells what it holds."""
     data, spec, coarse = config.data, config.solver.spec, solver.grid.shape
     sizes = "-".join("x".join(map(str, shape)) for shape in (data.fine, coarse))
-    name = f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
+    path = folder / f"{Path(spec.replace(':', '-')).name}-{sizes}-seed{data.seed}.nc"
+    content = content_of(spec, config.solver.options, solver)
+    if recorded_settings(path).get("content", content) != content:
+        path = path.with_stem(f"{path.stem}-{content[:8]}")  # another solver's data stay
     return Reference(
         spec=spec,
         solver=solver,
-        path=Path(data.path) if data.path else folder / name,
+        content=content,
+        path=Path(data.path) if data.path else path,
         fine=data.fine,
         coarse=coarse,
         skip=data.skip,
@@ -229,56 +270,19 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
     )
 
 
-def _guarded(config: CorrectionConfig, solver: Solver, identity: str) -> Solver:
+def guarded(run: RunSettings, solver: Solver, identity: str = "") -> Solver:
     """The user's solver as a run steps it, from the inside out.
 
     In a process of its own (`run.apart`); checked; answers kept (`run.store`); what failed is
     stepped again (`run.retries`) and then raised or left out (`run.failures`).
     """
-    run = config.run
     times = 0 if run.failures == "raise" else run.retries
-    guarded: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
+    box: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
     if run.store:
         store = Store(Path(run.store), run.store_gib)
-        guarded = Stored(guarded, store, identity)
-    guarded = Retrying(guarded, times, run.failure_limit)
-    return Dropping(guarded) if run.failures == "drop" else guarded
-
-
-def solver_identity(spec: str, options: dict[str, Any], solver: Solver) -> str:
-    """A digest of everything but its input that decides a solver's answer.
-
-    The spec, the options, the grid, the source file of its class, and the content of every file
-    that the spec or an option names.
-    """
-    plain = [spec, options, repr(solver.grid), getattr(solver, "options", {}), __version__]
-    return identity_of(
-        json.dumps(plain, sort_keys=True, default=str), _files(spec, options, solver)
-    )
-
-
-def _files(spec: str, options: Mapping[str, Any], solver: Solver) -> list[Path]:
-    named = [spec, spec.rpartition(":")[0], *(v for v in options.values() if isinstance(v, str))]
-    with suppress(TypeError):  # a class of the interpreter's own has no file
-        named.append(inspect.getsourcefile(type(solver)) or "")
-    return [Path(name) for name in dict.fromkeys(named) if name and Path(name).is_file()]
-
-
-def _content_of(spec: str, solver: Solver) -> str:
-    """A digest of the code that a solver is made of, and of its grid; no path is in it."""
-    files = _files(spec, {}, solver)
-    if spec.endswith(".toml"):
-        home = Path(spec).parent
-        for value in read_toml(Path(spec)).values():
-            names = value if isinstance(value, list) else [value]  # a command is a list of words
-            inside = [_files(str(home / name), {}, solver) for name in names if type(name) is str]
-            # Files that a solver writes, such as a log, may differ at a resumption; code may not.
-            files += [path for paths in inside for path in paths if _is_code(path)]
-    return identity_of(repr(solver.grid), dict.fromkeys(path.resolve() for path in files))
-
-
-def _is_code(path: Path) -> bool:
-    return path.suffix in {".py", ".so"} or os.access(path, os.X_OK)
+        box = Stored(box, store, identity)
+    box = Retrying(box, times, run.failure_limit)
+    return Dropping(box) if run.failures == "drop" else box
 
 
 def _shared_folder(data: Path, root: Path) -> Path:

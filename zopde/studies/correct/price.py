@@ -71,7 +71,9 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         return Price(name, 0, 0, last)
     network = opened.new_network(0)
     interface, once, steps_once = _sample_interface(opened, name)
-    stage = label_stage(opened, label, network, 0, _stand_in_ratios(opened), interface=interface)
+    stage = label_stage(
+        opened, label, network, 0, _stand_in_ratios(opened, network), interface=interface
+    )
     seconds, queries = _seconds_and_queries(opened, stage, network)
     if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
         gradient = _measured_gradient(opened)
@@ -170,11 +172,10 @@ def _steps_per_query(stage: Stage, network: nn.Module) -> int:
     return stage.counter.steps - before
 
 
-def _stand_in_ratios(opened: Opened) -> LayerRatios | None:
+def _stand_in_ratios(opened: Opened, network: nn.Module) -> LayerRatios | None:
     """Other layers than the score's, but as many active weights, at no cost."""
     if opened.weights.score == "none":
         return None
-    network = opened.new_network(0)
     scores = random_scores(network, generator(0, "scores"))
     return layer_ratios(network, scores, opened.weights.sparsity)
 
@@ -306,7 +307,7 @@ def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
 
 def _measured_weights(opened: Opened, gradient: BareGradient) -> CutPrice:
     network = opened.new_network(0)
-    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, _stand_in_ratios(opened))
+    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, _stand_in_ratios(opened, network))
     assert isinstance(stage.gradient, ZerothOrder)
     counted = price_of_weights(opened.weights, stage.gradient.masks.active, gradient)
     return replace(counted, seconds=_seconds_and_queries(opened, stage, network)[0])

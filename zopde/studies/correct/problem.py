@@ -129,6 +129,11 @@ class Problem:
         """Inputs of the solver that the network feeds, in an unrolled rollout."""
         return ["state", "forcing"] if self.injection.adds_to == "forcing" else ["state"]
 
+    @cached_property
+    def answered(self) -> Tensor:
+        """Numbers of the training states that the solver has an answer to: all, but in "drop"."""
+        return self.stepped.flatten(0, 1).flatten(1).isfinite().all(dim=1).nonzero().flatten().cpu()
+
     def _numbers(self, variable: Variable) -> Tensor:
         """(channel, n), the training data of an input."""
         values = self.train.states if variable == "state" else self.train.forcing
@@ -220,6 +225,7 @@ class Opened:
     rollout_steps: int  # steps of an unseen run that is planned
     to_make: Reference | None = None  # reference data that have to be made first, in a dry run
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
+    checking: int = 0  # solver steps in which the solver was checked before the training
 
     @property
     def possible(self) -> list[str]:

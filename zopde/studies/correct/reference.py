@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zopde import __version__
+from zopde.blackbox import BlackBox
 from zopde.contracts import Downsampling, ReferenceSolver, Solver
 from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
 from zopde.data.trajectories import Settings
@@ -29,6 +32,7 @@ class Reference:
 
     spec: str  # the solver's name
     solver: Solver  # the coarse solver; one without `at` and `scenario` cannot make its own data
+    content: str  # a digest of the solver's files
     path: Path  # the NetCDF file
     fine: tuple[int, ...]  # cells of the fine grid
     coarse: tuple[int, ...]  # cells of the coarse grid
@@ -57,6 +61,7 @@ class Reference:
             return None
         return {
             "solver": self.spec,
+            "content": self.content,
             "options": dict(self.solver.options),
             "fine": list(self.fine),
             "coarse": list(self.coarse),
@@ -76,7 +81,9 @@ class Reference:
         """The data of the file, which is made where there is none."""
         if not self.missing:
             data = self.load()
-            progress.note(f"reference data: {self.path}")
+            early = ", of an earlier version: which code of the solver made them is not known"
+            known = not data.settings or "content" in data.settings
+            progress.note(f"reference data: {self.path}{'' if known else early}")
             return data
         data = self.make(progress)
         save_trajectories(data, self.path)
@@ -101,7 +108,7 @@ class Reference:
         self._check_fits(simulations, (self.steps + 1) * math.prod(self.coarse) + 4 * fine)
         with progress.stage("reference data", self.skip + self.steps) as advance:
             made = simulate(
-                solver.at(self.fine),
+                _through_the_border(solver.at(self.fine)),
                 solver.downsample if isinstance(solver, Downsampling) else by_cells,
                 solver.grid,
                 simulations=simulations,
@@ -126,7 +133,8 @@ class Reference:
 
         def run(skip: int, steps: int) -> Trajectories:
             draw, grid = generator(self.seed, "data"), solver.grid
-            return simulate(solver, lambda u: u, grid, count, skip, steps, draw, self.dtype)
+            inside = _through_the_border(solver)
+            return simulate(inside, lambda u: u, grid, count, skip, steps, draw, self.dtype)
 
         seconds_a_step = median_seconds(lambda: run(0, _SAMPLE_STEPS)) / _SAMPLE_STEPS
         wanted = self.skip + self.steps - kept
@@ -154,3 +162,8 @@ class Reference:
                 got=f"{steps} steps in a run",
                 expected=f"at least training.unroll = {unroll}",
             )
+
+
+def _through_the_border(solver: ReferenceSolver) -> Any:  # noqa: ANN401 - what `simulate` asks
+    """A solver's scenario, and its steps as a run takes them."""
+    return SimpleNamespace(scenario=solver.scenario, step=BlackBox(solver).step)

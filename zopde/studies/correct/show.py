@@ -69,6 +69,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics["failures"] = {label: reasons for label, reasons in failures.items() if reasons}
     metrics["inject"] = problem.inject
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
+    metrics["checking_solver_steps"] = opened.checking
     metrics["steps"] = problem.test.steps
     metrics["test_runs"] = problem.test.simulations
     metrics["parameters"] = Coordinates(opened.new_network(opened.seeds[0])).total

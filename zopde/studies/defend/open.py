@@ -22,6 +22,7 @@ from zopde.studies.certificates import Sampling
 from zopde.studies.classifiers import (
     Classifier,
     Scaled,
+    content_of,
     frozen,
     identity_of,
     named_classifier,
@@ -40,6 +41,7 @@ from zopde.training import Optimise
 
 TRAINING, PRETRAINING, WATCHING = 0, 1, 2  # different noise for each
 DENOISER, AUTOENCODER = "start-denoiser", "start-autoencoder"
+CONTENT = "classifier.digest"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Opened(Trainings):
     classifier: Callable[[int], Classifier]
     box: BlackBox  # it as a black box, at its price, but of no seed
     spec: str  # its name; "" where it has none
+    content: str  # a digest of its file, wherever it lies
     # (folder, resume, overwrite, progress): trains it; None where there is one
     train_classifier: Callable[[Path, bool, bool, Progress], object] | None
     open_store: Callable[[], Store] | None  # opens what keeps its answers; None where nothing does
@@ -127,8 +130,9 @@ class Opened(Trainings):
 
     @property
     def records(self) -> dict[str, tuple[str, str]]:
-        """A resumption must see the same images."""
-        return records_of(self.images.data)
+        """A resumption must see the same images, and the same classifier where one is named."""
+        named = {CONTENT: (self.content, f"classifier {self.spec!r}")} if self.spec else {}
+        return {**records_of(self.images.data), **named}
 
     def black_box(self, seed: int, budget: int = 0, queries: int = 0) -> BlackBox:
         """The classifier of a seed, behind a ledger that allows for a budget."""
@@ -202,6 +206,7 @@ def open_defence(
         lambda _: classifier,
         box,
         named.spec,
+        content_of(named.spec, root / CONTENT),
         train_classifier,
         partial(Store, Path(run.store), run.store_gib) if run.store else None,
         run.methods,

@@ -12,7 +12,7 @@ from zopde.studies.certificates import RADII
 from zopde.studies.classifiers import Classifier
 from zopde.studies.defend import show
 from zopde.studies.defend.labels import LABELS
-from zopde.studies.defend.open import AUTOENCODER, DENOISER, open_defence
+from zopde.studies.defend.open import AUTOENCODER, CONTENT, DENOISER, open_defence
 from zopde.studies.defend.price import price
 from zopde.studies.defend.settings import PRESETS, DefenceConfig, load_defence
 from zopde.studies.defend.train import CLASSIFIER, begin, train
@@ -23,7 +23,7 @@ STUDY = Study(
     name="defend",
     settings=DefenceConfig,
     files=(
-        *(*LABELS, CLASSIFIER, DENOISER, AUTOENCODER, "data.sha256", METRICS),
+        *(*LABELS, CLASSIFIER, DENOISER, AUTOENCODER, "data.sha256", CONTENT, METRICS),
         *(*show.PICTURES, "report.html"),
     ),
     open=open_defence,
@@ -43,6 +43,7 @@ STUDY = Study(
         *("data.path", "run.checkpoint_seconds", "run.store", "run.store_gib"),
         *("classifier.price", "classifier.timeout", "classifier.retries"),
     ),
+    by_content={"classifier.spec": CONTENT, "data.path": "data.sha256"},
 )
 
 

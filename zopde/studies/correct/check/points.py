@@ -11,16 +11,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zopde.blackbox import BlackBox
+from zopde.blackbox import Dropping
 from zopde.check.digits import narrower_dtype, significant_digits
-from zopde.contracts import Seeded, Solver, seeded
+from zopde.contracts import Solver, seedable, seeded
 from zopde.errors import SolverError
+from zopde.grid import Grid
+from zopde.seeding import generator
 from zopde.studies.correct.check.states import States
+from zopde.studies.correct.memory import habits_of
 
 Verdict = Literal["pass", "warn", "fail"]
 _ROUND_OFF = 1000  # units in the last place that a batch may change
 _PATIENCE, _LEAST = 100, 20.0  # step times, and seconds, before a step hangs
 _FEW_DIGITS = 10
+_NEARBY = 1e-2  # standard deviations between states whose answers must differ
+_MUCH = 0.25  # share of the cells that nothing should leave as they are
 
 
 @dataclass(frozen=True)
@@ -34,39 +39,72 @@ class Point:
     values: dict[str, Any] = field(default_factory=dict)  # the figures in it, by name; plain values
 
 
-def check_contract(solver: Solver, states: States) -> tuple[Point, Tensor | None]:
-    """Type, shape, dtype and device of an answer, the arguments left as they are."""
-    state, forcing = states.state.clone(), states.forcing
-    given = None if forcing is None else forcing.clone()
+@dataclass
+class _Watched:
+    """A solver, and what it did to the state that it was given."""
 
-    def fail(found: str, remedy: str) -> tuple[Point, None]:
-        return Point("contract", "fail", found, remedy), None
+    solver: Solver
+    fault: str = ""  # in one line
 
+    @property
+    def grid(self) -> Grid:
+        """The solver's."""
+        return self.solver.grid
+
+    def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:
+        """One step; see `zopde.Solver.step`."""
+        given = [values for values in (state, forcing) if values is not None]
+        before = [values.clone() for values in given]
+        answer = self.solver.step(state, forcing)
+        if not all(map(torch.equal, given, before)):
+            self.fault = "step changes its argument"
+        elif isinstance(answer, Tensor) and answer.layout == state.layout:
+            places = [values.untyped_storage().data_ptr() for values in (answer, *given)]
+            if places[0] in places[1:]:
+                self.fault = "step answers with its argument"
+        return answer
+
+
+def check_contract(
+    solver: Solver, states: States, guard: Callable[[Solver], Solver]
+) -> tuple[Point, States, Tensor | None]:
+    """Type, shape, dtype and device of an answer, the arguments left as they are.
+
+    Where the run leaves out what fails, the states that fail are left out here, too.
+    """
+
+    def fail(found: str, remedy: str) -> tuple[Point, States, None]:
+        return Point("contract", "fail", found, remedy), states, None
+
+    if not states.state.isfinite().all():
+        remedy = "check on states that are numbers: --data, or a scenario that does not diverge"
+        return fail(f"NaN or infinity in the state to start from, {states.source}", remedy)
+    watched = _Watched(solver)
+    box = guard(watched)
     try:
-        answer = BlackBox(solver).step(state, given)
+        answer = box.step(*states.rows(slice(None)))
     except SolverError as error:
+        remedy = "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
+        remedy += "in zopde.OneAtATime"
         if error.failures:
-            return fail(str(error), "mend what the first one that failed says of itself")
-        return fail(
-            str(error),
-            "answer (batch, channel, *space) of the state's dtype; wrap a solver of one state "
-            "in zopde.OneAtATime",
-        )
-    changed = not torch.equal(state, states.state)
-    if given is not None and forcing is not None:
-        changed |= not torch.equal(given, forcing)
-    if changed or answer.data_ptr() == state.data_ptr():
-        what = "changes its argument" if changed else "answers with its argument"
-        return fail(f"step {what}", "work on a copy: state.clone()")
-    if not answer.isfinite().all():
+            remedy = "mend what the first one that failed says of itself"
+        return fail(str(error), remedy)
+    if watched.fault:
+        return fail(watched.fault, "work on a copy: state.clone()")
+    good = answer.isfinite().flatten(1).all(dim=1)
+    if not good.all() and not (isinstance(box, Dropping) and good.any()):
         remedy = "check on states that the solver can take: --data, or --amplitude"
         return fail("an answer that is not finite", remedy)
-    shape = " x ".join(map(str, state.shape[1:]))
-    return Point("contract", "pass", f"{shape} in, the same out, {state.dtype}"), answer
+    found = f"{' x '.join(map(str, answer.shape[1:]))} in, the same out, {answer.dtype}"
+    if not good.all():
+        found += f"; {int((~good).sum())} of {len(good)} states failed and are left out"
+        states = States(*states.rows(good), states.source)
+    return Point("contract", "pass", found), states, answer[good]
 
 
-def check_batch(solver: Solver, states: States, answer: Tensor) -> Point:
+def check_batch(solver: Solver, states: States) -> Point:
     """Whether an answer depends on the other states of the batch."""
+    answer = solver.step(*states.rows(slice(None)))
     count = len(answer)
     alone = torch.cat([solver.step(*states.rows(slice(i, i + 1))) for i in range(count)])
     size = answer.abs().amax().double()
@@ -79,23 +117,52 @@ def check_batch(solver: Solver, states: States, answer: Tensor) -> Point:
     return Point("batch", "fail", f"alone and in a batch differ by {off:.1e}", remedy, values)
 
 
-def check_repeats(solver: Solver, states: States) -> Point:
-    """The same input twice; with the same seed, where there is one."""
-    off = _repeat_error(solver, states)
-    values: dict[str, Any] = {"standard_deviation": off, "seeded": isinstance(solver, Seeded)}
-    if off == 0:
-        return Point("repeats", "pass", "the same answer twice, bit for bit", "", values)
-    told = f"two answers to one state differ by {off:.1e} (root mean square)"
-    if isinstance(solver, Seeded) and _repeat_error(seeded(solver, 1), states) == 0:
-        return Point("repeats", "pass", f"{told}; with a seed they do not", "", values)
-    remedy = "give it with_seed(seed), so that all probes of a gradient meet the same noise"
-    return Point("repeats", "fail", told, remedy, values)
+def check_habits(box: Solver, states: States) -> tuple[Point, Point]:
+    """The same answer again, with the same seed where there is one, and after other questions."""
+    rows = states.rows(slice(None))
+    habits = habits_of(box, *rows)
+    values: dict[str, Any] = {"standard_deviation": habits.chance, "seeded": seedable(box)}
+    repeats = Point("repeats", "pass", "the same answer twice", "", values)
+    if chance := habits.chance:
+        told = f"random: two answers to one state differ by {chance:.1e} standard deviations"
+        if values["seeded"]:
+            habits = habits_of(seeded(box, 1), *rows)
+        if habits.chance:
+            remedy = "give it with_seed(seed), so that all probes of a gradient meet the same noise"
+            repeats = Point("repeats", "fail", told, remedy, values)
+            return repeats, Point("memory", "warn", "not told: the answers are random")
+        repeats = Point("repeats", "pass", f"{told}; with a seed they do not", "", values)
+    values = {"relative_difference": habits.memory}
+    if not habits.memory:
+        return repeats, Point("memory", "pass", "whatever was asked before", "", values)
+    found = f"an answer depends on what was asked before, by {habits.memory:.1e} of its deviation"
+    remedy = "a step must start from its state alone: no tendency, first guess or counter of before"
+    return repeats, Point("memory", "fail", found, remedy, values)
+
+
+def check_state(box: Solver, states: States, answer: Tensor) -> Point:
+    """Whether an answer depends on the state, and how much of the state it passes on unchanged."""
+    state, forcing = states.rows(slice(None))
+    moved = _NEARBY * torch.randn(state.shape, generator=generator(0, "noise")).to(state)
+    deviation = state.transpose(0, 1).flatten(1).std(dim=1).view(-1, *[1] * (state.dim() - 2))
+    off = torch.where(deviation > 0, deviation, state.abs().amax().clamp_min(1)) * moved
+    blind = float((box.step(state + off, forcing) == answer).double().mean())
+    some = state != 0
+    kept = float((answer == state)[some].double().mean()) if some.any() else 0.0
+    values = {"independent_share": blind, "unchanged_share": kept}
+    remedy = 'read the whole state, and write it; a single-precision library takes dtype="float32"'
+    if blind == 1:
+        return Point("state", "fail", "an answer does not depend on the state", remedy, values)
+    for share, what in ((kept, "come back bit for bit unchanged"), (blind, "ignore the state")):
+        if share >= _MUCH:
+            part = {50: "half the", 100: "all"}.get(round(100 * share), f"{share:.0%} of the")
+            return Point("state", "warn", f"{part} cells {what}", remedy, values)
+    return Point("state", "pass", "an answer depends on the state", "", values)
 
 
 def check_nan(solver: Solver, states: States, seconds: float) -> Point:
     """A NaN in one state: seen in its answer, in no other, and in finite time."""
-    state, forcing = states.rows(slice(0, 2))
-    state = state.clone()
+    state, forcing = states.rows(torch.arange(2) % len(states.state))  # a copy
     state[1, 0].view(-1)[0] = torch.nan
     answers: list[Any] = []
 
@@ -157,11 +224,6 @@ def _least_seconds(work: Callable[[], object], enough: float = 1.0) -> float:
         work()
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-def _repeat_error(solver: Solver, states: States) -> float:
-    first, second = (solver.step(*states.rows(slice(None))) for _ in range(2))
-    return float((first - second).double().square().mean().sqrt())
 
 
 def _time(seconds: float) -> str:

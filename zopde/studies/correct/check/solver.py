@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,14 @@ from zopde.studies.correct.check.points import (
     check_batch,
     check_contract,
     check_digits,
+    check_habits,
     check_nan,
-    check_repeats,
+    check_state,
     check_time,
 )
 from zopde.studies.correct.check.states import States, typical_states
 from zopde.studies.correct.cut import REACH_PROBES
-from zopde.studies.correct.open import open_solver, reference_of
+from zopde.studies.correct.open import guarded, open_solver, reference_of
 from zopde.studies.correct.price import (
     CutPrice,
     bare_gradient,
@@ -103,6 +104,7 @@ def check_solver(
     solver, spec = open_solver(config), config.solver.spec
     states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
+    guard = partial(guarded, replace(config.run, store="", apart=False, failure_limit=1.0))
     grid, training = solver.grid, config.training
     scale = states.state.new_full((len(grid.channels),), states.scale)
     forcing_scale = scale.new_ones(len(grid.forcing_channels))
@@ -110,8 +112,8 @@ def check_solver(
     # The correctors are for two dimensions; all the rest can be told without one.
     new_network = network_of if len(grid.shape) == 2 else None
     points: dict[str, Point] = {}
-    with (progress or Silent()).stage("checking the solver", 9) as advance:
-        for point in _points(zo, cut, solver, states, injection, new_network):
+    with (progress or Silent()).stage("checking the solver", 11) as advance:
+        for point in _points(zo, cut, guard, solver, states, injection, new_network):
             points[point.name] = point
             advance(1, point.name)
     if "reach" not in points:
@@ -132,24 +134,33 @@ def check_solver(
 def _points(
     zo: WeightCut,
     cut: InterfaceCut,
+    guard: Callable[[Solver], Solver],
     solver: Solver,
     states: States,
     injection: Injection,
     new_network: Callable[[], Normalised] | None,
 ) -> Iterator[Point]:
-    contract, answer = check_contract(solver, states)
+    contract, states, answer = check_contract(solver, states, guard)
     yield contract
     if answer is None:
         return
-    box = BlackBox(solver)
+    box = guard(solver)
+    # Chance first: a random solver is not one with a memory, or one that mixes states.
+    repeats, memory = check_habits(box, states)
+    yield repeats
+    yield memory
     # What a seed can repeat is looked at with one: as a gradient would.
     frozen = seeded(box, noise_seeds(0, 0, 1)[0])
-    yield check_batch(frozen, states, frozen.step(*states.rows(slice(None))))
-    yield check_repeats(solver, states)
+    if memory.verdict == "pass":
+        yield check_batch(frozen, states)
     speed = check_time(box, states, _BATCH)
     yield speed
-    yield check_nan(box, states, speed.values["alone"])
+    yield check_nan(BlackBox(solver), states, speed.values["alone"])
     yield check_digits(answer)
+    depends = check_state(box, states, answer)
+    yield depends
+    if "fail" in (memory.verdict, depends.verdict):
+        return  # differences would tell of it alone
     seconds = speed.values["in_batch"]
     state_mu = check_state_mu(cut, frozen, states, seconds)
     yield state_mu

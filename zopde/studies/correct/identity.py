@@ -1,0 +1,103 @@
+"""Who a solver is: the content of all that decides its answers, wherever it lies."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from modulefinder import ModuleFinder
+from pathlib import Path
+from typing import Any
+
+from zopde import __version__
+from zopde.contracts import Solver
+from zopde.files import identity_of, read_toml
+
+_INPUTS = ("case", "template")  # options whose folder decides the answers; others are written to
+# Of files that options name: code and settings. Others may be what a solver writes, as a log.
+_READ = (*(".py", ".so", ".nml", ".toml", ".json", ".yaml", ".yml", ".ini", ".cfg"), ".in", ".inp")
+
+
+def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
+    """A digest of a solver's grid and files: its code, programs, libraries and case folders.
+
+    Files are those that the spec and the options name, and the Python files beside one that it
+    imports. Neither a path nor what a solver writes is in it.
+    """
+    home, table = Path(str(options.get("home", ""))), dict(options)
+    if spec.endswith(".toml"):
+        home, table = Path(spec).parent, {**read_toml(Path(spec)), **options}
+    found = dict[Path, str]()  # with the name that counts
+    named = [Path(spec), Path(spec.rpartition(":")[0])]
+    own = Path()
+    with suppress(TypeError):  # a class of the interpreter's own has no file
+        own = Path(inspect.getsourcefile(type(solver)) or "").resolve()
+    folders = [home, *(home / str(table[key]) for key in ("template", "folder") if table.get(key))]
+    for key, text in _texts(table):
+        words = [text.replace("{home}", "."), text.rpartition(":")[0]]
+        named += [folder / word for word in words if word for folder in folders]
+        if key in _INPUTS and (home / text).is_dir():
+            inside = sorted(path for path in (home / text).rglob("*") if path.is_file())
+            found |= {p.resolve(): str(p.relative_to(home / text)) for p in inside}
+    for path in (own, *named):
+        if _is_read(path):
+            found.setdefault(path.resolve(), path.name)
+    ours = type(solver).__module__.startswith("zopde.")  # then its files have a version
+    for path in [p for p in found if p.suffix == ".py" and not (ours and p == own)]:
+        found |= {file: file.name for file in _imported(path)}
+    kept = {path: name for path, name in found.items() if "__pycache__" not in path.parts}
+    return identity_of(json.dumps([repr(solver.grid), *kept.values()]), kept)
+
+
+def solver_identity(spec: str, options: Mapping[str, Any], solver: Solver, content: str) -> str:
+    """A digest of everything but its input that decides a solver's answer.
+
+    Of a path in the options the name alone counts where the file is in the `content`.
+    """
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - plain values
+        if isinstance(value, Mapping):
+            return {key: plain(inside) for key, inside in value.items() if key != "home"}
+        if isinstance(value, list | tuple):
+            return [plain(inside) for inside in value]
+        known = isinstance(value, str) and _is_read(Path(value))
+        return Path(value).name if known else value
+
+    who = [Path(spec).name, plain(options), getattr(solver, "options", {}), content, __version__]
+    others = [Path(text) for _, text in _texts(options) if Path(text).is_file()]
+    return identity_of(json.dumps(who, sort_keys=True, default=str), others)
+
+
+def _is_read(path: Path) -> bool:
+    return path.is_file() and (path.suffix in _READ or os.access(path, os.X_OK))
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - plain values
+    """Every text in a table, with the key at its top."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inside in value.items():
+            yield from _texts(inside, key or name)
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            yield from _texts(inside, key)
+
+
+def _imported(path: Path) -> list[Path]:
+    """The files that a Python file imports, and so on: those beside it, or in its package."""
+    root = path.parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    if root.name.endswith("-packages"):  # all of Python lies beside
+        return []
+    finder = ModuleFinder(path=[str(root), str(path.parent)])
+    with suppress(ImportError, SyntaxError, OSError):
+        if root == path.parent:
+            finder.run_script(str(path))
+        else:
+            finder.import_hook(".".join(path.relative_to(root).with_suffix("").parts))
+    files = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    return sorted(Path(file).resolve() for file in files if file)
