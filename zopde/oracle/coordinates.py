@@ -131,6 +131,7 @@ class Replaced:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
+        self._scripted = any(isinstance(m, torch.jit.ScriptModule) for m in network.modules())
         names_of: dict[int, list[str]] = {}
         for path, module in network.named_modules():
             own = {**dict(module.named_parameters(recurse=False)), **module._buffers}
@@ -139,16 +140,32 @@ class Replaced:
                     names_of.setdefault(id(tensor), []).append(f"{path}.{role}" if path else role)
         self._all_names = {names[0]: names for names in names_of.values()}
 
-    def __call__(self, tensors: dict[str, Tensor], *args: Any) -> Tensor:  # noqa: ANN401
+    def __call__(self, tensors: dict[str, Tensor], *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """The network's answer.
 
         Args:
             tensors: By name, as `named_parameters` and `named_buffers` have it.
             args: What the network takes.
+            named: What it takes by name.
         """
+        if self._scripted:
+            return self._in_place(tensors, *args, **named)
         everywhere = {n: t for name, t in tensors.items() for n in self._all_names[name]}
-        answer: Tensor = functional_call(self._network, everywhere, args, tie_weights=False)
+        answer: Tensor = functional_call(self._network, everywhere, args, named, tie_weights=False)
         return answer
+
+    def _in_place(self, tensors: dict[str, Tensor], *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
+        """The answer of TorchScript, whose parameters take other values for a moment."""
+        moved = {self._network.get_parameter(name): value for name, value in tensors.items()}
+        before = {parameter: parameter.data for parameter in moved}
+        try:
+            for parameter, value in moved.items():
+                parameter.data = value
+            answer: Tensor = self._network(*args, **named)
+            return answer
+        finally:
+            for parameter, value in before.items():
+                parameter.data = value
 
 
 @dataclass(frozen=True)

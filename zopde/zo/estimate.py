@@ -20,6 +20,8 @@ class Estimate:
         failed: Probes whose loss is not finite; a base that is not counts as one.
         unknown: (d,), True where the estimate is zero because its probe failed; None
             where nothing did, or failures were to be kept.
+        checking: Evaluations besides `queries`, with which the oracle verified its stacked
+            probes; see `zopde.WeightOracle`.
     """
 
     gradient: Float[Tensor, " d"]
@@ -28,3 +30,4 @@ class Estimate:
     standard_error: Float[Tensor, " d"] | None = None
     failed: int = 0
     unknown: Bool[Tensor, " d"] | None = None
+    checking: int = 0

@@ -1,0 +1,114 @@
+"""What a query may change and must not: the network's buffers and attributes, random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from zopde.seeding import Streams, same_streams, set_streams, streams
+
+
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Inside this context a network works on copies of its buffers and tensors.
+
+    Afterwards it has its own again, with all its attributes, whatever wrote to them or put others
+    in their place. (What a list or a dictionary of its own holds is not looked at.)
+    """
+    copies: dict[int, Tensor] = {}
+    scripted, before = list[tuple[Tensor, Tensor]](), list[tuple[nn.Module, dict[str, Any], Any]]()
+
+    def copied(values: dict[str, Any]) -> dict[str, Tensor]:
+        found = {n: v for n, v in values.items() if type(v) is Tensor}
+        for value in found.values():
+            if id(value) not in copies:
+                copies[id(value)] = value.clone()
+        return {name: copies[id(value)] for name, value in found.items()}
+
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):  # its buffers are not to be replaced
+            scripted += [(b, b.clone()) for b in module.buffers(recurse=False)]
+            continue
+        before.append((module, dict(vars(module)), dict(module._buffers)))
+        module._buffers.update(copied(module._buffers))
+        vars(module).update(copied(vars(module)))
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for buffer, value in scripted:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def structure_of(network: nn.Module) -> Hashable:
+    """What decides how a network's code runs: its layers, their modes and settings, its tensors."""
+
+    def told(value: Any) -> Any:  # noqa: ANN401
+        return value if isinstance(value, bool | int | float | str) else id(value)
+
+    layers = [
+        (id(module), *((n, told(v)) for n, v in vars(module).items() if not n.startswith("_")))
+        for module in network.modules()
+    ]
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
+    weights = [(id(p), p.dtype, p.device, p.requires_grad) for p in network.parameters()]
+    return repr((layers, hooks, weights, [id(buffer) for buffer in network.buffers()]))
+
+
+@final
+class Draws:
+    """Common random numbers: all queries of one gradient find the global streams in the same state.
+
+    A network with Dropout in train mode, or one that draws noise, is then one function at all
+    probes. The next gradient draws anew: the streams go on from where its first query left them.
+    """
+
+    def __init__(self) -> None:
+        self.start: Streams | None = None
+        self.after: Streams | None = None
+        self._drawn = True
+
+    @contextmanager
+    def gradient(self, start: Streams | None = None) -> Iterator[None]:
+        """Inside this context there is one gradient, or a part of the one that began at `start`."""
+        if self.start is not None:  # a part of one that has begun
+            yield
+            return
+        self.start, self.after, self._drawn = start or streams(), None, True
+        try:
+            yield
+        finally:
+            if self.after and self._drawn and same_streams(streams(), self.start):
+                set_streams(self.after)
+            self.start = None
+
+    @contextmanager
+    def query(self) -> Iterator[None]:
+        """One query; outside of a gradient it draws as it comes."""
+        if self.start is None or not self._drawn:
+            yield
+            return
+        before = streams()  # somebody else may draw between two queries
+        set_streams(self.start)
+        try:
+            yield
+            if self.after is None:
+                self.after = streams()
+                # Reading and setting the streams takes as long as a small network.
+                self._drawn = not same_streams(self.start, self.after)
+        finally:
+            set_streams(before)
+
+
+def is_states(value: object) -> bool:
+    """Whether an argument of a network has a batch axis; a number in a tensor has none."""
+    return isinstance(value, Tensor) and value.dim() > 0
