@@ -36,17 +36,16 @@ class Stack:
         network: The module.
         stacked: False lets no probes share a batch.
         reuse: False lets every pass go through the whole network.
+        seen: Where the calls that come are noted, see `shapes_of`.
 
     Attributes:
         uses: Parameter name -> the places where it acts, for those that can be stacked.
-        seen: The calls that came, see `shapes_of`.
     """
 
-    def __init__(self, network: nn.Module, stacked: bool, reuse: bool) -> None:
-        self._network, self._reuse = network, reuse
+    def __init__(self, network: nn.Module, stacked: bool, reuse: bool, seen: set[str]) -> None:
+        self._network, self._reuse, self.seen = network, reuse, seen
         self.uses = rank_one_uses(network) if stacked else {}
         self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]
-        self.seen: set[str] = set()
         # By what is no tensor in a call: the graph, with how probes pass its nodes.
         self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Rules] | None] = {}
         self._base: BaseRun | None = None

@@ -87,9 +87,14 @@ class Draws:
         try:
             yield
         finally:
-            if self.after and self._drawn and same_streams(streams(), self.start):
-                set_streams(self.after)
+            if self.drawn and same_streams(streams(), self.start):
+                set_streams(self.drawn)
             self.start = None
+
+    @property
+    def drawn(self) -> Streams | None:
+        """Where the first query left the streams, if it drew anything."""
+        return self.after if self._drawn else None
 
     @contextmanager
     def query(self) -> Iterator[None]:

@@ -42,14 +42,17 @@ class StackedWeights:
         network: The module.
         coordinates: Its numbering.
         replaced: Calls it with other weights.
+        seen: Where the calls that come are noted.
     """
 
-    def __init__(self, network: nn.Module, coordinates: Coordinates, replaced: Replaced) -> None:
+    def __init__(
+        self, network: nn.Module, coordinates: Coordinates, replaced: Replaced, seen: set[str]
+    ) -> None:
         self._network = network
         self._coordinates = coordinates
         self._replaced = replaced
         self.follows = True
-        self.seen: set[str] = set()
+        self._seen = seen
 
     def losses(
         self,
@@ -113,7 +116,7 @@ class StackedWeights:
             name: buffer.expand(num_probes, *buffer.shape).clone()
             for name, buffer in self._network.named_buffers()
         }
-        network = _Pass(self._replaced, {**buffers, **moved}, num_probes, self.seen)
+        network = _Pass(self._replaced, {**buffers, **moved}, num_probes, self._seen)
         with warnings.catch_warnings():
             # vmap loops over what has no batching rule; the loop is what we would do, too.
             warnings.filterwarnings("ignore", message="There is a performance drop")

@@ -33,6 +33,8 @@ from zopde.seeding import streams
 log = logging.getLogger(__name__)
 
 _DIRECTIONS = 16  # each is a copy of all weights
+StandIn = Callable[[Objective], Objective]
+"""An objective -> another one that calls the network likewise."""
 
 
 @final
@@ -58,7 +60,8 @@ class WeightOracle:
         stacked: False answers one probe at a time throughout, whatever the layer.
         reuse: False lets every stacked pass go through the whole network, also where the probes
             have their input in common.
-        verify: False compares nothing; an objective stands in for one whose queries are dear.
+        verify: False compares nothing. A function gives what to compare by instead of an objective
+            whose queries are dear.
 
     Raises:
         InputError: If `chunk` or `memory` is not positive.
@@ -72,14 +75,14 @@ class WeightOracle:
         memory: int | None = None,
         stacked: bool = True,
         reuse: bool = True,
-        verify: bool | Objective = True,
+        verify: bool | StandIn = True,
     ) -> None:
         self._network = network
         self._objective = objective
         self._chunks = Chunks(chunk, memory)
         self._ways, self._verify = (stacked, reuse), verify
-        self._draws = Draws()
-        self.checked, self._warned = Counter[str](), list[str]()
+        self.draws = Draws()
+        self._checked, self._warned = Counter[str](), list[str]()
         self._set_up()
 
     def is_of(self, network: nn.Module) -> bool:
@@ -91,9 +94,10 @@ class WeightOracle:
         network, (stacked, reuse) = self._network, self._ways
         self._structure = structure_of(network)
         self._coordinates = Coordinates(network)
-        self._stack = Stack(network, stacked, reuse)
+        self.seen: set[str] = set()
+        self._stack = Stack(network, stacked, reuse, self.seen)
         self._replaced = Replaced(network)
-        self._directions = StackedWeights(network, self._coordinates, self._replaced)
+        self._directions = StackedWeights(network, self._coordinates, self._replaced, self.seen)
         self._verified: set[str] = set()
         self.plain: set[str] = set()
         for parameter in self._coordinates.slices:
@@ -104,6 +108,11 @@ class WeightOracle:
         """Begin anew where the network is no longer what it was."""
         if structure_of(self._network) != self._structure:
             self._set_up()
+
+    @property
+    def checked(self) -> Counter[str]:
+        """Calls of the network -> queries that verified their stacked probes."""
+        return self._checked
 
     @property
     def num_coordinates(self) -> int:
@@ -176,7 +185,7 @@ class WeightOracle:
         """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
         checks = Checks(0, resolution(self._network), self._warned)
         before = self.checked.total()
-        with self._draws.gradient():
+        with self.draws.gradient():
             yield checks
         checks.queries = self.checked.total() - before
 
@@ -235,29 +244,25 @@ class WeightOracle:
         """The losses along directions."""
         return self._directions.losses(directions, mu, chunk, self._ask, self._query)
 
+    @torch.no_grad()
     def verify(self, seen: Iterable[str] = ()) -> bool:
         """Compare both ways, if calls came that were not compared; whether anything is wrong.
 
         Args:
             seen: Calls that came elsewhere, see `zopde.oracle.stack.shapes_of`.
         """
-        self._stack.seen.update(call for call in seen if not call.startswith(DIRECTIONS))
-        self._directions.seen.update(call for call in seen if call.startswith(DIRECTIONS))
-        wrong = False
-        for calls, names in (
-            (self._stack.seen, [*self._stack.uses]),
-            (
-                self._directions.seen,
-                [DIRECTIONS] if self._directions.follows and self.directions_per_pass > 1 else [],
-            ),
-        ):
-            new = calls - self._verified
-            self._verified |= new
-            if not new or not names or self._verify is False:
+        new = (self.seen | {*seen}) - self._verified
+        self._verified |= new
+        along = {call for call in new if call.startswith(DIRECTIONS)}
+        stacked = self._directions.follows and self.directions_per_pass > 1
+        names, wrong = {False: [*self._stack.uses], True: [DIRECTIONS] * stacked}, False
+        for calls, of_directions in ((new - along, False), (along, True)):
+            if not calls or not names[of_directions] or self._verify is False:
                 continue
-            objective = self._objective if self._verify is True else self._verify
-            found = compare(self._network, self._twin_under(objective), names, self.chunk)
-            self.checked["; ".join(sorted(new))] += found.queries
+            objective = self._objective if self._verify is True else self._verify(self._objective)
+            twin_of = self._twin_under(objective)
+            found = compare(self._network, twin_of, names[of_directions], self.chunk)
+            self.checked["; ".join(sorted(calls))] += found.queries
             wrong |= self._heed(found)
         return wrong
 
@@ -278,7 +283,7 @@ class WeightOracle:
         def twin_of(network: nn.Module) -> Twin:
             twin = WeightOracle(network, objective, self.chunk, None, *self._ways, verify=False)
             twin.give_up(self.plain)
-            twin._draws.start = streams()
+            twin.draws.start = streams()
             return Twin(twin._query, twin._stacked, twin._along)
 
         return twin_of
@@ -304,7 +309,7 @@ class WeightOracle:
 
     def _ask(self, network: Network, num_probes: int) -> Tensor:
         """The objective's losses; the network is afterwards what it was."""
-        with unchanged(self._network), self._draws.query():
+        with unchanged(self._network), self.draws.query():
             return self._objective(network, num_probes)
 
 
@@ -343,7 +348,7 @@ class WeightOracles:
         verify: See `WeightOracle`.
     """
 
-    def __init__(self, chunk: int | None = None, verify: bool | Objective = True) -> None:
+    def __init__(self, chunk: int | None = None, verify: bool | StandIn = True) -> None:
         self._chunk, self._verify = chunk, verify
         self._latest: WeightOracle | None = None
 

@@ -65,6 +65,12 @@ def scores_by(
     return zo_grasp_scores(network, objective, directions, mu, generator=draw, oracle_at=oracles)
 
 
+def cost_of(scores: Scores, solver_steps: int, seconds: float) -> Fitted:
+    """What scores cost, of no iteration."""
+    checked = {"scores": scores.checking} if scores.checking else {}
+    return Fitted(0, scores.queries, solver_steps, seconds, checked=checked)
+
+
 def queries_of(score: str, directions: int) -> int:
     """Queries that a score takes."""
     return {"grasp": 1, "zo-grasp": 2 * (directions + 1)}.get(score, 0)
@@ -83,7 +89,7 @@ def write_scoring(
     """Keep ratios, where there are some, for an interrupted run."""
     if scoring.ratios is None:
         return
-    costs = {name: getattr(scoring.cost, name) for name in _COSTS}
+    costs = {name: getattr(scoring.cost, name) for name in (*_COSTS, "checked")}
     content = {"score": score, "sparsity": sparsity, **costs, **scoring.ratios.as_tree()}
     folder.write_json(str(path.relative_to(folder.root)), content)
 
@@ -93,7 +99,8 @@ def read_scoring(path: Path) -> Scoring:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         costs = [content[name] for name in _COSTS]
-        return Scoring(LayerRatios.from_tree(content), Fitted(0, *costs))
+        cost = Fitted(0, *costs, checked=content.get("checked", {}))
+        return Scoring(LayerRatios.from_tree(content), cost)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{FILE} in {path.parent}",

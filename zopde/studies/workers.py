@@ -143,8 +143,13 @@ class Workers:
         counted = () if counter is None else (counter,)
         folder = Path(self.scratch) if self.scratch else None
 
+        latest: list[ExecutorOracle] = []  # so that what it has verified is known
+
         def make(network: nn.Module, objective: Objective) -> NetworkOracle:
-            return ExecutorOracle(network, objective, pool, chunk, kept=counted, folder=folder)
+            if not latest or not latest[-1].is_of(network):
+                made = ExecutorOracle(network, objective, pool, chunk, kept=counted, folder=folder)
+                latest[:] = [made]
+            return latest[-1].under(objective)
 
         return make
 

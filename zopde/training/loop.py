@@ -18,7 +18,7 @@ from torch import nn
 from zopde.contracts import Objective
 from zopde.errors import InputError, SolverError, first_line
 from zopde.files import replacing
-from zopde.training.descent import GradientSource, Optimise
+from zopde.training.descent import Gradient, GradientSource, Optimise
 
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 
@@ -34,6 +34,13 @@ class Fitted:
     stopped: str = ""  # why it ended early; empty if it did not
     failures: dict[str, int] = field(default_factory=dict)  # failed solver steps, by reason
     skipped: int = 0  # iterations without an update, because their base run failed
+    # Calls of the network -> evaluations that verified their probes, besides `queries`
+    checked: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def checking(self) -> int:
+        """Evaluations that verified stacked probes."""
+        return sum(self.checked.values())
 
 
 def not_measured() -> None:
@@ -94,10 +101,12 @@ def fit(
         for _ in range(before.iterations):
             progress(math.nan)
 
-    def now(cost: Fitted, queries: int) -> Fitted:
+    def now(cost: Fitted, measured: Gradient) -> Fitted:
         return replace(
             cost,
-            queries=cost.queries + queries,
+            queries=cost.queries + measured.queries,
+            # What a resumed training verifies again was counted.
+            checked={**measured.checked, **cost.checked},
             solver_steps=before.solver_steps + solver_steps() - steps_at_start,
             seconds=before.seconds + time.monotonic() - began,
             failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
@@ -116,9 +125,10 @@ def fit(
             except SolverError:
                 save(cost)
                 raise
-            norm, done = _gradient_norm(network), now(cost, measured.queries)
+            norm, done = _gradient_norm(network), now(cost, measured)
             counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
-            figures = (measured.loss, norm, *counts, agreement(), variance(), seconds)
+            watched = agreement(), variance(), done.checking
+            figures = (measured.loss, norm, *counts, *watched, seconds)
             rows.writerow((done.iterations, *figures))
             in_a_row = in_a_row + 1 if measured.skipped else 0
             if math.isinf(measured.loss) or not math.isfinite(norm):
@@ -196,6 +206,7 @@ class Row:
     solver_steps: int  # in states, so far
     agreement: float | None  # of a bank of Jacobians with the solver, a cosine
     variance: float | None  # of the entries of a product from random directions
+    checking: int  # queries that verified stacked probes, so far
     seconds: float  # of training, so far
 
 
@@ -223,11 +234,11 @@ def read_history(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         # The last one may be half written; a file of an older version has no variance.
         lines = [line for line in csv.DictReader(file) if line["seconds"]]
-    whole, perhaps = ("iteration", "queries", "solver_steps"), ("agreement", "variance")
+    whole = ("iteration", "queries", "solver_steps", "checking")
 
     def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
-        if name in perhaps and not text:
-            return None
+        if name in ("agreement", "variance", "checking") and not text:
+            return 0 if name in whole else None
         return (int if name in whole else float)(text or "")
 
     return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]

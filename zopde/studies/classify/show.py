@@ -56,7 +56,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         }
         for key, value in row.items():
             metrics.setdefault(key, {})[label] = value
-    metrics |= mean_costs(results, ("iterations", "queries", "seconds"))
+    metrics |= mean_costs(results, ("iterations", "queries", "checking", "seconds"))
     metrics["stopped_early"] = stopped_early(results)
     metrics["workers"] = opened.workers.processes
     whose = {"here": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
@@ -98,7 +98,7 @@ def _summed(trained: Sequence[Trained]) -> Tensor:
 
 def table_of(metrics: Mapping[str, Any]) -> Table:
     """The table of results, one row per label."""
-    rows = []
+    rows, costs = [], ("iterations", "queries", "checking", "seconds")
     for label in metrics["methods"]:
         accuracy, gap = metrics["accuracy"][label], metrics["points_from_fo"][label]
         rows.append(
@@ -109,6 +109,7 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
                 "" if gap is None or label == "FO" else f"{gap:+.2f}",
                 f"{metrics['loss'][label]:.4f}",
                 *(f"{metrics[cost][label]:,.0f}" for cost in ("iterations", "queries")),
+                f"{metrics.get('checking', {}).get(label, 0):,}",
                 f"{metrics['seconds'][label]:,.1f}",
             ]
         )
@@ -116,7 +117,7 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
     return Table(
         f"{metrics['data']}: {metrics['test_images']:,} test images, {metrics['parameters']:,} "
         f"weights, seeds {', '.join(map(str, metrics['seeds']))}",
-        ("method", "accuracy %", "± seeds", "vs FO", "loss", "iterations", "queries", "seconds"),
+        ("method", "accuracy %", "± seeds", "vs FO", "loss", *costs),
         rows,
         [f"{label}: stopped early, {why}" for label, why in stopped if why],
     )
