@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NamedTuple, final
 
 import torch
@@ -107,7 +108,7 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
     """
     check_positive("factor", factor)
     coordinates = Coordinates(network)
-    tensors = [network.get_parameter(s.name).detach() for s in coordinates.slices]
+    tensors = [attrgetter(s.name)(network).detach() for s in coordinates.slices]
     squares = [float(tensor.double().square().sum()) for tensor in tensors]
     smallest = _SMALLEST_SCALE * (sum(squares) / max(1, coordinates.total)) ** 0.5
     steps = []
@@ -156,15 +157,15 @@ class Replaced:
 
     def _in_place(self, tensors: dict[str, Tensor], *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """The answer of TorchScript, whose parameters take other values for a moment."""
-        moved = {self._network.get_parameter(name): value for name, value in tensors.items()}
-        before = {parameter: parameter.data for parameter in moved}
+        moved = [(attrgetter(name)(self._network), value) for name, value in tensors.items()]
+        before = [(parameter, parameter.data) for parameter, _ in moved]
         try:
-            for parameter, value in moved.items():
+            for parameter, value in moved:
                 parameter.data = value
             answer: Tensor = self._network(*args, **named)
             return answer
         finally:
-            for parameter, value in before.items():
+            for parameter, value in before:
                 parameter.data = value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from inspect import Parameter, signature
 from typing import Any, final
 
@@ -18,6 +18,7 @@ from zopde.oracle.graph import node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, NodeRule, Reuse, base_run, never_called
 from zopde.oracle.state import is_states
+from zopde.seeding import set_streams, streams
 
 log = logging.getLogger(__name__)
 
@@ -83,35 +84,39 @@ class Stack:
     ) -> Tensor | None:
         """The answer where all probes have the states (batch, ...); None if it is not known."""
         values = self._in_order(args, named) if self._reuse else ()
-        states = [value for value in values if is_states(value)]
-        if not states:
+        if not any(map(is_states, values)):
             return None
         kind = tuple(Tensor if isinstance(value, Tensor) else value for value in values)
+        before = streams() if self._base is None else None
         try:
             if kind not in self._graphs:
                 graph = trace(self._network, values)
                 self._graphs[kind] = None if graph is None else (graph, node_rules(graph))
             traced = self._graphs[kind]
-            if traced is None:
-                return None
-            graph, rules = traced
-            inside = {id(rule.layer) for rule in rules.values()}
-            if not all(
-                id(use.layer) in inside for b in blocks for use in self.uses[b.parameter.name]
-            ):
-                return None  # inside a layer that torch.fx takes as a whole
-            with self._statistics(lambda _: len(states[0])):
-                if self._base is None or not self._base.answers(values):
-                    self._base = None  # the old run's memory goes first
-                    self._base = base_run(graph, values)
-                return Reuse(self._base, rules, self.uses, blocks).answer()
+            return None if traced is None else self._by_graph(*traced, blocks, values)
         except Exception as reason:  # user code, run node by node, may raise anything
             if out_of_memory(reason):
                 raise
             log.debug("no feature reuse: %s", reason)
-            if not isinstance(reason, TypeError) or "unhashable" not in str(reason):
+            if before:  # the same pass begins again
+                set_streams(before)
+            with suppress(TypeError):  # not all that a call brings can be looked up
                 self._graphs[kind] = None
             return None
+
+    def _by_graph(
+        self, graph: fx.GraphModule, rules: Rules, blocks: list[ProbeBlock], values: Sequence[Any]
+    ) -> Tensor | None:
+        layers = {id(rule.layer) for rule in rules.values()}
+        uses = [use for block in blocks for use in self.uses[block.parameter.name]]
+        if not all(id(use.layer) in layers for use in uses):
+            return None  # one is inside a layer that torch.fx takes as a whole
+        batch = next(len(value) for value in values if is_states(value))
+        with self._statistics(lambda _: batch):
+            if self._base is None or not self._base.answers(values):
+                self._base = None  # the old run's memory goes first
+                self._base = base_run(graph, values)
+            return Reuse(self._base, rules, self.uses, blocks).answer()
 
     def _in_order(self, args: Sequence[Any], named: dict[str, Any]) -> tuple[Any, ...]:
         """The values of a call, one for each argument of `forward`; none where it takes any."""

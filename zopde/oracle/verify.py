@@ -9,27 +9,26 @@ behind a layer of zeros, where many networks start, every answer would agree.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import final
 
 import torch
 from torch import Generator, Tensor, nn
 
 from zopde.contracts import CHECKING
-from zopde.errors import first_line
+from zopde.errors import SolverError, first_line
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import Coordinates, ParameterSlice
 from zopde.oracle.vmapped import DIRECTIONS
 from zopde.seeding import set_streams, streams
 
-log = logging.getLogger(__name__)
-
-_PROBES, _ATTEMPTS = 2, 6  # of a parameter, and of a probe
-_SHARES = (0.1, 0.01, 0.0)  # by which weights are moved, of their size; the first that works
+_SHARES = (0.1, 0.01, 0.0)  # of a weight's size, by which it is moved; the first that works
+_WAYS = (1.0, -0.7)  # of two probes: no two steps alike, they might make up for each other
+_ATTEMPTS, _STRIDE = 6, 7919  # of a probe, and how far apart the weights that it tries
 # In units of round-off: what a probe should move, what it has to, and how far both ways may differ.
 _ENOUGH, _LEAST, _APART = 3000.0, 300.0, 30.0
 
@@ -60,26 +59,40 @@ class Found:
     """
 
     wrong: dict[str, str]
-    unmoved: tuple[str, ...]
-    queries: int
+    unmoved: tuple[str, ...] = ()
+    queries: int = 0
+
+    def lines(self, weights: dict[str, int]) -> Iterator[str]:
+        """What to tell the user; `weights` are the probes of a whole gradient, by name."""
+        wrong = [name for name in self.wrong if name not in self.unmoved or name == DIRECTIONS]
+        if wrong:
+            count = sum(weights.get(name, 0) for name in wrong)
+            price = f"{count:,} probes of a whole gradient" if count else "they"
+            why = self.wrong[wrong[0]]
+            yield f"stacked probes fail at {_listed(wrong)} ({why}): {price} go one at a time"
+        silent = [name for name in self.unmoved if name not in self.wrong]
+        if silent:
+            yield f"stacked probes not verified, none moved the loss: {_listed(silent)}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """One moved weight, and by how much the plain loop says that it changes the loss."""
+    """A moved weight, and by how much the plain loop says that it changes the loss."""
 
     index: int
     step: float
     change: float
+    round_off: float
 
 
 def compare(
-    network: nn.Module,
-    twin_of: Callable[[nn.Module], Twin],
-    names: Sequence[str],
-    chunk: int | None = None,
+    network: nn.Module, twin_of: Callable[[nn.Module], Twin], names: Sequence[str], chunk: int
 ) -> Found:
-    """Compare both ways.
+    """Answer some probes both ways.
 
     Args:
         network: It is only read.
@@ -87,46 +100,23 @@ def compare(
         names: Parameters whose probes share passes; `DIRECTIONS` alone for directions.
         chunk: Most probes of a pass.
     """
-    queries, why = 0, ""
+    queries, found = 0, Found({}, tuple(names))
     with _aside():
         for share in _SHARES:
             try:
                 copied = _moved_copy(network, share)
-            except Exception as error:  # a user's module may not copy
-                why = f"no copy can be made: {first_line(error)}"
-                return Found(dict.fromkeys(names, why), (), queries)
-            trial = _Trial(twin_of(copied), copied)
-            found = trial.run(names, chunk) if trial.works() else Found({}, (), 0)
+                trial = _Trial(twin_of(copied), copied)
+                found = trial.run(names, chunk)
+            except Exception as error:  # user code may raise anything
+                if out_of_memory(error):
+                    raise
+                why = f"on a copy, {type(error).__name__}: {first_line(error)}"
+                found = Found({} if isinstance(error, SolverError) else dict.fromkeys(names, why))
+                continue
             queries += trial.queries
-            if len(found.unmoved) < len(names) and trial.works():
+            if len(found.unmoved) < len(names):
                 break
-    return Found(found.wrong, found.unmoved if trial.works() else tuple(names), queries)
-
-
-def tell(found: Found, weights: dict[str, int]) -> None:
-    """Say what goes one at a time, at what price, and what is not known.
-
-    Args:
-        found: By the comparison.
-        weights: Name -> probes of a whole gradient.
-    """
-    wrong = {name: why for name, why in found.wrong.items() if name not in found.unmoved}
-    if wrong:
-        price = f"{sum(weights.get(name, 0) for name in wrong):,} probes of a whole gradient"
-        if DIRECTIONS in wrong:
-            price = "all directions"
-        text = "stacked probes are not the plain loop's at %s (%s): %s go one at a time"
-        log.warning(text, _listed(list(wrong)), next(iter(wrong.values())), price)
-    silent = [name for name in found.unmoved if name not in found.wrong]
-    if silent:
-        log.warning("stacked probes not verified, none moved the loss: %s", _listed(silent))
-    for name in {*found.unmoved} & {*found.wrong}:
-        log.debug("%s moves no loss: probed one at a time", name)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    return Found(found.wrong, found.unmoved, queries)
 
 
 @contextmanager
@@ -145,8 +135,7 @@ def _moved_copy(network: nn.Module, share: float) -> nn.Module:
     draw = Generator().manual_seed(0)
     # What hooks have computed carries a graph, which does not copy.
     tensors = [v for m in network.modules() for v in vars(m).values() if isinstance(v, Tensor)]
-    known = {id(v): v.detach().clone() for v in tensors if not v.is_leaf}
-    copied = copy.deepcopy(network, known)
+    copied = copy.deepcopy(network, {id(v): v.detach().clone() for v in tensors if not v.is_leaf})
     for weight in copied.parameters():
         weight.add_(share * _size(weight) * _noise(weight, draw))
     return copied
@@ -177,25 +166,23 @@ class _Trial:
     """Probes of a copy of the network, both ways."""
 
     def __init__(self, twin: Twin, network: nn.Module) -> None:
-        self._twin, self._network, self.queries = twin, network, 0
+        self._twin, self._network, self.queries = twin, network, 1
         self._draw, self._eps = Generator().manual_seed(1), resolution(network)
-        self._base = self._loss(lambda: twin.query({}))
+        self._base = float(twin.query({}))
         # Weights changed in their last digit show what round-off does to this loss.
-        rounded = [self._loss(lambda: twin.query(self._rounded())) for _ in range(2)]
+        rounded = [self._loss(lambda: twin.query(self._rounded())) for _ in _WAYS]
         changes = [abs(loss - self._base) for loss in rounded]
-        self._floor = max(*changes, 4 * self._eps * abs(self._base), 1e-300)
+        self._round_off = max(*changes, 4 * self._eps * abs(self._base), 1e-300)
 
-    def works(self) -> bool:
-        """Whether the objective has a loss here."""
-        return math.isfinite(self._base) and math.isfinite(self._floor)
-
-    def run(self, names: Sequence[str], chunk: int | None) -> Found:
+    def run(self, names: Sequence[str], chunk: int) -> Found:
         """Compare; see `compare`."""
+        if not math.isfinite(self._base + self._round_off):
+            return Found({}, tuple(names), self.queries)
         if DIRECTIONS in names:
             return self._directions()
         parts = [p for p in Coordinates(self._network).slices if p.name in names]
         probes = {part.name: [*self._probes(part)] for part in parts}
-        unmoved = [n for n, own in probes.items() if any(self._is_still(p.change) for p in own)]
+        unmoved = tuple(name for name, own in probes.items() if any(map(_is_still, own)))
         wrong: dict[str, str] = {}
         if self._fault(probes.values(), chunk):
             single = {name: self._fault([own], chunk) for name, own in probes.items()}
@@ -203,64 +190,60 @@ class _Trial:
             left = {name: own for name, own in probes.items() if name not in wrong}
             if why := self._fault(left.values(), chunk):
                 wrong |= dict.fromkeys(left, f"in passes that they share, {why}")
-        return Found(wrong, tuple(unmoved), self.queries)
+        return Found(wrong, unmoved, self.queries)
 
     def _probes(self, part: ParameterSlice) -> Iterator[_Probe]:
         """Some weights of a parameter, each moved until the loss moves by more than round-off."""
-        weight = self._network.get_parameter(part.name)
-        for _ in range(_PROBES):
-            best, shrink = _Probe(part.start, 0.0, 0.0), 1.0
+        weight = attrgetter(part.name)(self._network).detach()
+        count, size = weight.numel(), _size(weight)
+        for way in _WAYS:
+            best, shrink = None, 1.0
+            first = int(torch.randint(count, (), generator=self._draw))
             for attempt in range(_ATTEMPTS):
-                position = int(torch.randint(weight.numel(), (), generator=self._draw))
-                step = _size(weight) * shrink * 10 ** (attempt // 2)
-                moved = weight.detach().clone(memory_format=torch.contiguous_format)
-                moved.view(-1)[position] += step
+                position, scale = (first + attempt * _STRIDE) % count, shrink * 10 ** (attempt // 2)
+                moved = weight.clone(memory_format=torch.contiguous_format)
+                moved.view(-1)[position] += way * size * scale
                 change = self._loss(lambda m=moved: self._twin.query({part.name: m})) - self._base
+                round_off = self._round_off * max(1.0, scale)
                 if not math.isfinite(change):
                     shrink *= 0.01
-                elif abs(change) >= abs(best.change):
-                    best = _Probe(part.start + position, step, change)
-                if abs(best.change) > _ENOUGH * self._floor:
+                elif best is None or abs(change) > _LEAST * round_off:
+                    best = _Probe(part.start + position, way * size * scale, change, round_off)
+                if best and abs(best.change) > _ENOUGH * best.round_off:
                     break
-            yield best
+            yield best or _Probe(part.start, 0.0, 0.0, self._round_off)
 
-    def _fault(self, groups: Iterable[list[_Probe]], chunk: int | None) -> str:
+    def _fault(self, groups: Iterable[list[_Probe]], chunk: int) -> str:
         """What is wrong where these probes share passes; "" where nothing is."""
         probes = sorted((p for own in groups for p in own), key=lambda p: p.index)
-        if not probes:
-            return ""
-        passes = math.ceil(len(probes) / (chunk or len(probes)))
-        indices = torch.tensor([p.index for p in probes]).tensor_split(passes)
-        steps = torch.tensor([p.step for p in probes], dtype=torch.float64).tensor_split(passes)
+        passes = math.ceil(len(probes) / chunk)
+        indices = torch.tensor([p.index for p in probes])
+        steps = torch.tensor([p.step for p in probes], dtype=torch.float64)
 
         def ask() -> Tensor:
-            return torch.cat([*map(self._twin.together, indices, steps)])
+            parts = indices.tensor_split(passes), steps.tensor_split(passes)
+            return torch.cat([*map(self._twin.together, *parts)])
 
-        return self._difference([p.change for p in probes], ask)
+        return self._difference(probes, ask) if probes else ""
 
     def _directions(self) -> Found:
-        rows, draw = [], self._draw
+        rows = []
         for part in Coordinates(self._network).slices:
-            size = _SHARES[0] * _size(self._network.get_parameter(part.name))
-            noise = torch.randn(
-                _PROBES, part.stop - part.start, generator=draw, dtype=torch.float64
-            )
-            rows.append(size * noise)
+            size = _SHARES[0] * _size(attrgetter(part.name)(self._network))
+            shape = len(_WAYS), part.stop - part.start
+            rows.append(size * torch.randn(shape, generator=self._draw, dtype=torch.float64))
         along = torch.cat(rows, dim=1)
-        changes = [
-            self._loss(lambda row=row: self._twin.along(row, 1)[0]) - self._base
-            for row in along.split(1)
-        ]
-        why = self._difference(changes, lambda: self._twin.along(along, _PROBES))
-        unmoved = (DIRECTIONS,) if any(map(self._is_still, changes)) else ()
+        probes = []
+        for row in along.split(1):
+            loss = self._loss(lambda row=row: self._twin.along(row, 1)[0])
+            probes.append(_Probe(0, 1.0, loss - self._base, self._round_off))
+        why = self._difference(probes, lambda: self._twin.along(along, len(_WAYS)))
+        unmoved = (DIRECTIONS,) if any(map(_is_still, probes)) else ()
         return Found({DIRECTIONS: why} if why else {}, unmoved, self.queries)
 
-    def _is_still(self, change: float) -> bool:
-        return not abs(change) >= _LEAST * self._floor
-
-    def _difference(self, changes: list[float], ask: Callable[[], Tensor]) -> str:
+    def _difference(self, probes: Sequence[_Probe], ask: Callable[[], Tensor]) -> str:
         """How stacked answers differ from the plain loop's; "" where round-off explains it."""
-        self.queries += len(changes)
+        self.queries += len(probes)
         try:
             found = (ask().double().cpu() - self._base).tolist()
         except Exception as error:  # user code may raise anything
@@ -268,24 +251,26 @@ class _Trial:
                 raise
             return f"{type(error).__name__}: {first_line(error)}"
         worst = 0.0
-        for one, other in zip(found, changes, strict=True):
-            allowed = _APART * self._floor + math.sqrt(self._eps) * abs(other)
-            if not abs(one - other) <= allowed and math.isfinite(other):
-                worst = max(worst, abs(one - other) / max(abs(other), self._floor))
+        for change, probe in zip(found, probes, strict=True):
+            size, off = abs(probe.change), abs(change - probe.change)
+            allowed = _APART * probe.round_off + math.sqrt(self._eps) * size
+            if not off <= allowed and math.isfinite(size):
+                worst = max(worst, off / max(size, probe.round_off))
         return f"a change of the loss is off by {100 * worst:.2g} %" if worst else ""
 
     def _loss(self, ask: Callable[[], Tensor]) -> float:
-        """By the plain way; NaN where the objective fails."""
+        """By the plain way; NaN where the solver fails."""
         self.queries += 1
         try:
             return float(ask())
-        except Exception as error:  # the objective is the user's
-            if out_of_memory(error):
-                raise
-            log.debug("no loss in a comparison: %s", first_line(error))
+        except SolverError:
             return math.nan
 
     def _rounded(self) -> dict[str, Tensor]:
         """All parameters, changed in their last digit."""
         named = self._network.named_parameters()
         return {n: p.detach() * (1 + self._eps * _noise(p, self._draw)) for n, p in named}
+
+
+def _is_still(probe: _Probe) -> bool:
+    return not abs(probe.change) >= _LEAST * probe.round_off

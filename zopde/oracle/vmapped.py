@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -106,7 +107,7 @@ class StackedWeights:
         """Parameter name -> (q, *shape), each probe's weights."""
         moved = {}
         for parameter in self._coordinates.slices:
-            weight = self._network.get_parameter(parameter.name).detach()
+            weight = attrgetter(parameter.name)(self._network).detach()
             along = directions[:, parameter.start : parameter.stop].to(weight)
             moved[parameter.name] = weight + mu * along.view(-1, *parameter.shape)
         return moved

@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -26,7 +27,7 @@ from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, Replaced
 from zopde.oracle.stack import Stack, StackedPass
 from zopde.oracle.state import Draws, structure_of, unchanged
-from zopde.oracle.verify import DIRECTIONS, Found, Twin, compare, resolution, tell
+from zopde.oracle.verify import DIRECTIONS, Found, Twin, compare, resolution
 from zopde.oracle.vmapped import StackedWeights
 from zopde.seeding import streams
 
@@ -227,7 +228,7 @@ class WeightOracle:
                 names = [p.name for p, _ in self._coordinates.split(indices)]
                 why = f"{type(error).__name__}: {first_line(error)}"
                 left = {name: why for name in names if name in self._stack.uses}
-                self._heed(Found(left, (), 0))
+                self._heed(Found(left))
                 return answers
         return torch.cat(self._one_at_a_time(indices, steps))
 
@@ -252,7 +253,6 @@ class WeightOracle:
             seen: Calls that came elsewhere, see `zopde.oracle.stack.shapes_of`.
         """
         new = (self.seen | {*seen}) - self._verified
-        self._verified |= new
         along = {call for call in new if call.startswith(DIRECTIONS)}
         stacked = self._directions.follows and self.directions_per_pass > 1
         names, wrong = {False: [*self._stack.uses], True: [DIRECTIONS] * stacked}, False
@@ -261,15 +261,20 @@ class WeightOracle:
                 continue
             objective = self._objective if self._verify is True else self._verify(self._objective)
             twin_of = self._twin_under(objective)
-            found = compare(self._network, twin_of, names[of_directions], self.chunk)
+            found = compare(self._network, twin_of, names[of_directions], self.chunk or _DIRECTIONS)
             self.checked["; ".join(sorted(calls))] += found.queries
             wrong |= self._heed(found)
+            if len(found.unmoved) == len(names[of_directions]):
+                new -= calls  # nothing is known yet: again at the next gradient
+        self._verified |= new
         return wrong
 
     def _heed(self, found: Found) -> bool:
         """Ask one at a time from now on what a comparison found wrong; whether there is any."""
-        weights = {p.name: p.stop - p.start for p in self._coordinates.slices}
-        tell(found, weights)
+        for line in found.lines({p.name: p.stop - p.start for p in self._coordinates.slices}):
+            if line not in self._warned:
+                self._warned.append(line)
+                log.warning(line)
         self.give_up(found.wrong)
         return bool(found.wrong)
 
@@ -292,7 +297,7 @@ class WeightOracle:
         """The losses of sorted coordinates whose parameters are moved in a copy."""
         losses, far = [], iter(steps.tolist())
         for parameter, positions in self._coordinates.split(indices):
-            weight = self._network.get_parameter(parameter.name)
+            weight = attrgetter(parameter.name)(self._network)
             for position in positions.tolist():
                 moved = weight.detach().clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[position] += next(far)

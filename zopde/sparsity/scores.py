@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from jaxtyping import Float
@@ -170,5 +171,5 @@ def _moved(network: nn.Module, step: Float[Tensor, " d"]) -> nn.Module:
     """A copy of the network at theta + step."""
     copy = deepcopy(network)
     for part in Coordinates(copy).slices:
-        copy.get_parameter(part.name).add_(step[part.start : part.stop].view(part.shape))
+        attrgetter(part.name)(copy).add_(step[part.start : part.stop].view(part.shape))
     return copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal, Protocol, final
 
 import torch
@@ -140,7 +141,7 @@ def _step_active(optimizer: torch.optim.Optimizer, network: nn.Module, active: T
 def parts_of(flat: Tensor, network: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
     """(d,) -> every trainable tensor of a network, and its part of `flat` in its shape."""
     for part in Coordinates(network).slices:
-        yield network.get_parameter(part.name), flat[part.start : part.stop].view(part.shape)
+        yield attrgetter(part.name)(network), flat[part.start : part.stop].view(part.shape)
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ FAILED: tuple[Failed, ...] = ("keep", "drop")
 
 log = logging.getLogger(__name__)
 
-_HALF = 2.0**-10  # eps of float16
+_HALF, _HALF_WARNED = 2.0**-10, "half precision"  # eps of float16
 
 
 def cge(
@@ -102,9 +102,9 @@ def cge(
 def _warn_of_few_digits(checks: Checks, ahead: Tensor, slope: Tensor, step: float | Tensor) -> None:
     """In half precision, say once what round-off leaves of the derivatives."""
     eps = max(checks.eps, torch.finfo(ahead.dtype).eps if ahead.is_floating_point() else 0.0)
-    if eps < _HALF or checks.warned or not len(ahead):
+    if eps < _HALF or _HALF_WARNED in checks.warned or not len(ahead):
         return
-    checks.warned.append("half precision")
+    checks.warned.append(_HALF_WARNED)
     smallest = float(step.min()) if isinstance(step, Tensor) else step
     floor = eps * float(ahead.double().abs().nanmedian()) / smallest
     typical = float(slope.double().square().nanmean().sqrt())
