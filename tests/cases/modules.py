@@ -310,27 +310,27 @@ def _(self, x):
     return self.b(torch.cat([torch.tanh(self.a(part)) for part in x.split(2)]))
 
 
-@simple("buffer written", PLAIN, VECTOR, (*AB, ("m", lambda: _Buffer())))
+class _Buffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(4))
+        self.count, self.plain = 0, torch.zeros(2)
+
+
+@simple("buffer written", PLAIN, VECTOR, (*AB, ("m", _Buffer)))
 def _(self, x):
     y = self.a(x)
     self.m.mean.mul_(0.9).add_(0.1 * y.detach().mean(0))
     return self.b(y / self.m.mean)
 
 
-@simple("buffer assigned", PLAIN, VECTOR, (*AB, ("m", lambda: _Buffer())))
+@simple("buffer assigned", PLAIN, VECTOR, (*AB, ("m", _Buffer)))
 def _(self, x):
     y = self.a(x)
     self.m.mean = 0.9 * self.m.mean + 0.1 * y.detach().mean(0)
     self.m.count += 1
     self.m.plain.add_(1)
     return self.b(y / self.m.mean)
-
-
-class _Buffer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.ones(4))
-        self.count, self.plain = 0, torch.zeros(2)
 
 
 def _wrapped(name, wrap, way=EITHER):

@@ -397,5 +397,4 @@ def never_called(block: ProbeBlock) -> InputError:
         f"parameter {block.parameter.name!r}",
         got="a layer that the objective never calls",
         expected="weights used through their layer's forward",
-        remedy="freeze it (requires_grad_(False)) or pass stacked=False",
     )
