@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,30 +45,3 @@ def global_stream(draw: torch.Generator) -> Iterator[None]:
 def noise_seeds(seed: int, index: int, steps: int) -> list[int]:
     """Seeds in [0, 2^31 - 1) for the steps of a stochastic solver in iteration `index`."""
     return torch.randint(2**31 - 1, (steps,), generator=generator(seed, "noise", index)).tolist()
-
-
-Streams = tuple[list[torch.Tensor], Any, Any]
-"""The state of the global streams: torch's, the CPU's first; NumPy's; Python's."""
-
-
-def streams() -> Streams:
-    """The state of the global streams now."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *devices], np.random.get_state(), random.getstate()
-
-
-def set_streams(states: Streams) -> None:
-    """Put the global streams into a state."""
-    (cpu, *devices), of_numpy, of_python = states
-    torch.set_rng_state(cpu)
-    for device, state in enumerate(devices):
-        torch.cuda.set_rng_state(state, device)
-    np.random.set_state(of_numpy)
-    random.setstate(of_python)
-
-
-def same_streams(one: Streams, other: Streams) -> bool:
-    """Whether two states are the same."""
-    torchs = all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=False))
-    numpys = bool((one[1][1] == other[1][1]).all()) and one[1][2:] == other[1][2:]
-    return torchs and numpys and one[2] == other[2]

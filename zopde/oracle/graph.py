@@ -21,8 +21,7 @@ from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
 from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
 from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
-from zopde.oracle.state import unchanged
-from zopde.seeding import same_streams, set_streams, streams
+from zopde.oracle.state import same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
 

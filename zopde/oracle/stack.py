@@ -17,8 +17,7 @@ from zopde.oracle.coordinates import LayerChange, ProbeBlock
 from zopde.oracle.graph import node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, NodeRule, Reuse, base_run, never_called
-from zopde.oracle.state import is_states
-from zopde.seeding import set_streams, streams
+from zopde.oracle.state import is_states, set_streams, streams
 
 log = logging.getLogger(__name__)
 

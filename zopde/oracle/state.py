@@ -9,7 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zopde.seeding import Streams, same_streams, set_streams, streams
+Streams = list[Tensor]
+"""The state of torch's global streams, the CPU's first."""
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def structure_of(network: nn.Module) -> Hashable:
 
 @final
 class Draws:
-    """Common random numbers: all queries of one gradient find the global streams in the same state.
+    """Common random numbers: all queries of one gradient find torch's streams in the same state.
 
     A network with Dropout in train mode, or one that draws noise, is then one function at all
     probes. The next gradient draws anew: the streams go on from where its first query left them.
@@ -117,3 +118,21 @@ class Draws:
 def is_states(value: object) -> bool:
     """Whether an argument of a network has a batch axis; a number in a tensor has none."""
     return isinstance(value, Tensor) and value.dim() > 0
+
+
+def streams() -> Streams:
+    """The state of torch's global streams now; nobody else's: other threads may draw from them."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *devices]
+
+
+def set_streams(states: Streams) -> None:
+    """Put torch's global streams into a state."""
+    torch.set_rng_state(states[0])
+    for device, state in enumerate(states[1:]):
+        torch.cuda.set_rng_state(state, device)
+
+
+def same_streams(one: Streams, other: Streams) -> bool:
+    """Whether two states are the same."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=False))

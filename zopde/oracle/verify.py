@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import final
 
@@ -23,8 +23,8 @@ from zopde.contracts import CHECKING
 from zopde.errors import SolverError, first_line
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import Coordinates, ParameterSlice
+from zopde.oracle.state import set_streams, streams
 from zopde.oracle.vmapped import DIRECTIONS
-from zopde.seeding import set_streams, streams
 
 _SHARES = (0.1, 0.01, 0.0)  # of a weight's size, by which it is moved; the first that works
 _WAYS = (1.0, -0.7)  # of two probes: no two steps alike, they might make up for each other
@@ -56,11 +56,13 @@ class Found:
         wrong: What is to be answered one at a time, and why.
         unmoved: Parameters whose probes moved no loss, so that nothing is known of them.
         queries: Evaluations of the objective.
+        noise: By how much two losses at the same weights differ.
     """
 
     wrong: dict[str, str]
     unmoved: tuple[str, ...] = ()
     queries: int = 0
+    noise: float = 0.0
 
     def lines(self, weights: dict[str, int]) -> Iterator[str]:
         """What to tell the user; `weights` are the probes of a whole gradient, by name."""
@@ -70,6 +72,8 @@ class Found:
             price = f"{count:,} probes of a whole gradient" if count else "they"
             why = self.wrong[wrong[0]]
             yield f"stacked probes fail at {_listed(wrong)} ({why}): {price} go one at a time"
+        if self.noise:
+            yield f"two losses at the same weights differ by {self.noise:.1g}: something is random"
         silent = [name for name in self.unmoved if name not in self.wrong]
         if silent:
             yield f"stacked probes not verified, none moved the loss: {_listed(silent)}"
@@ -116,12 +120,12 @@ def compare(
             queries += trial.queries
             if len(found.unmoved) < len(names):
                 break
-    return Found(found.wrong, found.unmoved, queries)
+    return replace(found, queries=queries)
 
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """Inside this context solvers count apart; the global streams are put back afterwards."""
+    """Inside this context solvers count apart; torch's streams are put back afterwards."""
     token, before = CHECKING.set(True), streams()
     try:
         yield
@@ -173,11 +177,14 @@ class _Trial:
         rounded = [self._loss(lambda: twin.query(self._rounded())) for _ in _WAYS]
         changes = [abs(loss - self._base) for loss in rounded]
         self._round_off = max(*changes, 4 * self._eps * abs(self._base), 1e-300)
+        again = abs(self._loss(lambda: twin.query({})) - self._base)
+        self._noise = again if again > 100 * self._eps * abs(self._base) else 0.0
+        self._round_off = max(self._round_off, self._noise)
 
     def run(self, names: Sequence[str], chunk: int) -> Found:
         """Compare; see `compare`."""
         if not math.isfinite(self._base + self._round_off):
-            return Found({}, tuple(names), self.queries)
+            return Found({}, tuple(names), self.queries, self._noise)
         if DIRECTIONS in names:
             return self._directions()
         parts = [p for p in Coordinates(self._network).slices if p.name in names]
@@ -190,7 +197,7 @@ class _Trial:
             left = {name: own for name, own in probes.items() if name not in wrong}
             if why := self._fault(left.values(), chunk):
                 wrong |= dict.fromkeys(left, f"in passes that they share, {why}")
-        return Found(wrong, unmoved, self.queries)
+        return Found(wrong, unmoved, self.queries, self._noise)
 
     def _probes(self, part: ParameterSlice) -> Iterator[_Probe]:
         """Some weights of a parameter, each moved until the loss moves by more than round-off."""
@@ -239,7 +246,7 @@ class _Trial:
             probes.append(_Probe(0, 1.0, loss - self._base, self._round_off))
         why = self._difference(probes, lambda: self._twin.along(along, len(_WAYS)))
         unmoved = (DIRECTIONS,) if any(map(_is_still, probes)) else ()
-        return Found({DIRECTIONS: why} if why else {}, unmoved, self.queries)
+        return Found({DIRECTIONS: why} if why else {}, unmoved, self.queries, self._noise)
 
     def _difference(self, probes: Sequence[_Probe], ask: Callable[[], Tensor]) -> str:
         """How stacked answers differ from the plain loop's; "" where round-off explains it."""

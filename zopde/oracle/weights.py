@@ -26,10 +26,9 @@ from zopde.errors import SolverError, first_line
 from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, Replaced
 from zopde.oracle.stack import Stack, StackedPass
-from zopde.oracle.state import Draws, structure_of, unchanged
+from zopde.oracle.state import Draws, streams, structure_of, unchanged
 from zopde.oracle.verify import DIRECTIONS, Found, Twin, compare, resolution
 from zopde.oracle.vmapped import StackedWeights
-from zopde.seeding import streams
 
 log = logging.getLogger(__name__)
 
