@@ -104,7 +104,7 @@ class Stack:
             return None
 
     def _by_graph(
-        self, graph: fx.GraphModule, rules: Rules, blocks: list[ProbeBlock], values: Sequence[Any]
+        self, graph: fx.GraphModule, rules: Rules, blocks: list[ProbeBlock], values: tuple[Any, ...]
     ) -> Tensor | None:
         layers = {id(rule.layer) for rule in rules.values()}
         uses = [use for block in blocks for use in self.uses[block.parameter.name]]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import final
 
@@ -28,9 +29,9 @@ from zopde.oracle.vmapped import DIRECTIONS
 
 _SHARES = (0.1, 0.01, 0.0)  # of a weight's size, by which it is moved; the first that works
 _WAYS = (1.0, -0.7)  # of two probes: no two steps alike, they might make up for each other
-_ATTEMPTS, _STRIDE = 6, 7919  # of a probe, and how far apart the weights that it tries
+_ATTEMPTS, _STRIDE = 4, 7919  # of a probe, and how far apart the weights that it tries
 # In units of round-off: what a probe should move, what it has to, and how far both ways may differ.
-_ENOUGH, _LEAST, _APART = 3000.0, 300.0, 30.0
+_ENOUGH, _LEAST, _APART = 600.0, 60.0, 12.0
 
 
 @dataclass(frozen=True)
@@ -207,11 +208,14 @@ class _Trial:
             best, shrink = None, 1.0
             first = int(torch.randint(count, (), generator=self._draw))
             for attempt in range(_ATTEMPTS):
-                position, scale = (first + attempt * _STRIDE) % count, shrink * 10 ** (attempt // 2)
+                position, scale = (
+                    (first + attempt * _STRIDE) % count,
+                    shrink * 10 ** max(0, attempt - 1),
+                )
                 moved = weight.clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[position] += way * size * scale
-                change = self._loss(lambda m=moved: self._twin.query({part.name: m})) - self._base
-                round_off = self._round_off * max(1.0, scale)
+                change = self._loss(partial(self._twin.query, {part.name: moved})) - self._base
+                round_off = self._round_off * max(1.0, scale**0.5)
                 if not math.isfinite(change):
                     shrink *= 0.01
                 elif best is None or abs(change) > _LEAST * round_off:
@@ -242,7 +246,7 @@ class _Trial:
         along = torch.cat(rows, dim=1)
         probes = []
         for row in along.split(1):
-            loss = self._loss(lambda row=row: self._twin.along(row, 1)[0])
+            loss = self._loss(partial(self._twin.along, row, 1))
             probes.append(_Probe(0, 1.0, loss - self._base, self._round_off))
         why = self._difference(probes, lambda: self._twin.along(along, len(_WAYS)))
         unmoved = (DIRECTIONS,) if any(map(_is_still, probes)) else ()

@@ -27,8 +27,8 @@ from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, Replaced
 from zopde.oracle.stack import Stack, StackedPass
 from zopde.oracle.state import Draws, streams, structure_of, unchanged
-from zopde.oracle.verify import DIRECTIONS, Found, Twin, compare, resolution
-from zopde.oracle.vmapped import StackedWeights
+from zopde.oracle.verify import Found, Twin, compare, resolution
+from zopde.oracle.vmapped import DIRECTIONS, StackedWeights
 
 log = logging.getLogger(__name__)
 

@@ -99,7 +99,7 @@ def read_scoring(path: Path) -> Scoring:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         costs = [content[name] for name in _COSTS]
-        cost = Fitted(0, *costs, checked=content.get("checked", {}))
+        cost = replace(Fitted(0, *costs), checked=content.get("checked", {}))
         return Scoring(LayerRatios.from_tree(content), cost)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -126,9 +126,8 @@ def fit(
                 save(cost)
                 raise
             norm, done = _gradient_norm(network), now(cost, measured)
-            counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
-            watched = agreement(), variance(), done.checking
-            figures = (measured.loss, norm, *counts, *watched, seconds)
+            counts = done.queries, done.solver_steps, agreement(), variance(), done.checking
+            figures = (measured.loss, norm, *counts, round(done.seconds, 3))
             rows.writerow((done.iterations, *figures))
             in_a_row = in_a_row + 1 if measured.skipped else 0
             if math.isinf(measured.loss) or not math.isfinite(norm):
