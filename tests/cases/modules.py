@@ -330,6 +330,12 @@ def _(self, x):
     return self.b(y / self.m.mean)
 
 
+def _empty():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Linear(5, 0)
+
+
 def _wrapped(name, wrap, way=EITHER):
     def make():
         with warnings.catch_warnings():
@@ -351,3 +357,8 @@ _wrapped(
     lambda layer: torch.jit.script(nn.Sequential(layer, nn.BatchNorm1d(4))),
 )
 _wrapped("TorchScript, the whole", lambda layer: layer)
+
+
+@simple("empty parameter", STACKED, VECTOR, (("a", lambda: nn.Linear(5, 4)), ("e", _empty)))
+def _(self, x):
+    return torch.cat([self.a(x), self.e(x)], 1)

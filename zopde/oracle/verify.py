@@ -116,7 +116,8 @@ def compare(
                 if out_of_memory(error):
                     raise
                 why = f"on a copy, {type(error).__name__}: {first_line(error)}"
-                found = Found({} if isinstance(error, SolverError) else dict.fromkeys(names, why))
+                fragile = isinstance(error, SolverError)
+                found = Found({}, tuple(names)) if fragile else Found(dict.fromkeys(names, why))
                 continue
             queries += trial.queries
             if len(found.unmoved) < len(names):
@@ -188,7 +189,8 @@ class _Trial:
             return Found({}, tuple(names), self.queries, self._noise)
         if DIRECTIONS in names:
             return self._directions()
-        parts = [p for p in Coordinates(self._network).slices if p.name in names]
+        slices = Coordinates(self._network).slices
+        parts = [part for part in slices if part.name in names and part.stop > part.start]
         probes = {part.name: [*self._probes(part)] for part in parts}
         unmoved = tuple(name for name, own in probes.items() if any(map(_is_still, own)))
         wrong: dict[str, str] = {}

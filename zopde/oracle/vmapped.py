@@ -109,7 +109,7 @@ class StackedWeights:
         for parameter in self._coordinates.slices:
             weight = attrgetter(parameter.name)(self._network).detach()
             along = directions[:, parameter.start : parameter.stop].to(weight)
-            moved[parameter.name] = weight + mu * along.view(-1, *parameter.shape)
+            moved[parameter.name] = weight + mu * along.view(len(along), *parameter.shape)
         return moved
 
     def _together(self, moved: Weights, num_probes: int, objective: Objective) -> Tensor:

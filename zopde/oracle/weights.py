@@ -92,7 +92,7 @@ class WeightOracle:
     def _set_up(self) -> None:
         """Number the weights, and see which can be stacked, as the network is now."""
         network, (stacked, reuse) = self._network, self._ways
-        self._structure = structure_of(network)
+        self._structure, self._eps = structure_of(network), resolution(network)
         self._coordinates = Coordinates(network)
         self.seen: set[str] = set()
         self._stack = Stack(network, stacked, reuse, self.seen)
@@ -183,7 +183,7 @@ class WeightOracle:
     @contextmanager
     def one_gradient(self) -> Iterator[Checks]:
         """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
-        checks = Checks(0, resolution(self._network), self._warned)
+        checks = Checks(0, self._eps, self._warned)
         before = self.checked.total()
         with self.draws.gradient():
             yield checks
