@@ -149,8 +149,8 @@ def _moved_copy(network: nn.Module, share: float) -> nn.Module:
 
 def _size(weight: Tensor) -> float:
     """The root mean square of a parameter; of one that is zero, of one that would start well."""
-    known = float(weight.abs().double().square().mean().sqrt()) if weight.numel() else 0.0
-    return known or 1 / math.sqrt(max(1, weight[0].numel() if weight.dim() else 1))
+    known = float(weight.abs().double().square().mean().sqrt()) if weight.numel() else 1.0
+    return known or 1 / math.sqrt(weight[0].numel() if weight.dim() else 1)
 
 
 def _noise(weight: Tensor, draw: Generator) -> Tensor:
