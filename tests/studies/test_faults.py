@@ -83,7 +83,8 @@ def test_too_many_failures_stop_and_a_better_solver_goes_on(clean, tmp_path, tin
 
 def test_an_error_keeps_the_checkpoint_of_the_last_iteration(clean, tmp_path, tiny):
     """`raise` ends the run at the first failure; asking again, it goes on from there."""
-    asked = tmp_path / "asked"
+    asked = tmp_path / "folder"
+    asked.mkdir()
     once = config(tiny, "run.checkpoint_seconds=1000", share=0.002, seed=2, asked=str(asked))
     with pytest.raises(SolverError, match="states failed; the first: no convergence"):
         run_correction(once, tmp_path / "run")
