@@ -18,7 +18,8 @@ class Flaky:
     """Fails at about one state in ten: `how` is raise, nan, whole, crash or hang.
 
     With `whole` the error does not say which states failed. Every state asked about leaves a
-    byte in the file `asked`, where one is named.
+    byte in a file in the folder `asked`, where one is named. (A file that an option names would be
+    part of who the solver is, and a store would know nothing of another one.)
     """
 
     def __init__(self, how="raise", share=0.1, shape=(8, 8), asked="", seed=0):
@@ -35,7 +36,7 @@ class Flaky:
 
     def step(self, state, forcing=None):
         if self.options["asked"]:
-            with open(self.options["asked"], "ab") as file:
+            with open(Path(self.options["asked"]) / "asked", "ab") as file:
                 file.write(b"x" * len(state))
         answer = self.toy.step(state, forcing)
         # The finer grid makes the reference: there everything goes well.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -41,12 +43,14 @@ Network = Callable[..., Tensor]
 
 def repeat_states(states: Tensor | None, num_probes: int) -> Tensor | None:
     """(batch, ...) -> (num_probes * batch, ...), probe-major: the same states for every probe."""
-    if states is None or num_probes == 1:
-        return states
+    if not isinstance(states, Tensor) or not states.dim() or num_probes == 1:
+        return states  # nothing that has a batch axis
     return states.repeat(num_probes, *[1] * (states.dim() - 1))
 
 
-def ask_shared(network: Network, num_probes: int, *states: Tensor | None) -> Tensor:
+def ask_shared(
+    network: Network, num_probes: int, *states: Tensor | None, **named: Tensor | None
+) -> Tensor:
     """Evaluate a network on states that all probes have in common.
 
     The same numbers as `network(*repeated)`, but a `WeightOracle` computes the common part once.
@@ -55,14 +59,16 @@ def ask_shared(network: Network, num_probes: int, *states: Tensor | None) -> Ten
         network: What an objective was given.
         num_probes: Probes side by side.
         states: The network's arguments, (batch, ...) each, or None.
+        named: Those that it takes by name.
 
     Returns:
         (num_probes * batch, ...), probe-major.
     """
     if shared := getattr(network, "shared", None):
-        answer: Tensor = shared(*states)
+        answer: Tensor = shared(*states, **named)
         return answer
-    return network(*(repeat_states(value, num_probes) for value in states))
+    others = {name: repeat_states(value, num_probes) for name, value in named.items()}
+    return network(*(repeat_states(value, num_probes) for value in states), **others)
 
 
 class Solver(Protocol):
@@ -194,6 +200,32 @@ class Tally(Protocol):
 def counts_of(solver: object) -> Counter[str]:
     """What a solver has counted, by name; nothing where it is no `Tally`."""
     return solver.counts() if isinstance(solver, Tally) else Counter()
+
+
+CHECKING: ContextVar[bool] = ContextVar("CHECKING", default=False)
+"""True while stacked probes are compared with plain ones: solvers count that apart."""
+
+
+@dataclass
+class Checks:
+    """What an oracle says of the gradient that it answers.
+
+    Args:
+        queries: Evaluations that went into comparing stacked probes with plain ones.
+        eps: Relative precision of what it computes with; 0 where it does not say.
+        warned: What its gradients were warned of already.
+    """
+
+    queries: int = 0
+    eps: float = 0.0
+    warned: list[str] = field(default_factory=list)
+
+
+def one_gradient(oracle: object) -> AbstractContextManager[Checks]:
+    """Inside this context all queries belong to one gradient, and meet the same random numbers."""
+    begin: Callable[[], AbstractContextManager[Checks]] | None
+    begin = getattr(oracle, "one_gradient", None)
+    return begin() if begin else nullcontext(Checks())
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_a_training_keeps_one_folder_and_the_numbers(two, corrector, window, toy
     """Iteration by iteration: other weights, another objective, the same bits and counts."""
     counter = CountedSolver(load_solver(toy_spec))
     make = partial(ExecutorOracle, executor=two, kept=(counter,), folder=tmp_path)
-    there, here, few = WeightOracles(8, make), WeightOracles(8), torch.arange(0, 60, 2)
+    there, here, few = WeightOracles(8, make=make), WeightOracles(8), torch.arange(0, 60, 2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for scale in (1.0, 2.0, 3.0):

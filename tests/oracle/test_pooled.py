@@ -28,7 +28,7 @@ def check_agrees(network, x):
     def objective(f, num_probes):
         return ask_shared(f, num_probes, x).view(num_probes, -1).square().mean(dim=1)
 
-    fast = cge(WeightOracle(network, objective, chunk=16), mu=1e-4).gradient
+    fast = cge(WeightOracle(network, objective, chunk=16, verify=False), mu=1e-4).gradient
     slow = cge(WeightOracle(network, objective, stacked=False), mu=1e-4).gradient
     assert (fast - slow).norm() <= 1e-9 * slow.norm()
 

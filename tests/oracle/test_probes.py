@@ -202,7 +202,7 @@ def test_stacked_agrees_with_loop_and_restores(make, name, chunk, gen):
     network = spread(network.double())
     loss = make(torch.randn(shape, generator=gen, dtype=torch.float64))
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    oracle = WeightOracle(network, loss, chunk=chunk)
+    oracle = WeightOracle(network, loss, chunk=chunk, verify=False)
     total = oracle.num_coordinates
     indices = torch.randperm(total, generator=gen)[: min(total, 60)]
     fast = cge(oracle, indices, mu=1e-4)
@@ -212,6 +212,7 @@ def test_stacked_agrees_with_loop_and_restores(make, name, chunk, gen):
     tolerance = max(1e-9 * float(slow.gradient.abs().max()), round_off)
     torch.testing.assert_close(fast.gradient, slow.gradient, rtol=0, atol=tolerance)
     assert fast.queries == slow.queries == len(indices) + 1
+    assert not oracle.plain
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert not any(module._forward_hooks for module in network.modules())
@@ -256,13 +257,17 @@ def test_what_runs_one_at_a_time_is_logged(caplog):
     assert "gain has no rank-one rule" in caplog.text
 
 
-def test_weight_whose_layer_never_runs_raises():
+def test_weight_whose_layer_never_runs_is_moved_one_at_a_time(caplog):
     class Hidden(Untraceable):
         def forward(self, x):
             return F.linear(x, self.layer.weight) if x.sum() > -1e9 else x
 
-    with pytest.raises(InputError, match="never calls"):
-        cge(WeightOracle(Hidden(), objective(torch.ones(2, 4))))
+    network, loss = spread(Hidden().double()), objective(torch.ones(2, 4, dtype=torch.float64))
+    slow = cge(WeightOracle(network, loss, stacked=False), mu=1e-4).gradient
+    for verify in (True, False):
+        found = cge(WeightOracle(network, loss, verify=verify), mu=1e-4).gradient
+        torch.testing.assert_close(found, slow, rtol=0, atol=1e-10)
+    assert caplog.text.count("at layer.weight") == 2
 
 
 @pytest.mark.parametrize("extra", [(), (None,), ("x",)])
@@ -276,7 +281,7 @@ def test_absent_arguments_agree(extra, gen):
         return y.view(num_probes, -1).square().mean(dim=1)
 
     indices = torch.arange(15 if extra != ("x",) else 30)
-    fast = cge(WeightOracle(network, loss), indices, mu=1e-4).gradient
+    fast = cge(WeightOracle(network, loss, verify=False), indices, mu=1e-4).gradient
     slow = cge(WeightOracle(network, loss, stacked=False), indices, mu=1e-4).gradient
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
@@ -287,7 +292,7 @@ def test_shared_input_costs_less_work(gen):
     rows = []
     for layer in network:
         layer.register_forward_hook(lambda _m, args, _y: rows.append(len(args[0])))
-    total = WeightOracle(network, objective(torch.ones(2, 4)), chunk=1000)
+    total = WeightOracle(network, objective(torch.ones(2, 4)), chunk=1000, verify=False)
     total.coordinates(torch.arange(60), 1e-3)
     assert rows == [2, 2, 2, 2 * 16, 2 * 4]
 

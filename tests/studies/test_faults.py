@@ -83,7 +83,8 @@ def test_too_many_failures_stop_and_a_better_solver_goes_on(clean, tmp_path, tin
 
 def test_an_error_keeps_the_checkpoint_of_the_last_iteration(clean, tmp_path, tiny):
     """`raise` ends the run at the first failure; asking again, it goes on from there."""
-    asked = tmp_path / "asked"
+    asked = tmp_path / "folder"
+    asked.mkdir()
     once = config(tiny, "run.checkpoint_seconds=1000", share=0.002, seed=2, asked=str(asked))
     with pytest.raises(SolverError, match="states failed; the first: no convergence"):
         run_correction(once, tmp_path / "run")
@@ -109,21 +110,22 @@ def test_killed_and_resumed_with_the_store_asks_nothing_twice(clean, tmp_path, t
     def start(out, asked):
         changes = [*tiny, LABELS, "zo.chunk=8", f"run.store={tmp_path / 'store'}"]
         changes += ["run.failures=retry", "run.retries=8", "run.checkpoint_seconds=1000"]
-        solver = f'{{how="raise",share=0.1,asked="{asked}"}}'
+        solver = f'{{how="raise",share=0.1,asked="{asked.parent}"}}'
         arguments = [FLAKY, str(out), *changes, f"solver.options={solver}"]
         # As many threads as this process has: the sums are rounded the same.
         threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         return subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=threads)
 
     # The same file, so that it is the same solver to the store.
-    out, asked = tmp_path / "run", tmp_path / "asked"
+    out, asked = tmp_path / "run", tmp_path / "folder" / "asked"
+    asked.parent.mkdir()
     first = start(out, asked)
     while not (asked.exists() and asked.stat().st_size > 3000):
         assert first.poll() is None
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     before = asked.stat().st_size
-    options = {"how": "raise", "share": 0.1, "asked": str(asked)}
+    options = {"how": "raise", "share": 0.1, "asked": str(asked.parent)}
     changes = ["run.failures=retry", "run.retries=8", f"run.store={tmp_path / 'store'}"]
     resumed = run_correction(config(tiny, *changes, **options), out, resume=True)
     assert same(clean[0], out)

@@ -146,6 +146,7 @@ def test_killed_and_resumed_is_identical_resumes(make, killed_at, tmp_path):
     resumed, resumed_cost = run(tmp_path / "parts")
     assert torch.equal(whole, resumed)
     assert resumed_cost.queries == cost.queries
+    assert resumed_cost.checking == cost.checking
 
     def history(name):
         with (tmp_path / name / "history.csv").open() as file:

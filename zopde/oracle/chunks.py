@@ -83,10 +83,7 @@ class Chunks:
 
     def halve(self, count: int, error: BaseException) -> None:
         """Make passes smaller after one of `count` probes; raise any error but no memory left."""
-        text = str(error).lower()
-        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        no_memory = no_memory or "not enough memory" in text or "out of memory" in text
-        if count == 1 or not no_memory:
+        if count == 1 or not out_of_memory(error):
             raise error
         self.size = count // 2
         log.warning("out of memory: %d probes per pass from here on", self.size)
@@ -95,6 +92,13 @@ class Chunks:
         memory = free_memory(device) // 2 if self._memory is None else self._memory
         fits = 1 + (memory - one) // max(1, more)
         return max(1, min(fits, _LARGEST))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left."""
+    text = str(error).lower()
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "not enough memory" in text or "out of memory" in text
 
 
 def _no_longer_pays(seconds: dict[int, float]) -> bool:

@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zopde.errors import InputError
 from zopde.oracle.norms import NORMS, normalised_entry
@@ -144,7 +144,7 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
     """
     check_positive("factor", factor)
     coordinates = Coordinates(network)
-    tensors = [reals(network.get_parameter(s.name).detach()) for s in coordinates.slices]
+    tensors = [reals(attrgetter(s.name)(network).detach()) for s in coordinates.slices]
     squares = [float(tensor.double().square().sum()) for tensor in tensors]
     smallest = _SMALLEST_SCALE * (sum(squares) / max(1, coordinates.total)) ** 0.5
     steps = []
@@ -152,41 +152,6 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
         scale = max((square / max(1, tensor.numel())) ** 0.5, smallest) or 1.0
         steps.append(torch.full((tensor.numel(),), factor * scale, dtype=tensor.dtype))
     return torch.cat(steps) if steps else torch.zeros(0)
-
-
-@final
-class Replaced:
-    """Calls a network with other parameters or buffers, in every place where each one acts.
-
-    `torch.func.functional_call` finds tied tensors by itself, but leaves a module that the
-    network holds under two names with the replaced ones. So every place is named here, once
-    per module and not once per path to it.
-
-    Args:
-        network: The module; it has its own tensors again after every call.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        names_of: dict[int, list[str]] = {}
-        for path, module in network.named_modules():
-            named = module.named_parameters(recurse=False, remove_duplicate=False)
-            own = {**dict(named), **module._buffers}
-            for role, tensor in own.items():
-                if tensor is not None:
-                    names_of.setdefault(id(tensor), []).append(f"{path}.{role}" if path else role)
-        self._all_names = {names[0]: names for names in names_of.values()}
-
-    def __call__(self, tensors: dict[str, Tensor], *args: Any) -> Tensor:  # noqa: ANN401
-        """The network's answer.
-
-        Args:
-            tensors: By name, as `named_parameters` and `named_buffers` have it.
-            args: What the network takes.
-        """
-        everywhere = {n: t for name, t in tensors.items() for n in self._all_names[name]}
-        answer: Tensor = functional_call(self._network, everywhere, args, tie_weights=False)
-        return answer
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zopde.contracts import Objective, Tally
+from zopde.contracts import Checks, Objective, Tally
 from zopde.errors import first_line
 from zopde.oracle.shipping import Shipment, Ticket, borrow, load
 from zopde.oracle.weights import WeightOracle
@@ -110,13 +111,15 @@ class ExecutorOracle:
         kept: Sequence[object] = (),
         folder: Path | None = None,
     ) -> None:
-        # Numbers the weights and says which can be stacked; it never computes a loss.
+        # Numbers the weights, says which can be stacked, and verifies that for all workers.
         self._serial = WeightOracle(network, objective, chunk, stacked=stacked)
-        self._version = _Version(network, objective, chunk, stacked, torch.get_default_dtype())
+        default = torch.get_default_dtype()
+        self._version = _Version(network, objective, chunk, stacked, (), default)
         self._executor = executor
         self._chunk = chunk
         self._kept = tuple(kept)
         self._shipment = Shipment(self._kept, folder)
+        self._seen: set[str] = set()
 
     @property
     def num_coordinates(self) -> int:
@@ -142,6 +145,8 @@ class ExecutorOracle:
         chunks = [chunk for chunk in chunks if len(chunk)]
         steps = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
         losses = self._losses([_Task(indices[c].tolist(), steps[c].tolist()) for c in chunks])
+        if self._found_wrong():
+            return self.coordinates(indices, mu)
         result = losses[0].new_empty(len(indices))
         result[torch.cat(chunks).to(result.device)] = torch.cat(losses)
         return result
@@ -156,14 +161,28 @@ class ExecutorOracle:
         chunks = directions.split(self._serial.directions_per_pass)
         # A view would be pickled with everything that it is a view of.
         with self._shipment.lent(chunk.clone() for chunk in chunks) as names:
-            return torch.cat(self._losses([_Task([], [mu], name) for name in names]))
+            losses = torch.cat(self._losses([_Task([], [mu], name) for name in names]))
+        return self.directions(directions, mu) if self._found_wrong() else losses
 
     def under(self, objective: Objective) -> ExecutorOracle:
-        """The same network under another objective; what is kept is not sent again."""
+        """The same network under another objective; see `WeightOracle.under`."""
         other = copy.copy(self)
         other._serial = self._serial.under(objective)
         other._version = replace(self._version, objective=objective)
         return other
+
+    def is_of(self, network: nn.Module) -> bool:
+        """Whether it asks this network."""
+        return self._serial.is_of(network)
+
+    @property
+    def checked(self) -> Counter[str]:
+        """Queries that verified calls, by their shapes; see `WeightOracle`."""
+        return self._serial.checked
+
+    def one_gradient(self) -> AbstractContextManager[Checks]:
+        """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
+        return self._serial.one_gradient()
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""
@@ -171,13 +190,22 @@ class ExecutorOracle:
 
     def _losses(self, tasks: Sequence[_Task]) -> list[Tensor]:
         """The losses of every task; what the workers counted is added to the tallies."""
-        work = partial(_in_worker, self._shipment.publish(self._version))
+        draws, plain = self._serial.draws, tuple(sorted(self._serial.plain))
+        work = partial(_in_worker, self._shipment.publish(replace(self._version, plain=plain)))
+        tasks = [replace(task, start=pickle.dumps(draws.start)) for task in tasks]
         losses: dict[int, Tensor] = {}
         for number, result in finished(self._executor, work, tasks):
             for tally, counts in zip(_tallies(self._kept), result.counts, strict=True):
                 tally.add(counts)
+            self._seen |= result.seen
+            if number == 0:  # whoever finishes first must not decide
+                draws.after = draws.after or pickle.loads(result.after)
             losses[number] = torch.tensor(result.losses, dtype=result.dtype, device=result.device)
         return [losses[number] for number in range(len(tasks))]
+
+    def _found_wrong(self) -> bool:
+        """Verify here what the workers met; whether anything of it was wrong."""
+        return self._serial.verify(self._seen)
 
 
 @dataclass(frozen=True)
@@ -188,13 +216,18 @@ class _Version:
     objective: Objective
     chunk: int
     stacked: bool
+    plain: tuple[str, ...]  # what is to be asked one at a time
     default_dtype: torch.dtype
 
     def oracle(self) -> WeightOracle:
         # An objective may make tensors of its own.
         if torch.get_default_dtype() != self.default_dtype:
             torch.set_default_dtype(self.default_dtype)
-        return WeightOracle(self.network, self.objective, self.chunk, stacked=self.stacked)
+        made = WeightOracle(
+            self.network, self.objective, self.chunk, stacked=self.stacked, verify=False
+        )
+        made.give_up(self.plain)
+        return made
 
 
 @dataclass(frozen=True)
@@ -208,6 +241,7 @@ class _Task:
     indices: list[int]
     steps: list[float]
     directions: str = ""
+    start: bytes = b""  # where the gradient's random numbers start
 
 
 @dataclass(frozen=True)
@@ -218,6 +252,8 @@ class _Result:
     dtype: torch.dtype
     device: str
     counts: list[Counter[str]]
+    seen: set[str]
+    after: bytes
 
 
 def _in_worker(ticket: Ticket, task: _Task) -> _Result:
@@ -236,15 +272,19 @@ def _in_worker(ticket: Ticket, task: _Task) -> _Result:
 def _run(ticket: Ticket, task: _Task) -> _Result:
     oracle, kept = load(ticket, _Version.oracle)
     before = [tally.counts() for tally in _tallies(kept)]
-    if task.directions:
-        losses = oracle.directions(borrow(ticket, task.directions), task.steps[0])
-    elif task.indices:
-        steps = torch.tensor(task.steps, dtype=torch.float64)
-        losses = oracle.coordinates(torch.tensor(task.indices), steps)
-    else:
-        losses = oracle.base()[None]
+    oracle.seen.clear()
+    start = pickle.loads(task.start)
+    with oracle.draws.gradient(start) if start else nullcontext():
+        if task.directions:
+            losses = oracle.directions(borrow(ticket, task.directions), task.steps[0])
+        elif task.indices:
+            steps = torch.tensor(task.steps, dtype=torch.float64)
+            losses = oracle.coordinates(torch.tensor(task.indices), steps)
+        else:
+            losses = oracle.base()[None]
     counts = [tally.counts() - n for tally, n in zip(_tallies(kept), before, strict=True)]
-    return _Result(losses.tolist(), losses.dtype, str(losses.device), counts)
+    after = pickle.dumps(oracle.draws.drawn if start else None)
+    return _Result(losses.tolist(), losses.dtype, str(losses.device), counts, {*oracle.seen}, after)
 
 
 def _tallies(kept: Iterable[object]) -> list[Tally]:

@@ -21,6 +21,7 @@ from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
 from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
 from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
+from zopde.oracle.state import same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphMo
             value = args[i] if i < len(args) else parameter.default
             if not isinstance(value, Tensor) and value is not parameter.empty:
                 fixed[parameter.name] = value
+    before = streams()
     try:
-        graph = fx.symbolic_trace(network, concrete_args=fixed or None)
+        with unchanged(network):  # tracing runs the code
+            graph = fx.symbolic_trace(network, concrete_args=fixed or None)
     except Exception as error:  # user code may raise anything under tracing
         log.debug("no feature reuse, the network cannot be traced: %s", error)
+        return None
+    finally:
+        drawn = not same_streams(before, streams())
+        set_streams(before)
+    if drawn:
+        log.debug("no feature reuse, a random number would stay in the graph")
         return None
     if not all(_made_pure(node, graph) for node in list(graph.graph.nodes)):
         log.debug("no feature reuse, a value is overwritten and read again")

@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from zopde.errors import InputError
 from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use
 from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, max_pool, pad
+from zopde.oracle.state import is_states
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,9 @@ class BaseRun(fx.Interpreter):
         self._given = given
         self._made: dict[str, tuple[fx.Node, Any]] = {}
         nodes = graph.graph.nodes
-        self.batch = next(len(value) for value in args if isinstance(value, Tensor))
+        self.batch = next(len(value) for value in args if is_states(value))
         inputs = zip((n for n in nodes if n.op == "placeholder"), args, strict=True)
-        self.states = {node for node, value in inputs if isinstance(value, Tensor)}
+        self.states = {node for node, value in inputs if is_states(value)}
         self.run(*args)
         self.values: dict[fx.Node, Any] = self.env
         self.last_use = {source: node for node in nodes for source in node.all_input_nodes}
@@ -175,6 +176,8 @@ class BaseRun(fx.Interpreter):
 
     def number(self, node: fx.Node, k: int) -> Any:  # noqa: ANN401
         """A size that the code reads, as it is for the stacked batch; nothing is computed."""
+        if self.values[node] is None:
+            return None
 
         def value_of(source: fx.Node) -> Any:  # noqa: ANN401
             base = self.values[source]
@@ -355,7 +358,8 @@ def _entry_by_entry(visit: Visit) -> Any:  # noqa: ANN401
     if spare and node.target is operator.add:
         other = next((a for a in node.args if a is not spare), spare)
         total, more = value_of(spare), value_of(other)
-        if isinstance(more, Tensor) and more.dtype == total.dtype:
+        alike = isinstance(more, Tensor) and more.dtype == total.dtype
+        if alike and torch.broadcast_shapes(total.shape, more.shape) == total.shape:
             return total.add_(more).flatten(0, 1)
     answer = visit.run(value_of)
     return answer.flatten(0, 1) if isinstance(answer, Tensor) else answer
@@ -393,5 +397,4 @@ def never_called(block: ProbeBlock) -> InputError:
         f"parameter {block.parameter.name!r}",
         got="a layer that the objective never calls",
         expected="weights used through their layer's forward",
-        remedy="freeze it (requires_grad_(False)) or pass stacked=False",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, final
 
 import torch
@@ -13,14 +14,17 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from zopde.contracts import Objective
-from zopde.errors import InputError
-from zopde.oracle.coordinates import Coordinates, Replaced, from_reals, reals
+from zopde.errors import InputError, SolverError
+from zopde.oracle.chunks import out_of_memory
+from zopde.oracle.coordinates import Coordinates, from_reals, reals
+from zopde.oracle.state import Replaced, is_states
 
 log = logging.getLogger(__name__)
 
 _COPIES = 2**28  # bytes of moved weights that are held at once
 
 Weights = dict[str, Tensor]
+DIRECTIONS = "directions"  # stands for a parameter's name, where all are moved at once
 
 
 class _CannotStackError(Exception):
@@ -39,13 +43,17 @@ class StackedWeights:
         network: The module.
         coordinates: Its numbering.
         replaced: Calls it with other weights.
+        seen: Where the calls that come are noted.
     """
 
-    def __init__(self, network: nn.Module, coordinates: Coordinates, replaced: Replaced) -> None:
+    def __init__(
+        self, network: nn.Module, coordinates: Coordinates, replaced: Replaced, seen: set[str]
+    ) -> None:
         self._network = network
         self._coordinates = coordinates
         self._replaced = replaced
-        self._follows = True
+        self.follows = True
+        self._seen = seen
 
     def losses(
         self,
@@ -78,12 +86,14 @@ class StackedWeights:
             return torch.zeros(0)
 
         def one_pass(rows: Tensor) -> Tensor:
-            if len(rows) > 1 and self._follows:
+            if len(rows) > 1 and self.follows:
                 try:
                     return self._together(self._moved(rows, mu), len(rows), objective)
-                except _CannotStackError as reason:
+                except Exception as reason:  # user code may raise anything
+                    if out_of_memory(reason) or isinstance(reason, SolverError):
+                        raise
                     log.debug("directions one at a time: %s", reason)
-                    self._follows = False
+                    self.follows = False
             moved = (self._moved(row, mu).items() for row in rows.split(1))
             return torch.stack([query({name: w[0] for name, w in items}) for items in moved])
 
@@ -97,9 +107,9 @@ class StackedWeights:
         """Parameter name -> (q, *shape), each probe's weights."""
         moved = {}
         for parameter in self._coordinates.slices:
-            weight = self._network.get_parameter(parameter.name).detach()
+            weight = attrgetter(parameter.name)(self._network).detach()
             along = directions[:, parameter.start : parameter.stop].to(reals(weight))
-            numbers = reals(weight) + mu * along.view(-1, *parameter.shape)
+            numbers = reals(weight) + mu * along.view(len(along), *parameter.shape)
             moved[parameter.name] = from_reals(numbers, weight)
         return moved
 
@@ -108,7 +118,7 @@ class StackedWeights:
             name: buffer.expand(num_probes, *buffer.shape).clone()
             for name, buffer in self._network.named_buffers()
         }
-        network = _Pass(self._replaced, {**buffers, **moved}, num_probes)
+        network = _Pass(self._replaced, {**buffers, **moved}, num_probes, self._seen)
         with warnings.catch_warnings():
             # vmap loops over what has no batching rule; the loop is what we would do, too.
             warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -119,23 +129,43 @@ class StackedWeights:
 class _Pass:
     """The network that an objective gets for one pass; see `zopde.contracts.ask_shared`."""
 
-    def __init__(self, replaced: Replaced, tensors: Weights, num_probes: int) -> None:
+    def __init__(
+        self, replaced: Replaced, tensors: Weights, num_probes: int, seen: set[str]
+    ) -> None:
         self._replaced = replaced
         self._tensors = tensors
         self._num_probes = num_probes
+        self._seen = seen
 
-    def __call__(self, *args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
+    def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
         """States of each probe's own: (num_probes * batch, ...)."""
-        by_probe = [self._by_probe(v) if isinstance(v, Tensor) else v for v in args]
-        return self._mapped(by_probe, tuple(0 if isinstance(v, Tensor) else None for v in args))
+        values = [*args, *named.values()]
+        by_probe = [self._by_probe(v) if is_states(v) else v for v in values]
+        return self._mapped(by_probe, [0 if is_states(v) else None for v in values], [*named])
 
-    def shared(self, *args: Any) -> Tensor:  # noqa: ANN401
+    def shared(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """States that all probes have in common: (batch, ...)."""
-        return self._mapped(args, (None,) * len(args))
+        values = [*args, *named.values()]
+        return self._mapped(values, [None] * len(values), [*named])
 
-    def _mapped(self, args: Sequence[Any], axes: tuple[int | None, ...]) -> Tensor:
+    def _mapped(
+        self, values: Sequence[Any], axes: Sequence[int | None], names: Sequence[str]
+    ) -> Tensor:
+        """The network's answers, the last values being called by name."""
+        kinds = [
+            tuple(v.shape[a is not None :])
+            for v, a in zip(values, axes, strict=True)
+            if is_states(v)
+        ]
+        self._seen.add(f"{DIRECTIONS}: {kinds}")
+        count = len(values) - len(names)
+
+        def call(tensors: Weights, *values: Any) -> Tensor:  # noqa: ANN401
+            named = dict(zip(names, values[count:], strict=True))
+            return self._replaced(tensors, *values[:count], **named)
+
         try:
-            answer: Tensor = vmap(self._replaced, in_dims=(0, *axes))(self._tensors, *args)
+            answer: Tensor = vmap(call, in_dims=(0, *axes))(self._tensors, *values)
             return answer.flatten(0, 1).contiguous()  # objectives use `view`
         except torch.OutOfMemoryError:
             raise

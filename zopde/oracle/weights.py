@@ -11,29 +11,32 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from inspect import signature
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
 from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from zopde.contracts import Objective, repeat_states
-from zopde.errors import InputError
-from zopde.oracle.chunks import Chunks, Pass
-from zopde.oracle.coordinates import Coordinates, LayerChange, ProbeBlock, Replaced, nudged
-from zopde.oracle.graph import node_rules, rank_one_uses, trace
-from zopde.oracle.norms import BATCH, statistics_per_probe
-from zopde.oracle.reuse import BaseRun, CannotReuseError, NodeRule, Reuse, base_run, never_called
-from zopde.oracle.vmapped import StackedWeights
+from zopde.contracts import Checks, Network, Objective
+from zopde.errors import SolverError, first_line
+from zopde.oracle.chunks import Chunks, Pass, out_of_memory
+from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
+from zopde.oracle.stack import Stack, StackedPass
+from zopde.oracle.state import Draws, Replaced, streams, structure_of, unchanged
+from zopde.oracle.verify import Found, Twin, compare, resolution
+from zopde.oracle.vmapped import DIRECTIONS, StackedWeights
 from zopde.validate import checked
 
 log = logging.getLogger(__name__)
 
-Rules = dict[fx.Node, NodeRule]
 _DIRECTIONS = 16  # each is a copy of all weights
+StandIn = Callable[[Objective], Objective]
+"""An objective -> another one that calls the network likewise."""
 
 
 @final
@@ -45,6 +48,10 @@ class WeightOracle:
     network is only read: its weights and buffers are the same objects with the same values
     afterwards, and no autograd graph is built.
 
+    Before the first gradient, and whenever the network's structure, mode or input shapes change,
+    some probes of every layer are answered both ways, on a copy (`zopde.oracle.verify`). What
+    disagrees beyond round-off is probed one at a time from then on, and a warning names it.
+
     Args:
         network: Any module; its trainable parameters are theta, see `Coordinates`.
         objective: (network, num_probes) -> losses (num_probes,); see
@@ -55,6 +62,8 @@ class WeightOracle:
         stacked: False answers one probe at a time throughout, whatever the layer.
         reuse: False lets every stacked pass go through the whole network, also where the probes
             have their input in common.
+        verify: False compares nothing. A function gives what to compare by instead of an objective
+            whose queries are dear.
 
     Raises:
         InputError: If `chunk` or `memory` is not positive.
@@ -69,22 +78,49 @@ class WeightOracle:
         memory: int | None = None,
         stacked: bool = True,
         reuse: bool = True,
+        verify: bool | StandIn = True,
     ) -> None:
         self._network = network
         self._objective = objective
         self._chunks = Chunks(chunk, memory)
+        self._ways, self._verify = (stacked, reuse), verify
+        self.draws = Draws()
+        self._checked, self._warned = Counter[str](), list[str]()
+        self._set_up()
+
+    def is_of(self, network: nn.Module) -> bool:
+        """Whether it asks this network."""
+        return self._network is network
+
+    def _set_up(self) -> None:
+        """Number the weights, and see which can be stacked, as the network is now."""
+        network, (stacked, reuse) = self._network, self._ways
+        self._structure, self._eps = structure_of(network), resolution(network)
         self._coordinates = Coordinates(network)
-        self._stack = _Stack(network, stacked, reuse)
+        self.seen: set[str] = set()
+        self._stack = Stack(network, stacked, reuse, self.seen)
         self._replaced = Replaced(network)
-        self._directions = StackedWeights(network, self._coordinates, self._replaced)
-        self._one_by_one = not stacked
+        self._directions = StackedWeights(network, self._coordinates, self._replaced, self.seen)
+        self._verified: set[str] = set()
+        self.plain: set[str] = set()
         for parameter in self._coordinates.slices:
             if parameter.name not in self._stack.uses:
                 log.debug("%s has no rank-one rule: probed one at a time", parameter.name)
 
+    def refresh(self) -> None:
+        """Begin anew where the network is no longer what it was."""
+        if structure_of(self._network) != self._structure:
+            self._set_up()
+
+    @property
+    def checked(self) -> Counter[str]:
+        """Calls of the network -> queries that verified their stacked probes."""
+        return self._checked
+
     @property
     def num_coordinates(self) -> int:
         """Number of trainable weights."""
+        self.refresh()
         return self._coordinates.total
 
     @property
@@ -95,6 +131,7 @@ class WeightOracle:
     @torch.no_grad()
     def calibrate(self, mu: float = 1e-3) -> int:
         """Find `chunk` now, by some queries whose answers are thrown away; see `Chunks`."""
+        self.refresh()
         if self.chunk is None:
             every = torch.arange(self._coordinates.total)
             indices = every[self.stackable(every)]
@@ -113,6 +150,7 @@ class WeightOracle:
     @torch.no_grad()
     def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(theta + mu e_i) for every i: k queries; see `zopde.contracts.Oracle`."""
+        self.refresh()
         if not len(indices):
             return torch.zeros(0)
         order = torch.argsort(indices, stable=True)
@@ -132,18 +170,28 @@ class WeightOracle:
     @torch.no_grad()
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.contracts.Oracle`."""
-        chunk = self.directions_per_pass
-        return self._directions.losses(directions, mu, chunk, self._objective, self._query)
+        self.refresh()
+        losses = self._along(directions, self.directions_per_pass, mu)
+        return self._along(directions, 1, mu) if self.verify() else losses
 
     def under(self, objective: Objective) -> WeightOracle:
         """The same network, with the same layers in the same mode, under another objective.
 
-        Its code is not traced again.
+        Its code is neither traced nor verified again.
         """
+        self.refresh()
         other = copy.copy(self)
         other._objective = objective
-        other._directions = copy.copy(self._directions)
         return other
+
+    @contextmanager
+    def one_gradient(self) -> Iterator[Checks]:
+        """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
+        checks = Checks(0, self._eps, self._warned)
+        before = self.checked.total()
+        with self.draws.gradient():
+            yield checks
+        checks.queries = self.checked.total() - before
 
     def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
         """True where a sorted coordinate's probe shares a pass with others."""
@@ -156,7 +204,8 @@ class WeightOracle:
     @property
     def directions_per_pass(self) -> int:
         """How many directions share a pass."""
-        return self._directions.size(1 if self._one_by_one else self.chunk or _DIRECTIONS)
+        together = self._ways[0] and DIRECTIONS not in self.plain
+        return self._directions.size(self.chunk or _DIRECTIONS) if together else 1
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight, as `backward()` would.
@@ -167,19 +216,93 @@ class WeightOracle:
         self._coordinates.set_gradient(gradient)
 
     def _pass(self, indices: Tensor, steps: Tensor) -> Tensor:
+        """The losses of sorted coordinates that share a pass, if that is right."""
+        if self.stackable(indices).all():
+            try:
+                losses = self._stacked(indices, steps)
+                if not self.verify() or self.stackable(indices).all():
+                    return losses
+            except Exception as error:  # user code may raise anything
+                if out_of_memory(error) or isinstance(error, SolverError):
+                    raise
+                # Where the fault is the objective's own, the plain way raises it, too.
+                answers = torch.cat(self._one_at_a_time(indices, steps))
+                self.verify()
+                names = [p.name for p, _ in self._coordinates.split(indices)]
+                why = f"{type(error).__name__}: {first_line(error)}"
+                left = {name: why for name in names if name in self._stack.uses}
+                self._heed(Found(left))
+                return answers
+        return torch.cat(self._one_at_a_time(indices, steps))
+
+    def _stacked(self, indices: Tensor, steps: Tensor) -> Tensor:
         """The losses of sorted coordinates that share a pass."""
         blocks, first = [], 0
         for parameter, positions in self._coordinates.split(indices):
             after = first + len(positions)
             blocks.append(ProbeBlock(parameter, first, positions, steps[first:after]))
             first = after
-        return self._objective(_Pass(self._stack, blocks), len(indices))
+        return self._ask(StackedPass(self._stack, blocks), len(indices))
+
+    def _along(self, directions: Tensor, chunk: int, mu: float = 1.0) -> Tensor:
+        """The losses along directions."""
+        return self._directions.losses(directions, mu, chunk, self._ask, self._query)
+
+    @torch.no_grad()
+    def verify(self, seen: Iterable[str] = ()) -> bool:
+        """Compare both ways, if calls came that were not compared; whether anything is wrong.
+
+        Args:
+            seen: Calls that came elsewhere, see `zopde.oracle.stack.shapes_of`.
+        """
+        new = (self.seen | {*seen}) - self._verified
+        if not new or self._verify is False:
+            return False
+        along = {call for call in new if call.startswith(DIRECTIONS)}
+        stacked = self._directions.follows and self.directions_per_pass > 1
+        names, wrong = {False: [*self._stack.uses], True: [DIRECTIONS] * stacked}, False
+        for calls, of_directions in ((new - along, False), (along, True)):
+            if not calls or not names[of_directions]:
+                continue
+            objective = self._objective if self._verify is True else self._verify(self._objective)
+            twin_of = self._twin_under(objective)
+            found = compare(self._network, twin_of, names[of_directions], self.chunk or _DIRECTIONS)
+            self.checked["; ".join(sorted(calls))] += found.queries
+            wrong |= self._heed(found)
+            if len(found.unmoved) == len(names[of_directions]):
+                new -= calls  # nothing is known yet: again at the next gradient
+        self._verified |= new
+        return wrong
+
+    def _heed(self, found: Found) -> bool:
+        """Ask one at a time from now on what a comparison found wrong; whether there is any."""
+        for line in found.lines({p.name: p.stop - p.start for p in self._coordinates.slices}):
+            if line not in self._warned:
+                self._warned.append(line)
+                log.warning(line)
+        self.give_up(found.wrong)
+        return bool(found.wrong)
+
+    def give_up(self, names: Iterable[str]) -> None:
+        """Ask one at a time from now on what has these names."""
+        self.plain.update(names)
+        for name in names:
+            self._stack.uses.pop(name, None)
+
+    def _twin_under(self, objective: Objective) -> Callable[[nn.Module], Twin]:
+        def twin_of(network: nn.Module) -> Twin:
+            twin = WeightOracle(network, objective, self.chunk, None, *self._ways, verify=False)
+            twin.give_up(self.plain)
+            twin.draws.start = streams()
+            return Twin(twin._query, twin._stacked, twin._along)
+
+        return twin_of
 
     def _one_at_a_time(self, indices: Tensor, steps: Tensor) -> list[Tensor]:
         """The losses of sorted coordinates whose parameters are moved in a copy."""
         losses, far = [], iter(steps.tolist())
         for parameter, positions in self._coordinates.split(indices):
-            weight = self._network.get_parameter(parameter.name)
+            weight = attrgetter(parameter.name)(self._network)
             for position in positions.tolist():
                 moved = nudged(weight, position, next(far))
                 losses.append(self._query({parameter.name: moved})[None])
@@ -187,13 +310,16 @@ class WeightOracle:
 
     def _query(self, moved: dict[str, Tensor]) -> Tensor:
         """The loss with some parameters replaced."""
-        # Copied buffers, so that a BatchNorm's running statistics survive a query.
-        buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
 
-        def network(*args: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
-            return self._replaced({**buffers, **moved}, *args)
+        def network(*args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
+            return self._replaced(moved, *args, **named)
 
-        return self._objective(network, 1)[0]
+        return self._ask(network, 1)[0]
+
+    def _ask(self, network: Network, num_probes: int) -> Tensor:
+        """The objective's losses; the network is afterwards what it was."""
+        with unchanged(self._network), self.draws.query():
+            return self._objective(network, num_probes)
 
 
 def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
@@ -220,175 +346,29 @@ def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list
 
 
 @final
-class _Stack:
-    """Answers stacked calls of a network, by the cheapest way that gives the same numbers.
-
-    Where all probes come with the same input (the first step of an unrolled loss; every call
-    of a classifier) work is shared up to the layer that a probe moves, see `Reuse`; otherwise
-    the whole stacked batch passes every layer.
-
-    Args:
-        network: The module.
-        stacked: False lets no probes share a batch.
-        reuse: False lets every pass go through the whole network.
-
-    Attributes:
-        uses: Parameter name -> the places where it acts, for those that can be stacked.
-    """
-
-    def __init__(self, network: nn.Module, stacked: bool, reuse: bool) -> None:
-        self._network, self._reuse = network, reuse
-        self.uses = rank_one_uses(network) if stacked else {}
-        self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]
-        # By what is no tensor in a call: the graph, with how probes pass its nodes.
-        self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Rules] | None] = {}
-        self._base: BaseRun | None = None
-
-    @contextmanager
-    def at_these_weights(self) -> Iterator[None]:
-        """Inside this context the weights stay as they are, so passes share one base run."""
-        try:
-            yield
-        finally:
-            self._base = None
-
-    def whole(self, blocks: list[ProbeBlock], num_probes: int, args: tuple[Any, ...]) -> Tensor:
-        """The answer to a stacked call, (num_probes * batch, ...): every state, every layer.
-
-        Raises:
-            InputError: If a moved parameter's layer is never called.
-        """
-        called: set[str] = set()
-        with ExitStack() as stack, self._statistics(lambda x: len(x) // num_probes):
-            for block in blocks:
-                for use in self.uses[block.parameter.name]:
-                    hook = _hook(use.change(block), num_probes, called)
-                    stack.callback(use.layer.register_forward_hook(hook).remove)
-            answer: Tensor = self._network(*args)
-        for block in blocks:
-            if block.parameter.name not in called:
-                raise never_called(block)
-        return answer
-
-    def reused(self, blocks: list[ProbeBlock], args: tuple[Any, ...]) -> Tensor | None:
-        """The answer where all probes have the states (batch, ...); None if it is not known."""
-        call = signature(self._network.forward).bind(*args)
-        call.apply_defaults()
-        args, tensors = call.args, [value for value in call.args if isinstance(value, Tensor)]
-        if not self._reuse or not tensors:
-            return None
-        kind = tuple(Tensor if isinstance(value, Tensor) else value for value in args)
-        if kind not in self._graphs:
-            graph = trace(self._network, args)
-            self._graphs[kind] = None if graph is None else (graph, node_rules(graph))
-        traced = self._graphs[kind]
-        if traced is None:
-            return None
-        graph, rules = traced
-        try:
-            with self._statistics(lambda _: len(tensors[0])):
-                if self._base is None or not self._base.answers(args):
-                    self._base = None  # the old run's memory goes first
-                    self._base = base_run(graph, args)
-                return Reuse(self._base, rules, self.uses, blocks).answer()
-        except CannotReuseError as reason:
-            log.debug("no feature reuse: %s", reason)
-            self._graphs[kind] = None
-            return None
-
-    def _statistics(self, states_of: Callable[[Tensor], int]) -> AbstractContextManager[None]:
-        """Every BatchNorm normalises each probe on its own; most networks here have none."""
-        norms = self._batch_norms
-        return statistics_per_probe(norms, states_of) if norms else nullcontext()
-
-
-def _hook(
-    change: LayerChange, num_probes: int, called: set[str]
-) -> Callable[[nn.Module, Any, Tensor], None]:
-    """After a layer's call: add what its own probes change."""
-    block, name = change.block, change.block.parameter.name
-
-    def own(batch: Tensor) -> Tensor:
-        """The block's part of a stacked batch, as a view (k, batch, ...)."""
-        if len(batch) % num_probes:
-            raise InputError(
-                f"batch axis at {name!r}",
-                got=len(batch),
-                expected=f"a multiple of the {num_probes} probes, as the first axis",
-            )
-        by_probe = batch.view(num_probes, -1, *batch.shape[1:])
-        return by_probe[block.first : block.first + len(block)]
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        called.add(name)
-        change.add(own(args[0]), own(output))
-
-    return hook
-
-
-@final
-class _Pass:
-    """The network that an objective gets for one pass; see `zopde.contracts.ask_shared`."""
-
-    def __init__(self, stack: _Stack, blocks: list[ProbeBlock]) -> None:
-        self._stack = stack
-        self._blocks = blocks
-        self._num_probes = sum(len(block) for block in blocks)
-
-    def __call__(self, *args: Any) -> Tensor:  # noqa: ANN401
-        """Stacked states (num_probes * batch, ...), probe-major, to stacked answers."""
-        if _same_for_all(args, self._num_probes):
-            first = [v[: len(v) // self._num_probes] if isinstance(v, Tensor) else v for v in args]
-            answer = self._stack.reused(self._blocks, tuple(first))
-            if answer is not None:
-                return answer
-        return self._stack.whole(self._blocks, self._num_probes, args)
-
-    def shared(self, *args: Any) -> Tensor:  # noqa: ANN401
-        """States (batch, ...) that all probes have in common, to stacked answers."""
-        answer = self._stack.reused(self._blocks, args)
-        if answer is not None:
-            return answer
-        repeated = tuple(repeat_states(value, self._num_probes) for value in args)
-        return self._stack.whole(self._blocks, self._num_probes, repeated)
-
-
-def _same_for_all(args: tuple[Any, ...], num_probes: int) -> bool:
-    """Whether every tensor of a stacked call repeats the same states for every probe."""
-
-    def repeats(value: Tensor) -> bool:
-        if len(value) % num_probes:
-            return False
-        by_probe = value.view(num_probes, -1, *value.shape[1:])
-        # The last probe alone rules most cases out.
-        return bool((by_probe[-1] == by_probe[0]).all()) and bool((by_probe == by_probe[:1]).all())
-
-    tensors = [value for value in args if isinstance(value, Tensor)]
-    return num_probes > 1 and bool(tensors) and all(repeats(value) for value in tensors)
-
-
-@final
 class WeightOracles:
     """A weight oracle for every objective that a network meets, as an iteration needs it.
 
-    The network is traced once, not at every iteration, and again when a layer, its mode or its
-    weights are others. Code that begins to do something else for another reason needs an oracle
-    of its own.
+    The network is traced and verified once, not at every iteration, and again when its structure,
+    its mode or the shapes of its input are others.
 
     Args:
         chunk: Probes per pass; see `WeightOracle`.
+        verify: See `WeightOracle`.
         make: (network, objective, chunk) -> the oracle, where it is another than `WeightOracle`.
     """
 
-    def __init__(self, chunk: int | None = None, make: Callable[..., Any] | None = None) -> None:
-        self._chunk, self._make = chunk, make or WeightOracle
-        self._latest: tuple[Any, WeightOracle] | None = None
+    def __init__(
+        self,
+        chunk: int | None = None,
+        verify: bool | StandIn = True,
+        make: Callable[..., Any] | None = None,
+    ) -> None:
+        self._chunk, self._make = chunk, make or partial(WeightOracle, verify=verify)
+        self._latest: Any = None
 
-    def __call__(self, network: nn.Module, objective: Objective) -> WeightOracle:
+    def __call__(self, network: nn.Module, objective: Objective) -> Any:  # noqa: ANN401
         """The network's oracle under this objective; see `WeightOracle.under`."""
-        layers = [(id(layer), layer.training) for layer in network.modules()]
-        weights = [(id(p), p.requires_grad) for p in network.parameters()]
-        if self._latest is None or self._latest[0] != (layers, weights):
-            oracle = self._make(network, objective, chunk=self._chunk)
-            self._latest = (layers, weights), oracle
-        return self._latest[1].under(objective)
+        if self._latest is None or not self._latest.is_of(network):
+            self._latest = self._make(network, objective, chunk=self._chunk)
+        return self._latest.under(objective)

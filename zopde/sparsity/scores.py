@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from zopde.contracts import Objective, Oracle
 from zopde.errors import InputError
 from zopde.oracle import WeightOracle
-from zopde.oracle.coordinates import Coordinates, Replaced, from_reals, reals
+from zopde.oracle.coordinates import Coordinates, from_reals, reals
+from zopde.oracle.state import Replaced
 from zopde.zo import rge
 
 
@@ -24,10 +25,12 @@ class Scores:
     Args:
         values: (d,), one signed score per trainable weight, in the order of `Coordinates`.
         queries: Evaluations of the objective that they took.
+        checking: Evaluations besides, which verified stacked probes.
     """
 
     values: Float[Tensor, " d"]
     queries: int
+    checking: int = 0
 
 
 def random_scores(network: nn.Module, generator: Generator) -> Scores:
@@ -161,7 +164,7 @@ def zo_grasp_scores(
     step = length * slope / norm.clamp_min(torch.finfo(slope.dtype).tiny)
     ahead = rge(oracle_at(_moved(network, step), objective), num_directions, mu, again)
     values = -flat_weights(network) * (ahead.gradient - slope) * (norm / length)
-    return Scores(values, here.queries + ahead.queries)
+    return Scores(values, here.queries + ahead.queries, here.checking + ahead.checking)
 
 
 @torch.no_grad()

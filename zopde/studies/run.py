@@ -235,6 +235,7 @@ def total_cost(costs: Sequence[Fitted]) -> Fitted:
         next((cost.stopped for cost in costs if cost.stopped), ""),
         dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
         sum(cost.skipped for cost in costs),
+        dict(sum((Counter(cost.checked) for cost in costs), Counter[str]())),
     )
 
 

@@ -65,6 +65,12 @@ def scores_by(
     return zo_grasp_scores(network, objective, directions, mu, generator=draw, oracle_at=oracles)
 
 
+def cost_of(scores: Scores, solver_steps: int, seconds: float) -> Fitted:
+    """What scores cost, of no iteration."""
+    checked = {"scores": scores.checking} if scores.checking else {}
+    return Fitted(0, scores.queries, solver_steps, seconds, checked=checked)
+
+
 def queries_of(score: str, directions: int) -> int:
     """Queries that a score takes."""
     return {"grasp": 1, "zo-grasp": 2 * (directions + 1)}.get(score, 0)
@@ -83,7 +89,7 @@ def write_scoring(
     """Keep ratios, where there are some, for an interrupted run."""
     if scoring.ratios is None:
         return
-    costs = {name: getattr(scoring.cost, name) for name in _COSTS}
+    costs = {name: getattr(scoring.cost, name) for name in (*_COSTS, "checked")}
     content = {"score": score, "sparsity": sparsity, **costs, **scoring.ratios.as_tree()}
     content["checksum"] = identity_of(json.dumps(content, sort_keys=True))
     folder.write_json(str(path.relative_to(folder.root)), content)
@@ -98,4 +104,5 @@ def read_scoring(path: Path) -> Scoring:
         if checksum not in (None, identity_of(json.dumps(content, sort_keys=True))):
             raise ValueError("its checksum is wrong")
         costs = [content[name] for name in _COSTS]
-        return Scoring(LayerRatios.from_tree(content), Fitted(0, *costs))
+        cost = replace(Fitted(0, *costs), checked=content.get("checked", {}))
+        return Scoring(LayerRatios.from_tree(content), cost)

@@ -141,7 +141,7 @@ class Workers:
         counted = () if counter is None else (counter,)
         folder = Path(self.scratch) if self.scratch else None
         make = partial(ExecutorOracle, executor=pool, kept=counted, folder=folder)
-        return WeightOracles(chunk, make)
+        return WeightOracles(chunk, make=make)
 
     @contextmanager
     def measured_here(self) -> Iterator[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, final
 
 import torch
@@ -22,6 +23,8 @@ class Gradient:
     queries: int  # evaluations of the objective
     active: Bool[Tensor, " d"] | None = None  # True at the coordinates that are known; None: all
     skipped: bool = False  # nothing is to be updated
+    # Calls that were verified so far -> evaluations besides `queries`; see `WeightOracle`
+    checked: Mapping[str, int] = field(default_factory=dict)
 
 
 class GradientSource(Protocol):

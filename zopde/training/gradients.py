@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, final
 
@@ -25,6 +25,11 @@ from zopde.zo.cge import Failed, Scheme
 
 class NetworkOracle(Oracle, Protocol):
     """Evaluates probes of a network's weights: a `WeightOracle`, an `ExecutorOracle`."""
+
+    @property
+    def checked(self) -> Mapping[str, int]:
+        """Calls of the network -> evaluations that verified their stacked probes."""
+        ...
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight."""
@@ -67,7 +72,9 @@ class ZerothOrder:
         oracle.set_gradient(estimate.gradient)
         if estimate.unknown is not None:
             active = active & ~estimate.unknown.to(active.device)
-        return Gradient(_number(estimate.loss), estimate.queries, active)
+        return Gradient(
+            _number(estimate.loss), estimate.queries, active, checked=dict(oracle.checked)
+        )
 
 
 @final
@@ -95,7 +102,7 @@ class RandomDirections:
         draw = generator(self.seed, "probes", iteration)
         estimate = rge(oracle, self.num_directions, self.mu, draw, scheme=self.scheme)
         oracle.set_gradient(estimate.gradient)
-        return Gradient(_number(estimate.loss), estimate.queries)
+        return Gradient(_number(estimate.loss), estimate.queries, checked=dict(oracle.checked))
 
 
 def _number(loss: Tensor | None) -> float:
@@ -120,7 +127,7 @@ class Skipping:
         for slope in slopes:
             slope.zero_()
         nothing = torch.zeros(Coordinates(network).total, dtype=torch.bool)
-        return Gradient(math.nan, measured.queries, nothing, skipped=True)
+        return replace(measured, loss=math.nan, active=nothing, skipped=True)
 
 
 @final

@@ -19,7 +19,7 @@ from zopde.contracts import Objective
 from zopde.errors import SolverError
 from zopde.files import append_text, load_tensors, reading, save_tensors, write_text
 from zopde.progress import Progress
-from zopde.training.descent import GradientSource, Optimise
+from zopde.training.descent import Gradient, GradientSource, Optimise
 
 _AGAIN = "move it away to train this label again, or start over with --overwrite"
 _WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
@@ -37,6 +37,13 @@ class Fitted:
     stopped: str = ""  # why it ended early; empty if it did not
     failures: dict[str, int] = field(default_factory=dict)  # failed solver steps, by reason
     skipped: int = 0  # iterations without an update, because their base run failed
+    # Calls of the network -> evaluations that verified their probes, besides `queries`
+    checked: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def checking(self) -> int:
+        """Evaluations that verified stacked probes."""
+        return sum(self.checked.values())
 
 
 def not_measured() -> None:
@@ -97,10 +104,12 @@ def fit(
         for _ in range(before.iterations):
             progress(math.nan)
 
-    def now(cost: Fitted, queries: int) -> Fitted:
+    def now(cost: Fitted, measured: Gradient) -> Fitted:
         return replace(
             cost,
-            queries=cost.queries + queries,
+            queries=cost.queries + measured.queries,
+            # What a resumed training verifies again was counted.
+            checked={**measured.checked, **cost.checked},
             solver_steps=before.solver_steps + solver_steps() - steps_at_start,
             seconds=before.seconds + time.monotonic() - began,
             failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
@@ -121,9 +130,9 @@ def fit(
         except SolverError:
             save(cost)
             raise
-        norm, done = _gradient_norm(network), now(cost, measured.queries)
-        counts, seconds = (done.queries, done.solver_steps), round(done.seconds, 3)
-        figures = (measured.loss, norm, *counts, agreement(), variance(), seconds)
+        norm, done = _gradient_norm(network), now(cost, measured)
+        counts = done.queries, done.solver_steps, agreement(), variance(), done.checking
+        figures = (measured.loss, norm, *counts, round(done.seconds, 3))
         rows.writerow((done.iterations, *figures))
         in_a_row = in_a_row + 1 if measured.skipped else 0
         if math.isinf(measured.loss) or not math.isfinite(norm):
@@ -217,6 +226,7 @@ class Row:
     solver_steps: int  # in states, so far
     agreement: float | None  # of a bank of Jacobians with the solver, a cosine
     variance: float | None  # of the entries of a product from random directions
+    checking: int  # queries that verified stacked probes, so far
     seconds: float  # of training, so far
 
 
@@ -225,35 +235,31 @@ _COLUMNS = [column.name for column in fields(Row)]
 
 def _begin_history(path: Path, start: int) -> None:
     """Make the CSV file of the history; of the rows that are there those below `start` stay."""
-    # A row cut off by a kill would pass for an earlier iteration.
-    rows = [row for row in _rows(path)[1:] if start and len(row) == len(_COLUMNS)]
     with reading("history", path, _WRITTEN):
-        earlier = [row for row in rows if int(row[0]) < start]
+        rows = [row for row in _rows(path) if int(row["iteration"]) < start]
     # A kill right here must not lose the earlier rows.
     text = StringIO()
-    csv.writer(text).writerows([_COLUMNS, *earlier])
+    # An older version had fewer columns.
+    csv.writer(text).writerows([_COLUMNS, *([row.get(c, "") for c in _COLUMNS] for row in rows)])
     write_text(path, text.getvalue())
 
 
 def read_history(path: Path) -> list[Row]:
     """Read the whole rows of the history at `path`; there are none where there is no file."""
-    rows = _rows(path)
-    whole, perhaps = ("iteration", "queries", "solver_steps"), ("agreement", "variance")
+    whole = ("iteration", "queries", "solver_steps", "checking")
 
     def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
-        if name in perhaps and not text:
-            return None
+        if name in ("agreement", "variance", "checking") and not text:
+            return 0 if name in whole else None
         return (int if name in whole else float)(text or "")
 
     with reading("history", path, _WRITTEN):
-        # A file of an older version has no variance.
-        whole_rows = (row for row in rows[1:] if len(row) == len(rows[0]))
-        lines = [dict(zip(rows[0], row, strict=True)) for row in whole_rows]
-        return [Row(**{name: value(name, line.get(name)) for name in _COLUMNS}) for line in lines]
+        rows = _rows(path)
+        return [Row(**{name: value(name, row.get(name)) for name in _COLUMNS}) for row in rows]
 
 
-def _rows(path: Path) -> list[list[str]]:
-    with reading("history", path, _WRITTEN):
-        text = path.read_text("utf-8") if path.exists() else ""
-        # The last line may be half written.
-        return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+def _rows(path: Path) -> list[dict[str, str]]:
+    """What is whole in a history: a row cut off by a kill would pass for an earlier iteration."""
+    text = path.read_text("utf-8") if path.exists() else ""
+    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines() or [""])
+    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]

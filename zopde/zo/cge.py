@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Oracle
+from zopde.contracts import Checks, Oracle, one_gradient
 from zopde.errors import InputError
 from zopde.validate import check_choice, check_positive, checked
 from zopde.zo.estimate import Estimate
@@ -16,6 +17,10 @@ from zopde.zo.estimate import Estimate
 Scheme = Literal["forward", "central"]
 Failed = Literal["keep", "drop"]
 FAILED: tuple[Failed, ...] = ("keep", "drop")
+
+log = logging.getLogger(__name__)
+
+_HALF, _HALF_WARNED = 2.0**-10, "half precision"  # eps of float16
 
 
 @checked
@@ -70,16 +75,18 @@ def cge(
     check_mu(mu, d)
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
     k, step = len(indices), step_of(mu, indices)
-    ahead = oracle.coordinates(indices, step)
-    if scheme == "forward":
-        base = oracle.base()
-        rise, queries, num_failed = ahead - base, k + 1, count_failed(ahead) + count_failed(base)
-    else:
-        base, behind = None, oracle.coordinates(indices, -step)
-        rise, queries = (ahead - behind) / 2, 2 * k
-        num_failed = count_failed(ahead) + count_failed(behind)
-        if num_failed and failed == "drop":
-            queries, rise = queries + 1, one_sided(ahead, behind, oracle.base())
+    with one_gradient(oracle) as checks:
+        ahead = oracle.coordinates(indices, step)
+        if scheme == "forward":
+            base = oracle.base()
+            rise, queries = ahead - base, k + 1
+            num_failed = count_failed(ahead) + count_failed(base)
+        else:
+            base, behind = None, oracle.coordinates(indices, -step)
+            rise, queries = (ahead - behind) / 2, 2 * k
+            num_failed = count_failed(ahead) + count_failed(behind)
+            if num_failed and failed == "drop":
+                queries, rise = queries + 1, one_sided(ahead, behind, oracle.base())
     slope = rise / (step.to(rise) if isinstance(step, Tensor) else step)
     unknown = None
     gradient = torch.zeros(d, dtype=slope.dtype, device=slope.device)
@@ -89,7 +96,24 @@ def cge(
         unknown[indices[~known.cpu()]] = True
         slope = torch.where(known, slope, 0)
     gradient[indices.to(slope.device)] = slope
-    return Estimate(gradient, queries, loss=base, failed=num_failed, unknown=unknown)
+    _warn_of_few_digits(checks, ahead, slope, step)
+    return Estimate(gradient, queries, base, None, num_failed, unknown, checking=checks.queries)
+
+
+def _warn_of_few_digits(checks: Checks, ahead: Tensor, slope: Tensor, step: float | Tensor) -> None:
+    """In half precision, say once what round-off leaves of the derivatives."""
+    eps = max(checks.eps, torch.finfo(ahead.dtype).eps if ahead.is_floating_point() else 0.0)
+    if eps < _HALF or _HALF_WARNED in checks.warned or not len(ahead):
+        return
+    checks.warned.append(_HALF_WARNED)
+    smallest = float(step.min()) if isinstance(step, Tensor) else step
+    floor = eps * float(ahead.double().abs().nanmedian()) / smallest
+    typical = float(slope.double().square().nanmean().sqrt())
+    log.warning(
+        "half precision: round-off moves a derivative by about eps |l| / mu = %.1g, a typical one "
+        "is %.1g; compute in float32, or take a larger mu",
+        *(floor, typical),
+    )
 
 
 def one_sided(

@@ -24,6 +24,8 @@ class Estimate:
         failed: Probes whose loss is not finite; a base that is not counts as one.
         unknown: (d,), True where the estimate is zero because its probe failed; None
             where nothing did, or failures were to be kept.
+        checking: Evaluations besides `queries`, with which the oracle verified its stacked
+            probes; see `zopde.WeightOracle`.
     """
 
     gradient: Float[Tensor, " d"]
@@ -33,6 +35,7 @@ class Estimate:
     failed: int = 0
     unknown: Bool[Tensor, " d"] | None = None
     directions: int | None = None
+    checking: int = 0
 
     def interval(self, confidence: float = 0.95) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
         """Say between which two numbers each entry of the true gradient lies.

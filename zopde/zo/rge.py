@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from zopde.contracts import Oracle
+from zopde.contracts import Oracle, one_gradient
 from zopde.validate import check_choice, check_count, check_positive, checked
 from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
@@ -133,39 +133,42 @@ def rge(
     check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
-    base = oracle.base() if scheme == "forward" else None
-    middle, num_failed = base, 0 if base is None else count_failed(base)
-    terms, left = _Terms(), num_directions
-    while left:
-        count = min(left, max(1, _ENTRIES // max(d, 1)))
-        left -= count
-        drawn = SAMPLERS[sampler](count, len(indices), generator, torch.get_default_dtype())
-        along = _among(drawn, indices, d)
-        ahead = oracle.directions(along, mu)
-        if base is None:
-            behind = oracle.directions(along, -mu)
-            slope, failed_here = (ahead - behind) / (2 * mu), count_failed(ahead)
-            failed_here += count_failed(behind)
-            if failed_here and failed == "drop":
-                middle = oracle.base() if middle is None else middle
-                slope = one_sided(ahead, behind, middle) / mu
-        else:
-            slope, failed_here = (ahead - base) / mu, count_failed(ahead)
-        num_failed += failed_here
-        if num_failed and failed == "drop":
-            known = slope.isfinite()
-            slope, along = slope[known], along[known.to(along.device)]
-        if len(slope):
-            terms.add(slope[:, None] * along.to(slope.device))
+    with one_gradient(oracle) as checks:
+        base = oracle.base() if scheme == "forward" else None
+        middle, num_failed = base, 0 if base is None else count_failed(base)
+        terms, left = _Terms(), num_directions
+        while left:
+            count = min(left, max(1, _ENTRIES // max(d, 1)))
+            left -= count
+            drawn = SAMPLERS[sampler](count, len(indices), generator, torch.get_default_dtype())
+            along = _among(drawn, indices, d)
+            ahead = oracle.directions(along, mu)
+            if base is None:
+                behind = oracle.directions(along, -mu)
+                slope, failed_here = (ahead - behind) / (2 * mu), count_failed(ahead)
+                failed_here += count_failed(behind)
+                if failed_here and failed == "drop":
+                    middle = oracle.base() if middle is None else middle
+                    slope = one_sided(ahead, behind, middle) / mu
+            else:
+                slope, failed_here = (ahead - base) / mu, count_failed(ahead)
+            num_failed += failed_here
+            if num_failed and failed == "drop":
+                known = slope.isfinite()
+                slope, along = slope[known], along[known.to(along.device)]
+            if len(slope):
+                terms.add(slope[:, None] * along.to(slope.device))
     queries = num_directions + 1 if scheme == "forward" else 2 * num_directions
     if scheme == "central" and middle is not None:
         queries += 1
     if not terms.count:
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
         unknown = _among(torch.ones(1, len(indices), dtype=torch.bool), indices, d)[0]
-        return Estimate(nothing, queries, base, None, num_failed, unknown)
-    spread, count = terms.standard_error(), terms.count
-    return Estimate(terms.mean, queries, base, spread, num_failed, directions=count)
+        return Estimate(nothing, queries, base, None, num_failed, unknown, checking=checks.queries)
+    error, count, checking = terms.standard_error(), terms.count, checks.queries
+    return Estimate(
+        terms.mean, queries, base, error, num_failed, directions=count, checking=checking
+    )
 
 
 def _among(drawn: Tensor, indices: Tensor, d: int) -> Tensor:

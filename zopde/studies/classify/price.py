@@ -25,14 +25,14 @@ def price(opened: Opened, name: str, place: Place) -> Price:
     label, seed, images = LABELS[name], opened.seeds[0], opened.images
     network, batches = opened.new_network(seed), opened.batches(seed)
     if label.gradient == "backprop":
-        queries, scoring = 1, 0.0
+        queries, scoring, checking = 1, 0.0, 0
         gradient = gradient_of(opened, label, network, None, seed, None)
         objective = images.objective(*batches.at(0))
         seconds = median_seconds(lambda: gradient(network, objective, 0))
     else:
         with torch.inference_mode():
             objective = images.objective(*batches.at(0))
-            queries, seconds = _probing(opened, label, network, objective, place)
+            queries, seconds, checking = _probing(opened, label, network, objective, place)
             scoring = _scoring(opened, label, network, objective, place)
     seconds += median_seconds(lambda: images.objective(*batches.at(1)))
     score = "" if label.mask == "none" else score_of(opened, label)
@@ -44,13 +44,14 @@ def price(opened: Opened, name: str, place: Place) -> Price:
         scoring + seconds * opened.iterations,
         seconds_per_iteration=seconds,
         seconds_per_epoch=seconds * batches.per_epoch,
+        checking=checking,
     )
 
 
 def _probing(
     opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
-) -> tuple[int, float]:
-    """Queries and seconds of a gradient by queries."""
+) -> tuple[int, float, int]:
+    """Queries and seconds of a gradient by queries, and the queries that verify it, once."""
     queries, workers, rge = opened.queries, opened.workers, label.gradient == "rge"
     base = median_seconds(lambda: objective(network, 1))  # for the running statistics
     active = _active(opened, label, network, place)
@@ -63,7 +64,7 @@ def _probing(
     else:
         passes = list(active.split(workers.probes_per_pass(queries.chunk, count)))
         seconds = count * seconds_of_a_probe(oracle, passes, queries.mu)
-    return count + 2, 2 * base + seconds
+    return count + 2, 2 * base + seconds, sum(oracle.checked.values())
 
 
 def _active(opened: Opened, label: Label, network: nn.Module, place: Place) -> Tensor:

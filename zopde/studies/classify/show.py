@@ -58,7 +58,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         }
         for key, value in row.items():
             metrics.setdefault(key, {})[label] = value
-    metrics |= mean_costs(results, ("iterations", "queries", "seconds"))
+    metrics |= mean_costs(results, ("iterations", "queries", "checking", "seconds"))
     metrics["stopped_early"] = stopped_early(results)
     metrics["workers"] = opened.workers.processes
     whose = {"here": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
@@ -100,7 +100,7 @@ def _summed(trained: Sequence[Trained]) -> Tensor:
 
 def table_of(metrics: Mapping[str, Any]) -> Table:
     """The table of results, one row per label."""
-    rows = []
+    rows, costs = [], ("iterations", "queries", "checking", "seconds")
     for label in metrics["methods"]:
         accuracy, gap = metrics["accuracy"][label], metrics["points_from_fo"][label]
         rows.append(
@@ -110,6 +110,7 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
                 "" if gap is None or label == "FO" else change(gap, 2),
                 *measured(metrics["loss"][label], decimals=4),
                 *(count(metrics[cost][label]) for cost in ("iterations", "queries")),
+                count(metrics.get("checking", {}).get(label, 0)),
                 number(metrics["seconds"][label]),
             ]
         )
@@ -117,7 +118,7 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
     return Table(
         f"{metrics['data']}: {metrics['test_images']:,} test images, {metrics['parameters']:,} "
         f"weights, seeds {', '.join(map(str, metrics['seeds']))}",
-        ("method", "accuracy %", "± seeds", "vs FO", "loss", "iterations", "queries", "seconds"),
+        ("method", "accuracy %", "± seeds", "vs FO", "loss", *costs),
         rows,
         [f"{label}: stopped early, {why}" for label, why in stopped if why],
     )

@@ -18,7 +18,7 @@ from zopde.studies.classify.evaluate import LearningCurve, Point, Verdict, evalu
 from zopde.studies.classify.labels import LABELS, Label
 from zopde.studies.classify.open import Opened
 from zopde.studies.run import Place, total_cost
-from zopde.studies.scores import FILE, Scoring, ratios_from, scores_by, write_scoring
+from zopde.studies.scores import FILE, Scoring, cost_of, ratios_from, scores_by, write_scoring
 from zopde.training import (
     Backprop,
     Fitted,
@@ -134,7 +134,7 @@ def score_layers(
     oracles = opened.workers.oracle_at(queries.chunk, directions, pool)
     score = score_of(opened, label)
     scores = scores_by(score, network, objective, directions, queries.mu, seed, oracles)
-    cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
+    cost = cost_of(scores, 0, time.monotonic() - began)
     return scores, ratios_from(network, scores, queries.sparsity, cost)
 
 

@@ -71,10 +71,9 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         return Price(name, 0, 0, last)
     network = opened.new_network(0)
     interface, once, steps_once = _sample_interface(opened, name)
-    stage = label_stage(
-        opened, label, network, 0, _stand_in_ratios(opened, network), interface=interface
-    )
-    seconds, queries = _seconds_and_queries(opened, stage, network)
+    ratios = _stand_in_ratios(opened, network)
+    stage = label_stage(opened, label, network, 0, ratios, interface=interface)
+    seconds, queries, checking = _seconds_and_queries(opened, stage, network)
     if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
         gradient = _measured_gradient(opened)
         seconds = gradient.seconds + _lookup_seconds(opened, opened.cuts[name], gradient)
@@ -96,6 +95,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         all_queries * seeds,
         (seconds + once + last) * seeds,
         (solver_steps + steps_once) * seeds,
+        checking=checking * seeds,
     )
 
 
@@ -116,11 +116,13 @@ def _price_of_data(to_make: Reference, like: State) -> Price:
     return Price("data", 0, 0, median_seconds(step) * steps, simulations * steps)
 
 
-def _seconds_and_queries(opened: Opened, stage: Stage, network: nn.Module) -> tuple[float, int]:
-    """Of one gradient, from as few probes as tell."""
+def _seconds_and_queries(
+    opened: Opened, stage: Stage, network: nn.Module
+) -> tuple[float, int, int]:
+    """Of one gradient, from as few probes as tell; and queries that verify them, once."""
     objective = stage.objective_at(0)
     if not isinstance(stage.gradient, ZerothOrder):
-        return median_seconds(lambda: stage.gradient(network, objective, 0)), 1
+        return median_seconds(lambda: stage.gradient(network, objective, 0)), 1, 0
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
     chunk = workers.probes_per_pass(cut.chunk, active)
     oracle = WeightOracle(network, objective, chunk)
@@ -131,7 +133,8 @@ def _seconds_and_queries(opened: Opened, stage: Stage, network: nn.Module) -> tu
         probing = median_seconds(lambda: cge(oracle, indices, cut.mu, cut.scheme))
     if cut.sides == 1:
         probing -= base
-    return base + probing * active / probes / workers.side_by_side, _queries(cut, active)
+    seconds = base + probing * active / probes / workers.side_by_side
+    return seconds, _queries(cut, active), oracle.checked.total()
 
 
 def _queries(cut: WeightCut, active: int) -> int:

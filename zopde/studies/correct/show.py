@@ -51,7 +51,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         label: 100 * (error["mean"] / source - 1) if error["mean"] and source else None
         for label, error in metrics["mae"].items()
     }
-    metrics |= mean_costs(results, ("iterations", "queries", "solver_steps", "seconds"))
+    metrics |= mean_costs(results, ("iterations", "queries", "checking", "solver_steps", "seconds"))
     metrics["init"] = {
         label: ("non" if opened.starts_from_non(label) else "scratch")
         if LABELS[label].trained
@@ -102,7 +102,7 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
 def table_of(metrics: Mapping[str, Any]) -> Table:
     """The table of results, one row per label; the spread over seeds where there are several."""
     spread = ["± seeds"] if len(metrics["seeds"]) > 1 else []
-    costs = ["iterations", "queries", "solver steps", "seconds"]
+    costs = ["iterations", "queries", "checking", "solver steps", "seconds"]
     return Table(
         f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
@@ -127,7 +127,9 @@ def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
         label,
         {"none": "", "non": "NON", "scratch": "scratch"}[start],
         *found,
-        *(count(metrics[name][label]) for name in ("iterations", "queries", "solver_steps")),
+        *(count(metrics[name][label]) for name in ("iterations", "queries")),
+        count(metrics.get("checking", {}).get(label, 0)),
+        count(metrics["solver_steps"][label]),
         number(metrics["seconds"][label]),
     ]
 

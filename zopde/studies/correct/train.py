@@ -25,7 +25,15 @@ from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector,
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.run import Place, total_cost
-from zopde.studies.scores import FILE, Scoring, ratios_from, read_scoring, scores_by, write_scoring
+from zopde.studies.scores import (
+    FILE,
+    Scoring,
+    cost_of,
+    ratios_from,
+    read_scoring,
+    scores_by,
+    write_scoring,
+)
 from zopde.studies.settings import iterations_in
 from zopde.training import (
     Backprop,
@@ -92,7 +100,8 @@ def measured_chunk(opened: Opened, progress: Progress) -> int:
     seed = opened.seeds[0]
     with opened.workers.measured_here():
         objective = opened.first_objective(opened.problem.solver, seed)
-        chunk = WeightOracle(opened.new_network(seed), objective).calibrate(opened.weights.mu)
+        oracle = WeightOracle(opened.new_network(seed), objective, verify=False)
+        chunk = oracle.calibrate(opened.weights.mu)
     progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
     return chunk
 
@@ -235,7 +244,7 @@ def score_layers(
     if cut.mu_relative:  # a direction moves all tensors at once: as far as their own steps
         mu = float(relative_mu(network, mu).square().mean().sqrt())
     scores = scores_by(cut.score, network, objective, directions, mu, seed, oracles)
-    cost = Fitted(0, scores.queries, counter.steps, time.monotonic() - began)
+    cost = cost_of(scores, counter.steps, time.monotonic() - began)
     return ratios_from(network, scores, cut.sparsity, cost)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.contracts import Forcing, Network, State, ask_shared, repeat_states
+from zopde.contracts import Forcing, Network, Objective, State, ask_shared, repeat_states
 from zopde.interface import DensePullback, Pullback, RandomPullback, queried
 from zopde.seeding import generator
 from zopde.studies.defend.blackbox import BlackBox
@@ -78,6 +78,13 @@ class Stability:
             away = (self.decode(cut) - clean).square().flatten(1).mean(dim=1)
             losses = losses + self.mse * away
         return losses.view(num_probes, -1).mean(dim=1)
+
+
+def without_queries(objective: Objective) -> Objective:
+    """The mean square of the images instead: it asks the network likewise, and no classifier."""
+    assert isinstance(objective, Stability)
+    decode = objective.decode
+    return replace(objective, entropies=lambda cut, _: decode(cut).square().flatten(1).mean(dim=1))
 
 
 @final

@@ -24,12 +24,12 @@ from zopde.studies.certificates import Row, certify_images
 from zopde.studies.classifiers import Classifier, named_classifier, to_device, with_answers
 from zopde.studies.defend.blackbox import BudgetSpentError
 from zopde.studies.defend.labels import LABELS, Label
-from zopde.studies.defend.loss import Losses, Reconstruction
+from zopde.studies.defend.loss import Losses, Reconstruction, without_queries
 from zopde.studies.defend.open import AUTOENCODER, DENOISER, PRETRAINING, Opened
 from zopde.studies.defended import Defence, Defended, save_defended
 from zopde.studies.folder import RECORD, RunFolder
 from zopde.studies.run import Place
-from zopde.studies.scores import FILE, ratios_from, read_scoring, scores_by, write_scoring
+from zopde.studies.scores import FILE, cost_of, ratios_from, read_scoring, scores_by, write_scoring
 from zopde.training import (
     Backprop,
     Fitted,
@@ -167,7 +167,7 @@ def gradient_of(opened: Opened, masks: Masks | None) -> GradientSource:
     if masks is None:
         return Backprop()
     queries = opened.queries
-    oracles = WeightOracles(queries.chunk)
+    oracles = WeightOracles(queries.chunk, without_queries)
     return ZerothOrder(masks, queries.mu_weights, queries.scheme_weights, oracles)
 
 
@@ -228,9 +228,12 @@ def _masks(
         scoring = read_scoring(path)
     else:
         began, sparsity = time.monotonic(), max(0.0, 1 - queries.weights / total)
-        oracles, how = WeightOracles(queries.chunk), (queries.score_directions, queries.mu_weights)
+        oracles, how = (
+            WeightOracles(queries.chunk, without_queries),
+            (queries.score_directions, queries.mu_weights),
+        )
         scores = scores_by(queries.score, front, losses.at(0), *how, seed, oracles)
-        cost = Fitted(0, scores.queries, 0, time.monotonic() - began)
+        cost = cost_of(scores, 0, time.monotonic() - began)
         scoring = ratios_from(front, scores, sparsity, cost)
         write_scoring(root, path, scoring, queries.score, sparsity)
     if scoring.ratios is None:
@@ -267,7 +270,7 @@ class Watched:
         gradient = self._inner(network, objective, iteration)
         queries = self._ledger.queries - self._counted
         self._counted = self._ledger.queries
-        return Gradient(gradient.loss, queries, gradient.active)
+        return replace(gradient, queries=queries)
 
     def judge(self, network: nn.Module, iteration: int) -> None:
         """Keep a network that is better than all before."""
