@@ -218,7 +218,7 @@ def test_a_fill_value_beside_zeros_alone_is_refused(dataset, fill):
     with pytest.raises(InputError, match=r"got .* places, else 0 to 0"):
         from_dataset(dataset, GRID)
     dataset["tracer"][:] = 9.969209968386869e36
-    with pytest.raises(InputError, match="places, else 0 to 0"):
+    with pytest.raises(InputError, match="places, and nothing else"):
         from_dataset(dataset, GRID)
 
 

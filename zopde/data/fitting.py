@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -46,6 +47,7 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
             dataset = dataset.isel({dim: slice(None, None, -1)})
     for name in names:
         _check_values(dataset[name])
+    _warn_of_empty_states(dataset, grid.channels)
     return dataset
 
 
@@ -76,13 +78,20 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
             missing.remove("simulation")
         pairs = ", ".join(f'{a}="{b}"' for a, b in zip(others, missing, strict=False))
         remedy = f".rename({pairs})" if pairs else "".join(f".isel({dim}=0)" for dim in others)
-        remedy = f"such as xarray's {remedy}" + '.expand_dims("simulation")' * alone
+        remedy += '.expand_dims("simulation")' * alone
+        if "time" in missing and not pairs:
+            remedy = "a file of states in the order of their times"
+        else:
+            remedy = f"such as xarray's {remedy}"
         raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
     if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
         raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
     shape = tuple(variable.sizes[dim] for dim in grid.dims)
     if shape != grid.shape:
         raise InputError(what, got=f"{shape} cells", expected=f"{grid.shape}")
+    if not variable.size:
+        got = f"{variable.sizes['simulation']} simulations of {variable.sizes['time']} times"
+        raise InputError(what, got=got, expected="at least one of each")
 
 
 def _check_times(time: xr.DataArray, grid: Grid) -> None:
@@ -151,6 +160,19 @@ def _descends(places: xr.DataArray, cell: float) -> bool:
     return bool(steps[0] < 0)
 
 
+def _warn_of_empty_states(dataset: xr.Dataset, names: Sequence[str]) -> None:
+    """HDF5 reads what was never written as zeros."""
+    zero = [(dataset[n].transpose("simulation", "time", ...) == 0).values for n in names]
+    empty = np.logical_and.reduce([z.reshape(*z.shape[:2], -1).all(axis=2) for z in zero])
+    if empty[:, 1:].any() and not empty.all():
+        first = tuple(map(int, np.argwhere(empty[:, 1:])[0] + (0, 1)))
+        log.warning(
+            "data: %s states are zero in every cell, first simulation %d, time %d: never written?",
+            f"{int(empty[:, 1:].sum()):,}",
+            *first,
+        )
+
+
 def _check_values(variable: xr.DataArray) -> None:
     values, what = variable.values, f"data {variable.name!r}"
     bad = np.argwhere(~np.isfinite(values))
@@ -166,6 +188,7 @@ def _check_values(variable: xr.DataArray) -> None:
         # A huge one must be far larger than all others, another far below all that they span.
         alone = abs(high if value > high else low) < 1e-4 * abs(value)
         if alone if abs(value) >= 1e10 else low - value > 3 * (high - low):
-            got = f"{value:g} in {values.size - others.size:,} places, else {low:g} to {high:g}"
+            got = f"{value:g} in {values.size - others.size:,} places, "
+            got += f"else {low:g} to {high:g}" if others.size else "and nothing else"
             remedy = "a fill value without _FillValue? fill or cut out those cells"
             raise InputError(what, got=got, expected="values of the flow", remedy=remedy)

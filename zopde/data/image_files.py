@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import tarfile
 import zipfile
@@ -17,6 +18,8 @@ from zopde.data.images import ImageData, Images, picture
 from zopde.errors import InputError
 from zopde.files import reading
 from zopde.validate import checked
+
+log = logging.getLogger(__name__)
 
 
 @checked
@@ -82,6 +85,9 @@ def _read_npz(path: Path) -> ImageData:
         raise InputError(f"image data {path}", got=f"no {missing[0]}", expected=", ".join(_ARRAYS))
     train = Images.of(arrays["x_train"], arrays["y_train"])
     test = Images.of(arrays["x_test"], arrays["y_test"])
+    unseen = sorted({*test.labels.tolist()} - {*train.labels.tolist()})
+    if unseen:
+        log.warning("%s: y_test has class %s, which y_train has not", path, unseen[0])
     count = 1 + int(max(train.labels.max(), test.labels.max()))
     return ImageData(path.stem, train, test, _numbers(count))
 

@@ -122,6 +122,11 @@ class ImageData:
         shapes = [tuple(part.pixels.shape[1:]) for part in (self.train, self.test)]
         if shapes[0] != shapes[1]:
             raise InputError("test images", got=f"shape {shapes[1]}", expected=f"{shapes[0]}")
+        kinds = [part.pixels.dtype == torch.uint8 for part in (self.train, self.test)]
+        if kinds[0] != kinds[1]:
+            got, expected = (f"{part.pixels.dtype}" for part in (self.test, self.train))
+            remedy = "give both in the same kind and units"
+            raise InputError("test images", got=got, expected=expected, remedy=remedy)
         for name, part in (("train", self.train), ("test", self.test)):
             low, high = int(part.labels.min()), int(part.labels.max())
             if low < 0 or high >= len(self.classes):

@@ -47,19 +47,21 @@ class RunFolder:
         """Checkpoint, history, model and rollout of one training."""
         return self.root / label / f"seed-{seed}"
 
-    def check_record(self, name: str, digest: str, what: str) -> None:
-        """Record in a file what the run is made from; a resumption must find the same `digest`."""
+    def check_record(self, name: str, digest: str, what: str) -> bool:
+        """Record in a file what the run is made from; a resumption must find the same `digest`.
+
+        Returns whether it was recorded before.
+        """
         path = self.root / name
-        found = path.read_bytes().strip().decode(errors="replace") if path.exists() else ""
-        if found and found != digest:
-            raise InputError(
-                what,
-                got="other numbers than the run was started with",
-                expected="the same file",
-                remedy="restore it, or start over with --overwrite",
-            )
-        if not found:
+        if not path.exists():
             write_text(path, digest + "\n")
+            return False
+        found = path.read_bytes().strip().decode(errors="replace")
+        if found != digest:
+            got = "other numbers than the run was started with" if found else f"an empty {path}"
+            remedy = "restore it, or start over with --overwrite"
+            raise InputError(what, got=got, expected="the same file", remedy=remedy)
+        return True
 
     def write_csv(self, name: str, columns: Mapping[str, Sequence[float]]) -> None:
         """Write columns of equal length, by name."""
@@ -159,6 +161,8 @@ def _recorded(root: Path, job: Job) -> Any:  # noqa: ANN401 - of the job's class
 
     Other programs use the name `config.toml`, too.
     """
+    if (root / RECORD).exists() and not (root / RECORD).read_bytes().strip():
+        return InputError(RECORD, got="an empty file", expected="the settings of the run")
     try:
         return read_record(job, root / RECORD)
     except InputError as error:

@@ -159,9 +159,11 @@ def run_study(
             check_folder(root, study, settings, resume, overwrite)
             opened = study.open(settings, root, watcher)
             run = open_folder(root, study, settings, overwrite)
+            goes_on = resume and any(root.glob(study.resumes_from))
             for name, (digest, what) in opened.records.items():
-                run.check_record(name, digest, what)
-            if resume and not any(root.glob(study.resumes_from)):
+                if not run.check_record(name, digest, what) and goes_on:
+                    watcher.note(f"{what}: not compared, {root} has no {name} of an earlier start")
+            if resume and not goes_on:
                 watcher.note(f"nothing to resume in {root}: starting")
             return _run(study, study.begin(opened, Place(run, watcher), resume), run, watcher)
 

@@ -190,9 +190,13 @@ def _checked(run: RunSettings, opened: Opened, progress: Progress) -> int:
     """Whether answers depend on the state alone, seen at two stored states; steps it took.
 
     Raises:
-        SolverError: If they depend on what was asked before, by more than a probe can bear.
+        SolverError: If they depend on what was asked before, by more than a probe can bear, or
+            not on the state at all.
     """
     problem = opened.problem
+    stepped, states = problem.stepped.flatten(0, 1), problem.train.states.flatten(0, 1)
+    if (stepped == stepped[0]).all() and not (states == states[0]).all():
+        raise SolverError("the answers to all stored states are the same: does it use the state?")
     last = problem.train.simulations * problem.train.steps - 1
     # Not from the store, which would answer in the solver's place
     solver = seeded(guarded(replace(run, store=""), opened.bare), 0)

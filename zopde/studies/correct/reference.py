@@ -83,7 +83,8 @@ class Reference:
             data = self.load()
             early = ", of an earlier version: which code of the solver made them is not known"
             known = not data.settings or "content" in data.settings
-            progress.note(f"reference data: {self.path}{'' if known else early}")
+            own = "" if data.settings else "; data.fine, .skip, .steps and .seed are not used"
+            progress.note(f"reference data: {self.path}{own if known else early}")
             return data
         data = self.make(progress)
         save_trajectories(data, self.path)

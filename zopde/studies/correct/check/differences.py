@@ -68,6 +68,9 @@ def _recommend(
         return Point(name, "fail", str(nowhere), "check on states that the solver can take")
     best, central = sweep.best(cut.scheme), sweep.best("central")
     error = float(getattr(best, cut.scheme))
+    if math.isnan(error):
+        found = f"none of {len(chosen)} numbers that were moved changes the answer"
+        return Point(name, "fail", found, "does the answer depend on the whole state?")
     noise = measure_noise(oracle, chosen, sweep.reference * scales[chosen], best.mu * scales)
     nearest = min(sweep.points, key=lambda p: abs(math.log(p.mu / cut.mu)))
     configured = float(getattr(nearest, cut.scheme))
