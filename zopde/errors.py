@@ -59,6 +59,10 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
+class ObjectiveError(InputError):
+    """The objective answered something else than one loss for each probe."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One state of a batch that a solver could not advance.

@@ -324,6 +324,7 @@ def test_what_a_step_is_a_multiple_of():
         DensePullback(scale=torch.ones(3))(step, step.stepped)
 
 
+@pytest.mark.filterwarnings("ignore:.*lost in the rounding")
 def test_a_jacobian_of_another_step_is_not_found(tmp_path, gen):
     solver, state = TwoUnits(), torch.randn(1, 2, 32, generator=gen) * UNITS.float()
     form, step = form_for(solver.grid, "state", 1), step_at(solver, state)

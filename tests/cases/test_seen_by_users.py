@@ -4,13 +4,26 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch import nn
 
-from zopde import Grid, InputError, SolverError, load_images, load_trajectories
+from zopde import (
+    ColouredPullback,
+    DensePullback,
+    Grid,
+    InputError,
+    SolverError,
+    WeightOracle,
+    cge,
+    load_images,
+    load_trajectories,
+)
+from zopde.interface import Step
 from zopde.studies.correct import load_config, run_correction
 
 
@@ -126,3 +139,92 @@ def test_a_solver_that_does_not_use_its_state_is_refused(begun, tmp_path):
     )
     with pytest.raises(SolverError, match="does it use the state"):
         run_correction(settings, tmp_path / "run")
+
+
+class Mean(nn.Module):
+    """Normalises by a running mean that it writes and reads: BatchNorm as users write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.o = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        hidden = self.a(x)
+        with torch.no_grad():
+            self.mean.lerp_(hidden.mean(0), 0.1)
+        return self.o(torch.tanh(hidden - self.mean))
+
+
+def test_a_buffer_that_is_written_and_read_again(gen):
+    """A graph that is run node by node read it as it was before; o.weight was off by thousands."""
+    network, x = Mean().double(), torch.randn(4, 3, generator=gen, dtype=torch.float64)
+
+    def objective(f, probes):
+        return f(x.repeat(probes, 1)).view(probes, -1).square().mean(dim=1)
+
+    expected = cge(WeightOracle(network, objective, stacked=False)).gradient
+    for _ in range(2):
+        found = cge(WeightOracle(network, objective)).gradient
+        assert torch.allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda losses: losses.mean(),
+        lambda losses: float(losses.mean()),
+        lambda losses: None,
+        lambda losses: losses.numpy(),
+        lambda losses: losses[:, None],
+        lambda losses: losses.repeat(4),
+    ],
+)
+def test_an_objective_that_gives_no_losses_is_refused(answer, gen, caplog):
+    x = torch.randn(4, 3, generator=gen)
+
+    def objective(f, probes):
+        return answer(f(x.repeat(probes, 1)).detach().view(probes, -1).mean(dim=1))
+
+    with pytest.raises(InputError, match=r"objective: got .* one real loss for each probe"):
+        cge(WeightOracle(nn.Linear(3, 2), objective))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("indices", [[0.5], torch.tensor([True, False]), torch.zeros(2, 2)])
+def test_indices_that_are_none_are_one_line(indices, gen):
+    oracle = WeightOracle(nn.Linear(1, 1), lambda f, p: f(torch.ones(p, 1))[:, 0])
+    with pytest.raises(InputError, match="indices: got"):
+        cge(oracle, torch.as_tensor(indices))
+
+
+def test_a_mu_below_the_round_off_is_told_once(gen, caplog):
+    x = torch.randn(8, 3, generator=gen)
+    oracle = WeightOracle(
+        nn.Linear(3, 2), lambda f, p: 1 + f(x.repeat(p, 1)).view(p, -1).square().mean(dim=1)
+    )
+    cge(oracle, mu=1e-3)
+    assert "round-off" not in caplog.text
+    cge(oracle, mu=1e-8)
+    cge(oracle, mu=1e-8)
+    assert caplog.text.count("mu 1e-08: round-off moves a derivative by about") == 1
+
+
+@pytest.mark.parametrize("make", [DensePullback, partial(ColouredPullback, radius=(1,))])
+def test_a_scale_that_is_lost_in_rounding_is_told(make, gen):
+    """Deviations of 1 on an offset of 1e5, in float32: every product was zero."""
+    grid = Grid((16,), (16.0,), 1.0, ("u",))
+
+    class Diffusion:
+        def step(self, state, forcing=None):
+            return state + 0.2 * (state.roll(1, 2) + state.roll(-1, 2) - 2 * state)
+
+    solver = Diffusion()
+    solver.grid = grid
+    state = 1e5 + torch.randn(1, 1, 16, generator=gen)
+    v = torch.randn(1, 1, 16, generator=gen)
+    where = {} if make is DensePullback else {"grid": grid}
+    with pytest.warns(UserWarning, match="lost in the rounding"):
+        found = make(scale=torch.ones(1), **where)(Step(solver, state, None, solver.step(state)), v)
+    exact = v + 0.2 * (v.roll(1, 2) + v.roll(-1, 2) - 2 * v)
+    assert (found - exact).norm() < 0.02 * exact.norm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -142,7 +143,21 @@ class Probing:
                 expected=f"one for each of the {point.shape[1]} channels of the {step.variable}",
             )
         units = scale.expand(point.shape[:2]).contiguous()
+        if self.scale is not None:
+            units = self._above_rounding(units, point.flatten(2).square().mean(dim=2).sqrt())
         return units.view(*point.shape[:2], *[1] * (point.dim() - 2))
+
+    def _above_rounding(self, units: Tensor, sizes: Tensor) -> Tensor:
+        """Units of which `mu` moves numbers of these sizes; where given ones do not, a warning."""
+        least = _DIGITS * torch.finfo(units.dtype).eps / self.mu * sizes
+        lost = units < least / 8
+        if lost.any():
+            channel = int(lost.any(dim=0).nonzero()[0])
+            unit, size = float(units[:, channel].min()), float(sizes[:, channel].max())
+            text = f"channel {channel}: mu {self.mu:g} of a scale of {unit:.1g} is lost in the "
+            text += f"rounding of numbers of size {size:.1g}; a larger step is taken: subtract "
+            warnings.warn(f"{text}the mean, or compute in float64", stacklevel=2)
+        return torch.where(lost, least, units)
 
     @property
     def steps(self) -> int:

@@ -184,8 +184,8 @@ def _read_later(node: fx.Node) -> bool:
     order = {other: i for i, other in enumerate(node.graph.nodes)}
     value = node.args[0] if node.args else next(iter(node.kwargs.values()))
     while isinstance(value, fx.Node):
-        if any(order[user] > order[node] for user in value.users):
-            return True
+        if value.op == "get_attr" or any(order[user] > order[node] for user in value.users):
+            return True  # a buffer may be read by another node, which is not a user of this one
         # A view shares its memory with what it was made from.
         value = value.args[0] if _name(value) in _VIEWS and value.args else None
     return False

@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from zopde.contracts import CHECKING
-from zopde.errors import SolverError, first_line
+from zopde.errors import ObjectiveError, SolverError, first_line
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import Coordinates, ParameterSlice
 from zopde.oracle.state import set_streams, streams
@@ -113,7 +113,7 @@ def compare(
                 trial = _Trial(twin_of(copied), copied)
                 found = trial.run(names, chunk)
             except Exception as error:  # user code may raise anything
-                if out_of_memory(error):
+                if out_of_memory(error) or isinstance(error, ObjectiveError):
                     raise
                 why = f"on a copy, {type(error).__name__}: {first_line(error)}"
                 fragile = isinstance(error, SolverError)
@@ -260,7 +260,7 @@ class _Trial:
         try:
             found = (ask().double().cpu() - self._base).tolist()
         except Exception as error:  # user code may raise anything
-            if out_of_memory(error):
+            if out_of_memory(error) or isinstance(error, ObjectiveError):
                 raise
             return f"{type(error).__name__}: {first_line(error)}"
         worst = 0.0

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zopde.contracts import Checks, Network, Objective
-from zopde.errors import SolverError, first_line
+from zopde.errors import ObjectiveError, SolverError, first_line
 from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
 from zopde.oracle.stack import Stack, StackedPass
@@ -223,7 +223,7 @@ class WeightOracle:
                 if not self.verify() or self.stackable(indices).all():
                     return losses
             except Exception as error:  # user code may raise anything
-                if out_of_memory(error) or isinstance(error, SolverError):
+                if out_of_memory(error) or isinstance(error, SolverError | ObjectiveError):
                     raise
                 # Where the fault is the objective's own, the plain way raises it, too.
                 answers = torch.cat(self._one_at_a_time(indices, steps))
@@ -319,7 +319,14 @@ class WeightOracle:
     def _ask(self, network: Network, num_probes: int) -> Tensor:
         """The objective's losses; the network is afterwards what it was."""
         with unchanged(self._network), self.draws.query():
-            return self._objective(network, num_probes)
+            losses = self._objective(network, num_probes)
+        is_tensor = isinstance(losses, Tensor)
+        if not is_tensor or tuple(losses.shape) != (num_probes,) or losses.is_complex():
+            got = f"shape {tuple(losses.shape)}" if is_tensor else repr(losses)
+            got = "complex losses" if is_tensor and losses.is_complex() else got
+            expected = f"one real loss for each probe, a tensor of shape ({num_probes},)"
+            raise ObjectiveError("objective", got=got, expected=expected)
+        return losses
 
 
 def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:

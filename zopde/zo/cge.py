@@ -20,7 +20,7 @@ FAILED: tuple[Failed, ...] = ("keep", "drop")
 
 log = logging.getLogger(__name__)
 
-_HALF, _HALF_WARNED = 2.0**-10, "half precision"  # eps of float16
+_HALF, _FEW_DIGITS = 2.0**-10, "few digits"  # eps of float16
 
 
 @checked
@@ -101,18 +101,23 @@ def cge(
 
 
 def _warn_of_few_digits(checks: Checks, ahead: Tensor, slope: Tensor, step: float | Tensor) -> None:
-    """In half precision, say once what round-off leaves of the derivatives."""
+    """Say once where round-off leaves little of the derivatives: half precision, a tiny mu."""
     eps = max(checks.eps, torch.finfo(ahead.dtype).eps if ahead.is_floating_point() else 0.0)
-    if eps < _HALF or _HALF_WARNED in checks.warned or not len(ahead):
+    if _FEW_DIGITS in checks.warned or not len(ahead):
         return
-    checks.warned.append(_HALF_WARNED)
     smallest = float(step.min()) if isinstance(step, Tensor) else step
     floor = eps * float(ahead.double().abs().nanmedian()) / smallest
     typical = float(slope.double().square().nanmean().sqrt())
+    if eps < _HALF and not floor > typical > 0 and not (typical == 0 and smallest < eps):
+        return
+    checks.warned.append(_FEW_DIGITS)
+    which, finer = (
+        ("half precision", "float32") if eps >= _HALF else (f"mu {smallest:g}", "float64")
+    )
     log.warning(
-        "half precision: round-off moves a derivative by about eps |l| / mu = %.1g, a typical one "
-        "is %.1g; compute in float32, or take a larger mu",
-        *(floor, typical),
+        "%s: round-off moves a derivative by about eps |l| / mu = %.1g, a typical one "
+        "is %.1g; compute in %s, or take a larger mu",
+        *(which, floor, typical, finer),
     )
 
 
@@ -137,11 +142,13 @@ def check_indices(indices: Int[Tensor, " k"], d: int) -> Int[Tensor, " k"]:
     Raises:
         InputError: If they are none.
     """
-    if indices.is_floating_point() or indices.dim() != 1:
+    indices = torch.as_tensor(indices)
+    if indices.dtype == torch.bool or indices.is_floating_point() or indices.dim() != 1:
         raise InputError(
             "indices",
             got=f"{indices.dtype} of shape {tuple(indices.shape)}",
             expected="a vector of integers",
+            remedy="of a mask: mask.nonzero().flatten()",
         )
     if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < d):
         raise InputError(

@@ -134,6 +134,12 @@ class Problem:
         """Numbers of the training states that the solver has an answer to: all, but in "drop"."""
         return self.stepped.flatten(0, 1).flatten(1).isfinite().all(dim=1).nonzero().flatten().cpu()
 
+    @property
+    def is_indifferent(self) -> bool:
+        """Whether the solver's answers to all stored states are the same, though these differ."""
+        states, stepped = self.train.states.flatten(0, 1), self.stepped.flatten(0, 1)
+        return bool((stepped == stepped[0]).all()) and not bool((states == states[0]).all())
+
     def _numbers(self, variable: Variable) -> Tensor:
         """(channel, n), the training data of an input."""
         values = self.train.states if variable == "state" else self.train.forcing
