@@ -16,11 +16,12 @@ from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.smoothing import ABSTAIN, attack, lower_bound
+from zopde.studies import limits
 from zopde.studies.certificates import Row
 from zopde.studies.certify.open import MODEL, Opened, open_certification
 from zopde.studies.certify.show import read_certification
 from zopde.studies.folder import RunFolder, locked
-from zopde.studies.settings import Count, Positive, Probability, Seed, Whole, check_fields
+from zopde.studies.settings import check_fields
 
 _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the attack
 
@@ -42,13 +43,13 @@ class AttackSettings:
         InputError: If a value is outside its legal range.
     """
 
-    steps: Count = 40
-    draws: Count = 16
-    n: Count = 10_000
-    alpha: Probability = 0.001
-    reach: Positive = 1.0
-    limit: Whole = 0
-    seed: Seed = 0
+    steps: limits.Count = 40
+    draws: limits.Count = 16
+    n: limits.Count = 10_000
+    alpha: limits.Probability = 0.001
+    reach: limits.Positive = 1.0
+    limit: limits.Whole = 0
+    seed: limits.Seed = 0
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -5,16 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zopde.studies.settings import (
-    Count,
-    NotNegative,
-    Positive,
-    Probability,
-    Seed,
-    Text,
-    Whole,
-    check_fields,
-)
+from zopde.studies import limits
+from zopde.studies.settings import check_fields
 from zopde.validate import check_device
 
 
@@ -42,19 +34,19 @@ class CertifyConfig:
         InputError: If a value is outside its legal range.
     """
 
-    model: Text
-    data: Text = ""
+    model: limits.Text
+    data: limits.Text = ""
     part: Literal["test", "train"] = "test"
-    scale: NotNegative = 0.0
-    sigma: Positive = 0.25
-    n0: Count = 100
-    n: Count = 10_000
-    alpha: Probability = 0.001
-    batch: Count = 1000
-    every: Count = 1
-    images: Whole = 0
-    seed: Seed = 0
-    device: Text = "cpu"
+    scale: limits.NotNegative = 0.0
+    sigma: limits.Positive = 0.25
+    n0: limits.Count = 100
+    n: limits.Count = 10_000
+    alpha: limits.Probability = 0.001
+    batch: limits.Count = 1000
+    every: limits.Count = 1
+    images: limits.Whole = 0
+    seed: limits.Seed = 0
+    device: limits.Text = "cpu"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
+from zopde.blackbox import Dropping, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
 from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
@@ -24,7 +24,7 @@ from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
-from zopde.studies.correct.settings import CorrectionConfig, RunSettings
+from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
@@ -45,7 +45,9 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     jacobians = _shared_folder(reference.path, root)
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
     # Before the reach is measured, which such a solver makes look far
-    opened = replace(opened, checking=_checked(config.run, opened, progress))
+    # Not from the store, which would answer in the solver's place
+    solver = replace(config.run, store="").guarded(opened.bare)
+    opened = replace(opened, checking=_checked(solver, opened.problem, progress))
     check_suits(opened)
     return opened
 
@@ -123,7 +125,7 @@ def _opened(
     corrector, non, training = config.corrector, config.non, config.training
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
-    data, black_box = data.to(run.device, config.dtype), guarded(run, solver, identity)
+    data, black_box = data.to(run.device, config.dtype), run.guarded(solver, identity)
     problem = _problem(reference, data, black_box, corrector.inject, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
@@ -186,19 +188,16 @@ def _problem(
     )
 
 
-def _checked(run: RunSettings, opened: Opened, progress: Progress) -> int:
+def _checked(solver: Solver, problem: Problem, progress: Progress) -> int:
     """Whether answers depend on the state alone, seen at two stored states; steps it took.
 
     Raises:
         SolverError: If they depend on what was asked before, by more than a probe can bear.
     """
-    problem = opened.problem
     last = problem.train.simulations * problem.train.steps - 1
-    # Not from the store, which would answer in the solver's place
-    solver = seeded(guarded(replace(run, store=""), opened.bare), 0)
-    asked = problem.stored_steps(solver, torch.tensor([0, last]))
+    asked = problem.stored_steps(seeded(solver, 0), torch.tensor([0, last]))
     try:
-        habits = habits_of(solver, asked.state, asked.forcing, patient=False)
+        habits = habits_of(asked.solver, asked.state, asked.forcing, patient=False)
     except MistakeError:
         raise
     except SolverError:  # whoever trains meets it, too, and does as `run.failures` says
@@ -268,21 +267,6 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         device=config.run.device,
         dtype=config.dtype,
     )
-
-
-def guarded(run: RunSettings, solver: Solver, identity: str = "") -> Solver:
-    """The user's solver as a run steps it, from the inside out.
-
-    In a process of its own (`run.apart`); checked; answers kept (`run.store`); what failed is
-    stepped again (`run.retries`) and then raised or left out (`run.failures`).
-    """
-    times = 0 if run.failures == "raise" else run.retries
-    box: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
-    if run.store:
-        store = Store(Path(run.store), run.store_gib)
-        box = Stored(box, store, identity)
-    box = Retrying(box, times, run.failure_limit)
-    return Dropping(box) if run.failures == "drop" else box
 
 
 def _shared_folder(data: Path, root: Path) -> Path:

@@ -19,9 +19,9 @@ from zopde.interface.vjp import channel_scale
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds
+from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
-from zopde.studies.settings import Count, Difference, Length, NotNegative, Positive, Share, Whole
 from zopde.studies.workers import Workers
 from zopde.training import Optimise
 
@@ -38,14 +38,14 @@ class WeightCut:
     share a pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
-    mu: Difference = 1e-3
+    mu: limits.Difference = 1e-3
     mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
-    sparsity: Share = 0.9
+    sparsity: limits.Share = 0.9
     score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
-    score_directions: Count = 192
-    resample: Length = "10 iterations"
-    chunk: Whole = 0
+    score_directions: limits.Count = 192
+    resample: limits.Length = "10 iterations"
+    chunk: limits.Whole = 0
 
     @property
     def sides(self) -> int:
@@ -78,23 +78,23 @@ class InterfaceCut:
     """
 
     way: Literal["coloured", "dense", "bank", "random"] = "coloured"
-    mu: Difference = 1e-3
+    mu: limits.Difference = 1e-3
     mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"
-    radius: tuple[Whole, ...] = ()
+    radius: tuple[limits.Whole, ...] = ()
     allow_bias: bool = False
-    directions: Count = 64
-    snapshots: Count = 10
-    more_snapshots: Whole = 0
+    directions: limits.Count = 64
+    snapshots: limits.Count = 10
+    more_snapshots: limits.Whole = 0
     lookup: Literal["nearest", "fitted"] = "fitted"
-    watch_every: Whole = 0
-    watch_below: NotNegative = 0.9
+    watch_every: limits.Whole = 0
+    watch_below: limits.NotNegative = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"
-    check_every: Whole = 10
-    limit_gib: Positive = 4.0
-    near: tuple[Whole, ...] = ()
-    rank: Count = 64
-    states: Count = 512
+    check_every: limits.Whole = 10
+    limit_gib: limits.Positive = 4.0
+    near: tuple[limits.Whole, ...] = ()
+    rank: limits.Count = 64
+    states: limits.Count = 512
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
