@@ -95,11 +95,7 @@ class OpenFoam:
         self._runs: Runs | None = self._ready()
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """One run for every state; see `zopde.Solver.step`.
-
-        Raises:
-            SolverError: If a run fails.
-        """
+        """One run for every state; see `zopde.Solver.step`."""
         if self._runs is None:  # a copy in another process makes its own mesh
             self._runs = self._ready()
         return self._runs.step(state, forcing)

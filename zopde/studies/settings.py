@@ -119,11 +119,7 @@ def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any]
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`base` with the settings of `over` on top; a setting that is a table is replaced whole.
-
-    Raises:
-        InputError: Where one has a table and the other has none: it would be lost.
-    """
+    """`base` with the settings of `over` on top; a setting that is a table is replaced whole."""
 
     def over_it(old: Any, new: Any, name: str) -> Any:  # noqa: ANN401
         if isinstance(old, Mapping) != isinstance(new, Mapping):

@@ -30,26 +30,18 @@ _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the
 class AttackSettings:
     """How hard certificates are attacked, checked when it is built.
 
-    Args:
-        steps: Of projected gradient descent.
-        draws: Of noise per step.
-        n: Samples of the smoothed classifier at the attacked input.
-        alpha: Probability with which its answer there may be wrong.
-        reach: Attack within so many certified radii; 1 stays inside, where nothing may change.
-        limit: At most so many certified points; 0: all.
-        seed: Decides all noise.
-
     Raises:
         InputError: If a value is outside its legal range.
     """
 
-    steps: limits.Count = 40
-    draws: limits.Count = 16
-    n: limits.Count = 10_000
-    alpha: limits.Probability = 0.001
+    steps: limits.Count = 40  # of projected gradient descent
+    draws: limits.Count = 16  # of noise per step
+    n: limits.Count = 10_000  # samples of the smoothed classifier at the attacked input
+    alpha: limits.Probability = 0.001  # probability with which its answer there may be wrong
+    # Attack within so many certified radii; 1 stays inside, where nothing may change
     reach: limits.Positive = 1.0
-    limit: limits.Whole = 0
-    seed: limits.Seed = 0
+    limit: limits.Whole = 0  # at most so many certified points; 0: all
+    seed: limits.Seed = 0  # decides all noise
 
     def __post_init__(self) -> None:
         check_fields(self)

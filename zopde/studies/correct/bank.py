@@ -182,11 +182,7 @@ class BankAt:
 def forms_of_bank(
     cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]
 ) -> dict[Variable, Form]:
-    """How Jacobians of each variable are kept; the banks share the limit.
-
-    Raises:
-        InputError: If they do not fit.
-    """
+    """How Jacobians of each variable are kept; the banks share the limit."""
     count, inputs = cut.snapshots + cut.more_snapshots, list(variables)
     limit, near = cut.limit_gib / len(inputs), tuple(cut.near) or (_NEAR,) * len(grid.shape)
     return {v: form_for(grid, v, count, limit, near, cut.rank) for v in inputs}

@@ -50,12 +50,7 @@ class Interface:
 
 
 def check_suits(opened: Opened) -> None:
-    """Require, before anything is trained, that solver and data suit every label.
-
-    Raises:
-        InputError: If a score needs a derivative that the solver has not, the solver is not local
-            enough for colours, a radius is not one for each axis, or a bank does not fit.
-    """
+    """Require, before anything is trained, that solver and data suit every label."""
     problem = opened.problem
     scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
     if scored and opened.weights.score == "grasp" and problem.twin is None:

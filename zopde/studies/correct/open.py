@@ -34,12 +34,7 @@ _BORNE = 1e-4  # standard deviations that a memory may change in an answer: a te
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    """Load the data, or make them beside the run folder `root`, and build all that trains.
-
-    Raises:
-        InputError: On settings or data that will not do.
-        SolverError: If the solver fails on stored data.
-    """
+    """Load the data, or make them beside the run folder `root`, and build all that trains."""
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
     jacobians = _shared_folder(reference.path, root)
@@ -113,13 +108,8 @@ def _opened(
 ) -> Opened:
     """Split the simulations, the last ones unseen, and step every training state once.
 
-    Args:
-        config: The settings.
-        reference: Solver, and how many simulations of `data` to learn from, and unseen ones.
-        data: Reference data, or what stands in for it.
-        steps: Of a planned simulation; an epoch is counted by them.
-        progress: Who is watching.
-        jacobians: Folder of the Jacobians of banks.
+    A planned simulation has so many `steps`: an epoch is counted by them, whatever `data`, the
+    reference data or what stands in for it, hold.
     """
     solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training

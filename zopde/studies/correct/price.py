@@ -247,12 +247,7 @@ def prices_of_interface(
 ) -> list[CutPrice]:
     """A gradient by every way of the interface cut, counted; what will not do says why.
 
-    Args:
-        cut: Its figures; the way that it names does not matter.
-        grid: The solver's.
-        gradient: What all ways share.
-        coloured: What is known of the coloured way.
-        workers: That fill a bank side by side.
+    The way that the cut names does not matter; so many workers fill a bank side by side.
     """
     inputs = list(gradient.products)
 

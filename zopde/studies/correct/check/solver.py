@@ -55,22 +55,15 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class SolverCheck:
-    """What a check of a solver found.
+    """What a check of a solver found."""
 
-    Args:
-        solver: Its spec.
-        states: Where the states come from.
-        points: One line each.
-        costs: One gradient of every cut; empty where the contract is broken. Counted as in a dry
-            run; of the times only that of the solver steps.
-        assumed: Network, unroll and batch of these gradients.
-    """
-
-    solver: str
-    states: str
-    points: tuple[Point, ...]
+    solver: str  # its spec
+    states: str  # where the states come from
+    points: tuple[Point, ...]  # one line each
+    # One gradient of every cut; empty where the contract is broken. Counted as in a dry run; of the
+    # times only that of the solver steps
     costs: tuple[CutPrice, ...]
-    assumed: str
+    assumed: str  # network, unroll and batch of these gradients
 
     @property
     def passed(self) -> bool:
