@@ -33,6 +33,5 @@ Size = Annotated[int, Meta(ge=1, le=10**4, description="a whole number from 1 to
 Processes = Annotated[int, Meta(ge=0, le=1024, description="a whole number up to 1024")]
 Pixels = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
 LengthOrNone = Annotated[
-    str,
-    Meta(pattern=r"^[0-9]{1,9} (epoch|iteration)s?$", description=f"a length {_SUCH_AS}"),
+    str, Meta(pattern=r"^[0-9]{1,9} (epoch|iteration)s?$", description=f"a length {_SUCH_AS}")
 ]

@@ -82,8 +82,7 @@ class ClassifyRunSettings(ProbeSettings):
 class ClassificationConfig:
     """All settings of a classification run, checked when it is built.
 
-    They stand in tables, as in config.toml: `data`, `network`,
-    `training`, `zo` and `run`.
+    They are the tables of config.toml: `data`, `network`, `training`, `zo` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.

@@ -73,7 +73,7 @@ class BankAt:
         fallback: Pullback | None = None,
     ) -> None:
         self._cut, self._seed, self._solver = cut, seed, problem.solver
-        scales = {v: problem.scale_of(v, cut) for v in problem.variables}
+        scales = problem.scales(cut)
         self._every = cut.watch_every or cut.check_every
         self._own, self._fallback = keeping.own, fallback
         self._watches: list[Watch] = []

@@ -37,7 +37,9 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     """Load the data, or make them beside the run folder `root`, and build all that trains."""
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
-    jacobians = _shared_folder(reference.path, root)
+    ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
+    folder = reference.path.parent if ours else root.parent
+    jacobians = folder / f"{reference.path.stem}.jacobians"
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
     # Before the reach is measured, which such a solver makes look far
     # Not from the store, which would answer in the solver's place
@@ -257,9 +259,3 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         device=config.run.device,
         dtype=config.dtype,
     )
-
-
-def _shared_folder(data: Path, root: Path) -> Path:
-    """Beside the data file, or beside the run where that is not ours to write."""
-    folder = data.parent if os.access(data.parent, os.W_OK) else root.parent
-    return folder / f"{data.stem}.jacobians"

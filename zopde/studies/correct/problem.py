@@ -22,7 +22,7 @@ from zopde.seeding import noise_seeds
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
-from zopde.studies.workers import Workers
+from zopde.studies.run import Trainings
 from zopde.training import Optimise
 
 
@@ -148,6 +148,10 @@ class Problem:
         scales = self.scale if variable == "state" else self.train.forcing_scale()
         return scales.square().mean().sqrt().expand(len(numbers))
 
+    def scales(self, cut: InterfaceCut) -> dict[Variable, Tensor]:
+        """The same of every input."""
+        return {variable: self.scale_of(variable, cut) for variable in self.variables}
+
     def odd_channels(self, cut: InterfaceCut) -> str:
         """What there is to say of channels whose `mu` cannot be in standard deviations."""
         grid, said = self.solver.grid, ""
@@ -197,7 +201,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(Trainings):
     """A correction that is ready to train."""
 
     problem: Problem  # solver and data
@@ -215,10 +219,6 @@ class Opened:
     weights: WeightCut  # the weight cut
     interface: InterfaceCut  # the interface cut, for all labels
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
-    labels: tuple[str, ...]  # rows of the table
-    seeds: tuple[int, ...]  # of the trainings
-    workers: Workers  # who evaluates probes
-    every_seconds: float  # time between two checkpoints
     drop: bool  # whether failed steps are left out
     bear: bool  # whether a rollout bears a step that fails again and again
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data

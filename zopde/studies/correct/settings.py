@@ -186,8 +186,8 @@ class RunSettings(ProbeSettings):
 class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
-    They stand in tables, as in config.toml: `solver`, `data`, `corrector`,
-    `non`, `training`, `zo`, `interface` and `run`.
+    They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `zo`,
+    `interface` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.

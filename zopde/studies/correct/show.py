@@ -270,11 +270,9 @@ def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     return body
 
 
-def _film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
-    """Reference, uncorrected and best corrected run; None where the grid is no plane."""
+def _film_of(run: FoundRun, rollouts: Rollouts) -> Film:
+    """Reference, uncorrected and best corrected run."""
     grid = rollouts.grid
-    if len(grid.shape) != 2:
-        return None
     names = {"reference": "reference"}
     if "SRC" in rollouts.evaluations:
         names["SRC"] = "SRC, uncorrected"
@@ -297,10 +295,10 @@ def _film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
 
 
 def _motion(run: FoundRun, rollouts: Rollouts) -> tuple[str, bytes | None]:
-    """The film as HTML, and as a file."""
-    film = _film_of(run, rollouts)
-    if film is None:
+    """The film as HTML, and as a file; nothing where the grid is no plane."""
+    if len(rollouts.grid.shape) != 2:
         return "", None
+    film = _film_of(run, rollouts)
     gif, still = animate(film)
     names, what = film.fields, film.name.partition(" [")[0]
     seconds = (len(rollouts.states("reference")) - 1) * rollouts.grid.dt

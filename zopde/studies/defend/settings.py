@@ -146,8 +146,8 @@ class DefendRunSettings(SeedSettings):
 class DefenceConfig:
     """All settings of a defence run, checked when it is built.
 
-    They stand in tables, as in config.toml: `data`, `classifier`,
-    `defence`, `pretraining`, `training`, `zo`, `certify` and `run`.
+    They are the tables of config.toml: `data`, `classifier`, `defence`, `pretraining`,
+    `training`, `zo`, `certify` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
