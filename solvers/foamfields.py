@@ -72,7 +72,8 @@ class FoamField:
                 expected=f"a header of class {' or '.join(_CLASSES)}, and an internalField",
             )
         lists = [t for e in file.entries for t in e.tokens if t.numbers is not None]
-        if file.header.get("format") == "binary" and any(map(_count, lists)):
+        has_numbers = any(t.numbers is not None and len(t.numbers) for t in lists)
+        if file.header.get("format") == "binary" and has_numbers:
             raise InputError(
                 what,
                 got=f"{found} in binary format",
@@ -145,10 +146,6 @@ def _list(of: str, table: ndarray | None) -> bytes:
     table = np.zeros(0) if table is None else table
     raw = table.astype("<i4" if of == "label" else "<f8").tobytes()
     return f"List<{of}>\n{len(table)}\n(".encode() + raw + b")\n"
-
-
-def _count(token: Token) -> int:
-    return 0 if token.numbers is None else len(token.numbers)
 
 
 @final
