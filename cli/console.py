@@ -94,11 +94,7 @@ def table_of(
 ) -> None:
     """A table of records that all have the same keys, which are its columns; none of nothing.
 
-    Args:
-        records: Its rows.
-        title: Above it.
-        heads: Key -> its head; the others are their own.
-        blank: A column that holds only this is left out.
+    `heads` holds the heads of some keys; a column of nothing but `blank` is left out.
     """
     if not records:
         return

@@ -29,12 +29,8 @@ from zopde.cli.options import (
 def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[..., None]:  # noqa: ANN401
     """Make the command that runs a study: it reads settings, makes one call, prints the table.
 
-    Args:
-        name: The study's; it is loaded when the command runs, for help must be quick.
-        about: The command's help.
-        presets: What the help says of the embedded settings.
-        own: Option -> its type, of those that not every study has. Each stands for a setting,
-            see `SETTING_OF`; only the solver must be given.
+    The study is loaded when the command runs, for help must be quick. `own` holds the types of the
+    options that not every study has; each stands for a setting, and only the solver must be given.
     """
     subject = "<solver>" if "solver" in own else name
 

@@ -113,9 +113,5 @@ class Command:
         return twin
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """One run for every state; see `zopde.Solver.step`.
-
-        Raises:
-            SolverError: If a run fails.
-        """
+        """One run for every state; see `zopde.Solver.step`."""
         return self._runs.step(state, forcing)

@@ -30,21 +30,13 @@ Point = tuple[float, ...]
 @final
 @dataclass(frozen=True)
 class Box:
-    """A uniform mesh of one block in the plane of x and y, one cell thick.
+    """A uniform mesh of one block in the plane of x and y, one cell thick."""
 
-    Args:
-        shape: Cells along (y, x).
-        extent: Length along (y, x), in metres.
-        periodic: Whether the sides across (y, x) are cyclic.
-        before: The blockMeshDict up to the numbers of cells.
-        after: The rest.
-    """
-
-    shape: tuple[int, int]
-    extent: tuple[float, float]
-    periodic: tuple[bool, bool]
-    before: bytes
-    after: bytes
+    shape: tuple[int, int]  # cells along (y, x)
+    extent: tuple[float, float]  # length along (y, x), in metres
+    periodic: tuple[bool, bool]  # whether the sides across (y, x) are cyclic
+    before: bytes  # the blockMeshDict up to the numbers of cells
+    after: bytes  # the rest
 
     @classmethod
     def of(cls, case: Path) -> Box:
@@ -52,9 +44,6 @@ class Box:
 
         blockMesh numbers the cells of a block along its first axis first: cell k lies in row
         k // nx, column k % nx.
-
-        Raises:
-            InputError: If there is none, or the mesh is another.
         """
         path = case / "system" / "blockMeshDict"
         found = find(path)
@@ -142,11 +131,7 @@ def _points(entries: Entries) -> dict[str, Point]:
 
 
 def _periodic(entries: Entries, turns: Mapping[str, tuple[int, ...]]) -> tuple[bool, bool]:
-    """Whether the sides across x, and across y, are each other's neighbours.
-
-    Raises:
-        FoamSyntaxError: If a cyclic side has another neighbour than the opposite one.
-    """
+    """Whether the sides across x, and across y, are each other's neighbours."""
     patches: dict[tuple[int, int], str] = {}  # by axis and end of the side
     neighbours: dict[str, str] = {}  # of the cyclic ones
     tokens = tuple(entries.get("boundary", ()))  # the older `patches` take no cyclic ones

@@ -24,11 +24,7 @@ def environment() -> dict[str, str]:
 
 
 def check_installed(application: str) -> None:
-    """Require OpenFOAM's programs.
-
-    Raises:
-        InputError: If one is not found.
-    """
+    """Require OpenFOAM's programs."""
     for name in ("blockMesh", application):
         if shutil.which(name) is None:
             raise InputError(
@@ -42,19 +38,11 @@ def check_installed(application: str) -> None:
 def prepare(
     case: Path, box: Box, shape: tuple[int, ...], control: str, fields: Sequence[str], folder: Path
 ) -> None:
-    """Make in `folder` what every run's folder is a copy of: settings and mesh.
+    """Make in `folder`, which is empty, what every run's folder is a copy of: settings and mesh.
 
-    Args:
-        case: The user's, with 0, constant and system; it stays as it is.
-        box: Its mesh.
-        shape: Cells along (y, x).
-        control: Entries that go before those of its controlDict.
-        fields: Names of those that make the state. What a run left beside them in 0 is not
-            copied: a solver would take the flux phi, or an older time, for the state's.
-        folder: There, and empty.
-
-    Raises:
-        InputError: If a folder or the controlDict is missing or not to be used, or blockMesh fails.
+    The user's case stays as it is; the entries of `control` go behind its controlDict's. `fields`
+    are those that make the state: what a run left beside them in 0 is not copied, as a solver
+    would take the flux phi, or an older time, for the state's.
     """
     old = ["polyMesh", "time", "time.gz", *(f"{name}_0*" for name in fields)]
     old += ["phi", "phi.gz"] if "U" in fields else []

@@ -40,26 +40,16 @@ class FoamField:
     Of an entry that is there twice OpenFOAM takes the last, and a macro such as $internalField
     takes what stands before it. So the state goes to the end, and all that the case says stays
     as it was: comments, macros, includes, and the value that a boundary condition took over.
-
-    Args:
-        name: Such as "U" or "p".
-        kind: "volScalarField" or "volVectorField".
-        before: The file up to the end of its header.
-        after: The rest, its lists of numbers in binary.
     """
 
-    name: str
-    kind: str
-    before: bytes
-    after: bytes
+    name: str  # such as "U" or "p"
+    kind: str  # "volScalarField" or "volVectorField"
+    before: bytes  # the file up to the end of its header
+    after: bytes  # the rest, its lists of numbers in binary
 
     @classmethod
     def of(cls, path: Path) -> FoamField:
-        """The field of a case's 0 folder, in OpenFOAM's text format; it may be compressed.
-
-        Raises:
-            InputError: If there is none, or it is not a vol field of scalars or vectors.
-        """
+        """The field of a case's 0 folder, in OpenFOAM's text format; it may be compressed."""
         what, found = f"field {path.name!r}", find(path)
         if found is None:
             original = path.parent.with_name(f"{path.parent.name}.orig")
@@ -82,7 +72,8 @@ class FoamField:
                 expected=f"a header of class {' or '.join(_CLASSES)}, and an internalField",
             )
         lists = [t for e in file.entries for t in e.tokens if t.numbers is not None]
-        if file.header.get("format") == "binary" and any(map(_count, lists)):
+        has_numbers = any(t.numbers is not None and len(t.numbers) for t in lists)
+        if file.header.get("format") == "binary" and has_numbers:
             raise InputError(
                 what,
                 got=f"{found} in binary format",
@@ -108,11 +99,7 @@ class FoamField:
         put(folder / self.name, self.before + _BINARY + self.after + state)
 
     def read(self, folder: Path, shape: Sequence[int]) -> Float[ndarray, "channel y x"]:
-        """Read folder/name as OpenFOAM wrote it.
-
-        Raises:
-            StepError: If it is not there, or does not hold a number for every cell.
-        """
+        """Read folder/name as OpenFOAM wrote it."""
         path, of = find(folder / self.name), _CLASSES[self.kind]
         if path is None:
             raise StepError(f"no field {self.name} in {folder.name}")
@@ -161,22 +148,13 @@ def _list(of: str, table: ndarray | None) -> bytes:
     return f"List<{of}>\n{len(table)}\n(".encode() + raw + b")\n"
 
 
-def _count(token: Token) -> int:
-    return 0 if token.numbers is None else len(token.numbers)
-
-
 @final
 @dataclass(frozen=True)
 class FoamFiles:
-    """A state as OpenFOAM's fields: written to the time folder 0, read from the last one.
+    """A state as OpenFOAM's fields: written to the time folder 0, read from the last one."""
 
-    Args:
-        fields: In the order of the channels.
-        shape: Cells along (y, x).
-    """
-
-    fields: tuple[FoamField, ...]
-    shape: tuple[int, ...]
+    fields: tuple[FoamField, ...]  # in the order of the channels
+    shape: tuple[int, ...]  # cells along (y, x)
 
     @property
     def names(self) -> dict[str, str]:
@@ -206,11 +184,7 @@ class FoamFiles:
         return np.concatenate([field.read(folder, self.shape) for field in self.fields])
 
     def check(self) -> None:
-        """Require that two states, written into the case's fields, are read back as they were.
-
-        Raises:
-            InputError: If they are not.
-        """
+        """Require that two states, written into the case's fields, are read back as they were."""
         draw, channels = np.random.default_rng(0), sum(len(f.channels) for f in self.fields)
         for _ in range(2):
             state = draw.standard_normal((channels, *self.shape))

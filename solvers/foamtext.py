@@ -78,11 +78,7 @@ class FoamText:
 
     @classmethod
     def of(cls, content: bytes) -> FoamText:
-        """What a file holds.
-
-        Raises:
-            FoamSyntaxError: If it breaks the grammar.
-        """
+        """What a file holds."""
         text = content.decode("latin-1")
         head: list[Token] = []
         for token in _tokens(text, 0):
@@ -106,11 +102,7 @@ class FoamText:
         return next((entry for entry in reversed(self.entries) if entry.key == key), None)
 
     def check_last_counts(self) -> None:
-        """Require that an entry put behind the others is the one that OpenFOAM takes.
-
-        Raises:
-            FoamSyntaxError: If a directive such as #inputMode or #if may decide otherwise.
-        """
+        """Require that an entry put behind the others is the one that OpenFOAM takes."""
         for entry in self.entries:
             if entry.key.startswith("#") and entry.key not in _INCLUDES:
                 raise FoamSyntaxError(f"{entry.key} between entries, which is not read")
@@ -122,11 +114,7 @@ def find(path: Path) -> Path | None:
 
 
 def content_of(path: Path) -> bytes:
-    """The bytes of a file that `find` found, decompressed.
-
-    Raises:
-        FoamSyntaxError: If it cannot be read.
-    """
+    """The bytes of a file that `find` found, decompressed."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
@@ -170,15 +158,8 @@ def nested(tokens: Sequence[Token]) -> list[Token | Group]:
 def expanded(path: Path, verbatim: Container[str] = (), depth: int = 0) -> dict[str, list[Token]]:
     """The values by keyword, with what plain macros stand for; others stay as they are.
 
-    A token that a macro stands for lies where the macro does; one of an included file at -1.
-
-    Args:
-        path: A dictionary that is there; its includes are relative to its folder.
-        verbatim: Keywords of which macros stay, as they may look into inner dictionaries.
-        depth: How many files include it.
-
-    Raises:
-        FoamSyntaxError: If a directive other than #include stands between its entries.
+    A token that a macro stands for lies where the macro does; one of an included file at -1. Macros
+    of the keywords `verbatim` stay, as they may look into inner dictionaries.
     """
     known: dict[str, list[Token]] = {}
     for entry in FoamText.of(content_of(path)).entries:

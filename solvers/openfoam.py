@@ -44,12 +44,7 @@ class OpenFoam:
         fields: Names of the vol fields, scalars or vectors, that make the state, in this order. A
             vector takes two channels, U_x and U_y.
         application: The program.
-        concurrency: Runs side by side.
-        timeout: Seconds from the start of a run.
-        failed: Folder for the runs that failed; "" for one in the temporary folder.
-        keep_failed: Runs kept there at most; the oldest go.
-        work: Folder in which the runs' folders are made; "" for the temporary folder.
-        home: What relative paths are relative to.
+        concurrency, timeout, failed, keep_failed, work, home: As of `Command`, any executable.
 
     Raises:
         InputError: If OpenFOAM is not installed, the case's mesh or fields are others, it has no
@@ -95,11 +90,7 @@ class OpenFoam:
         self._runs: Runs | None = self._ready()
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """One run for every state; see `zopde.Solver.step`.
-
-        Raises:
-            SolverError: If a run fails.
-        """
+        """One run for every state; see `zopde.Solver.step`."""
         if self._runs is None:  # a copy in another process makes its own mesh
             self._runs = self._ready()
         return self._runs.step(state, forcing)
@@ -122,25 +113,13 @@ class OpenFoam:
         )
 
     def _control(self) -> str:
-        dt = self.grid.dt
-        entries = {
-            "application": self._application,
-            "startFrom": "startTime",
-            "startTime": "0",
-            "stopAt": "endTime",
-            "endTime": repr(dt),
-            "deltaT": repr(dt / self._substeps),
-            "adjustTimeStep": "no",
-            "writeControl": "timeStep",
-            "writeInterval": str(self._substeps),
-            "purgeWrite": "0",
-            "writeFormat": "binary",
-            "writeCompression": "off",
-            "timeFormat": "general",
-            "timePrecision": "12",
-            "runTimeModifiable": "no",
-        }
-        return "".join(f"{key} {value};\n" for key, value in entries.items())
+        dt, substeps = self.grid.dt, self._substeps
+        return f"""application {self._application};
+startFrom startTime; startTime 0; stopAt endTime; endTime {dt!r};
+deltaT {dt / substeps!r}; adjustTimeStep no; runTimeModifiable no;
+writeControl timeStep; writeInterval {substeps}; purgeWrite 0;
+writeFormat binary; writeCompression off; timeFormat general; timePrecision 12;
+"""
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy of the case belongs to this process, which deletes it.

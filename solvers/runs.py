@@ -69,11 +69,7 @@ class Runs:
                 raise InputError(name, got=str(folder), expected="a folder that is there")
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """See `zopde.Solver.step`; Ctrl-C ends all runs first.
-
-        Raises:
-            SolverError: If a run fails; it carries the answers of the others.
-        """
+        """See `zopde.Solver.step`; Ctrl-C ends all runs first."""
         alive: set[Child] = set()
         with TemporaryDirectory(
             prefix=_PREFIX, dir=self.work, ignore_cleanup_errors=True

@@ -49,9 +49,7 @@ class SharedLibrary:
             real(c_float)).
         status: Whether the function returns an int, 0 where all went well.
         isolated: Whether helper processes call it.
-        concurrency: How many of them side by side, >= 1.
-        timeout: Seconds for one answer of a helper, > 0.
-        home: Folder that relative paths start from; "": the current one.
+        concurrency, timeout, home: As of `zopde.solvers.pipe.Pipe`.
 
     Raises:
         InputError: If the library does not load or lacks the function.

@@ -83,17 +83,11 @@ def downsample(
 
 @dataclass(frozen=True)
 class RolloutError:
-    """Tells how far a batch of rollouts is from its references; see `rollout_error`.
+    """Tells how far a batch of rollouts is from its references; see `rollout_error`."""
 
-    Args:
-        mae: (batch, time), in the state's units.
-        relative: (batch, time).
-        diverged: (batch,), True where a rollout did.
-    """
-
-    mae: Float[Tensor, "batch time"]
-    relative: Float[Tensor, "batch time"]
-    diverged: Bool[Tensor, " batch"]
+    mae: Float[Tensor, "batch time"]  # in the state's units
+    relative: Float[Tensor, "batch time"]  # without a unit
+    diverged: Bool[Tensor, " batch"]  # whether the rollout did
 
     @property
     def mean_mae(self) -> Float[Tensor, " batch"]:

@@ -154,9 +154,7 @@ class Normalised(nn.Module):
         self.register_buffer("output_scale", other)
 
     def forward(
-        self,
-        state: Float[Tensor, "b c *space"],
-        forcing: Float[Tensor, "b f *space"] | None = None,
+        self, state: Float[Tensor, "b c *space"], forcing: Float[Tensor, "b f *space"] | None = None
     ) -> Float[Tensor, "b o *space"]:
         """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)

@@ -22,17 +22,11 @@ BaseClassifier = Callable[[Tensor], Any]
 
 
 class Certificate(NamedTuple):
-    """What is known about the smoothed classifier at one input.
+    """What is known about the smoothed classifier at one input."""
 
-    Args:
-        prediction: The class, or -1: it abstains.
-        radius: L2 radius within which the answer holds, in the units of the input; 0 with -1.
-        lower: Lower bound of the probability that the base classifier says that class.
-    """
-
-    prediction: int
-    radius: float
-    lower: float
+    prediction: int  # the class, or -1: it abstains
+    radius: float  # L2 radius within which the answer holds, in the units of the input; 0 with -1
+    lower: float  # lower bound of the probability that the base classifier says that class
 
 
 @final

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from zopde.errors import InputError
-from zopde.files import append_text, write_text
+from zopde.files import append_text, reading, write_text
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.smoothing import Smooth
@@ -96,39 +96,34 @@ def certify_images(
 
 def read_rows(path: Path) -> list[Row]:
     """The complete lines of a table of certificates."""
-    try:
+    with _reading(path):
         head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, str(error)) from error
-    if head and head.split("\t") != list(COLUMNS):
-        raise _unreadable(path, f"the header {head[:60]!r}")
-    return [_row(path, number, line) for number, line in enumerate(lines, start=2)]
+        if head and head.split("\t") != list(COLUMNS):
+            raise ValueError(f"the header {head[:60]!r}")
+        return [_row(number, line) for number, line in enumerate(lines, start=2)]
 
 
 def _check_order(path: Path, rows: Sequence[Row], wanted: Sequence[tuple[int, int]]) -> None:
     """Require that `rows` are the first of the wanted (index, label) pairs."""
-    for row, pair in zip(rows, wanted, strict=False):
-        if (row.index, row.label) != pair:
-            raise _unreadable(path, f"image {row.index} where image {pair[0]} should be")
-    if len(rows) > len(wanted):
-        raise _unreadable(path, f"{len(rows)} images where {len(wanted)} should be")
+    with _reading(path):
+        for row, pair in zip(rows, wanted, strict=False):
+            if (row.index, row.label) != pair:
+                raise ValueError(f"image {row.index} where image {pair[0]} should be")
+        if len(rows) > len(wanted):
+            raise ValueError(f"{len(rows)} images where {len(wanted)} should be")
 
 
-def _row(path: Path, number: int, line: str) -> Row:
+def _row(number: int, line: str) -> Row:
     try:
         index, label, prediction, radius, correct, seconds = line.split("\t")
         row = Row(int(index), int(label), int(prediction), float(radius), float(seconds))
         if row.correct != bool(int(correct)):
             raise ValueError
     except ValueError as error:
-        raise _unreadable(path, f"line {number}, {line[:60]!r}") from error
+        raise ValueError(f"line {number}, {line[:60]!r}") from error
     return row
 
 
-def _unreadable(path: Path, got: str) -> InputError:
-    return InputError(
-        f"table {path}",
-        got=got,
-        expected=f"the columns {' '.join(COLUMNS)}, one line per image",
-        remedy="make it anew with --overwrite",
-    )
+def _reading(path: Path) -> AbstractContextManager[None]:
+    expected = f"the columns {' '.join(COLUMNS)}, one line per image"
+    return reading("table", path, expected, "make it anew with --overwrite")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from statistics import fmean, stdev
@@ -23,6 +23,7 @@ from zopde.progress import Progress, Silent
 from zopde.report.page import Section
 from zopde.studies.folder import METRICS, Job, RunFolder, check_folder, locked, open_folder
 from zopde.studies.price import Price
+from zopde.studies.workers import Workers
 from zopde.training import Fitted
 from zopde.validate import check_folder_writable
 
@@ -42,11 +43,14 @@ class Place:
         return self.folder.of(label, seed)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Trainings:
     """What a study opens if it trains every label with every seed."""
 
     labels: tuple[str, ...]  # rows of the table
     seeds: tuple[int, ...]  # of the trainings
+    workers: Workers = field(default_factory=Workers)  # who evaluates probes
+    every_seconds: float = 30.0  # time between two checkpoints
 
     @property
     def trainings(self) -> list[tuple[str, int]]:
@@ -54,7 +58,7 @@ class Trainings:
         return [(label, seed) for seed in self.seeds for label in self.labels]
 
     @property
-    def priced(self) -> tuple[str, ...]:
+    def priced(self) -> Sequence[str]:
         """What a dry run prices."""
         return self.labels
 
@@ -83,10 +87,6 @@ class Page:
     lead: str  # HTML under the heading
     sections: Sequence[Section]  # the rest
     animation: bytes | None = None  # A GIF of the run, where there is one
-
-
-def _unchanged(opened: Any, place: Place, resume: bool) -> Any:  # noqa: ANN401, ARG001
-    return opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Study(Job):
     # (opened, progress) -> rows of a dry run's second table, one per cut
     more_prices: Callable[..., Sequence[Any]] | None = None
     # (opened, place, resume) -> opened, with what is found once, before any training
-    begin: Callable[..., Any] = _unchanged
+    begin: Callable[..., Any] = lambda opened, *_: opened
     labels_key: str = "run.methods"  # the setting that lists the rows of the table
     subject: str = ""  # the setting that the command takes as its argument, a solver or a model
     # Pattern of the files from which an interrupted run goes on

@@ -10,6 +10,7 @@ from torch import nn
 
 from zopde.contracts import Objective
 from zopde.files import identity_of, reading
+from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.sparsity import (
     LayerRatios,
@@ -83,16 +84,21 @@ def ratios_from(network: nn.Module, scores: Scores, sparsity: float, cost: Fitte
     return Scoring(layer_ratios(network, scores, sparsity), cost)
 
 
-def write_scoring(
-    folder: RunFolder, path: Path, scoring: Scoring, score: str, sparsity: float
-) -> None:
+def tell(progress: Progress, scoring: Scoring, who: str, what: str) -> None:
+    """Note the ratios of a training, layer by layer, or why there are none."""
+    progress.note(f"{who}: {scoring.cost.stopped or what}")
+    for line in str(scoring.ratios or "").splitlines():
+        progress.note(f"  {line}")
+
+
+def write_scoring(path: Path, scoring: Scoring, score: str, sparsity: float) -> None:
     """Keep ratios, where there are some, for an interrupted run."""
     if scoring.ratios is None:
         return
     costs = {name: getattr(scoring.cost, name) for name in (*_COSTS, "checked")}
     content = {"score": score, "sparsity": sparsity, **costs, **scoring.ratios.as_tree()}
     content["checksum"] = identity_of(json.dumps(content, sort_keys=True))
-    folder.write_json(str(path.relative_to(folder.root)), content)
+    RunFolder(path.parent).write_json(path.name, content)
 
 
 def read_scoring(path: Path) -> Scoring:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -17,42 +17,12 @@ from msgspec import Meta
 
 from zopde.errors import InputError
 from zopde.files import read_toml
+from zopde.studies import limits
 from zopde.studies.workers import Workers
 from zopde.validate import check_choice, check_device, check_type, nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
-
-_MOST = 10**9  # of whatever is counted: at a thousand a second that takes 12 days
-Positive = Annotated[float, Meta(gt=0, le=_MOST, description="a number in (0, 1e9]")]
-Timeout = Annotated[float, Meta(gt=0, le=10**6, description="a number in (0, 1e6]")]
-TimeoutOrNone = Annotated[float, Meta(ge=0, le=10**6, description="a number in [0, 1e6]")]
-NotNegative = Annotated[float, Meta(ge=0, le=_MOST, description="a number in [0, 1e9]")]
-# Learning rates, and finite differences: what single precision can add to a number near 1.
-Rate = Annotated[float, Meta(gt=0, le=1000, description="a number in (0, 1000]")]
-Difference = Annotated[float, Meta(ge=1e-12, le=1e6, description="a number in [1e-12, 1e6]")]
-Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
-Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
-Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
-Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 to 1e9")]
-Budget = Annotated[int, Meta(ge=1, le=10**15, description="a whole number from 1 to 1e15")]
-Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")]
-Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="text without zero bytes")]
-_SUCH_AS = 'such as "600 iterations" or "100 epochs"'
-Length = Annotated[
-    str,
-    Meta(
-        pattern=r"^0*[1-9][0-9]{0,8} (epoch|iteration)s?$",
-        description=f"a length of at least 1 and less than 1e9, {_SUCH_AS}",
-    ),
-]
-Size = Annotated[int, Meta(ge=1, le=10**4, description="a whole number from 1 to 1e4")]
-Processes = Annotated[int, Meta(ge=0, le=1024, description="a whole number up to 1024")]
-Pixels = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
-LengthOrNone = Annotated[
-    str,
-    Meta(pattern=r"^[0-9]{1,9} (epoch|iteration)s?$", description=f"a length {_SUCH_AS}"),
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +33,8 @@ class ImageSettings:
     the time if `flip`. Pixels are standardised by the training images' mean and deviation.
     """
 
-    path: Text = ""
-    pad: Pixels = 4
+    path: limits.Text = ""
+    pad: limits.Pixels = 4
     flip: bool = True
 
 
@@ -72,9 +42,9 @@ class ImageSettings:
 class SeedSettings:
     """Which seeds, where, and the seconds between two checkpoints: what every run has."""
 
-    seeds: tuple[Seed, ...] = (0,)
-    device: Text = "cpu"
-    checkpoint_seconds: Positive = 30.0
+    seeds: tuple[limits.Seed, ...] = (0,)
+    device: limits.Text = "cpu"
+    checkpoint_seconds: limits.Positive = 30.0
 
     def __post_init__(self) -> None:
         check_names("run.seeds", self.seeds)
@@ -85,10 +55,10 @@ class SeedSettings:
 class ProbeSettings(SeedSettings):
     """And who answers the probes of weights; see `Workers`."""
 
-    workers: Processes = 0
-    threads: Size = 1
-    executor: Text = ""
-    scratch: Text = ""
+    workers: limits.Processes = 0
+    threads: limits.Size = 1
+    executor: limits.Text = ""
+    scratch: limits.Text = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,11 +119,7 @@ def choices(file: Path | None, changes: Iterable[str], tables: Mapping[str, Any]
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """`base` with the settings of `over` on top; a setting that is a table is replaced whole.
-
-    Raises:
-        InputError: Where one has a table and the other has none: it would be lost.
-    """
+    """`base` with the settings of `over` on top; a setting that is a table is replaced whole."""
 
     def over_it(old: Any, new: Any, name: str) -> Any:  # noqa: ANN401
         if isinstance(old, Mapping) != isinstance(new, Mapping):

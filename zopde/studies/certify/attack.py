@@ -16,11 +16,12 @@ from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.smoothing import ABSTAIN, attack, lower_bound
+from zopde.studies import limits
 from zopde.studies.certificates import Row
 from zopde.studies.certify.open import MODEL, Opened, open_certification
 from zopde.studies.certify.show import read_certification
 from zopde.studies.folder import RunFolder, locked
-from zopde.studies.settings import Count, Positive, Probability, Seed, Whole, check_fields
+from zopde.studies.settings import check_fields
 
 _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the attack
 
@@ -29,26 +30,18 @@ _AT_ONCE = 2048  # inputs, noise counted, that pass the model in one step of the
 class AttackSettings:
     """How hard certificates are attacked, checked when it is built.
 
-    Args:
-        steps: Of projected gradient descent.
-        draws: Of noise per step.
-        n: Samples of the smoothed classifier at the attacked input.
-        alpha: Probability with which its answer there may be wrong.
-        reach: Attack within so many certified radii; 1 stays inside, where nothing may change.
-        limit: At most so many certified points; 0: all.
-        seed: Decides all noise.
-
     Raises:
         InputError: If a value is outside its legal range.
     """
 
-    steps: Count = 40
-    draws: Count = 16
-    n: Count = 10_000
-    alpha: Probability = 0.001
-    reach: Positive = 1.0
-    limit: Whole = 0
-    seed: Seed = 0
+    steps: limits.Count = 40  # of projected gradient descent
+    draws: limits.Count = 16  # of noise per step
+    n: limits.Count = 10_000  # samples of the smoothed classifier at the attacked input
+    alpha: limits.Probability = 0.001  # probability with which its answer there may be wrong
+    # Attack within so many certified radii; 1 stays inside, where nothing may change
+    reach: limits.Positive = 1.0
+    limit: limits.Whole = 0  # at most so many certified points; 0: all
+    seed: limits.Seed = 0  # decides all noise
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,6 @@ from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.classifiers import content_of, to_device
 from zopde.studies.defended import load_base_classifier
 from zopde.studies.run import Trainings
-from zopde.studies.workers import Workers
 
 LABEL = "certificates"  # the one row of a certification: nothing is trained
 MODEL, DATA = "model.digest", "data.sha256"
@@ -37,12 +36,9 @@ class Opened(Trainings):
     scale: float  # what a pixel of the file is divided by
     smooth: Smooth  # the smoothed classifier
     sampling: Sampling  # how an image is certified
-    seeds: tuple[int, ...]  # one, which decides the noise
     model: str  # name of the classifier
     model_digest: str  # its content
     device: str  # where it computes
-    labels: tuple[str, ...] = (LABEL,)
-    workers: Workers = field(default_factory=Workers)  # nobody: this process does all
 
     @property
     def records(self) -> dict[str, tuple[str, str]]:
@@ -75,10 +71,11 @@ def open_certification(
         scale,
         Smooth(classifier, len(data.classes), config.sigma),
         Sampling(config.n0, config.n, config.alpha, config.batch),
-        (config.seed,),
         config.model,
         content_of(config.model, root / MODEL),
         config.device,
+        labels=(LABEL,),
+        seeds=(config.seed,),  # it decides the noise
     )
     _try(opened)
     return opened

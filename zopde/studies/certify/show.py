@@ -121,7 +121,7 @@ def page_of(run: FoundRun) -> Page:
         Section("Certified accuracy", curves_picture([run])),
         Section("Attack", _attack(run)),
     ]
-    return page_of_run(run, _lead(run), sections)
+    return page_of_run(run, _lead, sections)
 
 
 def curves_picture(runs: Sequence[FoundRun]) -> str:
@@ -142,17 +142,13 @@ def _count(run: FoundRun) -> int:
     return len(read_rows(path)) if path.exists() else 0
 
 
-def _lead(run: FoundRun) -> str:
-    metrics = run.metrics
-    if metrics is None:
-        return ""
-    return text(
+def _lead(metrics: Metrics) -> str:
+    return (
         f"{metrics['data']}: {metrics['images']:,} {metrics['part']} images, noise of "
         f"{metrics['sigma']:g}, in units of the model's input, {metrics['input']}; n = "
         f"{metrics['n']:,}, each certificate wrong with probability {metrics['alpha']:g} at most. "
         f"The largest radius that allows is {metrics['largest_radius']:.4g}; the model abstained "
-        f"{metrics['abstained']:,} times.",
-        "lead",
+        f"{metrics['abstained']:,} times."
     )
 
 

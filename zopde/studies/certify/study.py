@@ -66,22 +66,13 @@ def run_certification(
     The noise of an image is a function of (seed, index), so a run that was killed and resumed
     writes the same table, its column `seconds` aside.
 
-    Args:
-        config: The settings.
-        folder: The run folder.
-        resume: Go on with an interrupted run of the same settings, model and images.
-        overwrite: Delete an earlier run in `folder` first.
-        progress: Who is watching; nobody by default.
-        images: Data of your own; None reads `config.data`.
-        beside: Run folders of other certifications, whose curves are drawn in the same picture.
-        at: Radii of `certified_accuracy` in the result, >= 0.
+    `images` are data of your own, and None reads `config.data`. The curves of the runs in the
+    folders `beside` are drawn in the same picture; `at` holds the radii, >= 0, of
+    `certified_accuracy`. The other arguments and errors are those of `run_correction`.
 
     Returns:
         The content of the folder's `metrics.json`: `certified_accuracy` at some radii with its
         band, `largest_radius`, and what is needed to repeat the run.
-
-    Raises:
-        InputError: On settings, a model, images or a folder that will not do.
     """
     for radius in at:
         check_not_negative("radius", radius)

@@ -20,7 +20,6 @@ from zopde.studies.classifiers import build_classifier
 from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
 from zopde.studies.run import Trainings, records_of
 from zopde.studies.settings import iterations_in
-from zopde.studies.workers import Workers
 from zopde.training import CrossEntropy, Optimise
 
 
@@ -63,10 +62,6 @@ class Opened(Trainings):
     optimise: Optimise  # how gradients become updates, for every label alike
     queries: QuerySettings  # the estimates of CGE, RGE and DeepZero, and the sparsity
     resample: int  # updates after which a mask is drawn anew
-    labels: tuple[str, ...]  # rows of the table
-    seeds: tuple[int, ...]  # of the trainings
-    workers: Workers  # who evaluates probes
-    every_seconds: float  # time between two checkpoints
 
     @property
     def records(self) -> dict[str, tuple[str, str]]:
@@ -109,10 +104,10 @@ def open_classification(
         ),
         config.zo,
         iterations_in(config.zo.resample, per_epoch),
-        config.run.methods,
-        config.run.seeds,
-        config.run.probed_by(),
-        config.run.checkpoint_seconds,
+        labels=config.run.methods,
+        seeds=config.run.seeds,
+        workers=config.run.probed_by(),
+        every_seconds=config.run.checkpoint_seconds,
     )
 
 

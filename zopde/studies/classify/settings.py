@@ -7,23 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from zopde.studies import limits
 from zopde.studies.classify.labels import LABELS
-from zopde.studies.settings import (
-    Count,
-    Difference,
-    ImageSettings,
-    Length,
-    LengthOrNone,
-    NotNegative,
-    ProbeSettings,
-    Rate,
-    Share,
-    Size,
-    Text,
-    Whole,
-    check_names,
-    load,
-)
+from zopde.studies.settings import ImageSettings, ProbeSettings, check_names, load
 
 PRESETS = (
     "quick",
@@ -41,21 +27,21 @@ class NetworkSettings:
     `Class(in_channels, classes, **sizes)`, that maps (batch, channel, y, x) to logits.
     """
 
-    kind: Text = "cnn"
-    sizes: dict[str, Size] = field(default_factory=dict)
+    kind: limits.Text = "cnn"
+    sizes: dict[str, limits.Size] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """How long, on how many images at a time, by which optimiser; every method alike."""
 
-    length: Length = "50 epochs"
-    batch: Count = 256
+    length: limits.Length = "50 epochs"
+    batch: limits.Count = 256
     optimizer: Literal["adam", "sgd"] = "sgd"
-    lr: Rate = 0.1
-    warmup: LengthOrNone = "3 epochs"
-    clip: NotNegative = 0.0
-    weight_decay: NotNegative = 5e-4
+    lr: limits.Rate = 0.1
+    warmup: limits.LengthOrNone = "3 epochs"
+    clip: limits.NotNegative = 0.0
+    weight_decay: limits.NotNegative = 5e-4
 
 
 @dataclass(frozen=True)
@@ -70,15 +56,15 @@ class QuerySettings:
     `resample`. `directions` is RGE's q; 0: as many as weights. `chunk` probes share a pass.
     """
 
-    mu: Difference = 5e-3
+    mu: limits.Difference = 5e-3
     scheme: Literal["forward", "central"] = "forward"
-    sparsity: Share = 0.9
+    sparsity: limits.Share = 0.9
     score: Literal["random", "magnitude", "grasp", "zo-grasp"] = "zo-grasp"
-    score_directions: Count = 192
-    score_images: Count = 25
-    resample: Length = "5 epochs"
-    directions: Whole = 0
-    chunk: Count = 32
+    score_directions: limits.Count = 192
+    score_images: limits.Count = 25
+    resample: limits.Length = "5 epochs"
+    directions: limits.Whole = 0
+    chunk: limits.Count = 32
 
 
 @dataclass(frozen=True)
@@ -96,8 +82,7 @@ class ClassifyRunSettings(ProbeSettings):
 class ClassificationConfig:
     """All settings of a classification run, checked when it is built.
 
-    They stand in tables, as in config.toml: `data`, `network`,
-    `training`, `zo` and `run`.
+    They are the tables of config.toml: `data`, `network`, `training`, `zo` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -121,17 +106,7 @@ def load_classification(
 ) -> ClassificationConfig:
     """Read the settings of a classification run: a preset, and over it what is chosen.
 
-    Args:
-        preset: "quick" (digits, minutes), "cnn-730" ... "cnn-12610" or "resnet20-80" ...
-            "resnet20-99" (CIFAR-10), embedded in the package.
-        file: TOML file laid over the preset.
-        changes: Texts "table.key=value" laid over that.
-        tables: Nested dicts laid over all.
-
-    Returns:
-        The checked settings.
-
-    Raises:
-        InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
+    The presets are "quick" (digits, minutes), and "cnn-730" ... "cnn-12610" and "resnet20-80" ...
+    "resnet20-99" (CIFAR-10). Arguments and errors are those of `load_config`.
     """
     return load(ClassificationConfig, PRESETS, preset, file, changes, tables)

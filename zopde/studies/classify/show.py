@@ -142,7 +142,7 @@ def page_of(run: FoundRun) -> Page:
         cost_section(run),
         failures_section(run),
     ]
-    return page_of_run(run, _lead(run), sections)
+    return page_of_run(run, _lead, sections)
 
 
 def glimpse(run: FoundRun) -> str:
@@ -166,17 +166,13 @@ def _points(run: FoundRun) -> Points:
     return points
 
 
-def _lead(run: FoundRun) -> str:
-    metrics = run.metrics
-    if metrics is None:
-        return ""
+def _lead(metrics: Metrics) -> str:
     best = max(metrics["methods"], key=lambda name: metrics["accuracy"][name]["mean"])
-    return text(
+    return (
         f"{metrics['data']}: {metrics['train_images']:,} training and {metrics['test_images']:,} "
         f"test images, a network of {metrics['parameters']:,} weights, seeds "
-        f"{', '.join(map(str, run.seeds))}. {best} is right most often: "
-        f"{measured(metrics['accuracy'][best]['mean'], decimals=2)[0]} % of the test images.",
-        "lead",
+        f"{', '.join(map(str, metrics['seeds']))}. {best} is right most often: "
+        f"{measured(metrics['accuracy'][best]['mean'], decimals=2)[0]} % of the test images."
     )
 
 

@@ -45,20 +45,13 @@ def run_classification(
 ) -> Metrics:
     """Train a classifier from scratch by every configured method and compare them.
 
-    Args:
-        config: From `load_classification`.
-        folder: The run folder.
-        resume: Go on with an interrupted run of the same settings.
-        overwrite: Delete an earlier run in `folder` first.
-        progress: Who is watching; nobody by default.
-        images: Data of your own, for example by `Images.from_dataset`; None reads `data.path`.
+    The `config` is from `load_classification`; `images` are data of your own, for example by
+    `Images.from_dataset`, and None reads `data.path`.
+    The other arguments and errors are those of `run_correction`.
 
     Returns:
         The content of the folder's `metrics.json`: `accuracy`, `loss`, `queries`, `seconds` and
         `confusion` by method, and what is needed to repeat the run.
-
-    Raises:
-        InputError: On settings, images or a folder that will not do; nothing is overwritten.
     """
     study = replace(STUDY, open=partial(open_classification, data=images))
     return run_study(study, config, folder, resume, overwrite, progress)

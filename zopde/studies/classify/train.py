@@ -18,7 +18,7 @@ from zopde.studies.classify.evaluate import LearningCurve, Point, Verdict, evalu
 from zopde.studies.classify.labels import LABELS, Label
 from zopde.studies.classify.open import Opened
 from zopde.studies.run import Place, total_cost
-from zopde.studies.scores import FILE, Scoring, cost_of, ratios_from, scores_by, write_scoring
+from zopde.studies.scores import FILE, Scoring, cost_of, ratios_from, scores_by, tell, write_scoring
 from zopde.training import (
     Backprop,
     Fitted,
@@ -101,13 +101,11 @@ def _masks(
     queries = opened.queries
     how_many = queries.score_directions, queries.score_images
     scores, scoring = score_layers(opened, label, network, seed, *how_many, place.pool)
-    place.progress.note(f"{name}, seed {seed}: {scoring.cost.stopped or 'layers'}")
-    for line in str(scoring.ratios or "").splitlines():
-        place.progress.note(f"  {line}")
+    tell(place.progress, scoring, f"{name}, seed {seed}", "layers")
     if scoring.ratios is None:
         return scoring, None
     path = place.of(name, seed) / FILE
-    write_scoring(place.folder, path, scoring, score_of(opened, label), queries.sparsity)
+    write_scoring(path, scoring, score_of(opened, label), queries.sparsity)
     if label.mask == "resampled":
         return scoring, LayerMasks(scoring.ratios, opened.resample, seed)
     return scoring, _pruned(network, kept_mask(scores, scoring.ratios))

@@ -73,7 +73,7 @@ class BankAt:
         fallback: Pullback | None = None,
     ) -> None:
         self._cut, self._seed, self._solver = cut, seed, problem.solver
-        scales = {v: problem.scale_of(v, cut) for v in problem.variables}
+        scales = problem.scales(cut)
         self._every = cut.watch_every or cut.check_every
         self._own, self._fallback = keeping.own, fallback
         self._watches: list[Watch] = []
@@ -182,11 +182,7 @@ class BankAt:
 def forms_of_bank(
     cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]
 ) -> dict[Variable, Form]:
-    """How Jacobians of each variable are kept; the banks share the limit.
-
-    Raises:
-        InputError: If they do not fit.
-    """
+    """How Jacobians of each variable are kept; the banks share the limit."""
     count, inputs = cut.snapshots + cut.more_snapshots, list(variables)
     limit, near = cut.limit_gib / len(inputs), tuple(cut.near) or (_NEAR,) * len(grid.shape)
     return {v: form_for(grid, v, count, limit, near, cut.rank) for v in inputs}

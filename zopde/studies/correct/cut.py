@@ -50,12 +50,7 @@ class Interface:
 
 
 def check_suits(opened: Opened) -> None:
-    """Require, before anything is trained, that solver and data suit every label.
-
-    Raises:
-        InputError: If a score needs a derivative that the solver has not, the solver is not local
-            enough for colours, a radius is not one for each axis, or a bank does not fit.
-    """
+    """Require, before anything is trained, that solver and data suit every label."""
     problem = opened.problem
     scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
     if scored and opened.weights.score == "grasp" and problem.twin is None:
@@ -119,7 +114,7 @@ class _RandomAt:
 
     def __init__(self, cut: InterfaceCut, problem: Problem, seed: int) -> None:
         self._cut, self._seed = cut, seed
-        self._scales = {v: problem.scale_of(v, cut) for v in problem.variables}
+        self._scales = problem.scales(cut)
         self._pullbacks: dict[Variable, RandomPullback] = {}
 
     def __call__(self, iteration: int) -> Pullback:
@@ -156,17 +151,19 @@ def coloured_of(
             cut.scheme,
             cut.states,
             REACH_PROBES,
-            problem.scale_of(variable, cut),
+            scale,
             check_every=0,  # see `CheckedAt`
         )
-        for variable in problem.variables
+        for variable, scale in problem.scales(cut).items()
     }
 
 
 def _dense(cut: InterfaceCut, problem: Problem) -> Pullback:
-    scales = {variable: problem.scale_of(variable, cut) for variable in problem.variables}
     return by_variable(
-        {v: DensePullback(cut.mu, cut.scheme, cut.states, scales[v]) for v in scales}
+        {
+            variable: DensePullback(cut.mu, cut.scheme, cut.states, scale)
+            for variable, scale in problem.scales(cut).items()
+        }
     )
 
 

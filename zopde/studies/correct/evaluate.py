@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,12 +65,12 @@ def summary(evaluations: list[Evaluation]) -> dict[str, Any]:
     per_run = mae.mean(dim=0)
     return {
         "mae": {
-            "mean": _finite(per_run.mean()),
-            "std": _finite(per_run.std(correction=0)),
-            "std_over_seeds": _finite(mae.mean(dim=1).std(correction=0)),
-            "runs": [[_finite(value) for value in seed] for seed in mae],
+            "mean": finite(per_run.mean()),
+            "std": finite(per_run.std(correction=0)),
+            "std_over_seeds": finite(mae.mean(dim=1).std(correction=0)),
+            "runs": [[finite(value) for value in seed] for seed in mae],
         },
-        "relative_error": {"mean": _finite(relative.mean())},
+        "relative_error": {"mean": finite(relative.mean())},
         "diverged": int(sum(int(e.error.diverged.sum()) for e in evaluations)),
     }
 
@@ -80,8 +81,9 @@ def error_curve(evaluations: list[Evaluation]) -> tuple[Any, Any]:
     return mae.mean(dim=0).numpy(), mae.std(dim=0, correction=0).numpy()
 
 
-def _finite(value: Tensor) -> float | None:
-    return float(value) if torch.isfinite(value) else None
+def finite(value: Tensor | float) -> float | None:
+    """A number as JSON has it: None where it is NaN or infinite."""
+    return float(value) if math.isfinite(value) else None
 
 
 def save_corrector(

@@ -65,11 +65,7 @@ def check_labels(labels: Sequence[str]) -> None:
 
 
 def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
-    """Require labels that have a gradient, and a start that does; unknown labels pass.
-
-    Raises:
-        InputError: If the loss is reached through the solver alone, and one has not.
-    """
+    """Require labels that have a gradient, and a start that does; unknown labels pass."""
     if not INJECTIONS[inject].through_solver:
         return
     able = [label for label in LABELS if LABELS[label].through_solver]

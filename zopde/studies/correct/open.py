@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
+from zopde.blackbox import Dropping, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
 from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
@@ -24,7 +24,7 @@ from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
-from zopde.studies.correct.settings import CorrectionConfig, RunSettings
+from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
@@ -34,18 +34,17 @@ _BORNE = 1e-4  # standard deviations that a memory may change in an answer: a te
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
-    """Load the data, or make them beside the run folder `root`, and build all that trains.
-
-    Raises:
-        InputError: On settings or data that will not do.
-        SolverError: If the solver fails on stored data.
-    """
+    """Load the data, or make them beside the run folder `root`, and build all that trains."""
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
-    jacobians = _shared_folder(reference.path, root)
+    ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
+    folder = reference.path.parent if ours else root.parent
+    jacobians = folder / f"{reference.path.stem}.jacobians"
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
     # Before the reach is measured, which such a solver makes look far
-    opened = replace(opened, checking=_checked(config.run, opened, progress))
+    # Not from the store, which would answer in the solver's place
+    solver = replace(config.run, store="").guarded(opened.bare)
+    opened = replace(opened, checking=_checked(solver, opened.problem, progress))
     check_suits(opened)
     return opened
 
@@ -111,19 +110,14 @@ def _opened(
 ) -> Opened:
     """Split the simulations, the last ones unseen, and step every training state once.
 
-    Args:
-        config: The settings.
-        reference: Solver, and how many simulations of `data` to learn from, and unseen ones.
-        data: Reference data, or what stands in for it.
-        steps: Of a planned simulation; an epoch is counted by them.
-        progress: Who is watching.
-        jacobians: Folder of the Jacobians of banks.
+    A planned simulation has so many `steps`: an epoch is counted by them, whatever `data`, the
+    reference data or what stands in for it, hold.
     """
     solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
-    data, black_box = data.to(run.device, config.dtype), guarded(run, solver, identity)
+    data, black_box = data.to(run.device, config.dtype), run.guarded(solver, identity)
     problem = _problem(reference, data, black_box, corrector.inject, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
@@ -186,22 +180,19 @@ def _problem(
     )
 
 
-def _checked(run: RunSettings, opened: Opened, progress: Progress) -> int:
+def _checked(solver: Solver, problem: Problem, progress: Progress) -> int:
     """Whether answers depend on the state alone, seen at two stored states; steps it took.
 
     Raises:
         SolverError: If they depend on what was asked before, by more than a probe can bear, or
             not on the state at all.
     """
-    problem = opened.problem
     if problem.is_indifferent:
         raise SolverError("the answers to all stored states are the same: does it use the state?")
     last = problem.train.simulations * problem.train.steps - 1
-    # Not from the store, which would answer in the solver's place
-    solver = seeded(guarded(replace(run, store=""), opened.bare), 0)
-    asked = problem.stored_steps(solver, torch.tensor([0, last]))
+    asked = problem.stored_steps(seeded(solver, 0), torch.tensor([0, last]))
     try:
-        habits = habits_of(solver, asked.state, asked.forcing, patient=False)
+        habits = habits_of(asked.solver, asked.state, asked.forcing, patient=False)
     except MistakeError:
         raise
     except SolverError:  # whoever trains meets it, too, and does as `run.failures` says
@@ -271,24 +262,3 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         device=config.run.device,
         dtype=config.dtype,
     )
-
-
-def guarded(run: RunSettings, solver: Solver, identity: str = "") -> Solver:
-    """The user's solver as a run steps it, from the inside out.
-
-    In a process of its own (`run.apart`); checked; answers kept (`run.store`); what failed is
-    stepped again (`run.retries`) and then raised or left out (`run.failures`).
-    """
-    times = 0 if run.failures == "raise" else run.retries
-    box: Solver = BlackBox(Apart(solver, run.timeout or None) if run.apart else solver)
-    if run.store:
-        store = Store(Path(run.store), run.store_gib)
-        box = Stored(box, store, identity)
-    box = Retrying(box, times, run.failure_limit)
-    return Dropping(box) if run.failures == "drop" else box
-
-
-def _shared_folder(data: Path, root: Path) -> Path:
-    """Beside the data file, or beside the run where that is not ours to write."""
-    folder = data.parent if os.access(data.parent, os.W_OK) else root.parent
-    return folder / f"{data.stem}.jacobians"

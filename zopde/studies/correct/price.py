@@ -15,7 +15,7 @@ from zopde.contracts import ReferenceSolver, State
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.hybrid import Injection
-from zopde.interface import Step, Variable, always
+from zopde.interface import Variable, always
 from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
@@ -25,13 +25,7 @@ from zopde.studies.correct.bank import forms_of_bank, steps_of_bank
 from zopde.studies.correct.cut import Interface, coloured_of, open_interface
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.problem import (
-    InterfaceCut,
-    Opened,
-    Problem,
-    WeightCut,
-    products_of,
-)
+from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, WeightCut, products_of
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,
@@ -247,12 +241,7 @@ def prices_of_interface(
 ) -> list[CutPrice]:
     """A gradient by every way of the interface cut, counted; what will not do says why.
 
-    Args:
-        cut: Its figures; the way that it names does not matter.
-        grid: The solver's.
-        gradient: What all ways share.
-        coloured: What is known of the coloured way.
-        workers: That fill a bank side by side.
+    The way that the cut names does not matter; so many workers fill a bank side by side.
     """
     inputs = list(gradient.products)
 
@@ -318,7 +307,8 @@ def _measured_weights(opened: Opened, gradient: BareGradient) -> CutPrice:
 
 def _measured_gradient(opened: Opened) -> BareGradient:
     network, problem, training = opened.new_network(0), opened.problem, opened.training
-    free = Interface(always(_no_step), Fitted(0, 0, 0, 0.0), "")
+    no_step = always(lambda step, _: torch.zeros_like(step.point))  # products take none
+    free = Interface(no_step, Fitted(0, 0, 0, 0.0), "")
     stage = label_stage(opened, LABELS["ZO-interface"], network, 0, interface=free)
     objective = stage.objective_at(0)
     seconds = median_seconds(lambda: stage.gradient(network, objective, 0))
@@ -327,11 +317,6 @@ def _measured_gradient(opened: Opened) -> BareGradient:
     return replace(
         bare_gradient(problem.injection, training.unroll, batch, a_step), seconds=seconds
     )
-
-
-def _no_step(step: Step, cotangent: State) -> State:  # noqa: ARG001 - as a `Pullback`
-    """A product that makes no solver step."""
-    return torch.zeros_like(step.point)
 
 
 def _seconds_of_a_step(problem: Problem, states: int) -> float:

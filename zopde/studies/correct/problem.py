@@ -19,10 +19,10 @@ from zopde.interface.vjp import channel_scale
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds
+from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
-from zopde.studies.settings import Count, Difference, Length, NotNegative, Positive, Share, Whole
-from zopde.studies.workers import Workers
+from zopde.studies.run import Trainings
 from zopde.training import Optimise
 
 
@@ -38,14 +38,14 @@ class WeightCut:
     share a pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
-    mu: Difference = 1e-3
+    mu: limits.Difference = 1e-3
     mu_relative: bool = False
     scheme: Literal["forward", "central"] = "forward"
-    sparsity: Share = 0.9
+    sparsity: limits.Share = 0.9
     score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
-    score_directions: Count = 192
-    resample: Length = "10 iterations"
-    chunk: Whole = 0
+    score_directions: limits.Count = 192
+    resample: limits.Length = "10 iterations"
+    chunk: limits.Whole = 0
 
     @property
     def sides(self) -> int:
@@ -78,23 +78,23 @@ class InterfaceCut:
     """
 
     way: Literal["coloured", "dense", "bank", "random"] = "coloured"
-    mu: Difference = 1e-3
+    mu: limits.Difference = 1e-3
     mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"
-    radius: tuple[Whole, ...] = ()
+    radius: tuple[limits.Whole, ...] = ()
     allow_bias: bool = False
-    directions: Count = 64
-    snapshots: Count = 10
-    more_snapshots: Whole = 0
+    directions: limits.Count = 64
+    snapshots: limits.Count = 10
+    more_snapshots: limits.Whole = 0
     lookup: Literal["nearest", "fitted"] = "fitted"
-    watch_every: Whole = 0
-    watch_below: NotNegative = 0.9
+    watch_every: limits.Whole = 0
+    watch_below: limits.NotNegative = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"
-    check_every: Whole = 10
-    limit_gib: Positive = 4.0
-    near: tuple[Whole, ...] = ()
-    rank: Count = 64
-    states: Count = 512
+    check_every: limits.Whole = 10
+    limit_gib: limits.Positive = 4.0
+    near: tuple[limits.Whole, ...] = ()
+    rank: limits.Count = 64
+    states: limits.Count = 512
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -154,6 +154,10 @@ class Problem:
         scales = self.scale if variable == "state" else self.train.forcing_scale()
         return scales.square().mean().sqrt().expand(len(numbers))
 
+    def scales(self, cut: InterfaceCut) -> dict[Variable, Tensor]:
+        """The same of every input."""
+        return {variable: self.scale_of(variable, cut) for variable in self.variables}
+
     def odd_channels(self, cut: InterfaceCut) -> str:
         """What there is to say of channels whose `mu` cannot be in standard deviations."""
         grid, said = self.solver.grid, ""
@@ -203,7 +207,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(Trainings):
     """A correction that is ready to train."""
 
     problem: Problem  # solver and data
@@ -221,10 +225,6 @@ class Opened:
     weights: WeightCut  # the weight cut
     interface: InterfaceCut  # the interface cut, for all labels
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
-    labels: tuple[str, ...]  # rows of the table
-    seeds: tuple[int, ...]  # of the trainings
-    workers: Workers  # who evaluates probes
-    every_seconds: float  # time between two checkpoints
     drop: bool  # whether failed steps are left out
     bear: bool  # whether a rollout bears a step that fails again and again
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data

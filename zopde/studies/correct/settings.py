@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
+from zopde.contracts import Solver
 from zopde.errors import InputError, first_line
 from zopde.files import read_toml
 from zopde.grid import Grid
@@ -18,28 +20,11 @@ from zopde.hybrid import INJECTIONS
 from zopde.memory import check_fits
 from zopde.nets import Normalised, build_corrector
 from zopde.seeding import generator, global_stream
+from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.folder import look_up
-from zopde.studies.settings import (
-    Count,
-    Length,
-    LengthOrNone,
-    NotNegative,
-    Positive,
-    ProbeSettings,
-    Rate,
-    Seed,
-    Size,
-    Text,
-    TimeoutOrNone,
-    Tree,
-    Whole,
-    as_tree,
-    build,
-    choices,
-    merge,
-)
+from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
 from zopde.validate import check_choice
 
 PRESETS = ("quick", "paper")
@@ -50,7 +35,7 @@ PRESETS = ("quick", "paper")
 class SolverSettings:
     """The coarse solver: `spec` as `zopde solvers` names it, and its class's options."""
 
-    spec: Text = "burgers"
+    spec: limits.Text = "burgers"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,14 +48,14 @@ class DataSettings:
     and, for one that makes its own data on any grid, 32 x 32.
     """
 
-    path: Text = ""
-    fine: tuple[Count, ...] = (128, 128)
-    coarse: tuple[Count, ...] = ()
-    skip: Whole = 30
-    steps: Count = 200
-    train: Count = 10
-    test: Count = 5
-    seed: Seed = 0
+    path: limits.Text = ""
+    fine: tuple[limits.Count, ...] = (128, 128)
+    coarse: tuple[limits.Count, ...] = ()
+    skip: limits.Whole = 30
+    steps: limits.Count = 200
+    train: limits.Count = 10
+    test: limits.Count = 5
+    seed: limits.Seed = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +68,7 @@ class CorrectorSettings:
     """
 
     kind: Literal["conv", "residual"] = "conv"
-    sizes: dict[str, Size] = field(default_factory=dict)
+    sizes: dict[str, limits.Size] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
 
@@ -132,10 +117,10 @@ class NonSettings:
     `batch` counts windows of one step.
     """
 
-    length: LengthOrNone = "600 iterations"
-    batch: Count = 16
-    lr: Rate = 1e-2
-    warmup: Whole = 10
+    length: limits.LengthOrNone = "600 iterations"
+    batch: limits.Count = 16
+    lr: limits.Rate = 1e-2
+    warmup: limits.Whole = 10
 
 
 @dataclass(frozen=True)
@@ -146,15 +131,15 @@ class TrainingSettings:
     one step, as many reference states). `init`: "non" or "scratch".
     """
 
-    length: Length = "200 iterations"
-    batch: Count = 4
-    unroll: Count = 8
+    length: limits.Length = "200 iterations"
+    batch: limits.Count = 4
+    unroll: limits.Count = 8
     init: Literal["non", "scratch"] = "non"
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: Rate = 3e-3
-    warmup: Whole = 10
-    clip: NotNegative = 0.0
-    weight_decay: NotNegative = 0.0
+    lr: limits.Rate = 3e-3
+    warmup: limits.Whole = 10
+    clip: limits.NotNegative = 0.0
+    weight_decay: limits.NotNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,22 +161,33 @@ class RunSettings(ProbeSettings):
 
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
     dtype: Literal["float32", "float64"] = "float32"
-    checkpoint_seconds: Positive = 10.0
+    checkpoint_seconds: limits.Positive = 10.0
     failures: Literal["raise", "retry", "drop"] = "raise"
-    retries: Whole = 2
-    failure_limit: Positive = 0.25
+    retries: limits.Whole = 2
+    failure_limit: limits.Positive = 0.25
     apart: bool = False
-    timeout: TimeoutOrNone = 0.0
-    store: Text = ""
-    store_gib: Positive = 10.0
+    timeout: limits.TimeoutOrNone = 0.0
+    store: limits.Text = ""
+    store_gib: limits.Positive = 10.0
+
+    def guarded(self, solver: Solver, identity: str = "") -> Solver:
+        """The user's solver as a run steps it, from the inside out: apart, checked, kept, retried.
+
+        Who the solver is, `identity`, tells the store.
+        """
+        box: Solver = BlackBox(Apart(solver, self.timeout or None) if self.apart else solver)
+        if self.store:
+            box = Stored(box, Store(Path(self.store), self.store_gib), identity)
+        box = Retrying(box, 0 if self.failures == "raise" else self.retries, self.failure_limit)
+        return Dropping(box) if self.failures == "drop" else box
 
 
 @dataclass(frozen=True)
 class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
-    They stand in tables, as in config.toml: `solver`, `data`, `corrector`,
-    `non`, `training`, `zo`, `interface` and `run`.
+    They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `zo`,
+    `interface` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,8 @@ def page_of(run: FoundRun) -> Page:
         ),
         failures_section(run),
     ]
-    return replace(page_of_run(run, _lead(run, rollouts), sections), animation=gif)
+    page = page_of_run(run, partial(_lead, rollouts.best if rollouts else None), sections)
+    return replace(page, animation=gif)
 
 
 def glimpse(run: FoundRun) -> str:
@@ -202,21 +204,17 @@ def _before(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
     return start[0] + scoring[0], start[1] + scoring[1]
 
 
-def _lead(run: FoundRun, rollouts: Rollouts | None) -> str:
-    metrics = run.metrics
-    if metrics is None or rollouts is None or rollouts.best is None:
+def _lead(label: str | None, metrics: Metrics) -> str:
+    """What the best label that a black box can have has reached."""
+    if label is None:
         return ""
-    label = rollouts.best
     mean, percent = metrics["mae"][label]["mean"], metrics["percent_of_src"][label]
-    against = (
-        f" ({change(percent)} % against the uncorrected solver)" if percent is not None else ""
-    )
-    return text(
+    against = "" if percent is None else f" ({change(percent)} % against the uncorrected solver)"
+    return (
         f"{metrics['test_runs']} unseen runs of {metrics['steps']} steps, a network of "
-        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, run.seeds))}. Of the "
+        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}. Of the "
         f"labels that need no gradient of the solver, {label} errs least: a mean absolute error "
-        f"of {mean:.4g}{against}.",
-        "lead",
+        f"of {mean:.4g}{against}."
     )
 
 
@@ -272,11 +270,9 @@ def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     return body
 
 
-def _film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
-    """Reference, uncorrected and best corrected run; None where the grid is no plane."""
+def _film_of(run: FoundRun, rollouts: Rollouts) -> Film:
+    """Reference, uncorrected and best corrected run."""
     grid = rollouts.grid
-    if len(grid.shape) != 2:
-        return None
     names = {"reference": "reference"}
     if "SRC" in rollouts.evaluations:
         names["SRC"] = "SRC, uncorrected"
@@ -299,10 +295,10 @@ def _film_of(run: FoundRun, rollouts: Rollouts) -> Film | None:
 
 
 def _motion(run: FoundRun, rollouts: Rollouts) -> tuple[str, bytes | None]:
-    """The film as HTML, and as a file."""
-    film = _film_of(run, rollouts)
-    if film is None:
+    """The film as HTML, and as a file; nothing where the grid is no plane."""
+    if len(rollouts.grid.shape) != 2:
         return "", None
+    film = _film_of(run, rollouts)
     gif, still = animate(film)
     names, what = film.fields, film.name.partition(" [")[0]
     seconds = (len(rollouts.states("reference")) - 1) * rollouts.grid.dt

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from zopde.progress import Progress
 from zopde.studies.correct import show
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction, open_sample
 from zopde.studies.correct.price import begin_sample, price, price_cuts
-from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
 from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
 
 _PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
-
-
-def _sample(*given: Any) -> Opened:  # noqa: ANN401 - as `open_sample`
-    *_, progress = given
-    return begin_sample(open_sample(*given), progress)
 
 
 STUDY = Study(
@@ -41,7 +34,7 @@ STUDY = Study(
     reached=("mean absolute error", show.reached),
     presets=PRESETS,
     load=load_config,
-    sample=_sample,
+    sample=lambda *given: begin_sample(open_sample(*given), given[-1]),
     price=price,
     price_of="all seeds",
     more_prices=price_cuts,

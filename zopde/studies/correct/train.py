@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import nn
 
@@ -32,17 +31,11 @@ from zopde.studies.scores import (
     ratios_from,
     read_scoring,
     scores_by,
+    tell,
     write_scoring,
 )
 from zopde.studies.settings import iterations_in
-from zopde.training import (
-    Backprop,
-    Fitted,
-    GradientSource,
-    Skipping,
-    ZerothOrder,
-    not_measured,
-)
+from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, not_measured
 from zopde.training.loop import fit_watched
 from zopde.zo.cge import Failed
 
@@ -80,11 +73,13 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
     if not any(LABELS[label].gradient == "zo" for label in opened.labels) or opened.weights.chunk:
         return opened
     path = place.folder.root / CHUNK
-    if path.exists():
-        return with_chunk(opened, _read_chunk(path))
-    chunk = measured_chunk(opened, place.progress)
-    place.folder.write_text(CHUNK, f"{chunk}\n")
-    return with_chunk(opened, chunk)
+    if not path.exists():
+        place.folder.write_text(CHUNK, f"{measured_chunk(opened, place.progress)}\n")
+    with reading("file", path, "probes per pass", "start over (--overwrite)"):
+        text = path.read_text(encoding="utf-8").strip()
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(repr(text))
+    return with_chunk(opened, int(text))
 
 
 def with_chunk(opened: Opened, chunk: int) -> Opened:
@@ -104,14 +99,6 @@ def measured_chunk(opened: Opened, progress: Progress) -> int:
         chunk = oracle.calibrate(opened.weights.mu)
     progress.note(f"{chunk} probes per pass, measured; zo.chunk={chunk} repeats it")
     return chunk
-
-
-def _read_chunk(path: Path) -> int:
-    with reading("file", path, "probes per pass", "start over (--overwrite)"):
-        text = path.read_text(encoding="utf-8").strip()
-        if not text.isdecimal() or int(text) < 1:
-            raise ValueError(repr(text))
-        return int(text)
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
@@ -257,9 +244,6 @@ def _kept_scoring(
         scoring = read_scoring(path)
     else:
         scoring = score_layers(opened, network, seed, cut.score_directions, place.pool)
-        write_scoring(place.folder, path, scoring, cut.score, cut.sparsity)
-    title = f"layers by score {cut.score!r}"
-    place.progress.note(f"{name}, seed {seed}: {scoring.cost.stopped or title}")
-    for line in str(scoring.ratios or "").splitlines():
-        place.progress.note(f"  {line}")
+        write_scoring(path, scoring, cut.score, cut.sparsity)
+    tell(place.progress, scoring, f"{name}, seed {seed}", f"layers by score {cut.score!r}")
     return scoring

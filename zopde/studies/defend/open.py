@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -36,7 +36,6 @@ from zopde.studies.defended import Defence
 from zopde.studies.run import Trainings, records_of, run_study, study_named
 from zopde.studies.scores import queries_of
 from zopde.studies.settings import iterations_in
-from zopde.studies.workers import Workers
 from zopde.training import Optimise
 
 TRAINING, PRETRAINING, WATCHING = 0, 1, 2  # different noise for each
@@ -120,10 +119,6 @@ class Opened(Trainings):
     # (folder, resume, overwrite, progress): trains it; None where there is one
     train_classifier: Callable[[Path, bool, bool, Progress], object] | None
     open_store: Callable[[], Store] | None  # opens what keeps its answers; None where nothing does
-    labels: tuple[str, ...]  # rows of the table
-    seeds: tuple[int, ...]  # of the trainings
-    every_seconds: float  # time between two checkpoints
-    workers: Workers = field(default_factory=Workers)  # nobody: queries are made in this process
     # Seed -> the file of a classifier that `begin` has trained
     model_file: Callable[[int], Path | None] = lambda _: None
     clean_accuracy: float = 0.0  # of the classifier without noise, in percent; known after `begin`
@@ -209,9 +204,9 @@ def open_defence(
         content_of(named.spec, root / CONTENT),
         train_classifier,
         partial(Store, Path(run.store), run.store_gib) if run.store else None,
-        run.methods,
-        run.seeds,
-        run.checkpoint_seconds,
+        labels=run.methods,
+        seeds=run.seeds,
+        every_seconds=run.checkpoint_seconds,
     )
 
 

@@ -9,28 +9,11 @@ from typing import Any, Literal
 
 from zopde.errors import InputError
 from zopde.memory import check_fits
+from zopde.studies import limits
 from zopde.studies.defend.blackbox import Answers, check_votes
 from zopde.studies.defend.labels import LABELS, Gradient
 from zopde.studies.run import study_named
-from zopde.studies.settings import (
-    Budget,
-    Count,
-    Difference,
-    ImageSettings,
-    Length,
-    LengthOrNone,
-    NotNegative,
-    Positive,
-    Probability,
-    Rate,
-    SeedSettings,
-    Size,
-    Text,
-    Timeout,
-    Whole,
-    check_names,
-    load,
-)
+from zopde.studies.settings import ImageSettings, SeedSettings, check_names, load
 from zopde.validate import check_choice
 
 PRESETS = ("quick", "fashion", "cifar10")
@@ -51,15 +34,15 @@ class ClassifierSettings:
     currency.
     """
 
-    spec: Text = ""
-    train: Text = "quick"
+    spec: limits.Text = ""
+    train: limits.Text = "quick"
     changes: tuple[str, ...] = ()
     answers: Answers = "logits"
-    votes: Whole = 0
-    vote_sigma: Positive = 0.1
-    price: NotNegative = 0.0
-    timeout: Timeout = 60.0
-    retries: Whole = 2
+    votes: limits.Whole = 0
+    vote_sigma: limits.Positive = 0.1
+    price: limits.NotNegative = 0.0
+    timeout: limits.Timeout = 60.0
+    retries: limits.Whole = 2
 
 
 @dataclass(frozen=True)
@@ -69,10 +52,10 @@ class DefenceSettings:
     The denoiser has `depth` convolutions of `width` channels, the autoencoder `latent` entries.
     """
 
-    sigma: Positive = 0.25
-    depth: Size = 17
-    width: Size = 64
-    latent: Size = 192
+    sigma: limits.Positive = 0.25
+    depth: limits.Size = 17
+    width: limits.Size = 64
+    latent: limits.Size = 192
 
     def __post_init__(self) -> None:
         check_fits("defence.depth and width", 9 * self.depth * self.width**2)
@@ -85,10 +68,10 @@ class PretrainingSettings:
     Adam at `lr` on `batch` images, noise drawn anew every time.
     """
 
-    denoiser: Length = "100 epochs"
-    autoencoder: Length = "100 epochs"
-    batch: Count = 256
-    lr: Rate = 1e-3
+    denoiser: limits.Length = "100 epochs"
+    autoencoder: limits.Length = "100 epochs"
+    batch: limits.Count = 256
+    lr: limits.Rate = 1e-3
 
 
 @dataclass(frozen=True)
@@ -102,14 +85,14 @@ class StabilitySettings:
     taken on `watch_images` images, and the best network is the one that is kept.
     """
 
-    queries: Budget = 1_000_000
-    iterations: Count = 1000
-    batch: Count = 256
-    lr: dict[str, Rate] = field(default_factory=dict)
-    warmup: LengthOrNone = "0 iterations"
-    mse: NotNegative = 0.0
-    watch: Count = 10
-    watch_images: Count = 256
+    queries: limits.Budget = 1_000_000
+    iterations: limits.Count = 1000
+    batch: limits.Count = 256
+    lr: dict[str, limits.Rate] = field(default_factory=dict)
+    warmup: limits.LengthOrNone = "0 iterations"
+    mse: limits.NotNegative = 0.0
+    watch: limits.Count = 10
+    watch_images: limits.Count = 256
 
 
 @dataclass(frozen=True)
@@ -122,17 +105,17 @@ class DefenceQuerySettings:
     every `resample`; norms and biases stay as they are. `chunk` of its probes share a pass.
     """
 
-    mu: Difference = 5e-3
-    mu_latent: Difference = 5e-3
-    mu_weights: Difference = 5e-3
+    mu: limits.Difference = 5e-3
+    mu_latent: limits.Difference = 5e-3
+    mu_weights: limits.Difference = 5e-3
     scheme: Literal["forward", "central"] = "central"
     scheme_weights: Literal["forward", "central"] = "forward"
-    directions: Count = 192
-    weights: Count = 1152
+    directions: limits.Count = 192
+    weights: limits.Count = 1152
     score: Literal["random", "magnitude", "zo-grasp"] = "zo-grasp"
-    score_directions: Count = 192
-    resample: Length = "5 epochs"
-    chunk: Count = 32
+    score_directions: limits.Count = 192
+    resample: limits.Length = "5 epochs"
+    chunk: limits.Count = 32
 
 
 @dataclass(frozen=True)
@@ -143,11 +126,11 @@ class CertifySettings:
     `batch` of them share a pass.
     """
 
-    images: Count = 100
-    n0: Count = 100
-    n: Count = 1000
-    alpha: Probability = 0.001
-    batch: Count = 1000
+    images: limits.Count = 100
+    n0: limits.Count = 100
+    n: limits.Count = 1000
+    alpha: limits.Probability = 0.001
+    batch: limits.Count = 1000
 
 
 @dataclass(frozen=True)
@@ -155,16 +138,16 @@ class DefendRunSettings(SeedSettings):
     """Which methods, which seeds, where. `store` is a file that keeps the classifier's answers."""
 
     methods: tuple[str, ...] = tuple(LABELS)
-    store: Text = ""
-    store_gib: Positive = 10.0
+    store: limits.Text = ""
+    store_gib: limits.Positive = 10.0
 
 
 @dataclass(frozen=True)
 class DefenceConfig:
     """All settings of a defence run, checked when it is built.
 
-    They stand in tables, as in config.toml: `data`, `classifier`,
-    `defence`, `pretraining`, `training`, `zo`, `certify` and `run`.
+    They are the tables of config.toml: `data`, `classifier`, `defence`, `pretraining`,
+    `training`, `zo`, `certify` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -221,17 +204,7 @@ def load_defence(
 ) -> DefenceConfig:
     """Read the settings of a defence run: a preset, and over it what is chosen.
 
-    Args:
-        preset: "quick" (digits, minutes), "fashion" (28 x 28, tens of minutes) or "cifar10"
-            (the published setting), embedded in the package.
-        file: TOML file laid over the preset.
-        changes: Texts "table.key=value" laid over that.
-        tables: Nested dicts laid over all.
-
-    Returns:
-        The checked settings.
-
-    Raises:
-        InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
+    The presets are "quick" (digits, minutes), "fashion" (28 x 28, tens of minutes) and "cifar10"
+    (the published setting). Arguments and errors are those of `load_config`.
     """
     return load(DefenceConfig, PRESETS, preset, file, changes, tables)

@@ -159,7 +159,7 @@ def page_of(run: FoundRun) -> Page:
         ratios_section(run),
         failures_section(run),
     ]
-    return page_of_run(run, _lead(run), sections)
+    return page_of_run(run, _lead, sections)
 
 
 def glimpse(run: FoundRun) -> str:
@@ -185,20 +185,16 @@ def _certificates(run: FoundRun) -> Iterator[tuple[str, int, list[Row]]]:
             yield label, seed, rows
 
 
-def _lead(run: FoundRun) -> str:
-    metrics = run.metrics
-    if metrics is None:
-        return ""
+def _lead(metrics: Metrics) -> str:
     shares = reached(metrics)
     best = max(shares, key=lambda label: shares[label] or 0.0)
-    return text(
+    return (
         f"{metrics['data']}: {metrics['certified_images']} test images, n = {metrics['n']:,}, "
         f"noise of {metrics['sigma']:g} of pixels in [0, 1], seeds "
-        f"{', '.join(map(str, run.seeds))}; without noise the classifier is right on "
+        f"{', '.join(map(str, metrics['seeds']))}; without noise the classifier is right on "
         f"{measured(metrics['clean_accuracy'])[0]} %. "
         f"Within radius {metrics['radii'][RANKING]:g} {best} certifies most: "
-        f"{measured(shares[best] or 0.0)[0]} %.",
-        "lead",
+        f"{measured(shares[best] or 0.0)[0]} %."
     )
 
 

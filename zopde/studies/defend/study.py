@@ -58,23 +58,14 @@ def run_defence(
 ) -> Metrics:
     """Make a classifier certifiably robust by every configured method and compare them.
 
-    Args:
-        config: From `load_defence`.
-        folder: The run folder.
-        resume: Go on with an interrupted run of the same settings.
-        overwrite: Delete an earlier run in `folder` first.
-        progress: Who is watching; nobody by default.
-        images: Data of your own; None reads `data.path`.
-        classifier: The classifier, pixels (n, channel, y, x) in [0, 1] to what
-            `classifier.answers` says; None is the one that `classifier.spec` names.
+    The `config` is from `load_defence`; `images` are data of your own, and None reads `data.path`.
+    A `classifier` maps pixels (n, channel, y, x) in [0, 1] to what `classifier.answers` says; None
+    is the one that `classifier.spec` names. If it fails, what was trained before is kept.
+    The other arguments and errors are those of `run_correction`.
 
     Returns:
         The content of the folder's `metrics.json`: `certified` accuracy at four radii, `queries`,
         `price`, `seconds` and so on by method, and what is needed to repeat the run.
-
-    Raises:
-        InputError: On settings, images, a classifier or a folder that will not do.
-        SolverError: If the classifier fails; what was trained before is kept.
     """
     study = replace(STUDY, open=partial(open_defence, data=images, classifier=classifier))
     return run_study(study, config, folder, resume, overwrite, progress)

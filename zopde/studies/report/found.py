@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zopde.errors import InputError, first_line
-from zopde.files import read_toml
+from zopde.errors import InputError
+from zopde.files import read_toml, reading
 from zopde.studies.folder import METRICS, RECORD, RunFolder, look_up, upgraded
 from zopde.studies.run import STUDIES, Study, study_named
 from zopde.studies.scores import FILE, Scoring, read_scoring
@@ -94,13 +94,9 @@ def find_run(root: Path) -> FoundRun:
 def _metrics(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    try:
+    with reading("metrics file", path, "what the run wrote"):
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "metrics file", got=f"{path} ({first_line(error)})", expected="what the run wrote"
-        ) from error
-    return metrics
+        return metrics
 
 
 def changes_from_preset(run: FoundRun) -> tuple[str, Changes]:

@@ -73,7 +73,9 @@ def _compared(runs: Sequence[FoundRun]) -> Page:
             expected="runs of one command",
             remedy="make a report of each",
         )
-    names = _names(runs)
+    # By the folder's name, by its path where two have the same
+    short = [run.name for run in runs]
+    names = {r.name if short.count(r.name) == 1 else str(r.root): r for r in runs}
     done = {name: run for name, run in names.items() if run.metrics is not None}
     missing = ", ".join(name for name in names if name not in done)
     lead = text(f"{len(runs)} runs of zopde {commands[0]}: {', '.join(names)}.", "lead")
@@ -88,12 +90,6 @@ def _compared(runs: Sequence[FoundRun]) -> Page:
         command = folded("the command that makes it again", code(reproduce(run), command=True))
         sections.append(Section(name, run.study.glimpse(run) + command))
     return Page(lead, sections)
-
-
-def _names(runs: Sequence[FoundRun]) -> dict[str, FoundRun]:
-    """By the folder's name, by its path where two have the same."""
-    short = [run.name for run in runs]
-    return {r.name if short.count(r.name) == 1 else str(r.root): r for r in runs}
 
 
 def _differences(names: dict[str, FoundRun]) -> str:

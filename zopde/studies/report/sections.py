@@ -12,7 +12,7 @@ from zopde.report.classifiers import save_layer_ratios
 from zopde.report.curves import CostCurve, save_loss_curves
 from zopde.report.page import Section, code, drawn, folded, picture, table, text
 from zopde.studies.report.found import FoundRun, changes_from_preset, reproduce
-from zopde.studies.run import Page
+from zopde.studies.run import Metrics, Page
 from zopde.training import Fitted
 
 
@@ -58,9 +58,18 @@ def scoring_cost(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
     return (scoring.cost.queries, scoring.cost.seconds) if scoring else (0, 0.0)
 
 
-def page_of_run(run: FoundRun, lead: str, sections: Sequence[Section]) -> Page:
-    """The page of a run: what all have in common, and between that its study's sections."""
-    return Page(state_lead(run) + lead, [asked_section(run), *sections, again_section(run)])
+def page_of_run(run: FoundRun, lead: Callable[[Metrics], str], sections: Sequence[Section]) -> Page:
+    """The page of a run: what all have in common, and between that its study's sections.
+
+    `lead` makes the words at the top from the metrics; a run without them is not finished.
+    """
+    if run.metrics is None:
+        words = "This run is not finished (no metrics.json): what follows is what is there so far."
+        top = text(words, "warning")
+    else:
+        words = lead(run.metrics)
+        top = text(words, "lead") if words else ""
+    return Page(top, [asked_section(run), *sections, again_section(run)])
 
 
 def result_table(run: FoundRun, caption: str = "") -> str:
@@ -81,16 +90,6 @@ def asked_section(run: FoundRun) -> Section:
         body += table(("setting", "value"), [[k, v] for k, v in changes.items()], words=True)
     settings = folded("every setting", code(tomli_w.dumps(run.settings)))
     return Section("What was asked", body + settings)
-
-
-def state_lead(run: FoundRun) -> str:
-    """A warning on a run that is not finished."""
-    if run.metrics is not None:
-        return ""
-    return text(
-        "This run is not finished (no metrics.json): what follows is what is there so far.",
-        "warning",
-    )
 
 
 def cost_section(run: FoundRun, notes: str = "", start: str = "") -> Section:

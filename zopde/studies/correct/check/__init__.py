@@ -3,9 +3,4 @@
 from zopde.studies.correct.check.gradient import GradientCheck, check_gradient
 from zopde.studies.correct.check.solver import SolverCheck, check_solver
 
-__all__ = [
-    "GradientCheck",
-    "SolverCheck",
-    "check_gradient",
-    "check_solver",
-]
+__all__ = ["GradientCheck", "SolverCheck", "check_gradient", "check_solver"]

@@ -19,6 +19,7 @@ from zopde.oracle import WeightOracle
 from zopde.seeding import generator, noise_seeds
 from zopde.studies.correct.check.points import Point, Verdict
 from zopde.studies.correct.check.states import States
+from zopde.studies.correct.evaluate import finite
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 
 _MOST, _LEAST = 16, 4  # entries, and weights: 2 probes each for every step of the ladder
@@ -81,8 +82,8 @@ def _recommend(
         "noise": noise.level,
         "noise_floor": noise.floor,
         "configured_mu": cut.mu,
-        "configured_relative_error": _finite(configured),
-        "sweep": [[p.mu, _finite(p.forward), _finite(p.central)] for p in sweep.points],
+        "configured_relative_error": finite(configured),
+        "sweep": [[p.mu, finite(p.forward), finite(p.central)] for p in sweep.points],
     }
     floor = "no noise" if noise.floor is None else f"noise floor {noise.floor:.0e}"
     found = f"{best.mu:.1e}, gradient off by {100 * error:.2g} %; {floor}"
@@ -96,10 +97,6 @@ def _recommend(
         verdict = "warn"
         remedy = f"set {table}.mu={best.mu:.1e}: at {cut.mu:g} it is off by {configured:.0%}"
     return Point(name, verdict, found, remedy, values)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def stand_in_objective(solver: Solver, states: States, injection: Injection) -> UnrolledObjective:

@@ -28,19 +28,12 @@ _COMPARED, _SWEPT = 96, 20  # weights; a query of an unrolled loss takes long
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """A self-check, and what it was made on.
+    """A self-check, and what it was made on."""
 
-    Args:
-        estimator: "CGE", or "RGE" with its number of directions.
-        data: Where the states come from.
-        start: How the weights were found.
-        check: What was found.
-    """
-
-    estimator: str
-    data: str
-    start: str
-    check: SelfCheck
+    estimator: str  # "CGE", or "RGE" with its number of directions
+    data: str  # where the states come from
+    start: str  # how the weights were found
+    check: SelfCheck  # what was found
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values only."""

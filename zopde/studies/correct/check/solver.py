@@ -39,7 +39,7 @@ from zopde.studies.correct.check.points import (
 )
 from zopde.studies.correct.check.states import States, typical_states
 from zopde.studies.correct.cut import REACH_PROBES
-from zopde.studies.correct.open import guarded, open_solver, reference_of
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.price import (
     CutPrice,
     bare_gradient,
@@ -55,22 +55,15 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class SolverCheck:
-    """What a check of a solver found.
+    """What a check of a solver found."""
 
-    Args:
-        solver: Its spec.
-        states: Where the states come from.
-        points: One line each.
-        costs: One gradient of every cut; empty where the contract is broken. Counted as in a dry
-            run; of the times only that of the solver steps.
-        assumed: Network, unroll and batch of these gradients.
-    """
-
-    solver: str
-    states: str
-    points: tuple[Point, ...]
+    solver: str  # its spec
+    states: str  # where the states come from
+    points: tuple[Point, ...]  # one line each
+    # One gradient of every cut; empty where the contract is broken. Counted as in a dry run; of the
+    # times only that of the solver steps
     costs: tuple[CutPrice, ...]
-    assumed: str
+    assumed: str  # network, unroll and batch of these gradients
 
     @property
     def passed(self) -> bool:
@@ -104,7 +97,7 @@ def check_solver(
     solver, spec = open_solver(config), config.solver.spec
     states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
-    guard = partial(guarded, replace(config.run, store="", apart=False, failure_limit=1.0))
+    guard = replace(config.run, store="", apart=False, failure_limit=1.0).guarded
     grid, training = solver.grid, config.training
     scale = states.state.new_full((len(grid.channels),), states.scale)
     forcing_scale = scale.new_ones(len(grid.forcing_channels))
