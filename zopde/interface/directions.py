@@ -46,11 +46,7 @@ class DensePullback:
 
     @checked
     def __init__(
-        self,
-        mu: float = 1e-3,
-        scheme: Scheme = "forward",
-        states: int = 512,
-        scale: Scale = None,
+        self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512, scale: Scale = None
     ) -> None:
         self._probing = Probing(mu, scheme, states, scale=scale)
 

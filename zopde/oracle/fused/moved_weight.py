@@ -82,10 +82,7 @@ class Subgrids:
         seen_mean, seen_variance = _columns([self._seen_moments(s.source, s.tap) for s in steps])
         products = self._products[(channels, sources % self._conv.weight.shape[1], *taps)]
         covariance = products - mean * seen_mean
-        return (
-            mean + far * seen_mean,
-            variance + 2 * far * covariance + far**2 * seen_variance,
-        )
+        return (mean + far * seen_mean, variance + 2 * far * covariance + far**2 * seen_variance)
 
     def _first(self, tap: tuple[int, ...], place: tuple[int, int]) -> tuple[int, int]:
         """Row and column of the padded input that a tap reads first."""
