@@ -208,17 +208,11 @@ CHECKING: ContextVar[bool] = ContextVar("CHECKING", default=False)
 
 @dataclass
 class Checks:
-    """What an oracle says of the gradient that it answers.
+    """What an oracle says of the gradient that it answers."""
 
-    Args:
-        queries: Evaluations that went into comparing stacked probes with plain ones.
-        eps: Relative precision of what it computes with; 0 where it does not say.
-        warned: What its gradients were warned of already.
-    """
-
-    queries: int = 0
-    eps: float = 0.0
-    warned: list[str] = field(default_factory=list)
+    queries: int = 0  # evaluations that went into comparing stacked probes with plain ones
+    eps: float = 0.0  # relative precision of what it computes with; 0 where it does not say
+    warned: list[str] = field(default_factory=list)  # what its gradients were warned of already
 
 
 def one_gradient(oracle: object) -> AbstractContextManager[Checks]:

@@ -39,15 +39,11 @@ _RIDGE = 1e-2  # of the spread of weights, against that of states in standard de
 
 @dataclass(frozen=True)
 class Key:
-    """Divides states by their standard deviations, so that distances between them mean something.
+    """Divides states by their standard deviations, so that distances mean something."""
 
-    Args:
-        scale: (channel,), of the state.
-        forcing_scale: (forcing_channel,), of the forcing; None leaves it out, which suits a
-            forcing that the step merely adds.
-    """
-
-    scale: Float[Tensor, " channel"]
+    scale: Float[Tensor, " channel"]  # (channel,), of the state
+    # (forcing_channel,), of the forcing; None leaves it out, which suits a forcing that the step
+    # merely adds
     forcing_scale: Float[Tensor, " forcing_channel"] | None = None
 
     def __call__(

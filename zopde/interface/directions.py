@@ -153,16 +153,11 @@ class EntryOracle:
 
     A `zopde.contracts.Oracle`, so that `sweep_mu` and `measure_noise` work on a solver's step as
     on a loss.
-
-    Args:
-        step: A step of one state.
-        cotangent: (1, channel, *space), v.
-        states: States of a solver call at most.
     """
 
-    step: Step
-    cotangent: State
-    states: int = 64
+    step: Step  # a step of one state
+    cotangent: State  # (1, channel, *space), v
+    states: int = 64  # states of a solver call at most
 
     @property
     def num_coordinates(self) -> int:

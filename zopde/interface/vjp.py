@@ -44,21 +44,13 @@ class Stepping(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One step that a black box has taken, and the input with respect to which it is derived.
+    """One step that a black box has taken, and the input with respect to which it is derived."""
 
-    Args:
-        solver: What was stepped; whoever derives the step calls it again.
-        state: (batch, channel, *space), where from.
-        forcing: (batch, forcing_channel, *space), or None.
-        stepped: (batch, channel, *space), `solver.step(state, forcing)`.
-        variable: The input to vary, "state" or "forcing".
-    """
-
-    solver: Solver
-    state: State
-    forcing: Forcing | None
-    stepped: State
-    variable: Variable = "state"
+    solver: Solver  # what was stepped; whoever derives the step calls it again
+    state: State  # (batch, channel, *space), where from
+    forcing: Forcing | None  # (batch, forcing_channel, *space), or None
+    stepped: State  # (batch, channel, *space), `solver.step(state, forcing)`
+    variable: Variable = "state"  # the input to vary, "state" or "forcing"
 
     @property
     def point(self) -> Varied:
@@ -94,26 +86,19 @@ def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
 class Probing:
     """How the response of a step to a change of its input is measured.
 
-    Args:
-        mu: Finite-difference step, in units of `scale`; > 0.
-        scheme: "forward" or "central".
-        states: States of a solver call at most.
-        executor: What makes the calls for a `JacobianStore`; None is this process. The numbers
-            do not depend on it, where its processes have as many threads as this one. The solver
-            must pickle for it.
-        scale: (channel,), what a step is measured in, channel by channel of the varied input: its
-            standard deviations. A number holds for all channels: 1.0 is the input's own units.
-            None measures the channels of every state by itself, see `channel_scale`, and takes
-            the nearest power of two.
-
     Raises:
         InputError: If `mu`, `states` or a scale is not positive, or the scheme is unknown.
     """
 
-    mu: float = 1e-3
-    scheme: Scheme = "forward"
-    states: int = 512
+    mu: float = 1e-3  # finite-difference step, in units of `scale`; > 0
+    scheme: Scheme = "forward"  # "forward" or "central"
+    states: int = 512  # states of a solver call at most
+    # What makes the calls for a `JacobianStore`; None is this process. The numbers do not depend on
+    # it, where its processes have as many threads as this one. The solver must pickle for it
     executor: Executor | None = None
+    # (channel,), what a step is measured in, channel by channel of the varied input: its standard
+    # deviations. A number holds for all channels: 1.0 is the input's own units. None measures the
+    # channels of every state by itself, see `channel_scale`, and takes the nearest power of two
     scale: Scale = None
 
     def __post_init__(self) -> None:
@@ -260,15 +245,10 @@ PullbackAt = Callable[[int], Pullback]
 @final
 @dataclass(frozen=True)
 class PullbackByVariable:
-    """One pullback for the influence of the state, another for that of the forcing.
+    """One pullback for the influence of the state, another for that of the forcing."""
 
-    Args:
-        state: Gives the product for the state.
-        forcing: Gives the product for the forcing.
-    """
-
-    state: Pullback
-    forcing: Pullback
+    state: Pullback  # gives the product for the state
+    forcing: Pullback  # gives the product for the forcing
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""

@@ -60,21 +60,14 @@ class Shortcut(Protocol):
 @final
 @dataclass(frozen=True)
 class NodeRule:
-    """How probes pass one node of the graph.
+    """How probes pass one node of the graph."""
 
-    Args:
-        layer: The module that it calls; None for a function.
-        one_channel: For probes that differ from the base in one channel each.
-        whole: For probes that differ anywhere: (k * batch, ...).
-        spare: Inputs that nobody reads afterwards, so that they may be written over.
-        shortcut: Past the nodes behind it; None where there is none.
-    """
-
-    layer: nn.Module | None
-    one_channel: Rule | None
-    whole: Callable[[Visit], Any]
+    layer: nn.Module | None  # the module that it calls; None for a function
+    one_channel: Rule | None  # for probes that differ from the base in one channel each
+    whole: Callable[[Visit], Any]  # for probes that differ anywhere: (k * batch, ...)
+    # Inputs that nobody reads afterwards, so that they may be written over
     spare: tuple[fx.Node, ...]
-    shortcut: Shortcut | None
+    shortcut: Shortcut | None  # past the nodes behind it; None where there is none
 
 
 def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> BaseRun:

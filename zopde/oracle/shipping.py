@@ -25,18 +25,12 @@ _REMEMBERED = 2  # objects of a kind that a worker remembers
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a worker needs to find a published object.
+    """What a worker needs to find a published object."""
 
-    Args:
-        folder: Where the files lie.
-        version: Name of the object's file: a digest of its content.
-        kept: Name of the file with what all its versions share.
-        files: Solver files whose classes are inside; see `zopde.plugins.user_files`.
-    """
-
-    folder: str
-    version: str
-    kept: str
+    folder: str  # where the files lie
+    version: str  # name of the object's file: a digest of its content
+    kept: str  # name of the file with what all its versions share
+    # Solver files whose classes are inside; see `zopde.plugins.user_files`
     files: tuple[UserFile, ...]
 
 

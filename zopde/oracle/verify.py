@@ -36,34 +36,23 @@ _ENOUGH, _LEAST, _APART = 600.0, 60.0, 12.0
 
 @dataclass(frozen=True)
 class Twin:
-    """The oracle of a copy of the network.
+    """The oracle of a copy of the network."""
 
-    Args:
-        query: The loss with some parameters replaced.
-        together: (indices, steps) -> the losses of sorted coordinates that share a pass.
-        along: (directions, how many share a pass) -> their losses.
-    """
-
-    query: Callable[[dict[str, Tensor]], Tensor]
+    query: Callable[[dict[str, Tensor]], Tensor]  # the loss with some parameters replaced
+    # (indices, steps) -> the losses of sorted coordinates that share a pass
     together: Callable[[Tensor, Tensor], Tensor]
-    along: Callable[[Tensor, int], Tensor]
+    along: Callable[[Tensor, int], Tensor]  # (directions, how many share a pass) -> their losses
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a comparison found.
+    """What a comparison found."""
 
-    Args:
-        wrong: What is to be answered one at a time, and why.
-        unmoved: Parameters whose probes moved no loss, so that nothing is known of them.
-        queries: Evaluations of the objective.
-        noise: By how much two losses at the same weights differ.
-    """
-
-    wrong: dict[str, str]
+    wrong: dict[str, str]  # what is to be answered one at a time, and why
+    # Parameters whose probes moved no loss, so that nothing is known of them
     unmoved: tuple[str, ...] = ()
-    queries: int = 0
-    noise: float = 0.0
+    queries: int = 0  # evaluations of the objective
+    noise: float = 0.0  # by how much two losses at the same weights differ
 
     def lines(self, weights: dict[str, int]) -> Iterator[str]:
         """What to tell the user; `weights` are the probes of a whole gradient, by name."""

@@ -20,17 +20,12 @@ from zopde.zo import rge
 
 @dataclass(frozen=True)
 class Scores:
-    """Says how readily each weight is pruned: the HIGHEST scores go first, see `grasp_scores`.
+    """Says how readily each weight is pruned: the HIGHEST scores go first, see `grasp_scores`."""
 
-    Args:
-        values: (d,), one signed score per trainable weight, in the order of `Coordinates`.
-        queries: Evaluations of the objective that they took.
-        checking: Evaluations besides, which verified stacked probes.
-    """
-
+    # (d,), one signed score per trainable weight, in the order of `Coordinates`
     values: Float[Tensor, " d"]
-    queries: int
-    checking: int = 0
+    queries: int  # evaluations of the objective that they took
+    checking: int = 0  # evaluations besides, which verified stacked probes
 
 
 def random_scores(network: nn.Module, generator: Generator) -> Scores:
