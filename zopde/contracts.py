@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -203,7 +203,17 @@ def counts_of(solver: object) -> Counter[str]:
 
 
 CHECKING: ContextVar[bool] = ContextVar("CHECKING", default=False)
-"""True while stacked probes are compared with plain ones: solvers count that apart."""
+"""True while numbers are compared with the solver's own: it counts those steps apart."""
+
+
+@contextmanager
+def counted_apart() -> Iterator[None]:
+    """Inside this context a `Tally` counts solver steps as "checking" in place of "steps"."""
+    token = CHECKING.set(True)
+    try:
+        yield
+    finally:
+        CHECKING.reset(token)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
 from zopde.contracts import Oracle
 from zopde.errors import InputError
 from zopde.oracle.coordinates import Coordinates, ParameterSlice, check_flat
-from zopde.validate import check_choice, check_count, check_positive, checked
+from zopde.validate import check_count, check_positive, checked
 from zopde.zo.cge import Scheme, cge, check_mu
 from zopde.zo.estimate import Estimate
 
@@ -150,7 +150,6 @@ def selfcheck(
         ((), [2, 2])
     """
     check_positive("mu", mu)
-    check_choice("scheme", scheme, ("forward", "central"))
     check_count("num_coordinates", num_coordinates)
     check_count("num_swept", num_swept)
     d = oracle.num_coordinates

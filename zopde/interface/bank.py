@@ -13,23 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import (
-    Probing,
-    Pullback,
-    Step,
-    Variable,
-    Varied,
-    counted_apart,
-    differences,
-    failed,
-)
+from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
 from zopde.interface.watch import Watch, least_cosine
-from zopde.validate import check_choice, check_count, check_not_negative, checked
+from zopde.validate import check_count, check_not_negative, checked
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
@@ -295,7 +286,6 @@ class BankPullback:
         check_every: int = 10,
     ) -> None:
         check_not_negative("check_every", check_every)
-        check_choice("lookup", lookup, LOOKUPS)
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
         self._bank, self._lookup, self._watch = bank, lookup, watch
@@ -346,7 +336,7 @@ class BankPullback:
         single = step.at(len(watch.agreements) % len(step.state))
         signs = torch.randint(0, 2, single.point.shape, generator=watch.generator)
         d = (2 * signs - 1).to(single.state) * self._bank.probing.units(single)
-        with counted_apart(step.solver) if watch.once else nullcontext():
+        with counted_apart() if watch.once else nullcontext():
             measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
         if failed(measured).any():  # it tells nothing about the bank
             return None

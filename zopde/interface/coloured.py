@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.contracts import State
+from zopde.contracts import State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.grid import Grid
@@ -28,7 +28,6 @@ from zopde.interface.vjp import (
     Variable,
     Varied,
     by_variable,
-    counted_apart,
     differences,
     failed,
     per_row,
@@ -183,7 +182,7 @@ class ColouredPullback:
         text = f"coloured, radius {self.radius}: a product with respect to the {step.variable} is "
         text += f"off by {off:.1%} of its size along a random direction: "
         single, v, p = step.at(row), cotangent[row][None], self._probing
-        with counted_apart(step.solver):
+        with counted_apart():
             reach = measure_reach(step, mu=p.mu, scale=p.scale).radius()
             wider = tuple(map(max, self.radius, reach))
             dear = prod(self._grid.shape) > _DEARER * self.colours

@@ -22,7 +22,7 @@ from zopde.interface.vjp import (
     per_row,
     without_failed,
 )
-from zopde.validate import check_choice, check_count, checked
+from zopde.validate import check_count, checked
 from zopde.zo.cge import Scheme
 from zopde.zo.rge import rademacher
 
@@ -115,7 +115,6 @@ class RandomPullback:
     ) -> None:
         self._probing = Probing(mu, scheme, states, scale=scale)
         check_count("directions", directions)
-        check_choice("around", around, ("identity", "zero"))
         self._generator, self._directions, self._around = generator, directions, around
         self.variance, self._products = 0.0, 0
 

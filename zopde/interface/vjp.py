@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -15,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, Tally, counts_of, seedable, seeded
+from zopde.contracts import Forcing, Solver, State, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.validate import check_choice, check_count, check_positive
@@ -160,16 +158,6 @@ def channel_scale(
     scale = torch.where(spread > _CONSTANT * size, torch.maximum(spread, least), size)
     largest = scale.amax(dim=-1, keepdim=True)
     return torch.where(scale == 0, torch.where(largest == 0, 1.0, largest), scale)
-
-
-@contextmanager
-def counted_apart(solver: object) -> Iterator[None]:
-    """Count the solver steps of a block as "checking" in place of "steps"."""
-    before = counts_of(solver)["steps"]
-    yield
-    if isinstance(solver, Tally):
-        made = counts_of(solver)["steps"] - before
-        solver.add(Counter(steps=-made, checking=made))
 
 
 def differences(

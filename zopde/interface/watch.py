@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.contracts import State
+from zopde.contracts import State, counted_apart
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Pullback, Step, counted_apart, differences
+from zopde.interface.vjp import Probing, Pullback, Step, differences
 from zopde.validate import check_positive
 from zopde.zo.rge import rademacher
 
@@ -33,7 +33,7 @@ def directional(
     single, v, units = step.at(row), cotangent[row].double(), probing.units(step)[row]
     signs = rademacher(1, single.point.numel(), generator, torch.float32).to(single.point)
     d, zero = units * signs.view_as(single.point), torch.zeros(1, dtype=torch.long)
-    with counted_apart(step.solver):
+    with counted_apart():
         sides = [s * differences(single, zero, s * d, probing.mu) for s in (1, -1)]
     ahead, behind = (float((v * side[0]).sum()) for side in sides)
     digits = torch.finfo(step.stepped.dtype).eps * float((v * single.stepped[0]).norm())

@@ -160,20 +160,11 @@ class ProbeBlock:
 
 
 class LayerChange(ABC):
-    """What the k probes of a block change at one layer: one channel of its output each.
-
-    Args:
-        layer: The layer.
-        block: The probes.
-
-    Attributes:
-        channels: (k,), the output channel that each changes.
-        trailing: Over how many of the last axes the channels are counted; 0 if they are axis 1
-            of a state.
-    """
+    """What the k probes of a block change at one layer: one channel of its output each."""
 
     def __init__(self, layer: Any, block: ProbeBlock) -> None:  # noqa: ANN401 - of a known type
         self.layer, self.block, self.channels = layer, block, block.positions
+        # Over how many of the last axes the channels are counted; 0 if they are axis 1 of a state.
         self.trailing = 1 if isinstance(layer, nn.Linear) else 0
         if isinstance(layer, nn.LayerNorm):
             self.trailing = len(block.parameter.shape)
@@ -187,14 +178,9 @@ class LayerChange(ABC):
         return self.of_probes(x.expand(len(self.block), *x.shape)).transpose(0, 1)
 
     def moved_channels(self, x: Tensor, y: Tensor) -> Tensor:
-        """The moved channels, channel-major.
+        """The moved channels (batch, k, ...) of the common output y, channel-major like y.
 
-        Args:
-            x: (batch, channel, ...), the common input, a convolution's padded.
-            y: (batch, channel, ...), the common output, channel-major.
-
-        Returns:
-            (batch, k, ...): outputs, not changes.
+        The input is common, too, a convolution's padded.
         """
         return y.transpose(0, 1)[self.channels].transpose(0, 1) + self.of_base(x)
 

@@ -20,7 +20,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor, nn
 
-from zopde.contracts import CHECKING
+from zopde.contracts import counted_apart
 from zopde.errors import SolverError, first_line
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import Coordinates, ParameterSlice
@@ -86,13 +86,10 @@ class _Probe:
 def compare(
     network: nn.Module, twin_of: Callable[[nn.Module], Twin], names: Sequence[str], chunk: int
 ) -> Found:
-    """Answer some probes both ways.
+    """Answer some probes both ways, on copies of the network; `twin_of` gives a copy's oracle.
 
-    Args:
-        network: It is only read.
-        twin_of: A copy -> its oracle.
-        names: Parameters whose probes share passes; `DIRECTIONS` alone for directions.
-        chunk: Most probes of a pass.
+    The names are those of parameters whose probes share passes, `chunk` of them at most;
+    `DIRECTIONS` alone for directions.
     """
     queries, found = 0, Found({}, tuple(names))
     with _aside():
@@ -117,12 +114,12 @@ def compare(
 @contextmanager
 def _aside() -> Iterator[None]:
     """Inside this context solvers count apart; torch's streams are put back afterwards."""
-    token, before = CHECKING.set(True), streams()
+    before = streams()
     try:
-        yield
+        with counted_apart():
+            yield
     finally:
         set_streams(before)
-        CHECKING.reset(token)
 
 
 def _moved_copy(network: nn.Module, share: float) -> nn.Module:
@@ -173,7 +170,7 @@ class _Trial:
         self._round_off = max(self._round_off, self._noise)
 
     def run(self, names: Sequence[str], chunk: int) -> Found:
-        """Compare; see `compare`."""
+        """See `compare`."""
         if not math.isfinite(self._base + self._round_off):
             return Found({}, tuple(names), self.queries, self._noise)
         if DIRECTIONS in names:
@@ -199,10 +196,8 @@ class _Trial:
             best, shrink = None, 1.0
             first = int(torch.randint(count, (), generator=self._draw))
             for attempt in range(_ATTEMPTS):
-                position, scale = (
-                    (first + attempt * _STRIDE) % count,
-                    shrink * 10 ** max(0, attempt - 1),
-                )
+                position = (first + attempt * _STRIDE) % count
+                scale = shrink * 10 ** max(0, attempt - 1)
                 moved = weight.clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[position] += way * size * scale
                 change = self._loss(partial(self._twin.query, {part.name: moved})) - self._base

@@ -27,10 +27,6 @@ Weights = dict[str, Tensor]
 DIRECTIONS = "directions"  # stands for a parameter's name, where all are moved at once
 
 
-class _CannotStackError(Exception):
-    """The network does something that vmap cannot follow."""
-
-
 @final
 class StackedWeights:
     """Answers l(theta + mu u_j), several directions per pass.
@@ -38,22 +34,15 @@ class StackedWeights:
     A network that vmap cannot follow (control flow on the data, random layers, an operation
     without a batching rule) gets one probe at a time, with the same numbers up to round-off.
     Buffers are copied for every probe, so that BatchNorm's running statistics stay as they were.
-
-    Args:
-        network: The module.
-        coordinates: Its numbering.
-        replaced: Calls it with other weights.
-        seen: Where the calls that come are noted.
+    The calls that come are noted in `seen`.
     """
 
     def __init__(
         self, network: nn.Module, coordinates: Coordinates, replaced: Replaced, seen: set[str]
     ) -> None:
-        self._network = network
-        self._coordinates = coordinates
-        self._replaced = replaced
+        self._network, self._coordinates = network, coordinates
+        self._replaced, self._seen = replaced, seen
         self.follows = True
-        self._seen = seen
 
     def losses(
         self,
@@ -63,14 +52,9 @@ class StackedWeights:
         objective: Objective,
         query: Callable[[Weights], Tensor],
     ) -> Float[Tensor, " q"]:
-        """The loss of every probe.
+        """The loss of every probe, `chunk` of them per pass, see `size`; 1 is the plain way.
 
-        Args:
-            directions: One per probe.
-            mu: Step along each.
-            chunk: Probes per pass, see `size`; 1 is the plain way.
-            objective: See `zopde.contracts.Objective`.
-            query: The plain way: the loss with some parameters replaced.
+        That is `query`: the loss with some parameters replaced.
 
         Raises:
             InputError: If the directions are no (q, d) of floating-point numbers.
@@ -132,10 +116,8 @@ class _Pass:
     def __init__(
         self, replaced: Replaced, tensors: Weights, num_probes: int, seen: set[str]
     ) -> None:
-        self._replaced = replaced
-        self._tensors = tensors
-        self._num_probes = num_probes
-        self._seen = seen
+        self._replaced, self._tensors = replaced, tensors
+        self._num_probes, self._seen = num_probes, seen
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
         """States of each probe's own: (num_probes * batch, ...)."""
@@ -164,13 +146,8 @@ class _Pass:
             named = dict(zip(names, values[count:], strict=True))
             return self._replaced(tensors, *values[:count], **named)
 
-        try:
-            answer: Tensor = vmap(call, in_dims=(0, *axes))(self._tensors, *values)
-            return answer.flatten(0, 1).contiguous()  # objectives use `view`
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # user code, and whatever vmap says about it
-            raise _CannotStackError(f"{type(error).__name__}: {error}") from error
+        answer: Tensor = vmap(call, in_dims=(0, *axes))(self._tensors, *values)
+        return answer.flatten(0, 1).contiguous()  # objectives use `view`
 
     def _by_probe(self, value: Tensor) -> Tensor:
         """(num_probes * batch, ...) -> (num_probes, batch, ...)."""

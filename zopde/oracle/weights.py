@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Checks, Network, Objective
 from zopde.errors import SolverError, first_line
-from zopde.oracle.chunks import Chunks, Pass, out_of_memory
+from zopde.oracle.chunks import Chunks, in_passes, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
 from zopde.oracle.stack import Stack, StackedPass
 from zopde.oracle.state import Draws, Replaced, streams, structure_of, unchanged
@@ -320,29 +320,6 @@ class WeightOracle:
         """The objective's losses; the network is afterwards what it was."""
         with unchanged(self._network), self.draws.query():
             return self._objective(network, num_probes)
-
-
-def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
-    """The losses of k coordinates, pass by pass.
-
-    A pass that runs out of memory is cut in half and run again.
-
-    Args:
-        chunks: How many share a pass.
-        indices: (k,), which are moved.
-        steps: (k,), how far.
-        run: One pass.
-    """
-    losses = chunks.calibrate(indices, steps, run) if chunks.size is None else []
-    done = sum(map(len, losses))
-    while done < len(indices):
-        after = min(done + (chunks.size or len(indices)), len(indices))
-        try:
-            losses.append(run(indices[done:after], steps[done:after]))
-            done = after
-        except (MemoryError, RuntimeError) as error:
-            chunks.halve(after - done, error)
-    return losses
 
 
 @final

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from zopde.contracts import Checks, Oracle, one_gradient
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_positive, checked
+from zopde.validate import check_positive, checked
 from zopde.zo.estimate import Estimate
 
 Scheme = Literal["forward", "central"]
 Failed = Literal["keep", "drop"]
-FAILED: tuple[Failed, ...] = ("keep", "drop")
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +68,6 @@ def cge(
         >>> cge(oracle, scheme="central").gradient.round(decimals=6)
         tensor([1., 1.], dtype=torch.float64)
     """
-    check_choice("scheme", scheme, ("forward", "central"))
-    check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     check_mu(mu, d)
     indices = torch.arange(d) if indices is None else check_indices(indices, d)

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from zopde.contracts import Oracle, one_gradient
-from zopde.validate import check_choice, check_count, check_positive, checked
-from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, count_failed, one_sided
+from zopde.validate import check_count, check_positive, checked
+from zopde.zo.cge import Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
 
 SamplerName = Literal["gaussian", "sphere", "rademacher"]
@@ -128,9 +128,6 @@ def rge(
     """
     check_count("num_directions", num_directions)
     check_positive("mu", mu)
-    check_choice("sampler", sampler, SAMPLERS)
-    check_choice("scheme", scheme, ("forward", "central"))
-    check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
     with one_gradient(oracle) as checks:
