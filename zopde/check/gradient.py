@@ -53,13 +53,10 @@ class LayerCheck:
             yield f"{self.name}: norm ratio {self.norm_ratio:.3f}, expected 1"
 
     def __str__(self) -> str:
-        shown = {
-            "cosine": self.cosine,
-            "norm ratio": self.norm_ratio,
-            "deviation": self.deviation,
-            "Taylor rate": self.taylor_rate,
-        }
-        facts = [f"{name} {value:.4f}" for name, value in shown.items() if value is not None]
+        names = ("cosine", "norm ratio", "deviation", "Taylor rate")
+        values = (self.cosine, self.norm_ratio, self.deviation, self.taylor_rate)
+        shown = zip(names, values, strict=True)
+        facts = [f"{name} {value:.4f}" for name, value in shown if value is not None]
         facts = facts or ["no gradient"]
         return f"{self.name} ({self.asked} of {self.size}): {', '.join(facts)}"
 
@@ -156,7 +153,9 @@ def selfcheck(
     slices = _slices(network, d)
     scale = torch.ones(d, dtype=torch.float64) if scale is None else scale.detach().cpu()
     check_mu(scale, d, "scale")
-    exact = None if gradient is None else _checked(gradient, d)
+    if gradient is not None:
+        check_flat("gradient", gradient, d)
+    exact = None if gradient is None else gradient.detach().cpu().double()
     swept = spread(slices, num_swept, generator)
     compared = swept if exact is None else spread(slices, num_coordinates, generator)
     base = oracle.base()
@@ -278,15 +277,9 @@ def _slices(network: nn.Module | None, d: int) -> list[ParameterSlice]:
         return [ParameterSlice("theta", 0, d, (d,))]
     coordinates = Coordinates(network)
     if coordinates.total != d:
-        raise InputError(
-            "network", got=f"{coordinates.total} weights", expected=f"the {d} of the oracle"
-        )
+        got = f"{coordinates.total} weights"
+        raise InputError("network", got=got, expected=f"the {d} of the oracle")
     return [parameter for parameter in coordinates.slices if parameter.stop > parameter.start]
-
-
-def _checked(gradient: Tensor, d: int) -> Tensor:
-    check_flat("gradient", gradient, d)
-    return gradient.detach().cpu().double()
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -113,9 +113,8 @@ def _richardson(central: list[Tensor]) -> tuple[int, Tensor]:
         changes = [c if moved else math.inf for c, moved in zip(changes, moves, strict=True)]
     best = min(range(len(changes)), key=changes.__getitem__)
     if math.isinf(changes[best]):
-        raise InputError(
-            "objective", got="no finite loss at any mu", expected="finite losses near theta"
-        )
+        got = "no finite loss at any mu"
+        raise InputError("objective", got=got, expected="finite losses near theta")
     return best, better[best]
 
 

@@ -236,12 +236,12 @@ def _channels_in_front(array: np.ndarray) -> np.ndarray:
         return np.moveaxis(array, -1, 1)
     many = first not in _FEW and not first == middle > last
     if not (in_front or many or first == middle == last == 1):
-        raise InputError(
-            "images",
-            got=f"shape {array.shape}, with channels first or last",
-            expected="(image, channel, y, x)",
-            remedy="numpy.moveaxis(pixels, -1, 1) brings the last axis to the front",
+        got, expected = (
+            f"shape {array.shape}, with channels first or last",
+            "(image, channel, y, x)",
         )
+        remedy = "numpy.moveaxis(pixels, -1, 1) brings the last axis to the front"
+        raise InputError("images", got=got, expected=expected, remedy=remedy)
     return array
 
 

@@ -161,11 +161,8 @@ class Bank:
             SolverError: If the solver fails.
         """
         if len(self) + len(step.state) > self.capacity:
-            raise InputError(
-                "bank",
-                got=f"{len(step.state)} more than the {len(self)} snapshots",
-                expected=f"at most {self.capacity}",
-            )
+            got = f"{len(step.state)} more than the {len(self)} snapshots"
+            raise InputError("bank", got=got, expected=f"at most {self.capacity}")
         step = replace(step, variable=self.variable)
         self.jacobians += (store or self._store).fetch(step, self.form, self.probing)
         for single in map(step.at, range(len(step.state))):
@@ -295,12 +292,9 @@ class BankPullback:
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         if step.variable != self._bank.variable:
-            raise InputError(
-                "bank",
-                got=f"Jacobians of the {self._bank.variable}",
-                expected=f"one of the {step.variable}",
-                remedy="detach that input, or use another pullback for it",
-            )
+            got, expected = f"Jacobians of the {self._bank.variable}", f"one of the {step.variable}"
+            remedy = "detach that input, or use another pullback for it"
+            raise InputError("bank", got=got, expected=expected, remedy=remedy)
         watch, due = self._watch, self._every and self._products % self._every == 0
         self._products += 1
         if watch is None and due:

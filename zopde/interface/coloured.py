@@ -93,7 +93,7 @@ class ColouredPullback:
         self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
         check_not_negative("check_every", check_every)
         self._every, self._products, self.measured = check_every, 0, ""
-        self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
+        self._draws = torch.Generator().manual_seed(0)
         self._in_vain = self._lost = False
         self._dense: DensePullback | None = None
         self.widen(radius)
@@ -121,7 +121,7 @@ class ColouredPullback:
             self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale)
             self.colours = prod(self._grid.shape)
             return
-        colours = lattice_colours(self._grid.shape, radius, self._periodic)
+        colours = lattice_colours(self._grid.shape, radius, self._grid.periodic)
         self.colours = int(colours.max()) + 1
         self._masks = colours == per_row(torch.arange(self.colours), colours[None])
 
@@ -146,12 +146,11 @@ class ColouredPullback:
 
     def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
         """Sum over the box of the radius around every cell."""
-        axes = zip(self._grid.shape, self.radius, self._periodic, strict=True)
+        axes = zip(self._grid.shape, self.radius, self._grid.periodic, strict=True)
         for axis, (n, r, periodic) in enumerate(axes, start=1):
             if not periodic:
-                before = after = values.new_zeros(
-                    *values.shape[:axis], r, *values.shape[axis + 1 :]
-                )
+                shape = *values.shape[:axis], r, *values.shape[axis + 1 :]
+                before = after = values.new_zeros(shape)
             elif 2 * r + 1 < n:
                 before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
             else:
@@ -187,9 +186,8 @@ class ColouredPullback:
             wider = tuple(map(max, self.radius, reach))
             dear = prod(self._grid.shape) > _DEARER * self.colours
             for radius in [wider] * (wider != self.radius) + [()] * (not dear):
-                other = ColouredPullback(
-                    self._grid, radius, p.mu, p.scheme, p.states, scale=p.scale, check_every=0
-                )
+                like = self._grid, radius, p.mu, p.scheme, p.states, 0.0, p.scale
+                other = ColouredPullback(*like, check_every=0)
                 if off_of(other(single, v)[0]) <= allowed:
                     break
             else:
@@ -262,12 +260,9 @@ class CheckedAt:
             for _, variable, radius in self._widened:
                 self._pullbacks[variable].widen(tuple(radius))
         except (ValueError, TypeError, LookupError, InputError) as error:
-            raise InputError(
-                str(path),
-                got="another file, or half of it",
-                expected="what a run of zopde wrote",
-                remedy="restore it, or start over with --overwrite",
-            ) from error
+            got, expected = "another file, or half of it", "what a run of zopde wrote"
+            remedy = "restore it, or start over with --overwrite"
+            raise InputError(str(path), got=got, expected=expected, remedy=remedy) from error
 
 
 def coloured_for(
@@ -304,25 +299,19 @@ def coloured_for(
     chosen = measured if radius is None else radius
     bias = reach.bias(chosen)
     coloured = ColouredPullback(grid, chosen, mu, scheme, states, bias, scale, check_every)
-    coloured.measured = (
-        f"measured at {probes} single cells, then at all cells by {reach.combs} combs"
-    )
+    ways = f"at {probes} single cells, then at all cells by {reach.combs} combs"
+    coloured.measured = f"measured {ways}"
     if allow_bias:
         return coloured
     if any(m > c for m, c in zip(measured, chosen, strict=True)):
-        raise InputError(
-            "radius",
-            got=f"{chosen} with a step that reaches {measured} cells "
-            f"({100 * coloured.bias:.2g} % of the response outside)",
-            expected="at least the measured radius",
-            remedy="declare that, use bank, or accept the bias (allow_bias)",
-        )
+        lost = f"{100 * bias:.2g} % of the response outside"
+        got = f"{chosen} with a step that reaches {measured} cells ({lost})"
+        remedy = "declare that, use bank, or accept the bias (allow_bias)"
+        raise InputError("radius", got=got, expected="at least the measured radius", remedy=remedy)
     cells = prod(grid.shape)
     if 2 * coloured.colours > cells:
-        raise InputError(
-            "coloured interface",
-            got=f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours",
-            expected=f"at most {cells // 2}, half of the cells",
-            remedy="use dense or bank, or a radius with the bias accepted (allow_bias)",
-        )
+        got = f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours"
+        expected = f"at most {cells // 2}, half of the cells"
+        remedy = "use dense or bank, or a radius with the bias accepted (allow_bias)"
+        raise InputError("coloured interface", got=got, expected=expected, remedy=remedy)
     return coloured

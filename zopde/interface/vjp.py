@@ -37,7 +37,6 @@ class Stepping(Protocol):
 
     def step(self, state: State, forcing: Forcing | None = None) -> Tensor:
         """(batch, channel, *space) -> (batch, ...), without a graph."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,8 @@ class Probing:
             scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off
         scale = torch.as_tensor(scale).detach().to(point)
         if scale.dim() and scale.shape[-1] != point.shape[1]:
-            raise InputError(
-                "scale",
-                got=f"{scale.shape[-1]} numbers",
-                expected=f"one for each of the {point.shape[1]} channels of the {step.variable}",
-            )
+            expected = f"one for each of the {point.shape[1]} channels of the {step.variable}"
+            raise InputError("scale", got=f"{scale.shape[-1]} numbers", expected=expected)
         units = scale.expand(point.shape[:2]).contiguous()
         return units.view(*point.shape[:2], *[1] * (point.dim() - 2))
 
@@ -223,7 +219,6 @@ class Pullback(Protocol):
         Returns:
             Of the shape of `step.point`.
         """
-        ...
 
 
 PullbackAt = Callable[[int], Pullback]

@@ -354,8 +354,5 @@ def check_batch(value: Any, states: int) -> None:  # noqa: ANN401
 
 def never_called(block: ProbeBlock) -> InputError:
     """A moved weight whose layer never ran is used in some other way, or not at all."""
-    return InputError(
-        f"parameter {block.parameter.name!r}",
-        got="a layer that the objective never calls",
-        expected="weights used through their layer's forward",
-    )
+    what, got = f"parameter {block.parameter.name!r}", "a layer that the objective never calls"
+    return InputError(what, got=got, expected="weights used through their layer's forward")

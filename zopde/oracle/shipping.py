@@ -21,6 +21,7 @@ from zopde.plugins import UserFile, import_user_files, user_files
 
 T = TypeVar("T")
 _REMEMBERED = 2  # objects of a kind that a worker remembers
+_NEED = "what workers need"  # in an error
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,10 @@ class Shipment:
         try:
             pickler.dump(content)
         except Exception as error:  # a user's object may raise anything
-            raise InputError(
-                "what workers need",
-                got=f"{type(error).__name__}: {first_line(error)}",
-                expected="a network, an objective and a solver that pickle",
-                remedy="define classes and functions at the top of a module, or take no workers",
-            ) from error
+            got = f"{type(error).__name__}: {first_line(error)}"
+            expected = "a network, an objective and a solver that pickle"
+            remedy = "define classes and functions at the top of a module, or take no workers"
+            raise InputError(_NEED, got=got, expected=expected, remedy=remedy) from error
         data = file.getvalue()
         name = blake2b(data, digest_size=16).hexdigest()
         path = self._folder / name
@@ -139,18 +138,14 @@ def borrow(ticket: Ticket, name: str, kept: tuple[Any, ...] = ()) -> Any:  # noq
     try:
         unpickler = pickle.Unpickler(BytesIO((Path(ticket.folder) / name).read_bytes()))
     except OSError as error:
-        raise InputError(
-            "folder",
-            got=f"{ticket.folder} ({error.strerror}) in a worker",
-            expected="a folder that every worker can read",
-            remedy="give ExecutorOracle a `folder` on a disk that all machines share",
-        ) from error
+        got = f"{ticket.folder} ({error.strerror}) in a worker"
+        expected = "a folder that every worker can read"
+        remedy = "give ExecutorOracle a `folder` on a disk that all machines share"
+        raise InputError("folder", got=got, expected=expected, remedy=remedy) from error
     unpickler.persistent_load = kept.__getitem__  # type: ignore[method-assign]
     try:
         return unpickler.load()
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            "what workers need",
-            got=f"{type(error).__name__}: {first_line(error)} in a worker",
-            expected="classes of modules that a worker can import",
-        ) from error
+        got = f"{type(error).__name__}: {first_line(error)} in a worker"
+        expected = "classes of modules that a worker can import"
+        raise InputError(_NEED, got=got, expected=expected) from error

@@ -61,11 +61,9 @@ class StackedWeights:
         """
         d = self._coordinates.total
         if directions.dim() != 2 or directions.shape[1] != d or not directions.is_floating_point():
-            raise InputError(
-                "directions",
-                got=f"{directions.dtype} of shape {tuple(directions.shape)}",
-                expected=f"floating-point numbers of shape (q, {d})",
-            )
+            got = f"{directions.dtype} of shape {tuple(directions.shape)}"
+            expected = f"floating-point numbers of shape (q, {d})"
+            raise InputError("directions", got=got, expected=expected)
         if not len(directions):
             return torch.zeros(0)
 
@@ -98,10 +96,8 @@ class StackedWeights:
         return moved
 
     def _together(self, moved: Weights, num_probes: int, objective: Objective) -> Tensor:
-        buffers = {
-            name: buffer.expand(num_probes, *buffer.shape).clone()
-            for name, buffer in self._network.named_buffers()
-        }
+        named = self._network.named_buffers()
+        buffers = {n: b.expand(num_probes, *b.shape).clone() for n, b in named}
         network = _Pass(self._replaced, {**buffers, **moved}, num_probes, self._seen)
         with warnings.catch_warnings():
             # vmap loops over what has no batching rule; the loop is what we would do, too.
@@ -134,11 +130,8 @@ class _Pass:
         self, values: Sequence[Any], axes: Sequence[int | None], names: Sequence[str]
     ) -> Tensor:
         """The network's answers, the last values being called by name."""
-        kinds = [
-            tuple(v.shape[a is not None :])
-            for v, a in zip(values, axes, strict=True)
-            if is_states(v)
-        ]
+        pairs = zip(values, axes, strict=True)
+        kinds = [tuple(v.shape[a is not None :]) for v, a in pairs if is_states(v)]
         self._seen.add(f"{DIRECTIONS}: {kinds}")
         count = len(values) - len(names)
 
@@ -152,10 +145,7 @@ class _Pass:
     def _by_probe(self, value: Tensor) -> Tensor:
         """(num_probes * batch, ...) -> (num_probes, batch, ...)."""
         if value.dim() == 0 or len(value) % self._num_probes:
-            raise InputError(
-                "network input",
-                got=f"shape {tuple(value.shape)}",
-                expected=f"a multiple of the {self._num_probes} probes, as the first axis",
-            )
+            expected = f"a multiple of the {self._num_probes} probes, as the first axis"
+            raise InputError("network input", got=f"shape {tuple(value.shape)}", expected=expected)
         by_probe: Tensor = value.unflatten(0, (self._num_probes, -1))
         return by_probe

@@ -58,9 +58,8 @@ class LayerRatios:
             if not all(0 <= layer.active <= layer.weights for layer in ratios.layers):
                 raise ValueError("more active weights than there are")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                "layer ratios", got=str(error), expected="the content of LayerRatios.as_tree()"
-            ) from error
+            expected = "the content of LayerRatios.as_tree()"
+            raise InputError("layer ratios", got=str(error), expected=expected) from error
         return ratios
 
     def __str__(self) -> str:

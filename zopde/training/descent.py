@@ -32,7 +32,6 @@ class GradientSource(Protocol):
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """Measure the gradient of `objective` at the network's present weights."""
-        ...
 
 
 @final

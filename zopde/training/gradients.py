@@ -29,11 +29,9 @@ class NetworkOracle(Oracle, Protocol):
     @property
     def checked(self) -> Mapping[str, int]:
         """Calls of the network -> evaluations that verified their stacked probes."""
-        ...
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight."""
-        ...
 
 
 OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
@@ -66,9 +64,8 @@ class ZerothOrder:
         oracle.set_gradient(estimate.gradient)
         if estimate.unknown is not None:
             active = active & ~estimate.unknown.to(active.device)
-        return Gradient(
-            _number(estimate.loss), estimate.queries, active, checked=dict(oracle.checked)
-        )
+        loss = _number(estimate.loss)
+        return Gradient(loss, estimate.queries, active, checked=dict(oracle.checked))
 
 
 @final

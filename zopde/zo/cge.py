@@ -135,15 +135,11 @@ def check_indices(indices: Int[Tensor, " k"], d: int) -> Int[Tensor, " k"]:
         InputError: If they are none.
     """
     if indices.is_floating_point() or indices.dim() != 1:
-        raise InputError(
-            "indices",
-            got=f"{indices.dtype} of shape {tuple(indices.shape)}",
-            expected="a vector of integers",
-        )
+        got = f"{indices.dtype} of shape {tuple(indices.shape)}"
+        raise InputError("indices", got=got, expected="a vector of integers")
     if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < d):
-        raise InputError(
-            "indices", got=f"[{indices.min()}, {indices.max()}]", expected=f"values in [0, {d})"
-        )
+        got = f"[{indices.min()}, {indices.max()}]"
+        raise InputError("indices", got=got, expected=f"values in [0, {d})")
     if len(torch.unique(indices)) != len(indices):
         raise InputError("indices", got="repeated coordinates", expected="each at most once")
     return indices.cpu()
@@ -155,17 +151,14 @@ def check_mu(mu: float | Tensor, d: int, name: str = "mu") -> None:
         check_positive(name, mu)
         return
     if tuple(mu.shape) != (d,) or not mu.is_floating_point():
-        raise InputError(
-            name,
-            got=f"{mu.dtype} of shape {tuple(mu.shape)}",
-            expected=f"a number, or floating-point steps of shape ({d},)",
-        )
+        got = f"{mu.dtype} of shape {tuple(mu.shape)}"
+        expected = f"a number, or floating-point steps of shape ({d},)"
+        raise InputError(name, got=got, expected=expected)
     bad = ~(mu.isfinite() & (mu > 0))
     if bad.any():
         i = int(bad.nonzero()[0])
-        raise InputError(
-            name, got=f"{float(mu[i])} at coordinate {i}", expected="finite numbers > 0"
-        )
+        got = f"{float(mu[i])} at coordinate {i}"
+        raise InputError(name, got=got, expected="finite numbers > 0")
 
 
 def step_of(mu: float | Tensor, indices: Tensor) -> float | Tensor:
