@@ -93,7 +93,7 @@ class ColouredPullback:
         self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
         check_not_negative("check_every", check_every)
         self._every, self._products, self.measured = check_every, 0, ""
-        self._draws = torch.Generator().manual_seed(0)
+        self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
         self._in_vain = self._lost = False
         self._dense: DensePullback | None = None
         self.widen(radius)
@@ -121,7 +121,7 @@ class ColouredPullback:
             self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale)
             self.colours = prod(self._grid.shape)
             return
-        colours = lattice_colours(self._grid.shape, radius, self._grid.periodic)
+        colours = lattice_colours(self._grid.shape, radius, self._periodic)
         self.colours = int(colours.max()) + 1
         self._masks = colours == per_row(torch.arange(self.colours), colours[None])
 
@@ -146,7 +146,7 @@ class ColouredPullback:
 
     def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
         """Sum over the box of the radius around every cell."""
-        axes = zip(self._grid.shape, self.radius, self._grid.periodic, strict=True)
+        axes = zip(self._grid.shape, self.radius, self._periodic, strict=True)
         for axis, (n, r, periodic) in enumerate(axes, start=1):
             if not periodic:
                 shape = *values.shape[:axis], r, *values.shape[axis + 1 :]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Checks, Network, Objective
 from zopde.errors import SolverError, first_line
-from zopde.oracle.chunks import Chunks, in_passes, out_of_memory
+from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
 from zopde.oracle.stack import Stack, StackedPass
 from zopde.oracle.state import Draws, Replaced, streams, structure_of, unchanged
@@ -312,6 +312,23 @@ class WeightOracle:
         """The objective's losses; the network is afterwards what it was."""
         with unchanged(self._network), self.draws.query():
             return self._objective(network, num_probes)
+
+
+def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
+    """The losses of k coordinates, pass by pass; one that runs out of memory is cut in half."""
+    losses = chunks.calibrate(indices, steps, run) if chunks.size is None else []
+    done = sum(map(len, losses))
+    while done < len(indices):
+        after = min(done + (chunks.size or len(indices)), len(indices))
+        try:
+            losses.append(run(indices[done:after], steps[done:after]))
+            done = after
+        except (MemoryError, RuntimeError) as error:
+            if after - done == 1 or not out_of_memory(error):
+                raise
+            chunks.size = (after - done) // 2
+            log.warning("out of memory: %d probes per pass from here on", chunks.size)
+    return losses
 
 
 @final
