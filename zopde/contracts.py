@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -203,22 +203,26 @@ def counts_of(solver: object) -> Counter[str]:
 
 
 CHECKING: ContextVar[bool] = ContextVar("CHECKING", default=False)
-"""True while stacked probes are compared with plain ones: solvers count that apart."""
+"""True while numbers are compared with the solver's own: it counts those steps apart."""
+
+
+@contextmanager
+def counted_apart() -> Iterator[None]:
+    """Inside this context a `Tally` counts solver steps as "checking" in place of "steps"."""
+    token = CHECKING.set(True)
+    try:
+        yield
+    finally:
+        CHECKING.reset(token)
 
 
 @dataclass
 class Checks:
-    """What an oracle says of the gradient that it answers.
+    """What an oracle says of the gradient that it answers."""
 
-    Args:
-        queries: Evaluations that went into comparing stacked probes with plain ones.
-        eps: Relative precision of what it computes with; 0 where it does not say.
-        warned: What its gradients were warned of already.
-    """
-
-    queries: int = 0
-    eps: float = 0.0
-    warned: list[str] = field(default_factory=list)
+    queries: int = 0  # evaluations that went into comparing stacked probes with plain ones
+    eps: float = 0.0  # relative precision of what it computes with; 0 where it does not say
+    warned: list[str] = field(default_factory=list)  # what its gradients were warned of already
 
 
 def one_gradient(oracle: object) -> AbstractContextManager[Checks]:

@@ -65,19 +65,12 @@ class ObjectiveError(InputError):
 
 @dataclass(frozen=True)
 class Failure:
-    """One state of a batch that a solver could not advance.
+    """One state of a batch that a solver could not advance."""
 
-    Args:
-        row: Which of the batch.
-        reason: What happened, in one line.
-        folder: Where the run's files are kept; "" where there are none.
-        log: The last lines that the run wrote; "" where there are none.
-    """
-
-    row: int
-    reason: str
-    folder: str = ""
-    log: str = ""
+    row: int  # which of the batch
+    reason: str  # what happened, in one line
+    folder: str = ""  # where the run's files are kept; "" where there are none
+    log: str = ""  # the last lines that the run wrote; "" where there are none
 
     def described(self) -> str:
         """All that is known of it, in one line."""

@@ -70,11 +70,9 @@ class Grid:
             known = (*self.channels, *self.forcing_channels, "space", "time")
             check_choice("grid unit of", name, known)
         if not len(self.shape) == len(self.extent) == len(self.dims):
-            raise InputError(
-                "grid",
-                got=f"shape {self.shape}, extent {self.extent}, dims {self.dims}",
-                expected="one cell count and one length per dimension",
-            )
+            got = f"shape {self.shape}, extent {self.extent}, dims {self.dims}"
+            expected = "one cell count and one length per dimension"
+            raise InputError("grid", got=got, expected=expected)
         check_positive("grid dt", self.dt)
         for dim, cells, length in zip(self.dims, self.shape, self.extent, strict=True):
             check_count(f"grid cells along {dim}", cells)

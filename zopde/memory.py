@@ -22,11 +22,9 @@ def check_fits(what: str, numbers: int, size: int = 4, remedy: str = "") -> None
     """
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if numbers * size > has:
-        got, expected = (
-            numbers * size // 2**30,
-            f"at most the {has / 2**30:.1f} GiB of this machine",
-        )
-        raise InputError(what, got=f"{got:,} GiB", expected=expected, remedy=remedy)
+        got = f"{numbers * size // 2**30:,} GiB"
+        expected = f"at most the {has / 2**30:.1f} GiB of this machine"
+        raise InputError(what, got=got, expected=expected, remedy=remedy)
 
 
 def keep_freed_memory() -> bool:

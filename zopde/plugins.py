@@ -70,8 +70,11 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
     check_type("solver options", options, Mapping[str, Any] | None)
     given, target, home, spec = dict(options or {}), str(spec), Path(), str(spec)
     if spec.endswith(".toml"):
-        home = Path(spec).resolve().parent
-        table = _read_table(Path(spec))
+        home, table = Path(spec).resolve().parent, read_toml(Path(spec), "solver file")
+        if not isinstance(table.get("solver"), str):
+            got, expected = f"the keys {sorted(table)}", "a key `solver` that names one"
+            remedy = 'such as solver = "command"'
+            raise InputError(f"solver file {Path(spec)}", got=got, expected=expected, remedy=remedy)
         target = table.pop("solver")
         given = _laid_over(table, given)
     factory = _resolve(target, home)
@@ -120,15 +123,6 @@ def import_user_files(files: Iterable[UserFile]) -> None:
             got = f"{path}, changed since it was loaded"
             expected = "one that stays the same while workers use it"
             raise InputError("solver file", got=got, expected=expected, remedy="start again")
-
-
-def _read_table(path: Path) -> dict[str, Any]:
-    table = read_toml(path, "solver file")
-    if not isinstance(table.get("solver"), str):
-        got, expected = f"the keys {sorted(table)}", "a key `solver` that names one"
-        remedy = 'such as solver = "command"'
-        raise InputError(f"solver file {path}", got=got, expected=expected, remedy=remedy)
-    return table
 
 
 def _hints_of(factory: type) -> dict[str, Any]:

@@ -53,12 +53,9 @@ class Apart(Wrapper):
         try:
             self._pickled = pickle.dumps(solver)
         except Exception as error:  # a user's object may raise anything
-            raise InputError(
-                "a solver apart",
-                got=f"{type(error).__name__}: {first_line(error)}",
-                expected="one that pickles",
-                remedy="define its class at the top of a module, without lambdas inside",
-            ) from error
+            got, expected = f"{type(error).__name__}: {first_line(error)}", "one that pickles"
+            remedy = "define its class at the top of a module, without lambdas inside"
+            raise InputError("a solver apart", got=got, expected=expected, remedy=remedy) from error
         self._timeout, self._seed = timeout, -1
         self._pool = ChildPool(partial(Child, _COMMAND))
 

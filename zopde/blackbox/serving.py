@@ -103,9 +103,8 @@ class ServedSolver:
         if not isinstance(given, list) or len(given) != count:
             raise _RefusedError("InvalidInput", f"input: expected {count} lists of numbers")
         if content.get("config"):
-            raise _RefusedError(
-                "InvalidInput", "config: expected none, as this model has no options"
-            )
+            why = "config: expected none, as this model has no options"
+            raise _RefusedError("InvalidInput", why)
         fields = [*map(_field, given, self._shapes)]
         try:
             with self._turn:

@@ -47,7 +47,7 @@ class Wrapper(ABC):
 
     @property
     def _counts(self) -> Counts:
-        """Where to count: what a comparison of probes takes is nobody's cost but its own."""
+        """Where to count: what a comparison takes is nobody's cost but its own."""
         return self._checking if CHECKING.get() else self._own_counts
 
     @property
@@ -69,8 +69,9 @@ class Wrapper(ABC):
         return twin
 
     def counts(self) -> Counter[str]:
-        """Everything counted so far, by name."""
-        return counts_of(self._solver) + self._counts
+        """Everything counted so far, by name; of comparisons the steps alone, as "checking"."""
+        checking = Counter(checking=self._checking["steps"])
+        return counts_of(self._solver) + self._own_counts + checking
 
     def add(self, counts: Counter[str]) -> None:
         """What a copy in another process has counted."""

@@ -17,36 +17,27 @@ from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
 from zopde.contracts import Oracle
 from zopde.errors import InputError
 from zopde.oracle.coordinates import Coordinates, ParameterSlice, check_flat
-from zopde.validate import check_choice, check_count, check_positive, checked
+from zopde.validate import check_count, check_positive, checked
 from zopde.zo.cge import Scheme, cge, check_mu
 from zopde.zo.estimate import Estimate
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """Says how well an estimate fits the reference in one parameter tensor.
+    """Says how well an estimate fits the reference in one parameter tensor."""
 
-    Args:
-        name: Qualified name, "body.0.weight".
-        size: Its entries.
-        asked: How many of them were compared.
-        norm: Euclidean norm of the reference there.
-        cosine: Of the angle between estimate and reference; None where one of them is zero.
-        norm_ratio: |estimate| / |reference|; None where the reference is zero.
-        deviation: Root mean square of (estimate - reference) / standard error, about 1 where
-            the estimate is right; None for an estimate without a standard error. A ratio of few
-            directions is first taken from Student's distribution to the normal one's.
-        taylor_rate: See `taylor_rate`; None where the reference is autograd's.
-    """
-
-    name: str
-    size: int
-    asked: int
-    norm: float
+    name: str  # qualified name, "body.0.weight"
+    size: int  # its entries
+    asked: int  # how many of them were compared
+    norm: float  # Euclidean norm of the reference there
+    # Of the angle between estimate and reference; None where one of them is zero
     cosine: float | None
-    norm_ratio: float | None
+    norm_ratio: float | None  # |estimate| / |reference|; None where the reference is zero
+    # Root mean square of (estimate - reference) / standard error, about 1 where the estimate is
+    # right; None for an estimate without a standard error. A ratio of few directions is first taken
+    # from Student's distribution to the normal one's
     deviation: float | None = None
-    taylor_rate: float | None = None
+    taylor_rate: float | None = None  # see `taylor_rate`; None where the reference is autograd's
 
     def doubts(self) -> Iterator[str]:
         """Name what does not look right, in a line each."""
@@ -62,48 +53,30 @@ class LayerCheck:
             yield f"{self.name}: norm ratio {self.norm_ratio:.3f}, expected 1"
 
     def __str__(self) -> str:
-        shown = {
-            "cosine": self.cosine,
-            "norm ratio": self.norm_ratio,
-            "deviation": self.deviation,
-            "Taylor rate": self.taylor_rate,
-        }
-        facts = [f"{name} {value:.4f}" for name, value in shown.items() if value is not None]
+        names = ("cosine", "norm ratio", "deviation", "Taylor rate")
+        values = (self.cosine, self.norm_ratio, self.deviation, self.taylor_rate)
+        shown = zip(names, values, strict=True)
+        facts = [f"{name} {value:.4f}" for name, value in shown if value is not None]
         facts = facts or ["no gradient"]
         return f"{self.name} ({self.asked} of {self.size}): {', '.join(facts)}"
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Holds what a self-check found; `str()` is for people, `as_dict()` for programs.
+    """Holds what a self-check found; `str()` is for people, `as_dict()` for programs."""
 
-    Args:
-        mu: The step that was judged.
-        scheme: "forward" or "central".
-        against: "autograd", or "extrapolation" where there was no gradient to compare with.
-        layers: One row per parameter tensor.
-        sweep: Relative error of both schemes over a ladder of steps.
-        recommended_mu: The step of the ladder with the least error in this scheme.
-        noise: The objective's, and the least sensible mu.
-        asked: Coordinates that were compared.
-        swept: Coordinates on which the ladder was tried.
-        total: d.
-        queries: Evaluations that it took, without those of a given estimate.
-        warnings: What is wrong or doubtful, one line each; empty if nothing is.
-    """
-
-    mu: float
-    scheme: str
-    against: str
-    layers: tuple[LayerCheck, ...]
-    sweep: tuple[SweepPoint, ...]
-    recommended_mu: float
-    noise: Noise
-    asked: int
-    swept: int
-    total: int
-    queries: int
-    warnings: tuple[str, ...]
+    mu: float  # the step that was judged
+    scheme: str  # "forward" or "central"
+    against: str  # "autograd", or "extrapolation" where there was no gradient to compare with
+    layers: tuple[LayerCheck, ...]  # one row per parameter tensor
+    sweep: tuple[SweepPoint, ...]  # relative error of both schemes over a ladder of steps
+    recommended_mu: float  # the step of the ladder with the least error in this scheme
+    noise: Noise  # the objective's, and the least sensible mu
+    asked: int  # coordinates that were compared
+    swept: int  # coordinates on which the ladder was tried
+    total: int  # d
+    queries: int  # evaluations that it took, without those of a given estimate
+    warnings: tuple[str, ...]  # what is wrong or doubtful, one line each; empty if nothing is
 
     def as_dict(self) -> dict[str, Any]:
         """Give plain values only; what is no finite number is None."""
@@ -174,14 +147,15 @@ def selfcheck(
         ((), [2, 2])
     """
     check_positive("mu", mu)
-    check_choice("scheme", scheme, ("forward", "central"))
     check_count("num_coordinates", num_coordinates)
     check_count("num_swept", num_swept)
     d = oracle.num_coordinates
     slices = _slices(network, d)
     scale = torch.ones(d, dtype=torch.float64) if scale is None else scale.detach().cpu()
     check_mu(scale, d, "scale")
-    exact = None if gradient is None else _checked(gradient, d)
+    if gradient is not None:
+        check_flat("gradient", gradient, d)
+    exact = None if gradient is None else gradient.detach().cpu().double()
     swept = spread(slices, num_swept, generator)
     compared = swept if exact is None else spread(slices, num_coordinates, generator)
     base = oracle.base()
@@ -303,15 +277,9 @@ def _slices(network: nn.Module | None, d: int) -> list[ParameterSlice]:
         return [ParameterSlice("theta", 0, d, (d,))]
     coordinates = Coordinates(network)
     if coordinates.total != d:
-        raise InputError(
-            "network", got=f"{coordinates.total} weights", expected=f"the {d} of the oracle"
-        )
+        got = f"{coordinates.total} weights"
+        raise InputError("network", got=got, expected=f"the {d} of the oracle")
     return [parameter for parameter in coordinates.slices if parameter.stop > parameter.start]
-
-
-def _checked(gradient: Tensor, d: int) -> Tensor:
-    check_flat("gradient", gradient, d)
-    return gradient.detach().cpu().double()
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

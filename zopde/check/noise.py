@@ -17,20 +17,14 @@ _REPEATS, _POINTS, _COORDINATES = 4, 8, 3
 
 @dataclass(frozen=True)
 class Noise:
-    """Says how noisy a loss l is: standard deviations, in the units of l.
+    """Says how noisy a loss l is: standard deviations, in the units of l."""
 
-    Args:
-        repeated: Of l(theta) evaluated again and again; 0 for a deterministic objective.
-        nearby: Of l about a smooth curve at nearby theta: round-off, a solver's tolerance.
-        floor: The mu at which a probe typically moves l by as much as its noise; a smaller one
-            measures mostly noise. None where no probe moves l at all.
-        queries: Evaluations it took.
-    """
-
-    repeated: float
-    nearby: float
+    repeated: float  # of l(theta) evaluated again and again; 0 for a deterministic objective
+    nearby: float  # of l about a smooth curve at nearby theta: round-off, a solver's tolerance
+    # The mu at which a probe typically moves l by as much as its noise; a smaller one measures
+    # mostly noise. None where no probe moves l at all
     floor: float | None
-    queries: int
+    queries: int  # evaluations it took
 
     @property
     def level(self) -> float:

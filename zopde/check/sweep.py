@@ -22,33 +22,21 @@ class SweepPoint:
     """Holds the relative error |g - reference| / |reference| at one step, NaN where l failed.
 
     Both in units of the scale, so that no coordinate is hidden by another's unit.
-
-    Args:
-        mu: The step.
-        forward: Error of the forward scheme.
-        central: Error of the central scheme.
     """
 
-    mu: float
-    forward: float
-    central: float
+    mu: float  # the step
+    forward: float  # error of the forward scheme
+    central: float  # error of the central scheme
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Holds how far finite differences were off at every step of a ladder.
+    """Holds how far finite differences were off at every step of a ladder."""
 
-    Args:
-        points: From the smallest step to the largest.
-        reference: (k,), what the errors were measured against.
-        reference_mu: Where it was measured; None where it was given.
-        queries: Evaluations it took.
-    """
-
-    points: tuple[SweepPoint, ...]
-    reference: Float[Tensor, " k"]
-    reference_mu: float | None
-    queries: int
+    points: tuple[SweepPoint, ...]  # from the smallest step to the largest
+    reference: Float[Tensor, " k"]  # (k,), what the errors were measured against
+    reference_mu: float | None  # where it was measured; None where it was given
+    queries: int  # evaluations it took
 
     def best(self, scheme: str) -> SweepPoint:
         """Find the point with the least error in a scheme."""
@@ -125,9 +113,8 @@ def _richardson(central: list[Tensor]) -> tuple[int, Tensor]:
         changes = [c if moved else math.inf for c, moved in zip(changes, moves, strict=True)]
     best = min(range(len(changes)), key=changes.__getitem__)
     if math.isinf(changes[best]):
-        raise InputError(
-            "objective", got="no finite loss at any mu", expected="finite losses near theta"
-        )
+        got = "no finite loss at any mu"
+        raise InputError("objective", got=got, expected="finite losses near theta")
     return best, better[best]
 
 

@@ -106,12 +106,10 @@ def _check_times(time: xr.DataArray, grid: Grid) -> None:
         raise InputError("data time", got=f"steps of {steps[0]:g}", expected=f"{grid.dt:g}")
     if not right.all():
         first = int(right.argmin())
-        raise InputError(
-            "data time",
-            got=f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere",
-            expected=f"steps of {grid.dt:g} without a gap",
-            remedy="make each whole stretch a simulation of its own",
-        )
+        got = f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere"
+        expected = f"steps of {grid.dt:g} without a gap"
+        remedy = "make each whole stretch a simulation of its own"
+        raise InputError("data time", got=got, expected=expected, remedy=remedy)
 
 
 def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
@@ -151,12 +149,10 @@ def _descends(places: xr.DataArray, cell: float) -> bool:
     right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * _blur(values)
     if not right.all():
         first = int(right.argmin())
-        raise InputError(
-            what,
-            got=f"{values[first]:g}, then {values[first + 1]:g}",
-            expected=f"steps of {wanted:g}, the grid's cells",
-            remedy=f'name the grid\'s extent as the data mean it, or .drop_vars("{places.name}")',
-        )
+        got = f"{values[first]:g}, then {values[first + 1]:g}"
+        expected = f"steps of {wanted:g}, the grid's cells"
+        remedy = f'name the grid\'s extent as the data mean it, or .drop_vars("{places.name}")'
+        raise InputError(what, got=got, expected=expected, remedy=remedy)
     return bool(steps[0] < 0)
 
 

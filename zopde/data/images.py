@@ -25,17 +25,14 @@ _PAGES = ("GIF", "PNG", "TIFF", "WEBP")  # may hold several pictures; a phone's 
 class Images:
     """Images, and the class of each.
 
-    Args:
-        pixels: (image, channel, y, x), bytes or floating-point numbers, in the units of the file.
-        labels: (image,) int64, counted from 0.
-
     Raises:
         InputError: If the shapes do not belong together, there are no images, or a value is
             not finite.
     """
 
+    # (image, channel, y, x), bytes or floating-point numbers, in the units of the file
     pixels: Shaped[Tensor, "image channel y x"]
-    labels: Int[Tensor, " image"]
+    labels: Int[Tensor, " image"]  # (image,) int64, counted from 0
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -103,20 +100,14 @@ class Images:
 class ImageData:
     """Images to train on, and others to test on.
 
-    Args:
-        name: What the data is called.
-        train: Images that gradients see.
-        test: Images that they do not.
-        classes: What the labels mean, in their order.
-
     Raises:
         InputError: If the two differ in shape, or a label has no class.
     """
 
-    name: str
-    train: Images
-    test: Images
-    classes: tuple[str, ...]
+    name: str  # what the data is called
+    train: Images  # images that gradients see
+    test: Images  # images that they do not
+    classes: tuple[str, ...]  # what the labels mean, in their order
 
     def __post_init__(self) -> None:
         shapes = [tuple(part.pixels.shape[1:]) for part in (self.train, self.test)]
@@ -250,12 +241,12 @@ def _channels_in_front(array: np.ndarray) -> np.ndarray:
         return np.moveaxis(array, -1, 1)
     many = first not in _FEW and not first == middle > last
     if not (in_front or many or first == middle == last == 1):
-        raise InputError(
-            "images",
-            got=f"shape {array.shape}, with channels first or last",
-            expected="(image, channel, y, x)",
-            remedy="numpy.moveaxis(pixels, -1, 1) brings the last axis to the front",
+        got, expected = (
+            f"shape {array.shape}, with channels first or last",
+            "(image, channel, y, x)",
         )
+        remedy = "numpy.moveaxis(pixels, -1, 1) brings the last axis to the front"
+        raise InputError("images", got=got, expected=expected, remedy=remedy)
     return array
 
 

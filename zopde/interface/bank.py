@@ -13,23 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
 from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import (
-    Probing,
-    Pullback,
-    Step,
-    Variable,
-    Varied,
-    counted_apart,
-    differences,
-    failed,
-)
+from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
 from zopde.interface.watch import Watch, least_cosine
-from zopde.validate import check_choice, check_count, check_not_negative, checked
+from zopde.validate import check_count, check_not_negative, checked
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
@@ -39,15 +30,11 @@ _RIDGE = 1e-2  # of the spread of weights, against that of states in standard de
 
 @dataclass(frozen=True)
 class Key:
-    """Divides states by their standard deviations, so that distances between them mean something.
+    """Divides states by their standard deviations, so that distances mean something."""
 
-    Args:
-        scale: (channel,), of the state.
-        forcing_scale: (forcing_channel,), of the forcing; None leaves it out, which suits a
-            forcing that the step merely adds.
-    """
-
-    scale: Float[Tensor, " channel"]
+    scale: Float[Tensor, " channel"]  # (channel,), of the state
+    # (forcing_channel,), of the forcing; None leaves it out, which suits a forcing that the step
+    # merely adds
     forcing_scale: Float[Tensor, " forcing_channel"] | None = None
 
     def __call__(
@@ -174,11 +161,8 @@ class Bank:
             SolverError: If the solver fails.
         """
         if len(self) + len(step.state) > self.capacity:
-            raise InputError(
-                "bank",
-                got=f"{len(step.state)} more than the {len(self)} snapshots",
-                expected=f"at most {self.capacity}",
-            )
+            got = f"{len(step.state)} more than the {len(self)} snapshots"
+            raise InputError("bank", got=got, expected=f"at most {self.capacity}")
         step = replace(step, variable=self.variable)
         self.jacobians += (store or self._store).fetch(step, self.form, self.probing)
         for single in map(step.at, range(len(step.state))):
@@ -299,7 +283,6 @@ class BankPullback:
         check_every: int = 10,
     ) -> None:
         check_not_negative("check_every", check_every)
-        check_choice("lookup", lookup, LOOKUPS)
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
         self._bank, self._lookup, self._watch = bank, lookup, watch
@@ -309,12 +292,9 @@ class BankPullback:
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         if step.variable != self._bank.variable:
-            raise InputError(
-                "bank",
-                got=f"Jacobians of the {self._bank.variable}",
-                expected=f"one of the {step.variable}",
-                remedy="detach that input, or use another pullback for it",
-            )
+            got, expected = f"Jacobians of the {self._bank.variable}", f"one of the {step.variable}"
+            remedy = "detach that input, or use another pullback for it"
+            raise InputError("bank", got=got, expected=expected, remedy=remedy)
         watch, due = self._watch, self._every and self._products % self._every == 0
         self._products += 1
         if watch is None and due:
@@ -350,7 +330,7 @@ class BankPullback:
         single = step.at(len(watch.agreements) % len(step.state))
         signs = torch.randint(0, 2, single.point.shape, generator=watch.generator)
         d = (2 * signs - 1).to(single.state) * self._bank.probing.units(single)
-        with counted_apart(step.solver) if watch.once else nullcontext():
+        with counted_apart() if watch.once else nullcontext():
             measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
         if failed(measured).any():  # it tells nothing about the bank
             return None

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.contracts import State
+from zopde.contracts import State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.grid import Grid
@@ -28,7 +28,6 @@ from zopde.interface.vjp import (
     Variable,
     Varied,
     by_variable,
-    counted_apart,
     differences,
     failed,
     per_row,
@@ -150,9 +149,8 @@ class ColouredPullback:
         axes = zip(self._grid.shape, self.radius, self._periodic, strict=True)
         for axis, (n, r, periodic) in enumerate(axes, start=1):
             if not periodic:
-                before = after = values.new_zeros(
-                    *values.shape[:axis], r, *values.shape[axis + 1 :]
-                )
+                shape = *values.shape[:axis], r, *values.shape[axis + 1 :]
+                before = after = values.new_zeros(shape)
             elif 2 * r + 1 < n:
                 before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
             else:
@@ -183,14 +181,13 @@ class ColouredPullback:
         text = f"coloured, radius {self.radius}: a product with respect to the {step.variable} is "
         text += f"off by {off:.1%} of its size along a random direction: "
         single, v, p = step.at(row), cotangent[row][None], self._probing
-        with counted_apart(step.solver):
+        with counted_apart():
             reach = measure_reach(step, mu=p.mu, scale=p.scale).radius()
             wider = tuple(map(max, self.radius, reach))
             dear = prod(self._grid.shape) > _DEARER * self.colours
             for radius in [wider] * (wider != self.radius) + [()] * (not dear):
-                other = ColouredPullback(
-                    self._grid, radius, p.mu, p.scheme, p.states, scale=p.scale, check_every=0
-                )
+                like = self._grid, radius, p.mu, p.scheme, p.states, 0.0, p.scale
+                other = ColouredPullback(*like, check_every=0)
                 if off_of(other(single, v)[0]) <= allowed:
                     break
             else:
@@ -263,12 +260,9 @@ class CheckedAt:
             for _, variable, radius in self._widened:
                 self._pullbacks[variable].widen(tuple(radius))
         except (ValueError, TypeError, LookupError, InputError) as error:
-            raise InputError(
-                str(path),
-                got="another file, or half of it",
-                expected="what a run of zopde wrote",
-                remedy="restore it, or start over with --overwrite",
-            ) from error
+            got, expected = "another file, or half of it", "what a run of zopde wrote"
+            remedy = "restore it, or start over with --overwrite"
+            raise InputError(str(path), got=got, expected=expected, remedy=remedy) from error
 
 
 def coloured_for(
@@ -305,25 +299,19 @@ def coloured_for(
     chosen = measured if radius is None else radius
     bias = reach.bias(chosen)
     coloured = ColouredPullback(grid, chosen, mu, scheme, states, bias, scale, check_every)
-    coloured.measured = (
-        f"measured at {probes} single cells, then at all cells by {reach.combs} combs"
-    )
+    ways = f"at {probes} single cells, then at all cells by {reach.combs} combs"
+    coloured.measured = f"measured {ways}"
     if allow_bias:
         return coloured
     if any(m > c for m, c in zip(measured, chosen, strict=True)):
-        raise InputError(
-            "radius",
-            got=f"{chosen} with a step that reaches {measured} cells "
-            f"({100 * coloured.bias:.2g} % of the response outside)",
-            expected="at least the measured radius",
-            remedy="declare that, use bank, or accept the bias (allow_bias)",
-        )
+        lost = f"{100 * bias:.2g} % of the response outside"
+        got = f"{chosen} with a step that reaches {measured} cells ({lost})"
+        remedy = "declare that, use bank, or accept the bias (allow_bias)"
+        raise InputError("radius", got=got, expected="at least the measured radius", remedy=remedy)
     cells = prod(grid.shape)
     if 2 * coloured.colours > cells:
-        raise InputError(
-            "coloured interface",
-            got=f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours",
-            expected=f"at most {cells // 2}, half of the cells",
-            remedy="use dense or bank, or a radius with the bias accepted (allow_bias)",
-        )
+        got = f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours"
+        expected = f"at most {cells // 2}, half of the cells"
+        remedy = "use dense or bank, or a radius with the bias accepted (allow_bias)"
+        raise InputError("coloured interface", got=got, expected=expected, remedy=remedy)
     return coloured

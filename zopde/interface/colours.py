@@ -37,9 +37,8 @@ def lattice_colours(
     for n in shape:
         check_count("cells along an axis", n)
     if len(radius) != len(shape) or any(type(r) is not int or r < 0 for r in radius):
-        raise InputError(
-            "radius", got=radius, expected=f"{len(shape)} whole numbers >= 0, one for each axis"
-        )
+        expected = f"{len(shape)} whole numbers >= 0, one for each axis"
+        raise InputError("radius", got=radius, expected=expected)
     around = (periodic,) * len(shape) if isinstance(periodic, bool) else periodic
     axes = [_along(n, 2 * r + 1, p) for n, r, p in zip(shape, radius, around, strict=True)]
     counts = [max(colours) + 1 for colours in axes]

@@ -22,7 +22,7 @@ from zopde.interface.vjp import (
     per_row,
     without_failed,
 )
-from zopde.validate import check_choice, check_count, checked
+from zopde.validate import check_count, checked
 from zopde.zo.cge import Scheme
 from zopde.zo.rge import rademacher
 
@@ -46,11 +46,7 @@ class DensePullback:
 
     @checked
     def __init__(
-        self,
-        mu: float = 1e-3,
-        scheme: Scheme = "forward",
-        states: int = 512,
-        scale: Scale = None,
+        self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512, scale: Scale = None
     ) -> None:
         self._probing = Probing(mu, scheme, states, scale=scale)
 
@@ -119,7 +115,6 @@ class RandomPullback:
     ) -> None:
         self._probing = Probing(mu, scheme, states, scale=scale)
         check_count("directions", directions)
-        check_choice("around", around, ("identity", "zero"))
         self._generator, self._directions, self._around = generator, directions, around
         self.variance, self._products = 0.0, 0
 
@@ -157,16 +152,11 @@ class EntryOracle:
 
     A `zopde.contracts.Oracle`, so that `sweep_mu` and `measure_noise` work on a solver's step as
     on a loss.
-
-    Args:
-        step: A step of one state.
-        cotangent: (1, channel, *space), v.
-        states: States of a solver call at most.
     """
 
-    step: Step
-    cotangent: State
-    states: int = 64
+    step: Step  # a step of one state
+    cotangent: State  # (1, channel, *space), v
+    states: int = 64  # states of a solver call at most
 
     @property
     def num_coordinates(self) -> int:

@@ -139,9 +139,8 @@ def neighbourhoods(
 ) -> tuple[Int[Tensor, "cell neighbour"], Bool[Tensor, "cell neighbour"]]:
     """The cells in the box around each cell, and which of them are there.
 
-    Args:
-        grid: Its boundary decides whether the box goes round or ends.
-        radius: Cells along each axis; no more than make the box the whole axis count.
+    The grid's boundary decides whether the box goes round or ends. No more cells of the radius
+    than make the box the whole axis count.
     """
     cells = torch.zeros(1, 1, dtype=torch.long)
     inside = torch.ones(1, 1, dtype=torch.bool)
@@ -203,9 +202,6 @@ def form_for(
         if less <= limit_gib:
             return compressed
         sizes = f", {less:.3g} GiB compressed"
-    raise InputError(
-        "bank",
-        got=f"{capacity} x {rows:,} x {columns:,} entries, {needed:.3g} GiB{sizes}",
-        expected=f"at most {limit_gib:.3g} GiB",
-        remedy="take fewer snapshots or a coarser grid, raise the limit, or use coloured",
-    )
+    got = f"{capacity} x {rows:,} x {columns:,} entries, {needed:.3g} GiB{sizes}"
+    remedy = "take fewer snapshots or a coarser grid, raise the limit, or use coloured"
+    raise InputError("bank", got=got, expected=f"at most {limit_gib:.3g} GiB", remedy=remedy)

@@ -9,19 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import SolverError
 from zopde.grid import Grid
 from zopde.interface.colours import lattice_colours
-from zopde.interface.vjp import (
-    Probing,
-    Scale,
-    Step,
-    counted_apart,
-    differences,
-    per_row,
-    without_failed,
-)
+from zopde.interface.vjp import Probing, Scale, Step, differences, per_row, without_failed
 from zopde.validate import check_count, check_positive, check_share
 
 _TOLERANCE = 1e-6  # of a squared response: what may lie outside a radius
@@ -92,7 +84,7 @@ def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2, scale: Scale =
     rows = (p // channels) % len(point)
     squares = _squares(step, rows, directions.view(probes, channels, *space), probing)
     alone = Reach(_by_distance(squares, cells, step.solver.grid))
-    with counted_apart(step.solver):
+    with counted_apart():
         return _combed(step, alone, probing)
 
 

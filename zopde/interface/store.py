@@ -159,11 +159,9 @@ class JacobianStore:
                 file.write(_checksum(name, *parts))
                 partial_path.chmod(0o444)
         except OSError as error:
-            raise InputError(
-                "bank",
-                got=f"{self._folder} ({error.strerror})",
-                expected=f"a folder with room for {4 * len(numbers) / 2**30:.2g} GiB more",
-            ) from error
+            got = f"{self._folder} ({error.strerror})"
+            expected = f"a folder with room for {4 * len(numbers) / 2**30:.2g} GiB more"
+            raise InputError("bank", got=got, expected=expected) from error
         return torch.from_file(str(path), shared=False, size=len(numbers), dtype=torch.float32)
 
     def _count(self, step: Step, probing: Probing, probes: int, here: bool = False) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -16,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, Tally, counts_of, seedable, seeded
+from zopde.contracts import Forcing, Solver, State, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.validate import check_choice, check_count, check_positive
@@ -40,26 +38,17 @@ class Stepping(Protocol):
 
     def step(self, state: State, forcing: Forcing | None = None) -> Tensor:
         """(batch, channel, *space) -> (batch, ...), without a graph."""
-        ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step that a black box has taken, and the input with respect to which it is derived.
+    """One step that a black box has taken, and the input with respect to which it is derived."""
 
-    Args:
-        solver: What was stepped; whoever derives the step calls it again.
-        state: (batch, channel, *space), where from.
-        forcing: (batch, forcing_channel, *space), or None.
-        stepped: (batch, channel, *space), `solver.step(state, forcing)`.
-        variable: The input to vary, "state" or "forcing".
-    """
-
-    solver: Solver
-    state: State
-    forcing: Forcing | None
-    stepped: State
-    variable: Variable = "state"
+    solver: Solver  # what was stepped; whoever derives the step calls it again
+    state: State  # (batch, channel, *space), where from
+    forcing: Forcing | None  # (batch, forcing_channel, *space), or None
+    stepped: State  # (batch, channel, *space), `solver.step(state, forcing)`
+    variable: Variable = "state"  # the input to vary, "state" or "forcing"
 
     @property
     def point(self) -> Varied:
@@ -95,26 +84,19 @@ def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
 class Probing:
     """How the response of a step to a change of its input is measured.
 
-    Args:
-        mu: Finite-difference step, in units of `scale`; > 0.
-        scheme: "forward" or "central".
-        states: States of a solver call at most.
-        executor: What makes the calls for a `JacobianStore`; None is this process. The numbers
-            do not depend on it, where its processes have as many threads as this one. The solver
-            must pickle for it.
-        scale: (channel,), what a step is measured in, channel by channel of the varied input: its
-            standard deviations. A number holds for all channels: 1.0 is the input's own units.
-            None measures the channels of every state by itself, see `channel_scale`, and takes
-            the nearest power of two.
-
     Raises:
         InputError: If `mu`, `states` or a scale is not positive, or the scheme is unknown.
     """
 
-    mu: float = 1e-3
-    scheme: Scheme = "forward"
-    states: int = 512
+    mu: float = 1e-3  # finite-difference step, in units of `scale`; > 0
+    scheme: Scheme = "forward"  # "forward" or "central"
+    states: int = 512  # states of a solver call at most
+    # What makes the calls for a `JacobianStore`; None is this process. The numbers do not depend on
+    # it, where its processes have as many threads as this one. The solver must pickle for it
     executor: Executor | None = None
+    # (channel,), what a step is measured in, channel by channel of the varied input: its standard
+    # deviations. A number holds for all channels: 1.0 is the input's own units. None measures the
+    # channels of every state by itself, see `channel_scale`, and takes the nearest power of two
     scale: Scale = None
 
     def __post_init__(self) -> None:
@@ -137,11 +119,8 @@ class Probing:
             scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off
         scale = torch.as_tensor(scale).detach().to(point)
         if scale.dim() and scale.shape[-1] != point.shape[1]:
-            raise InputError(
-                "scale",
-                got=f"{scale.shape[-1]} numbers",
-                expected=f"one for each of the {point.shape[1]} channels of the {step.variable}",
-            )
+            expected = f"one for each of the {point.shape[1]} channels of the {step.variable}"
+            raise InputError("scale", got=f"{scale.shape[-1]} numbers", expected=expected)
         units = scale.expand(point.shape[:2]).contiguous()
         if self.scale is not None:
             units = self._above_rounding(units, point.flatten(2).square().mean(dim=2).sqrt())
@@ -190,16 +169,6 @@ def channel_scale(
     scale = torch.where(spread > _CONSTANT * size, torch.maximum(spread, least), size)
     largest = scale.amax(dim=-1, keepdim=True)
     return torch.where(scale == 0, torch.where(largest == 0, 1.0, largest), scale)
-
-
-@contextmanager
-def counted_apart(solver: object) -> Iterator[None]:
-    """Count the solver steps of a block as "checking" in place of "steps"."""
-    before = counts_of(solver)["steps"]
-    yield
-    if isinstance(solver, Tally):
-        made = counts_of(solver)["steps"] - before
-        solver.add(Counter(steps=-made, checking=made))
 
 
 def differences(
@@ -265,7 +234,6 @@ class Pullback(Protocol):
         Returns:
             Of the shape of `step.point`.
         """
-        ...
 
 
 PullbackAt = Callable[[int], Pullback]
@@ -275,15 +243,10 @@ PullbackAt = Callable[[int], Pullback]
 @final
 @dataclass(frozen=True)
 class PullbackByVariable:
-    """One pullback for the influence of the state, another for that of the forcing.
+    """One pullback for the influence of the state, another for that of the forcing."""
 
-    Args:
-        state: Gives the product for the state.
-        forcing: Gives the product for the forcing.
-    """
-
-    state: Pullback
-    forcing: Pullback
+    state: Pullback  # gives the product for the state
+    forcing: Pullback  # gives the product for the forcing
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.contracts import State
+from zopde.contracts import State, counted_apart
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Pullback, Step, counted_apart, differences
+from zopde.interface.vjp import Probing, Pullback, Step, differences
 from zopde.validate import check_positive
 from zopde.zo.rge import rademacher
 
@@ -33,7 +33,7 @@ def directional(
     single, v, units = step.at(row), cotangent[row].double(), probing.units(step)[row]
     signs = rademacher(1, single.point.numel(), generator, torch.float32).to(single.point)
     d, zero = units * signs.view_as(single.point), torch.zeros(1, dtype=torch.long)
-    with counted_apart(step.solver):
+    with counted_apart():
         sides = [s * differences(single, zero, s * d, probing.mu) for s in (1, -1)]
     ahead, behind = (float((v * side[0]).sum()) for side in sides)
     digits = torch.finfo(step.stepped.dtype).eps * float((v * single.stepped[0]).norm())
@@ -60,32 +60,20 @@ class Watch:
     the threshold, the state becomes a snapshot as long as the bank has room; after that,
     `fallback` gives this product and all that follow.
 
-    Args:
-        generator: Source of the directions.
-        threshold: 0 or less: nothing is done about any agreement.
-        mu: Finite-difference step, in units of the scale of the bank's `Probing`; > 0.
-        tag: What such a snapshot is added with.
-        store: Where such a snapshot is kept; None: with the others.
-        fallback: What then takes the bank's place; None: still the bank.
-        once: Look at the first product alone, and count the step apart, as "checking".
-        agreements: Every figure so far.
-        added: Snapshots added so far.
-        fell_back: Products that `fallback` has given.
-
     Raises:
         InputError: If `mu` is not positive.
     """
 
-    generator: Generator
-    threshold: float = 0.0
-    mu: float = 1e-3
-    tag: int | None = None
-    store: JacobianStore | None = None
-    fallback: Pullback | None = None
-    once: bool = False
-    agreements: list[float] = field(default_factory=list)
-    added: int = 0
-    fell_back: int = 0
+    generator: Generator  # source of the directions
+    threshold: float = 0.0  # 0 or less: nothing is done about any agreement
+    mu: float = 1e-3  # finite-difference step, in units of the scale of the bank's `Probing`; > 0
+    tag: int | None = None  # what such a snapshot is added with
+    store: JacobianStore | None = None  # where such a snapshot is kept; None: with the others
+    fallback: Pullback | None = None  # what then takes the bank's place; None: still the bank
+    once: bool = False  # look at the first product alone, and count the step apart, as "checking"
+    agreements: list[float] = field(default_factory=list)  # every figure so far
+    added: int = 0  # snapshots added so far
+    fell_back: int = 0  # products that `fallback` has given
 
     def __post_init__(self) -> None:
         check_positive("mu", self.mu)

@@ -36,11 +36,8 @@ class Chunks:
     sizes, whose losses differ by round-off; a given size repeats itself bit for bit.
 
     Args:
-        size: Probes per pass; None finds out.
+        size: Probes per pass; None until they are found.
         memory: Most bytes of tensors that a pass may hold; None is half of what is free now.
-
-    Attributes:
-        size: Probes per pass, None until found.
 
     Raises:
         InputError: If either is not positive.
@@ -81,15 +78,8 @@ class Chunks:
         log.info("%d probes per pass, %.3g ms each", self.size, 1e3 * best)
         return losses
 
-    def halve(self, count: int, error: BaseException) -> None:
-        """Make passes smaller after one of `count` probes; raise any error but no memory left."""
-        if count == 1 or not out_of_memory(error):
-            raise error
-        self.size = count // 2
-        log.warning("out of memory: %d probes per pass from here on", self.size)
-
     def _largest(self, one: int, more: int, device: torch.device) -> int:
-        memory = free_memory(device) // 2 if self._memory is None else self._memory
+        memory = _free_memory(device) // 2 if self._memory is None else self._memory
         fits = 1 + (memory - one) // max(1, more)
         return max(1, min(fits, _LARGEST))
 
@@ -107,7 +97,7 @@ def _no_longer_pays(seconds: dict[int, float]) -> bool:
     return len(seconds) > 4 and min(one, two) > 0.95 * min(before)
 
 
-def free_memory(device: torch.device) -> int:
+def _free_memory(device: torch.device) -> int:
     """Bytes that are free on a device now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

@@ -29,21 +29,13 @@ _SMALLEST_SCALE = 0.1  # of the network's root mean square, where a tensor's own
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """The coordinates of one parameter tensor.
+    """The coordinates of one parameter tensor."""
 
-    Args:
-        name: Qualified name in the module, "body.0.weight".
-        start: First coordinate.
-        stop: One past the last coordinate.
-        shape: Shape of its real numbers; see `reals`.
-        is_complex: Whether the tensor is.
-    """
-
-    name: str
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-    is_complex: bool = False
+    name: str  # qualified name in the module, "body.0.weight"
+    start: int  # first coordinate
+    stop: int  # one past the last coordinate
+    shape: tuple[int, ...]  # shape of its real numbers; see `reals`
+    is_complex: bool = False  # whether the tensor is
 
 
 def reals(tensor: Tensor) -> Tensor:
@@ -156,39 +148,23 @@ def relative_mu(network: nn.Module, factor: float = 1.0) -> Float[Tensor, " d"]:
 
 @dataclass(frozen=True)
 class ProbeBlock:
-    """Neighbouring probes of a pass that move entries of the same parameter.
+    """Neighbouring probes of a pass that move entries of the same parameter."""
 
-    Args:
-        parameter: Which one.
-        first: Number of the block's first probe in the pass.
-        positions: (k,) flat positions in the parameter, one per probe.
-        steps: (k,), by how much each is moved, in the units of the weights.
-    """
-
-    parameter: ParameterSlice
-    first: int
-    positions: Tensor
-    steps: Tensor
+    parameter: ParameterSlice  # which one
+    first: int  # number of the block's first probe in the pass
+    positions: Tensor  # (k,) flat positions in the parameter, one per probe
+    steps: Tensor  # (k,), by how much each is moved, in the units of the weights
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
 class LayerChange(ABC):
-    """What the k probes of a block change at one layer: one channel of its output each.
-
-    Args:
-        layer: The layer.
-        block: The probes.
-
-    Attributes:
-        channels: (k,), the output channel that each changes.
-        trailing: Over how many of the last axes the channels are counted; 0 if they are axis 1
-            of a state.
-    """
+    """What the k probes of a block change at one layer: one channel of its output each."""
 
     def __init__(self, layer: Any, block: ProbeBlock) -> None:  # noqa: ANN401 - of a known type
         self.layer, self.block, self.channels = layer, block, block.positions
+        # Over how many of the last axes the channels are counted; 0 if they are axis 1 of a state.
         self.trailing = 1 if isinstance(layer, nn.Linear) else 0
         if isinstance(layer, nn.LayerNorm):
             self.trailing = len(block.parameter.shape)
@@ -202,14 +178,9 @@ class LayerChange(ABC):
         return self.of_probes(x.expand(len(self.block), *x.shape)).transpose(0, 1)
 
     def moved_channels(self, x: Tensor, y: Tensor) -> Tensor:
-        """The moved channels, channel-major.
+        """The moved channels (batch, k, ...) of the common output y, channel-major like y.
 
-        Args:
-            x: (batch, channel, ...), the common input, a convolution's padded.
-            y: (batch, channel, ...), the common output, channel-major.
-
-        Returns:
-            (batch, k, ...): outputs, not changes.
+        The input is common, too, a convolution's padded.
         """
         return y.transpose(0, 1)[self.channels].transpose(0, 1) + self.of_base(x)
 
@@ -269,19 +240,12 @@ class LinearWeightChange(LayerChange):
 
 
 class WeightStep(NamedTuple):
-    """One moved weight of a convolution.
+    """One moved weight of a convolution."""
 
-    Args:
-        channel: The output channel that it changes.
-        source: The input channel that it reads.
-        tap: Its place in the kernel.
-        step: By how much it is moved.
-    """
-
-    channel: int
-    source: int
-    tap: tuple[int, ...]
-    step: float
+    channel: int  # the output channel that it changes
+    source: int  # the input channel that it reads
+    tap: tuple[int, ...]  # its place in the kernel
+    step: float  # by how much it is moved
 
 
 @final

@@ -37,10 +37,7 @@ def finished(
 ) -> Iterator[tuple[int, R]]:
     """(n, work(tasks[n])) for every task, in the order in which they finish.
 
-    Args:
-        executor: Anything with the interface of `concurrent.futures.Executor`.
-        work: Must pickle, as must the tasks.
-        tasks: What to work on; one that was lost with its worker is submitted again.
+    Work and tasks must pickle. A task that was lost with its worker is submitted again.
 
     Raises:
         SolverError: If workers die again and again; and whatever `work` raises.
@@ -115,9 +112,7 @@ class ExecutorOracle:
         self._serial = WeightOracle(network, objective, chunk, stacked=stacked)
         default = torch.get_default_dtype()
         self._version = _Version(network, objective, chunk, stacked, (), default)
-        self._executor = executor
-        self._chunk = chunk
-        self._kept = tuple(kept)
+        self._executor, self._chunk, self._kept = executor, chunk, tuple(kept)
         self._shipment = Shipment(self._kept, folder)
         self._seen: set[str] = set()
 
@@ -141,11 +136,11 @@ class ExecutorOracle:
             return torch.zeros(0)
         order = torch.argsort(indices, stable=True)
         together = self._serial.stackable(indices[order])
-        chunks = [*order[together].split(self._chunk), *order[~together].split(_SINGLES)]
-        chunks = [chunk for chunk in chunks if len(chunk)]
+        every = [*order[together].split(self._chunk), *order[~together].split(_SINGLES)]
+        chunks = [chunk for chunk in every if len(chunk)]
         steps = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
         losses = self._losses([_Task(indices[c].tolist(), steps[c].tolist()) for c in chunks])
-        if self._found_wrong():
+        if self._serial.verify(self._seen):  # what the workers met is wrong
             return self.coordinates(indices, mu)
         result = losses[0].new_empty(len(indices))
         result[torch.cat(chunks).to(result.device)] = torch.cat(losses)
@@ -162,7 +157,7 @@ class ExecutorOracle:
         # A view would be pickled with everything that it is a view of.
         with self._shipment.lent(chunk.clone() for chunk in chunks) as names:
             losses = torch.cat(self._losses([_Task([], [mu], name) for name in names]))
-        return self.directions(directions, mu) if self._found_wrong() else losses
+        return self.directions(directions, mu) if self._serial.verify(self._seen) else losses
 
     def under(self, objective: Objective) -> ExecutorOracle:
         """The same network under another objective; see `WeightOracle.under`."""
@@ -177,7 +172,7 @@ class ExecutorOracle:
 
     @property
     def checked(self) -> Counter[str]:
-        """Queries that verified calls, by their shapes; see `WeightOracle`."""
+        """As in `WeightOracle`."""
         return self._serial.checked
 
     def one_gradient(self) -> AbstractContextManager[Checks]:
@@ -203,10 +198,6 @@ class ExecutorOracle:
             losses[number] = torch.tensor(result.losses, dtype=result.dtype, device=result.device)
         return [losses[number] for number in range(len(tasks))]
 
-    def _found_wrong(self) -> bool:
-        """Verify here what the workers met; whether anything of it was wrong."""
-        return self._serial.verify(self._seen)
-
 
 @dataclass(frozen=True)
 class _Version:
@@ -223,9 +214,8 @@ class _Version:
         # An objective may make tensors of its own.
         if torch.get_default_dtype() != self.default_dtype:
             torch.set_default_dtype(self.default_dtype)
-        made = WeightOracle(
-            self.network, self.objective, self.chunk, stacked=self.stacked, verify=False
-        )
+        ask = self.network, self.objective, self.chunk
+        made = WeightOracle(*ask, stacked=self.stacked, verify=False)
         made.give_up(self.plain)
         return made
 

@@ -36,11 +36,8 @@ def statistics_per_probe(
 ) -> Iterator[None]:
     """Inside this context every BatchNorm in train mode normalises each probe on its own.
 
-    Running statistics are neither read nor written.
-
-    Args:
-        layers: Those that are meant.
-        states_of: A stacked input of a layer -> how many of its states belong to one probe.
+    Running statistics are neither read nor written. `states_of` says of a stacked input how many
+    of its states belong to one probe.
     """
     with ExitStack() as stack:
         for layer in layers:

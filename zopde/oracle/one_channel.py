@@ -33,16 +33,12 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 @final
 @dataclass(frozen=True)
 class OneChannel:
-    """k probes that differ from the base in one channel each.
+    """k probes that differ from the base in one channel each."""
 
-    Args:
-        value: (batch, k, ...), the channel of each probe: a state whose channels are probes, so
-            that whatever works channel by channel works on it as it is.
-        channels: (k,), which channel of the base it stands for.
-    """
-
+    # (batch, k, ...), the channel of each probe: a state whose channels are probes, so that
+    # whatever works channel by channel works on it as it is
     value: Tensor
-    channels: Tensor
+    channels: Tensor  # (k,), which channel of the base it stands for
 
     def widen(self, base: Tensor) -> Tensor:
         """(k * batch, channel, ...): the base with each probe's channel put in its place."""
@@ -60,27 +56,18 @@ class OneChannel:
 @final
 @dataclass
 class Visit:
-    """One block of probes at a node of the network's graph.
-
-    Args:
-        node: The node.
-        layer: The module that it calls; None for a function.
-        probes: Source node -> the probes there; absent where they have the base's value.
-        values: Node -> the base's value.
-        k: How many probes there are.
-        run: (source -> value) -> the node's value: runs it with other inputs.
-        whole: Source node -> its value for every probe, (k * batch, ...).
-        spare: A source that may be written over, if there is one.
-    """
+    """One block of probes at a node of the network's graph."""
 
     node: fx.Node
-    layer: Any
+    layer: Any  # the module that it calls; None for a function
+    # Source node -> the probes there; absent where they have the base's value
     probes: dict[fx.Node, Any]
-    values: dict[fx.Node, Any]
-    k: int
+    values: dict[fx.Node, Any]  # node -> the base's value
+    k: int  # how many probes there are
+    # (source -> value) -> the node's value: runs it with other inputs
     run: Callable[[Callable[[fx.Node], Any]], Any]
-    whole: Callable[[fx.Node], Any]
-    spare: fx.Node | None
+    whole: Callable[[fx.Node], Any]  # source node -> its value for every probe, (k * batch, ...)
+    spare: fx.Node | None  # a source that may be written over, if there is one
 
     @property
     def x(self) -> Tensor:

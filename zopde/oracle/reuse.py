@@ -38,43 +38,29 @@ class CannotReuseError(Exception):
 
 
 class Shortcut(Protocol):
-    """Takes probes from a layer past the nodes behind it in one go.
+    """Takes probes from a layer past the nodes behind it in one go."""
 
-    Attributes:
-        end: The node whose value it gives.
-        layers: Those on the way that have weights.
-    """
-
-    end: fx.Node
-    layers: tuple[nn.Module, ...]
+    end: fx.Node  # whose value it gives
+    layers: tuple[nn.Module, ...]  # those on the way that have weights
 
     def start(self, base: BaseRun, change: LayerChange) -> OneChannel | None:
         """The end's value for probes that move weights of the layer; None: the long way."""
-        ...
 
     def cross(self, base: BaseRun, probes: OneChannel) -> Tensor | None:
         """The end's value for probes at the layer's input; None: the long way."""
-        ...
 
 
 @final
 @dataclass(frozen=True)
 class NodeRule:
-    """How probes pass one node of the graph.
+    """How probes pass one node of the graph."""
 
-    Args:
-        layer: The module that it calls; None for a function.
-        one_channel: For probes that differ from the base in one channel each.
-        whole: For probes that differ anywhere: (k * batch, ...).
-        spare: Inputs that nobody reads afterwards, so that they may be written over.
-        shortcut: Past the nodes behind it; None where there is none.
-    """
-
-    layer: nn.Module | None
-    one_channel: Rule | None
-    whole: Callable[[Visit], Any]
+    layer: nn.Module | None  # the module that it calls; None for a function
+    one_channel: Rule | None  # for probes that differ from the base in one channel each
+    whole: Callable[[Visit], Any]  # for probes that differ anywhere: (k * batch, ...)
+    # Inputs that nobody reads afterwards, so that they may be written over
     spare: tuple[fx.Node, ...]
-    shortcut: Shortcut | None
+    shortcut: Shortcut | None  # past the nodes behind it; None where there is none
 
 
 def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> BaseRun:
@@ -98,19 +84,7 @@ def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> BaseRun:
 
 @final
 class BaseRun(fx.Interpreter):
-    """The unperturbed run of a graph, every value kept.
-
-    Args:
-        graph: The traced network.
-        args: As the network would get them: tensors of (batch, ...).
-        given: The arguments that this run is to answer for.
-
-    Attributes:
-        batch: States of the call.
-        values: Node -> its value.
-        states: The nodes whose values have a batch axis.
-        last_use: Node -> the last one that reads it.
-    """
+    """The unperturbed run of a graph on `args`, every value kept; it answers for `given`."""
 
     def __init__(
         self, graph: fx.GraphModule, args: tuple[Any, ...], given: tuple[Any, ...]
@@ -121,9 +95,10 @@ class BaseRun(fx.Interpreter):
         nodes = graph.graph.nodes
         self.batch = next(len(value) for value in args if is_states(value))
         inputs = zip((n for n in nodes if n.op == "placeholder"), args, strict=True)
-        self.states = {node for node, value in inputs if is_states(value)}
+        self.states = {node for node, value in inputs if is_states(value)}  # have a batch axis
         self.run(*args)
         self.values: dict[fx.Node, Any] = self.env
+        # Node -> the last one that reads it.
         self.last_use = {source: node for node in nodes for source in node.all_input_nodes}
 
     def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - fx's own signature
@@ -158,12 +133,9 @@ class BaseRun(fx.Interpreter):
         return getattr(self, node.op)(node.target, args, kwargs)
 
     def whole(self, source: fx.Node, value: Any, k: int) -> Any:  # noqa: ANN401
-        """A node's value for each of k probes, (k * batch, ...).
+        """A node's value for each of k probes, (k * batch, ...), from what they have there.
 
-        Args:
-            source: The node.
-            value: What the probes have there; None where they have the base's.
-            k: How many there are.
+        That is None where they have the base's.
         """
         base = self.values[source]
         if isinstance(value, OneChannel):
@@ -193,14 +165,7 @@ class BaseRun(fx.Interpreter):
 
 @final
 class Reuse:
-    """One pass of probes over a base run.
-
-    Args:
-        base: The unperturbed run.
-        rules: How probes pass each node.
-        uses: Parameter name -> the places where it acts.
-        blocks: The probes of this pass, in order.
-    """
+    """One pass of probes, blocks of them in order, over a base run."""
 
     def __init__(
         self,
@@ -219,10 +184,7 @@ class Reuse:
         self._early: dict[fx.Node, dict[int, Any]] = {}  # computed before their node's turn
 
     def answer(self) -> Tensor:
-        """The network's answer for every probe.
-
-        Returns:
-            (num_probes * batch, ...), probe-major.
+        """The network's answer for every probe, (num_probes * batch, ...), probe-major.
 
         Raises:
             CannotReuseError: If a node mixes or drops states; the plain pass still can.
@@ -373,11 +335,10 @@ WHOLE: dict[Any, Callable[[Visit], Any]] = {
 """Type of a module, or a function -> how probes that differ anywhere pass it; others: `plain`."""
 
 
-def is_number(value: Any) -> bool:  # noqa: ANN401
+def is_number(value: object) -> bool:
     """Whether a value holds no tensor, as a size does."""
-    if isinstance(value, list | tuple):
-        return all(is_number(inner) for inner in value)
-    return not isinstance(value, Tensor)
+    inner = value if isinstance(value, list | tuple) else ()
+    return not isinstance(value, Tensor) and all(map(is_number, inner))
 
 
 def check_batch(value: Any, states: int) -> None:  # noqa: ANN401
@@ -393,8 +354,5 @@ def check_batch(value: Any, states: int) -> None:  # noqa: ANN401
 
 def never_called(block: ProbeBlock) -> InputError:
     """A moved weight whose layer never ran is used in some other way, or not at all."""
-    return InputError(
-        f"parameter {block.parameter.name!r}",
-        got="a layer that the objective never calls",
-        expected="weights used through their layer's forward",
-    )
+    what, got = f"parameter {block.parameter.name!r}", "a layer that the objective never calls"
+    return InputError(what, got=got, expected="weights used through their layer's forward")

@@ -21,22 +21,17 @@ from zopde.plugins import UserFile, import_user_files, user_files
 
 T = TypeVar("T")
 _REMEMBERED = 2  # objects of a kind that a worker remembers
+_NEED = "what workers need"  # in an error
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a worker needs to find a published object.
+    """What a worker needs to find a published object."""
 
-    Args:
-        folder: Where the files lie.
-        version: Name of the object's file: a digest of its content.
-        kept: Name of the file with what all its versions share.
-        files: Solver files whose classes are inside; see `zopde.plugins.user_files`.
-    """
-
-    folder: str
-    version: str
-    kept: str
+    folder: str  # where the files lie
+    version: str  # name of the object's file: a digest of its content
+    kept: str  # name of the file with what all its versions share
+    # Solver files whose classes are inside; see `zopde.plugins.user_files`
     files: tuple[UserFile, ...]
 
 
@@ -88,7 +83,18 @@ class Shipment:
                 (self._folder / name).unlink(missing_ok=True)
 
     def _write(self, content: object) -> str:
-        data = _pickled(content, self._numbers)
+        file = BytesIO()
+        pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
+        # What is kept is written as its number.
+        pickler.persistent_id = lambda obj: self._numbers.get(id(obj))  # type: ignore[method-assign]
+        try:
+            pickler.dump(content)
+        except Exception as error:  # a user's object may raise anything
+            got = f"{type(error).__name__}: {first_line(error)}"
+            expected = "a network, an objective and a solver that pickle"
+            remedy = "define classes and functions at the top of a module, or take no workers"
+            raise InputError(_NEED, got=got, expected=expected, remedy=remedy) from error
+        data = file.getvalue()
         name = blake2b(data, digest_size=16).hexdigest()
         path = self._folder / name
         if not path.exists():
@@ -104,30 +110,21 @@ _made: OrderedDict[tuple[str, str], Any] = OrderedDict()
 def load(ticket: Ticket, make: Callable[[Any], T]) -> tuple[T, tuple[Any, ...]]:
     """The published object, made ready for use, and what its versions share.
 
-    One thread at a time.
-
-    Args:
-        ticket: From `Shipment.publish`, perhaps of another process.
-        make: Called once per version with the object; its result is remembered.
+    `make` is called once per version with the object, its result remembered. One thread at a time.
 
     Raises:
         InputError: If the folder cannot be read here.
     """
     if ticket.kept not in _kept:
         import_user_files(ticket.files)
-        _remember(_kept, ticket.kept, _read(ticket.folder, ticket.kept, ()))
+        _remember(_kept, ticket.kept, borrow(ticket, ticket.kept))
     kept = _kept[ticket.kept]
     key = (ticket.version, ticket.kept)
     if key not in _made:
         import_user_files(ticket.files)
-        _remember(_made, key, make(_read(ticket.folder, ticket.version, kept)))
+        _remember(_made, key, make(borrow(ticket, ticket.version, kept)))
     made: T = _made[key]
     return made, kept
-
-
-def borrow(ticket: Ticket, name: str) -> Any:  # noqa: ANN401
-    """An object of `Shipment.lent`, read anew and not remembered."""
-    return _read(ticket.folder, name, ())
 
 
 def _remember(loaded: OrderedDict[Any, Any], key: object, value: object) -> None:
@@ -136,39 +133,19 @@ def _remember(loaded: OrderedDict[Any, Any], key: object, value: object) -> None
         loaded.popitem(last=False)
 
 
-def _pickled(content: object, numbers: dict[int, int]) -> bytes:
-    """An object's bytes; those that have a number are written as that."""
-    file = BytesIO()
-    pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
-    pickler.persistent_id = lambda obj: numbers.get(id(obj))  # type: ignore[method-assign]
+def borrow(ticket: Ticket, name: str, kept: tuple[Any, ...] = ()) -> Any:  # noqa: ANN401
+    """An object, such as one of `Shipment.lent`, read anew and not remembered."""
     try:
-        pickler.dump(content)
-    except Exception as error:  # a user's object may raise anything
-        raise InputError(
-            "what workers need",
-            got=f"{type(error).__name__}: {first_line(error)}",
-            expected="a network, an objective and a solver that pickle",
-            remedy="define classes and functions at the top of a module, or take no workers",
-        ) from error
-    return file.getvalue()
-
-
-def _read(folder: str, name: str, kept: tuple[Any, ...]) -> Any:  # noqa: ANN401
-    try:
-        unpickler = pickle.Unpickler(BytesIO((Path(folder) / name).read_bytes()))
+        unpickler = pickle.Unpickler(BytesIO((Path(ticket.folder) / name).read_bytes()))
     except OSError as error:
-        raise InputError(
-            "folder",
-            got=f"{folder} ({error.strerror}) in a worker",
-            expected="a folder that every worker can read",
-            remedy="give ExecutorOracle a `folder` on a disk that all machines share",
-        ) from error
+        got = f"{ticket.folder} ({error.strerror}) in a worker"
+        expected = "a folder that every worker can read"
+        remedy = "give ExecutorOracle a `folder` on a disk that all machines share"
+        raise InputError("folder", got=got, expected=expected, remedy=remedy) from error
     unpickler.persistent_load = kept.__getitem__  # type: ignore[method-assign]
     try:
         return unpickler.load()
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            "what workers need",
-            got=f"{type(error).__name__}: {first_line(error)} in a worker",
-            expected="classes of modules that a worker can import",
-        ) from error
+        got = f"{type(error).__name__}: {first_line(error)} in a worker"
+        expected = "classes of modules that a worker can import"
+        raise InputError(_NEED, got=got, expected=expected) from error

@@ -30,20 +30,13 @@ class Stack:
 
     Where all probes come with the same input (the first step of an unrolled loss; every call
     of a classifier) work is shared up to the layer that a probe moves, see `Reuse`; otherwise
-    the whole stacked batch passes every layer.
-
-    Args:
-        network: The module.
-        stacked: False lets no probes share a batch.
-        reuse: False lets every pass go through the whole network.
-        seen: Where the calls that come are noted, see `shapes_of`.
-
-    Attributes:
-        uses: Parameter name -> the places where it acts, for those that can be stacked.
+    the whole stacked batch passes every layer. The calls that come are noted in `seen`. `stacked`
+    False lets no probes share a batch, `reuse` False every pass go through the whole network.
     """
 
     def __init__(self, network: nn.Module, stacked: bool, reuse: bool, seen: set[str]) -> None:
         self._network, self._reuse, self.seen = network, reuse, seen
+        # Parameter name -> the places where it acts, for those that can be stacked.
         self.uses = rank_one_uses(network) if stacked else {}
         self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]
         # By what is no tensor in a call: the graph, with how probes pass its nodes.
@@ -144,11 +137,8 @@ def _hook(
     def own(batch: Tensor) -> Tensor:
         """The block's part of a stacked batch, as a view (k, batch, ...)."""
         if len(batch) % num_probes:
-            raise InputError(
-                f"batch axis at {name!r}",
-                got=len(batch),
-                expected=f"a multiple of the {num_probes} probes, as the first axis",
-            )
+            expected = f"a multiple of the {num_probes} probes, as the first axis"
+            raise InputError(f"batch axis at {name!r}", got=len(batch), expected=expected)
         by_probe = batch.view(num_probes, -1, *batch.shape[1:])
         return by_probe[block.first : block.first + len(block)]
 
@@ -164,9 +154,8 @@ class StackedPass:
     """The network that an objective gets for one pass; see `zopde.contracts.ask_shared`."""
 
     def __init__(self, stack: Stack, blocks: list[ProbeBlock]) -> None:
-        self._stack = stack
-        self._blocks = blocks
-        self._num_probes = sum(len(block) for block in blocks)
+        self._stack, self._blocks = stack, blocks
+        self._num_probes = sum(map(len, blocks))
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """Stacked states (num_probes * batch, ...), probe-major, to stacked answers."""

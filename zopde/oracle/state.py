@@ -58,10 +58,7 @@ class Replaced:
 
     `torch.func.functional_call` finds tied tensors by itself, but leaves a module that the
     network holds under two names with the replaced ones. So every place is named here, once
-    per module and not once per path to it.
-
-    Args:
-        network: The module; it has its own tensors again after every call.
+    per module and not once per path to it. The network has its own tensors again after every call.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -77,13 +74,7 @@ class Replaced:
         self._all_names = {names[0]: names for names in names_of.values()}
 
     def __call__(self, tensors: dict[str, Tensor], *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
-        """The network's answer.
-
-        Args:
-            tensors: By name, as `named_parameters` and `named_buffers` have it.
-            args: What the network takes.
-            named: What it takes by name.
-        """
+        """The network's answer with tensors by name, as `named_parameters` has it."""
         if self._scripted:
             return self._in_place(tensors, *args, **named)
         everywhere = {n: t for name, t in tensors.items() for n in self._all_names[name]}
@@ -97,8 +88,7 @@ class Replaced:
         try:
             for parameter, value in moved:
                 parameter.data = value
-            answer: Tensor = self._network(*args, **named)
-            return answer
+            return self._network(*args, **named)  # type: ignore[no-any-return]
         finally:
             for parameter, value in before:
                 parameter.data = value

@@ -20,7 +20,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor, nn
 
-from zopde.contracts import CHECKING
+from zopde.contracts import counted_apart
 from zopde.errors import ObjectiveError, SolverError, first_line
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import Coordinates, ParameterSlice
@@ -36,34 +36,23 @@ _ENOUGH, _LEAST, _APART = 600.0, 60.0, 12.0
 
 @dataclass(frozen=True)
 class Twin:
-    """The oracle of a copy of the network.
+    """The oracle of a copy of the network."""
 
-    Args:
-        query: The loss with some parameters replaced.
-        together: (indices, steps) -> the losses of sorted coordinates that share a pass.
-        along: (directions, how many share a pass) -> their losses.
-    """
-
-    query: Callable[[dict[str, Tensor]], Tensor]
+    query: Callable[[dict[str, Tensor]], Tensor]  # the loss with some parameters replaced
+    # (indices, steps) -> the losses of sorted coordinates that share a pass
     together: Callable[[Tensor, Tensor], Tensor]
-    along: Callable[[Tensor, int], Tensor]
+    along: Callable[[Tensor, int], Tensor]  # (directions, how many share a pass) -> their losses
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a comparison found.
+    """What a comparison found."""
 
-    Args:
-        wrong: What is to be answered one at a time, and why.
-        unmoved: Parameters whose probes moved no loss, so that nothing is known of them.
-        queries: Evaluations of the objective.
-        noise: By how much two losses at the same weights differ.
-    """
-
-    wrong: dict[str, str]
+    wrong: dict[str, str]  # what is to be answered one at a time, and why
+    # Parameters whose probes moved no loss, so that nothing is known of them
     unmoved: tuple[str, ...] = ()
-    queries: int = 0
-    noise: float = 0.0
+    queries: int = 0  # evaluations of the objective
+    noise: float = 0.0  # by how much two losses at the same weights differ
 
     def lines(self, weights: dict[str, int]) -> Iterator[str]:
         """What to tell the user; `weights` are the probes of a whole gradient, by name."""
@@ -97,13 +86,10 @@ class _Probe:
 def compare(
     network: nn.Module, twin_of: Callable[[nn.Module], Twin], names: Sequence[str], chunk: int
 ) -> Found:
-    """Answer some probes both ways.
+    """Answer some probes both ways, on copies of the network; `twin_of` gives a copy's oracle.
 
-    Args:
-        network: It is only read.
-        twin_of: A copy -> its oracle.
-        names: Parameters whose probes share passes; `DIRECTIONS` alone for directions.
-        chunk: Most probes of a pass.
+    The names are those of parameters whose probes share passes, `chunk` of them at most;
+    `DIRECTIONS` alone for directions.
     """
     queries, found = 0, Found({}, tuple(names))
     with _aside():
@@ -128,12 +114,12 @@ def compare(
 @contextmanager
 def _aside() -> Iterator[None]:
     """Inside this context solvers count apart; torch's streams are put back afterwards."""
-    token, before = CHECKING.set(True), streams()
+    before = streams()
     try:
-        yield
+        with counted_apart():
+            yield
     finally:
         set_streams(before)
-        CHECKING.reset(token)
 
 
 def _moved_copy(network: nn.Module, share: float) -> nn.Module:
@@ -184,7 +170,7 @@ class _Trial:
         self._round_off = max(self._round_off, self._noise)
 
     def run(self, names: Sequence[str], chunk: int) -> Found:
-        """Compare; see `compare`."""
+        """See `compare`."""
         if not math.isfinite(self._base + self._round_off):
             return Found({}, tuple(names), self.queries, self._noise)
         if DIRECTIONS in names:
@@ -210,10 +196,8 @@ class _Trial:
             best, shrink = None, 1.0
             first = int(torch.randint(count, (), generator=self._draw))
             for attempt in range(_ATTEMPTS):
-                position, scale = (
-                    (first + attempt * _STRIDE) % count,
-                    shrink * 10 ** max(0, attempt - 1),
-                )
+                position = (first + attempt * _STRIDE) % count
+                scale = shrink * 10 ** max(0, attempt - 1)
                 moved = weight.clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[position] += way * size * scale
                 change = self._loss(partial(self._twin.query, {part.name: moved})) - self._base

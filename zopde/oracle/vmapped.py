@@ -27,10 +27,6 @@ Weights = dict[str, Tensor]
 DIRECTIONS = "directions"  # stands for a parameter's name, where all are moved at once
 
 
-class _CannotStackError(Exception):
-    """The network does something that vmap cannot follow."""
-
-
 @final
 class StackedWeights:
     """Answers l(theta + mu u_j), several directions per pass.
@@ -38,22 +34,15 @@ class StackedWeights:
     A network that vmap cannot follow (control flow on the data, random layers, an operation
     without a batching rule) gets one probe at a time, with the same numbers up to round-off.
     Buffers are copied for every probe, so that BatchNorm's running statistics stay as they were.
-
-    Args:
-        network: The module.
-        coordinates: Its numbering.
-        replaced: Calls it with other weights.
-        seen: Where the calls that come are noted.
+    The calls that come are noted in `seen`.
     """
 
     def __init__(
         self, network: nn.Module, coordinates: Coordinates, replaced: Replaced, seen: set[str]
     ) -> None:
-        self._network = network
-        self._coordinates = coordinates
-        self._replaced = replaced
+        self._network, self._coordinates = network, coordinates
+        self._replaced, self._seen = replaced, seen
         self.follows = True
-        self._seen = seen
 
     def losses(
         self,
@@ -63,25 +52,18 @@ class StackedWeights:
         objective: Objective,
         query: Callable[[Weights], Tensor],
     ) -> Float[Tensor, " q"]:
-        """The loss of every probe.
+        """The loss of every probe, `chunk` of them per pass, see `size`; 1 is the plain way.
 
-        Args:
-            directions: One per probe.
-            mu: Step along each.
-            chunk: Probes per pass, see `size`; 1 is the plain way.
-            objective: See `zopde.contracts.Objective`.
-            query: The plain way: the loss with some parameters replaced.
+        That is `query`: the loss with some parameters replaced.
 
         Raises:
             InputError: If the directions are no (q, d) of floating-point numbers.
         """
         d = self._coordinates.total
         if directions.dim() != 2 or directions.shape[1] != d or not directions.is_floating_point():
-            raise InputError(
-                "directions",
-                got=f"{directions.dtype} of shape {tuple(directions.shape)}",
-                expected=f"floating-point numbers of shape (q, {d})",
-            )
+            got = f"{directions.dtype} of shape {tuple(directions.shape)}"
+            expected = f"floating-point numbers of shape (q, {d})"
+            raise InputError("directions", got=got, expected=expected)
         if not len(directions):
             return torch.zeros(0)
 
@@ -114,10 +96,8 @@ class StackedWeights:
         return moved
 
     def _together(self, moved: Weights, num_probes: int, objective: Objective) -> Tensor:
-        buffers = {
-            name: buffer.expand(num_probes, *buffer.shape).clone()
-            for name, buffer in self._network.named_buffers()
-        }
+        named = self._network.named_buffers()
+        buffers = {n: b.expand(num_probes, *b.shape).clone() for n, b in named}
         network = _Pass(self._replaced, {**buffers, **moved}, num_probes, self._seen)
         with warnings.catch_warnings():
             # vmap loops over what has no batching rule; the loop is what we would do, too.
@@ -132,10 +112,8 @@ class _Pass:
     def __init__(
         self, replaced: Replaced, tensors: Weights, num_probes: int, seen: set[str]
     ) -> None:
-        self._replaced = replaced
-        self._tensors = tensors
-        self._num_probes = num_probes
-        self._seen = seen
+        self._replaced, self._tensors = replaced, tensors
+        self._num_probes, self._seen = num_probes, seen
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
         """States of each probe's own: (num_probes * batch, ...)."""
@@ -152,11 +130,8 @@ class _Pass:
         self, values: Sequence[Any], axes: Sequence[int | None], names: Sequence[str]
     ) -> Tensor:
         """The network's answers, the last values being called by name."""
-        kinds = [
-            tuple(v.shape[a is not None :])
-            for v, a in zip(values, axes, strict=True)
-            if is_states(v)
-        ]
+        pairs = zip(values, axes, strict=True)
+        kinds = [tuple(v.shape[a is not None :]) for v, a in pairs if is_states(v)]
         self._seen.add(f"{DIRECTIONS}: {kinds}")
         count = len(values) - len(names)
 
@@ -164,21 +139,13 @@ class _Pass:
             named = dict(zip(names, values[count:], strict=True))
             return self._replaced(tensors, *values[:count], **named)
 
-        try:
-            answer: Tensor = vmap(call, in_dims=(0, *axes))(self._tensors, *values)
-            return answer.flatten(0, 1).contiguous()  # objectives use `view`
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # user code, and whatever vmap says about it
-            raise _CannotStackError(f"{type(error).__name__}: {error}") from error
+        answer: Tensor = vmap(call, in_dims=(0, *axes))(self._tensors, *values)
+        return answer.flatten(0, 1).contiguous()  # objectives use `view`
 
     def _by_probe(self, value: Tensor) -> Tensor:
         """(num_probes * batch, ...) -> (num_probes, batch, ...)."""
         if value.dim() == 0 or len(value) % self._num_probes:
-            raise InputError(
-                "network input",
-                got=f"shape {tuple(value.shape)}",
-                expected=f"a multiple of the {self._num_probes} probes, as the first axis",
-            )
+            expected = f"a multiple of the {self._num_probes} probes, as the first axis"
+            raise InputError("network input", got=f"shape {tuple(value.shape)}", expected=expected)
         by_probe: Tensor = value.unflatten(0, (self._num_probes, -1))
         return by_probe

@@ -80,12 +80,11 @@ class WeightOracle:
         reuse: bool = True,
         verify: bool | StandIn = True,
     ) -> None:
-        self._network = network
-        self._objective = objective
-        self._chunks = Chunks(chunk, memory)
+        self._network, self._objective = network, objective
+        self._chunks, self.draws = Chunks(chunk, memory), Draws()
         self._ways, self._verify = (stacked, reuse), verify
-        self.draws = Draws()
-        self._checked, self._warned = Counter[str](), list[str]()
+        # Calls of the network -> queries that verified their stacked probes.
+        self.checked, self._warned = Counter[str](), list[str]()
         self._set_up()
 
     def is_of(self, network: nn.Module) -> bool:
@@ -111,11 +110,6 @@ class WeightOracle:
         """Begin anew where the network is no longer what it was."""
         if structure_of(self._network) != self._structure:
             self._set_up()
-
-    @property
-    def checked(self) -> Counter[str]:
-        """Calls of the network -> queries that verified their stacked probes."""
-        return self._checked
 
     @property
     def num_coordinates(self) -> int:
@@ -265,8 +259,8 @@ class WeightOracle:
             if not calls or not names[of_directions]:
                 continue
             objective = self._objective if self._verify is True else self._verify(self._objective)
-            twin_of = self._twin_under(objective)
-            found = compare(self._network, twin_of, names[of_directions], self.chunk or _DIRECTIONS)
+            twin_of, most = partial(self._twin, objective), self.chunk or _DIRECTIONS
+            found = compare(self._network, twin_of, names[of_directions], most)
             self.checked["; ".join(sorted(calls))] += found.queries
             wrong |= self._heed(found)
             if len(found.unmoved) == len(names[of_directions]):
@@ -289,14 +283,12 @@ class WeightOracle:
         for name in names:
             self._stack.uses.pop(name, None)
 
-    def _twin_under(self, objective: Objective) -> Callable[[nn.Module], Twin]:
-        def twin_of(network: nn.Module) -> Twin:
-            twin = WeightOracle(network, objective, self.chunk, None, *self._ways, verify=False)
-            twin.give_up(self.plain)
-            twin.draws.start = streams()
-            return Twin(twin._query, twin._stacked, twin._along)
-
-        return twin_of
+    def _twin(self, objective: Objective, network: nn.Module) -> Twin:
+        """The oracle of a copy of the network."""
+        twin = WeightOracle(network, objective, self.chunk, None, *self._ways, verify=False)
+        twin.give_up(self.plain)
+        twin.draws.start = streams()
+        return Twin(twin._query, twin._stacked, twin._along)
 
     def _one_at_a_time(self, indices: Tensor, steps: Tensor) -> list[Tensor]:
         """The losses of sorted coordinates whose parameters are moved in a copy."""
@@ -330,16 +322,7 @@ class WeightOracle:
 
 
 def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
-    """The losses of k coordinates, pass by pass.
-
-    A pass that runs out of memory is cut in half and run again.
-
-    Args:
-        chunks: How many share a pass.
-        indices: (k,), which are moved.
-        steps: (k,), how far.
-        run: One pass.
-    """
+    """The losses of k coordinates, pass by pass; one that runs out of memory is cut in half."""
     losses = chunks.calibrate(indices, steps, run) if chunks.size is None else []
     done = sum(map(len, losses))
     while done < len(indices):
@@ -348,7 +331,10 @@ def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list
             losses.append(run(indices[done:after], steps[done:after]))
             done = after
         except (MemoryError, RuntimeError) as error:
-            chunks.halve(after - done, error)
+            if after - done == 1 or not out_of_memory(error):
+                raise
+            chunks.size = (after - done) // 2
+            log.warning("out of memory: %d probes per pass from here on", chunks.size)
     return losses
 
 

@@ -126,12 +126,10 @@ class WorkerPool(Executor):
         if self._deaths < self._patience:
             return
         if not self._answered and "exit code" in why:
-            raise InputError(
-                "worker processes",
-                got=f"{why} while starting",
-                expected="a main script that workers can import",
-                remedy='put its work under `if __name__ == "__main__":`',
-            )
+            expected = "a main script that workers can import"
+            remedy = 'put its work under `if __name__ == "__main__":`'
+            got = f"{why} while starting"
+            raise InputError("worker processes", got=got, expected=expected, remedy=remedy)
         raise SolverError(
             f"worker processes died {self._deaths} times in a row ({why}); a solver that crashes "
             "does that, and too little memory: then take fewer workers or probes per pass"

@@ -21,11 +21,9 @@ class Masks(Protocol):
     @property
     def active(self) -> int:
         """How many of them there are, the same at every iteration."""
-        ...
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:
         """Give an iteration its mask, a function of the iteration alone; True = active."""
-        ...
 
 
 @final
@@ -95,8 +93,7 @@ class FixedMask:
     """
 
     def __init__(self, mask: Bool[Tensor, " d"]) -> None:
-        self._mask = mask
-        self.active = int(mask.sum())
+        self._mask, self.active = mask, int(mask.sum())
 
     def mask(self, iteration: int) -> Bool[Tensor, " d"]:  # noqa: ARG002 - always the same
         """See `Masks`."""

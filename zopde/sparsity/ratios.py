@@ -17,19 +17,12 @@ from zopde.validate import check_share
 
 @dataclass(frozen=True)
 class LayerRatio:
-    """Says how many weights of one parameter tensor a mask activates.
+    """Says how many weights of one parameter tensor a mask activates."""
 
-    Args:
-        name: Qualified name in the module, "body.0.weight".
-        weights: Its entries.
-        active: How many of them a mask activates.
-        maskable: False for what is always active: biases and norms.
-    """
-
-    name: str
-    weights: int
-    active: int
-    maskable: bool
+    name: str  # qualified name in the module, "body.0.weight"
+    weights: int  # its entries
+    active: int  # how many of them a mask activates
+    maskable: bool  # False for what is always active: biases and norms
 
     @property
     def sparsity(self) -> float:
@@ -39,13 +32,9 @@ class LayerRatio:
 
 @dataclass(frozen=True)
 class LayerRatios:
-    """Says how a mask's active weights are shared out over a network; `print` shows a table.
+    """Says how a mask's active weights are shared out over a network; `print` shows a table."""
 
-    Args:
-        layers: One entry per parameter tensor, in the order of `Coordinates`.
-    """
-
-    layers: tuple[LayerRatio, ...]
+    layers: tuple[LayerRatio, ...]  # one entry per parameter tensor, in the order of `Coordinates`
 
     @property
     def total(self) -> int:
@@ -69,9 +58,8 @@ class LayerRatios:
             if not all(0 <= layer.active <= layer.weights for layer in ratios.layers):
                 raise ValueError("more active weights than there are")
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                "layer ratios", got=str(error), expected="the content of LayerRatios.as_tree()"
-            ) from error
+            expected = "the content of LayerRatios.as_tree()"
+            raise InputError("layer ratios", got=str(error), expected=expected) from error
         return ratios
 
     def __str__(self) -> str:

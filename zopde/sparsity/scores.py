@@ -20,17 +20,12 @@ from zopde.zo import rge
 
 @dataclass(frozen=True)
 class Scores:
-    """Says how readily each weight is pruned: the HIGHEST scores go first, see `grasp_scores`.
+    """Says how readily each weight is pruned: the HIGHEST scores go first, see `grasp_scores`."""
 
-    Args:
-        values: (d,), one signed score per trainable weight, in the order of `Coordinates`.
-        queries: Evaluations of the objective that they took.
-        checking: Evaluations besides, which verified stacked probes.
-    """
-
+    # (d,), one signed score per trainable weight, in the order of `Coordinates`
     values: Float[Tensor, " d"]
-    queries: int
-    checking: int = 0
+    queries: int  # evaluations of the objective that they took
+    checking: int = 0  # evaluations besides, which verified stacked probes
 
 
 def random_scores(network: nn.Module, generator: Generator) -> Scores:
@@ -102,17 +97,15 @@ def grasp_scores(network: nn.Module, objective: Objective) -> Scores:
     replaced = Replaced(network)
     loss = objective(lambda *args: replaced(buffers, *args), 1)[0]
     if not loss.requires_grad:
-        raise InputError(
-            "objective",
-            got="a loss without an autograd graph",
-            expected="one that is differentiable in the weights",
-            remedy="use zo_grasp_scores, which needs queries alone",
-        )
+        got = "a loss without an autograd graph"
+        expected = "one that is differentiable in the weights"
+        remedy = "use zo_grasp_scores, which needs queries alone"
+        raise InputError("objective", got=got, expected=expected, remedy=remedy)
     slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
     # With one factor held still, the slope of <g, g> is H g.
     parts = [reals(slope) for slope in slopes]
     flow = torch.stack([(part * part.detach()).sum() for part in parts]).sum()
-    products = [torch.zeros_like(weight) for weight in weights]
+    products = [*map(torch.zeros_like, weights)]
     if flow.requires_grad:  # not for a loss that is linear in the weights
         products = list(torch.autograd.grad(flow, weights, materialize_grads=True))
     curvature = torch.cat([reals(product.detach()).flatten() for product in products])

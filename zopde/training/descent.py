@@ -32,7 +32,6 @@ class GradientSource(Protocol):
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """Measure the gradient of `objective` at the network's present weights."""
-        ...
 
 
 @final
@@ -71,22 +70,16 @@ def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Optimise:
-    """Says how a gradient becomes an update.
+    """Says how a gradient becomes an update."""
 
-    Args:
-        name: "adam" (betas 0.9 and 0.99, so that a coordinate's first update has the size of
-            the learning rate) or "sgd" (momentum 0.9).
-        lr: Learning rate at the top of the schedule.
-        warmup: Iterations of linear rise before the cosine.
-        clip: Largest Euclidean norm of the gradient; larger ones are scaled down. 0: never.
-        weight_decay: L2 penalty added to the gradient, on active coordinates only.
-    """
-
+    # "adam" (betas 0.9 and 0.99, so that a coordinate's first update has the size of the learning
+    # rate) or "sgd" (momentum 0.9)
     name: Literal["adam", "sgd"] = "adam"
-    lr: float = 1e-3
-    warmup: int = 0
+    lr: float = 1e-3  # learning rate at the top of the schedule
+    warmup: int = 0  # iterations of linear rise before the cosine
+    # Largest Euclidean norm of the gradient; larger ones are scaled down. 0: never
     clip: float = 0.0
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # L2 penalty added to the gradient, on active coordinates only
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """Make the torch optimiser of this choice."""

@@ -29,11 +29,9 @@ class NetworkOracle(Oracle, Protocol):
     @property
     def checked(self) -> Mapping[str, int]:
         """Calls of the network -> evaluations that verified their stacked probes."""
-        ...
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight."""
-        ...
 
 
 OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
@@ -43,23 +41,17 @@ OracleAt = Callable[[nn.Module, Objective], NetworkOracle]
 @final
 @dataclass(frozen=True)
 class ZerothOrder:
-    """Estimates gradients coordinate by coordinate over a mask of the weights (CGE).
+    """Estimates gradients coordinate by coordinate over a mask of the weights (CGE)."""
 
-    Args:
-        masks: Which coordinates each iteration probes.
-        mu: Finite-difference step, in the units of the weights.
-        scheme: "forward" or "central".
-        oracle_at: (network, objective) -> what evaluates the probes, made anew at every iteration.
-        relative: True takes `mu` in units of each tensor's root mean square at that iteration.
-        failed: What becomes of a probe whose loss is not finite; see `cge`. The coordinate of a
-            dropped one is not active at this iteration.
-    """
-
-    masks: Masks
-    mu: float
-    scheme: Scheme
+    masks: Masks  # which coordinates each iteration probes
+    mu: float  # finite-difference step, in the units of the weights
+    scheme: Scheme  # "forward" or "central"
+    # (network, objective) -> what evaluates the probes, made anew at every iteration
     oracle_at: OracleAt
+    # True takes `mu` in units of each tensor's root mean square at that iteration
     relative: bool = False
+    # What becomes of a probe whose loss is not finite; see `cge`. The coordinate of a dropped one
+    # is not active at this iteration
     failed: Failed = "keep"
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
@@ -72,29 +64,20 @@ class ZerothOrder:
         oracle.set_gradient(estimate.gradient)
         if estimate.unknown is not None:
             active = active & ~estimate.unknown.to(active.device)
-        return Gradient(
-            _number(estimate.loss), estimate.queries, active, checked=dict(oracle.checked)
-        )
+        loss = _number(estimate.loss)
+        return Gradient(loss, estimate.queries, active, checked=dict(oracle.checked))
 
 
 @final
 @dataclass(frozen=True)
 class RandomDirections:
-    """Estimates gradients along random directions, all weights at once (RGE).
+    """Estimates gradients along random directions, all weights at once (RGE)."""
 
-    Args:
-        num_directions: q; drawn anew at every iteration.
-        mu: As in `ZerothOrder`, like `scheme` and `oracle_at`.
-        scheme: "forward" or "central".
-        oracle_at: What evaluates the losses.
-        seed: Decides the directions, together with the iteration.
-    """
-
-    num_directions: int
-    mu: float
-    scheme: Scheme
-    oracle_at: OracleAt
-    seed: int
+    num_directions: int  # q; drawn anew at every iteration
+    mu: float  # as in `ZerothOrder`, like `scheme` and `oracle_at`
+    scheme: Scheme  # "forward" or "central"
+    oracle_at: OracleAt  # what evaluates the losses
+    seed: int  # decides the directions, together with the iteration
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """q queries, and one for the base."""
@@ -174,15 +157,10 @@ class RunningStatistics:
 @final
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Measures a classifier's loss for every probe: the batch's mean of -log softmax(f(x))_y.
+    """Measures a classifier's loss for every probe: the batch's mean of -log softmax(f(x))_y."""
 
-    Args:
-        x: (batch, channel, y, x), what the network gets.
-        labels: (batch,), y.
-    """
-
-    x: Float[Tensor, "batch channel y x"]
-    labels: Int[Tensor, " batch"]
+    x: Float[Tensor, "batch channel y x"]  # (batch, channel, y, x), what the network gets
+    labels: Int[Tensor, " batch"]  # (batch,), y
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""

@@ -4,8 +4,4 @@ from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
 from zopde.zo.rge import rge
 
-__all__ = [
-    "Estimate",
-    "cge",
-    "rge",
-]
+__all__ = ["Estimate", "cge", "rge"]

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from zopde.contracts import Checks, Oracle, one_gradient
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_positive, checked
+from zopde.validate import check_positive, checked
 from zopde.zo.estimate import Estimate
 
 Scheme = Literal["forward", "central"]
 Failed = Literal["keep", "drop"]
-FAILED: tuple[Failed, ...] = ("keep", "drop")
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +68,6 @@ def cge(
         >>> cge(oracle, scheme="central").gradient.round(decimals=6)
         tensor([1., 1.], dtype=torch.float64)
     """
-    check_choice("scheme", scheme, ("forward", "central"))
-    check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     check_mu(mu, d)
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
@@ -144,16 +141,12 @@ def check_indices(indices: Int[Tensor, " k"], d: int) -> Int[Tensor, " k"]:
     """
     indices = torch.as_tensor(indices)
     if indices.dtype == torch.bool or indices.is_floating_point() or indices.dim() != 1:
-        raise InputError(
-            "indices",
-            got=f"{indices.dtype} of shape {tuple(indices.shape)}",
-            expected="a vector of integers",
-            remedy="of a mask: mask.nonzero().flatten()",
-        )
+        got = f"{indices.dtype} of shape {tuple(indices.shape)}"
+        remedy = "of a mask: mask.nonzero().flatten()"
+        raise InputError("indices", got=got, expected="a vector of integers", remedy=remedy)
     if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < d):
-        raise InputError(
-            "indices", got=f"[{indices.min()}, {indices.max()}]", expected=f"values in [0, {d})"
-        )
+        got = f"[{indices.min()}, {indices.max()}]"
+        raise InputError("indices", got=got, expected=f"values in [0, {d})")
     if len(torch.unique(indices)) != len(indices):
         raise InputError("indices", got="repeated coordinates", expected="each at most once")
     return indices.cpu()
@@ -165,17 +158,14 @@ def check_mu(mu: float | Tensor, d: int, name: str = "mu") -> None:
         check_positive(name, mu)
         return
     if tuple(mu.shape) != (d,) or not mu.is_floating_point():
-        raise InputError(
-            name,
-            got=f"{mu.dtype} of shape {tuple(mu.shape)}",
-            expected=f"a number, or floating-point steps of shape ({d},)",
-        )
+        got = f"{mu.dtype} of shape {tuple(mu.shape)}"
+        expected = f"a number, or floating-point steps of shape ({d},)"
+        raise InputError(name, got=got, expected=expected)
     bad = ~(mu.isfinite() & (mu > 0))
     if bad.any():
         i = int(bad.nonzero()[0])
-        raise InputError(
-            name, got=f"{float(mu[i])} at coordinate {i}", expected="finite numbers > 0"
-        )
+        got = f"{float(mu[i])} at coordinate {i}"
+        raise InputError(name, got=got, expected="finite numbers > 0")
 
 
 def step_of(mu: float | Tensor, indices: Tensor) -> float | Tensor:

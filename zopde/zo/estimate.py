@@ -13,28 +13,20 @@ from zopde.validate import check_share
 
 @dataclass(frozen=True)
 class Estimate:
-    """Holds a gradient that queries measured.
+    """Holds a gradient that queries measured."""
 
-    Args:
-        gradient: (d,), the estimate; zero at coordinates that were not probed.
-        loss: l(theta), where the scheme evaluated it.
-        queries: Evaluations of the objective that it took, the base included.
-        standard_error: (d,), where the estimator is random and can tell.
-        directions: How many random directions the standard error was taken from.
-        failed: Probes whose loss is not finite; a base that is not counts as one.
-        unknown: (d,), True where the estimate is zero because its probe failed; None
-            where nothing did, or failures were to be kept.
-        checking: Evaluations besides `queries`, with which the oracle verified its stacked
-            probes; see `zopde.WeightOracle`.
-    """
-
-    gradient: Float[Tensor, " d"]
-    queries: int
-    loss: Float[Tensor, ""] | None = None
+    gradient: Float[Tensor, " d"]  # (d,), the estimate; zero at coordinates that were not probed
+    queries: int  # evaluations of the objective that it took, the base included
+    loss: Float[Tensor, ""] | None = None  # l(theta), where the scheme evaluated it
+    # (d,), where the estimator is random and can tell
     standard_error: Float[Tensor, " d"] | None = None
-    failed: int = 0
+    failed: int = 0  # probes whose loss is not finite; a base that is not counts as one
+    # (d,), True where the estimate is zero because its probe failed; None where nothing did, or
+    # failures were to be kept
     unknown: Bool[Tensor, " d"] | None = None
-    directions: int | None = None
+    directions: int | None = None  # how many random directions the standard error was taken from
+    # Evaluations besides `queries`, with which the oracle verified its stacked probes; see
+    # `zopde.WeightOracle`
     checking: int = 0
 
     def interval(self, confidence: float = 0.95) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:

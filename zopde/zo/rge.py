@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import sqrt
 from typing import Literal, final
 
@@ -11,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from zopde.contracts import Oracle, one_gradient
-from zopde.validate import check_choice, check_count, check_positive, checked
-from zopde.zo.cge import FAILED, Failed, Scheme, check_indices, count_failed, one_sided
+from zopde.validate import check_count, check_positive, checked
+from zopde.zo.cge import Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
 
 SamplerName = Literal["gaussian", "sphere", "rademacher"]
@@ -128,9 +129,6 @@ def rge(
     """
     check_count("num_directions", num_directions)
     check_positive("mu", mu)
-    check_choice("sampler", sampler, SAMPLERS)
-    check_choice("scheme", scheme, ("forward", "central"))
-    check_choice("failed", failed, FAILED)
     d = oracle.num_coordinates
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
     with one_gradient(oracle) as checks:
@@ -158,17 +156,13 @@ def rge(
                 slope, along = slope[known], along[known.to(along.device)]
             if len(slope):
                 terms.add(slope[:, None] * along.to(slope.device))
-    queries = num_directions + 1 if scheme == "forward" else 2 * num_directions
-    if scheme == "central" and middle is not None:
-        queries += 1
+    queries = (2 if scheme == "central" else 1) * num_directions + (middle is not None)
     if not terms.count:
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
         unknown = _among(torch.ones(1, len(indices), dtype=torch.bool), indices, d)[0]
         return Estimate(nothing, queries, base, None, num_failed, unknown, checking=checks.queries)
-    error, count, checking = terms.standard_error(), terms.count, checks.queries
-    return Estimate(
-        terms.mean, queries, base, error, num_failed, directions=count, checking=checking
-    )
+    found = Estimate(terms.mean, queries, base, terms.standard_error(), num_failed)
+    return replace(found, directions=terms.count, checking=checks.queries)
 
 
 def _among(drawn: Tensor, indices: Tensor, d: int) -> Tensor:

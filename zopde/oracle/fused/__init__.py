@@ -41,12 +41,7 @@ def _only_module_after(node: fx.Node) -> fx.Node | None:
 class ToPool:
     """From a layer past a norm, which it is or which it alone feeds, to the pool that this feeds.
 
-    Args:
-        node: Of the layer.
-        end: Of the pool.
-        layer: Whose weights may be moved, a convolution or the norm itself.
-        norm: The norm.
-        pool: The pool; where its windows overlap, everything goes the long way.
+    Where the pool's windows overlap, everything goes the long way.
     """
 
     def __init__(self, node: fx.Node, end: fx.Node, layer: Any, norm: Any, pool: Any) -> None:  # noqa: ANN401 - of known types
@@ -67,9 +62,9 @@ class ToPool:
             return OneChannel(pooled(subgrids, change.steps(), self.norm), change.channels)
         own = base.values[self.end].transpose(0, 1)[change.channels]
         added = added_to_pooled(own, change, self.norm)
-        return (
-            None if added is None else OneChannel(own.add_(added).transpose(0, 1), change.channels)
-        )
+        if added is None:
+            return None
+        return OneChannel(own.add_(added).transpose(0, 1), change.channels)
 
     def cross(self, base: BaseRun, probes: OneChannel) -> Tensor | None:
         """All channels of the probes, pooled; see `Shortcut`."""

@@ -43,13 +43,8 @@ _SMALLEST_WEIGHT = 1e-2  # of a norm: below it, its input is lost in its output'
 class Subgrids:
     """A convolution's channels, one subgrid for each place in a window; made when first wanted.
 
-    Probes of neighbouring weights read the same ones, so all are held.
-
-    Args:
-        conv: The layer.
-        x: (batch, channel, y, x), its input.
-        y: (batch, channel, y, x), its output.
-        window: (p, q), which divide the output's sizes.
+    Probes of neighbouring weights read the same ones, so all are held. The window's size (p, q)
+    divides the output's.
     """
 
     def __init__(self, conv: nn.Conv2d, x: Tensor, y: Tensor, window: tuple[int, int]) -> None:
@@ -82,10 +77,7 @@ class Subgrids:
         seen_mean, seen_variance = _columns([self._seen_moments(s.source, s.tap) for s in steps])
         products = self._products[(channels, sources % self._conv.weight.shape[1], *taps)]
         covariance = products - mean * seen_mean
-        return (
-            mean + far * seen_mean,
-            variance + 2 * far * covariance + far**2 * seen_variance,
-        )
+        return (mean + far * seen_mean, variance + 2 * far * covariance + far**2 * seen_variance)
 
     def _first(self, tap: tuple[int, ...], place: tuple[int, int]) -> tuple[int, int]:
         """Row and column of the padded input that a tap reads first."""
