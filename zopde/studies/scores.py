@@ -91,14 +91,16 @@ def tell(progress: Progress, scoring: Scoring, who: str, what: str) -> None:
         progress.note(f"  {line}")
 
 
-def write_scoring(path: Path, scoring: Scoring, score: str, sparsity: float) -> None:
+def write_scoring(
+    folder: RunFolder, path: Path, scoring: Scoring, score: str, sparsity: float
+) -> None:
     """Keep ratios, where there are some, for an interrupted run."""
     if scoring.ratios is None:
         return
     costs = {name: getattr(scoring.cost, name) for name in (*_COSTS, "checked")}
     content = {"score": score, "sparsity": sparsity, **costs, **scoring.ratios.as_tree()}
     content["checksum"] = identity_of(json.dumps(content, sort_keys=True))
-    RunFolder(path.parent).write_json(path.name, content)
+    folder.write_json(str(path.relative_to(folder.root)), content)
 
 
 def read_scoring(path: Path) -> Scoring:

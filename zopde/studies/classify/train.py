@@ -105,7 +105,7 @@ def _masks(
     if scoring.ratios is None:
         return scoring, None
     path = place.of(name, seed) / FILE
-    write_scoring(path, scoring, score_of(opened, label), queries.sparsity)
+    write_scoring(place.folder, path, scoring, score_of(opened, label), queries.sparsity)
     if label.mask == "resampled":
         return scoring, LayerMasks(scoring.ratios, opened.resample, seed)
     return scoring, _pruned(network, kept_mask(scores, scoring.ratios))

@@ -244,6 +244,6 @@ def _kept_scoring(
         scoring = read_scoring(path)
     else:
         scoring = score_layers(opened, network, seed, cut.score_directions, place.pool)
-        write_scoring(path, scoring, cut.score, cut.sparsity)
+        write_scoring(place.folder, path, scoring, cut.score, cut.sparsity)
     tell(place.progress, scoring, f"{name}, seed {seed}", f"layers by score {cut.score!r}")
     return scoring

@@ -190,7 +190,7 @@ def _fit(
     try:
         masks = None
         if label.gradient == "weights":
-            masks = _masks(opened, front, losses, seed, folder)
+            masks = _masks(opened, front, losses, seed, place.folder, folder)
         inner, every = gradient_of(opened, masks), budget.every(length)
         source = Watched(inner, losses, folder, every, before.queries)
         cost = fit_watched(
@@ -219,7 +219,9 @@ def _so_far(folder: Path) -> Fitted:
     return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
 
 
-def _masks(opened: Opened, front: nn.Module, losses: Losses, seed: int, folder: Path) -> LayerMasks:
+def _masks(
+    opened: Opened, front: nn.Module, losses: Losses, seed: int, root: RunFolder, folder: Path
+) -> LayerMasks:
     """Masks of `zo.weights` weights of convolutions; the layers are scored once, and kept."""
     queries, total, path = opened.queries, free_convolutions(front), folder / FILE
     if path.exists():
@@ -231,7 +233,7 @@ def _masks(opened: Opened, front: nn.Module, losses: Losses, seed: int, folder: 
         scores = scores_by(queries.score, front, losses.at(0), *how, seed, oracles)
         cost = cost_of(scores, 0, time.monotonic() - began)
         scoring = ratios_from(front, scores, sparsity, cost)
-        write_scoring(path, scoring, queries.score, sparsity)
+        write_scoring(root, path, scoring, queries.score, sparsity)
     if scoring.ratios is None:
         raise InputError(
             "scores of the denoiser's layers",
