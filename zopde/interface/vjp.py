@@ -128,7 +128,7 @@ class Probing:
 
     def _above_rounding(self, units: Tensor, sizes: Tensor) -> Tensor:
         """Units of which `mu` moves numbers of these sizes; where given ones do not, a warning."""
-        least = _DIGITS * torch.finfo(units.dtype).eps / self.mu * sizes
+        least = _least_scale(sizes, self.mu)
         lost = units < least / 8
         if lost.any():
             channel = int(lost.any(dim=0).nonzero()[0])
@@ -165,10 +165,16 @@ def channel_scale(
     """
     size = values.square().mean(dim=-1).sqrt()
     spread = values.std(dim=-1, correction=0)
-    least = _DIGITS * torch.finfo(values.dtype).eps / mu * size
-    scale = torch.where(spread > _CONSTANT * size, torch.maximum(spread, least), size)
+    scale = torch.where(
+        spread > _CONSTANT * size, torch.maximum(spread, _least_scale(size, mu)), size
+    )
     largest = scale.amax(dim=-1, keepdim=True)
     return torch.where(scale == 0, torch.where(largest == 0, 1.0, largest), scale)
+
+
+def _least_scale(sizes: Tensor, mu: float) -> Tensor:
+    """The scale of which `mu` moves numbers of these sizes by 128 units of rounding."""
+    return _DIGITS * torch.finfo(sizes.dtype).eps / mu * sizes
 
 
 def differences(
