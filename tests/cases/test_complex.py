@@ -1,10 +1,10 @@
 """Complex weights count twice, whatever they meet."""
 
-import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from references import autograd, seeded
 from torch import nn
 
 from zopde import (
@@ -65,19 +65,6 @@ def objective(network, num_probes):
     x = torch.randn(6, 8, dtype=DOUBLE, generator=gen).repeat(num_probes, 1)
     y = network(x).reshape(num_probes, -1)
     return (y.sin() - 0.3).square().mean(dim=1)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def autograd(network, loss):
-    """What `backward()` leaves, as real numbers in the order of `Coordinates`."""
-    network = copy.deepcopy(network)
-    network.zero_grad()
-    loss(network, 1).sum().backward()
-    parts = [torch.view_as_real(p.grad) if p.is_complex() else p.grad for p in network.parameters()]
-    return torch.cat([part.flatten() for part in parts])
 
 
 def twins():

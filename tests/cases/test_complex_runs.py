@@ -1,10 +1,10 @@
 """Classifiers and operators with complex weights, trained from end to end."""
 
-import copy
 from importlib.util import find_spec
 
 import pytest
 import torch
+from references import autograd, seeded
 from torch import nn
 
 from zopde import (
@@ -28,20 +28,6 @@ from zopde.training import (
     ZerothOrder,
     fit,
 )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def autograd(network, loss):
-    """What `backward()` leaves, as real numbers in the order of `Coordinates`."""
-    network = copy.deepcopy(network)
-    network.zero_grad()
-    loss(network, 1).sum().backward()
-    parts = [torch.view_as_real(p.grad) if p.is_complex() else p.grad for p in network.parameters()]
-    return torch.cat([part.flatten() for part in parts])
-
 
 CLASSIFIER = """
 import torch

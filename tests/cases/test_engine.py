@@ -1,19 +1,15 @@
 """Whatever network comes: its gradient is the plain loop's, or a warning says what is slow."""
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from modules import MODULES, PLAIN, STACKED
 from torch import nn
 
 from zopde import SolverError, WeightOracle, cge, rge
 from zopde.blackbox import CountedSolver
 from zopde.contracts import CHECKING, ask_shared
-
-sys.path.insert(0, str(Path(__file__).parent))
-from modules import MODULES, PLAIN, STACKED
 
 MU, SEED = 1e-4, 7
 WAYS = {"as it comes": {}, "in passes of 8": {"chunk": 8, "reuse": False}}

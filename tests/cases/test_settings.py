@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import hostile
 import pytest
 import torch
 
@@ -16,9 +17,6 @@ from zopde.cli.app import _run, app
 from zopde.studies.classify import ClassificationConfig
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.defend import DefenceConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-import hostile
 
 FOREIGN = (
     "unexpected",
