@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Objective
 from zopde.oracle.coordinates import Coordinates, from_reals, reals
+from zopde.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Optimise:
     """Says how a gradient becomes an update."""
 
     # "adam" (betas 0.9 and 0.99, so that a coordinate's first update has the size of the learning
-    # rate) or "sgd" (momentum 0.9)
-    name: Literal["adam", "sgd"] = "adam"
+    # rate), "sgd" (momentum 0.9) or "muon" (kernels of convolutions as matrices; see `Muon`)
+    name: Literal["adam", "sgd", "muon"] = "adam"
     lr: float = 1e-3  # learning rate at the top of the schedule
     warmup: int = 0  # iterations of linear rise before the cosine
     # Largest Euclidean norm of the gradient; larger ones are scaled down. 0: never
@@ -85,6 +86,10 @@ class Optimise:
         """Make the torch optimiser of this choice."""
         weights = [p for p in network.parameters() if p.requires_grad]
         decay = self.weight_decay
+        if self.name == "muon":
+            most = max(weight.dim() for weight in weights)
+            kernels = [weight for weight in weights if weight.dim() == most]
+            return Muon(kernels, [w for w in weights if w.dim() < most], self.lr)
         if self.name == "sgd":
             return torch.optim.SGD(weights, lr=self.lr, momentum=0.9, weight_decay=decay)
         return torch.optim.Adam(weights, lr=self.lr, betas=(0.9, 0.99), weight_decay=decay)

@@ -1,0 +1,101 @@
+"""Fitting a tangent to pairs: rounds of measuring and training, until it predicts well enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from zopde.contracts import Network, Objective
+from zopde.interface import Variable
+from zopde.progress import Progress, Silent
+from zopde.seeding import generator
+from zopde.tangent.net import Tangent
+from zopde.tangent.pairs import Pairs
+from zopde.training import Backprop, Optimise
+from zopde.training.loop import fit_watched
+
+_CELLS = 2**15  # cells times perturbations of an iteration
+_MOST = 16  # perturbations of an iteration
+_LR = 2e-2
+_RISE = 0.3  # share of a fit in which the learning rate rises
+_CLIP = 1.0
+
+
+def errors(tangent: Tangent, pairs: Pairs) -> Tensor:
+    """(bases, directions), |N d - J d| / |J d| of every pair, each channel in standard deviations."""
+    found = []
+    with torch.no_grad():
+        for row in range(len(pairs)):
+            found.append(_off(tangent, pairs, torch.tensor([row])).sqrt())
+    return torch.cat(found)
+
+
+def held_out_error(tangent: Tangent, pairs: Pairs) -> float:
+    """The root mean square of `errors`."""
+    return float(errors(tangent, pairs).square().mean().sqrt())
+
+
+def _off(tangent: Tangent, pairs: Pairs, rows: Tensor) -> Tensor:
+    """|N d - J d|^2 / |J d|^2 of the pairs of some bases."""
+    state, forcing, moved, response = pairs.at(rows)
+    off = (tangent(state, forcing, moved, pairs.variable) - response) / tangent.scale
+    size = (response / tangent.scale).flatten(2).square().sum(dim=2)
+    return off.flatten(2).square().sum(dim=2) / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+
+@final
+class PairObjective:
+    """Measures how far the tangent is from the responses of one batch of pairs.
+
+        L = mean over the pairs of |N d - J d|^2 / |J d|^2,    in standard deviations by channel
+    """
+
+    def __init__(self, pairs: Mapping[Variable, Pairs], rows: Mapping[Variable, Tensor]) -> None:
+        self._pairs, self._rows = pairs, rows
+
+    def __call__(self, network: Network, num_probes: int) -> Tensor:
+        """One loss; see `zopde.contracts.Objective`."""
+        assert isinstance(network, Tangent) and num_probes == 1
+        losses = [_off(network, part, self._rows[v]).mean() for v, part in self._pairs.items()]
+        return torch.stack(losses).mean()[None]
+
+
+def batches(pairs: Mapping[Variable, Pairs], seed: int) -> Callable[[int], Objective]:
+    """Iteration -> the loss on that iteration's pairs; every base once an epoch."""
+
+    def at(iteration: int) -> Objective:
+        rows = {}
+        for variable, part in pairs.items():
+            many, cells = part.moved.shape[1], prod(part.state.shape[2:])
+            count = min(len(part), max(1, min(_MOST, _CELLS // cells) // many // len(pairs)))
+            per_epoch = len(part) // count
+            epoch, place = divmod(iteration, per_epoch)
+            order = torch.randperm(len(part), generator=generator(seed, "order", epoch))
+            rows[variable] = order[place * count : (place + 1) * count]
+        return PairObjective(pairs, rows)
+
+    return at
+
+
+def fit(
+    tangent: Tangent,
+    pairs: Mapping[Variable, Pairs],
+    iterations: int,
+    folder: Path,
+    seed: int = 0,
+    watcher: Progress | None = None,
+    title: str = "tangent",
+    share: float = 1.0,
+) -> None:
+    """Train a tangent on pairs, in place, from its checkpoint in `folder` if there is one."""
+    optimise = Optimise("muon", _LR * share, int(_RISE * iterations), _CLIP)
+    fit_watched(
+        *(tangent, batches(pairs, seed), Backprop(), optimise, iterations, folder),
+        *(watcher or Silent(), title),
+    )

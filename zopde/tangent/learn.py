@@ -1,0 +1,171 @@
+"""Measuring and fitting a tangent in rounds, until it predicts well enough or the budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zopde.contracts import Forcing, Solver, State
+from zopde.errors import InputError
+from zopde.interface.vjp import Probing, Step, Variable
+from zopde.progress import Progress, Silent
+from zopde.seeding import generator, global_stream
+from zopde.tangent.fit import fit, held_out_error
+from zopde.tangent.net import Tangent
+from zopde.tangent.pairs import Pairs, PairStore, joined
+from zopde.validate import check_count, check_positive
+
+_ROUNDS = (0.5, 1.0)  # shares of the budget that are spent at the end of each round
+_HELD_OUT = 8  # one base of so many is not learned from
+_WARM = 0.5  # of the learning rate, in a round that goes on from the one before
+_SAME = 1e-3  # of the change in a step: a solver that is the same everywhere
+_SHIFT = 3  # a shift by a third of every axis shows it
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Says how much is measured for a tangent, and how long it is fitted.
+
+    Raises:
+        InputError: If a number is not positive.
+    """
+
+    budget: int = 1280  # solver steps at most, for all inputs together
+    target: float = 0.03  # held-out error at which no more is measured
+    directions: int = 4  # perturbations of each state
+    width: int = 16  # channels of the tangent
+    iterations: int = 400  # updates of the fit in a round
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "directions", "width", "iterations"):
+            check_count(name, getattr(self, name))
+        check_positive("target", self.target)
+
+    def bases(self, sides: int, inputs: int) -> list[int]:
+        """States that are measured at for each input, at the end of each round."""
+        each = (1 + self.directions * sides) * inputs
+        counts = [int(self.budget * share) // each for share in _ROUNDS]
+        if counts[0] < 2 * _HELD_OUT:
+            least = int(2 * _HELD_OUT * each / _ROUNDS[0])
+            got, expected = f"{self.budget} solver steps", f"at least {least} for a tangent"
+            raise InputError("budget", got=got, expected=expected)
+        return counts
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Holds a fitted tangent, and says how good it is."""
+
+    tangent: Tangent  # ready for products
+    pairs: Mapping[Variable, Pairs]  # that it was fitted to
+    held_out: Mapping[Variable, Pairs]  # that it was not
+    error: Mapping[Variable, float]  # |N d - J d| / |J d| of those, root mean square
+    unlearned: Mapping[Variable, float]  # the same of N d = d_u, which takes no solver step
+    steps: int  # solver steps, measured now or before
+
+
+def learn(
+    solver: Solver,
+    state: State,
+    forcing: Forcing | None,
+    probing: Mapping[Variable, Probing],
+    settings: Learning,
+    store: PairStore,
+    folder: Path,
+    seed: int = 0,
+    watcher: Progress | None = None,
+) -> Learned:
+    """Measure pairs at some states and fit a tangent to them, in two rounds at most.
+
+    The first round spends half of the budget. If the error of the pairs that were held out is above
+    the target, the second round spends the rest, and fits on from the first. What was measured is
+    in the store, and the fit in `folder`: a call that was cut off and is made again ends with the
+    same tangent, bit for bit.
+
+    Args:
+        solver: The solver.
+        state: (states, channel, *space), examples of the states at which products will be taken.
+        forcing: (states, forcing_channel, *space), or None.
+        probing: How each perturbed input is measured; `scale` is needed.
+        settings: How much, and how long.
+        store: Measures the pairs and keeps them.
+        folder: Where the fit is kept.
+        seed: Of all that is random.
+        watcher: Who is told how far it is.
+    """
+    watcher, inputs = watcher or Silent(), list(probing)
+    counts = settings.bases(max(p.steps for p in probing.values()), len(inputs))
+    scale = torch.as_tensor(probing["state"].scale).expand(state.shape[1])
+    order = torch.randperm(len(state), generator=generator(seed, "probes"))
+    order = order.repeat(-(-counts[-1] // len(order))).to(state.device)
+    steps = 2 * all(solver.grid.periodic)
+    parts: dict[Variable, list[Pairs]] = {variable: [] for variable in inputs}
+    tangent, done, learned = None, 0, None
+    for number, count in enumerate(counts):
+        for n, variable in enumerate(inputs):
+            rows, ask = order[done:count], probing[variable]
+            draws = generator(seed, "probes", 1 + number * len(inputs) + n)
+            driven = None if forcing is None else forcing[rows]
+            what = state[rows], driven, variable, settings.directions, ask, scale, draws
+            parts[variable].append(store.measure(solver, *what))
+            steps += len(rows) * (1 + settings.directions * ask.steps)
+        done = count
+        split = {variable: joined(found).split(_HELD_OUT) for variable, found in parts.items()}
+        pairs, held = ({v: both[k] for v, both in split.items()} for k in (0, 1))
+        share = 1.0 if tangent is None else _WARM
+        if tangent is None:
+            places = {} if _varies(solver, state, forcing) else {"places": 0}
+            tangent = _new(solver, scale, forcing, pairs, settings.width, places, seed)
+            unlearned = {v: held_out_error(tangent, part) for v, part in held.items()}
+        where, title = folder / f"round-{number + 1}", f"tangent, round {number + 1}"
+        fit(tangent, pairs, settings.iterations, where, seed, watcher, title, share)
+        error = {variable: held_out_error(tangent, part) for variable, part in held.items()}
+        learned = Learned(tangent, pairs, held, error, unlearned, steps)
+        if max(error.values()) <= settings.target:
+            break
+    assert learned is not None
+    return learned
+
+
+def _new(
+    solver: Solver,
+    scale: Tensor,
+    forcing: Forcing | None,
+    pairs: Mapping[Variable, Pairs],
+    width: int,
+    places: Mapping[str, int],
+    seed: int,
+) -> Tangent:
+    """A tangent that knows the sizes of things, and nothing else."""
+    drive, gain = None, 1.0
+    if forcing is not None:
+        drive = forcing.transpose(0, 1).flatten(1).std(dim=1, correction=0).clamp_min(1e-12)
+    forced = pairs.get("forcing")
+    if forced is not None:
+        _, _, moved, response = forced.at(torch.arange(len(forced)))
+        sized = (response / scale.view(-1, *[1] * (response.dim() - 3))).square().mean().sqrt()
+        gain = float(sized / (moved / drive.view(-1, *[1] * (moved.dim() - 3))).square().mean().sqrt())
+    with global_stream(generator(seed, "weights")):
+        like = solver.grid, scale, drive, forced is not None, gain, width
+        return Tangent(*like, **places).to(scale)
+
+
+def _varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:
+    """Whether the step depends on where things are; two solver steps for a periodic domain."""
+    grid = solver.grid
+    if not all(grid.periodic):
+        return True
+    axes = tuple(range(2, 2 + len(grid.shape)))
+    shifts = tuple(cells // _SHIFT for cells in grid.shape)
+
+    def step(shift: Sequence[int]) -> Tensor:
+        driven = None if forcing is None else forcing[:1].roll(shift, axes)
+        return solver.step(state[:1].roll(tuple(shift), axes), driven)
+
+    here, there = step([0] * len(axes)), step(shifts)
+    off = (here.roll(shifts, axes) - there).norm()
+    return not bool(off <= _SAME * (here - state[:1]).norm())

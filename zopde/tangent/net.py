@@ -1,0 +1,187 @@
+"""A network that is linear in a perturbation: the learned derivative of a solver's step."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+
+from zopde.contracts import Forcing, State
+from zopde.grid import Grid
+from zopde.interface.vjp import Variable
+from zopde.validate import check_count, checked
+
+_CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
+_RAISE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_PLACES = 4  # learned maps of position on every level
+_COARSENED = 4  # cells that an axis must have to be coarsened
+Gates = list[tuple[Tensor, Tensor]]
+
+
+@final
+class Tangent(nn.Module):
+    """Predicts how a perturbation of a step's input changes its result.
+
+        N(u, f) d  =  d_u + s M(u, f) [d_u / s, g d_f / s_f]   ~   J(u, f) d
+
+    M is a multigrid of convolutions without bias: it is linear in d. On each level, the result of
+    each convolution is multiplied, cell by cell, by 1 plus *gates*. A second, small network with
+    GELU makes the gates of the state and the forcing. So N is exactly linear in d, its transpose
+    is exact by back-propagation, and it depends on u and f as a network does. A new one is N d =
+    d_u. Axes are halved on each level until they have fewer than four cells, so that a change
+    anywhere can act everywhere, as a pressure solve does.
+
+    Args:
+        grid: The solver's grid, of 1 to 3 axes; its boundary decides the padding, axis by axis.
+        scale: (channel,), s, the standard deviations of the state.
+        forcing_scale: (forcing_channel,), s_f; None where the solver has no forcing.
+        forced: Whether the forcing is perturbed, too; without, d_f is no input.
+        gain: g, the size of a response to the forcing in units of s, for perturbations in s_f.
+        width: Channels of every level.
+        places: Learned maps of position on each level; 0 for a solver that is the same everywhere.
+    """
+
+    @checked
+    def __init__(
+        self,
+        grid: Grid,
+        scale: Float[Tensor, " channel"],
+        forcing_scale: Float[Tensor, " forcing_channel"] | None = None,
+        forced: bool = False,
+        gain: float = 1.0,
+        width: int = 16,
+        places: int = _PLACES,
+    ) -> None:
+        super().__init__()
+        check_count("width", width)
+        axes = len(grid.shape)
+        space = [1] * axes
+        self._periodic, self._forced = grid.periodic, forced
+        self._channels, self._forcings = len(grid.channels), len(grid.forcing_channels)
+        self.register_buffer("scale", scale.reshape(-1, *space).clone())
+        drive = scale.new_ones(0) if forcing_scale is None else forcing_scale
+        self.register_buffer("drive", drive.reshape(-1, *space).clone())
+        self.register_buffer("gain", torch.tensor(float(gain)).to(scale))
+        shapes = [grid.shape]
+        while max(shapes[-1]) >= _COARSENED:
+            shapes.append(tuple(-(-n // s) for n, s in zip(shapes[-1], _strides(shapes[-1]))))
+        self.shapes = shapes
+        seen, moved = self._channels + self._forcings, self._channels + forced * self._forcings
+
+        def kernel(outputs: int, inputs: int, size: int | tuple[int, ...] = 3) -> nn.Parameter:
+            sizes = (size,) * axes if isinstance(size, int) else size
+            weight = torch.empty(outputs, inputs, *sizes)
+            return nn.Parameter(nn.init.kaiming_normal_(weight, nonlinearity="linear"))
+
+        def kernels(inputs: int, fewer: int = 0) -> nn.ParameterList:
+            return nn.ParameterList(kernel(width, inputs) for _ in shapes[fewer:])
+
+        halves = [_strides(shape) for shape in shapes[:-1]]
+        self.enter = kernel(width, moved)
+        self.down = nn.ParameterList(kernel(width, width, half) for half in halves)
+        self.along = kernels(width, 1)
+        self.up = nn.ParameterList(kernel(width, width, half) for half in halves)
+        self.back = nn.ParameterList(kernel(width, 2 * width) for _ in halves)
+        self.leave = nn.Parameter(torch.zeros(self._channels, width, *[3] * axes))
+        # The gates
+        self.places = nn.ParameterList(torch.zeros(places, *shape) for shape in shapes)
+        self.look = nn.ParameterList(
+            kernel(width, (width if n else seen) + places) for n in range(len(shapes))
+        )
+        self.shift = nn.ParameterList(torch.zeros(width) for _ in shapes)
+        self.drop = nn.ParameterList(kernel(width, width, half) for half in halves)
+        self.open = nn.ParameterList(torch.zeros(2 * width, width, *space) for _ in shapes)
+        self._conv, self._raise = _CONVOLVE[axes - 1], _RAISE[axes - 1]
+
+    def gates(self, state: State, forcing: Forcing | None = None) -> Gates:
+        """What the convolutions are multiplied by at every state: (batch, width, *space) each."""
+        seen = state / self.scale
+        if forcing is not None:
+            seen = torch.cat([seen, forcing / self.drive], dim=1)
+        made: Gates = []
+        for n, shape in enumerate(self.shapes):
+            if n:
+                seen = self._coarser(seen, self.drop[n - 1], self.shapes[n - 1])
+            maps = self.places[n].expand(len(seen), *self.places[n].shape)
+            kernel = self.look[n]
+            seen = self._same(torch.cat([seen, maps], dim=1), kernel)
+            seen = F.gelu(seen + self.shift[n].view(-1, *[1] * len(shape)))
+            first, second = self._conv(seen, self.open[n]).chunk(2, dim=1)
+            made.append((1 + first, 1 + second))
+        return made
+
+    def push(
+        self, gates: Gates, moved: Float[Tensor, "batch directions varied *space"]
+    ) -> Float[Tensor, "batch directions channel *space"]:
+        """The prediction for several perturbations of every state, all in standard deviations."""
+        batch, many = moved.shape[:2]
+
+        def gated(x: Tensor, gate: Tensor) -> Tensor:
+            return (x.unflatten(0, (batch, many)) * gate[:, None]).flatten(0, 1)
+
+        flat = moved.flatten(0, 1)
+        x = gated(self._same(flat, self.enter), gates[0][0])
+        skips = [x]
+        for n, shape in enumerate(self.shapes[:-1]):
+            x = self._coarser(x, self.down[n], shape)
+            x = gated(self._same(x, self.along[n]), gates[n + 1][0])
+            skips.append(x)
+        for n in reversed(range(len(self.shapes) - 1)):
+            shape = self.shapes[n]
+            fine = self._raise(x, self.up[n], stride=_strides(shape))
+            for axis, cells in enumerate(shape, start=2):
+                fine = fine.narrow(axis, 0, cells)
+            x = self._same(torch.cat([fine, skips[n]], dim=1), self.back[n])
+            x = gated(x, gates[n][1])
+        out = self._same(x, self.leave)
+        return out.unflatten(0, (batch, many))
+
+    def forward(
+        self,
+        state: State,
+        forcing: Forcing | None,
+        perturbation: Float[Tensor, "batch directions varied *space"],
+        variable: Variable = "state",
+    ) -> Float[Tensor, "batch directions channel *space"]:
+        """N d in the units of the state, for several d of each state."""
+        return self.predict(self.gates(state, forcing), perturbation, variable)
+
+    def predict(
+        self,
+        gates: Gates,
+        perturbation: Float[Tensor, "batch directions varied *space"],
+        variable: Variable = "state",
+    ) -> Float[Tensor, "batch directions channel *space"]:
+        """The same with gates that are known."""
+        of_state = variable == "state"
+        moved = perturbation / (self.scale if of_state else self.drive / self.gain)
+        others = [*moved.shape[:2], self._forcings if of_state else self._channels, *moved.shape[3:]]
+        if self._forced or not of_state:
+            rest = moved.new_zeros(others)
+            moved = torch.cat([moved, rest] if of_state else [rest, moved], dim=2)
+        predicted = self.scale * self.push(gates, moved)
+        return perturbation + predicted if of_state else predicted
+
+    def _same(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """A convolution of width 3 that keeps the shape."""
+        if not any(self._periodic):
+            return self._conv(x, kernel, padding=1)
+        around = [int(periodic) for periodic in reversed(self._periodic) for _ in range(2)]
+        x = F.pad(x, around, mode="circular")
+        return self._conv(x, kernel, padding=tuple(int(not p) for p in self._periodic))
+
+    def _coarser(self, x: Tensor, kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A convolution over pairs of cells; an odd axis gets one cell more."""
+        strides = _strides(shape)
+        for axis, (cells, stride) in enumerate(zip(shape, strides, strict=True)):
+            if cells % stride:
+                first = x.narrow(axis + 2, 0, 1)
+                x = torch.cat([x, first if self._periodic[axis] else first * 0], dim=axis + 2)
+        return self._conv(x, kernel, stride=strides)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(2 if cells >= _COARSENED else 1 for cells in shape)

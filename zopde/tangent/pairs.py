@@ -1,0 +1,228 @@
+"""Pairs of a perturbation and the solver's response to it, each measured once and kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+
+from zopde.contracts import Forcing, Solver, State, Tally
+from zopde.errors import SolverError
+from zopde.files import key_of, load_tensors, reading, save_tensors
+from zopde.interface.vjp import Probing, Step, Variable, differences
+
+_NOISE = 0.02  # standard deviations by which a stored state is moved, smoothly
+_NOISE_WIDTH = 7  # cells
+_WIDEST = 4  # an axis is so many times as long as the widest smoothing
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Holds perturbations d of a step's input and the responses J d, at some states.
+
+    Perturbations and responses are kept in half precision, in units in which they are of size 1.
+    That rounds an entry by 5e-4 of its size at most.
+    """
+
+    variable: Variable  # of which input
+    state: State  # (bases, channel, *space)
+    forcing: Forcing | None  # (bases, forcing_channel, *space)
+    moved: Float[Tensor, "bases directions varied *space"]  # d, in units of `units`
+    response: Float[Tensor, "bases directions channel *space"]  # J d, in units of `size`
+    units: Float[Tensor, "bases varied ..."]  # of d, by channel
+    size: Float[Tensor, "bases directions channel ..."]  # of J d, by channel
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def at(self, rows: Int[Tensor, " rows"]) -> tuple[State, Forcing | None, Tensor, Tensor]:
+        """State, forcing, perturbations and responses of some bases, in the solver's units."""
+        state = self.state[rows]
+        moved = self.moved[rows].to(state) * self.units[rows][:, None]
+        response = self.response[rows].to(state) * self.size[rows]
+        return state, None if self.forcing is None else self.forcing[rows], moved, response
+
+    def split(self, every: int) -> tuple[Pairs, Pairs]:
+        """Those to learn from, and one base of every so many, to be held out."""
+        numbers = torch.arange(len(self))
+        held = numbers % every == every - 1
+        return self._only(numbers[~held]), self._only(numbers[held])
+
+    def _only(self, rows: Tensor) -> Pairs:
+        kept = {name: None if v is None else v[rows] for name, v in self.tensors().items()}
+        return Pairs(self.variable, **kept)  # type: ignore[arg-type]
+
+    def tensors(self) -> dict[str, Tensor | None]:
+        """All that it holds but the variable, by name."""
+        return {name: value for name, value in vars(self).items() if name != "variable"}
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """All pairs of one variable in a row."""
+    together = {
+        name: None if value is None else torch.cat([part.tensors()[name] for part in parts])  # type: ignore[misc]
+        for name, value in parts[0].tensors().items()
+    }
+    return Pairs(parts[0].variable, **together)  # type: ignore[arg-type]
+
+
+def smoothed_noise(
+    count: int,
+    shape: Sequence[int],
+    periodic: Sequence[bool],
+    generator: Generator,
+    widths: Sequence[int] = (),
+) -> Float[Tensor, "count channel *space"]:
+    """Draw white noise, and noise smoothed over more and more cells, in turn; each of rms 1.
+
+    Args:
+        count: How many fields.
+        shape: (channel, *space).
+        periodic: Of every axis of space.
+        generator: Source of the noise.
+        widths: Cells over which it is smoothed, in turn, 1 for white noise; empty takes 1, 3, 7,
+            15, ... up to a quarter of the longest axis.
+    """
+    longest = max(shape[1:])
+    doubling = [2**k - 1 for k in range(1, longest.bit_length()) if 2**k <= longest // _WIDEST]
+    chosen = list(widths) or doubling or [1]
+    noise = torch.randn(count, *shape, generator=generator)
+    for n, width in enumerate(chosen):
+        rows = slice(n, None, len(chosen))
+        if width > 1 and len(noise[rows]):
+            noise[rows] = _smooth(noise[rows], width, periodic)
+    size = noise.flatten(1).square().mean(dim=1).sqrt()
+    return noise / size.view(-1, *[1] * len(shape))
+
+
+def _smooth(noise: Tensor, width: int, periodic: Sequence[bool]) -> Tensor:
+    """The mean over a box, twice, along every axis that is long enough."""
+    for axis, around in enumerate(periodic, start=2):
+        if noise.shape[axis] <= width:
+            continue
+        lines = noise.movedim(axis, -1)
+        flat = lines.reshape(-1, 1, lines.shape[-1])
+        for _ in range(2):
+            padded = F.pad(flat, (width // 2, width // 2), "circular" if around else "constant")
+            flat = F.avg_pool1d(padded, width, stride=1)
+        noise = flat.view(lines.shape).movedim(-1, axis)
+    return noise
+
+
+@final
+class PairStore:
+    """Measures pairs in solver calls, and keeps the result of each call in a folder.
+
+    A file's name is a digest of the solver's identity, the states, the perturbations and how they
+    are measured, so that runs with the same solver share it, and a run that was cut off goes on
+    where it stopped. Without a folder nothing is kept.
+
+    Args:
+        folder: Where the files lie; None for memory.
+        identity: What decides the solver's results, and nothing else.
+        progress: Called with the solver steps of what was found or measured.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        identity: str = "",
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._folder, self._identity, self._progress = folder, identity, progress
+
+    def measure(
+        self,
+        solver: Solver,
+        state: State,
+        forcing: Forcing | None,
+        variable: Variable,
+        directions: int,
+        probing: Probing,
+        scale: Float[Tensor, " channel"],
+        generator: Generator,
+    ) -> Pairs:
+        """Measure the responses to so many perturbations at each of some states.
+
+        The states are moved by smooth noise of 0.02 standard deviations first, for training
+        visits states near the stored ones. Queries: 1 + `directions` solver steps a state (1 + 2 *
+        `directions` with the central scheme). A state at which a step failed is left out.
+
+        Args:
+            solver: The solver. A `Tally` counts what is found as what is measured.
+            state: (bases, channel, *space), the states.
+            forcing: (bases, forcing_channel, *space), or None.
+            variable: The perturbed input.
+            directions: Perturbations of each state.
+            probing: How a response is measured.
+            scale: (channel,), standard deviations of the state.
+            generator: Source of what is random.
+
+        Raises:
+            SolverError: If a step failed at every state.
+        """
+        parts, numbers = [], torch.arange(len(state), device=state.device)
+        for rows in numbers.split(max(1, probing.per_call // directions)):
+            near = smoothed_noise(len(rows), state.shape[1:], solver.grid.periodic, generator, [_NOISE_WIDTH])
+            near = _NOISE * near.to(state) * scale.view(-1, *[1] * (state.dim() - 2)).to(state)
+            driven = None if forcing is None else forcing[rows]
+            base = Step(solver, state[rows] + near, driven, state[rows], variable)
+            shape, many = base.point.shape[1:], len(rows) * directions
+            moved = smoothed_noise(many, shape, solver.grid.periodic, generator)
+            parts.append(self._kept(base, moved.to(state), directions, probing))
+        good = [part for part in parts if len(part)]
+        if not good:
+            raise SolverError(f"{variable}: a solver step failed at each of {len(state)} states")
+        return joined(good)
+
+    def _kept(self, base: Step, moved: Tensor, directions: int, probing: Probing) -> Pairs:
+        """One solver call's pairs, from its file or from the solver."""
+        steps = len(base.state) + len(moved) * probing.steps
+        units = probing.units(base).expand(base.point.shape[:2] + (1,) * (base.point.dim() - 2))
+        settings = f"{self._identity} {base.variable} {probing.mu} {probing.scheme}"
+        name = key_of(settings, base.state, base.forcing, moved, units).hex()
+        path = None if self._folder is None else self._folder / f"{name}.pairs"
+        if path is not None and path.is_file():
+            remedy = "move it away: the pairs are measured again"
+            with reading("pairs", path, "what a run of zopde wrote", remedy):
+                pairs = Pairs(base.variable, **load_tensors(path))
+            if isinstance(base.solver, Tally):
+                base.solver.add(Counter(steps=steps))
+        else:
+            pairs = _measured(base, moved, units, directions, probing)
+            if path is not None:
+                save_tensors(path, pairs.tensors())
+        if self._progress:
+            self._progress(steps)
+        return pairs
+
+
+def _measured(
+    base: Step, moved: Tensor, units: Tensor, directions: int, probing: Probing
+) -> Pairs:
+    """Step the states, and then from every perturbation; only what is finite counts."""
+    stepped = base.solver.step(base.state, base.forcing)
+    step = Step(base.solver, base.state, base.forcing, stepped, base.variable)
+    rows = torch.arange(len(base.state), device=moved.device).repeat_interleave(directions)
+    response = differences(step, rows, moved * units[rows], probing.mu, probing.scheme)
+    response = response.unflatten(0, (-1, directions))
+    whole = (response.flatten(1).isfinite().all(dim=1)).nonzero().flatten()
+    response, space = response[whole], tuple(range(3, response.dim()))
+    size = response.abs().amax(dim=space, keepdim=True)
+    size = torch.where(size > 0, size, 1.0)
+    return Pairs(
+        base.variable,
+        base.state[whole],
+        None if base.forcing is None else base.forcing[whole],
+        moved.unflatten(0, (-1, directions))[whole].half(),
+        (response / size).half(),
+        units[whole],
+        size,
+    )
