@@ -1,9 +1,16 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
+from zopde.interface.bank import (
+    LOOKUPS,
+    Bank,
+    BankPullback,
+    Key,
+    check_bank_fits,
+    farthest_points,
+)
 from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
-from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
+from zopde.interface.identity import IdentityPullback, check_source
 from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
@@ -18,19 +25,18 @@ from zopde.interface.vjp import (
     by_variable,
     queried,
 )
-from zopde.interface.watch import Watch
+from zopde.interface.watch import Agreement, Watch, compare
 
 __all__ = [
     "LOOKUPS",
+    "Agreement",
     "Bank",
     "BankPullback",
     "CheckedAt",
     "ColouredPullback",
-    "CompressedForm",
-    "DenseForm",
     "DensePullback",
     "EntryOracle",
-    "Form",
+    "IdentityPullback",
     "InterfaceSolver",
     "JacobianStore",
     "Key",
@@ -44,9 +50,11 @@ __all__ = [
     "Watch",
     "always",
     "by_variable",
+    "check_bank_fits",
+    "check_source",
     "coloured_for",
+    "compare",
     "farthest_points",
-    "form_for",
     "measure_radius",
     "measure_reach",
     "queried",
