@@ -46,14 +46,12 @@ from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import (
     LOOKUPS,
     Bank,
-    Form,
     JacobianStore,
     Key,
     Probing,
     Step,
     coloured_for,
     farthest_points,
-    form_for,
 )
 from zopde.memory import keep_freed_memory
 

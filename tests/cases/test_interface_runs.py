@@ -32,7 +32,7 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
         return ColouredPullback(grid, (0, 0), mu, scheme, states, 0.0, scale, check_every)
 
     monkeypatch.setattr(cut, "coloured_for", too_narrow)
-    config, notes = config_of(toy_spec, tiny, "interface={way='coloured',check_every=5}"), Notes()
+    config, notes = config_of(toy_spec, tiny, "interface={way='coloured',watch_every=5}"), Notes()
     whole = run_correction(config, tmp_path / "whole", progress=notes)
     said = [text for text in notes.lines if "off by" in text]
     assert len(said) == 1
