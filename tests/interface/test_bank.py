@@ -11,8 +11,8 @@ from zopde.interface import (
     PullbackByVariable,
     Step,
     Watch,
-    farthest_points,
     check_bank_fits,
+    farthest_points,
 )
 from zopde.interface.bank import fitted
 

@@ -82,6 +82,6 @@ def test_a_table_of_its_own_may_name_the_way(toy_spec, tiny):
     tables = {"interface": {"labels": {"ZO-interface": {"way": "identity"}}}}
     spec = {"solver": {"spec": toy_spec}}
     assert load_config("quick", None, tiny, tables | spec).cut_of("ZO-interface").way == "identity"
+    tables["interface"]["labels"]["ZO-interface"]["way"] = "identical"
     with pytest.raises(InputError, match="way"):
-        tables = {"interface": {"labels": {"ZO-interface": {"way": "identical"}}}}
         load_config("quick", None, tiny, tables | spec)

@@ -156,6 +156,32 @@ def test_the_fallback_is_counted_and_told(tmp_path, toy_spec, tiny, fallback, pr
     assert products in (36, 35, 34), "the first look is at one of three products"
 
 
+def test_a_fallback_that_serves_does_so_after_a_resume(tmp_path, toy_spec, tiny, monkeypatch):
+    """Looks at iterations 0, 5 and 10; killed in iteration 3."""
+    watched = ["interface.watch_every=5", "interface.watch_below=1.1", "interface.fallback=dense"]
+    config = config_of(toy_spec, tiny, *AMORTISED, *watched)
+    whole = run_correction(config, tmp_path / "whole")
+    from zopde.training import Optimise
+
+    update, calls = Optimise.update, []
+
+    def dying(self, *given):
+        calls.append(given)
+        if len(calls) == 20 + 4:  # NON-start first
+            raise KeyboardInterrupt
+        update(self, *given)
+
+    monkeypatch.setattr(Optimise, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_correction(config, tmp_path / "cut")
+    monkeypatch.undo()
+    again = run_correction(config, tmp_path / "cut", resume=True)
+    assert (again["mae"], again["solver_steps"]) == (whole["mae"], whole["solver_steps"])
+    seen = [tmp_path / name / "ZO-interface/seed-0/watch.csv" for name in ("whole", "cut")]
+    assert seen[0].read_text() == seen[1].read_text()
+    assert [row[-2:] for row in seen[0].read_text().splitlines()[1:]] == [",1"] * 3
+
+
 def test_workers_fill_the_same_bank(tmp_path, toy_spec, tiny):
     found = []
     for workers in (1, 2):
@@ -178,7 +204,10 @@ def test_workers_fill_the_same_bank(tmp_path, toy_spec, tiny):
         ("interface.near=[1]", "got 'interface.near'"),
         ("interface.check_every=3", "its new name 'interface.watch_every'"),
         ("interface={way='bank',fallback='coloured',radius=[0,0]}", r"reaches \(1, 1\)"),
-        ("interface={way='bank',snapshots=3,limit_gib=1e-5}", "fewer snapshots or a coarser.*tangent"),
+        (
+            "interface={way='bank',snapshots=3,limit_gib=1e-5}",
+            "fewer snapshots or a coarser.*tangent",
+        ),
         ("interface={way='bank',snapshots=99999}", "99999 x 128 x 128 entries"),
     ],
 )
