@@ -143,7 +143,7 @@ class Watch:
     fallback: Pullback | None = None  # what else gives products; None: nothing
     serving: bool = False  # whether the fallback gives them now
     seen: list[Agreement] = field(default_factory=list)  # every look so far
-    _products: int = 0
+    _products: int = field(default=0, init=False)  # that it was told of
 
     def instead(
         self, step: Step, push: Callable[[Step, Varied], State], probing: Probing

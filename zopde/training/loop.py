@@ -133,11 +133,9 @@ def fit(
             save(cost)
             raise
         norm, done = _gradient_norm(network), now(cost, measured)
-        seen = agreement()
-        agreed = (seen.cosine, seen.error) if seen else (None, None)
-        counts = done.queries, done.solver_steps, *agreed, variance(), done.checking
-        figures = (measured.loss, norm, *counts, round(done.seconds, 3))
-        rows.writerow((done.iterations, *figures))
+        figures = measured.loss, norm, done.queries, done.solver_steps
+        seen = *_cosine_and_error(agreement()), variance(), done.checking
+        rows.writerow((done.iterations, *figures, *seen, round(done.seconds, 3)))
         in_a_row = in_a_row + 1 if measured.skipped else 0
         if math.isinf(measured.loss) or not math.isfinite(norm):
             cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
@@ -159,6 +157,10 @@ def fit(
             saved = time.monotonic()
     save(cost)
     return cost
+
+
+def _cosine_and_error(seen: Agreement | None) -> tuple[float | None, float | None]:
+    return (seen.cosine, seen.error) if seen else (None, None)
 
 
 def _gradient_norm(network: nn.Module) -> float:

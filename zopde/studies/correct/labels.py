@@ -2,7 +2,7 @@
 
 With a correction before the solver's step, or in its forcing, the loss is reached through the
 solver alone. NON and NOG, which do not differentiate it, have no gradient then: they cannot be
-trained, and nothing can start from NON.
+trained, and nothing can start from NON. ID, which takes the derivative for the identity, can.
 """
 
 from __future__ import annotations
