@@ -11,10 +11,9 @@ from zopde.interface import (
     PullbackByVariable,
     Step,
     Watch,
-    check_bank_fits,
     farthest_points,
 )
-from zopde.interface.bank import fitted
+from zopde.interface.bank import check_bank_fits, fitted
 
 
 def draw(gen, *shape):

@@ -5,7 +5,8 @@ import torch
 
 from zopde import Grid, IdentityPullback, InputError, InterfaceSolver
 from zopde.blackbox import CountedSolver
-from zopde.interface import Step, check_source
+from zopde.interface import Step
+from zopde.interface.identity import check_source
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.labels import LABELS
 

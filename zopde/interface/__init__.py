@@ -1,16 +1,9 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
-from zopde.interface.bank import (
-    LOOKUPS,
-    Bank,
-    BankPullback,
-    Key,
-    check_bank_fits,
-    farthest_points,
-)
+from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
 from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
-from zopde.interface.identity import IdentityPullback, check_source
+from zopde.interface.identity import IdentityPullback
 from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
@@ -50,8 +43,6 @@ __all__ = [
     "Watch",
     "always",
     "by_variable",
-    "check_bank_fits",
-    "check_source",
     "coloured_for",
     "compare",
     "farthest_points",

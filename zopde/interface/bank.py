@@ -106,7 +106,7 @@ class Bank:
         probing: How they are measured; None is `Probing()`. Without a scale it takes the key's.
         store: Where they are kept; None is memory.
         path: A file in which the snapshots with a tag are listed, for `restore`; None for none.
-        limit_gib: GiB that all of them may take, see `check_bank_fits`.
+        limit_gib: GiB that all of them may take, 4 bytes a number.
 
     Raises:
         InputError: If `capacity` is no whole number >= 1.

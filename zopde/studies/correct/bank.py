@@ -30,9 +30,9 @@ from zopde.interface import (
     Variable,
     Watch,
     by_variable,
-    check_bank_fits,
     farthest_points,
 )
+from zopde.interface.bank import check_bank_fits
 from zopde.interface.vjp import varied_shape
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator

@@ -23,9 +23,9 @@ from zopde.interface import (
     Variable,
     always,
     by_variable,
-    check_source,
     coloured_for,
 )
+from zopde.interface.identity import check_source
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, Keeping, check_bank
 from zopde.studies.correct.labels import LABELS

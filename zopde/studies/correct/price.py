@@ -15,7 +15,8 @@ from zopde.contracts import ReferenceSolver, State
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.hybrid import Injection
-from zopde.interface import Variable, always, check_source
+from zopde.interface import Variable, always
+from zopde.interface.identity import check_source
 from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
