@@ -171,8 +171,8 @@ WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback
 IdentityPullback CorrectedSolver UnrolledObjective rollout rollout_error downsample BlackBox
 OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised Trajectories simulate
 save_trajectories load_trajectories load_images Smooth load_config run_correction load_corrector
-check_solver load_classification run_classification load_classifier load_defence run_defence load_defended
-CertifyConfig run_certification write_report
+check_solver load_classification run_classification load_classifier load_defence run_defence
+load_defended CertifyConfig run_certification write_report
 """
 
 
