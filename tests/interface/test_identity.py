@@ -1,14 +1,20 @@
 """The free row: a gradient that passes every step as it is."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from zopde import Grid, IdentityPullback, InputError, InterfaceSolver
 from zopde.blackbox import CountedSolver
+from zopde.hybrid import INJECTIONS
 from zopde.interface import Step
 from zopde.interface.identity import check_source
 from zopde.studies.correct import load_config, run_correction
+from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.price import bare_gradient, prices_of_interface
+from zopde.studies.correct.problem import InterfaceCut
 
 
 class Euler:
@@ -50,6 +56,18 @@ def test_a_forcing_that_is_no_source_term_raises(forcing):
     step = Step(solver, field, torch.ones(1, 2, 4), field, "forcing")
     with pytest.raises(InputError, match="a source term for each channel"):
         IdentityPullback()(step, field)
+
+
+def test_it_is_refused_before_a_run_and_its_row_says_why():
+    grid, cut = Euler(("wind", "rain")).grid, InterfaceCut(way="identity")
+    gradient = bare_gradient(INJECTIONS["forcing"], 3, 2, 1e-3)
+    rows = prices_of_interface(cut, grid, gradient, lambda: ({}, 0, ""), 1)
+    (row,) = (row for row in rows if row.cut == "interface, identity")
+    assert row.steps is None
+    assert "a source term for each channel" in row.note
+    problem = SimpleNamespace(solver=Euler(("wind", "rain")), variables=["state", "forcing"])
+    with pytest.raises(InputError, match="a source term for each channel"):
+        check_suits(SimpleNamespace(problem=problem, labels=[], cuts={"ID": cut}))
 
 
 def test_an_answer_of_another_shape_raises():

@@ -17,10 +17,9 @@ class IdentityPullback:
         J^T v  ~  v         of the state:    S(u, f) = u + O(dt)
         J^T v  ~  dt v      of the forcing:  S(u, f) = u + dt f + O(dt^2)
 
-    The error is that of the step's own change, |J - 1|; it does not fall with any setting, and
-    grows with the number of unrolled steps. It is small where dt is small, and wrong where one
-    step mixes the state (diffusion, a pressure projection). dt is the grid's. Queries: none. No
-    randomness.
+    The error is that of the step's own change, |J - 1|: small where dt (the grid's) is small, large
+    where one step mixes the state (diffusion, a pressure projection). No setting makes it fall, and
+    unrolled steps add it up. Queries: none. No randomness.
 
     Source: Ouala et al., Communications Physics 2024, arXiv 2311.10665, "Static-EGA".
 

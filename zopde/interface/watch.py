@@ -116,10 +116,6 @@ def _largest_error(found: Channels, exact: Channels) -> float:
     return float(torch.where(off == 0, 0.0, errors).max())  # 0 / 0 where nothing changes at all
 
 
-def _nothing(step: Step) -> bool:  # noqa: ARG001
-    return False
-
-
 @final
 @dataclass
 class Watch:
@@ -139,7 +135,7 @@ class Watch:
     below: float = 0.0  # the cosine under which something is done; 0 or less: nothing is done
     at: Container[int] = range(0, sys.maxsize, 10)  # numbers of the products to look at
     # What mends the derivative at a step of one state, such as `Bank.mend`; whether it could
-    mend: Callable[[Step], bool] = _nothing
+    mend: Callable[[Step], bool] | None = None
     fallback: Pullback | None = None  # what else gives products; None: nothing
     serving: bool = False  # whether the fallback gives them now
     seen: list[Agreement] = field(default_factory=list)  # every look so far
@@ -168,8 +164,8 @@ class Watch:
         if found is None:
             return
         self.seen.append(found)
-        bad = found.cosine < self.below
-        self.serving = bad and not self.mend(single) and self.fallback is not None
+        mended = found.cosine >= self.below or (self.mend is not None and self.mend(single))
+        self.serving = not mended and self.fallback is not None
         if self.below <= 0 and found.cosine < _BADLY:
             text = f"the derivative in use and the solver's agree {found.cosine:.2f} (a cosine) "
             warnings.warn(f"{text}at this state: see zopde.interface.Watch", stacklevel=4)
