@@ -46,14 +46,12 @@ from zopde.blackbox import BlackBox, CountedSolver
 from zopde.interface import (
     LOOKUPS,
     Bank,
-    Form,
     JacobianStore,
     Key,
     Probing,
     Step,
     coloured_for,
     farthest_points,
-    form_for,
 )
 from zopde.memory import keep_freed_memory
 
@@ -161,15 +159,13 @@ class Case:
             "seconds": median(times),
         }
 
-    def bank(
-        self, solver: Solver, count: int, store: JacobianStore, form: Form | None = None
-    ) -> Bank:
+    def bank(self, solver: Solver, count: int, store: JacobianStore) -> Bank:
         """Jacobians at a few stored states, some of every Reynolds number where there are any."""
         varies = self.options.solver == "wake"
         key = Key(self.scale, self.data.forcing_scale() if varies else None)
         groups = torch.arange(self.data.simulations).repeat_interleave(STEPS) if varies else None
         step = replace(self.stored, solver=solver)
-        return bank_of(step, key, count, self.options.mu, store, groups, form)
+        return bank_of(step, key, count, self.options.mu, store, groups)
 
 
 def bank_of(
@@ -179,12 +175,10 @@ def bank_of(
     mu: float,
     store: JacobianStore,
     groups: Tensor | None = None,
-    form: Form | None = None,
 ) -> Bank:
     """Jacobians at `count` of a step's states that are far apart, some of every group."""
     at = farthest_points(key(step.state, step.forcing).flatten(1), count, groups)
-    form = form or form_for(step.solver.grid, "state", count)
-    bank = Bank(form, count, key, probing=Probing(mu), store=store)
+    bank = Bank(count, key, probing=Probing(mu), store=store)
     bank.add(Step(step.solver, step.state[at], step.forcing[at], step.stepped[at]))
     return bank
 

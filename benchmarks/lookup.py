@@ -4,9 +4,7 @@
 
 The cases of `cuts.py`: the wake at 64 x 32 (4,096 entries, 64 MiB a Jacobian) with 6 and 12
 snapshots, and Burgers at 32 x 32 (2,048 entries) with 10 and 40, windows of 8, 16 and 32 steps.
-NOG, which takes the solver's Jacobian for zero, stands beside them. `compressed`: six Jacobians of
-the wake, each kept as a near field of some cells' radius and a product of some rank for the rest;
-the size of one, the largest error |J kept - J| / |J|, and the cosine over 16 steps, "fitted".
+NOG, which takes the solver's Jacobian for zero, stands beside them.
 
 `seconds` is the time of one gradient: "fitted" reads every Jacobian of the bank at every product,
 "nearest" one for each state.
@@ -31,15 +29,15 @@ from cuts import Case
 
 from zopde import BankPullback, InterfaceSolver, Solver
 from zopde.blackbox import BlackBox
-from zopde.interface import LOOKUPS, CompressedForm, JacobianStore
+from zopde.interface import LOOKUPS, JacobianStore
 from zopde.memory import keep_freed_memory
 
 SNAPSHOTS = {"wake": (6, 12), "burgers": (10, 40)}
 BATCH = {"wake": 6, "burgers": 4}
-UNROLL, UNROLLS = 16, (8, 16, 32)
+UNROLLS = (8, 16, 32)
 
 
-def compare(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], Case]:
+def compare(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Cosine and relative error of every lookup."""
     case, rows = Case(options), []
     black_box, store = BlackBox(case.solver), JacobianStore(folder)
@@ -62,21 +60,6 @@ def compare(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, A
             for lookup in LOOKUPS:
                 pullback = BankPullback(bank, lookup)
                 row(lookup, count, InterfaceSolver(black_box, pullback))
-    return rows, case
-
-
-def compress(case: Case, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """The same for banks of compressed Jacobians, by radius and rank."""
-    black_box, rows, count = BlackBox(case.solver), [], SNAPSHOTS[options.solver][0]
-    case.look(UNROLL)
-    for radius in (1, 3, 5):
-        for rank in (16, 64, 128):
-            form = CompressedForm(case.solver.grid, "state", (radius, radius), rank)
-            bank = case.bank(black_box, count, JacobianStore(folder), form)
-            found = case.gradient(InterfaceSolver(black_box, BankPullback(bank, "fitted")))
-            cosine = torch.cosine_similarity(found.double(), case.sol.double(), dim=0)
-            sizes = {"radius": radius, "rank": rank, "mib": 4 * form.size / 2**20}
-            rows.append({**sizes, "error": bank.error, "cosine": float(cosine)})
     return rows
 
 
@@ -95,14 +78,11 @@ def main() -> None:
     for solver in [options.solver] if options.solver else list(SNAPSHOTS):
         options.solver, options.batch, options.unroll = solver, BATCH[solver], options.unrolls[0]
         with TemporaryDirectory() as folder:
-            rows, case = compare(options, Path(folder))
-            found["cosines"] += rows
-            if solver == "wake":
-                found["compressed"] = compress(case, options, Path(folder))
+            found["cosines"] += compare(options, Path(folder))
     if options.json:
         print(json.dumps(found))
         return
-    for row in [*found["cosines"], *found.get("compressed", [])]:
+    for row in found["cosines"]:
         print(" ".join(f"{key} {_figure(value)}" for key, value in row.items()))
 
 

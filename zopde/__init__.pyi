@@ -40,6 +40,7 @@ if typing.TYPE_CHECKING:
     from .interface import BankPullback as BankPullback
     from .interface import ColouredPullback as ColouredPullback
     from .interface import DensePullback as DensePullback
+    from .interface import IdentityPullback as IdentityPullback
     from .interface import InterfaceSolver as InterfaceSolver
     from .interface import RandomPullback as RandomPullback
     from .nets import ConvCorrector as ConvCorrector

@@ -13,7 +13,7 @@ from zopde import (
     Window,
     rollout,
 )
-from zopde.interface import Bank, Key, Step, farthest_points, form_for
+from zopde.interface import Bank, Key, Step, farthest_points
 
 torch.manual_seed(0)
 solver = BlackBox(Tracer(16))  # checks every step, and lets no gradient through
@@ -23,7 +23,7 @@ scale = states.std().view(1)
 
 stored, key = states[:, :-1].flatten(0, 1), Key(scale)
 chosen = farthest_points(key(stored).flatten(1), 4)  # four states that are far from each other
-bank = Bank(form_for(solver.grid, "state", 4), 4, key)
+bank = Bank(4, key)
 bank.add(Step(solver, stored[chosen], None, solver.step(stored[chosen])))  # 4 x 256 solver steps
 
 network = Normalised(ConvCorrector(1, 1), scale, torch.empty(0))

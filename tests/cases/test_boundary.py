@@ -26,7 +26,6 @@ from zopde.data import load_rollout
 from zopde.grid import as_grid
 from zopde.interface import Step
 from zopde.interface.colours import lattice_colours
-from zopde.interface.forms import neighbourhoods
 from zopde.interface.reach import measure_radius
 from zopde.nets import build_corrector
 
@@ -110,7 +109,7 @@ class Stencil:
 
 
 @pytest.mark.parametrize("boundary", [CHANNEL, CHANNEL[::-1], "open", "periodic"])
-def test_the_coloured_product_and_the_neighbours_follow_the_axes_exact(boundary, gen):
+def test_the_coloured_product_follows_the_axes_exact(boundary, gen):
     solver = Stencil(boundary)
     state = torch.randn(1, 1, 6, 9, generator=gen, dtype=torch.float64, requires_grad=True)
     v = torch.randn(1, 1, 6, 9, generator=gen, dtype=torch.float64)
@@ -119,12 +118,6 @@ def test_the_coloured_product_and_the_neighbours_follow_the_axes_exact(boundary,
     step = Step(solver, start, None, solver.step(start))
     torch.testing.assert_close(ColouredPullback(solver.grid, (1, 1), 0.5)(step, v), state.grad)
     assert measure_radius(solver, start, probes=64) == (1, 1)
-    unit = torch.eye(54, dtype=torch.float64).view(54, 1, 6, 9)
-    touched = solver.step(unit).view(54, 54) != 0
-    cells, inside = neighbourhoods(solver.grid, (1, 1))
-    near = torch.zeros(54, 54, dtype=torch.bool)
-    near[torch.arange(54)[:, None].expand_as(cells)[inside], cells[inside]] = True
-    assert torch.equal(near, touched)
 
 
 @pytest.mark.parametrize("kind", ["conv", "residual"])

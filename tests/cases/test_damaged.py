@@ -12,7 +12,7 @@ from zopde import InputError, Normalised, Trajectories, load_classifier, load_co
 from zopde.blackbox.store import Store
 from zopde.data import load_rollout, load_trajectories, save_trajectories
 from zopde.files import key_of
-from zopde.interface import Bank, DenseForm, JacobianStore, Key, Probing, Step
+from zopde.interface import Bank, JacobianStore, Key, Probing, Step
 from zopde.nets import SmallCNN, build_corrector
 from zopde.sparsity import LayerRatios
 from zopde.sparsity.ratios import LayerRatio
@@ -119,24 +119,24 @@ def step_of(toy, gen):
 
 
 def jacobian(folder, toy, gen):
-    step, form = step_of(toy, gen), DenseForm(32, 32)
-    JacobianStore(folder / "bank", "toy").fetch(step, form, PROBING)
+    step = step_of(toy, gen)
+    JacobianStore(folder / "bank", "toy").fetch(step, PROBING)
     (path,) = (folder / "bank").iterdir()
     path.chmod(0o644)
 
     def read():  # what is damaged is measured anew, to the same numbers
-        return JacobianStore(folder / "bank", "toy").fetch(step, form, PROBING)
+        return JacobianStore(folder / "bank", "toy").fetch(step, PROBING)
 
     return path, read
 
 
 def snapshots(folder, toy, gen):
     step, path = step_of(toy, gen), folder / "state.pt"
-    form, key = DenseForm(32, 32), Key(torch.ones(2))
-    Bank(form, 3, key, "state", PROBING, None, path).add(step, tag=1)
+    key = Key(torch.ones(2))
+    Bank(3, key, "state", PROBING, None, path).add(step, tag=1)
 
     def read():
-        bank = Bank(form, 3, key, "state", PROBING, None, path)
+        bank = Bank(3, key, "state", PROBING, None, path)
         bank.restore(step.solver, 5)
         return bank.listed
 

@@ -17,7 +17,7 @@ import zopde.files
 from zopde import InputError, Trajectories, save_trajectories
 from zopde.errors import refusal
 from zopde.files import append_text, replacing, save_tensors, write_bytes, write_text
-from zopde.interface import DenseForm, JacobianStore, Probing, Step
+from zopde.interface import JacobianStore, Probing, Step
 from zopde.report.panels import save
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.model_file import write_model
@@ -131,7 +131,7 @@ WRITERS = {
     ),
     "figure": lambda path, toy: save(figure(), path),
     "bank": lambda path, toy: JacobianStore(path.parent).fetch(
-        step_of(toy), DenseForm(32, 32), Probing(1e-3, states=64)
+        step_of(toy), Probing(1e-3, states=64)
     ),
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 from zopde import ColouredPullback, InputError
 from zopde.progress import Silent
-from zopde.studies.correct import load_config, run_correction
+from zopde.studies.correct import CorrectionConfig, load_config, run_correction
 
 
 class Notes(Silent):
@@ -32,7 +32,7 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
         return ColouredPullback(grid, (0, 0), mu, scheme, states, 0.0, scale, check_every)
 
     monkeypatch.setattr(cut, "coloured_for", too_narrow)
-    config, notes = config_of(toy_spec, tiny, "interface={way='coloured',check_every=5}"), Notes()
+    config, notes = config_of(toy_spec, tiny, "interface={way='coloured',watch_every=5}"), Notes()
     whole = run_correction(config, tmp_path / "whole", progress=notes)
     said = [text for text in notes.lines if "off by" in text]
     assert len(said) == 1
@@ -85,3 +85,43 @@ def test_a_run_with_the_old_meaning_of_mu_keeps_it(tmp_path, toy_spec, tiny, lab
     with pytest.raises(InputError, match=r"setting 'interface.mu_of': got 'channel', exp.* 'mean'"):
         run_correction(today, tmp_path / "run", resume=True)
     assert run_correction(config, tmp_path / "run", resume=True)["mae"] == metrics["mae"]
+
+
+OLD = "watch_every = 0\ncheck_every = 10\nnear = []\nrank = 64\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "words"),
+    [
+        (OLD, ""),
+        (OLD.replace("[]", "[3]"), r"cannot read \(setting: got 'interface.near'"),
+        (OLD.replace("64", "8"), r"cannot read \(setting: got 'interface.rank'"),
+        (OLD.replace("every = 0", "every = 2"), r"cannot read \(setting: got 'interface.check_e"),
+    ],
+)
+def test_a_record_of_before_is_read_where_it_means_the_same(tmp_path, toy_spec, tiny, old, words):
+    """Compressed banks are gone, and a watch looked at every product of an iteration."""
+    config = config_of(toy_spec, tiny, "interface={way='bank',snapshots=3}")
+    metrics = run_correction(config, tmp_path / "run")
+    record, label = tmp_path / "run/config.toml", tmp_path / "run/ZO-interface/seed-0"
+    text = record.read_text()
+    assert "watch_every = 10\n" in text
+    record.write_text(text.replace("watch_every = 10\n", old))
+    rows = ["iteration,mean_agreement,least_agreement,snapshots,fallbacks", "0,0.9,0.75,3,0"]
+    (label / "watch.csv").write_text("\n".join(rows) + "\n")
+    notes = Notes()
+    if words:
+        with pytest.raises(InputError, match=words):
+            run_correction(config, tmp_path / "run", resume=True)
+        return
+    again = run_correction(config, tmp_path / "run", resume=True, progress=notes)
+    assert (again["mae"], again["solver_steps"]) == (metrics["mae"], metrics["solver_steps"])
+    assert [line for line in notes.lines if "0.7500 on average, 0.7500 at the least; 0 s" in line]
+
+
+def test_a_record_of_a_bank_without_a_watch_keeps_what_it_did():
+    """It had room and a fallback, but nothing that would have used them."""
+    table = {"way": "bank", "watch_every": 0, "check_every": 7, "more_snapshots": 3, "near": []}
+    found = CorrectionConfig.upgrade({"interface": table})["interface"]
+    assert found == {"way": "bank", "watch_every": 7, "more_snapshots": 3, "watch_below": 0.0}
+    assert CorrectionConfig.upgrade({"interface": found})["interface"] == found

@@ -12,9 +12,8 @@ from zopde.interface import (
     Step,
     Watch,
     farthest_points,
-    form_for,
 )
-from zopde.interface.bank import fitted
+from zopde.interface.bank import check_bank_fits, fitted
 
 
 def draw(gen, *shape):
@@ -29,13 +28,12 @@ def step_of(solver, gen, batch=3, variable="state"):
 SCALE = torch.tensor([1.0, 2.0])
 
 
-def bank_of(grid, capacity=6, variable="state", forcing_scale=None, **settings):
-    form = form_for(grid, variable, capacity)
-    return Bank(form, capacity, Key(SCALE, forcing_scale), variable, Probing(1e-5), **settings)
+def bank_of(capacity=6, variable="state", forcing_scale=None, **settings):
+    return Bank(capacity, Key(SCALE, forcing_scale), variable, Probing(1e-5), **settings)
 
 
 def bank_at(step, **settings):
-    bank = bank_of(step.solver.grid, variable=step.variable, **settings)
+    bank = bank_of(variable=step.variable, **settings)
     bank.add(step)
     return bank
 
@@ -63,7 +61,7 @@ def test_nearest_takes_the_jacobian_of_one_snapshot_exact(toy, gen):
     point = (one + 2 * other)[None] / 3
     between = Step(toy, point, step.forcing[:1], toy.step(point, step.forcing[:1]))
     v = torch.randn_like(point)
-    expected = (v.flatten(1) @ bank.jacobians[1].view(128, 128).double().T).view_as(v)
+    expected = (v.flatten(1) @ bank.jacobians[1].double().T).view_as(v)
     torch.testing.assert_close(BankPullback(bank)(between, v), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -76,31 +74,34 @@ def test_distance_takes_the_forcing_where_it_has_a_scale(toy, gen):
 
 
 def test_queries_are_counted_exact(toy, gen):
-    """128 for each snapshot, then one for each watched product, and no other."""
+    """128 for each snapshot; the looks, one at every tenth product, are counted apart."""
     counter = CountedSolver(toy)
     step = step_of(counter, gen)
     bank = bank_at(step)
     assert counter.steps == 3 + 3 * 128
-    BankPullback(bank)(step, step.stepped)
-    assert counter.steps == 3 + 3 * 128
-    BankPullback(bank, watch=Watch(gen, mu=1e-5))(step, step.stepped)
-    assert counter.steps == 3 + 3 * 128 + 1
+    pullback = BankPullback(bank)
+    for _ in range(11):
+        pullback(step, step.stepped)
+    assert counter.counts() == {"steps": 3 + 3 * 128, "checking": 2}
 
 
 def test_the_watch_sees_what_fits_and_adds_what_does_not(toy, gen):
     step, far = step_of(toy, gen), step_of(toy, gen, batch=1)
-    bank, watch = bank_at(step), Watch(gen, threshold=0.99, mu=1e-5)
+    bank = bank_at(step)
+    watch = Watch(gen, below=0.99, at=range(9), mend=bank.mend)
     pullback = BankPullback(bank, watch=watch)
     pullback(step, step.stepped)
-    assert watch.agreements[0] > 0.9999
-    assert (watch.added, len(bank)) == (0, 3)
+    assert watch.seen[0].cosine > 0.9999
+    assert watch.seen[0].error < 1e-3
+    assert len(bank) == 3
     pullback(far, far.stepped)
-    assert watch.agreements[1] < 0.99
-    assert (watch.added, len(bank)) == (1, 4)
+    assert watch.seen[1].cosine < 0.99
+    assert watch.seen[1].error > 0.05
+    assert len(bank) == 4
     found = pullback(far, far.stepped)
     dense = DensePullback(1e-5)(far, far.stepped)
     torch.testing.assert_close(found, dense, rtol=1e-4, atol=1e-5)
-    assert watch.added == 1
+    assert len(bank) == 4
 
 
 def test_fitted_weights_find_a_state_among_its_snapshots(toy, gen):
@@ -160,17 +161,21 @@ def test_a_list_of_snapshots_restores(toy, gen, tmp_path):
         later.restore(counter, 100)
 
 
-def test_where_the_bank_has_no_room_the_fallback_answers(toy, gen):
+def test_where_the_bank_has_no_room_the_fallback_serves_until_a_look_agrees(toy, gen):
     step, far = step_of(toy, gen), step_of(toy, gen, batch=1)
-    dense = DensePullback(1e-5)
-    bank, watch = bank_of(toy.grid, 3), Watch(gen, 0.99, 1e-5, fallback=dense)
+    dense, bank = DensePullback(1e-5), bank_of(3)
     bank.add(step)
-    pullback = BankPullback(bank, watch=watch)
-    pullback(step, step.stepped)
-    assert watch.fell_back == 0
-    assert torch.equal(pullback(far, far.stepped), dense(far, far.stepped))
-    assert torch.equal(pullback(step, step.stepped), dense(step, step.stepped))
-    assert (watch.fell_back, len(watch.agreements), watch.added) == (2, 2, 0)
+    watch = Watch(gen, 0.99, (0, 1, 3), bank.mend, dense)
+    pullback, alone = BankPullback(bank, watch=watch), BankPullback(bank)
+    at_step, at_far = dense(step, step.stepped), dense(far, far.stepped)
+    from_bank = alone(step, step.stepped)
+    assert not torch.equal(from_bank, at_step)
+    assert torch.equal(pullback(step, step.stepped), from_bank)
+    assert torch.equal(pullback(far, far.stepped), at_far)
+    assert torch.equal(pullback(step, step.stepped), at_step)
+    assert torch.equal(pullback(step, step.stepped), from_bank)
+    assert [look.cosine > 0.99 for look in watch.seen] == [True, False, True]
+    assert len(bank) == 3
 
 
 def test_farthest_points_exact():
@@ -185,8 +190,10 @@ def test_farthest_points_exact():
 
 def test_what_will_not_do_raises(toy, gen):
     with pytest.raises(InputError, match=r"got 100000 x 128 x 128 entries, 6.1 GiB, expected"):
-        form_for(toy.grid, "state", 100_000)
-    bank = bank_of(toy.grid, 1)
+        check_bank_fits(100_000, 128, 128, 4.0)
+    with pytest.raises(InputError, match=r"3 x 128 x 128 entries.*at most 0.0001 GiB.*tangent"):
+        bank_of(3, limit_gib=1e-4).add(step_of(toy, gen))
+    bank = bank_of(1)
     with pytest.raises(InputError, match="no snapshot"):
         BankPullback(bank)
     step = step_of(toy, gen)

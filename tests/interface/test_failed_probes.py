@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zopde import BankPullback, ColouredPullback, DensePullback, RandomPullback, SolverError
-from zopde.interface import Bank, DenseForm, JacobianStore, Key, Probing, Step, Watch
+from zopde.interface import Bank, JacobianStore, Key, Probing, Step, Watch
 
 
 class Lossy:
@@ -73,15 +73,15 @@ def test_random_is_the_mean_over_the_rest(at):
 
 def test_a_jacobian_must_be_whole_raises(at):
     with pytest.raises(SolverError, match="Jacobian: 1 of"):
-        JacobianStore().fetch(at([17])[0], DenseForm(128, 128), Probing(1e-4))
+        JacobianStore().fetch(at([17])[0], Probing(1e-4))
 
 
 def test_a_bank_holds_no_answer_of_a_failed_probe_raises(at, tmp_path):
-    form, probing = DenseForm(128, 128), Probing(1e-4, states=50)
+    probing = Probing(1e-4, states=50)
     with pytest.raises(SolverError, match="Jacobian: 1 of"):
-        JacobianStore(tmp_path).fetch(at([60])[0], form, probing)
+        JacobianStore(tmp_path).fetch(at([60])[0], probing)
     kept = JacobianStore(tmp_path)
-    found = kept.fetch(at([])[0], form, probing)
+    found = kept.fetch(at([])[0], probing)
     assert all(numbers.isfinite().all() for numbers in found)
     assert kept.solver_steps == 2 * 128 - 50, "the call before the one that failed is kept"
 
@@ -89,12 +89,12 @@ def test_a_bank_holds_no_answer_of_a_failed_probe_raises(at, tmp_path):
 def test_a_watch_whose_probe_failed_says_nothing_about_the_bank(at, toy):
     step, v = at([])
     scale = torch.ones(2, dtype=torch.float64)
-    bank = Bank(DenseForm(128, 128), 4, Key(scale), probing=Probing(1e-4))
+    bank = Bank(4, Key(scale), probing=Probing(1e-4))
     bank.add(step)
-    watch = Watch(torch.Generator().manual_seed(0), threshold=0.99, mu=1e-4)
+    watch = Watch(torch.Generator().manual_seed(0), below=0.99, mend=bank.mend)
     watched = BankPullback(bank, watch=watch)(at([0])[0], v)
     assert torch.equal(watched, BankPullback(bank)(step, v))
-    assert (len(bank), watch.agreements, watch.added) == (2, [], 0)
+    assert (len(bank), watch.seen) == (2, [])
 
 
 def test_a_loss_that_is_not_finite_is_not_hidden(at):

@@ -4,7 +4,7 @@ import torch
 
 from zopde import BankPullback, InterfaceSolver, UnrolledObjective, rollout
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.interface import Bank, Key, Probing, Step, farthest_points, form_for
+from zopde.interface import Bank, Key, Probing, Step, farthest_points
 
 
 def test_a_bank_and_nog_take_ten_lines(toy, corrector, window):
@@ -22,7 +22,7 @@ def test_a_bank_and_nog_take_ten_lines(toy, corrector, window):
     forcing = window.forcing[:, [-1, 0, 1, 2]].flatten(0, 1)
     key = Key(scale)
     chosen = farthest_points(key(states).flatten(1), 9)
-    bank = Bank(form_for(toy.grid, "state", 9), 9, key, probing=Probing(1e-5))
+    bank = Bank(9, key, probing=Probing(1e-5))
     bank.add(Step(solver, states[chosen], forcing[chosen], stepped[chosen]))
     through_bank = InterfaceSolver(solver, BankPullback(bank, "fitted"))
 

@@ -28,6 +28,7 @@ def test_counts_exact(toy_spec, tiny, tmp_path, scheme, factor):
     weights = int(cuts["weights"].note.split()[0].replace(",", ""))
     assert asked == {
         "weights": (0, 6 * (weights + 1)),
+        "interface, identity": (0, 6),
         "interface, dense": (0, 6 + 6 * 128 * factor),
         "interface, coloured": (64, 6 + 6 * 32 * factor),
         "interface, bank": (5 * 128 * factor, 6),
@@ -54,7 +55,7 @@ def test_the_weight_cut_has_its_row_where_no_label_takes_it(toy_spec, tiny, tmp_
 
 def test_a_cut_that_will_not_do_says_why(toy_spec, tiny, tmp_path):
     cuts = cuts_of(toy_spec, tiny, tmp_path, "data.coarse=[4,4]", "interface.limit_gib=1e-6")
-    for name, why in (("coloured", "colours"), ("bank", "GiB compressed")):
+    for name, why in (("coloured", "colours"), ("bank", "GiB, expected at most")):
         row = cuts[f"interface, {name}"]
         assert (row.setup_steps, row.steps, row.seconds) == (None, None, None)
         assert why in row.note

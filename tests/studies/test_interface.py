@@ -24,7 +24,10 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "setup", "asked"),
-    [("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("bank", 1280, 0)],
+    [
+        *(("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("bank", 1280, 0)),
+        ("identity", 0, 0),
+    ],
 )
 def test_training_by_queries_ends_where_sol_does(
     folder, toy_spec, tiny, kind, setup, asked, forecast
@@ -37,7 +40,7 @@ def test_training_by_queries_ends_where_sol_does(
     assert planned["ZO-interface"].solver_steps == metrics["solver_steps"]["ZO-interface"]
     assert planned["NOG"].solver_steps == metrics["solver_steps"]["NOG"] == 12 * 2 * 3
     assert metrics["queries"]["ZO-interface"] == metrics["queries"]["SOL"]
-    if kind != "random":
+    if kind not in ("random", "identity"):
         nog, zo, sol = (
             torch.cat([v.flatten() for _, v in sorted(load_file(place).items())])
             for place in (
@@ -86,13 +89,14 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
         ]
         assert watched[0] == watched[1]
         assert len(watched[0]) == 1 + 6
-        assert watched[0][-1].endswith(",11,0")
-        seen = [row["agreement"] for row in rows[0]]
-        assert all(seen[::2])
-        assert not any(seen[1::2])
-        assert f"0,{seen[0]}," in watched[0][1]
+        for name in ("agreement", "error"):
+            seen = [row[name] for row in rows[0]]
+            assert all(seen[::2])
+            assert not any(seen[1::2])
+        assert watched[0][0] == "iteration,agreement,error,snapshots,fallback"
+        assert watched[0][1] == f"0,{rows[0][0]['agreement']},{rows[0][0]['error']},3,0"
     assert all(bool(row["variance"]) == (kind == "random") for row in rows[0])
-    names = ("loss", "gradient_norm", "solver_steps", "agreement", "variance")
+    names = ("loss", "gradient_norm", "solver_steps", "agreement", "error", "variance")
     assert [[r[n] for n in names] for r in rows[0]] == [[r[n] for n in names] for r in rows[1]]
 
 
@@ -138,17 +142,44 @@ def test_a_second_run_measures_nothing(tmp_path, toy_spec, tiny):
 
 @pytest.mark.parametrize(("fallback", "probes"), [("dense", 128), ("coloured", 32)])
 def test_the_fallback_is_counted_and_told(tmp_path, toy_spec, tiny, fallback, probes):
-    """No agreement is 1: at 6 of 12 iterations all 3 products of 2 states are answered by it."""
+    """No agreement is 1.1: from the first look on all products of 2 states are answered by it."""
     watched = ["interface.watch_every=2", "interface.watch_below=1.1"]
     notes, config = (
         Notes(),
         config_of(toy_spec, tiny, *AMORTISED, *watched, f"interface.fallback={fallback}"),
     )
     metrics = run_correction(config, tmp_path / "run", progress=notes)
-    assert notes.about(f"; 0 snapshots added; {fallback} answered 18 products instead")
+    assert notes.about(f"; 0 snapshots added; {fallback} served after 6 of 6 looks")
     setup = 384 + (64 if fallback == "coloured" else 0)
-    asked = 12 * 2 * 3 + 6 * (1 + 3 * 2 * probes)
-    assert metrics["solver_steps"]["ZO-interface"] == setup + asked
+    asked = metrics["solver_steps"]["ZO-interface"] - setup - 12 * 2 * 3
+    products = asked / (2 * probes)
+    assert products in (36, 35, 34), "the first look is at one of three products"
+
+
+def test_a_fallback_that_serves_does_so_after_a_resume(tmp_path, toy_spec, tiny, monkeypatch):
+    """Looks at iterations 0, 5 and 10; killed in iteration 3."""
+    watched = ["interface.watch_every=5", "interface.watch_below=1.1", "interface.fallback=dense"]
+    config = config_of(toy_spec, tiny, *AMORTISED, *watched)
+    whole = run_correction(config, tmp_path / "whole")
+    from zopde.training import Optimise
+
+    update, calls = Optimise.update, []
+
+    def dying(self, *given):
+        calls.append(given)
+        if len(calls) == 20 + 4:  # NON-start first
+            raise KeyboardInterrupt
+        update(self, *given)
+
+    monkeypatch.setattr(Optimise, "update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_correction(config, tmp_path / "cut")
+    monkeypatch.undo()
+    again = run_correction(config, tmp_path / "cut", resume=True)
+    assert (again["mae"], again["solver_steps"]) == (whole["mae"], whole["solver_steps"])
+    seen = [tmp_path / name / "ZO-interface/seed-0/watch.csv" for name in ("whole", "cut")]
+    assert seen[0].read_text() == seen[1].read_text()
+    assert [row[-2:] for row in seen[0].read_text().splitlines()[1:]] == [",1"] * 3
 
 
 def test_workers_fill_the_same_bank(tmp_path, toy_spec, tiny):
@@ -162,14 +193,6 @@ def test_workers_fill_the_same_bank(tmp_path, toy_spec, tiny):
     assert found[0] == found[1]
 
 
-def test_a_bank_that_does_not_fit_is_compressed_or_refused(tmp_path, toy_spec, tiny):
-    config = config_of(toy_spec, tiny, *AMORTISED, "interface={limit_gib=1e-4,near=[0,0],rank=8}")
-    notes = Notes()
-    run_correction(config, tmp_path / "run", progress=notes)
-    assert notes.about("near0x0-rank8: ")
-    assert all("near0x0-rank8" in f.name for f in next(tmp_path.glob("*.jacobians")).iterdir())
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -178,9 +201,13 @@ def test_a_bank_that_does_not_fit_is_compressed_or_refused(tmp_path, toy_spec, t
         ("interface.radius=[1]", "interface.radius"),
         ("interface.radius=[0,0]", r"reaches \(1, 1\) cells"),
         ("data.coarse=[4,4]", "colours"),
-        ("interface.near=[1]", "interface.near"),
+        ("interface.near=[1]", "got 'interface.near'"),
+        ("interface.check_every=3", "its new name 'interface.watch_every'"),
         ("interface={way='bank',fallback='coloured',radius=[0,0]}", r"reaches \(1, 1\)"),
-        ("interface={way='bank',snapshots=3,limit_gib=1e-5}", "GiB compressed"),
+        (
+            "interface={way='bank',snapshots=3,limit_gib=1e-5}",
+            "fewer snapshots or a coarser.*tangent",
+        ),
         ("interface={way='bank',snapshots=99999}", "99999 x 128 x 128 entries"),
     ],
 )

@@ -3,7 +3,7 @@
 from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
 from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
-from zopde.interface.forms import CompressedForm, DenseForm, Form, form_for
+from zopde.interface.identity import IdentityPullback
 from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
@@ -18,19 +18,18 @@ from zopde.interface.vjp import (
     by_variable,
     queried,
 )
-from zopde.interface.watch import Watch
+from zopde.interface.watch import Agreement, Watch, compare
 
 __all__ = [
     "LOOKUPS",
+    "Agreement",
     "Bank",
     "BankPullback",
     "CheckedAt",
     "ColouredPullback",
-    "CompressedForm",
-    "DenseForm",
     "DensePullback",
     "EntryOracle",
-    "Form",
+    "IdentityPullback",
     "InterfaceSolver",
     "JacobianStore",
     "Key",
@@ -45,8 +44,8 @@ __all__ = [
     "always",
     "by_variable",
     "coloured_for",
+    "compare",
     "farthest_points",
-    "form_for",
     "measure_radius",
     "measure_reach",
     "queried",

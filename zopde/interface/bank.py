@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -13,18 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State, counted_apart
+from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
-from zopde.interface.forms import Form
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Pullback, Step, Variable, Varied, differences, failed
-from zopde.interface.watch import Watch, least_cosine
-from zopde.validate import check_count, check_not_negative, checked
+from zopde.interface.vjp import Probing, Step, Variable, Varied
+from zopde.interface.watch import Watch
+from zopde.validate import check_count, checked
 
 Lookup = Literal["nearest", "fitted"]
 Weights = Float[Tensor, "snapshots batch"]
-_BADLY = 0.5  # an agreement that is worth a warning
+_GIB = 2**30
 _RIDGE = 1e-2  # of the spread of weights, against that of states in standard deviations
 
 
@@ -103,13 +100,13 @@ class Bank:
     """Jacobians J_k of a solver's step at snapshots (u_k, f_k), each measured once.
 
     Args:
-        form: How each is kept; see `form_for`.
         capacity: Jacobians at most.
         key: What distances between states are taken of.
         variable: Of which input they are the Jacobians, "state" or "forcing".
         probing: How they are measured; None is `Probing()`. Without a scale it takes the key's.
         store: Where they are kept; None is memory.
         path: A file in which the snapshots with a tag are listed, for `restore`; None for none.
+        limit_gib: GiB that all of them may take, 4 bytes a number.
 
     Raises:
         InputError: If `capacity` is no whole number >= 1.
@@ -119,31 +116,26 @@ class Bank:
 
     def __init__(
         self,
-        form: Form,
         capacity: int,
         key: Key,
         variable: Variable = "state",
         probing: Probing | None = None,
         store: JacobianStore | None = None,
         path: Path | None = None,
+        limit_gib: float = 4.0,
     ) -> None:
         check_count("snapshots", capacity)
-        self.form, self.key, self.variable, self.capacity = form, key, variable, capacity
+        self.key, self.variable, self.capacity = key, variable, capacity
         probing, own = probing or Probing(), key.scale if variable == "state" else key.forcing_scale
         self.probing = probing if probing.scale is not None else replace(probing, scale=own)
         self._store = store or JacobianStore()
-        self._path = path
-        self.jacobians: list[Tensor] = []  # as numbers of the form
+        self._path, self._limit = path, limit_gib
+        self.jacobians: list[Float[Tensor, "inputs outputs"]] = []  # J^T[j, i] = d S_i / d x_j
         self.listed: list[dict[str, Any]] = []  # the snapshots with a tag, as in the file
         self._keys: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.jacobians)
-
-    @property
-    def error(self) -> float:
-        """The largest share that any Jacobian lost by the way it is kept."""
-        return max(map(self.form.error, self.jacobians), default=0.0)
 
     def add(self, step: Step, tag: int | None = None, store: JacobianStore | None = None) -> None:
         """Add the Jacobian at every state of a step's batch.
@@ -157,14 +149,16 @@ class Bank:
             store: Where to keep them, if not with the others.
 
         Raises:
-            InputError: If there is no room.
+            InputError: If there is no room, or so many Jacobians do not fit into the limit.
             SolverError: If the solver fails.
         """
         if len(self) + len(step.state) > self.capacity:
             got = f"{len(step.state)} more than the {len(self)} snapshots"
             raise InputError("bank", got=got, expected=f"at most {self.capacity}")
         step = replace(step, variable=self.variable)
-        self.jacobians += (store or self._store).fetch(step, self.form, self.probing)
+        sizes = step.point[0].numel(), step.stepped[0].numel()
+        check_bank_fits(self.capacity, *sizes, self._limit)
+        self.jacobians += (store or self._store).fetch(step, self.probing)
         for single in map(step.at, range(len(step.state))):
             self._keys.append(self.key(single.state, single.forcing)[0].cpu())
             if tag is not None:
@@ -173,6 +167,17 @@ class Bank:
                 self.listed.append({**copies, "forcing": forcing, "tag": tag})
         if tag is not None:
             self._write()
+
+    def mend(self, step: Step, tag: int | None = None, store: JacobianStore | None = None) -> bool:
+        """Add the Jacobian at a state where the others do not fit, as `add` does, if there is room.
+
+        Returns:
+            Whether there was.
+        """
+        if len(self) == self.capacity:
+            return False
+        self.add(step, tag, store)
+        return True
 
     def restore(self, solver: Solver, below: int, store: JacobianStore | None = None) -> None:
         """Add again what the file lists, up to the first tag that is not below `below`.
@@ -214,6 +219,16 @@ class Bank:
         key = self.key(state, forcing)
         away = key - self.keys.to(key)[:, None]
         return away.square().flatten(2).mean(dim=2).sqrt().T
+
+
+def check_bank_fits(capacity: int, inputs: int, outputs: int, limit_gib: float) -> None:
+    """Require that so many Jacobians of so many entries fit into so many GiB, 4 bytes a number."""
+    needed = 4 * capacity * inputs * outputs / _GIB
+    if needed > limit_gib:
+        got = f"{capacity} x {inputs:,} x {outputs:,} entries, {needed:.3g} GiB"
+        remedy = "take fewer snapshots or a coarser grid, raise the limit, or use "
+        remedy += 'interface.way = "tangent"'
+        raise InputError("bank", got=got, expected=f"at most {limit_gib:.3g} GiB", remedy=remedy)
 
 
 def nearest(bank: Bank, state: State, forcing: Forcing | None) -> Weights:
@@ -258,36 +273,26 @@ class BankPullback:
 
     The error is the change of the Jacobian between the state and the snapshots; it does not
     fall with mu. "fitted" reads every Jacobian of the bank at every product, "nearest" one for
-    each state. Queries: none but the watch's (one solver step for each product that is watched,
-    D where it adds a snapshot, and its fallback's). No randomness but the watch's. Without one,
-    the first product and then one of every `check_every` is compared, and what does not fit makes
-    a warning; a `Tally` counts that step apart, as "checking".
+    each state. Queries: none but the watch's (D where it adds a snapshot, and its fallback's). No
+    randomness but the watch's.
 
     Args:
         bank: Jacobians of the state or of the forcing, at least one; see `PullbackByVariable`
             for both.
         lookup: "nearest" or "fitted".
-        watch: Compares the bank with the solver at every product.
-        check_every: Products from one comparison to the next without a watch; 0 for none.
+        watch: Compares the bank with the solver; None looks at every tenth product, and warns
+            where it fits badly.
 
     Raises:
         InputError: If the bank is empty, or the lookup is unknown.
     """
 
     @checked
-    def __init__(
-        self,
-        bank: Bank,
-        lookup: Lookup = "nearest",
-        watch: Watch | None = None,
-        check_every: int = 10,
-    ) -> None:
-        check_not_negative("check_every", check_every)
+    def __init__(self, bank: Bank, lookup: Lookup = "nearest", watch: Watch | None = None) -> None:
         if not len(bank):
             raise InputError("bank", got="no snapshot", expected="at least one", remedy="add one")
-        self._bank, self._lookup, self._watch = bank, lookup, watch
-        self._every, self._products = check_every, 0
-        self._draws = torch.Generator().manual_seed(0)
+        self._bank, self._lookup = bank, lookup
+        self._watch = watch or Watch(torch.Generator().manual_seed(0))
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
@@ -295,20 +300,13 @@ class BankPullback:
             got, expected = f"Jacobians of the {self._bank.variable}", f"one of the {step.variable}"
             remedy = "detach that input, or use another pullback for it"
             raise InputError("bank", got=got, expected=expected, remedy=remedy)
-        watch, due = self._watch, self._every and self._products % self._every == 0
-        self._products += 1
-        if watch is None and due:
-            seen = Watch(self._draws, mu=self._bank.probing.mu, once=True)
-            self._look(step, seen)
-            if seen.agreements and seen.agreements[0] < _BADLY:
-                text = f"bank and solver agree {seen.agreements[0]:.2f} (a cosine) at this state: "
-                warnings.warn(f"{text}add snapshots, or a Watch that does", stacklevel=2)
-        if watch is not None and not (watch.once and watch.agreements):
-            instead = watch.fallback if watch.fell_back else self._look(step, watch)
-            if instead is not None:
-                watch.fell_back += 1
-                return instead(step, cotangent)
+        instead = self._watch.instead(step, self._push, self._bank.probing)
+        if instead is not None:
+            return instead(step, cotangent)
         return self._weighted(step, cotangent, transposed=True).view_as(step.point)
+
+    def _push(self, step: Step, direction: Varied) -> State:
+        return self._weighted(step, direction, transposed=False).view_as(step.stepped)
 
     def _weighted(self, step: Step, vectors: Tensor, transposed: bool) -> Tensor:
         """sum_k w_k J_k^T v, or J_k (w_k d), for every state of the batch."""
@@ -318,34 +316,9 @@ class BankPullback:
         products = flat.new_zeros(len(flat), like[0].numel())
         for k in weights.any(dim=1).nonzero().flatten().tolist():
             rows = weights[k].nonzero().flatten()
-            jacobian, weight = bank.jacobians[k], weights[k, rows][:, None]
+            jacobian, weight = bank.jacobians[k].to(flat), weights[k, rows][:, None]
             if transposed:
-                products[rows] += weight * bank.form.pull(jacobian, flat[rows])
+                products[rows] += weight * (flat[rows] @ jacobian.T)
             else:
-                products[rows] += bank.form.push(jacobian, weight * flat[rows])
+                products[rows] += (weight * flat[rows]) @ jacobian
         return products
-
-    def _look(self, step: Step, watch: Watch) -> Pullback | None:
-        """Compare at one state of the batch, all in turn; what takes the bank's place."""
-        single = step.at(len(watch.agreements) % len(step.state))
-        signs = torch.randint(0, 2, single.point.shape, generator=watch.generator)
-        d = (2 * signs - 1).to(single.state) * self._bank.probing.units(single)
-        with counted_apart() if watch.once else nullcontext():
-            measured = differences(single, torch.zeros(1, dtype=torch.long), d, watch.mu)
-        if failed(measured).any():  # it tells nothing about the bank
-            return None
-        expected = self._weighted(single, d, transposed=False)
-        unchanged = d if step.variable == "state" else torch.zeros_like(measured)
-        channels = [
-            (values - unchanged)[0].flatten(1).double() / self._bank.key.scale[:, None].to(d)
-            for values in (measured, expected.view_as(measured))
-        ]
-        cosine = least_cosine(*channels)
-        watch.agreements.append(cosine)
-        if watch.threshold <= 0 or cosine >= watch.threshold:
-            return None
-        if len(self._bank) == self._bank.capacity:
-            return watch.fallback
-        self._bank.add(single, watch.tag, watch.store)
-        watch.added += 1
-        return None

@@ -19,7 +19,6 @@ from zopde.contracts import Tally
 from zopde.errors import InputError, SolverError
 from zopde.files import bytes_of, replacing
 from zopde.interface.directions import entry_responses
-from zopde.interface.forms import Form
 from zopde.interface.vjp import Probing, Step, failed
 from zopde.oracle.executor import finished
 from zopde.oracle.shipping import Shipment, Ticket, load
@@ -61,12 +60,11 @@ class JacobianStore:
         self._folder, self._identity, self._progress = folder, identity, progress
         self.solver_steps = 0
 
-    def fetch(self, step: Step, form: Form, probing: Probing) -> list[Tensor]:
-        """The numbers of the Jacobian at every state of a step's batch.
+    def fetch(self, step: Step, probing: Probing) -> list[Float[Tensor, "inputs outputs"]]:
+        """The Jacobian at every state of a step's batch, as J^T[j, i] = d S_i / d x_j.
 
         Args:
             step: Where, and of which variable.
-            form: How they are kept.
             probing: How they are measured.
 
         Raises:
@@ -74,29 +72,30 @@ class JacobianStore:
             SolverError: If the solver fails; the calls before are kept.
         """
         entries, files = step.point[0].numel(), list[str]()
-        packed, calls = dict[int, Tensor](), list[_Call]()
+        whole, calls = dict[int, Tensor](), list[_Call]()
         for row in range(len(step.point)):
-            files.append(self._file(step.at(row), form, probing))
-            numbers = self._read(files[row], form.size, step.stepped[row])
+            files.append(self._file(step.at(row), probing))
+            stepped = step.stepped[row]
+            numbers = self._read(files[row], entries * stepped.numel(), stepped)
             if numbers is not None:
-                packed[row] = numbers
+                whole[row] = numbers
                 continue
             for first in range(0, entries, probing.per_call):
                 probes = min(probing.per_call, entries - first)
                 calls.append(_Call(row, first, probes, f"{files[row]}.{first}"))
-        self._count(step, probing, len(packed) * entries)
+        self._count(step, probing, len(whole) * entries)
         measured: dict[int, dict[int, Tensor]] = {call.row: {} for call in calls}
         for call, responses in self._responses(step, probing, calls):
             row, parts = call.row, measured[call.row]
             parts[call.first] = responses
             if sum(map(len, parts.values())) == entries:
-                numbers = form.pack(torch.cat([parts[first] for first in sorted(parts)]))
-                packed[row] = self._keep(files[row], numbers, step.stepped[row])
+                numbers = torch.cat([parts[first] for first in sorted(parts)]).flatten()
+                whole[row] = self._keep(files[row], numbers, step.stepped[row])
                 if self._folder is not None:
                     for first in parts:
                         (self._folder / f"{files[row]}.{first}").unlink(missing_ok=True)
                 parts.clear()
-        return [packed[row] for row in range(len(files))]
+        return [whole[row].view(entries, -1) for row in range(len(files))]
 
     def _responses(
         self, step: Step, probing: Probing, calls: Sequence[_Call]
@@ -117,7 +116,7 @@ class JacobianStore:
             kept = self._keep(call.file, responses.flatten(), step.stepped[call.row])
             yield call, kept.view_as(responses)
 
-    def _file(self, single: Step, form: Form, probing: Probing) -> str:
+    def _file(self, single: Step, probing: Probing) -> str:
         settings = (self._identity, single.variable, probing.mu, probing.scheme, probing.states)
         digest = blake2b(repr(settings).encode(), digest_size=16)
         # The units of mu are part of it: files from before they were taken by channel differ.
@@ -125,7 +124,7 @@ class JacobianStore:
             if values is not None:
                 digest.update(f"{tuple(values[0].shape)} {values.dtype}".encode())
                 digest.update(bytes_of(values[0]))
-        return f"{digest.hexdigest()}.{form.name}"
+        return f"{digest.hexdigest()}.dense"
 
     def _read(self, name: str, size: int, stepped: Tensor) -> Tensor | None:
         """The numbers of a file, if it is all there and of this solver."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+import sys
+import warnings
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from zopde.contracts import State, counted_apart
-from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Pullback, Step, differences
-from zopde.validate import check_positive
+from zopde.interface.vjp import Probing, Pullback, Step, Varied, differences, failed
 from zopde.zo.rge import rademacher
 
 _COUNTS = 1e-2  # of the largest change of a channel, in units of its scale: what a watch looks at
+_BADLY = 0.5  # a cosine that is worth a warning
+Channels = Float[Tensor, "channel entries"]
 
 
 def directional(
@@ -48,42 +53,119 @@ def directional(
     return row, off
 
 
-@dataclass
-class Watch:
-    """Compares a bank with the solver at every product, for one solver step each.
+@dataclass(frozen=True)
+class Agreement:
+    """How well a derivative that was measured or learned before fits the solver's of now."""
 
-        agreement = cosine of  d/dmu S(x + mu d) - d  and  J_bank d - d,    d random, +1 and -1
+    cosine: float  # 1 is perfect; the least over the channels that change
+    error: float  # relative, 0 is perfect; the largest over the channels
 
-    in units of each channel's scale: the least over the channels that change by more than 1 % of
-    what the others do, so that a channel of small numbers counts. What a step leaves of its state
-    as it is would agree by itself, so it is taken away from both. Where the agreement is below
-    the threshold, the state becomes a snapshot as long as the bank has room; after that,
-    `fallback` gives this product and all that follow.
 
-    Raises:
-        InputError: If `mu` is not positive.
+def compare(
+    step: Step, push: Callable[[Varied], State], probing: Probing, generator: Generator
+) -> Agreement | None:
+    """Compare N d, which `push` gives, with the solver's own J d along a random direction d.
+
+        cosine = cos(N d - d, J d - d)        error = |N d - J d| / |J d|
+
+    d is +1 and -1 in units of the scale; J d is a finite difference. Both figures are taken
+    channel by channel, in standard deviations, so that a channel of small numbers counts. What a
+    step leaves of its state as it is would agree by itself, so the cosine is without it (of the
+    forcing nothing is left). A channel that changes by less than 1 % of what the others do has no
+    cosine, and its error is relative to that 1 %. Queries: one solver step for each state of the
+    step, two with the central scheme.
+
+    Args:
+        step: Where, and of which variable; it may be a batch.
+        push: (batch, varied_channel, *space) -> N d, of the shape of `step.stepped`.
+        probing: How J d is measured.
+        generator: Source of d.
+
+    Returns:
+        None where the solver's step failed, which tells nothing.
     """
+    signs = torch.randint(0, 2, step.point.shape, generator=generator)
+    d = (2 * signs - 1).to(step.point) * probing.units(step)
+    rows = torch.arange(len(d), device=d.device)
+    measured = differences(step, rows, d, probing.mu, probing.scheme)
+    if failed(measured).any():
+        return None
+    pushed = push(d)
+    if failed(pushed).any():
+        return Agreement(-1.0, math.inf)
+    own = probing if step.variable == "state" else replace(probing, scale=None)
+    units = own.units(replace(step, variable="state"))
+    kept = d if step.variable == "state" else torch.zeros_like(measured)
+    exact, found, kept = (
+        (values / units).transpose(0, 1).flatten(1).double() for values in (measured, pushed, kept)
+    )
+    return Agreement(_least_cosine(found - kept, exact - kept), _largest_error(found, exact))
 
-    generator: Generator  # source of the directions
-    threshold: float = 0.0  # 0 or less: nothing is done about any agreement
-    mu: float = 1e-3  # finite-difference step, in units of the scale of the bank's `Probing`; > 0
-    tag: int | None = None  # what such a snapshot is added with
-    store: JacobianStore | None = None  # where such a snapshot is kept; None: with the others
-    fallback: Pullback | None = None  # what then takes the bank's place; None: still the bank
-    once: bool = False  # look at the first product alone, and count the step apart, as "checking"
-    agreements: list[float] = field(default_factory=list)  # every figure so far
-    added: int = 0  # snapshots added so far
-    fell_back: int = 0  # products that `fallback` has given
 
-    def __post_init__(self) -> None:
-        check_positive("mu", self.mu)
-
-
-def least_cosine(
-    left: Float[Tensor, "channel entries"], right: Float[Tensor, "channel entries"]
-) -> float:
+def _least_cosine(left: Channels, right: Channels) -> float:
     """The least cosine over the channels that count; 1 where nothing changes at all."""
     sizes = torch.maximum(left.norm(dim=1), right.norm(dim=1))
     counts = sizes > _COUNTS * sizes.max()
     cosines = torch.cosine_similarity(left, right, dim=1)[counts]
     return float(cosines.min()) if len(cosines) else 1.0
+
+
+def _largest_error(found: Channels, exact: Channels) -> float:
+    off, sizes = (found - exact).norm(dim=1), exact.norm(dim=1)
+    errors = off / torch.maximum(sizes, _COUNTS * sizes.max())
+    return float(torch.where(off == 0, 0.0, errors).max())  # 0 / 0 where nothing changes at all
+
+
+@final
+@dataclass
+class Watch:
+    """Looks now and then whether the derivative in use fits the solver; see `compare`.
+
+    A look is at one state of the batch, drawn at random. A state where the cosine is below `below`
+    is handed to `mend`. Where that can do nothing, `fallback` gives this product and all that
+    follow, until a later look finds agreement. With `below` 0, a cosine below 0.5 makes a warning.
+    A `Tally` counts the solver steps of a look apart, as "checking".
+
+    Example:
+        >>> Watch(torch.Generator().manual_seed(0), below=0.99, at=range(0, 1000, 50)).seen
+        []
+    """
+
+    generator: Generator  # source of states and directions
+    below: float = 0.0  # the cosine under which something is done; 0 or less: nothing is done
+    at: Container[int] = range(0, sys.maxsize, 10)  # numbers of the products to look at
+    # What mends the derivative at a step of one state, such as `Bank.mend`; whether it could
+    mend: Callable[[Step], bool] | None = None
+    fallback: Pullback | None = None  # what else gives products; None: nothing
+    serving: bool = False  # whether the fallback gives them now
+    seen: list[Agreement] = field(default_factory=list)  # every look so far
+    _products: int = field(default=0, init=False)  # that it was told of
+
+    def instead(
+        self, step: Step, push: Callable[[Step, Varied], State], probing: Probing
+    ) -> Pullback | None:
+        """Look, if this product is one to look at; what gives it in place of the derivative in use.
+
+        Args:
+            step: Where the product is taken.
+            push: (step of one state, d) -> N d there.
+            probing: How J d is measured.
+        """
+        number, self._products = self._products, self._products + 1
+        if number in self.at:
+            self._look(step, push, probing)
+        return self.fallback if self.serving else None
+
+    def _look(self, step: Step, push: Callable[[Step, Varied], State], probing: Probing) -> None:
+        row = int(torch.randint(len(step.point), (1,), generator=self.generator))
+        single = step.at(row)
+        with counted_apart():
+            found = compare(single, partial(push, single), probing, self.generator)
+        if found is None:
+            return
+        self.seen.append(found)
+        mended = found.cosine >= self.below or (self.mend is not None and self.mend(single))
+        self.serving = not mended and self.fallback is not None
+        if self.below <= 0 and found.cosine < _BADLY:
+            text = f"the derivative in use and the solver's agree {found.cosine:.2f} (a cosine) "
+            warnings.warn(f"{text}at this state: see zopde.interface.Watch", stacklevel=4)

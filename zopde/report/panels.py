@@ -22,6 +22,7 @@ COLOURS = {
     "SRC": "#555555",
     "NON": "#E69F00",
     "NOG": "#009E73",
+    "ID": "#882255",
     "ZO-weights": "#0072B2",
     "ZO-weights-scratch": "#56B4E9",
     "ZO-interface": "#D55E00",

@@ -18,6 +18,7 @@ from torch import nn
 from zopde.contracts import Objective
 from zopde.errors import SolverError
 from zopde.files import append_text, load_tensors, reading, save_tensors, write_text
+from zopde.interface import Agreement
 from zopde.progress import Progress
 from zopde.training.descent import Gradient, GradientSource, Optimise
 
@@ -61,7 +62,7 @@ def fit(
     every_seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
     failures: Callable[[], Mapping[str, int]] = dict,
-    agreement: Callable[[], float | None] = not_measured,
+    agreement: Callable[[], Agreement | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted], None] | None = None,
 ) -> Fitted:
@@ -82,7 +83,8 @@ def fit(
         every_seconds: Time between two checkpoints.
         progress: Called with the loss after every iteration, and once per resumed one.
         failures: Reads a counter of failed solver steps, by reason.
-        agreement: Reads for the history how far a bank of Jacobians and the solver agreed.
+        agreement: Reads for the history how far a bank of Jacobians and the solver agreed; called
+            once an iteration, before the checkpoint.
         variance: Reads for the history how noisy the latest products were.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
@@ -131,9 +133,9 @@ def fit(
             save(cost)
             raise
         norm, done = _gradient_norm(network), now(cost, measured)
-        counts = done.queries, done.solver_steps, agreement(), variance(), done.checking
-        figures = (measured.loss, norm, *counts, round(done.seconds, 3))
-        rows.writerow((done.iterations, *figures))
+        figures = measured.loss, norm, done.queries, done.solver_steps
+        seen = *_cosine_and_error(agreement()), variance(), done.checking
+        rows.writerow((done.iterations, *figures, *seen, round(done.seconds, 3)))
         in_a_row = in_a_row + 1 if measured.skipped else 0
         if math.isinf(measured.loss) or not math.isfinite(norm):
             cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
@@ -155,6 +157,10 @@ def fit(
             saved = time.monotonic()
     save(cost)
     return cost
+
+
+def _cosine_and_error(seen: Agreement | None) -> tuple[float | None, float | None]:
+    return (seen.cosine, seen.error) if seen else (None, None)
 
 
 def _gradient_norm(network: nn.Module) -> float:
@@ -225,6 +231,7 @@ class Row:
     queries: int  # of the objective, so far
     solver_steps: int  # in states, so far
     agreement: float | None  # of a bank of Jacobians with the solver, a cosine
+    error: float | None  # of the bank along the same direction, relative
     variance: float | None  # of the entries of a product from random directions
     checking: int  # queries that verified stacked probes, so far
     seconds: float  # of training, so far
@@ -249,7 +256,7 @@ def read_history(path: Path) -> list[Row]:
     whole = ("iteration", "queries", "solver_steps", "checking")
 
     def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
-        if name in ("agreement", "variance", "checking") and not text:
+        if name in ("agreement", "error", "variance", "checking") and not text:
             return 0 if name in whole else None
         return (int if name in whole else float)(text or "")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ from zopde.contracts import Solver
 from zopde.files import reading, replacing
 from zopde.grid import Grid
 from zopde.interface import (
+    Agreement,
     Bank,
     BankPullback,
-    Form,
     JacobianStore,
     Key,
     Probing,
@@ -29,16 +31,14 @@ from zopde.interface import (
     Watch,
     by_variable,
     farthest_points,
-    form_for,
 )
+from zopde.interface.bank import check_bank_fits
 from zopde.interface.vjp import varied_shape
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.studies.correct.problem import InterfaceCut, Problem
 
 WATCH = "watch.csv"
-_NEAR = 5  # cells along each axis
-_HEAD = ("iteration", "mean_agreement", "least_agreement", "snapshots", "fallbacks")
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,24 @@ class Keeping:
     progress: Progress = field(default_factory=Silent)  # who is watching
 
 
+class Look(NamedTuple):
+    """What a watch saw at one iteration; a row of its file."""
+
+    iteration: int  # counted from 0
+    agreement: float  # the least cosine of this iteration
+    error: float  # the largest relative error; NaN where an earlier version did not look at it
+    snapshots: int  # of all banks, when it had been looked
+    fallback: int  # 1 if from then on the fallback gives the products, else 0
+
+
 class BankAt:
     """Iteration -> a pullback that looks Jacobians up, and on some iterations watches them.
 
     The banks are a function of the data and of the iterations so far: what a watch added after
     the point from which a run is resumed is forgotten, and found again. `counter` counts the steps
-    of the first snapshots; the steps that are watched bring their own. `fallback` serves where a
-    watch finds no agreement and no room.
+    of the first snapshots; the steps that are watched bring their own. `products` says how many
+    there are in a backward pass, of which a watch looks at one. Where it finds no agreement and no
+    room, `fallback` serves until a look finds agreement.
     """
 
     def __init__(
@@ -69,34 +80,33 @@ class BankAt:
         problem: Problem,
         counter: Solver,
         seed: int,
+        products: Mapping[Variable, int],
         keeping: Keeping,
         fallback: Pullback | None = None,
     ) -> None:
         self._cut, self._seed, self._solver = cut, seed, problem.solver
-        scales = problem.scales(cut)
-        self._every = cut.watch_every or cut.check_every
+        scales, self._products = problem.scales(cut), products
         self._own, self._fallback = keeping.own, fallback
         self._watches: list[Watch] = []
-        self._at, self._started = 0, False
+        self._at, self._looks, self._started = 0, list[Look](), False
         self._kept = JacobianStore(self._file("bank"), keeping.identity)
         grid = problem.solver.grid
         self.solver_steps = steps_of_bank(cut, grid, problem.variables)
         title = f"{cut.snapshots * len(scales)} Jacobians"
         with keeping.progress.stage(title, self.solver_steps) as advance:
             shared = JacobianStore(keeping.shared, keeping.identity, advance)
-            forms = forms_of_bank(cut, grid, problem.variables)
             snapshots, key = _snapshots(problem, counter, cut.snapshots)
             self.banks = {
                 variable: Bank(
-                    form,
                     cut.snapshots + cut.more_snapshots,
                     key,
                     variable,
-                    Probing(cut.mu, cut.scheme, cut.states, keeping.executor, scales[variable]),
+                    Probing(cut.mu, cut.scheme, cut.states, keeping.executor, scale),
                     shared,
                     self._file(f"bank/{variable}.pt"),
+                    cut.limit_gib / len(scales),
                 )
-                for variable, form in forms.items()
+                for variable, scale in scales.items()
             }
             for bank in self.banks.values():
                 bank.add(snapshots)
@@ -110,59 +120,59 @@ class BankAt:
         if not self._started:  # what came later than this belongs to a run that was cut off
             for bank in self.banks.values():
                 bank.restore(self._solver, iteration, self._kept)
-            self._started = True
-        self._write(iteration)
+            self._looks, self._started = self._looks_before(iteration), True
+            serving = bool(self._looks and self._looks[-1].fallback)
+        else:
+            serving = any(watch.serving for watch in self._watches)
         cut, draws = self._cut, generator(self._seed, "probes", iteration)
+        due = bool(cut.watch_every) and iteration % cut.watch_every == 0
         watches: dict[Variable, Watch] = {}
-        if self._every and iteration % self._every == 0:
-            below = cut.watch_below if cut.watch_every else 0.0
-            settings = below, cut.mu, iteration, self._kept, self._fallback, not cut.watch_every
-            watches = {variable: Watch(draws, *settings) for variable in self.banks}
-            self._at, self._watches = iteration, list(watches.values())
+        for variable, bank in self.banks.items():
+            count = self._products[variable]
+            at = [int(torch.randint(count, (1,), generator=draws))] if due and count else []
+            mend = partial(bank.mend, tag=iteration, store=self._kept)
+            watches[variable] = Watch(draws, cut.watch_below, at, mend, self._fallback, serving)
+        self._at, self._watches = iteration, list(watches.values())
         return by_variable(
-            {v: BankPullback(b, cut.lookup, watches.get(v), 0) for v, b in self.banks.items()}
+            {v: BankPullback(b, cut.lookup, watches[v]) for v, b in self.banks.items()}
         )
 
-    def agreement(self) -> float | None:
-        """What this iteration's watch has seen, the mean; None where it did not look."""
-        seen = self._agreements()
-        return sum(seen) / len(seen) if seen else None
-
-    def _agreements(self) -> list[float]:
-        return [cosine for watch in self._watches for cosine in watch.agreements]
-
-    def _count(self) -> int:
-        return sum(map(len, self.banks.values()))
-
-    def _write(self, iteration: int) -> None:
-        """Append what the latest watch saw to its file; rows from `iteration` on are dropped."""
-        file, mean = self._file(WATCH), self.agreement()
-        if self._every and file is not None:
-            rows = [row for row in _read_rows(file) if row[0] < iteration]
-            if mean is not None:
-                fell_back = sum(watch.fell_back for watch in self._watches)
-                least = min(self._agreements())
-                rows.append((self._at, mean, least, self._count(), fell_back))
-            with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8") as out:
-                csv.writer(out).writerows([_HEAD, *rows])
-        self._watches = []
+    def agreement(self) -> Agreement | None:
+        """What this iteration's watch saw, the worst, kept in its file; None without a look."""
+        seen = [look for watch in self._watches for look in watch.seen]
+        if not seen:
+            return None
+        worst = Agreement(min(s.cosine for s in seen), max(s.error for s in seen))
+        serving = any(watch.serving for watch in self._watches)
+        count = sum(map(len, self.banks.values()))
+        self._looks.append(Look(self._at, worst.cosine, worst.error, count, int(serving)))
+        if (file := self._file(WATCH)) is not None:
+            with replacing(file) as whole, whole.open("w", newline="", encoding="utf-8") as out:
+                csv.writer(out).writerows([Look._fields, *self._looks])
+        return worst
 
     def finish(self, iteration: int) -> str:
-        """Write what is left, and say in a line what the watch saw."""
-        self._write(iteration)
-        file = self._file(WATCH)
-        rows = [] if file is None else _read_rows(file)
-        if not rows:
+        """Say in a line what the watch saw."""
+        looks = self._looks if self._started else self._looks_before(iteration)
+        if not looks:
             return ""
-        _, means, least, counts, fallbacks = zip(*rows, strict=True)
-        added = counts[-1] - self._cut.snapshots * len(self.banks)
-        text = f"bank and solver agree {fmean(means):.4f} on average, {min(least):.4f} "
-        text += f"at the least; {added} snapshots added"
-        if min(least) < self._cut.watch_below and not self._cut.watch_every:
-            text += ": the bank fits badly, see interface.watch_every and more_snapshots"
-        if sum(fallbacks):
-            text += f"; {self._cut.fallback} answered {sum(fallbacks)} products instead"
+        least, cut = min(look.agreement for look in looks), self._cut
+        mean = fmean(look.agreement for look in looks)
+        errors = [look.error for look in looks if not math.isnan(look.error)]
+        added = looks[-1].snapshots - cut.snapshots * len(self.banks)
+        text = f"bank and solver agree {mean:.4f} on average, {least:.4f} at the least"
+        text += f", off by {max(errors):.2g} at the most" if errors else ""
+        text += f"; {added} snapshots added"
+        if fell := sum(look.fallback for look in looks):
+            return f"{text}; {cut.fallback} served after {fell} of {len(looks)} looks"
+        if least < cut.watch_below:
+            text += ": the bank fits badly, see interface.more_snapshots and fallback"
         return text
+
+    def _looks_before(self, iteration: int) -> list[Look]:
+        file = self._file(WATCH)
+        rows = _read_looks(file) if file is not None and file.exists() else []
+        return [look for look in rows if look.iteration < iteration]
 
     @property
     def note(self) -> str:
@@ -172,20 +182,16 @@ class BankAt:
             now = " once"
         elif not self._measured:
             now = " once before, none now"
-        text = f"{self._count()} Jacobians, {self.solver_steps:,} solver steps{now}"
-        lost = {bank.form.name: bank.error for bank in self.banks.values() if bank.error}
-        for name, error in lost.items():
-            text += f"; {name}: {100 * error:.2g} % of a Jacobian is lost"
-        return text
+        count = sum(map(len, self.banks.values()))
+        return f"{count} Jacobians, {self.solver_steps:,} solver steps{now}"
 
 
-def forms_of_bank(
-    cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]
-) -> dict[Variable, Form]:
-    """How Jacobians of each variable are kept; the banks share the limit."""
+def check_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> None:
+    """Require that the banks of all variables, which share the limit, fit into it."""
     count, inputs = cut.snapshots + cut.more_snapshots, list(variables)
-    limit, near = cut.limit_gib / len(inputs), tuple(cut.near) or (_NEAR,) * len(grid.shape)
-    return {v: form_for(grid, v, count, limit, near, cut.rank) for v in inputs}
+    for variable in inputs:
+        sizes = math.prod(varied_shape(grid, variable)), math.prod(grid.state_shape)
+        check_bank_fits(count, *sizes, cut.limit_gib / len(inputs))
 
 
 def steps_of_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> int:
@@ -213,15 +219,11 @@ def _snapshots(problem: Problem, solver: Solver, count: int) -> tuple[Step, Key]
     return problem.stored_steps(solver, rows[chosen.cpu()]), key
 
 
-def _read_rows(path: Path) -> list[tuple[int, float, float, int, int]]:
+def _read_looks(path: Path) -> list[Look]:
     """What a watch saw; a row that is cut short is no row."""
-    if not path.exists():
-        return []
     with reading("file", path, "what the run wrote", "start over with --overwrite"):
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
-        return [
-            (int(iteration), float(mean), float(least), int(count), int(fallbacks))
-            for iteration, mean, least, count, fallbacks in (
-                row for row in rows if len(row) == len(_HEAD)
-            )
-        ]
+        head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+        whole = [row for row in rows if len(row) == len(Look._fields)]
+        if "error" not in head:  # an earlier version: mean and least agreement, then as now
+            whole = [[row[0], row[2], "nan", row[3], str(int(row[4] != "0"))] for row in whole]
+        return [Look(int(i), float(a), float(e), int(n), int(f)) for i, a, e, n, f in whole]

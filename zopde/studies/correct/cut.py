@@ -12,9 +12,11 @@ import torch
 from zopde.blackbox import CountedSolver
 from zopde.errors import InputError
 from zopde.interface import (
+    Agreement,
     CheckedAt,
     ColouredPullback,
     DensePullback,
+    IdentityPullback,
     Pullback,
     PullbackAt,
     RandomPullback,
@@ -23,10 +25,11 @@ from zopde.interface import (
     by_variable,
     coloured_for,
 )
+from zopde.interface.identity import check_source
 from zopde.seeding import generator
-from zopde.studies.correct.bank import BankAt, Keeping, forms_of_bank
+from zopde.studies.correct.bank import BankAt, Keeping, check_bank
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.problem import InterfaceCut, Opened, Problem
+from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, products_of
 from zopde.training import Fitted, not_measured
 
 REACH = "reach.json"  # what a check widened, and when
@@ -43,8 +46,8 @@ class Interface:
     note: str  # what was found, for whom it may concern
     # To be called after so many iterations; what there is to say then, or ""
     finish: Callable[[int], str] = lambda _: ""
-    # What the latest iteration's watch saw, a cosine; None if there was none
-    agreement: Callable[[], float | None] = not_measured
+    # Keeps what the latest iteration's watch saw, and tells it; None if it did not look
+    agreement: Callable[[], Agreement | None] = not_measured
     # Of random directions, in the latest iteration's products; None without any
     variance: Callable[[], float | None] = not_measured
 
@@ -62,23 +65,24 @@ def check_suits(opened: Opened) -> None:
         )
     axes = len(problem.solver.grid.shape)
     for cut in opened.cuts.values():
-        for name, declared in (("radius", cut.radius), ("near", cut.near)):
-            if declared and len(declared) != axes:
-                raise InputError(
-                    f"interface.{name}",
-                    got=list(declared),
-                    expected=f"{axes} numbers of cells, one for each axis, or none",
-                )
+        if cut.radius and len(cut.radius) != axes:
+            raise InputError(
+                "interface.radius",
+                got=list(cut.radius),
+                expected=f"{axes} numbers of cells, one for each axis, or none",
+            )
+        if cut.way == "identity" and "forcing" in problem.variables:
+            check_source(problem.solver.grid)
         if cut.way == "bank":
-            forms_of_bank(cut, problem.solver.grid, problem.variables)
+            check_bank(cut, problem.solver.grid, problem.variables)
         if cut.way == "coloured" or (cut.way, cut.fallback) == ("bank", "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
 
 
 def open_interface(
-    cut: InterfaceCut, problem: Problem, seed: int, keeping: Keeping | None = None
+    cut: InterfaceCut, problem: Problem, seed: int, unroll: int, keeping: Keeping | None = None
 ) -> Interface:
-    """Measure what a way needs to know; a function of (cut, data, seed)."""
+    """Measure what a way needs to know; a function of (cut, data, seed, steps of an unroll)."""
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     keeping, odd = keeping or Keeping(), problem.odd_channels(cut)
 
@@ -89,6 +93,8 @@ def open_interface(
         drawn = _RandomAt(cut, problem, seed)
         note = f"{cut.directions} random directions; noise grows with training.unroll{odd}"
         return Interface(drawn, cost(0), note, variance=drawn.variance)
+    if cut.way == "identity":
+        return Interface(always(IdentityPullback()), cost(0), "the gradient passes as it is")
     if cut.way == "dense":
         return Interface(always(_dense(cut, problem)), cost(0), f"every entry is asked for{odd}")
     if cut.way == "coloured":
@@ -96,7 +102,7 @@ def open_interface(
         note = "; ".join(_describe(variable, pullback) for variable, pullback in coloured.items())
         file, say = None if keeping.own is None else keeping.own / REACH, keeping.progress.note
         draws = partial(generator, seed, "probes")
-        checked = CheckedAt(coloured, draws, cut.check_every, file, say)
+        checked = CheckedAt(coloured, draws, cut.watch_every, file, say)
         return Interface(checked, cost(counter.steps), f"{note}{odd}")
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
@@ -104,7 +110,8 @@ def open_interface(
     elif cut.fallback == "dense":
         fallback = _dense(cut, problem)
     before = counter.steps
-    bank = BankAt(cut, problem, counter, seed, keeping, fallback)
+    products = products_of(problem.injection, unroll)
+    bank = BankAt(cut, problem, counter, seed, products, keeping, fallback)
     spent = cost(before + bank.solver_steps)
     return Interface(bank, spent, f"{bank.note}{odd}", bank.finish, bank.agreement)
 

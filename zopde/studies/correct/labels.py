@@ -2,7 +2,7 @@
 
 With a correction before the solver's step, or in its forcing, the loss is reached through the
 solver alone. NON and NOG, which do not differentiate it, have no gradient then: they cannot be
-trained, and nothing can start from NON.
+trained, and nothing can start from NON. ID, which takes the derivative for the identity, can.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Label:
     twin: bool = False  # steps the differentiable twin instead of the black box
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
     # or "as set", by `interface.way`
-    way: Literal["", "as set", "coloured", "dense", "bank", "random"] = ""
+    way: Literal["", "as set", "identity", "coloured", "dense", "bank", "random"] = ""
     always_scratch: bool = False  # starts from scratch even where the others start from NON
 
     @property
@@ -44,6 +44,7 @@ LABELS = {
     "SRC": Label("none", unrolled=False),
     "NON": Label("backprop", unrolled=False),
     "NOG": Label("backprop"),
+    "ID": Label("backprop", way="identity"),
     "ZO-weights": Label("zo"),
     "ZO-weights-scratch": Label("zo", always_scratch=True),
     "ZO-interface": Label("backprop", way="as set"),

@@ -16,12 +16,13 @@ from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.hybrid import Injection
 from zopde.interface import Variable, always
+from zopde.interface.identity import check_source
 from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.sparsity import LayerRatios, layer_ratios, random_scores
-from zopde.studies.correct.bank import forms_of_bank, steps_of_bank
+from zopde.studies.correct.bank import check_bank, steps_of_bank
 from zopde.studies.correct.cut import Interface, coloured_of, open_interface
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
@@ -143,19 +144,11 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
     """
     if name not in opened.cuts:
         return None, 0.0, 0
-    cut, problem, training = opened.cuts[name], opened.problem, opened.training
-    if cut.way != "bank":
-        interface = open_interface(cut, problem, 0)
-        return interface, interface.cost.seconds, interface.cost.solver_steps
-    small = replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
-    interface = open_interface(small, problem, 0)
-    seconds, steps = interface.cost.seconds, interface.cost.solver_steps
-    watched = 0
-    if cut.watch_every:
-        products = sum(products_of(problem.injection, training.unroll).values())
-        watched = -(-training.iterations // cut.watch_every) * products
-    more = watched * seconds / steps
-    return interface, seconds * cut.snapshots + more, steps * cut.snapshots + watched
+    cut, whole = opened.cuts[name], 1
+    if cut.way == "bank":
+        whole, cut = cut.snapshots, replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
+    interface = open_interface(cut, opened.problem, 0, opened.training.unroll)
+    return interface, interface.cost.seconds * whole, interface.cost.solver_steps * whole
 
 
 def _steps_per_query(stage: Stage, network: nn.Module) -> int:
@@ -249,15 +242,23 @@ def prices_of_interface(
         return gradient.price({v: cut.sides * math.prod(varied_shape(grid, v)) for v in inputs})
 
     def bank() -> CutPrice:
-        size = cut.snapshots * sum(f.size for f in forms_of_bank(cut, grid, inputs).values())
-        note = f"{cut.snapshots} Jacobians, {4 * size / 2**30:.2g} GiB, lookup {cut.lookup}"
+        check_bank(cut, grid, inputs)
+        inside = sum(math.prod(varied_shape(grid, v)) for v in inputs)
+        size = 4 * cut.snapshots * inside * math.prod(grid.state_shape) / 2**30
+        note = f"{cut.snapshots} Jacobians, {size:.2g} GiB, lookup {cut.lookup}"
         return gradient.price({}, steps_of_bank(cut, grid, inputs), note, workers)
+
+    def identity() -> CutPrice:
+        if "forcing" in inputs:
+            check_source(grid)
+        return gradient.price({})
 
     def random() -> CutPrice:
         note = f"{cut.directions} directions; noise grows with training.unroll"
         return gradient.price(dict.fromkeys(inputs, cut.sides * cut.directions), 0, note)
 
     ways: dict[str, Callable[[], CutPrice]] = {
+        "identity": identity,
         "dense": dense,
         "coloured": lambda: gradient.price(*coloured()),
         "bank": bank,
@@ -349,7 +350,10 @@ def _lookup_seconds(opened: Opened, cut: InterfaceCut, gradient: BareGradient) -
     rows = max(1, batch // used) if nearest else batch
     outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
     seconds = 0.0
-    for variable, form in forms_of_bank(cut, problem.solver.grid, problem.variables).items():
-        product = partial(form.pull, torch.zeros(form.size), outputs)
+    for variable in problem.variables:
+        inputs = math.prod(varied_shape(problem.solver.grid, variable))
+        product = partial(
+            torch.matmul, outputs, torch.zeros(inputs, outputs.shape[1]).to(outputs).T
+        )
         seconds += gradient.products[variable] / batch * used * median_seconds(product)
     return seconds

@@ -62,22 +62,21 @@ class InterfaceCut:
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
     (every entry by itself), "random" (`directions` of them), "bank" (Jacobians are measured once
     at `snapshots` states of the training data and found again by `lookup`, see
-    `zopde.BankPullback`). A bank takes at most `limit_gib`: where it would not fit, each
-    Jacobian is compressed to the entries within `near` cells along each axis ([]: 5) and a product
-    of rank `rank` for the rest. With `watch_every` > 0 it is compared with the solver every so
-    many iterations, and where they agree less than `watch_below` (a cosine) up to
-    `more_snapshots` are added; after that `fallback` serves for the rest of the iteration.
-    Without, one product in every `check_every` iterations is compared, and so is one of the
-    coloured way, whose radius grows where it is wrong; 0: none. These one or two steps of one
-    state are counted apart. `mu` is in standard deviations of the training data, `mu_of` each
-    channel by itself; "mean", their root mean square over the channels, is for runs of before.
-    A solver call takes at most `states` states.
+    `zopde.BankPullback`), "identity" (not at all: the gradient is passed on as it is, see
+    `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.
+    Every `watch_every` iterations (0: never) one product of a bank, drawn at random, is compared
+    with the solver, see `zopde.interface.Watch`. Where the cosine is below `watch_below`, the
+    state becomes a snapshot, up to `more_snapshots` of them; after that `fallback` serves until a
+    later look finds agreement. A product of the coloured way is compared as often, and its radius
+    grows where it is wrong. The steps of these looks are counted apart. `mu` is in standard
+    deviations of the training data, `mu_of` each channel by itself; "mean", their root mean square
+    over the channels, is for runs of before. A solver call takes at most `states` states.
 
     `labels` holds what one label has otherwise, in a table of its own:
     `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
     """
 
-    way: Literal["coloured", "dense", "bank", "random"] = "coloured"
+    way: Literal["coloured", "dense", "bank", "random", "identity"] = "coloured"
     mu: limits.Difference = 1e-3
     mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"
@@ -87,13 +86,10 @@ class InterfaceCut:
     snapshots: limits.Count = 10
     more_snapshots: limits.Whole = 0
     lookup: Literal["nearest", "fitted"] = "fitted"
-    watch_every: limits.Whole = 0
+    watch_every: limits.Whole = 10
     watch_below: limits.NotNegative = 0.9
     fallback: Literal["none", "dense", "coloured"] = "none"
-    check_every: limits.Whole = 10
     limit_gib: limits.Positive = 4.0
-    near: tuple[limits.Whole, ...] = ()
-    rank: limits.Count = 64
     states: limits.Count = 512
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 

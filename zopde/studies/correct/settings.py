@@ -202,7 +202,10 @@ class CorrectionConfig:
     interface: InterfaceCut = field(default_factory=InterfaceCut)
     run: RunSettings = field(default_factory=RunSettings)
 
-    RENAMED = (("interface.kind", "interface.way"),)
+    RENAMED = (
+        ("interface.kind", "interface.way"),
+        ("interface.check_every", "interface.watch_every"),
+    )
 
     def __post_init__(self) -> None:
         check_labels(self.run.labels)
@@ -245,6 +248,15 @@ class CorrectionConfig:
         labels = tree.get("run", {}).get("labels", [])
         if "mu_of" not in table and any(LABELS[name].way for name in labels if name in LABELS):
             table["mu_of"] = "mean"  # what such a run meant by mu
+        if "check_every" in table or "near" in table:  # a bank had two ways to be compared
+            own = [one.get("watch_every") for one in (table, *table.get("labels", {}).values())]
+            if not any(own):  # what it saw then had no consequences
+                table["watch_every"] = table.pop("check_every", 10)
+                if table.get("more_snapshots") or table.get("fallback", "none") != "none":
+                    table["watch_below"] = 0.0
+        for name, default in (("near", []), ("rank", 64)):  # of compressed banks
+            if table.get(name) == default:
+                del table[name]
         return {**tree, "interface": table}
 
     @property

@@ -135,7 +135,8 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
     if name in opened.cuts:
         own = place.of(name, seed)
         keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, place.progress)
-        interface = open_interface(opened.cuts[name], opened.problem, seed, keeping)
+        cut, unroll = opened.cuts[name], opened.training.unroll
+        interface = open_interface(cut, opened.problem, seed, unroll, keeping)
         note(f"{name}, seed {seed}: {interface.note}")
         costs.append(interface.cost)
     failed = failures_of(opened.problem.solver) - before
