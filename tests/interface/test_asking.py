@@ -15,7 +15,7 @@ from zopde import (
 from zopde.blackbox import BlackBox, CountedSolver
 from zopde.contracts import counted_apart
 from zopde.interface import Probing, Step
-from zopde.interface.asking import as_they_come, responses
+from zopde.interface.vjp import as_they_come, responses
 
 STATES = 10  # of a call: 64 entries in calls of 10, and 4
 
@@ -111,7 +111,7 @@ def test_what_came_early_waits_for_its_turn_exact(small, monkeypatch):
     def backwards(*given):
         yield from reversed(list(as_they_come(*given)))
 
-    monkeypatch.setattr("zopde.interface.asking.as_they_come", backwards)
+    monkeypatch.setattr("zopde.interface.vjp.as_they_come", backwards)
     assert all(map(torch.equal, responses(step, calls_of(step), Probing()), expected))
 
 

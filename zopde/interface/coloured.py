@@ -18,11 +18,11 @@ from zopde.contracts import State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.grid import Grid
-from zopde.interface.asking import Call, responses
 from zopde.interface.colours import lattice_colours
 from zopde.interface.directions import DensePullback
 from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
+    Call,
     Probing,
     Pullback,
     Scale,
@@ -32,6 +32,7 @@ from zopde.interface.vjp import (
     by_variable,
     failed,
     per_row,
+    responses,
     varied_shape,
     without_failed,
 )

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from zopde.contracts import State
-from zopde.interface.asking import responses
 from zopde.interface.vjp import (
     Probing,
     Pullback,
@@ -22,6 +21,7 @@ from zopde.interface.vjp import (
     Varied,
     failed,
     per_row,
+    responses,
     without_failed,
 )
 from zopde.validate import check_not_negative, checked

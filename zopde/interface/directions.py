@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from zopde.contracts import State
-from zopde.interface.asking import Call, responses
 from zopde.interface.vjp import (
+    Call,
     Probing,
     Rows,
     Scale,
@@ -21,6 +21,7 @@ from zopde.interface.vjp import (
     Varied,
     failed,
     per_row,
+    responses,
     without_failed,
 )
 from zopde.validate import check_count, checked

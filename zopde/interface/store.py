@@ -16,10 +16,9 @@ from torch import Tensor
 from zopde.contracts import Tally
 from zopde.errors import InputError, SolverError
 from zopde.files import bytes_of, replacing
-from zopde.interface.asking import as_they_come
 from zopde.interface.directions import single_entries, units_of
 from zopde.interface.forms import Form
-from zopde.interface.vjp import Probing, Step, failed, per_row
+from zopde.interface.vjp import Probing, Step, as_they_come, failed, per_row
 
 log = logging.getLogger(__name__)
 
