@@ -324,7 +324,7 @@ class InterfaceSolver:
     Args:
         solver: The black box. Wrap it in a counter to count the queries.
         pullback: How the vector-Jacobian product is measured: `DensePullback`,
-            `ColouredPullback`, `BankPullback`, `RandomPullback`.
+            `ColouredPullback`, `BankPullback`, `CorrectedPullback`.
     """
 
     def __init__(self, solver: Solver, pullback: Pullback) -> None:

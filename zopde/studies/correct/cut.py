@@ -89,7 +89,7 @@ def open_interface(
 
     if cut.way == "random":
         drawn = _RandomAt(cut, problem, seed, keeping.executor)
-        note = f"{cut.directions} directions; the error grows with training.unroll{odd}"
+        note = f"{cut.directions} directions; error grows with training.unroll{odd}"
         return Interface(drawn, cost(0), note, variance=drawn.variance)
     if cut.way == "dense":
         dense = always(_dense(cut, problem, keeping.executor))
