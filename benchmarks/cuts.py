@@ -30,10 +30,10 @@ from torch import Tensor
 from zopde import (
     BankPullback,
     ColouredPullback,
+    CorrectedPullback,
     DensePullback,
     InterfaceSolver,
     Normalised,
-    RandomPullback,
     ResidualCorrector,
     Solver,
     UnrolledObjective,
@@ -206,7 +206,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def random(counter: CountedSolver) -> tuple[Solver, int]:
         draw = torch.Generator().manual_seed(1)
-        return InterfaceSolver(counter, RandomPullback(draw, 64, mu)), 0
+        return InterfaceSolver(counter, CorrectedPullback(draw, 64, mu=mu)), 0
 
     local = options.solver == "burgers"
     ways = {

@@ -39,6 +39,7 @@ if typing.TYPE_CHECKING:
     from .hybrid import rollout_error as rollout_error
     from .interface import BankPullback as BankPullback
     from .interface import ColouredPullback as ColouredPullback
+    from .interface import CorrectedPullback as CorrectedPullback
     from .interface import DensePullback as DensePullback
     from .interface import IdentityPullback as IdentityPullback
     from .interface import InterfaceSolver as InterfaceSolver

@@ -140,6 +140,7 @@ def front_door(toy):
         "CertifyConfig": {"model": "m"},
         "ColouredPullback": {"grid": toy.grid, "radius": (1, 1)},
         "ConvCorrector": {"inputs": 2, "outputs": 2},
+        "CorrectedPullback": {"generator": draw},
         "DensePullback": {},
         "ExecutorOracle": {**oracle, "executor": None},
         "Normalised": {"body": network, **scales},

@@ -88,7 +88,7 @@ def test_rge_at_the_classifiers_input_unbiased(parts, gen):
     by_backprop(box, nn.Identity())(image, targets).sum().backward()
     exact, terms = image.grad, []
     for _ in range(300):
-        pullback = RandomPullback(gen, 4, 1e-3, "central", around="zero")
+        pullback = RandomPullback(gen, 4, 1e-3, "central")
         image = x.clone().requires_grad_()
         by_queries(box, nn.Identity(), pullback)(image, targets).sum().backward()
         terms.append(image.grad)
@@ -111,11 +111,7 @@ def test_nothing_is_backpropagated_through_the_black_box(parts, gen, way):
     if way == "none":
         assert not entropies_of(box.scores, decoder)(encoder(x), targets).requires_grad
         return
-    pullback = (
-        DensePullback(1e-3, "central")
-        if way == "cge"
-        else RandomPullback(gen, 2, 1e-3, around="zero")
-    )
+    pullback = DensePullback(1e-3, "central") if way == "cge" else RandomPullback(gen, 2, 1e-3)
     by_queries(box, decoder, pullback)(encoder(x), targets).sum().backward()
     assert all(p.grad is not None for p in encoder.parameters())
     with pytest.raises(AssertionError, match="back-propagated"):

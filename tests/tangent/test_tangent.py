@@ -239,7 +239,6 @@ def test_a_place_that_differs_is_seen(tmp_path):
 def test_a_fit_that_is_cut_off_ends_the_same(tmp_path, monkeypatch):
     whole = learned(tmp_path / "whole", target=10.0, iterations=30)
 
-
     class Stop(Exception):
         pass
 
@@ -259,9 +258,7 @@ def test_a_fit_that_is_cut_off_ends_the_same(tmp_path, monkeypatch):
     with pytest.raises(Stop):
         learned(tmp_path / "cut", target=10.0, iterations=30)
     again = learned(tmp_path / "cut", target=10.0, iterations=30)
-    for one, other in zip(
-        whole.tangent.parameters(), again.tangent.parameters(), strict=True
-    ):
+    for one, other in zip(whole.tangent.parameters(), again.tangent.parameters(), strict=True):
         assert torch.equal(one, other)
 
 

@@ -2,6 +2,7 @@
 
 from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
 from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
+from zopde.interface.corrected import CorrectedPullback
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.identity import IdentityPullback
 from zopde.interface.reach import measure_radius, measure_reach
@@ -27,6 +28,7 @@ __all__ = [
     "BankPullback",
     "CheckedAt",
     "ColouredPullback",
+    "CorrectedPullback",
     "DensePullback",
     "EntryOracle",
     "IdentityPullback",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from math import prod
 from pathlib import Path
 from typing import final
@@ -21,6 +22,7 @@ from zopde.interface.colours import lattice_colours
 from zopde.interface.directions import DensePullback
 from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
+    Call,
     Probing,
     Pullback,
     Scale,
@@ -28,9 +30,9 @@ from zopde.interface.vjp import (
     Variable,
     Varied,
     by_variable,
-    differences,
     failed,
     per_row,
+    responses,
     varied_shape,
     without_failed,
 )
@@ -70,6 +72,7 @@ class ColouredPullback:
         bias: What is known of the share of the response outside the radius; a check allows it.
         scale: (channel,), what `mu` is in units of; None measures it.
         check_every: Products from one check to the next; 0 for none.
+        executor: As in `Probing`.
 
     Attributes:
         measured: How the radius was measured, where it was.
@@ -89,8 +92,10 @@ class ColouredPullback:
         bias: float = 0.0,
         scale: Scale = None,
         check_every: int = 10,
+        executor: Executor | None = None,
     ) -> None:
-        self._probing, self._grid, self.bias = Probing(mu, scheme, states, scale=scale), grid, bias
+        self._probing, self._grid = Probing(mu, scheme, states, executor, scale), grid
+        self.bias = bias
         check_not_negative("check_every", check_every)
         self._every, self._products, self.measured = check_every, 0, ""
         self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
@@ -118,7 +123,7 @@ class ColouredPullback:
         p = self._probing
         self.radius = radius
         if not radius:
-            self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale)
+            self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale, p.executor)
             self.colours = prod(self._grid.shape)
             return
         colours = lattice_colours(self._grid.shape, radius, self._periodic)
@@ -132,15 +137,24 @@ class ColouredPullback:
         point, probing = step.point, self._probing
         masks, channels, units = self._masks.to(point), point.shape[1], self._probing.units(step)
         lines = point.new_zeros(len(point) * channels, *point.shape[2:])  # a channel of a state
-        for probes in probing.calls(len(lines) * self.colours, point):
-            line, mask = probes // self.colours, masks[probes % self.colours]
-            rows = line // channels
-            unit = units[rows, line % channels]
-            directions = point.new_zeros(len(probes), *point.shape[1:])
-            directions[probes - probes[0], line % channels] = mask * unit
-            responses = differences(step, rows, directions, probing.mu, probing.scheme)
-            self._lost = self._lost or bool(failed(responses).any())  # then zeros stand for them
-            weighted = (without_failed(responses) * cotangent[rows]).sum(dim=1)
+        probes = probing.calls(len(lines) * self.colours, point)
+
+        def of(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """The channels of a state that probes move, by how much, and the colours' cells."""
+            line = numbers // self.colours
+            return line, units[line // channels, line % channels], masks[numbers % self.colours]
+
+        def calls() -> Iterator[Call]:
+            for line, unit, mask in map(of, probes):
+                directions = point.new_zeros(len(line), *point.shape[1:])
+                each = torch.arange(len(line), device=line.device)
+                directions[each, line % channels] = mask * unit
+                yield line // channels, directions
+
+        for numbers, found in zip(probes, responses(step, calls(), probing), strict=True):
+            line, unit, mask = of(numbers)
+            self._lost = self._lost or bool(failed(found).any())  # then zeros stand for them
+            weighted = (without_failed(found) * cotangent[line // channels]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted) / unit)
         return lines.view_as(point)
 
@@ -186,8 +200,8 @@ class ColouredPullback:
             wider = tuple(map(max, self.radius, reach))
             dear = prod(self._grid.shape) > _DEARER * self.colours
             for radius in [wider] * (wider != self.radius) + [()] * (not dear):
-                like = self._grid, radius, p.mu, p.scheme, p.states, 0.0, p.scale
-                other = ColouredPullback(*like, check_every=0)
+                like = self._grid, radius, p.mu, p.scheme, p.states, 0.0, p.scale, 0, p.executor
+                other = ColouredPullback(*like)
                 if off_of(other(single, v)[0]) <= allowed:
                     break
             else:
@@ -275,6 +289,7 @@ def coloured_for(
     probes: int = 32,
     scale: Scale = None,
     check_every: int = 10,
+    executor: Executor | None = None,
 ) -> ColouredPullback:
     """Make a `ColouredPullback` for a solver, its radius measured, or measured against.
 
@@ -289,6 +304,7 @@ def coloured_for(
         probes: Single entries to change in the measurement.
         scale: (channel,), what `mu` is in units of; None measures it.
         check_every: As in `ColouredPullback`.
+        executor: As in `Probing`, for the products.
 
     Raises:
         InputError: If the step reaches beyond `radius`, or so far that colours save less than
@@ -298,7 +314,8 @@ def coloured_for(
     measured = reach.radius()
     chosen = measured if radius is None else radius
     bias = reach.bias(chosen)
-    coloured = ColouredPullback(grid, chosen, mu, scheme, states, bias, scale, check_every)
+    how = mu, scheme, states, bias, scale, check_every, executor
+    coloured = ColouredPullback(grid, chosen, *how)
     ways = f"at {probes} single cells, then at all cells by {reach.combs} combs"
     coloured.measured = f"measured {ways}"
     if allow_bias:

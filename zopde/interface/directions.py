@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
@@ -11,15 +13,15 @@ from torch import Generator, Tensor
 
 from zopde.contracts import State
 from zopde.interface.vjp import (
+    Call,
     Probing,
-    Responses,
     Rows,
     Scale,
     Step,
     Varied,
-    differences,
     failed,
     per_row,
+    responses,
     without_failed,
 )
 from zopde.validate import check_count, checked
@@ -42,49 +44,63 @@ class DensePullback:
         scheme: "forward" or "central".
         states: States of a solver call at most.
         scale: (channel,), what `mu` is in units of; None measures it.
+        executor: As in `Probing`.
     """
 
     @checked
     def __init__(
-        self, mu: float = 1e-3, scheme: Scheme = "forward", states: int = 512, scale: Scale = None
+        self,
+        mu: float = 1e-3,
+        scheme: Scheme = "forward",
+        states: int = 512,
+        scale: Scale = None,
+        executor: Executor | None = None,
     ) -> None:
-        self._probing = Probing(mu, scheme, states, scale=scale)
+        self._probing = Probing(mu, scheme, states, executor, scale)
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        entries, products = step.point[0].numel(), []
-        for probes in self._probing.calls(step.point.numel(), step.point):
-            rows = probes // entries
-            responses = entry_responses(step, rows, probes % entries, self._probing)
-            products.append((without_failed(responses) * cotangent[rows]).flatten(1).sum(dim=1))
+        entries, units, products = step.point[0].numel(), self._probing.units(step), []
+        probes = self._probing.calls(step.point.numel(), step.point)
+        rows, moved = [p // entries for p in probes], [p % entries for p in probes]
+        calls = ((r, single_entries(step, r, e, units)) for r, e in zip(rows, moved, strict=True))
+        for n, found in enumerate(responses(step, calls, self._probing)):
+            sizes = per_row(units_of(step, rows[n], moved[n], units), found)
+            weighted = without_failed(found / sizes) * cotangent[rows[n]]
+            products.append(weighted.flatten(1).sum(dim=1))
         return torch.cat(products).view_as(step.point)
 
 
-def entry_responses(
-    step: Step, rows: Rows, entries: Int[Tensor, " probes"], probing: Probing
-) -> Responses:
-    """J e_j for single entries of the varied input, each of the state in its row; one call."""
-    point, p = step.point, torch.arange(len(entries), device=step.point.device)
-    units = probing.units(step).expand_as(point).flatten(1)[rows, entries]
-    directions = point.new_zeros(len(entries), point[0].numel())
-    directions[p, entries] = units
-    directions = directions.view(-1, *point.shape[1:])
-    responses = differences(step, rows, directions, probing.mu, probing.scheme)
-    return responses / per_row(units, responses)
+def units_of(
+    step: Step, rows: Rows, entries: Int[Tensor, " probes"], units: Varied
+) -> Float[Tensor, " probes"]:
+    """The scale of single entries of the varied input, each of the state in its row."""
+    return units.flatten(1)[rows, entries // step.point[0, 0].numel()]
+
+
+def single_entries(
+    step: Step, rows: Rows, entries: Int[Tensor, " probes"], units: Varied
+) -> Float[Tensor, "probes entries"]:
+    """Directions that move one entry each, by its scale; sparse."""
+    where = torch.stack([torch.arange(len(entries), device=entries.device), entries])
+    size = len(entries), step.point[0].numel()
+    sizes = units_of(step, rows, entries, units)
+    return torch.sparse_coo_tensor(where, sizes, size, check_invariants=True)
 
 
 @final
 class RandomPullback:
-    """Estimates J^T v from directional derivatives along random directions.
+    """Estimates J^T v from directional derivatives along random directions, by their average.
 
-        J^T v  ~  w + (1/q) sum_k (<v, J s u_k> - <w, s u_k>) u_k / s,      E[u u^T] = I
+        J^T v  ~  (1/q) sum_k <v, J s u_k> u_k / s,      E[u u^T] = I
 
-    with s the scale of each entry's channel, so that no unit decides the noise, and w = v
-    ("identity": a step changes little, so only J - 1 is left to chance) or w = 0 ("zero").
-    Unbiased up to O(mu); the variance of an entry of s J^T v is about |s (J^T v - w)|^2 / q, and
-    a long unroll multiplies it step by step. Queries: q solver steps per state and step, twice
-    as many with the central scheme. Randomness: the directions (entries -1 and +1). Probes that
-    failed are left out, and q is the number of the others: w where there is none.
+    with s the scale of each entry's channel, so that no unit decides the noise. Unbiased up to
+    O(mu), which suits a black box with few numbers in front of the loss, such as a classifier's
+    latent; the variance of an entry of s J^T v is about |s J^T v|^2 / q, and an unroll multiplies
+    it step by step: for a solver's step take `CorrectedPullback`. Queries: q solver steps per
+    state and step, twice as many with the central scheme. Randomness: the directions (entries -1
+    and +1). Probes that failed are left out, and q is the number of the others: 0 where there is
+    none.
 
     Args:
         generator: Source of the directions.
@@ -92,11 +108,8 @@ class RandomPullback:
         mu: As in `Probing`, like `scheme`, `states` and `scale`.
         scheme: "forward" or "central".
         states: States of a solver call at most.
-        around: w, for the influence of the state; that of the forcing always has w = 0.
         scale: (channel,), what `mu` is in units of; None measures it.
-
-    Attributes:
-        variance: Estimated variance of a product's entries, a mean over the products so far.
+        executor: As in `Probing`.
 
     Raises:
         InputError: If a setting is out of range.
@@ -110,39 +123,33 @@ class RandomPullback:
         mu: float = 1e-3,
         scheme: Scheme = "forward",
         states: int = 512,
-        around: Literal["identity", "zero"] = "identity",
         scale: Scale = None,
+        executor: Executor | None = None,
     ) -> None:
-        self._probing = Probing(mu, scheme, states, scale=scale)
+        self._probing = Probing(mu, scheme, states, executor, scale)
         check_count("directions", directions)
-        self._generator, self._directions, self._around = generator, directions, around
-        self.variance, self._products = 0.0, 0
+        self._generator, self._directions = generator, directions
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
         point, q, probing = step.point, self._directions, self._probing
-        identity = self._around == "identity" and step.variable == "state"
-        guess = cotangent if identity else torch.zeros_like(point)
-        correction, squares, units = torch.zeros_like(point), 0.0, probing.units(step)
-        counts = torch.zeros(len(point), dtype=torch.long, device=point.device)
-        for probes in probing.calls(len(point) * q, point):
-            rows = probes // q
-            drawn = rademacher(len(rows), point[0].numel(), self._generator, torch.float32)
-            u = drawn.to(point).view(-1, *point.shape[1:])
-            moved = units[rows] * u
-            responses = differences(step, rows, moved, probing.mu, probing.scheme)
-            good = ~failed(responses)
-            rows, u, responses = rows[good], u[good], responses[good]
+        units, drawn = probing.units(step), list[tuple[Rows, Varied]]()
+
+        def calls() -> Iterator[Call]:
+            for probes in probing.calls(len(point) * q, point):
+                signs = rademacher(len(probes), point[0].numel(), self._generator, torch.float32)
+                drawn.append((probes // q, signs.to(point).view(-1, *point.shape[1:])))
+                yield probes // q, units[probes // q] * drawn[-1][1]
+
+        total, counts = torch.zeros_like(point), point.new_zeros(len(point))
+        for found in responses(step, calls(), probing):
+            rows, u = drawn.pop(0)
+            good = ~failed(found)
+            rows, u = rows[good], u[good]
             counts += rows.bincount(minlength=len(point))
-            along = (responses * cotangent[rows]).flatten(1).sum(dim=1)
-            along = along - (guess[rows] * moved[good]).flatten(1).sum(dim=1)
-            changes = per_row(along, u) * u / units[rows]
-            squares += float(changes.double().square().flatten(1).mean(dim=1).sum())
-            correction.index_add_(0, rows, changes)
-        variance = squares / max(1, int(counts.sum())) / q
-        self._products += 1
-        self.variance += (variance - self.variance) / self._products
-        return guess + correction / per_row(counts.clamp_min(1).to(point), point)
+            along = (found[good] * cotangent[rows]).flatten(1).sum(dim=1)
+            total.index_add_(0, rows, per_row(along, u) * u / units[rows])
+        return total / per_row(counts.clamp_min(1), point)
 
 
 @final

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import NamedTuple, final
@@ -18,10 +16,8 @@ from torch import Tensor
 from zopde.contracts import Tally
 from zopde.errors import InputError, SolverError
 from zopde.files import bytes_of, replacing
-from zopde.interface.directions import entry_responses
-from zopde.interface.vjp import Probing, Step, failed
-from zopde.oracle.executor import finished
-from zopde.oracle.shipping import Shipment, Ticket, load
+from zopde.interface.directions import single_entries, units_of
+from zopde.interface.vjp import Probing, Step, as_they_come, failed, per_row
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +108,7 @@ class JacobianStore:
                 yield call, known.view(call.probes, -1)
         for call, responses in _measured(step, missing, probing):
             self.solver_steps += call.probes * probing.steps
-            self._count(step, probing, call.probes, here=probing.executor is None)
+            self._count(step, probing, call.probes, here=True)
             kept = self._keep(call.file, responses.flatten(), step.stepped[call.row])
             yield call, kept.view_as(responses)
 
@@ -191,30 +187,14 @@ class _Call(NamedTuple):
 def _measured(
     step: Step, calls: Sequence[_Call], probing: Probing
 ) -> Iterator[tuple[_Call, Float[Tensor, "probes outputs"]]]:
-    """The responses of every call in float32, as they come."""
-    if probing.executor is None:
-        for call in calls:
-            yield call, _measure(step, call, probing)
-        return
-    shipment = Shipment((step.solver,))
-    alone = replace(probing, executor=None)  # an executor does not pickle
-    work = partial(_in_worker, shipment.publish(step), alone)
-    for number, data in finished(probing.executor, work, calls):
-        responses = torch.frombuffer(bytearray(data), dtype=torch.float32)
-        yield calls[number], responses.view(calls[number].probes, -1)
-
-
-def _measure(step: Step, call: _Call, probing: Probing) -> Float[Tensor, "probes outputs"]:
-    """J e_j for the entries of a call, in float32; a Jacobian must be whole."""
-    entries = torch.arange(call.first, call.first + call.probes, device=step.point.device)
-    responses = entry_responses(step, torch.full_like(entries, call.row), entries, probing)
-    lost = failed(responses)
-    if lost.any():
-        raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
-    return responses.flatten(1).float().cpu()
-
-
-def _in_worker(ticket: Ticket, probing: Probing, call: _Call) -> bytes:
-    """A worker's part; plain bytes, since some executors share a tensor's memory."""
-    step, _ = load(ticket, lambda step: step)
-    return _measure(step, call, probing).numpy().tobytes()
+    """J e_j for the entries of every call, in float32, as they come; a Jacobian must be whole."""
+    units, device = probing.units(step), step.point.device
+    entries = [torch.arange(c.first, c.first + c.probes, device=device) for c in calls]
+    rows = [torch.full_like(e, c.row) for c, e in zip(calls, entries, strict=True)]
+    moved = (single_entries(step, r, e, units) for r, e in zip(rows, entries, strict=True))
+    for n, found in as_they_come(step, zip(rows, moved, strict=True), probing):
+        lost = failed(found)
+        if lost.any():
+            raise SolverError(f"Jacobian: {int(lost.sum())} of {len(lost)} probes failed")
+        sizes = per_row(units_of(step, rows[n], entries[n], units), found)
+        yield calls[n], (found / sizes).flatten(1).float().cpu()

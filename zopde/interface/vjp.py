@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, final
 
 import torch
@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from zopde.contracts import Forcing, Solver, State, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
+from zopde.interface.asking import by_workers
 from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme
 
@@ -26,6 +27,9 @@ Varied = Float[Tensor, "batch varied_channel *space"]
 Rows = Int[Tensor, " probes"]
 Responses = Float[Tensor, "probes channel *space"]
 Scale = Float[Tensor, " channel"] | float | None
+# One solver call: rows of a batch, and a direction for each, flat or of the varied input's shape.
+# Directions of few entries each may lie in a sparse tensor; as such they travel.
+Call = tuple[Rows, Tensor]
 _CONSTANT = 1e-6  # of a channel's size: what varies less is round-off about a constant
 _DIGITS = 128  # units of rounding that a finite-difference step moves a channel at the least
 
@@ -91,8 +95,8 @@ class Probing:
     mu: float = 1e-3  # finite-difference step, in units of `scale`; > 0
     scheme: Scheme = "forward"  # "forward" or "central"
     states: int = 512  # states of a solver call at most
-    # What makes the calls for a `JacobianStore`; None is this process. The numbers do not depend on
-    # it, where its processes have as many threads as this one. The solver must pickle for it
+    # What makes the calls; None is this process. The numbers do not depend on it, where its
+    # processes have as many threads as this one. The solver must pickle for it
     executor: Executor | None = None
     # (channel,), what a step is measured in, channel by channel of the varied input: its standard
     # deviations. A number holds for all channels: 1.0 is the input's own units. None measures the
@@ -209,6 +213,42 @@ def differences(
     return central
 
 
+def responses(step: Step, calls: Iterable[Call], probing: Probing) -> Iterator[Responses]:
+    """Measure J d for every direction of every call, call after call; see `differences`.
+
+    By this process or by the workers of `probing.executor`: the same bits, however many they are.
+    A call has at most `probing.per_call` probes; `mu` is a multiple of the directions as they are.
+    """
+    early, due = dict[int, Responses](), 0
+    for number, found in as_they_come(step, calls, probing):
+        early[number] = found
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def as_they_come(
+    step: Step, calls: Iterable[Call], probing: Probing
+) -> Iterator[tuple[int, Responses]]:
+    """As `responses`, with the number of the call, in the order in which they finish."""
+    if probing.executor is None:
+        for number, (rows, directions) in enumerate(calls):
+            yield number, _answered(step, probing, rows, directions)
+        return
+    # A view would be pickled with everything that it is a view of.
+    forcing = None if step.forcing is None else step.forcing.detach().clone()
+    state, stepped = step.state.detach().clone(), step.stepped.detach().clone()
+    own = replace(step, state=state, forcing=forcing, stepped=stepped)
+    alone = replace(probing, executor=None)  # an executor does not pickle
+    tasks = ((alone, rows.clone(), directions.clone()) for rows, directions in calls)
+    yield from by_workers(probing.executor, step.solver, own, _answered, tasks)
+
+
+def _answered(step: Step, probing: Probing, rows: Rows, directions: Tensor) -> Responses:
+    moved = directions.to_dense().view(-1, *step.point.shape[1:])
+    return differences(step, rows, moved, probing.mu, probing.scheme)
+
+
 def failed(responses: Responses) -> Bool[Tensor, " probes"]:
     """Which probes have a response that is not finite."""
     if math.isfinite(float(responses.detach().sum())):
@@ -284,7 +324,8 @@ class InterfaceSolver:
     Args:
         solver: The black box. Wrap it in a counter to count the queries.
         pullback: How the vector-Jacobian product is measured: `DensePullback`,
-            `ColouredPullback`, `BankPullback`, `RandomPullback`; or `IdentityPullback`, not at all.
+            `ColouredPullback`, `BankPullback`, `CorrectedPullback`; or `IdentityPullback`, which
+            measures nothing.
     """
 
     def __init__(self, solver: Solver, pullback: Pullback) -> None:

@@ -49,13 +49,28 @@ def finished(
             for number in sorted(left):
                 running[executor.submit(work, tasks[number])] = number
             for future in as_completed(running):
+                number = running.pop(future)  # and with it what it holds
                 if not isinstance(future.exception(), BrokenExecutor):
-                    left.remove(running[future])
-                    yield running[future], future.result()
+                    left.remove(number)
+                    yield number, future.result()
         except BaseException:
             for future in running:
                 future.cancel()
             raise
+
+
+def in_turn(run: Callable[..., R], *arguments: object) -> R:
+    """Run a worker's task: one thread at a time, and an error is one that pickles."""
+    try:
+        with _turn:
+            return run(*arguments)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # one that does not unpickle would break the pool
+            text = f"{type(error).__name__} in a worker: {first_line(error)}"
+            raise RuntimeError(text) from None
+        raise
 
 
 @final
@@ -186,7 +201,7 @@ class ExecutorOracle:
     def _losses(self, tasks: Sequence[_Task]) -> list[Tensor]:
         """The losses of every task; what the workers counted is added to the tallies."""
         draws, plain = self._serial.draws, tuple(sorted(self._serial.plain))
-        work = partial(_in_worker, self._shipment.publish(replace(self._version, plain=plain)))
+        work = partial(in_turn, _run, self._shipment.publish(replace(self._version, plain=plain)))
         tasks = [replace(task, start=pickle.dumps(draws.start)) for task in tasks]
         losses: dict[int, Tensor] = {}
         for number, result in finished(self._executor, work, tasks):
@@ -244,19 +259,6 @@ class _Result:
     counts: list[Counter[str]]
     seen: set[str]
     after: bytes
-
-
-def _in_worker(ticket: Ticket, task: _Task) -> _Result:
-    try:
-        with _turn:
-            return _run(ticket, task)
-    except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # one that does not unpickle would break the pool
-            text = f"{type(error).__name__} in a worker: {first_line(error)}"
-            raise RuntimeError(text) from None
-        raise
 
 
 def _run(ticket: Ticket, task: _Task) -> _Result:

@@ -53,7 +53,7 @@ def _off(tangent: Tangent, pairs: Pairs, rows: Tensor) -> Tensor:
 class PairObjective:
     """Measures how far the tangent is from the responses of one batch of pairs.
 
-        L = mean over the pairs of |N d - J d|^2 / |J d|^2,    in standard deviations by channel
+    L = mean over the pairs of |N d - J d|^2 / |J d|^2,    in standard deviations by channel
     """
 
     def __init__(self, pairs: Mapping[Variable, Pairs], rows: Mapping[Variable, Tensor]) -> None:

@@ -148,7 +148,9 @@ def _new(
     if forced is not None:
         _, _, moved, response = forced.at(torch.arange(len(forced)))
         sized = (response / scale.view(-1, *[1] * (response.dim() - 3))).square().mean().sqrt()
-        gain = float(sized / (moved / drive.view(-1, *[1] * (moved.dim() - 3))).square().mean().sqrt())
+        gain = float(
+            sized / (moved / drive.view(-1, *[1] * (moved.dim() - 3))).square().mean().sqrt()
+        )
     with global_stream(generator(seed, "weights")):
         like = solver.grid, scale, drive, forced is not None, gain, width
         return Tangent(*like, **places).to(scale)

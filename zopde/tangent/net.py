@@ -158,7 +158,11 @@ class Tangent(nn.Module):
         """The same with gates that are known."""
         of_state = variable == "state"
         moved = perturbation / (self.scale if of_state else self.drive / self.gain)
-        others = [*moved.shape[:2], self._forcings if of_state else self._channels, *moved.shape[3:]]
+        others = [
+            *moved.shape[:2],
+            self._forcings if of_state else self._channels,
+            *moved.shape[3:],
+        ]
         if self._forced or not of_state:
             rest = moved.new_zeros(others)
             moved = torch.cat([moved, rest] if of_state else [rest, moved], dim=2)

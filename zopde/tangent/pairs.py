@@ -170,7 +170,9 @@ class PairStore:
         """
         parts, numbers = [], torch.arange(len(state), device=state.device)
         for rows in numbers.split(max(1, probing.per_call // directions)):
-            near = smoothed_noise(len(rows), state.shape[1:], solver.grid.periodic, generator, [_NOISE_WIDTH])
+            near = smoothed_noise(
+                len(rows), state.shape[1:], solver.grid.periodic, generator, [_NOISE_WIDTH]
+            )
             near = _NOISE * near.to(state) * scale.view(-1, *[1] * (state.dim() - 2)).to(state)
             driven = None if forcing is None else forcing[rows]
             base = Step(solver, state[rows] + near, driven, state[rows], variable)
@@ -204,9 +206,7 @@ class PairStore:
         return pairs
 
 
-def _measured(
-    base: Step, moved: Tensor, units: Tensor, directions: int, probing: Probing
-) -> Pairs:
+def _measured(base: Step, moved: Tensor, units: Tensor, directions: int, probing: Probing) -> Pairs:
     """Step the states, and then from every perturbation; only what is finite counts."""
     stepped = base.solver.step(base.state, base.forcing)
     step = Step(base.solver, base.state, base.forcing, stepped, base.variable)

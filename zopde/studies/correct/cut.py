@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,11 +16,11 @@ from zopde.interface import (
     Agreement,
     CheckedAt,
     ColouredPullback,
+    CorrectedPullback,
     DensePullback,
     IdentityPullback,
     Pullback,
     PullbackAt,
-    RandomPullback,
     Variable,
     always,
     by_variable,
@@ -48,7 +49,8 @@ class Interface:
     finish: Callable[[int], str] = lambda _: ""
     # Keeps what the latest iteration's watch saw, and tells it; None if it did not look
     agreement: Callable[[], Agreement | None] = not_measured
-    # Of random directions, in the latest iteration's products; None without any
+    # Mean squared error of the entries of the latest iteration's corrected products, estimated;
+    # None without any
     variance: Callable[[], float | None] = not_measured
 
 
@@ -90,15 +92,16 @@ def open_interface(
         return Fitted(0, 0, steps, time.monotonic() - began)
 
     if cut.way == "random":
-        drawn = _RandomAt(cut, problem, seed)
-        note = f"{cut.directions} random directions; noise grows with training.unroll{odd}"
+        drawn = _RandomAt(cut, problem, seed, keeping.executor)
+        note = f"{cut.directions} directions; error grows with training.unroll{odd}"
         return Interface(drawn, cost(0), note, variance=drawn.variance)
     if cut.way == "identity":
         return Interface(always(IdentityPullback()), cost(0), "the gradient passes as it is")
     if cut.way == "dense":
-        return Interface(always(_dense(cut, problem)), cost(0), f"every entry is asked for{odd}")
+        dense = always(_dense(cut, problem, keeping.executor))
+        return Interface(dense, cost(0), f"every entry is asked for{odd}")
     if cut.way == "coloured":
-        coloured = coloured_of(cut, problem, counter, seed)
+        coloured = coloured_of(cut, problem, counter, seed, keeping.executor)
         note = "; ".join(_describe(variable, pullback) for variable, pullback in coloured.items())
         file, say = None if keeping.own is None else keeping.own / REACH, keeping.progress.note
         draws = partial(generator, seed, "probes")
@@ -106,9 +109,9 @@ def open_interface(
         return Interface(checked, cost(counter.steps), f"{note}{odd}")
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
-        fallback = by_variable(coloured_of(cut, problem, counter, seed))
+        fallback = by_variable(coloured_of(cut, problem, counter, seed, keeping.executor))
     elif cut.fallback == "dense":
-        fallback = _dense(cut, problem)
+        fallback = _dense(cut, problem, keeping.executor)
     before = counter.steps
     products = products_of(problem.injection, unroll)
     bank = BankAt(cut, problem, counter, seed, products, keeping, fallback)
@@ -117,30 +120,36 @@ def open_interface(
 
 
 class _RandomAt:
-    """Fresh directions at every iteration, and how noisy the latest ones were."""
+    """Fresh directions at every iteration, and how far off the latest products were."""
 
-    def __init__(self, cut: InterfaceCut, problem: Problem, seed: int) -> None:
-        self._cut, self._seed = cut, seed
+    def __init__(
+        self, cut: InterfaceCut, problem: Problem, seed: int, executor: Executor | None
+    ) -> None:
+        self._cut, self._seed, self._executor = cut, seed, executor
         self._scales = problem.scales(cut)
-        self._pullbacks: dict[Variable, RandomPullback] = {}
+        self._pullbacks: dict[Variable, CorrectedPullback] = {}
 
     def __call__(self, iteration: int) -> Pullback:
         draws, cut = generator(self._seed, "probes", iteration), self._cut
         self._pullbacks = {
-            variable: RandomPullback(
-                draws, cut.directions, cut.mu, cut.scheme, cut.states, scale=scale
+            variable: CorrectedPullback(
+                draws, cut.directions, None, cut.mu, cut.scheme, cut.states, scale, self._executor
             )
             for variable, scale in self._scales.items()
         }
         return by_variable(self._pullbacks)
 
     def variance(self) -> float | None:
-        """Of an entry of the latest iteration's products with respect to the state."""
+        """Of the latest iteration's products with respect to the state."""
         return self._pullbacks["state"].variance if self._pullbacks else None
 
 
 def coloured_of(
-    cut: InterfaceCut, problem: Problem, counter: CountedSolver, seed: int
+    cut: InterfaceCut,
+    problem: Problem,
+    counter: CountedSolver,
+    seed: int,
+    executor: Executor | None = None,
 ) -> dict[Variable, ColouredPullback]:
     """The coloured interface, its radius measured, or measured against.
 
@@ -160,15 +169,16 @@ def coloured_of(
             REACH_PROBES,
             scale,
             check_every=0,  # see `CheckedAt`
+            executor=executor,
         )
         for variable, scale in problem.scales(cut).items()
     }
 
 
-def _dense(cut: InterfaceCut, problem: Problem) -> Pullback:
+def _dense(cut: InterfaceCut, problem: Problem, executor: Executor | None) -> Pullback:
     return by_variable(
         {
-            variable: DensePullback(cut.mu, cut.scheme, cut.states, scale)
+            variable: DensePullback(cut.mu, cut.scheme, cut.states, scale, executor)
             for variable, scale in problem.scales(cut).items()
         }
     )

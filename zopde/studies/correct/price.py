@@ -254,7 +254,7 @@ def prices_of_interface(
         return gradient.price({})
 
     def random() -> CutPrice:
-        note = f"{cut.directions} directions; noise grows with training.unroll"
+        note = f"{cut.directions} directions; error grows with training.unroll"
         return gradient.price(dict.fromkeys(inputs, cut.sides * cut.directions), 0, note)
 
     ways: dict[str, Callable[[], CutPrice]] = {

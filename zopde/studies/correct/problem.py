@@ -60,7 +60,7 @@ class InterfaceCut:
     `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
-    (every entry by itself), "random" (`directions` of them), "bank" (Jacobians are measured once
+    (every entry by itself), "random" (`directions` correct the identity, see `zopde.CorrectedPullback`), "bank" (Jacobians are measured once
     at `snapshots` states of the training data and found again by `lookup`, see
     `zopde.BankPullback`), "identity" (not at all: the gradient is passed on as it is, see
     `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.

@@ -146,7 +146,7 @@ class Losses:
             pullback = DensePullback(mu, queries.scheme, _ENTRIES, 1.0)
         elif gradient == "rge":
             draw, count = generator(self._seed, "probes", iteration), queries.directions
-            pullback = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, "zero", 1.0)
+            pullback = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, 1.0)
         else:
             scores = self.box.scores_with_graph if gradient == "backprop" else self.box.scores
             return entropies_of(scores, self._decode)
