@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from random import Random
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+_WHOLE = (set, bytearray, np.ndarray, np.random.Generator, np.random.RandomState, Random)
+_WHOLE += (torch.Generator, type(itertools.count()))
+_WRITTEN = (list, deque, dict, tuple, *_WHOLE)  # besides tensors
 
 Streams = list[Tensor]
 """The state of torch's global streams, the CPU's first."""
 
 
+_MODULE = frozenset(vars(nn.Module()))  # what torch keeps in every module: no forward writes it
+
+
 @contextmanager
 def unchanged(network: nn.Module) -> Iterator[None]:
-    """Inside this context a network works on copies of its buffers and tensors.
+    """Inside this context a network works on copies of what its forward may write to.
 
-    Afterwards it has its own again, with all its attributes, whatever wrote to them or put others
-    in their place. (What a list or a dictionary of its own holds is not looked at.)
+    Those are buffers, tensors, lists, dictionaries, sets, arrays and random generators, one inside
+    another, too. Afterwards it has its own again, with all its attributes, whatever wrote to
+    them or put others in their place. (An object of a class of the user's is not looked at.)
     """
-    copies: dict[int, Tensor] = {}
+    memo: dict[int, Any] = {}
     scripted, before = list[tuple[Tensor, Tensor]](), list[tuple[nn.Module, dict[str, Any], Any]]()
-
-    def copied(values: dict[str, Any]) -> dict[str, Tensor]:
-        found = {n: v for n, v in values.items() if type(v) is Tensor}
-        for value in found.values():
-            if id(value) not in copies:
-                copies[id(value)] = value.clone()
-        return {name: copies[id(value)] for name, value in found.items()}
-
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):  # its buffers are not to be replaced
             scripted += [(b, b.clone()) for b in module.buffers(recurse=False)]
             continue
-        before.append((module, dict(vars(module)), dict(module._buffers)))
-        module._buffers.update(copied(module._buffers))
-        vars(module).update(copied(vars(module)))
+        own = vars(module)
+        before.append((module, dict(own), dict(module._buffers)))
+        module._buffers.update({n: _copied(v, memo) for n, v in module._buffers.items()})
+        # A layer of torch writes tensors alone.
+        more = () if type(module).__module__.startswith("torch.nn.") else _WRITTEN
+        written = {n: v for n, v in own.items() if type(v) is Tensor or isinstance(v, more)}
+        written = {n: v for n, v in written.items() if n not in _MODULE}
+        own.update({n: _copied(v, memo) for n, v in written.items()})
     try:
         yield
     finally:
@@ -50,6 +60,32 @@ def unchanged(network: nn.Module) -> Iterator[None]:
         for buffer, value in scripted:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
+    """A copy of what can be written to; parameters, modules and all else are the same objects.
+
+    What stands in two places is copied once; `memo` knows the copies by the id of the original.
+    """
+    if id(value) in memo:
+        return memo[id(value)]
+    copied = value
+    if type(value) is Tensor:
+        copied = value.clone()
+    elif isinstance(value, list | deque):
+        memo[id(value)] = copied = copy.copy(value)  # it may hold itself
+        for i, inner in enumerate(value):
+            copied[i] = _copied(inner, memo)
+    elif isinstance(value, dict):
+        memo[id(value)] = copied = copy.copy(value)
+        for key, inner in value.items():
+            copied[key] = _copied(inner, memo)
+    elif type(value) is tuple and value:
+        copied = tuple(_copied(inner, memo) for inner in value)
+    elif isinstance(value, _WHOLE):
+        copied = copy.deepcopy(value)
+    memo[id(value)] = copied
+    return copied
 
 
 @final

@@ -125,9 +125,10 @@ def _aside() -> Iterator[None]:
 def _moved_copy(network: nn.Module, share: float) -> nn.Module:
     """A copy of a network with its weights moved by a share of their size."""
     draw = Generator().manual_seed(0)
-    # What hooks have computed carries a graph, which does not copy.
+    # What hooks have computed carries a graph, which does not copy; nor do some sparse tensors.
     tensors = [v for m in network.modules() for v in vars(m).values() if isinstance(v, Tensor)]
-    copied = copy.deepcopy(network, {id(v): v.detach().clone() for v in tensors if not v.is_leaf})
+    odd = [v for v in [*tensors, *network.buffers()] if not v.is_leaf or v.layout != torch.strided]
+    copied = copy.deepcopy(network, {id(v): v.detach().clone() for v in odd})
     for weight in copied.parameters():
         weight.add_(share * _size(weight) * _noise(weight, draw))
     return copied
