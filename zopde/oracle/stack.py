@@ -42,6 +42,7 @@ class Stack:
         # By what is no tensor in a call: the graph, with how probes pass its nodes.
         self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Rules] | None] = {}
         self._base: BaseRun | None = None
+        self.widest = 0  # the most probes that a pass has held
 
     @contextmanager
     def at_these_weights(self) -> Iterator[None]:
@@ -156,6 +157,7 @@ class StackedPass:
     def __init__(self, stack: Stack, blocks: list[ProbeBlock]) -> None:
         self._stack, self._blocks = stack, blocks
         self._num_probes = sum(map(len, blocks))
+        stack.widest = max(stack.widest, self._num_probes)
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """Stacked states (num_probes * batch, ...), probe-major, to stacked answers."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-_WHOLE = (set, bytearray, np.ndarray, np.random.Generator, np.random.RandomState, Random)
-_WHOLE += (torch.Generator, type(itertools.count()))
+_WHOLE: tuple[type, ...] = (set, bytearray, np.ndarray, np.random.Generator, np.random.RandomState)
+_WHOLE += (Random, torch.Generator, type(itertools.count()))
 _WRITTEN = (list, deque, dict, tuple, *_WHOLE)  # besides tensors
 
 Streams = list[Tensor]
@@ -43,11 +43,11 @@ def unchanged(network: nn.Module) -> Iterator[None]:
             continue
         own = vars(module)
         before.append((module, dict(own), dict(module._buffers)))
-        module._buffers.update({n: _copied(v, memo) for n, v in module._buffers.items()})
-        # A layer of torch writes tensors alone.
-        more = () if type(module).__module__.startswith("torch.nn.") else _WRITTEN
-        written = {n: v for n, v in own.items() if type(v) is Tensor or isinstance(v, more)}
-        written = {n: v for n, v in written.items() if n not in _MODULE}
+        if module._buffers:
+            module._buffers.update({n: _copied(v, memo) for n, v in module._buffers.items()})
+        written = {n: v for n, v in own.items() if type(v) is Tensor}
+        if not type(module).__module__.startswith("torch.nn."):  # those write tensors alone
+            written |= {n: own[n] for n in own.keys() - _MODULE if isinstance(own[n], _WRITTEN)}
         own.update({n: _copied(v, memo) for n, v in written.items()})
     try:
         yield
