@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 _RARELY = 64  # gradients between two comparisons, in the end
 
 
 @final
-@dataclass
+@dataclass(frozen=True)
 class Verified:
     """Says for what stacked probes were compared with the plain loop."""
 
-    calls: set[str] = field(default_factory=set)  # of the network
+    begun: int = 0  # number of the gradient at which the network became what it is
+    calls: frozenset[str] = frozenset()  # of the network
     width: int = 0  # the most probes that shared a pass
     gradient: int = 0  # number of the latest gradient at which they were compared, from 1
     known: bool = True  # False where no probe moved the loss
@@ -28,10 +29,15 @@ class Verified:
         """
         if is_due(gradient) and gradient != self.gradient:
             return f"gradient {gradient}"
-        if not self.known and gradient != self.gradient:
-            return "; ".join(sorted(calls))
-        new = "; ".join(sorted(calls - self.calls))
+        new = self.new(
+            calls if gradient != self.gradient and not self.known else calls - self.calls
+        )
         return new or (f"passes of {width}" if width > self.width else "")
+
+    def new(self, calls: set[str] | frozenset[str]) -> str:
+        """Calls as a reason to compare."""
+        since = f" from gradient {self.begun}" if self.begun > 1 else ""
+        return "; ".join(sorted(calls)) + since if calls else ""
 
 
 def is_due(gradient: int) -> bool:

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from inspect import Parameter, signature
 from typing import Any, final
 
+import torch
 from torch import Tensor, fx, nn
 
 from zopde.contracts import repeat_states
 from zopde.errors import InputError
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import LayerChange, ProbeBlock
-from zopde.oracle.graph import node_rules, rank_one_uses, trace
+from zopde.oracle.graph import code_of, node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, NodeRule, Reuse, base_run, never_called
 from zopde.oracle.state import is_states, set_streams, streams
@@ -41,6 +42,7 @@ class Stack:
         self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]
         # By what is no tensor in a call: the graph, with how probes pass its nodes.
         self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Rules] | None] = {}
+        self._codes: dict[tuple[Any, ...], tuple[str, str]] = {}  # what was traced, as text
         self._base: BaseRun | None = None
         self.widest = 0  # the most probes that a pass has held
 
@@ -51,6 +53,16 @@ class Stack:
             yield
         finally:
             self._base = None
+
+    def renew(self) -> bool:
+        """Forget graphs of code that runs otherwise by now; whether more than numbers changed."""
+        other = False
+        for kind, code in [*self._codes.items()]:
+            values = tuple(torch.empty(1) if value is Tensor else value for value in kind)
+            if self._graphs[kind] and (now := code_of(self._network, values)) != code:
+                other |= now[0] != code[0]
+                del self._graphs[kind], self._codes[kind]
+        return other
 
     def whole(
         self, blocks: list[ProbeBlock], num_probes: int, args: Sequence[Any], named: dict[str, Any]
@@ -85,6 +97,7 @@ class Stack:
             if kind not in self._graphs:
                 graph = trace(self._network, values)
                 self._graphs[kind] = None if graph is None else (graph, node_rules(graph))
+                self._codes[kind] = code_of(self._network, values)
             traced = self._graphs[kind]
             return None if traced is None else self._by_graph(*traced, blocks, values)
         except Exception as reason:  # user code, run node by node, may raise anything

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from zopde.contracts import Checks, Network, Objective
 from zopde.errors import ObjectiveError, SolverError, first_line
 from zopde.oracle.again import Verified
-from zopde.oracle.chunks import Chunks, Pass, out_of_memory
+from zopde.oracle.chunks import Chunks, in_passes, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
 from zopde.oracle.given import Given, unused
 from zopde.oracle.stack import Stack, StackedPass
@@ -91,6 +91,7 @@ class WeightOracle:
         # Calls of the network -> queries that verified their stacked probes.
         self.checked, self._warned = Counter[str](), list[str]()
         self._number = [0]  # of the present gradient; shared by all objectives
+        self._renewed = 0  # at which of them the network's code was traced
         self._set_up()
 
     def is_of(self, network: nn.Module) -> bool:
@@ -106,7 +107,7 @@ class WeightOracle:
         self._stack = Stack(network, stacked, reuse, self.seen)
         self._replaced = Replaced(network)
         self._directions = StackedWeights(network, self._coordinates, self._replaced, self.seen)
-        self._verified = {False: Verified(), True: Verified()}  # True for directions
+        self._verified = {way: Verified(begun=self._number[0]) for way in (False, True)}
         self.plain: set[str] = set()
         for parameter in self._coordinates.slices:
             if parameter.name not in self._stack.uses:
@@ -114,7 +115,8 @@ class WeightOracle:
 
     def refresh(self) -> None:
         """Begin anew where the network is no longer what it was."""
-        if structure_of(self._network) != self._structure:
+        new, self._renewed = self._renewed != self._number[0], self._number[0]
+        if structure_of(self._network) != self._structure or (new and self._stack.renew()):
             self._set_up()
 
     @property
@@ -161,10 +163,11 @@ class WeightOracle:
         shared, others = order[together], order[~together]
         losses = []
         if len(shared):
-            calibrates, run = self.chunk is None, partial(self._pass, len(indices))
+            calibrates, plain = self.chunk is None, len(self.plain)
+            run = partial(self._pass, 0 if calibrates else len(indices))
             with self._stack.at_these_weights():
                 losses = in_passes(self._chunks, indices[shared], steps[shared], run)
-            if calibrates and self.verify(self._stack.widest):
+            if calibrates and (self.verify(self._stack.widest) or len(self.plain) > plain):
                 self.checked["queries made again"] += len(shared)
                 return self.coordinates(indices, mu)
         losses += self._one_at_a_time(indices[others], steps[others])
@@ -288,11 +291,12 @@ class WeightOracle:
         known = len(found.unmoved) < len(names)
         if not known and (outside or (found.still and not along)):
             raise unused("losses that no probe of any layer moves")
-        new = "; ".join(sorted(calls - before.calls))
+        new = before.new(calls - before.calls)
         self.checked.update({new: 0} if new else {})  # counted as `why`, here and after a resume
         self.checked[why] += found.queries
         width, late = max(width, before.width), found.wrong and why == f"gradient {number}"
-        self._verified[along] = Verified(before.calls | calls, width, number, known)
+        verified = replace(before, calls=before.calls | calls, width=width)
+        self._verified[along] = replace(verified, gradient=number, known=known)
         doubtful = (before.gradient + 1, number - 1) if late and before.gradient else (1, 0)
         return self._heed(replace(found, outside=bool(outside), doubtful=doubtful))
 
@@ -352,23 +356,6 @@ class WeightOracle:
         return losses
 
 
-def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
-    """The losses of k coordinates, pass by pass; one that runs out of memory is cut in half."""
-    losses = chunks.calibrate(indices, steps, run) if chunks.size is None else []
-    done = sum(map(len, losses))
-    while done < len(indices):
-        after = min(done + (chunks.size or len(indices)), len(indices))
-        try:
-            losses.append(run(indices[done:after], steps[done:after]))
-            done = after
-        except (MemoryError, RuntimeError) as error:
-            if after - done == 1 or not out_of_memory(error):
-                raise
-            chunks.size = (after - done) // 2
-            log.warning("out of memory: %d probes per pass from here on", chunks.size)
-    return losses
-
-
 @final
 class WeightOracles:
     """A weight oracle for every objective that a network meets, as an iteration needs it.
@@ -395,4 +382,5 @@ class WeightOracles:
         """The network's oracle under this objective; see `WeightOracle.under`."""
         if self._latest is None or not self._latest.is_of(network):
             self._latest = self._make(network, objective, chunk=self._chunk)
-        return self._latest.under(objective)
+        self._latest = self._latest.under(objective)
+        return self._latest
