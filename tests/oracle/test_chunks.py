@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from zopde import InputError, WeightOracle
-from zopde.oracle.chunks import Chunks, peak_bytes
-from zopde.oracle.weights import in_passes
+from zopde.oracle.chunks import Chunks, in_passes, peak_bytes
 
 
 def squares(indices, _steps):
