@@ -84,23 +84,6 @@ class Chunks:
         return max(1, min(fits, _LARGEST))
 
 
-def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
-    """The losses of k coordinates, pass by pass; one that runs out of memory is cut in half."""
-    losses = chunks.calibrate(indices, steps, run) if chunks.size is None else []
-    done = sum(map(len, losses))
-    while done < len(indices):
-        after = min(done + (chunks.size or len(indices)), len(indices))
-        try:
-            losses.append(run(indices[done:after], steps[done:after]))
-            done = after
-        except (MemoryError, RuntimeError) as error:
-            if after - done == 1 or not out_of_memory(error):
-                raise
-            chunks.size = (after - done) // 2
-            log.warning("out of memory: %d probes per pass from here on", chunks.size)
-    return losses
-
-
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that no memory is left."""
     text = str(error).lower()

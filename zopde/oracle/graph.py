@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-import re
-from inspect import signature
 from operator import attrgetter
 from typing import Any
 
@@ -22,7 +20,7 @@ from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
 from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
 from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
-from zopde.oracle.state import same_streams, set_streams, streams, unchanged
+from zopde.oracle.state import fixed_arguments, same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphMo
     before = streams()
     try:
         with unchanged(network):  # tracing runs the code
-            graph = fx.symbolic_trace(network, concrete_args=_fixed(network, args))
+            graph = fx.symbolic_trace(network, concrete_args=fixed_arguments(network, args))
     except Exception as error:  # user code may raise anything under tracing
         log.debug("no feature reuse, the network cannot be traced: %s", error)
         return None
@@ -65,38 +63,6 @@ def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphMo
     for node in list(graph.graph.nodes):
         _pool_before_relu(node, graph)
     return graph
-
-
-def _fixed(network: nn.Module, args: tuple[Any, ...] | None) -> dict[str, Any] | None:
-    """The arguments that `trace` fixes, by name; None where there are none."""
-    fixed: dict[str, Any] = {}
-    if args is not None:
-        for i, parameter in enumerate(signature(network.forward).parameters.values()):
-            value = args[i] if i < len(args) else parameter.default
-            if not isinstance(value, Tensor) and value is not parameter.empty:
-                fixed[parameter.name] = value
-    return fixed or None
-
-
-def code_of(network: nn.Module, args: tuple[Any, ...]) -> tuple[str, str]:
-    """What `trace` would find now, as text, without its numbers and with them; "" for nothing.
-
-    It may be other than before: code reads flags, counters and schedules from outside.
-    """
-    before = streams()
-    try:
-        with unchanged(network):
-            nodes = fx.Tracer().trace(network, concrete_args=_fixed(network, args)).nodes
-            # What the code makes of a number: a tensor that it hands to the graph.
-            made = [str(n.target) for n in nodes if str(n.target).startswith("_tensor_constant")]
-            numbers = [getattr(network, name).tolist() for name in made]
-    except Exception as error:  # user code may raise anything under tracing
-        log.debug("cannot be traced any more: %s", error)
-        return "", ""
-    finally:
-        set_streams(before)
-    code = repr([(n.op, str(n.target), n.args, n.kwargs) for n in nodes])
-    return re.sub(r"\d+", "", code), f"{code} {numbers}"
 
 
 def node_rules(graph: fx.GraphModule) -> dict[fx.Node, NodeRule]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
+import re
 from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
 from operator import attrgetter
 from random import Random
 from typing import Any, final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-_WHOLE: tuple[type, ...] = (set, bytearray, np.ndarray, np.random.Generator, np.random.RandomState)
-_WHOLE += (Random, torch.Generator, type(itertools.count()))
-_WRITTEN = (list, deque, dict, tuple, *_WHOLE)  # besides tensors
+log = logging.getLogger(__name__)
+
+_WHOLE = (set, bytearray, Random, torch.Generator, type(itertools.count()))
+
+_RARELY = 64  # gradients between two comparisons, in the end
 
 Streams = list[Tensor]
 """The state of torch's global streams, the CPU's first."""
@@ -47,7 +52,7 @@ def unchanged(network: nn.Module) -> Iterator[None]:
             module._buffers.update({n: _copied(v, memo) for n, v in module._buffers.items()})
         written = {n: v for n, v in own.items() if type(v) is Tensor}
         if not type(module).__module__.startswith("torch.nn."):  # those write tensors alone
-            written |= {n: own[n] for n in own.keys() - _MODULE if isinstance(own[n], _WRITTEN)}
+            written |= {n: own[n] for n in own.keys() - _MODULE}
         own.update({n: _copied(v, memo) for n, v in written.items()})
     try:
         yield
@@ -82,7 +87,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
             copied[key] = _copied(inner, memo)
     elif type(value) is tuple and value:
         copied = tuple(_copied(inner, memo) for inner in value)
-    elif isinstance(value, _WHOLE):
+    elif isinstance(value, _WHOLE) or type(value).__module__.startswith("numpy"):
         copied = copy.deepcopy(value)
     memo[id(value)] = copied
     return copied
@@ -143,6 +148,75 @@ def structure_of(network: nn.Module) -> Hashable:
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
     weights = [(id(p), p.dtype, p.device, p.requires_grad) for p in network.parameters()]
     return repr((layers, hooks, weights, [id(buffer) for buffer in network.buffers()]))
+
+
+def fixed_arguments(network: nn.Module, args: tuple[Any, ...] | None) -> dict[str, Any] | None:
+    """The arguments that tracing fixes, by name; None where there are none."""
+    fixed: dict[str, Any] = {}
+    if args is not None:
+        for i, parameter in enumerate(signature(network.forward).parameters.values()):
+            value = args[i] if i < len(args) else parameter.default
+            if not isinstance(value, Tensor) and value is not parameter.empty:
+                fixed[parameter.name] = value
+    return fixed or None
+
+
+def code_of(network: nn.Module, args: tuple[Any, ...]) -> tuple[str, str]:
+    """What tracing would find now, as text, without its numbers and with them; "" for nothing.
+
+    It may be other than before: code reads flags, counters and schedules from outside.
+    """
+    before = streams()
+    try:
+        with unchanged(network):
+            nodes = fx.Tracer().trace(network, concrete_args=fixed_arguments(network, args)).nodes
+            # What the code makes of a number: a tensor that it hands to the graph.
+            made = [str(n.target) for n in nodes if str(n.target).startswith("_tensor_constant")]
+            numbers = [getattr(network, name).tolist() for name in made]
+    except Exception as error:  # user code may raise anything under tracing
+        log.debug("cannot be traced any more: %s", error)
+        return "", ""
+    finally:
+        set_streams(before)
+    code = repr([(n.op, str(n.target), n.args, n.kwargs) for n in nodes])
+    return re.sub(r"\d+", "", code), f"{code} {numbers}"
+
+
+@final
+@dataclass(frozen=True)
+class Verified:
+    """Says for what stacked probes were compared with the plain loop."""
+
+    begun: int = 0  # number of the gradient at which the network became what it is
+    calls: frozenset[str] = frozenset()  # of the network
+    width: int = 0  # the most probes that shared a pass
+    gradient: int = 0  # number of the latest gradient at which they were compared, from 1
+    known: bool = True  # False where no probe moved the loss
+
+    def why_again(self, calls: set[str], width: int, gradient: int) -> str:
+        """Why to compare (again), as what it costs is counted; "" where there is no reason.
+
+        Args:
+            calls: Those of the network so far.
+            width: How many probes share a pass.
+            gradient: Number of the present gradient, from 1; 0 outside of gradients.
+        """
+        if is_due(gradient) and gradient != self.gradient:
+            return f"gradient {gradient}"
+        new = self.new(
+            calls if gradient != self.gradient and not self.known else calls - self.calls
+        )
+        return new or (f"passes of {width}" if width > self.width else "")
+
+    def new(self, calls: set[str] | frozenset[str]) -> str:
+        """Calls as a reason to compare."""
+        since = f" from gradient {self.begun}" if self.begun > 1 else ""
+        return "; ".join(sorted(calls)) + since if calls else ""
+
+
+def is_due(gradient: int) -> bool:
+    """Whether probes are verified again at a gradient: 4, 8, 16, 32, then every 64th."""
+    return gradient > 2 and (gradient & (gradient - 1) == 0 or gradient % _RARELY == 0)
 
 
 @final

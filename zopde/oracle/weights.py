@@ -25,12 +25,10 @@ from torch import Tensor, nn
 
 from zopde.contracts import Checks, Network, Objective
 from zopde.errors import ObjectiveError, SolverError, first_line
-from zopde.oracle.again import Verified
-from zopde.oracle.chunks import Chunks, in_passes, out_of_memory
+from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
-from zopde.oracle.given import Given, unused
-from zopde.oracle.stack import Stack, StackedPass
-from zopde.oracle.state import Draws, Replaced, streams, structure_of, unchanged
+from zopde.oracle.stack import Given, Stack, StackedPass, unused
+from zopde.oracle.state import Draws, Replaced, Verified, streams, structure_of, unchanged
 from zopde.oracle.verify import Found, Twin, calls_of, compare, resolution
 from zopde.oracle.vmapped import DIRECTIONS, StackedWeights
 from zopde.validate import checked
@@ -52,7 +50,7 @@ class WeightOracle:
     afterwards, and no autograd graph is built.
 
     Before the first gradient, whenever the network's structure, mode or input shapes change or more
-    probes share a pass, and again at gradients 2, 4, 8, ..., 64 and every 64th, some probes of
+    probes share a pass, and again at gradients 4, 8, 16, 32 and every 64th, some probes of
     every layer are answered both ways, on a copy (`zopde.oracle.verify`). What disagrees
     beyond round-off is probed one at a time from then on, and a warning names it.
 
@@ -279,11 +277,15 @@ class WeightOracle:
             seen: Calls that came elsewhere, see `zopde.oracle.stack.shapes_of`.
         """
         calls = {c for c in self.seen | {*seen} if c.startswith(DIRECTIONS) == along}
-        stacked = self._directions.follows and self.directions_per_pass > 1
-        names = [DIRECTIONS] * stacked if along else [*self._stack.uses]
         before, number = self._verified[along], self._number[0]
         why = before.why_again(calls, width, number)
-        if not (width and calls and names and why) or self._verify is False:
+        if not (width and calls and why) or self._verify is False:
+            return False
+        names = [*self._stack.uses]
+        if along:
+            stacked = self._directions.follows and self.directions_per_pass > 1
+            names = [DIRECTIONS] * stacked
+        if not names:
             return False
         objective = self._objective if self._verify is True else self._verify(self._objective)
         with calls_of(self._network) as outside:
@@ -356,31 +358,18 @@ class WeightOracle:
         return losses
 
 
-@final
-class WeightOracles:
-    """A weight oracle for every objective that a network meets, as an iteration needs it.
-
-    The network is traced and verified once, not at every iteration, and again when its structure,
-    its mode or the shapes of its input are others.
-
-    Args:
-        chunk: Probes per pass; see `WeightOracle`.
-        verify: See `WeightOracle`.
-        make: (network, objective, chunk) -> the oracle, where it is another than `WeightOracle`.
-    """
-
-    def __init__(
-        self,
-        chunk: int | None = None,
-        verify: bool | StandIn = True,
-        make: Callable[..., Any] | None = None,
-    ) -> None:
-        self._chunk, self._make = chunk, make or partial(WeightOracle, verify=verify)
-        self._latest: Any = None
-
-    def __call__(self, network: nn.Module, objective: Objective) -> Any:  # noqa: ANN401
-        """The network's oracle under this objective; see `WeightOracle.under`."""
-        if self._latest is None or not self._latest.is_of(network):
-            self._latest = self._make(network, objective, chunk=self._chunk)
-        self._latest = self._latest.under(objective)
-        return self._latest
+def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list[Tensor]:
+    """The losses of k coordinates, pass by pass; one that runs out of memory is cut in half."""
+    losses = chunks.calibrate(indices, steps, run) if chunks.size is None else []
+    done = sum(map(len, losses))
+    while done < len(indices):
+        after = min(done + (chunks.size or len(indices)), len(indices))
+        try:
+            losses.append(run(indices[done:after], steps[done:after]))
+            done = after
+        except (MemoryError, RuntimeError) as error:
+            if after - done == 1 or not out_of_memory(error):
+                raise
+            chunks.size = (after - done) // 2
+            log.warning("out of memory: %d probes per pass from here on", chunks.size)
+    return losses
