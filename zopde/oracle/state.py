@@ -203,15 +203,15 @@ class Verified:
         """
         if is_due(gradient) and gradient != self.gradient:
             return f"gradient {gradient}"
-        new = self.new(
-            calls if gradient != self.gradient and not self.known else calls - self.calls
-        )
+        nothing_known = not self.known and gradient != self.gradient
+        new = self.new(calls, nothing_known)
         return new or (f"passes of {width}" if width > self.width else "")
 
-    def new(self, calls: set[str] | frozenset[str]) -> str:
-        """Calls as a reason to compare."""
-        since = f" from gradient {self.begun}" if self.begun > 1 else ""
-        return "; ".join(sorted(calls)) + since if calls else ""
+    def new(self, calls: set[str], every: bool = False) -> str:
+        """Name the calls that were not verified, or every one; "" where there are none."""
+        new = sorted(calls if every else calls - self.calls)
+        since = [f"from gradient {self.begun}"] if self.begun > 1 and new else []
+        return "; ".join(new + since)
 
 
 def is_due(gradient: int) -> bool:

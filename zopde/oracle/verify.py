@@ -218,9 +218,11 @@ class _Trial:
             left = {name: own for name, own in probes.items() if name not in wrong}
             if why := self._fault(left.values(), width):
                 wrong |= dict.fromkeys(left, f"in passes that they share, {why}")
-        asked = [probe for own in probes.values() for probe in own]
-        still = self._still and all(p.step and not p.change for p in asked)
+        still = all(self._is_flat(own) for own in probes.values())
         return Found(wrong, unmoved, self.queries, self._noise, still)
+
+    def _is_flat(self, probes: Iterable[_Probe]) -> bool:
+        return self._still and all(probe.step and not probe.change for probe in probes)
 
     def _probes(self, part: ParameterSlice) -> Iterator[_Probe]:
         """Some weights of a parameter, each moved until the loss moves by more than round-off."""
@@ -273,7 +275,8 @@ class _Trial:
         shared = [probes[i] for i in many]
         why = self._difference(shared, lambda: self._twin.along(along[many], width))
         unmoved = (DIRECTIONS,) if any(map(_is_still, probes)) else ()
-        return Found({DIRECTIONS: why} if why else {}, unmoved, self.queries, self._noise)
+        wrong, still = {DIRECTIONS: why} if why else {}, self._is_flat(probes)
+        return Found(wrong, unmoved, self.queries, self._noise, still)
 
     def _difference(self, probes: Sequence[_Probe], ask: Callable[[], Tensor]) -> str:
         """How stacked answers differ from the plain loop's; "" where round-off explains it."""

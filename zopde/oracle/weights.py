@@ -281,20 +281,18 @@ class WeightOracle:
         why = before.why_again(calls, width, number)
         if not (width and calls and why) or self._verify is False:
             return False
-        names = [*self._stack.uses]
-        if along:
-            stacked = self._directions.follows and self.directions_per_pass > 1
-            names = [DIRECTIONS] * stacked
+        stacked = along and self._directions.follows and self.directions_per_pass > 1
+        names = [DIRECTIONS] * stacked if along else [*self._stack.uses]
         if not names:
             return False
         objective = self._objective if self._verify is True else self._verify(self._objective)
         with calls_of(self._network) as outside:
             found = compare(self._network, partial(self._twin, objective), names, width)
         known = len(found.unmoved) < len(names)
-        if not known and (outside or (found.still and not along)):
+        if found.still and (outside or not along):  # along directions a loss in steps may be flat
             raise unused("losses that no probe of any layer moves")
-        new = before.new(calls - before.calls)
-        self.checked.update({new: 0} if new else {})  # counted as `why`, here and after a resume
+        if new := before.new(calls):
+            self.checked[new] += 0  # counted as `why`, here and after a resume
         self.checked[why] += found.queries
         width, late = max(width, before.width), found.wrong and why == f"gradient {number}"
         verified = replace(before, calls=before.calls | calls, width=width)
