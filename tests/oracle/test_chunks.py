@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from zopde import InputError, WeightOracle
-from zopde.oracle.chunks import Chunks, in_passes, peak_bytes
+from zopde.oracle.chunks import Chunks, peak_bytes
+from zopde.oracle.weights import in_passes
 
 
 def squares(indices, _steps):
