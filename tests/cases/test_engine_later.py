@@ -63,9 +63,6 @@ def assert_right(found, network, objective):
     torch.testing.assert_close(found.gradient, plain(network, objective), rtol=0, atol=1e-8)
 
 
-# --- a coupling that begins later
-
-
 @pytest.mark.parametrize("kind", [Two, Opaque])
 def test_a_coupling_that_a_flag_begins_is_seen(kind, caplog):
     flag = {"on": False}
@@ -236,9 +233,6 @@ def test_a_resumed_training_verifies_at_the_same_iterations(tmp_path, killed_at)
     assert set(cost.checked) >= {"gradient 4", "gradient 8"}
 
 
-# --- what a forward writes to
-
-
 class Keeps(Two):
     """A layer that keeps something, changes it in its forward, and lets it act."""
 
@@ -349,9 +343,6 @@ def test_a_sparse_buffer_is_right(layout, estimate):
     dense.load_state_dict({n: v for n, v in network.state_dict().items() if n != "links"})
     same = gradient(WeightOracle(dense, objective, stacked=False))
     torch.testing.assert_close(found, same, rtol=0, atol=1e-8)
-
-
-# --- selfcheck
 
 
 def exact(network, objective):
