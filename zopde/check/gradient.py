@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from zopde.check.noise import Noise, measure_noise
 from zopde.check.sweep import Sweep, SweepPoint, ladder, sweep_mu, taylor_rate
-from zopde.contracts import Oracle
+from zopde.contracts import Oracle, one_gradient
 from zopde.errors import InputError
 from zopde.oracle.coordinates import Coordinates, ParameterSlice, check_flat
 from zopde.validate import check_count, check_positive, checked
@@ -32,7 +32,9 @@ class LayerCheck:
     norm: float  # Euclidean norm of the reference there
     # Of the angle between estimate and reference; None where one of them is zero
     cosine: float | None
-    norm_ratio: float | None  # |estimate| / |reference|; None where the reference is zero
+    # |estimate| / |reference|; None where both are zero as far as can be told, infinite where only
+    # the reference is
+    norm_ratio: float | None
     # Root mean square of (estimate - reference) / standard error, about 1 where the estimate is
     # right; None for an estimate without a standard error. A ratio of few directions is first taken
     # from Student's distribution to the normal one's
@@ -114,8 +116,8 @@ def selfcheck(
     Richardson-extrapolated central differences, which the Taylor remainder then vouches for:
     |l(theta + h v) - l(theta) - h g . v| must fall like h^2 (`taylor_rate`).
     Queries: 22 per swept coordinate in single precision and 34 in double, one per compared one,
-    and few more. Randomness: `generator` draws the
-    coordinates that are compared.
+    and few more. Randomness: `generator` draws the coordinates that are compared; all
+    queries meet the same random numbers of torch (Dropout in train mode).
 
     Args:
         oracle: Evaluates l around its base point; see `zopde.contracts.Oracle`.
@@ -158,28 +160,34 @@ def selfcheck(
     exact = None if gradient is None else gradient.detach().cpu().double()
     swept = spread(slices, num_swept, generator)
     compared = swept if exact is None else spread(slices, num_coordinates, generator)
-    base = oracle.base()
-    eps, mus = torch.finfo(base.dtype).eps, ladder(base.dtype)
-    sweep = sweep_mu(oracle, swept, mus, scale[swept], None if exact is None else exact[swept])
-    slopes = sweep.reference * scale[swept]
-    # A smaller step than this would not move the loss at all, and so show no round-off.
-    noise = measure_noise(oracle, swept, slopes, max(mu, sqrt(eps)) * scale)
-    queries = 1 + sweep.queries + noise.queries
-    if estimate is None:
-        estimate = cge(oracle, compared, mu * scale, scheme)
-        queries += estimate.queries
-    reference = sweep.reference if exact is None else exact[compared]
-    layers = list(_compare(slices, compared, estimate, reference))
-    if exact is None:
+    with one_gradient(oracle):  # dropout and noise are the same at all queries
+        base = oracle.base()
+        eps, mus = torch.finfo(base.dtype).eps, ladder(base.dtype)
+        sweep = sweep_mu(oracle, swept, mus, scale[swept], None if exact is None else exact[swept])
+        slopes = sweep.reference * scale[swept]
+        # A smaller step than this would not move the loss at all, and so show no round-off.
+        noise = measure_noise(oracle, swept, slopes, max(mu, sqrt(eps)) * scale)
+        queries = 1 + sweep.queries + noise.queries
+        if estimate is None:
+            estimate = cge(oracle, compared, mu * scale, scheme)
+            queries += estimate.queries
+        reference = sweep.reference if exact is None else exact[compared]
         level = max(noise.level, eps * abs(float(base)))
-        reference_mu = sweep.reference_mu or inf
-        for i, tensor in enumerate(slices):
-            here = (swept >= tensor.start) & (swept < tensor.stop)
-            direction, slope = _uphill(swept[here], slopes[here], scale)
-            slope_error = sqrt(int(here.sum())) * level / reference_mu
-            rate = taylor_rate(oracle, direction, slope, mus, level, slope_error)
-            layers[i] = replace(layers[i], taylor_rate=rate)
-        queries += len(slices) * (len(mus) + 1)
+        # Smaller than this, in units of the scale, a derivative is nothing but round-off.
+        nothing = 10 * sqrt(2) * level / mu, 10 * level / (sweep.reference_mu or inf)
+        if exact is not None and gradient is not None:
+            nothing = nothing[0], 100 * torch.finfo(gradient.dtype).eps * _rms(exact * scale)
+        layers = list(_compare(slices, compared, estimate, reference, scale, nothing))
+        if exact is None:
+            reference_mu = sweep.reference_mu or inf
+            for i, tensor in enumerate(slices):
+                here = (swept >= tensor.start) & (swept < tensor.stop)
+                direction, slope = _uphill(swept[here], slopes[here], scale)
+                slope_error = sqrt(int(here.sum())) * level / reference_mu
+                calm = level if layers[i].cosine is not None else 10 * level  # zero, and round-off
+                rate = taylor_rate(oracle, direction, slope, mus, calm, slope_error)
+                layers[i] = replace(layers[i], taylor_rate=rate)
+            queries += len(slices) * (len(mus) + 1)
     return SelfCheck(
         mu,
         scheme,
@@ -216,13 +224,20 @@ def _compare(
     indices: Int[Tensor, " k"],
     estimate: Estimate,
     reference: Float[Tensor, " k"],
+    scale: Float[Tensor, " d"],
+    nothing: tuple[float, float],
 ) -> Iterator[LayerCheck]:
-    """One row per tensor, over the coordinates (sorted) that are compared."""
+    """One row per tensor, over the coordinates (sorted) that are compared.
+
+    `nothing` is the size that estimate and reference may have where the derivatives are zero.
+    """
     gradient, errors = (
         None if values is None else values.detach().cpu().double()[indices]
         for values in (estimate.gradient, estimate.standard_error)
     )
     assert gradient is not None
+    unit = scale[indices].double()
+    typical = _rms(reference.double().cpu() * unit)
     for tensor in slices:
         here = (indices >= tensor.start) & (indices < tensor.stop)
         own, expected = gradient[here], reference[here].double().cpu()
@@ -234,7 +249,15 @@ def _compare(
             deviation = float(off.square().mean().sqrt()) if len(off) else None
         cosine = float(own @ expected) / (norm * length) if norm * length else None
         ratio, size = length / norm if norm else None, tensor.stop - tensor.start
+        if errors is None and _rms(expected * unit[here]) <= nothing[1]:
+            # The forward scheme's curvature is no fault, either, while other tensors rule.
+            calm = _rms(own * unit[here]) <= max(nothing[0], 0.01 * typical)
+            cosine, ratio = None, None if calm else inf
         yield LayerCheck(tensor.name, size, int(here.sum()), norm, cosine, ratio, deviation)
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
 
 
 def _as_normal(ratios: Tensor, directions: int | None) -> Tensor:

@@ -137,7 +137,9 @@ class _Meter(TorchDispatchMode):
     ) -> Any:  # noqa: ANN401
         answer = func(*args, **(kwargs or {}))
         for value in tree_leaves(answer):
-            if isinstance(value, Tensor) and value.device.type != "meta":
+            # A sparse tensor has no storage of its own; those of its parts were seen before it.
+            strided = isinstance(value, Tensor) and value.layout is torch.strided
+            if strided and value.device.type != "meta":
                 self._see(value.untyped_storage())
         return answer
 

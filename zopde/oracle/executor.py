@@ -155,7 +155,8 @@ class ExecutorOracle:
         chunks = [chunk for chunk in every if len(chunk)]
         steps = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
         losses = self._losses([_Task(indices[c].tolist(), steps[c].tolist()) for c in chunks])
-        if self._serial.verify(self._seen):  # what the workers met is wrong
+        width = min(self._chunk, len(indices))
+        if self._serial.verify(width, seen=self._seen):  # what the workers met is wrong
             return self.coordinates(indices, mu)
         result = losses[0].new_empty(len(indices))
         result[torch.cat(chunks).to(result.device)] = torch.cat(losses)
@@ -168,11 +169,14 @@ class ExecutorOracle:
         """
         if not len(directions):
             return torch.zeros(0)
-        chunks = directions.split(self._serial.directions_per_pass)
+        per_pass = self._serial.directions_per_pass
+        chunks = directions.split(per_pass)
         # A view would be pickled with everything that it is a view of.
         with self._shipment.lent(chunk.clone() for chunk in chunks) as names:
             losses = torch.cat(self._losses([_Task([], [mu], name) for name in names]))
-        return self.directions(directions, mu) if self._serial.verify(self._seen) else losses
+        width = min(per_pass, len(directions))
+        wrong = self._serial.verify(width, along=True, seen=self._seen)
+        return self.directions(directions, mu) if wrong else losses
 
     def under(self, objective: Objective) -> ExecutorOracle:
         """The same network under another objective; see `WeightOracle.under`."""
@@ -193,6 +197,10 @@ class ExecutorOracle:
     def one_gradient(self) -> AbstractContextManager[Checks]:
         """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
         return self._serial.one_gradient()
+
+    def at(self, iteration: int) -> None:
+        """See `WeightOracle.at`."""
+        self._serial.at(iteration)
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""

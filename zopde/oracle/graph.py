@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-from inspect import signature
 from operator import attrgetter
 from typing import Any
 
@@ -21,7 +20,7 @@ from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
 from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
 from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
-from zopde.oracle.state import same_streams, set_streams, streams, unchanged
+from zopde.oracle.state import fixed_arguments, same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +44,10 @@ def trace(network: nn.Module, args: tuple[Any, ...] | None = None) -> fx.GraphMo
             what is left to its default, is fixed, since code branches on it. None: a call with
             a tensor for every argument.
     """
-    fixed: dict[str, Any] = {}
-    if args is not None:
-        for i, parameter in enumerate(signature(network.forward).parameters.values()):
-            value = args[i] if i < len(args) else parameter.default
-            if not isinstance(value, Tensor) and value is not parameter.empty:
-                fixed[parameter.name] = value
     before = streams()
     try:
         with unchanged(network):  # tracing runs the code
-            graph = fx.symbolic_trace(network, concrete_args=fixed or None)
+            graph = fx.symbolic_trace(network, concrete_args=fixed_arguments(network, args))
     except Exception as error:  # user code may raise anything under tracing
         log.debug("no feature reuse, the network cannot be traced: %s", error)
         return None

@@ -8,16 +8,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from inspect import Parameter, signature
 from typing import Any, final
 
+import torch
 from torch import Tensor, fx, nn
 
-from zopde.contracts import repeat_states
-from zopde.errors import InputError
+from zopde.contracts import Network, repeat_states
+from zopde.errors import InputError, ObjectiveError
 from zopde.oracle.chunks import out_of_memory
 from zopde.oracle.coordinates import LayerChange, ProbeBlock
 from zopde.oracle.graph import node_rules, rank_one_uses, trace
 from zopde.oracle.norms import BATCH, statistics_per_probe
 from zopde.oracle.reuse import BaseRun, NodeRule, Reuse, base_run, never_called
-from zopde.oracle.state import is_states, set_streams, streams
+from zopde.oracle.state import code_of, is_states, set_streams, streams
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ class Stack:
         self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]
         # By what is no tensor in a call: the graph, with how probes pass its nodes.
         self._graphs: dict[tuple[Any, ...], tuple[fx.GraphModule, Rules] | None] = {}
+        self._codes: dict[tuple[Any, ...], tuple[str, str]] = {}  # what was traced, as text
         self._base: BaseRun | None = None
+        self.widest = 0  # the most probes that a pass has held
 
     @contextmanager
     def at_these_weights(self) -> Iterator[None]:
@@ -50,6 +53,16 @@ class Stack:
             yield
         finally:
             self._base = None
+
+    def renew(self) -> bool:
+        """Forget graphs of code that runs otherwise by now; whether more than numbers changed."""
+        other = False
+        for kind, code in [*self._codes.items()]:
+            values = tuple(torch.empty(1) if value is Tensor else value for value in kind)
+            if self._graphs[kind] and (now := code_of(self._network, values)) != code:
+                other |= now[0] != code[0]
+                del self._graphs[kind], self._codes[kind]
+        return other
 
     def whole(
         self, blocks: list[ProbeBlock], num_probes: int, args: Sequence[Any], named: dict[str, Any]
@@ -84,6 +97,7 @@ class Stack:
             if kind not in self._graphs:
                 graph = trace(self._network, values)
                 self._graphs[kind] = None if graph is None else (graph, node_rules(graph))
+                self._codes[kind] = code_of(self._network, values)
             traced = self._graphs[kind]
             return None if traced is None else self._by_graph(*traced, blocks, values)
         except Exception as reason:  # user code, run node by node, may raise anything
@@ -156,6 +170,7 @@ class StackedPass:
     def __init__(self, stack: Stack, blocks: list[ProbeBlock]) -> None:
         self._stack, self._blocks = stack, blocks
         self._num_probes = sum(map(len, blocks))
+        stack.widest = max(stack.widest, self._num_probes)
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """Stacked states (num_probes * batch, ...), probe-major, to stacked answers."""
@@ -181,6 +196,48 @@ class StackedPass:
         repeated = [repeat_states(value, self._num_probes) for value in args]
         others = {name: repeat_states(value, self._num_probes) for name, value in named.items()}
         return self._stack.whole(self._blocks, self._num_probes, repeated, others)
+
+
+class NoModuleError(ObjectiveError, AttributeError):
+    """The objective takes what it is given for the network itself; `hasattr` says False."""
+
+
+@final
+class Given:
+    """Calls the network with the weights of its probes, and notes that it was called.
+
+    It is no module: what an objective would read or set there is not that of the probes.
+    """
+
+    def __init__(self, network: nn.Module, ask: Network) -> None:
+        self.called = False
+        self._network, self._ask = network, ask
+        self._shared: Callable[..., Tensor] = getattr(ask, "shared", ask)
+
+    def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
+        """Stacked states to stacked answers."""
+        self.called = True
+        return self._ask(*args, **named)
+
+    def shared(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
+        """States that all probes have in common, see `zopde.contracts.ask_shared`."""
+        self.called = True
+        return self._shared(*args, **named)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("_") or not hasattr(self._network, name):
+            raise AttributeError(name)
+        got = f"{name!r} read from what it is given as the network"
+        expected = "calls of it: it is a function that holds the weights of the probes, no module"
+        remedy = "set modes on the network itself, before; a penalty on weights is `weight_decay`"
+        raise NoModuleError("objective", got=got, expected=expected, remedy=remedy)
+
+
+def unused(how: str) -> ObjectiveError:
+    """An objective whose losses do not come from the network that it is given."""
+    expected = "losses of the network that it is given as its first argument"
+    remedy = "call that argument in the objective, not a network from outside"
+    return ObjectiveError("objective", got=how, expected=expected, remedy=remedy)
 
 
 def shapes_of(args: Sequence[Any], named: dict[str, Any]) -> str:

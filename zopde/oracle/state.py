@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import logging
+import re
+from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
 from operator import attrgetter
+from random import Random
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
+
+log = logging.getLogger(__name__)
+
+_WHOLE = (set, bytearray, Random, torch.Generator, type(itertools.count()))
+
+_RARELY = 64  # gradients between two comparisons, in the end
 
 Streams = list[Tensor]
 """The state of torch's global streams, the CPU's first."""
 
 
+_MODULE = frozenset(vars(nn.Module()))  # what torch keeps in every module: no forward writes it
+
+
 @contextmanager
 def unchanged(network: nn.Module) -> Iterator[None]:
-    """Inside this context a network works on copies of its buffers and tensors.
+    """Inside this context a network works on copies of what its forward may write to.
 
-    Afterwards it has its own again, with all its attributes, whatever wrote to them or put others
-    in their place. (What a list or a dictionary of its own holds is not looked at.)
+    Those are buffers, tensors, lists, dictionaries, sets, arrays and random generators, one inside
+    another, too. Afterwards it has its own again, with all its attributes, whatever wrote to
+    them or put others in their place. (An object of a class of the user's is not looked at.)
     """
-    copies: dict[int, Tensor] = {}
+    memo: dict[int, Any] = {}
     scripted, before = list[tuple[Tensor, Tensor]](), list[tuple[nn.Module, dict[str, Any], Any]]()
-
-    def copied(values: dict[str, Any]) -> dict[str, Tensor]:
-        found = {n: v for n, v in values.items() if type(v) is Tensor}
-        for value in found.values():
-            if id(value) not in copies:
-                copies[id(value)] = value.clone()
-        return {name: copies[id(value)] for name, value in found.items()}
-
     for module in network.modules():
         if isinstance(module, torch.jit.ScriptModule):  # its buffers are not to be replaced
             scripted += [(b, b.clone()) for b in module.buffers(recurse=False)]
             continue
-        before.append((module, dict(vars(module)), dict(module._buffers)))
-        module._buffers.update(copied(module._buffers))
-        vars(module).update(copied(vars(module)))
+        own = vars(module)
+        before.append((module, dict(own), dict(module._buffers)))
+        if module._buffers:
+            module._buffers.update({n: _copied(v, memo) for n, v in module._buffers.items()})
+        written = {n: v for n, v in own.items() if type(v) is Tensor}
+        if not type(module).__module__.startswith("torch.nn."):  # those write tensors alone
+            written |= {n: own[n] for n in own.keys() - _MODULE}
+        own.update({n: _copied(v, memo) for n, v in written.items()})
     try:
         yield
     finally:
@@ -50,6 +65,32 @@ def unchanged(network: nn.Module) -> Iterator[None]:
         for buffer, value in scripted:
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
+    """A copy of what can be written to; parameters, modules and all else are the same objects.
+
+    What stands in two places is copied once; `memo` knows the copies by the id of the original.
+    """
+    if id(value) in memo:
+        return memo[id(value)]
+    copied = value
+    if type(value) is Tensor:
+        copied = value.clone()
+    elif isinstance(value, list | deque):
+        memo[id(value)] = copied = copy.copy(value)  # it may hold itself
+        for i, inner in enumerate(value):
+            copied[i] = _copied(inner, memo)
+    elif isinstance(value, dict):
+        memo[id(value)] = copied = copy.copy(value)
+        for key, inner in value.items():
+            copied[key] = _copied(inner, memo)
+    elif type(value) is tuple and value:
+        copied = tuple(_copied(inner, memo) for inner in value)
+    elif isinstance(value, _WHOLE) or type(value).__module__.startswith("numpy"):
+        copied = copy.deepcopy(value)
+    memo[id(value)] = copied
+    return copied
 
 
 @final
@@ -107,6 +148,75 @@ def structure_of(network: nn.Module) -> Hashable:
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
     weights = [(id(p), p.dtype, p.device, p.requires_grad) for p in network.parameters()]
     return repr((layers, hooks, weights, [id(buffer) for buffer in network.buffers()]))
+
+
+def fixed_arguments(network: nn.Module, args: tuple[Any, ...] | None) -> dict[str, Any] | None:
+    """The arguments that tracing fixes, by name; None where there are none."""
+    fixed: dict[str, Any] = {}
+    if args is not None:
+        for i, parameter in enumerate(signature(network.forward).parameters.values()):
+            value = args[i] if i < len(args) else parameter.default
+            if not isinstance(value, Tensor) and value is not parameter.empty:
+                fixed[parameter.name] = value
+    return fixed or None
+
+
+def code_of(network: nn.Module, args: tuple[Any, ...]) -> tuple[str, str]:
+    """What tracing would find now, as text, without its numbers and with them; "" for nothing.
+
+    It may be other than before: code reads flags, counters and schedules from outside.
+    """
+    before = streams()
+    try:
+        with unchanged(network):
+            nodes = fx.Tracer().trace(network, concrete_args=fixed_arguments(network, args)).nodes
+            # What the code makes of a number: a tensor that it hands to the graph.
+            made = [str(n.target) for n in nodes if str(n.target).startswith("_tensor_constant")]
+            numbers = [getattr(network, name).tolist() for name in made]
+    except Exception as error:  # user code may raise anything under tracing
+        log.debug("cannot be traced any more: %s", error)
+        return "", ""
+    finally:
+        set_streams(before)
+    code = repr([(n.op, str(n.target), n.args, n.kwargs) for n in nodes])
+    return re.sub(r"\d+", "", code), f"{code} {numbers}"
+
+
+@final
+@dataclass(frozen=True)
+class Verified:
+    """Says for what stacked probes were compared with the plain loop."""
+
+    begun: int = 0  # number of the gradient at which the network became what it is
+    calls: frozenset[str] = frozenset()  # of the network
+    width: int = 0  # the most probes that shared a pass
+    gradient: int = 0  # number of the latest gradient at which they were compared, from 1
+    known: bool = True  # False where no probe moved the loss
+
+    def why_again(self, calls: set[str], width: int, gradient: int) -> str:
+        """Why to compare (again), as what it costs is counted; "" where there is no reason.
+
+        Args:
+            calls: Those of the network so far.
+            width: How many probes share a pass.
+            gradient: Number of the present gradient, from 1; 0 outside of gradients.
+        """
+        if is_due(gradient) and gradient != self.gradient:
+            return f"gradient {gradient}"
+        nothing_known = not self.known and gradient != self.gradient
+        new = self.new(calls, nothing_known)
+        return new or (f"passes of {width}" if width > self.width else "")
+
+    def new(self, calls: set[str], every: bool = False) -> str:
+        """Name the calls that were not verified, or every one; "" where there are none."""
+        new = sorted(calls if every else calls - self.calls)
+        since = [f"from gradient {self.begun}"] if self.begun > 1 and new else []
+        return "; ".join(new + since)
+
+
+def is_due(gradient: int) -> bool:
+    """Whether probes are verified again at a gradient: 4, 8, 16, 32, then every 64th."""
+    return gradient > 2 and (gradient & (gradient - 1) == 0 or gradient % _RARELY == 0)
 
 
 @final

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,6 +27,7 @@ from zopde.oracle.coordinates import Coordinates, ParameterSlice
 from zopde.oracle.state import set_streams, streams
 from zopde.oracle.vmapped import DIRECTIONS
 
+T = TypeVar("T")
 _SHARES = (0.1, 0.01, 0.0)  # of a weight's size, by which it is moved; the first that works
 _WAYS = (1.0, -0.7)  # of two probes: no two steps alike, they might make up for each other
 _ATTEMPTS, _STRIDE = 4, 7919  # of a probe, and how far apart the weights that it tries
@@ -53,6 +54,10 @@ class Found:
     unmoved: tuple[str, ...] = ()
     queries: int = 0  # evaluations of the objective
     noise: float = 0.0  # by how much two losses at the same weights differ
+    still: bool = False  # no loss differs from another, in any digit
+    outside: bool = False  # the objective calls the network itself, whose weights are not moved
+    # Numbers of the first and the last gradient that were not compared before this fault was found
+    doubtful: tuple[int, int] = (1, 0)
 
     def lines(self, weights: dict[str, int]) -> Iterator[str]:
         """What to tell the user; `weights` are the probes of a whole gradient, by name."""
@@ -62,6 +67,11 @@ class Found:
             price = f"{count:,} probes of a whole gradient" if count else "they"
             why = self.wrong[wrong[0]]
             yield f"stacked probes fail at {_listed(wrong)} ({why}): {price} go one at a time"
+        first, last = self.doubtful
+        if first <= last:
+            yield f"it was right at gradient {first - 1}; gradients {first} to {last} may be wrong"
+        if self.outside:
+            yield "the objective calls the network itself, too: there no probe moves its weights"
         if self.noise:
             yield f"two losses at the same weights differ by {self.noise:.1g}: something is random"
         silent = [name for name in self.unmoved if name not in self.wrong]
@@ -84,20 +94,20 @@ class _Probe:
 
 
 def compare(
-    network: nn.Module, twin_of: Callable[[nn.Module], Twin], names: Sequence[str], chunk: int
+    network: nn.Module, twin_of: Callable[[nn.Module], Twin], names: Sequence[str], width: int
 ) -> Found:
     """Answer some probes both ways, on copies of the network; `twin_of` gives a copy's oracle.
 
-    The names are those of parameters whose probes share passes, `chunk` of them at most;
+    The names are those of parameters whose probes share passes, `width` of them each;
     `DIRECTIONS` alone for directions.
     """
-    queries, found = 0, Found({}, tuple(names))
+    queries, bases, found = 0, set[float](), Found({}, tuple(names))
     with _aside():
         for share in _SHARES:
             try:
                 copied = _moved_copy(network, share)
                 trial = _Trial(twin_of(copied), copied)
-                found = trial.run(names, chunk)
+                found = trial.run(names, width)
             except Exception as error:  # user code may raise anything
                 if out_of_memory(error) or isinstance(error, ObjectiveError):
                     raise
@@ -106,9 +116,29 @@ def compare(
                 found = Found({}, tuple(names)) if fragile else Found(dict.fromkeys(names, why))
                 continue
             queries += trial.queries
+            bases.add(trial.base)
             if len(found.unmoved) < len(names):
                 break
-    return replace(found, queries=queries)
+    return replace(found, queries=queries, still=found.still and len(bases) == 1)
+
+
+@contextmanager
+def calls_of(network: nn.Module) -> Iterator[list[nn.Module]]:
+    """Inside this context calls of a network itself are noted, not those of its copies."""
+    calls: list[nn.Module] = []
+    if isinstance(network, torch.jit.ScriptModule):  # it takes no such hook
+        yield calls
+        return
+
+    def note(module: nn.Module, _: object) -> None:
+        if module is network:
+            calls.append(module)
+
+    hook = network.register_forward_pre_hook(note)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 @contextmanager
@@ -125,9 +155,10 @@ def _aside() -> Iterator[None]:
 def _moved_copy(network: nn.Module, share: float) -> nn.Module:
     """A copy of a network with its weights moved by a share of their size."""
     draw = Generator().manual_seed(0)
-    # What hooks have computed carries a graph, which does not copy.
+    # What hooks have computed carries a graph, which does not copy; nor do some sparse tensors.
     tensors = [v for m in network.modules() for v in vars(m).values() if isinstance(v, Tensor)]
-    copied = copy.deepcopy(network, {id(v): v.detach().clone() for v in tensors if not v.is_leaf})
+    odd = [v for v in [*tensors, *network.buffers()] if not v.is_leaf or v.layout != torch.strided]
+    copied = copy.deepcopy(network, {id(v): v.detach().clone() for v in odd})
     for weight in copied.parameters():
         weight.add_(share * _size(weight) * _noise(weight, draw))
     return copied
@@ -160,33 +191,38 @@ class _Trial:
     def __init__(self, twin: Twin, network: nn.Module) -> None:
         self._twin, self._network, self.queries = twin, network, 1
         self._draw, self._eps = Generator().manual_seed(1), resolution(network)
-        self._base = float(twin.query({}))
+        self.base = float(twin.query({}))
         # Weights changed in their last digit show what round-off does to this loss.
         rounded = [self._loss(lambda: twin.query(self._rounded())) for _ in _WAYS]
-        changes = [abs(loss - self._base) for loss in rounded]
-        self._round_off = max(*changes, 4 * self._eps * abs(self._base), 1e-300)
-        again = abs(self._loss(lambda: twin.query({})) - self._base)
-        self._noise = again if again > 100 * self._eps * abs(self._base) else 0.0
+        changes = [abs(loss - self.base) for loss in rounded]
+        self._still = not any(changes)
+        self._round_off = max(*changes, 4 * self._eps * abs(self.base), 1e-300)
+        again = abs(self._loss(lambda: twin.query({})) - self.base)
+        self._noise = again if again > 100 * self._eps * abs(self.base) else 0.0
         self._round_off = max(self._round_off, self._noise)
 
-    def run(self, names: Sequence[str], chunk: int) -> Found:
+    def run(self, names: Sequence[str], width: int) -> Found:
         """See `compare`."""
-        if not math.isfinite(self._base + self._round_off):
+        if not math.isfinite(self.base + self._round_off):
             return Found({}, tuple(names), self.queries, self._noise)
         if DIRECTIONS in names:
-            return self._directions()
+            return self._directions(width)
         slices = Coordinates(self._network).slices
         parts = [part for part in slices if part.name in names and part.stop > part.start]
         probes = {part.name: [*self._probes(part)] for part in parts}
         unmoved = tuple(name for name, own in probes.items() if any(map(_is_still, own)))
         wrong: dict[str, str] = {}
-        if self._fault(probes.values(), chunk):
-            single = {name: self._fault([own], chunk) for name, own in probes.items()}
+        if self._fault(probes.values(), width):
+            single = {name: self._fault([own], width) for name, own in probes.items()}
             wrong = {name: why for name, why in single.items() if why}
             left = {name: own for name, own in probes.items() if name not in wrong}
-            if why := self._fault(left.values(), chunk):
+            if why := self._fault(left.values(), width):
                 wrong |= dict.fromkeys(left, f"in passes that they share, {why}")
-        return Found(wrong, unmoved, self.queries, self._noise)
+        still = all(self._is_flat(own) for own in probes.values())
+        return Found(wrong, unmoved, self.queries, self._noise, still)
+
+    def _is_flat(self, probes: Iterable[_Probe]) -> bool:
+        return self._still and all(probe.step and not probe.change for probe in probes)
 
     def _probes(self, part: ParameterSlice) -> Iterator[_Probe]:
         """Some weights of a parameter, each moved until the loss moves by more than round-off."""
@@ -200,7 +236,7 @@ class _Trial:
                 scale = shrink * 10 ** max(0, attempt - 1)
                 moved = weight.clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[position] += way * size * scale
-                change = self._loss(partial(self._twin.query, {part.name: moved})) - self._base
+                change = self._loss(partial(self._twin.query, {part.name: moved})) - self.base
                 round_off = self._round_off * max(1.0, scale**0.5)
                 if not math.isfinite(change):
                     shrink *= 0.01
@@ -210,20 +246,21 @@ class _Trial:
                     break
             yield best or _Probe(part.start, 0.0, 0.0, self._round_off)
 
-    def _fault(self, groups: Iterable[list[_Probe]], chunk: int) -> str:
-        """What is wrong where these probes share passes; "" where nothing is."""
-        probes = sorted((p for own in groups for p in own), key=lambda p: p.index)
-        passes = math.ceil(len(probes) / chunk)
+    def _fault(self, groups: Iterable[list[_Probe]], width: int) -> str:
+        """What is wrong where these probes share full passes; "" where nothing is."""
+        few = sorted((p for own in groups for p in own), key=lambda p: p.index)
+        if not few:
+            return ""
+        probes = _repeated(few, width)
         indices = torch.tensor([p.index for p in probes])
         steps = torch.tensor([p.step for p in probes], dtype=torch.float64)
 
         def ask() -> Tensor:
-            parts = indices.tensor_split(passes), steps.tensor_split(passes)
-            return torch.cat([*map(self._twin.together, *parts)])
+            return torch.cat([*map(self._twin.together, indices.split(width), steps.split(width))])
 
-        return self._difference(probes, ask) if probes else ""
+        return self._difference(probes, ask)
 
-    def _directions(self) -> Found:
+    def _directions(self, width: int) -> Found:
         rows = []
         for part in Coordinates(self._network).slices:
             size = _SHARES[0] * _size(attrgetter(part.name)(self._network))
@@ -233,16 +270,19 @@ class _Trial:
         probes = []
         for row in along.split(1):
             loss = self._loss(partial(self._twin.along, row, 1))
-            probes.append(_Probe(0, 1.0, loss - self._base, self._round_off))
-        why = self._difference(probes, lambda: self._twin.along(along, len(_WAYS)))
+            probes.append(_Probe(0, 1.0, loss - self.base, self._round_off))
+        many = _repeated(range(len(along)), width)
+        shared = [probes[i] for i in many]
+        why = self._difference(shared, lambda: self._twin.along(along[many], width))
         unmoved = (DIRECTIONS,) if any(map(_is_still, probes)) else ()
-        return Found({DIRECTIONS: why} if why else {}, unmoved, self.queries, self._noise)
+        wrong, still = {DIRECTIONS: why} if why else {}, self._is_flat(probes)
+        return Found(wrong, unmoved, self.queries, self._noise, still)
 
     def _difference(self, probes: Sequence[_Probe], ask: Callable[[], Tensor]) -> str:
         """How stacked answers differ from the plain loop's; "" where round-off explains it."""
         self.queries += len(probes)
         try:
-            found = (ask().double().cpu() - self._base).tolist()
+            found = (ask().double().cpu() - self.base).tolist()
         except Exception as error:  # user code may raise anything
             if out_of_memory(error) or isinstance(error, ObjectiveError):
                 raise
@@ -267,6 +307,12 @@ class _Trial:
         """All parameters, changed in their last digit."""
         named = self._network.named_parameters()
         return {n: p.detach() * (1 + self._eps * _noise(p, self._draw)) for n, p in named}
+
+
+def _repeated(few: Sequence[T], width: int) -> list[T]:
+    """Some things, each of them once at least and in their order, that fill groups of `width`."""
+    count = width * math.ceil(len(few) / width)
+    return [few[i * len(few) // count] for i in range(count)]
 
 
 def _is_still(probe: _Probe) -> bool:

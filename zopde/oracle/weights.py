@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, final
@@ -26,9 +27,9 @@ from zopde.contracts import Checks, Network, Objective
 from zopde.errors import ObjectiveError, SolverError, first_line
 from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
-from zopde.oracle.stack import Stack, StackedPass
-from zopde.oracle.state import Draws, Replaced, streams, structure_of, unchanged
-from zopde.oracle.verify import Found, Twin, compare, resolution
+from zopde.oracle.stack import Given, Stack, StackedPass, unused
+from zopde.oracle.state import Draws, Replaced, Verified, streams, structure_of, unchanged
+from zopde.oracle.verify import Found, Twin, calls_of, compare, resolution
 from zopde.oracle.vmapped import DIRECTIONS, StackedWeights
 from zopde.validate import checked
 
@@ -48,9 +49,10 @@ class WeightOracle:
     network is only read: its weights and buffers are the same objects with the same values
     afterwards, and no autograd graph is built.
 
-    Before the first gradient, and whenever the network's structure, mode or input shapes change,
-    some probes of every layer are answered both ways, on a copy (`zopde.oracle.verify`). What
-    disagrees beyond round-off is probed one at a time from then on, and a warning names it.
+    Before the first gradient, whenever the network's structure, mode or input shapes change or more
+    probes share a pass, and again at gradients 4, 8, 16, 32 and every 64th, some probes of
+    every layer are answered both ways, on a copy (`zopde.oracle.verify`). What disagrees
+    beyond round-off is probed one at a time from then on, and a warning names it.
 
     Args:
         network: Any module; its trainable parameters are theta, see `Coordinates`.
@@ -66,7 +68,8 @@ class WeightOracle:
             whose queries are dear.
 
     Raises:
-        InputError: If `chunk` or `memory` is not positive.
+        InputError: If `chunk` or `memory` is not positive; from a gradient, if the losses do not
+            come from the network that the objective is given.
     """
 
     @checked
@@ -85,6 +88,8 @@ class WeightOracle:
         self._ways, self._verify = (stacked, reuse), verify
         # Calls of the network -> queries that verified their stacked probes.
         self.checked, self._warned = Counter[str](), list[str]()
+        self._number = [0]  # of the present gradient; shared by all objectives
+        self._renewed = 0  # at which of them the network's code was traced
         self._set_up()
 
     def is_of(self, network: nn.Module) -> bool:
@@ -100,7 +105,7 @@ class WeightOracle:
         self._stack = Stack(network, stacked, reuse, self.seen)
         self._replaced = Replaced(network)
         self._directions = StackedWeights(network, self._coordinates, self._replaced, self.seen)
-        self._verified: set[str] = set()
+        self._verified = {way: Verified(begun=self._number[0]) for way in (False, True)}
         self.plain: set[str] = set()
         for parameter in self._coordinates.slices:
             if parameter.name not in self._stack.uses:
@@ -108,7 +113,8 @@ class WeightOracle:
 
     def refresh(self) -> None:
         """Begin anew where the network is no longer what it was."""
-        if structure_of(self._network) != self._structure:
+        new, self._renewed = self._renewed != self._number[0], self._number[0]
+        if structure_of(self._network) != self._structure or (new and self._stack.renew()):
             self._set_up()
 
     @property
@@ -133,7 +139,9 @@ class WeightOracle:
             indices = indices.roll(-(len(indices) // 2))
             steps = torch.full((len(indices),), mu, dtype=torch.float64)
             with self._stack.at_these_weights():
-                self._chunks.calibrate(indices, steps, lambda i, s: self._pass(i.sort().values, s))
+                self._chunks.calibrate(
+                    indices, steps, lambda i, s: self._pass(0, i.sort().values, s)
+                )
         return self.chunk or 1
 
     @torch.no_grad()
@@ -153,8 +161,13 @@ class WeightOracle:
         shared, others = order[together], order[~together]
         losses = []
         if len(shared):
+            calibrates, plain = self.chunk is None, len(self.plain)
+            run = partial(self._pass, 0 if calibrates else len(indices))
             with self._stack.at_these_weights():
-                losses = in_passes(self._chunks, indices[shared], steps[shared], self._pass)
+                losses = in_passes(self._chunks, indices[shared], steps[shared], run)
+            if calibrates and (self.verify(self._stack.widest) or len(self.plain) > plain):
+                self.checked["queries made again"] += len(shared)
+                return self.coordinates(indices, mu)
         losses += self._one_at_a_time(indices[others], steps[others])
         answers = torch.cat(losses)
         result = torch.empty_like(answers)
@@ -165,8 +178,10 @@ class WeightOracle:
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(theta + mu u_j) for every row u_j: q queries; see `zopde.contracts.Oracle`."""
         self.refresh()
-        losses = self._along(directions, self.directions_per_pass, mu)
-        return self._along(directions, 1, mu) if self.verify() else losses
+        per_pass = self.directions_per_pass
+        losses = self._along(directions, per_pass, mu)
+        wrong = self.verify(min(per_pass, len(directions)), along=True)
+        return self._along(directions, 1, mu) if wrong else losses
 
     def under(self, objective: Objective) -> WeightOracle:
         """The same network, with the same layers in the same mode, under another objective.
@@ -183,9 +198,15 @@ class WeightOracle:
         """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
         checks = Checks(0, self._eps, self._warned)
         before = self.checked.total()
+        if self.draws.start is None:  # else it is a part of one that has begun
+            self._number[0] += 1
         with self.draws.gradient():
             yield checks
         checks.queries = self.checked.total() - before
+
+    def at(self, iteration: int) -> None:
+        """Say how many gradients came before; it decides when probes are verified again."""
+        self._number[0] = iteration
 
     def stackable(self, indices: Int[Tensor, " k"]) -> Bool[Tensor, " k"]:
         """True where a sorted coordinate's probe shares a pass with others."""
@@ -209,19 +230,23 @@ class WeightOracle:
         """
         self._coordinates.set_gradient(gradient)
 
-    def _pass(self, indices: Tensor, steps: Tensor) -> Tensor:
-        """The losses of sorted coordinates that share a pass, if that is right."""
+    def _pass(self, total: int, indices: Tensor, steps: Tensor) -> Tensor:
+        """The losses of sorted coordinates that share a pass, if that is right.
+
+        They are some of `total`. How many share a pass must be known, or nothing is verified yet.
+        """
+        width = min(total, self.chunk or 0)
         if self.stackable(indices).all():
             try:
                 losses = self._stacked(indices, steps)
-                if not self.verify() or self.stackable(indices).all():
+                if not self.verify(width) or self.stackable(indices).all():
                     return losses
             except Exception as error:  # user code may raise anything
                 if out_of_memory(error) or isinstance(error, SolverError | ObjectiveError):
                     raise
                 # Where the fault is the objective's own, the plain way raises it, too.
                 answers = torch.cat(self._one_at_a_time(indices, steps))
-                self.verify()
+                self.verify(width)
                 names = [p.name for p, _ in self._coordinates.split(indices)]
                 why = f"{type(error).__name__}: {first_line(error)}"
                 left = {name: why for name in names if name in self._stack.uses}
@@ -243,30 +268,37 @@ class WeightOracle:
         return self._directions.losses(directions, mu, chunk, self._ask, self._query)
 
     @torch.no_grad()
-    def verify(self, seen: Iterable[str] = ()) -> bool:
-        """Compare both ways, if calls came that were not compared; whether anything is wrong.
+    def verify(self, width: int, along: bool = False, seen: Iterable[str] = ()) -> bool:
+        """Compare both ways where there is reason to, see `Verified`; whether anything is wrong.
 
         Args:
+            width: How many probes share a pass; 0 compares nothing.
+            along: Whether they are directions.
             seen: Calls that came elsewhere, see `zopde.oracle.stack.shapes_of`.
         """
-        new = (self.seen | {*seen}) - self._verified
-        if not new or self._verify is False:
+        calls = {c for c in self.seen | {*seen} if c.startswith(DIRECTIONS) == along}
+        before, number = self._verified[along], self._number[0]
+        why = before.why_again(calls, width, number)
+        if not (width and calls and why) or self._verify is False:
             return False
-        along = {call for call in new if call.startswith(DIRECTIONS)}
-        stacked = self._directions.follows and self.directions_per_pass > 1
-        names, wrong = {False: [*self._stack.uses], True: [DIRECTIONS] * stacked}, False
-        for calls, of_directions in ((new - along, False), (along, True)):
-            if not calls or not names[of_directions]:
-                continue
-            objective = self._objective if self._verify is True else self._verify(self._objective)
-            twin_of, most = partial(self._twin, objective), self.chunk or _DIRECTIONS
-            found = compare(self._network, twin_of, names[of_directions], most)
-            self.checked["; ".join(sorted(calls))] += found.queries
-            wrong |= self._heed(found)
-            if len(found.unmoved) == len(names[of_directions]):
-                new -= calls  # nothing is known yet: again at the next gradient
-        self._verified |= new
-        return wrong
+        stacked = along and self._directions.follows and self.directions_per_pass > 1
+        names = [DIRECTIONS] * stacked if along else [*self._stack.uses]
+        if not names:
+            return False
+        objective = self._objective if self._verify is True else self._verify(self._objective)
+        with calls_of(self._network) as outside:
+            found = compare(self._network, partial(self._twin, objective), names, width)
+        known = len(found.unmoved) < len(names)
+        if found.still and (outside or not along):  # along directions a loss in steps may be flat
+            raise unused("losses that no probe of any layer moves")
+        if new := before.new(calls):
+            self.checked[new] += 0  # counted as `why`, here and after a resume
+        self.checked[why] += found.queries
+        width, late = max(width, before.width), found.wrong and why == f"gradient {number}"
+        verified = replace(before, calls=before.calls | calls, width=width)
+        self._verified[along] = replace(verified, gradient=number, known=known)
+        doubtful = (before.gradient + 1, number - 1) if late and before.gradient else (1, 0)
+        return self._heed(replace(found, outside=bool(outside), doubtful=doubtful))
 
     def _heed(self, found: Found) -> bool:
         """Ask one at a time from now on what a comparison found wrong; whether there is any."""
@@ -310,14 +342,17 @@ class WeightOracle:
 
     def _ask(self, network: Network, num_probes: int) -> Tensor:
         """The objective's losses; the network is afterwards what it was."""
+        given = Given(self._network, network)
         with unchanged(self._network), self.draws.query():
-            losses = self._objective(network, num_probes)
+            losses = self._objective(given, num_probes)
         is_tensor = isinstance(losses, Tensor)
         if not is_tensor or tuple(losses.shape) != (num_probes,) or losses.is_complex():
             got = f"shape {tuple(losses.shape)}" if is_tensor else repr(losses)
             got = "complex losses" if is_tensor and losses.is_complex() else got
             expected = f"one real loss for each probe, a tensor of shape ({num_probes},)"
             raise ObjectiveError("objective", got=got, expected=expected)
+        if not given.called and bool(losses.isfinite().any()):  # a solver may fail before
+            raise unused("losses without a call of the network that it is given")
         return losses
 
 
@@ -336,32 +371,3 @@ def in_passes(chunks: Chunks, indices: Tensor, steps: Tensor, run: Pass) -> list
             chunks.size = (after - done) // 2
             log.warning("out of memory: %d probes per pass from here on", chunks.size)
     return losses
-
-
-@final
-class WeightOracles:
-    """A weight oracle for every objective that a network meets, as an iteration needs it.
-
-    The network is traced and verified once, not at every iteration, and again when its structure,
-    its mode or the shapes of its input are others.
-
-    Args:
-        chunk: Probes per pass; see `WeightOracle`.
-        verify: See `WeightOracle`.
-        make: (network, objective, chunk) -> the oracle, where it is another than `WeightOracle`.
-    """
-
-    def __init__(
-        self,
-        chunk: int | None = None,
-        verify: bool | StandIn = True,
-        make: Callable[..., Any] | None = None,
-    ) -> None:
-        self._chunk, self._make = chunk, make or partial(WeightOracle, verify=verify)
-        self._latest: Any = None
-
-    def __call__(self, network: nn.Module, objective: Objective) -> Any:  # noqa: ANN401
-        """The network's oracle under this objective; see `WeightOracle.under`."""
-        if self._latest is None or not self._latest.is_of(network):
-            self._latest = self._make(network, objective, chunk=self._chunk)
-        return self._latest.under(objective)

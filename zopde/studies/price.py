@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Oracle
+from zopde.oracle.state import is_due
 from zopde.seeding import generator
 from zopde.timing import median_seconds
 
@@ -30,7 +31,7 @@ class Price:
     seconds_per_epoch: float = 0.0  # likewise
     money: float = 0.0  # of the queries, in the currency of `classifier.price`
     certification: int = 0  # images that the classifier sees for the certificates
-    checking: int = 0  # evaluations that verify stacked probes, as many as the sample took
+    checking: int = 0  # evaluations that verify stacked probes, as the sample took
 
 
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
@@ -66,3 +67,8 @@ def wait_for_workers(oracle: Oracle, mu: float) -> None:
     began = time.monotonic()
     while time.monotonic() - began < _START:
         oracle.coordinates(torch.arange(1), mu)
+
+
+def comparisons(gradients: int) -> int:
+    """How often so many gradients verify their probes, the first included."""
+    return sum(n == 1 or is_due(n) for n in range(1, gradients + 1))

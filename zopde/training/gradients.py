@@ -30,6 +30,9 @@ class NetworkOracle(Oracle, Protocol):
     def checked(self) -> Mapping[str, int]:
         """Calls of the network -> evaluations that verified their stacked probes."""
 
+    def at(self, iteration: int) -> None:
+        """Say which iteration the next gradient belongs to; see `WeightOracle.at`."""
+
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Put an estimate into `.grad` of every trainable weight."""
 
@@ -58,6 +61,7 @@ class ZerothOrder:
         """As many queries as the mask has active coordinates, and one for the base."""
         active = self.masks.mask(iteration)
         oracle = self.oracle_at(network, objective)
+        oracle.at(iteration)
         check_flat("mask", active, oracle.num_coordinates)
         mu = relative_mu(network, self.mu) if self.relative else self.mu
         estimate = cge(oracle, active.nonzero().flatten(), mu, self.scheme, self.failed)
@@ -82,6 +86,7 @@ class RandomDirections:
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """q queries, and one for the base."""
         oracle = self.oracle_at(network, objective)
+        oracle.at(iteration)
         draw = generator(self.seed, "probes", iteration)
         estimate = rge(oracle, self.num_directions, self.mu, draw, scheme=self.scheme)
         oracle.set_gradient(estimate.gradient)

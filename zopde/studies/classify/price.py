@@ -12,7 +12,13 @@ from zopde.sparsity import LayerMasks
 from zopde.studies.classify.labels import LABELS, Label
 from zopde.studies.classify.open import Opened
 from zopde.studies.classify.train import gradient_of, score_layers, score_of
-from zopde.studies.price import Price, seconds_of_a_probe, seconds_of_directions, wait_for_workers
+from zopde.studies.price import (
+    Price,
+    comparisons,
+    seconds_of_a_probe,
+    seconds_of_directions,
+    wait_for_workers,
+)
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.timing import median_seconds
@@ -44,14 +50,14 @@ def price(opened: Opened, name: str, place: Place) -> Price:
         scoring + seconds * opened.iterations,
         seconds_per_iteration=seconds,
         seconds_per_epoch=seconds * batches.per_epoch,
-        checking=checking,
+        checking=checking * comparisons(opened.iterations),
     )
 
 
 def _probing(
     opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
 ) -> tuple[int, float, int]:
-    """Queries and seconds of a gradient by queries, and the queries that verify it, once."""
+    """Queries and seconds of a gradient by queries, and the queries that verify it, each time."""
     queries, workers, rge = opened.queries, opened.workers, label.gradient == "rge"
     base = median_seconds(lambda: objective(network, 1))  # for the running statistics
     active = _active(opened, label, network, place)

@@ -36,7 +36,7 @@ from zopde.studies.correct.train import (
     start_stage,
     with_chunk,
 )
-from zopde.studies.price import Price
+from zopde.studies.price import Price, comparisons
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.timing import median_seconds
@@ -90,7 +90,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         all_queries * seeds,
         (seconds + once + last) * seeds,
         (solver_steps + steps_once) * seeds,
-        checking=checking * seeds,
+        checking=checking * comparisons(stage.schedule.iterations) * seeds,
     )
 
 
@@ -114,7 +114,7 @@ def _price_of_data(to_make: Reference, like: State) -> Price:
 def _seconds_and_queries(
     opened: Opened, stage: Stage, network: nn.Module
 ) -> tuple[float, int, int]:
-    """Of one gradient, from as few probes as tell; and queries that verify them, once."""
+    """Of one gradient, from as few probes as tell; and queries that verify them, each time."""
     objective = stage.objective_at(0)
     if not isinstance(stage.gradient, ZerothOrder):
         return median_seconds(lambda: stage.gradient(network, objective, 0)), 1, 0
@@ -125,11 +125,18 @@ def _seconds_and_queries(
     indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
     with workers.measured_here():
         base = median_seconds(oracle.base)
-        probing = median_seconds(lambda: cge(oracle, indices, cut.mu, cut.scheme))
+        cge(oracle, indices, cut.mu, cut.scheme)
+        checking = oracle.checked.total()
+
+        def gradient() -> None:
+            oracle.at(2)  # at the third gradient nothing is verified
+            cge(oracle, indices, cut.mu, cut.scheme)
+
+        probing = median_seconds(gradient)
     if cut.sides == 1:
         probing -= base
     seconds = base + probing * active / probes / workers.side_by_side
-    return seconds, _queries(cut, active), oracle.checked.total()
+    return seconds, _queries(cut, active), checking
 
 
 def _queries(cut: WeightCut, active: int) -> int:
