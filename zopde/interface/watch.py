@@ -121,9 +121,9 @@ def _largest_error(found: Channels, exact: Channels) -> float:
 class Watch:
     """Looks now and then whether the derivative in use fits the solver; see `compare`.
 
-    A look is at one state of the batch, drawn at random. A state where the cosine is below `below`
-    is handed to `mend`. Where that can do nothing, `fallback` gives this product and all that
-    follow, until a later look finds agreement. With `below` 0, a cosine below 0.5 makes a warning.
+    A look is at one state of the batch, drawn at random. A state where the cosine is below `below`,
+    or the error above `above`, is handed to `mend`. Where that can do nothing, `fallback` gives
+    this product and all that follow, until a later look finds agreement. With `below` 0, a cosine below 0.5 makes a warning.
     A `Tally` counts the solver steps of a look apart, as "checking".
 
     Example:
@@ -138,6 +138,7 @@ class Watch:
     mend: Callable[[Step], bool] | None = None
     fallback: Pullback | None = None  # what else gives products; None: nothing
     serving: bool = False  # whether the fallback gives them now
+    above: float = math.inf  # the relative error over which something is done
     seen: list[Agreement] = field(default_factory=list)  # every look so far
     _products: int = field(default=0, init=False)  # that it was told of
 
@@ -164,7 +165,8 @@ class Watch:
         if found is None:
             return
         self.seen.append(found)
-        mended = found.cosine >= self.below or (self.mend is not None and self.mend(single))
+        fits = found.cosine >= self.below and found.error <= self.above
+        mended = fits or (self.mend is not None and self.mend(single))
         self.serving = not mended and self.fallback is not None
         if self.below <= 0 and found.cosine < _BADLY:
             text = f"the derivative in use and the solver's agree {found.cosine:.2f} (a cosine) "

@@ -1,16 +1,16 @@
-"""The tangent: a learned derivative of a solver's step, whose price does not grow with the state."""
+"""The tangent: a learned derivative of a solver's step, at a price that the grid does not raise."""
 
 from zopde.tangent.fit import errors, held_out_error
-from zopde.tangent.learn import Learned, Learning, learn
 from zopde.tangent.net import Tangent
 from zopde.tangent.pairs import Pairs, PairStore, joined, smoothed_noise
 from zopde.tangent.pullback import TangentPullback
+from zopde.tangent.rounds import Learned, Learning, learn
 
 __all__ = [
     "Learned",
     "Learning",
-    "Pairs",
     "PairStore",
+    "Pairs",
     "Tangent",
     "TangentPullback",
     "errors",

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zopde.contracts import Network, Objective
 from zopde.interface import Variable
@@ -28,7 +27,12 @@ _CLIP = 1.0
 
 
 def errors(tangent: Tangent, pairs: Pairs) -> Tensor:
-    """(bases, directions), |N d - J d| / |J d| of every pair, each channel in standard deviations."""
+    """(bases, directions), |N d - J d| / |J d| of every pair, in standard deviations by channel.
+
+    Args:
+        tangent: The one that predicts.
+        pairs: What was measured.
+    """
     found = []
     with torch.no_grad():
         for row in range(len(pairs)):
@@ -37,7 +41,7 @@ def errors(tangent: Tangent, pairs: Pairs) -> Tensor:
 
 
 def held_out_error(tangent: Tangent, pairs: Pairs) -> float:
-    """The root mean square of `errors`."""
+    """Take the root mean square of `errors`, whose arguments are those of `errors`."""
     return float(errors(tangent, pairs).square().mean().sqrt())
 
 
@@ -61,7 +65,8 @@ class PairObjective:
 
     def __call__(self, network: Network, num_probes: int) -> Tensor:
         """One loss; see `zopde.contracts.Objective`."""
-        assert isinstance(network, Tangent) and num_probes == 1
+        assert isinstance(network, Tangent)
+        assert num_probes == 1
         losses = [_off(network, part, self._rows[v]).mean() for v, part in self._pairs.items()]
         return torch.stack(losses).mean()[None]
 

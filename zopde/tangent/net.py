@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -44,6 +45,19 @@ class Tangent(nn.Module):
         places: Learned maps of position on each level; 0 for a solver that is the same everywhere.
     """
 
+    scale: Tensor
+    drive: Tensor
+    gain: Tensor
+    down: Sequence[Tensor]
+    along: Sequence[Tensor]
+    up: Sequence[Tensor]
+    back: Sequence[Tensor]
+    places: Sequence[Tensor]
+    look: Sequence[Tensor]
+    shift: Sequence[Tensor]
+    drop: Sequence[Tensor]
+    open: Sequence[Tensor]
+
     @checked
     def __init__(
         self,
@@ -67,7 +81,9 @@ class Tangent(nn.Module):
         self.register_buffer("gain", torch.tensor(float(gain)).to(scale))
         shapes = [grid.shape]
         while max(shapes[-1]) >= _COARSENED:
-            shapes.append(tuple(-(-n // s) for n, s in zip(shapes[-1], _strides(shapes[-1]))))
+            shapes.append(
+                tuple(-(-n // s) for n, s in zip(shapes[-1], _strides(shapes[-1]), strict=True))
+            )
         self.shapes = shapes
         seen, moved = self._channels + self._forcings, self._channels + forced * self._forcings
 

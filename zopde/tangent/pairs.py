@@ -65,7 +65,7 @@ class Pairs:
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:
-    """All pairs of one variable in a row."""
+    """Put pairs of one variable in a row; `parts` has at least one."""
     together = {
         name: None if value is None else torch.cat([part.tensors()[name] for part in parts])  # type: ignore[misc]
         for name, value in parts[0].tensors().items()

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Solver
-from zopde.files import reading, replacing
 from zopde.grid import Grid
 from zopde.interface import (
     Agreement,
@@ -28,40 +21,13 @@ from zopde.interface import (
     Pullback,
     Step,
     Variable,
-    Watch,
     by_variable,
     farthest_points,
 )
 from zopde.interface.bank import check_bank_fits
 from zopde.interface.vjp import varied_shape
-from zopde.progress import Progress, Silent
-from zopde.seeding import generator
+from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.problem import InterfaceCut, Problem
-
-WATCH = "watch.csv"
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Where the Jacobians of a run lie, and who measures them."""
-
-    identity: str = ""  # what decides the solver's answers
-    # Those of the first snapshots, for every run with the same solver and data; None for memory
-    shared: Path | None = None
-    # What the watch saw and added, of this label and seed alone; None for memory
-    own: Path | None = None
-    executor: Executor | None = None  # worker processes; None is this process
-    progress: Progress = field(default_factory=Silent)  # who is watching
-
-
-class Look(NamedTuple):
-    """What a watch saw at one iteration; a row of its file."""
-
-    iteration: int  # counted from 0
-    agreement: float  # the least cosine of this iteration
-    error: float  # the largest relative error; NaN where an earlier version did not look at it
-    snapshots: int  # of all banks, when it had been looked
-    fallback: int  # 1 if from then on the fallback gives the products, else 0
 
 
 class BankAt:
@@ -84,11 +50,9 @@ class BankAt:
         keeping: Keeping,
         fallback: Pullback | None = None,
     ) -> None:
-        self._cut, self._seed, self._solver = cut, seed, problem.solver
-        scales, self._products = problem.scales(cut), products
-        self._own, self._fallback = keeping.own, fallback
-        self._watches: list[Watch] = []
-        self._at, self._looks, self._started = 0, list[Look](), False
+        self._cut, self._solver = cut, problem.solver
+        scales, self._own, self._started = problem.scales(cut), keeping.own, False
+        self._looks = Looks(cut, seed, products, keeping.own, self._mend, fallback)
         self._kept = JacobianStore(self._file("bank"), keeping.identity)
         grid = problem.solver.grid
         self.solver_steps = steps_of_bank(cut, grid, problem.variables)
@@ -120,59 +84,32 @@ class BankAt:
         if not self._started:  # what came later than this belongs to a run that was cut off
             for bank in self.banks.values():
                 bank.restore(self._solver, iteration, self._kept)
-            self._looks, self._started = self._looks_before(iteration), True
-            serving = bool(self._looks and self._looks[-1].fallback)
-        else:
-            serving = any(watch.serving for watch in self._watches)
-        cut, draws = self._cut, generator(self._seed, "probes", iteration)
-        due = bool(cut.watch_every) and iteration % cut.watch_every == 0
-        watches: dict[Variable, Watch] = {}
-        for variable, bank in self.banks.items():
-            count = self._products[variable]
-            at = [int(torch.randint(count, (1,), generator=draws))] if due and count else []
-            mend = partial(bank.mend, tag=iteration, store=self._kept)
-            watches[variable] = Watch(draws, cut.watch_below, at, mend, self._fallback, serving)
-        self._at, self._watches = iteration, list(watches.values())
+            self._started = True
+        watches = self._looks.watches(iteration)
         return by_variable(
-            {v: BankPullback(b, cut.lookup, watches[v]) for v, b in self.banks.items()}
+            {v: BankPullback(b, self._cut.lookup, watches[v]) for v, b in self.banks.items()}
         )
 
+    def _mend(self, iteration: int, variable: Variable, single: Step) -> bool:
+        return self.banks[variable].mend(single, tag=iteration, store=self._kept)
+
     def agreement(self) -> Agreement | None:
-        """What this iteration's watch saw, the worst, kept in its file; None without a look."""
-        seen = [look for watch in self._watches for look in watch.seen]
-        if not seen:
-            return None
-        worst = Agreement(min(s.cosine for s in seen), max(s.error for s in seen))
-        serving = any(watch.serving for watch in self._watches)
-        count = sum(map(len, self.banks.values()))
-        self._looks.append(Look(self._at, worst.cosine, worst.error, count, int(serving)))
-        if (file := self._file(WATCH)) is not None:
-            with replacing(file) as whole, whole.open("w", newline="", encoding="utf-8") as out:
-                csv.writer(out).writerows([Look._fields, *self._looks])
-        return worst
+        """What this iteration's watch saw, the worst; None without a look."""
+        return self._looks.agreement(self._count())
+
+    def _count(self) -> int:
+        return sum(map(len, self.banks.values()))
 
     def finish(self, iteration: int) -> str:
         """Say in a line what the watch saw."""
-        looks = self._looks if self._started else self._looks_before(iteration)
+        (text, looks), cut = self._looks.said(iteration, "bank"), self._cut
         if not looks:
             return ""
-        least, cut = min(look.agreement for look in looks), self._cut
-        mean = fmean(look.agreement for look in looks)
-        errors = [look.error for look in looks if not math.isnan(look.error)]
-        added = looks[-1].snapshots - cut.snapshots * len(self.banks)
-        text = f"bank and solver agree {mean:.4f} on average, {least:.4f} at the least"
-        text += f", off by {max(errors):.2g} at the most" if errors else ""
-        text += f"; {added} snapshots added"
-        if fell := sum(look.fallback for look in looks):
-            return f"{text}; {cut.fallback} served after {fell} of {len(looks)} looks"
-        if least < cut.watch_below:
+        text += f"; {looks[-1].snapshots - cut.snapshots * len(self.banks)} snapshots added"
+        badly = min(look.agreement for look in looks) < cut.watch_below
+        if badly and not any(look.fallback for look in looks):
             text += ": the bank fits badly, see interface.more_snapshots and fallback"
         return text
-
-    def _looks_before(self, iteration: int) -> list[Look]:
-        file = self._file(WATCH)
-        rows = _read_looks(file) if file is not None and file.exists() else []
-        return [look for look in rows if look.iteration < iteration]
 
     @property
     def note(self) -> str:
@@ -182,8 +119,7 @@ class BankAt:
             now = " once"
         elif not self._measured:
             now = " once before, none now"
-        count = sum(map(len, self.banks.values()))
-        return f"{count} Jacobians, {self.solver_steps:,} solver steps{now}"
+        return f"{self._count()} Jacobians, {self.solver_steps:,} solver steps{now}"
 
 
 def check_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> None:
@@ -217,13 +153,3 @@ def _snapshots(problem: Problem, solver: Solver, count: int) -> tuple[Step, Key]
     points = key(stored.state, stored.forcing).flatten(1)
     chosen = farthest_points(points, count, None if groups is None else groups[rows])
     return problem.stored_steps(solver, rows[chosen.cpu()]), key
-
-
-def _read_looks(path: Path) -> list[Look]:
-    """What a watch saw; a row that is cut short is no row."""
-    with reading("file", path, "what the run wrote", "start over with --overwrite"):
-        head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
-        whole = [row for row in rows if len(row) == len(Look._fields)]
-        if "error" not in head:  # an earlier version: mean and least agreement, then as now
-            whole = [[row[0], row[2], "nan", row[3], str(int(row[4] != "0"))] for row in whole]
-        return [Look(int(i), float(a), float(e), int(n), int(f)) for i, a, e, n, f in whole]

@@ -28,9 +28,11 @@ from zopde.interface import (
 )
 from zopde.interface.identity import check_source
 from zopde.seeding import generator
-from zopde.studies.correct.bank import BankAt, Keeping, check_bank
+from zopde.studies.correct.bank import BankAt, check_bank
 from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.looks import Keeping
 from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, products_of
+from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.training import Fitted, not_measured
 
 REACH = "reach.json"  # what a check widened, and when
@@ -77,7 +79,10 @@ def check_suits(opened: Opened) -> None:
             check_source(problem.solver.grid)
         if cut.way == "bank":
             check_bank(cut, problem.solver.grid, problem.variables)
-        if cut.way == "coloured" or (cut.way, cut.fallback) == ("bank", "coloured"):
+        if cut.way == "tangent":
+            learning_of(cut).bases(cut.sides, len(problem.variables))
+        watched = cut.way in ("bank", "tangent")
+        if cut.way == "coloured" or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
 
 
@@ -114,6 +119,10 @@ def open_interface(
         fallback = _dense(cut, problem, keeping.executor)
     before = counter.steps
     products = products_of(problem.injection, unroll)
+    if cut.way == "tangent":
+        tangent = TangentAt(cut, problem, counter, seed, products, keeping, fallback)
+        spent, text = cost(counter.steps), f"{tangent.note}{odd}"
+        return Interface(tangent, spent, text, tangent.finish, tangent.agreement)
     bank = BankAt(cut, problem, counter, seed, products, keeping, fallback)
     spent = cost(before + bank.solver_steps)
     return Interface(bank, spent, f"{bank.note}{odd}", bank.finish, bank.agreement)

@@ -26,7 +26,7 @@ class Label:
     twin: bool = False  # steps the differentiable twin instead of the black box
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
     # or "as set", by `interface.way`
-    way: Literal["", "as set", "identity", "coloured", "dense", "bank", "random"] = ""
+    way: Literal["", "as set", "identity", "coloured", "dense", "bank", "random", "tangent"] = ""
     always_scratch: bool = False  # starts from scratch even where the others start from NON
 
     @property
@@ -51,6 +51,7 @@ LABELS = {
     "ZO-coloured": Label("backprop", way="coloured"),
     "ZO-dense": Label("backprop", way="dense"),
     "ZO-bank": Label("backprop", way="bank"),
+    "ZO-tangent": Label("backprop", way="tangent"),
     "ZO-random": Label("backprop", way="random"),
     "SOL": Label("backprop", twin=True),
 }

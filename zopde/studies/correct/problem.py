@@ -60,12 +60,17 @@ class InterfaceCut:
     `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
-    (every entry by itself), "random" (`directions` correct the identity, see `zopde.CorrectedPullback`), "bank" (Jacobians are measured once
+    (every entry by itself), "random" (`directions` correct the identity, see
+    `zopde.CorrectedPullback`), "tangent" (a network learns the derivative from at most `budget`
+    solver steps, until its error on pairs that were held out is `target`; `width` channels, `fit`
+    iterations; see `zopde.tangent.Tangent`), "bank" (Jacobians are measured once
     at `snapshots` states of the training data and found again by `lookup`, see
     `zopde.BankPullback`), "identity" (not at all: the gradient is passed on as it is, see
     `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.
-    Every `watch_every` iterations (0: never) one product of a bank, drawn at random, is compared
-    with the solver, see `zopde.interface.Watch`. Where the cosine is below `watch_below`, the
+    Every `watch_every` iterations (0: never) one product of a bank or a tangent, drawn at random,
+    is compared with the solver, see `zopde.interface.Watch`. Where the cosine is below `watch_below`, or a
+    tangent's relative error above `watch_error`, the tangent is refitted at that state, and if its
+    error there is still above `stop_error`, `fallback` serves, or the run ends. With a bank, the
     state becomes a snapshot, up to `more_snapshots` of them; after that `fallback` serves until a
     later look finds agreement. A product of the coloured way is compared as often, and its radius
     grows where it is wrong. The steps of these looks are counted apart. `mu` is in standard
@@ -76,7 +81,7 @@ class InterfaceCut:
     `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
     """
 
-    way: Literal["coloured", "dense", "bank", "random", "identity"] = "coloured"
+    way: Literal["coloured", "dense", "bank", "random", "identity", "tangent"] = "coloured"
     mu: limits.Difference = 1e-3
     mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"
@@ -85,6 +90,12 @@ class InterfaceCut:
     directions: limits.Count = 64
     snapshots: limits.Count = 10
     more_snapshots: limits.Whole = 0
+    budget: limits.Count = 1280
+    target: limits.Positive = 0.03
+    width: limits.Count = 16
+    fit: limits.Count = 400
+    watch_error: limits.Positive = 0.5
+    stop_error: limits.Positive = 0.7
     lookup: Literal["nearest", "fitted"] = "fitted"
     watch_every: limits.Whole = 10
     watch_below: limits.NotNegative = 0.9

@@ -18,10 +18,10 @@ from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
 from zopde.progress import Progress
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
-from zopde.studies.correct.bank import Keeping
 from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
+from zopde.studies.correct.looks import Keeping
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import (

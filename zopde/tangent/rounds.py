@@ -1,17 +1,19 @@
-"""Measuring and fitting a tangent in rounds, until it predicts well enough or the budget is spent."""
+"""Measuring and fitting a tangent in rounds, until it predicts well or the budget is spent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
-from zopde.interface.vjp import Probing, Step, Variable
+from zopde.files import load_tensors, reading, save_tensors
+from zopde.interface.vjp import Probing, Variable
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator, global_stream
 from zopde.tangent.fit import fit, held_out_error
@@ -77,6 +79,7 @@ def learn(
     store: PairStore,
     folder: Path,
     seed: int = 0,
+    files: Sequence[Path] = (),
     watcher: Progress | None = None,
 ) -> Learned:
     """Measure pairs at some states and fit a tangent to them, in two rounds at most.
@@ -95,6 +98,8 @@ def learn(
         store: Measures the pairs and keeps them.
         folder: Where the fit is kept.
         seed: Of all that is random.
+        files: Where the fitted tangent is kept; the first that exists is taken, and all are
+            written.
         watcher: Who is told how far it is.
     """
     watcher, inputs = watcher or Silent(), list(probing)
@@ -104,6 +109,8 @@ def learn(
     order = order.repeat(-(-counts[-1] // len(order))).to(state.device)
     steps = 2 * all(solver.grid.periodic)
     parts: dict[Variable, list[Pairs]] = {variable: [] for variable in inputs}
+    known = next((path for path in files if path.exists()), None)
+    kept = None if known is None else _read(known)
     tangent, done, learned = None, 0, None
     for number, count in enumerate(counts):
         for n, variable in enumerate(inputs):
@@ -121,14 +128,31 @@ def learn(
             places = {} if _varies(solver, state, forcing) else {"places": 0}
             tangent = _new(solver, scale, forcing, pairs, settings.width, places, seed)
             unlearned = {v: held_out_error(tangent, part) for v, part in held.items()}
+        if kept is not None and kept["round"] > number:
+            continue
         where, title = folder / f"round-{number + 1}", f"tangent, round {number + 1}"
-        fit(tangent, pairs, settings.iterations, where, seed, watcher, title, share)
+        if kept is None:
+            fit(tangent, pairs, settings.iterations, where, seed, watcher, title, share)
+        else:
+            tangent.load_state_dict(kept["weights"])
         error = {variable: held_out_error(tangent, part) for variable, part in held.items()}
         learned = Learned(tangent, pairs, held, error, unlearned, steps)
-        if max(error.values()) <= settings.target:
+        if kept is not None or max(error.values()) <= settings.target:
             break
     assert learned is not None
+    for path in files:
+        if not path.exists():
+            save_tensors(path, {"weights": learned.tangent.state_dict(), "round": number})
     return learned
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A fitted tangent, and the number of the round in which it was."""
+    with reading("tangent", path, "what a run of zopde wrote", "move it away: it is fitted again"):
+        content: dict[str, Any] = load_tensors(path)
+        if not isinstance(content["round"], int):
+            raise TypeError("the round is no number")
+        return content
 
 
 def _new(
