@@ -50,7 +50,10 @@ def _off(tangent: Tangent, pairs: Pairs, rows: Tensor) -> Tensor:
     state, forcing, moved, response = pairs.at(rows)
     off = (tangent(state, forcing, moved, pairs.variable) - response) / tangent.scale
     size = (response / tangent.scale).flatten(2).square().sum(dim=2)
-    return off.flatten(2).square().sum(dim=2) / size.clamp_min(torch.finfo(size.dtype).tiny)
+    error: Tensor = off.flatten(2).square().sum(dim=2) / size.clamp_min(
+        torch.finfo(size.dtype).tiny
+    )
+    return error
 
 
 @final

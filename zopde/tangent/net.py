@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -17,7 +16,7 @@ from zopde.validate import check_count, checked
 
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 _RAISE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_PLACES = 4  # learned maps of position on every level
+PLACES = 4  # learned maps of position on every level
 _COARSENED = 4  # cells that an axis must have to be coarsened
 Gates = list[tuple[Tensor, Tensor]]
 
@@ -48,15 +47,6 @@ class Tangent(nn.Module):
     scale: Tensor
     drive: Tensor
     gain: Tensor
-    down: Sequence[Tensor]
-    along: Sequence[Tensor]
-    up: Sequence[Tensor]
-    back: Sequence[Tensor]
-    places: Sequence[Tensor]
-    look: Sequence[Tensor]
-    shift: Sequence[Tensor]
-    drop: Sequence[Tensor]
-    open: Sequence[Tensor]
 
     @checked
     def __init__(
@@ -67,7 +57,7 @@ class Tangent(nn.Module):
         forced: bool = False,
         gain: float = 1.0,
         width: int = 16,
-        places: int = _PLACES,
+        places: int = PLACES,
     ) -> None:
         super().__init__()
         check_count("width", width)
@@ -136,7 +126,8 @@ class Tangent(nn.Module):
         batch, many = moved.shape[:2]
 
         def gated(x: Tensor, gate: Tensor) -> Tensor:
-            return (x.unflatten(0, (batch, many)) * gate[:, None]).flatten(0, 1)
+            product: Tensor = x.unflatten(0, (batch, many)) * gate[:, None]
+            return product.flatten(0, 1)
 
         flat = moved.flatten(0, 1)
         x = gated(self._same(flat, self.enter), gates[0][0])
@@ -152,8 +143,8 @@ class Tangent(nn.Module):
                 fine = fine.narrow(axis, 0, cells)
             x = self._same(torch.cat([fine, skips[n]], dim=1), self.back[n])
             x = gated(x, gates[n][1])
-        out = self._same(x, self.leave)
-        return out.unflatten(0, (batch, many))
+        out: Tensor = self._same(x, self.leave).unflatten(0, (batch, many))
+        return out
 
     def forward(
         self,

@@ -47,4 +47,5 @@ class TangentPullback:
     @torch.no_grad()
     def _push(self, step: Step, direction: Varied) -> State:
         ask = step.state, step.forcing, direction[:, None], step.variable
-        return self._tangent(*ask)[:, 0]
+        pushed: State = self._tangent(*ask)[:, 0]
+        return pushed

@@ -17,7 +17,7 @@ from zopde.interface.vjp import Probing, Variable
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator, global_stream
 from zopde.tangent.fit import fit, held_out_error
-from zopde.tangent.net import Tangent
+from zopde.tangent.net import PLACES, Tangent
 from zopde.tangent.pairs import Pairs, PairStore, joined
 from zopde.validate import check_count, check_positive
 
@@ -125,7 +125,7 @@ def learn(
         pairs, held = ({v: both[k] for v, both in split.items()} for k in (0, 1))
         share = 1.0 if tangent is None else _WARM
         if tangent is None:
-            places = {} if _varies(solver, state, forcing) else {"places": 0}
+            places = PLACES if _varies(solver, state, forcing) else 0
             tangent = _new(solver, scale, forcing, pairs, settings.width, places, seed)
             unlearned = {v: held_out_error(tangent, part) for v, part in held.items()}
         if kept is not None and kept["round"] > number:
@@ -161,11 +161,11 @@ def _new(
     forcing: Forcing | None,
     pairs: Mapping[Variable, Pairs],
     width: int,
-    places: Mapping[str, int],
+    places: int,
     seed: int,
 ) -> Tangent:
     """A tangent that knows the sizes of things, and nothing else."""
-    drive, gain = None, 1.0
+    drive, gain = scale.new_ones(0), 1.0
     if forcing is not None:
         drive = forcing.transpose(0, 1).flatten(1).std(dim=1, correction=0).clamp_min(1e-12)
     forced = pairs.get("forcing")
@@ -176,8 +176,15 @@ def _new(
             sized / (moved / drive.view(-1, *[1] * (moved.dim() - 3))).square().mean().sqrt()
         )
     with global_stream(generator(seed, "weights")):
-        like = solver.grid, scale, drive, forced is not None, gain, width
-        return Tangent(*like, **places).to(scale)
+        like = (
+            solver.grid,
+            scale,
+            None if forcing is None else drive,
+            forced is not None,
+            gain,
+            width,
+        )
+        return Tangent(*like, places).to(scale)
 
 
 def _varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:

@@ -33,8 +33,9 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: Iterable[Tensor], others: Iterable[Tensor], lr: float) -> None:
-        groups = [{"params": list(matrices), "matrix": True}, {"params": list(others)}]
-        super().__init__([g for g in groups if g["params"]], {"lr": lr, "matrix": False})
+        parts: dict[bool, list[Tensor]] = {True: list(matrices), False: list(others)}
+        groups = [{"params": part, "matrix": matrix} for matrix, part in parts.items() if part]
+        super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -61,7 +62,8 @@ def _orthogonal(gradient: Tensor, state: dict[str, Any]) -> Tensor:
         matrix = a * matrix + (b * square + c * square @ square) @ matrix
     if upright:
         matrix = matrix.T * (matrix.shape[1] / matrix.shape[0]) ** 0.5
-    return matrix.reshape(gradient.shape)
+    update: Tensor = matrix.reshape(gradient.shape)
+    return update
 
 
 def _adam(gradient: Tensor, state: dict[str, Any]) -> Tensor:
@@ -72,4 +74,5 @@ def _adam(gradient: Tensor, state: dict[str, Any]) -> Tensor:
     state["square"].lerp_(gradient.square(), 1 - _BETAS[1])
     first, second = (1 - beta ** float(state["step"]) for beta in _BETAS)
     size = (state["square"] / second).sqrt() + _EPS
-    return state["mean"] / first / size
+    update: Tensor = state["mean"] / first / size
+    return update
