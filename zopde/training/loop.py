@@ -17,7 +17,7 @@ from torch import nn
 
 from zopde.contracts import Objective
 from zopde.errors import SolverError
-from zopde.files import append_text, load_tensors, reading, save_tensors, write_text
+from zopde.files import append_text, load_tensors, read_rows, reading, save_tensors, write_text
 from zopde.progress import Progress
 from zopde.training.descent import Gradient, GradientSource, Optimise
 
@@ -260,6 +260,5 @@ def read_history(path: Path) -> list[Row]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     """What is whole in a history: a row cut off by a kill would pass for an earlier iteration."""
-    text = path.read_text("utf-8") if path.exists() else ""
-    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines() or [""])
-    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    header, *rows = read_rows(path) or [[]]
+    return [dict(zip(header, row, strict=True)) for row in rows]

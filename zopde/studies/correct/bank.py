@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Solver
-from zopde.files import reading, replacing
+from zopde.files import read_rows, reading, replacing
 from zopde.grid import Grid
 from zopde.interface import (
     Bank,
@@ -214,14 +214,10 @@ def _snapshots(problem: Problem, solver: Solver, count: int) -> tuple[Step, Key]
 
 
 def _read_rows(path: Path) -> list[tuple[int, float, float, int, int]]:
-    """What a watch saw; a row that is cut short is no row."""
-    if not path.exists():
-        return []
-    with reading("file", path, "what the run wrote", "start over with --overwrite"):
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+    """What a watch saw; a last row that is cut short is none."""
+    remedy = "restore it, or start over with --overwrite"
+    with reading("file", path, "what the run wrote", remedy):
         return [
             (int(iteration), float(mean), float(least), int(count), int(fallbacks))
-            for iteration, mean, least, count, fallbacks in (
-                row for row in rows if len(row) == len(_HEAD)
-            )
+            for iteration, mean, least, count, fallbacks in read_rows(path)[1:]
         ]
