@@ -1,13 +1,17 @@
 """The border of the black box, where users met a wrong number, or words of other programs."""
 
+import io
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from zopde import InputError, load_solver
+from zopde import BlackBox, InputError, SolverError, load_solver
+from zopde.blackbox import Apart
 
+ODD = Path(__file__).parent / "border" / "odd.py"
 CAVITY = Path(__file__).parent.parent.parent / "examples" / "cavity"
 installed = pytest.mark.skipif(
     not (shutil.which("icoFoam") and shutil.which("blockMesh")), reason="OpenFOAM is not installed"
@@ -67,3 +71,34 @@ def test_a_file_of_the_case_is_included_exact(case, name):
     assert (thicker - before).abs().max() > 0.01
     absolute = included(case, f'#include "{case}/constant/shared"', "constant/transportProperties")
     assert torch.equal(solver_on(absolute).step(state), thicker)
+
+
+@pytest.mark.parametrize("way", ["replace", "none"])
+def test_stdout_and_stderr_are_put_back(way, monkeypatch):
+    ours = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", ours[0])
+    monkeypatch.setattr(sys, "stderr", ours[1])
+    box, state = BlackBox(load_solver(f"{ODD}:Mute", {"way": way})), torch.rand(2, 1, 8, 8)
+    for _ in range(3):
+        box.step(state)
+        assert (sys.stdout, sys.stderr) == ours
+        sys.stdout.write("a result\n")
+    assert ours[0].getvalue() == 3 * "a result\n"
+
+
+def test_streams_that_a_step_closes_are_opened_again(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    box = BlackBox(load_solver(f"{ODD}:Mute", {"way": "close"}))
+    for _ in range(3):
+        box.step(torch.rand(2, 1, 8, 8))
+        sys.stdout.write("a result\n")
+        sys.stderr.write("a word\n")
+    assert capfd.readouterr() == (3 * "a result\n", 3 * "a word\n")
+
+
+def test_a_step_that_ends_its_process_is_a_failed_step_apart():
+    """In this process nothing can be done about it: see docs/howto/failures.md."""
+    box = BlackBox(Apart(load_solver(f"{ODD}:Mute", {"way": "exit"})))
+    with pytest.raises(SolverError, match="the solver's process ended with exit code 0"):
+        box.step(torch.rand(1, 1, 8, 8))
