@@ -3,13 +3,15 @@
 import io
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from zopde import BlackBox, InputError, SolverError, load_solver
+from zopde import BlackBox, ColouredPullback, Grid, InputError, SolverError, load_solver
 from zopde.blackbox import Apart
+from zopde.interface import CheckedAt, Step
 
 ODD = Path(__file__).parent / "border" / "odd.py"
 CAVITY = Path(__file__).parent.parent.parent / "examples" / "cavity"
@@ -102,3 +104,48 @@ def test_a_step_that_ends_its_process_is_a_failed_step_apart():
     box = BlackBox(Apart(load_solver(f"{ODD}:Mute", {"way": "exit"})))
     with pytest.raises(SolverError, match="the solver's process ended with exit code 0"):
         box.step(torch.rand(1, 1, 8, 8))
+
+
+class Mover:
+    """Moves its state by some cells, which somebody changes."""
+
+    grid = Grid((16,), (16.0,), 0.1, ("a",))
+    cells = 1
+
+    def step(self, state, forcing=None):
+        return state.roll(self.cells, -1)
+
+    def stepped(self):
+        state = torch.rand(1, 1, 16, generator=torch.Generator().manual_seed(0)).double()
+        return Step(self, state, None, self.step(state)), torch.ones_like(state).cumsum(-1)
+
+
+def test_a_check_that_finds_a_product_off_says_which_were_not_compared(tmp_path):
+    solver, said = Mover(), []
+    coloured = ColouredPullback(solver.grid, (1,), check_every=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coloured(*solver.stepped())
+        solver.cells = 3
+        for _ in range(3):
+            coloured(*solver.stepped())
+    with pytest.warns(UserWarning, match=r"from now on; the 3 products before were not compared$"):
+        coloured(*solver.stepped())
+
+    def checked_at(path):
+        solver.cells = 1
+        pullbacks = {"state": ColouredPullback(solver.grid, (1,), check_every=0)}
+        return CheckedAt(pullbacks, torch.Generator().manual_seed, 4, path, said.append)
+
+    whole = checked_at(None)
+    for iteration in range(13):
+        solver.cells = 1 if iteration < 6 else 3
+        whole(iteration)(*solver.stepped())
+    resumed = checked_at(tmp_path / "radii.json")
+    solver.cells = 3
+    for iteration in range(7, 9):
+        resumed(iteration)(*solver.stepped())
+    assert len(said) == 2
+    assert said[0].startswith("iteration 8: coloured, radius (1,): a product")
+    assert said[0].endswith("radius (3,) from now on; iterations 5 to 7 were not compared")
+    assert said[0] == said[1]

@@ -201,6 +201,11 @@ class CountedSolver(Wrapper):
     def steps(self, count: int) -> None:
         self._counts["steps"] = count
 
+    @property
+    def compared(self) -> int:
+        """Solver steps so far that compared numbers with the solver's own: no part of `steps`."""
+        return self._checking["steps"]
+
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""
         self.steps += len(state)

@@ -37,12 +37,13 @@ class Fitted:
     stopped: str = ""  # why it ended early; empty if it did not
     failures: dict[str, int] = field(default_factory=dict)  # failed solver steps, by reason
     skipped: int = 0  # iterations without an update, because their base run failed
-    # Calls of the network -> evaluations that verified their probes, besides `queries`
+    # Calls of the network -> evaluations that verified their probes, besides `queries`; "interface"
+    # -> solver steps that compared its products, besides `solver_steps`
     checked: dict[str, int] = field(default_factory=dict)
 
     @property
     def checking(self) -> int:
-        """Evaluations that verified stacked probes."""
+        """Evaluations that verified stacked probes, and solver steps that compared products."""
         return sum(self.checked.values())
 
 
@@ -64,6 +65,7 @@ def fit(
     agreement: Callable[[], float | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted], None] | None = None,
+    compared_steps: Callable[[], int] = lambda: 0,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -86,6 +88,7 @@ def fit(
         variance: Reads for the history how noisy the latest products were.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
+        compared_steps: Reads a counter of solver steps that compared an interface's products.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -99,17 +102,20 @@ def fit(
     optimizer = optimise.build(network)
     before = _restore(path, network, optimizer)
     steps_at_start, failed_at_start = solver_steps(), Counter(failures())
+    compared_at_start = compared_steps()
     began = saved = time.monotonic()
     if progress:
         for _ in range(before.iterations):
             progress(math.nan)
 
     def now(cost: Fitted, measured: Gradient) -> Fitted:
+        steps = before.checked.get("interface", 0) + compared_steps() - compared_at_start
+        compared = {"interface": steps} if steps else {}
         return replace(
             cost,
             queries=cost.queries + measured.queries,
             # What a resumed training verifies again was counted.
-            checked={**measured.checked, **cost.checked},
+            checked={**measured.checked, **cost.checked, **compared},
             solver_steps=before.solver_steps + solver_steps() - steps_at_start,
             seconds=before.seconds + time.monotonic() - began,
             failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
@@ -226,7 +232,8 @@ class Row:
     solver_steps: int  # in states, so far
     agreement: float | None  # of a bank of Jacobians with the solver, a cosine
     variance: float | None  # of the entries of a product from random directions
-    checking: int  # queries that verified stacked probes, so far
+    # Queries that verified stacked probes, and solver steps that compared an interface, so far
+    checking: int
     seconds: float  # of training, so far
 
 

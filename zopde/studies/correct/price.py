@@ -16,6 +16,7 @@ from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.hybrid import Injection
 from zopde.interface import Variable, always
+from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
@@ -72,6 +73,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         gradient = _measured_gradient(opened)
         seconds = gradient.seconds + _lookup_seconds(opened, opened.cuts[name], gradient)
     iterations = stage.schedule.iterations
+    if interface:
+        checking = interface.cost.checking + _compared(opened, opened.cuts[name], iterations)
     seconds, all_queries = seconds * iterations, queries * iterations
     if opened.needs_scores(label):
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
@@ -156,6 +159,13 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
         watched = -(-training.iterations // cut.watch_every) * products
     more = watched * seconds / steps
     return interface, seconds * cut.snapshots + more, steps * cut.snapshots + watched
+
+
+def _compared(opened: Opened, cut: InterfaceCut, iterations: int) -> int:
+    """Solver steps that compare products while training, if none is found to be off."""
+    every = 0 if cut.watch_every and cut.way == "bank" else cut.check_every
+    each = {"coloured": STEPS_OF_A_CHECK, "bank": 1}.get(cut.way, 0) * len(opened.problem.variables)
+    return -(-iterations // every) * each if every else 0
 
 
 def _steps_per_query(stage: Stage, network: nn.Module) -> int:
