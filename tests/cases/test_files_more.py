@@ -159,7 +159,7 @@ def finished(tmp_path_factory, toy_spec, tiny):
 def test_a_changed_figure_of_a_finished_run_is_refused(finished, tmp_path):
     _, folder, metrics = finished
     assert find_run(folder).metrics == metrics
-    compare = ["sha256sum", "--check", "--strict", "checksums.sha256"]
+    compare = ["sha256sum", "--check", "--strict", "checksums.txt"]
     said = subprocess.run(compare, cwd=folder, capture_output=True, text=True, check=True).stdout
     histories = ["NON-start/seed-0/history.csv"]
     names = ["NON/seed-0/history.csv", *histories, "error_over_time.csv", "metrics.json"]
@@ -174,7 +174,7 @@ def test_a_changed_figure_of_a_finished_run_is_refused(finished, tmp_path):
             find_run(copy)
         assert name in str(caught.value)
         assert "restore it from a copy" in str(caught.value)
-        (copy / "checksums.sha256").unlink()  # as runs of early versions
+        (copy / "checksums.txt").unlink()  # as runs of early versions
         assert find_run(copy).metrics
 
 
@@ -188,8 +188,8 @@ def test_checksums_follow_a_run_that_is_resumed_or_begun_anew(finished, tmp_path
         patch.setattr("zopde.studies.folder.RunFolder.write_json", lambda *_: 1 / 0)  # a kill
         with pytest.raises(ZeroDivisionError):
             run_correction(config, copy, resume=True)
-    assert not (copy / "checksums.sha256").exists()
+    assert not (copy / "checksums.txt").exists()
     assert find_run(copy).metrics
     run_correction(config, copy, overwrite=True)
     assert find_run(copy).metrics
-    assert (copy / "checksums.sha256").exists()
+    assert (copy / "checksums.txt").exists()

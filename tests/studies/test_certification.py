@@ -113,7 +113,7 @@ def test_the_table_says_what_smooth_says_agrees(home, data, finished):
         assert each["band"][0] <= each["percent"] <= each["band"][1]
     assert table(folder)[0] == list(COLUMNS[:-1])
     assert (folder / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    names = {*STUDY.files, "checksums.sha256", "config.toml"}
+    names = {*STUDY.files, "checksums.txt", "config.toml"}
     assert {entry.name for entry in folder.iterdir()} <= names
 
 

@@ -21,7 +21,7 @@ from zopde.studies.settings import Tree, as_tree, build, differences
 
 RECORD = "config.toml"
 METRICS = "metrics.json"
-CHECKSUMS = "checksums.sha256"  # as `sha256sum -c` reads it
+CHECKSUMS = "checksums.txt"  # as `sha256sum -c` reads it
 _FIGURES = (METRICS, "*.csv", "*/*/*.csv")
 _WHO = ("run.workers", "run.executor")  # they evaluate the probes
 

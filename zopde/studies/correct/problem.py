@@ -215,6 +215,7 @@ class Opened(Trainings):
     spec: str  # the solver's name
     identity: str  # what decides the solver's answers, for those that are kept
     content: str  # a digest of the files that the solver is made of, wherever they lie
+    late: str = field(default="", kw_only=True)  # a digest of what it imports as it steps
     # Seed -> an untrained corrector, the same for every label
     new_network: Callable[[int], Normalised]
     kind: str  # of corrector
@@ -261,9 +262,11 @@ class Opened(Trainings):
     @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same data, and the same solver."""
+        imports = f"what solver {self.spec!r} imports in a step"
         return {
             "data.sha256": (self.problem.digest(), "reference data"),
             "solver.digest": (self.content, f"solver {self.spec!r}"),
+            **({"imports.digest": (self.late, imports)} if self.late else {}),
         }
 
     def starts_from_non(self, name: str) -> bool:
