@@ -22,10 +22,8 @@ from zopde.studies.settings import Tree, as_tree, build, differences
 RECORD = "config.toml"
 METRICS = "metrics.json"
 CHECKSUMS = "checksums.txt"  # as `sha256sum -c` reads it
-_FIGURES = (
-    METRICS,
-    *(f"{deep}{n}" for n in ("*.csv", "certificates.tsv") for deep in ("", "*/*/")),
-)
+_TABLES = ("*.csv", "certificates.tsv")
+_FIGURES = (METRICS, *(f"{deep}{name}" for name in _TABLES for deep in ("", "*/*/")))
 _WHO = ("run.workers", "run.executor")  # they evaluate the probes
 
 
