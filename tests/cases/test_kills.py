@@ -104,7 +104,7 @@ import zopde.studies.certify.study
 from zopde import CertifyConfig, run_certification
 sys.path.append(given[0])
 from test_defence import few
-(root / "mine.py").write_text('''
+(root.parent / "mine.py").write_text('''
 import time, torch
 def scores(x):
     time.sleep(0.03)
@@ -112,7 +112,7 @@ def scores(x):
     return torch.stack([-40 * (level - at).abs() for at in (0.4, 0.5, 0.6)], dim=1)
 ''')
 def run(resume):
-    config = CertifyConfig(f"{root}/mine.py:scores", sigma=0.3, n0=10, n=100, batch=16)
+    config = CertifyConfig(f"{root.parent}/mine.py:scores", sigma=0.3, n0=10, n=100, batch=16)
     run_certification(config, folder, images=few(), resume=resume)
 PLAN = {"config.toml": 1, "certificates.tsv": 1, ".png": 1, "metrics.json": 2, "checksums": 1}
 """
@@ -181,7 +181,9 @@ def test_kills_of_a_defence_and_of_a_certification_change_nothing(job, least, tm
 def certificates(folder):
     """All certificates of a run, without times."""
     return {
-        str(path.relative_to(folder)): [line.rsplit("\t", 1)[0] for line in path.open()]
+        str(path.relative_to(folder)): [
+            line.rsplit("\t", 1)[0] for line in path.read_text().splitlines()
+        ]
         for path in sorted(folder.rglob("certificates.tsv"))
     }
 

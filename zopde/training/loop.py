@@ -65,7 +65,7 @@ def fit(
     agreement: Callable[[], float | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted], None] | None = None,
-    compared_steps: Callable[[], int] = lambda: 0,
+    compared: Callable[[], Mapping[str, int]] = dict,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -88,7 +88,7 @@ def fit(
         variance: Reads for the history how noisy the latest products were.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
-        compared_steps: Reads a counter of solver steps that compared an interface's products.
+        compared: Reads a counter of what else was checked, as `Fitted.checked` names it.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -101,24 +101,21 @@ def fit(
     path, history, pending = folder / "checkpoint.pt", folder / "history.csv", StringIO()
     optimizer = optimise.build(network)
     before = _restore(path, network, optimizer)
-    steps_at_start, failed_at_start = solver_steps(), Counter(failures())
-    compared_at_start = compared_steps()
+    steps_at_start, *at = solver_steps(), Counter(failures()), Counter(compared())
     began = saved = time.monotonic()
     if progress:
         for _ in range(before.iterations):
             progress(math.nan)
 
     def now(cost: Fitted, measured: Gradient) -> Fitted:
-        steps = before.checked.get("interface", 0) + compared_steps() - compared_at_start
-        compared = {"interface": steps} if steps else {}
         return replace(
             cost,
             queries=cost.queries + measured.queries,
             # What a resumed training verifies again was counted.
-            checked={**measured.checked, **cost.checked, **compared},
+            checked={**measured.checked, **cost.checked, **_grown(before.checked, compared, at[1])},
             solver_steps=before.solver_steps + solver_steps() - steps_at_start,
             seconds=before.seconds + time.monotonic() - began,
-            failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
+            failures=_grown(before.failures, failures, at[0]),
         )
 
     def save(cost: Fitted) -> None:
@@ -161,6 +158,13 @@ def fit(
             saved = time.monotonic()
     save(cost)
     return cost
+
+
+def _grown(
+    before: Mapping[str, int], now: Callable[[], Mapping[str, int]], at_start: Counter[str]
+) -> dict[str, int]:
+    """Counts of earlier processes, and what a counter of this one has gained since its start."""
+    return dict(Counter(before) + (Counter(now()) - at_start))
 
 
 def _gradient_norm(network: nn.Module) -> float:

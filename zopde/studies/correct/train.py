@@ -161,7 +161,7 @@ def _fit(
         agreement=interface.agreement if interface else not_measured,
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
-        compared_steps=lambda: stage.counter.compared if interface else 0,
+        compared=lambda: {"interface": stage.counter.compared} if interface else {},
     )
 
 
