@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from zopde.errors import InputError
@@ -14,6 +16,10 @@ from zopde.solvers.foamtext import FoamSyntaxError, FoamText, content_of, find, 
 
 _PACKAGE = Path("/usr/share/openfoam")  # where Debian's and Ubuntu's package lies
 _MESH_SECONDS = 600
+_COMMENT = re.compile(rb"/\*.*?\*/", re.DOTALL)
+_INCLUDE = re.compile(
+    rb'^[ \t]*#(include|sinclude|includeIfPresent)[ \t]+"([^"\n]+)"', re.MULTILINE
+)
 
 
 def environment() -> dict[str, str]:
@@ -50,6 +56,7 @@ def prepare(
         if not (case / name).is_dir():
             raise InputError("case", got=f"no {case / name}", expected="0, constant and system")
         shutil.copytree(case / name, folder / name, ignore=shutil.ignore_patterns(*without))
+    _check_includes(case, folder)
     put(folder / "system" / "blockMeshDict", box.dictionary(shape))
     path = folder / "system" / "controlDict"
     try:
@@ -77,3 +84,31 @@ def prepare(
         raise InputError(
             "case", got=f"{case}: blockMesh says {' | '.join(lines[-4:])}", expected="a mesh"
         )
+
+
+def _check_includes(case: Path, folder: Path) -> None:
+    """Require every file that the copied ones include to be found from the copy, too.
+
+    One that need not be there would be left out in silence. Where names with variables other
+    than FOAM_CASE lead, OpenFOAM alone knows.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        inside = path.relative_to(folder)
+        with suppress(FoamSyntaxError):  # OpenFOAM says of a broken archive what it is
+            for directive, raw in _INCLUDE.findall(_COMMENT.sub(b"", content_of(path))):
+                name = raw.decode("latin-1")
+                theirs, ours = (_named(name, root, inside.parent) for root in (case, folder))
+                there, needed = theirs.is_file(), directive == b"include"
+                if "$" in str(ours) or name[0] in "<~" or ours.is_file() or not (there or needed):
+                    continue
+                where = "outside of its folders 0, constant and system" if there else "not there"
+                got = f'#include "{name}" in {case / inside}, a file that is {where}'
+                remedy = f"put the file into {case / 'constant'} and include it from there"
+                raise InputError("case", got=got, expected="files of the case", remedy=remedy)
+
+
+def _named(name: str, root: Path, inside: Path) -> Path:
+    """The file that an #include in the folder `inside` of a case names."""
+    for variable in ("$FOAM_CASE", "${FOAM_CASE}"):
+        name = name.replace(variable, str(root.resolve()))
+    return root / inside / name

@@ -39,6 +39,7 @@ THIRD_PARTY = {
     "oracle": {"torch", "jaxtyping"},
     "check": {"torch", "jaxtyping", "scipy"},
     "interface": {"torch", "jaxtyping"},
+    "tangent": {"torch", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "blackbox": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
@@ -59,6 +60,7 @@ ROOMS = {
     "oracle": {"zo"},
     "check": {"zo", "oracle"},
     "interface": {"zo", "oracle"},
+    "tangent": {"zo", "oracle", "interface", "training"},
     "sparsity": {"zo", "oracle"},
     "blackbox": set(),
     "hybrid": set(),
@@ -69,7 +71,7 @@ ROOMS = {
     "report": set(),
     "studies": {
         *("zo", "oracle", "check", "interface", "sparsity", "blackbox", "hybrid", "smoothing"),
-        *("nets", "data", "training", "report"),
+        *("nets", "data", "training", "tangent", "report"),
     },
     "solvers": set(),
     "cli": {"studies", "data", "blackbox"},
@@ -168,8 +170,8 @@ zo oracle check interface sparsity training hybrid blackbox nets data smoothing
 AT_THE_TOP = """
 InputError SolverError Grid Solver Scenario Window load_solver cge rge WeightOracle ExecutorOracle
 WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback RandomPullback
-IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error downsample BlackBox
-OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised Trajectories simulate
+IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error
+downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised Trajectories simulate
 save_trajectories load_trajectories load_images Smooth load_config run_correction load_corrector
 check_solver load_classification run_classification load_classifier load_defence run_defence
 load_defended CertifyConfig run_certification write_report

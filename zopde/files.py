@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import socket
@@ -132,6 +133,19 @@ def append_text(path: Path, text: str) -> None:
     """Add to a text file in UTF-8; a kill may leave a part of the last line."""
     with reaching(path), path.open("ab") as file:
         file.write(text.encode())
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV file, its head first; a last line without its end is none.
+
+    To be called within `reading`: a row that has not as many cells as the head is a `ValueError`.
+    """
+    text = path.read_text("utf-8") if path.exists() else ""
+    rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"line {number} has {len(row)} cells, the head {len(rows[0])}")
+    return rows
 
 
 def save_tensors(path: Path, content: object) -> None:

@@ -183,8 +183,9 @@ def test_a_random_solver_is_called_random(kind):
         ("Constant", "fail", "does not depend on the state"),
         ("ByShape", "fail", "does not depend on the state"),
         ("ByMean", "fail", "does not depend on the state"),
-        ("HalfKept", "warn", "half the cells come back bit for bit unchanged"),
-        ("HalfConstant", "warn", "half the cells ignore the state"),
+        ("HalfKept", "warn", "32 of 64 cells of a come back bit for bit unchanged"),
+        ("HalfConstant", "warn", "32 of 64 cells of a ignore the state"),
+        ("Many", "warn", "63 of 64 cells of b ignore the state"),
     ],
 )
 def test_an_answer_that_ignores_the_state_is_seen(kind, verdict, said):

@@ -1,6 +1,7 @@
 """What decides the numbers is compared when a run goes on, and when reference data are reused."""
 
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -75,13 +76,13 @@ def home(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def started(home, spec):
+def started(home, spec, progress=None):
     solver = load_solver(f"{home}/{spec}")
     states = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     data = torch.stack([states * 0.6**k for k in range(4)], dim=1)
     save_trajectories(Trajectories(solver.grid, data), home / "mine.nc")
     config = settings(home, spec)
-    run_correction(config, home / "run")
+    run_correction(config, home / "run", progress=progress)
     return config
 
 
@@ -181,6 +182,43 @@ def test_reference_data_of_an_earlier_version_are_told(home):
     progress.note = told.append
     reference_of(config, open_solver(config), home).load_or_make(progress)
     assert "which code of the solver made them is not known" in told[0]
+
+
+LATE = """
+import importlib
+from zopde import Grid
+
+class Decay:
+    grid = Grid((4, 4), (1.0, 1.0), dt=0.1, channels=("a",))
+    def step(self, state, forcing=None):
+        return importlib.import_module("half").HALF * state
+"""
+
+
+def test_what_a_solver_imports_in_a_step_is_compared(home, monkeypatch):
+    monkeypatch.delitem(sys.modules, "half", raising=False)
+    (home / "late.py").write_text(LATE)
+    (home / "half.py").write_text("HALF = 0.5\n")
+    told, progress = [], Silent()
+    progress.note = told.append
+    config = started(home, "late.py:Decay", progress)
+    assert sum("imports half.py in a step" in text for text in told) == 1
+    run_correction(config, home / "run", resume=True)  # it is loaded, and known to be late
+    (home / "half.py").write_text("HALF = 0.25\n")
+    command = [sys.executable, "-m", "zopde.cli.app", "correct", "--config"]
+    command += [
+        str(home / "run" / "config.toml"),
+        f"{home}/late.py:Decay",
+        "--out",
+        str(home / "run"),
+        "--resume",
+    ]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "what solver" in again.stderr
+    assert "got other numbers than the run was started with" in " ".join(again.stderr.split())
+    with pytest.raises(InputError, match=r"late.py:Decay' imports in a step: got other numbers"):
+        run_correction(config, home / "run", resume=True)
 
 
 def load_data(path):

@@ -7,6 +7,7 @@ import pytest
 from zopde import ColouredPullback, InputError
 from zopde.progress import Silent
 from zopde.studies.correct import CorrectionConfig, load_config, run_correction
+from zopde.training import read_history
 
 
 class Notes(Silent):
@@ -58,7 +59,8 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
             run_correction(config, tmp_path / "cut", resume=True)
     path.write_text(kept)
     again = run_correction(config, tmp_path / "cut", resume=True)
-    assert (again["mae"], again["solver_steps"]) == (whole["mae"], whole["solver_steps"])
+    for figure in ("mae", "solver_steps", "checking"):
+        assert again[figure] == whole[figure]
     assert json.loads(path.read_text()) == [[0, "state", [1, 1]]]
 
 
@@ -69,6 +71,24 @@ def test_a_bank_is_watched_by_default_and_its_price_is_apart(tmp_path, toy_spec,
     assert [text for text in notes.lines if "bank and solver agree" in text]
     rows = (tmp_path / "run/ZO-interface/seed-0/watch.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["0", "10"]
+    assert metrics["checking"] == {"SRC": 0, "ZO-interface": 2}
+
+
+@pytest.mark.parametrize("way", ["coloured", "bank", "dense"])
+def test_steps_that_compare_products_are_shown_and_foretold(
+    tmp_path, toy_spec, tiny, forecast, way
+):
+    """After iterations 0, 5 and 10: six of one state each, or one for a bank."""
+    cut = f"interface={{way='{way}',check_every=5,snapshots=3}}"
+    config = config_of(toy_spec, tiny, cut, "data.coarse=[16,16]", "data.fine=[32,32]")
+    metrics = run_correction(config, tmp_path / "run")
+    rows = read_history(tmp_path / "run/ZO-interface/seed-0/history.csv")
+    each = {"coloured": 6, "bank": 1, "dense": 0}[way]
+    assert [rows[i].checking for i in (0, 4, 5, 10, 11)] == [each, each, 2 * each, *[3 * each] * 2]
+    found = metrics["checking"]["ZO-interface"]
+    assert found > 18 if way == "coloured" else found == 3 * each, "the reach is measured, too"
+    prices = forecast(config, next(tmp_path.glob("*.nc")))
+    assert [price.checking for price in prices] == [0, found]
 
 
 @pytest.mark.parametrize("labels", ['["SRC","ZO-interface"]', '["SRC","NON"]'])

@@ -113,7 +113,8 @@ def test_the_table_says_what_smooth_says_agrees(home, data, finished):
         assert each["band"][0] <= each["percent"] <= each["band"][1]
     assert table(folder)[0] == list(COLUMNS[:-1])
     assert (folder / "certified_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert {entry.name for entry in folder.iterdir()} <= {*STUDY.files, "config.toml"}
+    names = {*STUDY.files, "checksums.txt", "config.toml"}
+    assert {entry.name for entry in folder.iterdir()} <= names
 
 
 def test_some_images_are_certified_as_among_all_agrees(home, data, finished, tmp_path):

@@ -240,5 +240,5 @@ def test_a_place_that_will_not_do_raises(corrected, tmp_path):
 
 def test_damaged_metrics_raise(copied):
     (copied / "metrics.json").write_text("{")
-    with pytest.raises(InputError, match="metrics file"):
+    with pytest.raises(InputError, match=r"metrics\.json: got other content"):
         write_report([copied])

@@ -108,7 +108,7 @@ def test_noise_has_size_one_and_more_and_more_of_it_is_smooth():
     noise = smoothed_noise(8, (2, 32, 32), (True, False), torch.Generator().manual_seed(0))
     assert torch.allclose(noise.square().flatten(1).mean(1), torch.ones(8))
     rough = (noise[:, :, :, 1:] - noise[:, :, :, :-1]).square().flatten(1).mean(1)
-    assert rough[0] > 1.5 and rough[3] > 1.5  # white: 2
+    assert min(rough[0], rough[3]) > 1.5  # white: 2
     assert all(rough[n] < 0.3 * rough[n - 1] for n in (1, 2, 4, 5))
     assert (noise[5, :, 0] - noise[5, :, -1]).square().mean() < 3 * rough[5]  # across the seam
 
@@ -239,7 +239,7 @@ def test_a_place_that_differs_is_seen(tmp_path):
 def test_a_fit_that_is_cut_off_ends_the_same(tmp_path, monkeypatch):
     whole = learned(tmp_path / "whole", target=10.0, iterations=30)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     from zopde.training import loop
@@ -251,11 +251,11 @@ def test_a_fit_that_is_cut_off_ends_the_same(tmp_path, monkeypatch):
         saved(path, state)
         calls.append(path)
         if len(calls) == 1:
-            raise Stop
+            raise StopError
 
     monkeypatch.setattr(loop, "save_checkpoint", die)
     monkeypatch.setattr(loop.time, "monotonic", iter(range(0, 10**6, 7)).__next__)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         learned(tmp_path / "cut", target=10.0, iterations=30)
     again = learned(tmp_path / "cut", target=10.0, iterations=30)
     for one, other in zip(whole.tangent.parameters(), again.tangent.parameters(), strict=True):

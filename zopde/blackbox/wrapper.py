@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
@@ -112,13 +113,24 @@ class _Surroundings:
             torch.set_num_threads(plain[1])
             with suppress(OSError):
                 os.chdir(plain[2])
+            sys.stdout, sys.stderr = (_open(f, n) for n, f in enumerate(plain[3:5], start=1))
 
 
 def _plain() -> tuple[Any, ...]:
-    try:
-        return torch.get_default_dtype(), torch.get_num_threads(), os.getcwd()
-    except OSError:  # the working folder was deleted
-        return torch.get_default_dtype(), torch.get_num_threads(), ""
+    streams = sys.stdout, sys.stderr
+    closed = [getattr(stream, "closed", False) for stream in streams]
+    folder = ""
+    with suppress(OSError):  # the working folder was deleted
+        folder = os.getcwd()
+    return torch.get_default_dtype(), torch.get_num_threads(), folder, *streams, *closed
+
+
+def _open(stream: Any, number: int) -> Any:  # noqa: ANN401 - whatever stands for stdout
+    """A stream, or, where it was closed, another to where the process itself writes."""
+    with suppress(OSError):
+        if getattr(stream, "closed", False):
+            return open(number, "w", buffering=1, closefd=False)
+    return stream
 
 
 @final
@@ -129,8 +141,8 @@ class BlackBox(Wrapper):
     copies, so that one may answer in the same memory every time. Nothing is differentiated by
     accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the solver is written in
     torch. What a step changes in the process around it is put back: torch's default dtype and
-    threads, the working folder, the global random streams. Whatever it raises, `SystemExit`
-    too, is a failed step; only Ctrl-C goes through.
+    threads, the working folder, stdout and stderr, the global random streams. Whatever it raises,
+    `SystemExit` too, is a failed step; only Ctrl-C goes through.
 
     Args:
         solver: The user's solver.
@@ -188,6 +200,11 @@ class CountedSolver(Wrapper):
     @steps.setter
     def steps(self, count: int) -> None:
         self._counts["steps"] = count
+
+    @property
+    def compared(self) -> int:
+        """Solver steps so far that compared numbers with the solver's own: no part of `steps`."""
+        return self._checking["steps"]
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""

@@ -20,6 +20,11 @@ _UNITS = (
     (86400.0, "d days"),
 )
 _SECONDS = {w: seconds for seconds, words in _UNITS for w in f"{words} {words[:-1]}".split()}
+_CALENDARS = {"standard", "gregorian", "proleptic_gregorian", "julian", "utc", "tai", "none"}
+_CALENDARS |= {"noleap", "365_day", "all_leap", "366_day", "360_day"}
+_METRES = {"nm": 1e-9, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0, "km": 1e3}
+_METRES |= dict.fromkeys(("metre", "metres", "meter", "meters"), 1.0)
+_METRES |= dict.fromkeys(("kilometre", "kilometres", "kilometer", "kilometers"), 1e3)
 # What programs write for a value that is missing, unless they take a huge one.
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
@@ -41,11 +46,13 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
         _check_shape(dataset[name], grid)
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         _check_times(dataset["time"], grid)
+    _check_lengths(dataset, grid)
     for dim, cell in zip(grid.dims, grid.spacing, strict=True):
         if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
             log.warning("data: %s descends in the file; turned round", dim)
             dataset = dataset.isel({dim: slice(None, None, -1)})
     for name in names:
+        _check_marked(dataset[name])
         _check_values(dataset[name])
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
@@ -123,6 +130,10 @@ def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
     if values.dtype.kind not in "iuf":
         got = f"type {values.dtype}"
         raise InputError("data time", got=got, expected="numbers or dates, by the rules of CF")
+    calendar = str(time.attrs.get("calendar", "standard"))
+    if calendar.lower() not in _CALENDARS:
+        expected = f"one of CF's: {', '.join(sorted(_CALENDARS))}"
+        raise InputError("data time", got=f"calendar {calendar!r}", expected=expected)
     factor, unit = 1.0, unit.strip()
     if since and unit not in _SECONDS:
         got = f"units {time.attrs['units']!r}"
@@ -137,6 +148,19 @@ def _blur(values: np.ndarray) -> float:
     if values.dtype.kind != "f":
         return 0.0
     return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
+
+
+def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
+    """Require that coordinates and the grid name one unit of length, as far as they name one."""
+    named = {dim: dataset[dim].attrs.get("units") for dim in grid.dims if dim in dataset.coords}
+    units = {dim: str(unit).strip() for dim, unit in named.items() if unit is not None}
+    sizes = {_METRES[unit] for unit in (*units.values(), grid.unit("space")) if unit in _METRES}
+    if len(sizes) > 1:
+        got = ", ".join(f"{dim} in {unit}" for dim, unit in units.items())
+        own = grid.unit("space")
+        expected = "one unit of length" + (f", the grid's {own}" if own in _METRES else "")
+        remedy = "bring the coordinates, and the grid's extent, to one unit"
+        raise InputError("data coordinates", got=got, expected=expected, remedy=remedy)
 
 
 def _descends(places: xr.DataArray, cell: float) -> bool:
@@ -167,6 +191,47 @@ def _warn_of_empty_states(dataset: xr.Dataset, names: Sequence[str]) -> None:
             f"{int(empty[:, 1:].sum()):,}",
             *first,
         )
+
+
+def _check_marked(variable: xr.DataArray) -> None:
+    """Require what a file says of its numbers: how they are packed, and where they may lie."""
+    values, what = variable.values, f"data {variable.name!r}"
+    if {"scale_factor", "add_offset"} & variable.attrs.keys():
+        remedy = "unpack them: xarray.decode_cf(dataset)"
+        raise InputError(what, got="packed numbers", expected="those of the flow", remedy=remedy)
+    if not variable.encoding.get("scale_factor", 1.0):
+        raise InputError(what, got="scale_factor 0", expected="one that keeps the numbers apart")
+    low, high = _limits(variable, what)
+    outside = np.argwhere((values < low) | (values > high))
+    if len(outside):
+        first = tuple(map(int, outside[0]))
+        got = f"{values[first]:g} at {first}, {len(outside):,} values in all"
+        expected = f"{low:g} to {high:g}, as valid_range, valid_min or valid_max say"
+        remedy = "what lies outside is missing: fill or cut out those cells"
+        raise InputError(what, got=got, expected=expected, remedy=remedy)
+
+
+def _limits(variable: xr.DataArray, what: str) -> np.ndarray:
+    """The least and the largest number that a file calls valid, in the type of its numbers.
+
+    Whole limits of packed numbers are packed, too; half a step wider, what unpacking rounds.
+    """
+    marks, packing = variable.attrs, variable.encoding
+    single = marks.get("valid_min", -np.inf), marks.get("valid_max", np.inf)
+    given = marks.get("valid_range", single)
+    try:
+        low, high = (np.asarray(end) for end in given)
+        ends = np.array([float(low.item()), float(high.item())])
+        if np.isnan(ends).any():
+            raise ValueError
+    except (TypeError, ValueError):
+        expected = "a least and a largest number: valid_range, or valid_min and valid_max"
+        raise InputError(what, got=f"limits {given!r}", expected=expected) from None
+    packed = {"scale_factor", "add_offset"} & packing.keys()
+    if packed and (low.dtype.kind in "iu" or high.dtype.kind in "iu"):
+        scale, offset = packing.get("scale_factor", 1.0), packing.get("add_offset", 0.0)
+        ends = np.sort(ends * scale + offset) + np.array([-0.5, 0.5]) * abs(scale)
+    return ends.astype(variable.dtype)
 
 
 def _check_values(variable: xr.DataArray) -> None:

@@ -42,6 +42,7 @@ from zopde.zo.cge import Scheme
 
 _OFF = 0.03  # of a product's size: what it may be off in a direction
 _DIRECTIONS = 3  # of a check
+STEPS_OF_A_CHECK = 2 * _DIRECTIONS
 _DEARER = 100  # times the price of a product, at which the dense way still answers
 
 
@@ -76,6 +77,7 @@ class ColouredPullback:
 
     Attributes:
         measured: How the radius was measured, where it was.
+        lost: Whether a probe of the latest checked product failed, which then compares nothing.
 
     Raises:
         InputError: If a setting is out of range.
@@ -98,8 +100,10 @@ class ColouredPullback:
         self.bias = bias
         check_not_negative("check_every", check_every)
         self._every, self._products, self.measured = check_every, 0, ""
+        self._before = 0  # products since the last comparison
         self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
-        self._in_vain = self._lost = False
+        self._in_vain = False
+        self.lost = False
         self._dense: DensePullback | None = None
         self.widen(radius)
 
@@ -108,14 +112,17 @@ class ColouredPullback:
         return self._probing.steps * self.colours * varied_shape(self._grid, variable)[0]
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
-        """See `Pullback`; a check that finds something warns."""
+        """See `Pullback`; a check that finds something warns, and says what was not compared."""
         due = self._every and self._products % self._every == 0
         self._products += 1
+        self._before += 1
         if not due:
             return self.unchecked(step, cotangent)
         product, text = self.checked(step, cotangent, self._draws)
         if text:
-            warnings.warn(text, stacklevel=2)
+            missed = f"; the {self._before - 1} products before were not compared"
+            warnings.warn(text + missed * (self._before > 1), stacklevel=2)
+        self._before *= self.lost
         return product
 
     def widen(self, radius: tuple[int, ...]) -> None:
@@ -153,7 +160,7 @@ class ColouredPullback:
 
         for numbers, found in zip(probes, responses(step, calls(), probing), strict=True):
             line, unit, mask = of(numbers)
-            self._lost = self._lost or bool(failed(found).any())  # then zeros stand for them
+            self.lost = self.lost or bool(failed(found).any())  # then zeros stand for them
             weighted = (without_failed(found) * cotangent[line // channels]).sum(dim=1)
             lines.index_add_(0, line, mask * self._box_sums(weighted) / unit)
         return lines.view_as(point)
@@ -183,9 +190,9 @@ class ColouredPullback:
         Returns:
             The product, and what there is to say: "" where they agree.
         """
-        self._lost = False
+        self.lost = False
         product = self.unchecked(step, cotangent)
-        if self._dense is not None or self._in_vain or self._lost:
+        if self._dense is not None or self._in_vain or self.lost:
             return product, ""
         drawn = [directional(step, cotangent, self._probing, generator) for _ in range(_DIRECTIONS)]
         row, off_of = max(drawn, key=lambda found: found[1](product[found[0]]))
@@ -239,6 +246,7 @@ class CheckedAt:
         self._pullbacks, self._draws, self._every, self._say = pullbacks, draws, every, say
         self._path, self._started = path, False
         self._unchecked = by_variable(dict(pullbacks))
+        self._compared: dict[Variable, int] = {}  # the iteration of each input's last comparison
         self._widened: list[tuple[int, Variable, tuple[int, ...]]] = []
 
     def __call__(self, iteration: int) -> Pullback:
@@ -257,8 +265,12 @@ class CheckedAt:
             due.remove(variable)
             before = pullback.radius
             found, text = pullback.checked(step, cotangent, draws)
+            last = max(-1, self._compared.get(variable, iteration - self._every))
             if text:
-                self._say(f"iteration {iteration}: {text}")
+                missed = f"; iterations {last + 1} to {iteration - 1} were not compared"
+                self._say(f"iteration {iteration}: {text}{missed * (last + 1 < iteration)}")
+            if not pullback.lost:
+                self._compared[variable] = iteration
             if pullback.radius != before and self._path is not None:
                 self._widened.append((iteration, variable, pullback.radius))
                 write_text(self._path, json.dumps(self._widened))

@@ -123,8 +123,8 @@ class Watch:
 
     A look is at one state of the batch, drawn at random. A state where the cosine is below `below`,
     or the error above `above`, is handed to `mend`. Where that can do nothing, `fallback` gives
-    this product and all that follow, until a later look finds agreement. With `below` 0, a cosine below 0.5 makes a warning.
-    A `Tally` counts the solver steps of a look apart, as "checking".
+    this product and all that follow, until a later look finds agreement. With `below` 0, a cosine
+    below 0.5 makes a warning. A `Tally` counts the solver steps of a look apart, as "checking".
 
     Example:
         >>> Watch(torch.Generator().manual_seed(0), below=0.99, at=range(0, 1000, 50)).seen

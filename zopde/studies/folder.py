@@ -9,17 +9,21 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from zopde.errors import InputError
-from zopde.files import read_toml, write_text
+from zopde.files import read_toml, reading, write_text
 from zopde.studies.settings import Tree, as_tree, build, differences
 
 RECORD = "config.toml"
 METRICS = "metrics.json"
+CHECKSUMS = "checksums.txt"  # as `sha256sum -c` reads it
+_TABLES = ("*.csv", "certificates.tsv")
+_FIGURES = (METRICS, *(f"{deep}{name}" for name in _TABLES for deep in ("", "*/*/")))
 _WHO = ("run.workers", "run.executor")  # they evaluate the probes
 
 
@@ -76,6 +80,30 @@ class RunFolder:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN and infinity are not JSON."""
         write_text(self.root / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def write_checksums(self) -> None:
+        """Write the digests of all figures of a finished run; `check_figures` compares them."""
+        files = sorted(path for pattern in _FIGURES for path in self.root.glob(pattern))
+        lines = [f"{_sha256(path)}  {path.relative_to(self.root)}\n" for path in files]
+        self.write_text(CHECKSUMS, "".join(lines))
+
+
+def check_figures(root: Path) -> None:
+    """Require the figures of a finished run to be as it wrote them; early versions cannot tell."""
+    path = root / CHECKSUMS
+    if not (path.exists() and (root / METRICS).exists()):
+        return
+    with reading("file", path, "what the run wrote", "restore it from a copy"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for digest, name in (line.split("  ", 1) for line in lines):
+            if (root / name).is_file() and _sha256(root / name) != digest:
+                got, expected = f"other content than {CHECKSUMS} says", "what the run wrote"
+                remedy = "restore it from a copy"
+                raise InputError(f"file {root / name}", got=got, expected=expected, remedy=remedy)
+
+
+def _sha256(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def check_folder(
@@ -210,7 +238,7 @@ def look_up(tree: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
 
 def _clear(root: Path, job: Job) -> None:
     """Delete what a run writes, and nothing else; the record last, so that a kill leaves a run."""
-    for name in (*job.files, RECORD):
+    for name in (*job.files, CHECKSUMS, RECORD):
         entry = root / name
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -31,7 +31,9 @@ class Price:
     seconds_per_epoch: float = 0.0  # likewise
     money: float = 0.0  # of the queries, in the currency of `classifier.price`
     certification: int = 0  # images that the classifier sees for the certificates
-    checking: int = 0  # evaluations that verify stacked probes, as the sample took
+    # Evaluations that verify stacked probes, as many as the sample took; of an interface, solver
+    # steps that compare its products
+    checking: int = 0
 
 
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:

@@ -21,7 +21,15 @@ from zopde.files import digest_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.page import Section
-from zopde.studies.folder import METRICS, Job, RunFolder, check_folder, locked, open_folder
+from zopde.studies.folder import (
+    CHECKSUMS,
+    METRICS,
+    Job,
+    RunFolder,
+    check_folder,
+    locked,
+    open_folder,
+)
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
 from zopde.training import Fitted
@@ -169,6 +177,8 @@ def run_study(
 
 
 def _run(study: Study, opened: Any, run: RunFolder, watcher: Progress) -> Metrics:  # noqa: ANN401
+    # A kill between the figures and their checksums must not leave those of before.
+    (run.root / CHECKSUMS).unlink(missing_ok=True)
     results: dict[str, list[Any]] = {label: [] for label, _ in opened.trainings}
     with opened.workers.pool() as pool:
         place = Place(run, watcher, pool)
@@ -180,6 +190,7 @@ def _run(study: Study, opened: Any, run: RunFolder, watcher: Progress) -> Metric
     metrics = {**study.metrics(opened, results), "versions": packages, "machine": machine}
     study.draw(opened, results, run)
     run.write_json(METRICS, metrics)
+    run.write_checksums()
     return metrics
 
 

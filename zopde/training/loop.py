@@ -17,7 +17,7 @@ from torch import nn
 
 from zopde.contracts import Objective
 from zopde.errors import SolverError
-from zopde.files import append_text, load_tensors, reading, save_tensors, write_text
+from zopde.files import append_text, load_tensors, read_rows, reading, save_tensors, write_text
 from zopde.interface import Agreement
 from zopde.progress import Progress
 from zopde.training.descent import Gradient, GradientSource, Optimise
@@ -38,12 +38,13 @@ class Fitted:
     stopped: str = ""  # why it ended early; empty if it did not
     failures: dict[str, int] = field(default_factory=dict)  # failed solver steps, by reason
     skipped: int = 0  # iterations without an update, because their base run failed
-    # Calls of the network -> evaluations that verified their probes, besides `queries`
+    # Calls of the network -> evaluations that verified their probes, besides `queries`; "interface"
+    # -> solver steps that compared its products, besides `solver_steps`
     checked: dict[str, int] = field(default_factory=dict)
 
     @property
     def checking(self) -> int:
-        """Evaluations that verified stacked probes."""
+        """Evaluations that verified stacked probes, and solver steps that compared products."""
         return sum(self.checked.values())
 
 
@@ -65,6 +66,7 @@ def fit(
     agreement: Callable[[], Agreement | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted], None] | None = None,
+    compared: Callable[[], Mapping[str, int]] = dict,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -88,6 +90,7 @@ def fit(
         variance: Reads for the history how noisy the latest products were.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
+        compared: Reads a counter of what else was checked, as `Fitted.checked` names it.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -100,7 +103,7 @@ def fit(
     path, history, pending = folder / "checkpoint.pt", folder / "history.csv", StringIO()
     optimizer = optimise.build(network)
     before = _restore(path, network, optimizer)
-    steps_at_start, failed_at_start = solver_steps(), Counter(failures())
+    steps_at_start, *at = solver_steps(), Counter(failures()), Counter(compared())
     began = saved = time.monotonic()
     if progress:
         for _ in range(before.iterations):
@@ -111,10 +114,10 @@ def fit(
             cost,
             queries=cost.queries + measured.queries,
             # What a resumed training verifies again was counted.
-            checked={**measured.checked, **cost.checked},
+            checked={**measured.checked, **cost.checked, **_grown(before.checked, compared, at[1])},
             solver_steps=before.solver_steps + solver_steps() - steps_at_start,
             seconds=before.seconds + time.monotonic() - began,
-            failures=dict(Counter(before.failures) + (Counter(failures()) - failed_at_start)),
+            failures=_grown(before.failures, failures, at[0]),
         )
 
     def save(cost: Fitted) -> None:
@@ -161,6 +164,13 @@ def fit(
 
 def _cosine_and_error(seen: Agreement | None) -> tuple[float | None, float | None]:
     return (seen.cosine, seen.error) if seen else (None, None)
+
+
+def _grown(
+    before: Mapping[str, int], now: Callable[[], Mapping[str, int]], at_start: Counter[str]
+) -> dict[str, int]:
+    """Counts of earlier processes, and what a counter of this one has gained since its start."""
+    return dict(Counter(before) + (Counter(now()) - at_start))
 
 
 def _gradient_norm(network: nn.Module) -> float:
@@ -233,7 +243,8 @@ class Row:
     agreement: float | None  # of a bank of Jacobians with the solver, a cosine
     error: float | None  # of the bank along the same direction, relative
     variance: float | None  # of the entries of a product from random directions
-    checking: int  # queries that verified stacked probes, so far
+    # Queries that verified stacked probes, and solver steps that compared an interface, so far
+    checking: int
     seconds: float  # of training, so far
 
 
@@ -267,6 +278,5 @@ def read_history(path: Path) -> list[Row]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     """What is whole in a history: a row cut off by a kill would pass for an earlier iteration."""
-    text = path.read_text("utf-8") if path.exists() else ""
-    header, *rows = csv.reader(text[: text.rfind("\n") + 1].splitlines() or [""])
-    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    header, *rows = read_rows(path) or [[]]
+    return [dict(zip(header, row, strict=True)) for row in rows]

@@ -1,8 +1,11 @@
 """Solvers that are wrong, or strange, in one way each: one channel on 8 x 8 periodic cells."""
 
+import io
 import os
 import random
 import signal
+import sys
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -252,3 +255,35 @@ class NotFinite(Honest):
 
     def answer(self, u):
         return torch.where(u.abs() > 1e9, torch.nan, 1e4 * diffused(u))
+
+
+class Mute(Honest):
+    """Takes stdout and stderr away, as programs do that write a log of their own."""
+
+    def __init__(self, way="replace"):
+        super().__init__()
+        self.way = way
+
+    def answer(self, u):
+        if self.way == "replace":
+            sys.stdout = sys.stderr = io.StringIO()
+        elif self.way == "close":
+            sys.stdout.close()
+            sys.stderr.close()
+        elif self.way == "none":
+            sys.stdout = sys.stderr = None
+        else:
+            os._exit(0)
+        return diffused(u)
+
+
+class Many(Honest):
+    """Of the second of eight channels one cell depends on the state; all others do throughout."""
+
+    grid = replace(GRID, channels=tuple("abcdefgh"))
+
+    def answer(self, u):
+        answer = diffused(u)
+        answer[:, 1].fill_(0.5)
+        answer[:, 1, 3, 3] = u[:, 1, 3, 3] ** 2
+        return answer

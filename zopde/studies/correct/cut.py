@@ -94,7 +94,8 @@ def open_interface(
     keeping, odd = keeping or Keeping(), problem.odd_channels(cut)
 
     def cost(steps: int) -> Fitted:
-        return Fitted(0, 0, steps, time.monotonic() - began)
+        compared = {"interface": counter.compared} if counter.compared else {}
+        return Fitted(0, 0, steps, time.monotonic() - began, checked=compared)
 
     if cut.way == "random":
         drawn = _RandomAt(cut, problem, seed, keeping.executor)

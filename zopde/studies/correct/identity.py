@@ -23,8 +23,17 @@ _READ = (*(".py", ".so", ".nml", ".toml", ".json", ".yaml", ".yml", ".ini", ".cf
 def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     """A digest of a solver's grid and files: its code, programs, libraries and case folders.
 
-    Files are those that the spec and the options name, and the Python files beside one that it
-    imports. Neither a path nor what a solver writes is in it.
+    Neither a path nor what a solver writes is in it.
+    """
+    kept = files_of(spec, options, solver)
+    return identity_of(json.dumps([repr(solver.grid), *kept.values()]), kept)
+
+
+def files_of(spec: str, options: Mapping[str, Any], solver: Solver) -> dict[Path, str]:
+    """The files that a solver is made of, and the name of each that counts.
+
+    They are those that the spec and the options name, and the Python files beside one that it
+    imports.
     """
     home, table = Path(str(options.get("home", ""))), dict(options)
     if spec.endswith(".toml"):
@@ -47,8 +56,7 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     ours = type(solver).__module__.startswith("zopde.")  # then its files have a version
     for path in [p for p in found if p.suffix == ".py" and not (ours and p == own)]:
         found |= {file: file.name for file in _imported(path)}
-    kept = {path: name for path, name in found.items() if "__pycache__" not in path.parts}
-    return identity_of(json.dumps([repr(solver.grid), *kept.values()]), kept)
+    return {path: name for path, name in found.items() if "__pycache__" not in path.parts}
 
 
 def solver_identity(spec: str, options: Mapping[str, Any], solver: Solver, content: str) -> str:

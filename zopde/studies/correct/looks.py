@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from zopde.files import reading, write_text
+from zopde.files import read_rows, reading, write_text
 from zopde.interface import Agreement, Pullback, Step, Variable, Watch
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
@@ -132,10 +132,10 @@ class Looks:
 
 
 def _read_looks(path: Path) -> list[Look]:
-    """What a watch saw; a row that is cut short is no row."""
-    with reading("file", path, "what the run wrote", "start over with --overwrite"):
-        head, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
-        whole = [row for row in rows if len(row) == len(Look._fields)]
+    """What a watch saw; a last row that is cut short is none."""
+    remedy = "restore it, or start over with --overwrite"
+    with reading("file", path, "what the run wrote", remedy):
+        head, *whole = read_rows(path)
         if "error" not in head:  # an earlier version: mean and least agreement, then as now
             whole = [[row[0], row[2], "nan", row[3], str(int(row[4] != "0"))] for row in whole]
         return [Look(int(i), float(a), float(e), int(n), int(f)) for i, a, e, n, f in whole]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
-from zopde.studies.correct.identity import content_of, solver_identity
+from zopde.studies.correct.identity import content_of, files_of, solver_identity
+from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
@@ -35,6 +37,7 @@ _BORNE = 1e-4  # standard deviations that a memory may change in an answer: a te
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
     """Load the data, or make them beside the run folder `root`, and build all that trains."""
+    before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
     ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
@@ -45,8 +48,26 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Not from the store, which would answer in the solver's place
     solver = replace(config.run, store="").guarded(opened.bare)
     opened = replace(opened, checking=_checked(solver, opened.problem, progress))
+    opened = _with_late_files(config, opened, before, progress)
     check_suits(opened)
     return opened
+
+
+def _with_late_files(
+    config: CorrectionConfig, opened: Opened, before: Collection[Path], progress: Progress
+) -> Opened:
+    """Count to a solver what it has imported so far, of which its files tell nothing."""
+    known = files_of(opened.spec, config.solver.options, opened.bare)
+    late = imported_late(opened.spec, before, known)
+    if not late:
+        return opened
+    names, digest = ", ".join(path.name for path in late), digest_of_files(late)
+    unseen = "reference data and the store" if config.run.store else "reference data"
+    progress.note(
+        f"the solver imports {names} in a step, or from elsewhere: --resume sees an edit of it, "
+        f"but {unseen} do not; import at the top of the solver's file what lies beside it"
+    )
+    return replace(opened, late=digest, identity=f"{opened.identity} {digest}")
 
 
 def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:

@@ -16,6 +16,7 @@ from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.hybrid import Injection
 from zopde.interface import Variable, always
+from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.identity import check_source
 from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
@@ -73,6 +74,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         gradient = _measured_gradient(opened)
         seconds = gradient.seconds + _lookup_seconds(opened, opened.cuts[name], gradient)
     iterations = stage.schedule.iterations
+    if interface:
+        checking = interface.cost.checking + _compared(opened, opened.cuts[name], iterations)
     seconds, all_queries = seconds * iterations, queries * iterations
     if opened.needs_scores(label):
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
@@ -156,6 +159,13 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
         whole, cut = cut.snapshots, replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
     interface = open_interface(cut, opened.problem, 0, opened.training.unroll)
     return interface, interface.cost.seconds * whole, interface.cost.solver_steps * whole
+
+
+def _compared(opened: Opened, cut: InterfaceCut, iterations: int) -> int:
+    """Solver steps that compare products while training, if none is found to be off."""
+    of_a_look = {"coloured": STEPS_OF_A_CHECK, "bank": cut.sides, "tangent": cut.sides}
+    each = of_a_look.get(cut.way, 0) * len(opened.problem.variables)
+    return -(-iterations // cut.watch_every) * each if cut.watch_every else 0
 
 
 def _steps_per_query(stage: Stage, network: nn.Module) -> int:

@@ -68,8 +68,8 @@ class InterfaceCut:
     `zopde.BankPullback`), "identity" (not at all: the gradient is passed on as it is, see
     `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.
     Every `watch_every` iterations (0: never) one product of a bank or a tangent, drawn at random,
-    is compared with the solver, see `zopde.interface.Watch`. Where the cosine is below `watch_below`, or a
-    tangent's relative error above `watch_error`, the tangent is refitted at that state, and if its
+    is compared with the solver, see `zopde.interface.Watch`. Where the cosine is below
+    `watch_below`, or a tangent's relative error above `watch_error`, the tangent is refitted at that state, and if its
     error there is still above `stop_error`, `fallback` serves, or the run ends. With a bank, the
     state becomes a snapshot, up to `more_snapshots` of them; after that `fallback` serves until a
     later look finds agreement. A product of the coloured way is compared as often, and its radius
@@ -222,6 +222,7 @@ class Opened(Trainings):
     spec: str  # the solver's name
     identity: str  # what decides the solver's answers, for those that are kept
     content: str  # a digest of the files that the solver is made of, wherever they lie
+    late: str = field(default="", kw_only=True)  # a digest of what it imports as it steps
     # Seed -> an untrained corrector, the same for every label
     new_network: Callable[[int], Normalised]
     kind: str  # of corrector
@@ -268,9 +269,11 @@ class Opened(Trainings):
     @property
     def records(self) -> dict[str, tuple[str, str]]:
         """A resumption must see the same data, and the same solver."""
+        imports = f"what solver {self.spec!r} imports in a step"
         return {
             "data.sha256": (self.problem.digest(), "reference data"),
             "solver.digest": (self.content, f"solver {self.spec!r}"),
+            **({"imports.digest": (self.late, imports)} if self.late else {}),
         }
 
     def starts_from_non(self, name: str) -> bool:

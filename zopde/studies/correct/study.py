@@ -21,7 +21,8 @@ STUDY = Study(
     name="correct",
     settings=CorrectionConfig,
     files=(
-        *(*LABELS, START, "data.sha256", "solver.digest", CHUNK, REFERENCE, METRICS),
+        *(*LABELS, START, "data.sha256", "solver.digest", "imports.digest"),
+        *(CHUNK, REFERENCE, METRICS),
         *("error_over_time.csv", "report.html", *_PICTURES),
     ),
     open=open_correction,

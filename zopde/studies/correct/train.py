@@ -162,6 +162,7 @@ def _fit(
         agreement=interface.agreement if interface else not_measured,
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
+        compared=lambda: {"interface": stage.counter.compared} if interface else {},
     )
 
 

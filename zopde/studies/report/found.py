@@ -11,7 +11,7 @@ from typing import Any
 
 from zopde.errors import InputError
 from zopde.files import read_toml, reading
-from zopde.studies.folder import METRICS, RECORD, RunFolder, look_up, upgraded
+from zopde.studies.folder import METRICS, RECORD, RunFolder, check_figures, look_up, upgraded
 from zopde.studies.run import STUDIES, Study, study_named
 from zopde.studies.scores import FILE, Scoring, read_scoring
 from zopde.studies.settings import Tree, as_tree, build, literal
@@ -94,6 +94,7 @@ def find_run(root: Path) -> FoundRun:
 def _metrics(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
+    check_figures(path.parent)
     with reading("metrics file", path, "what the run wrote"):
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return metrics

@@ -141,22 +141,30 @@ def check_habits(box: Solver, states: States) -> tuple[Point, Point]:
 
 
 def check_state(box: Solver, states: States, answer: Tensor) -> Point:
-    """Whether an answer depends on the state, and how much of the state it passes on unchanged."""
+    """Which cells of each channel depend on no state, and which a step passes on unchanged."""
     state, forcing = states.rows(slice(None))
     moved = _NEARBY * torch.randn(state.shape, generator=generator(0, "noise")).to(state)
     deviation = state.transpose(0, 1).flatten(1).std(dim=1).view(-1, *[1] * (state.dim() - 2))
     off = torch.where(deviation > 0, deviation, state.abs().amax().clamp_min(1)) * moved
-    blind = float((box.step(state + off, forcing) == answer).double().mean())
-    some = state != 0
-    kept = float((answer == state)[some].double().mean()) if some.any() else 0.0
-    values = {"independent_share": blind, "unchanged_share": kept}
+    blind = (box.step(state + off, forcing) == answer).all(dim=0)
+    some = (state != 0).any(dim=0)
+    kept = (answer == state).all(dim=0) & some
     remedy = 'read the whole state, and write it; a single-precision library takes dtype="float32"'
-    if blind == 1:
+    values, found = dict[str, Any](), list[str]()
+    for name, cells, of, what in (
+        ("unchanged_share", kept, some, "come back bit for bit unchanged"),
+        ("independent_share", blind, torch.ones_like(blind), "ignore the state"),
+    ):
+        counts = (of_all.flatten(1).sum(dim=1).tolist() for of_all in (cells, of))
+        by_channel = dict(zip(box.grid.channels, zip(*counts, strict=True), strict=True))
+        values[name] = {channel: n / max(m, 1) for channel, (n, m) in by_channel.items()}
+        much = [(c, n, m) for c, (n, m) in by_channel.items() if n and n >= _MUCH * m]
+        if much:
+            found.append(f"{', '.join(f'{n:,} of {m:,} cells of {c}' for c, n, m in much)} {what}")
+    if blind.all():
         return Point("state", "fail", "an answer does not depend on the state", remedy, values)
-    for share, what in ((kept, "come back bit for bit unchanged"), (blind, "ignore the state")):
-        if share >= _MUCH:
-            part = {50: "half the", 100: "all"}.get(round(100 * share), f"{share:.0%} of the")
-            return Point("state", "warn", f"{part} cells {what}", remedy, values)
+    if found:
+        return Point("state", "warn", "; ".join(found), remedy, values)
     return Point("state", "pass", "an answer depends on the state", "", values)
 
 
