@@ -60,7 +60,8 @@ class InterfaceCut:
     `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
-    (every entry by itself), "random" (`directions` correct the identity, see `zopde.CorrectedPullback`), "bank" (Jacobians are measured once
+    (every entry by itself), "random" (the identity, corrected along so many `directions`, see
+    `zopde.CorrectedPullback`), "bank" (Jacobians are measured once
     at `snapshots` states of the training data and found again by `lookup`, see
     `zopde.BankPullback`). A bank takes at most `limit_gib`: where it would not fit, each
     Jacobian is compressed to the entries within `near` cells along each axis ([]: 5) and a product
