@@ -170,9 +170,9 @@ InputError SolverError Grid Solver Scenario Window load_solver cge rge WeightOra
 WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback RandomPullback
 CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error downsample BlackBox
 OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised Trajectories simulate
-save_trajectories load_trajectories load_images Smooth load_config run_correction load_corrector check_solver
-load_classification run_classification load_classifier load_defence run_defence load_defended
-CertifyConfig run_certification write_report
+save_trajectories load_trajectories load_images Smooth load_config run_correction load_corrector
+check_solver load_classification run_classification load_classifier load_defence run_defence
+load_defended CertifyConfig run_certification write_report
 """
 
 
