@@ -171,8 +171,9 @@ AT_THE_TOP = """
 InputError SolverError Grid Solver Scenario Window load_solver cge rge WeightOracle ExecutorOracle
 WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback RandomPullback
 IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error
-downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised Trajectories simulate
-save_trajectories load_trajectories load_images Smooth load_config run_correction load_corrector
+downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised
+Trajectories simulate save_trajectories load_trajectories load_images Smooth load_config
+run_correction load_corrector
 check_solver load_classification run_classification load_classifier load_defence run_defence
 load_defended CertifyConfig run_certification write_report
 """

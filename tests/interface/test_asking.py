@@ -1,5 +1,7 @@
 """Who makes the solver calls of a product decides nothing about its bits, nor about the count."""
 
+from concurrent.futures import Executor, Future
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from zopde.blackbox import BlackBox, CountedSolver
 from zopde.contracts import counted_apart
 from zopde.interface import Probing, Step
 from zopde.interface.vjp import as_they_come, responses
+from zopde.oracle.executor import Sharing
 
 STATES = 10  # of a call: 64 entries in calls of 10, and 4
 
@@ -140,3 +143,26 @@ def test_a_solver_that_fails_in_a_worker_raises(toy_spec, small, pool):
     step = Step(failing, plain.state, plain.forcing, plain.stepped)
     with pytest.raises(SolverError, match="pressure did not converge"):
         DensePullback(executor=pool)(step, step.stepped)
+
+
+class Here(Executor):
+    """Does the work at once, and notes what lies in a folder then."""
+
+    def __init__(self, folder):
+        self.folder, self.found = folder, []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.found.append([path.name for path in self.folder.rglob("*") if path.is_file()])
+        done = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+def test_workers_find_step_and_solver_once_in_the_shared_folder_exact(small, tmp_path):
+    step, here = step_of(small), Here(tmp_path)
+    found = DensePullback(states=STATES, executor=Sharing(here, tmp_path))(step, step.stepped)
+    assert torch.equal(found, DensePullback(states=STATES)(step, step.stepped))
+    assert len(here.found) == 7
+    assert all(sorted(names) == sorted(here.found[0]) for names in here.found)
+    assert len(here.found[0]) == 2
+    assert not list(tmp_path.iterdir()), "gone with the product"

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from zopde.contracts import Tally, counts_of
-from zopde.oracle.executor import finished, in_turn
+from zopde.oracle.executor import Sharing, finished, in_turn
 from zopde.oracle.shipping import Shipment, Ticket, load
 
 R = TypeVar("R")
@@ -34,7 +34,8 @@ def by_workers(
     """
     # Plain bytes, here and in the result: some executors share a tensor's memory.
     packed = [pickle.dumps(task) for task in tasks]
-    shipment = Shipment((solver,))
+    folder = executor.folder if isinstance(executor, Sharing) else None
+    shipment = Shipment((solver,), folder)
     in_worker = partial(in_turn, _in_worker, shipment.publish(content), work)
     for number, (data, counts) in finished(executor, in_worker, packed):
         if isinstance(solver, Tally):

@@ -154,8 +154,9 @@ def chosen(fields: Sequence[Varied], most: int) -> Directions:
     """
     like = fields[0]
     channels, space, axes = like.shape[1], like.shape[2:], range(2, like.dim())
-    moves = [(0, 2), *((by, axis) for axis in axes for by in (1, -1))]
-    moved = torch.stack([f.roll(by, axis) for f in fields for by, axis in moves], dim=1)
+    moves = [(by, axis) for axis in axes for by in (1, -1)]
+    near = [part for f in fields for part in (f, *(f.roll(by, axis) for by, axis in moves))]
+    moved = torch.stack(near, dim=1)
     parts = [1] * len(space)
 
     def more(axis: int) -> list[int]:

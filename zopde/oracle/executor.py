@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, final
+from typing import ParamSpec, TypeVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ from zopde.validate import checked
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 _SINGLES = 8  # probes per task where each is a pass of its own
 # Threads of a worker take turns: torch.fx changes nn.Module while it traces.
@@ -57,6 +58,23 @@ def finished(
             for future in running:
                 future.cancel()
             raise
+
+
+@final
+class Sharing(Executor):
+    """An executor whose workers find in a folder, on every machine, what is sent to them once.
+
+    Args:
+        executor: Who does the work.
+        folder: On a disk that all machines share.
+    """
+
+    def __init__(self, executor: Executor, folder: Path) -> None:
+        self._executor, self.folder = executor, folder
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As the executor itself does."""
+        return self._executor.submit(fn, *args, **kwargs)
 
 
 def in_turn(run: Callable[..., R], *arguments: object) -> R:

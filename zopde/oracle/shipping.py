@@ -140,7 +140,7 @@ def borrow(ticket: Ticket, name: str, kept: tuple[Any, ...] = ()) -> Any:  # noq
     except OSError as error:
         got = f"{ticket.folder} ({error.strerror}) in a worker"
         expected = "a folder that every worker can read"
-        remedy = "give ExecutorOracle a `folder` on a disk that all machines share"
+        remedy = "set run.scratch, or a `folder`, on a disk that all machines share"
         raise InputError("folder", got=got, expected=expected, remedy=remedy) from error
     unpickler.persistent_load = kept.__getitem__  # type: ignore[method-assign]
     try:

@@ -18,6 +18,7 @@ from zopde.blackbox import CountedSolver
 from zopde.contracts import Solver
 from zopde.errors import InputError, first_line
 from zopde.oracle import ExecutorOracle, WeightOracles, WorkerPool
+from zopde.oracle.executor import Sharing
 from zopde.oracle.shipping import Shipment
 from zopde.training import OracleAt
 
@@ -78,7 +79,7 @@ _TASKS = 8
 
 @dataclass(frozen=True)
 class Workers:
-    """Who evaluates the probes of the weight cut, with the same numbers however many they are."""
+    """Who evaluates probes, with the same numbers however many they are."""
 
     processes: int = 0  # worker processes; 0 for this process
     threads: int = 1  # torch threads of each worker
@@ -109,11 +110,16 @@ class Workers:
         cores = os.cpu_count() or 1
         return max(1, min(self.processes, cores // self.threads))
 
-    def pool(self) -> AbstractContextManager[Executor | None]:
+    @contextmanager
+    def pool(self) -> Iterator[Executor | None]:
         """The executor of a run; processes of its own start at their first task."""
+        made: AbstractContextManager[Executor | None] = nullcontext()
         if self.executor:
-            return dask_executor(self.executor, self.processes, self.threads)
-        return WorkerPool(self.processes, self.threads) if self.processes else nullcontext()
+            made = dask_executor(self.executor, self.processes, self.threads)
+        elif self.processes:
+            made = WorkerPool(self.processes, self.threads)
+        with made as pool:
+            yield Sharing(pool, Path(self.scratch)) if pool and self.scratch else pool
 
     def check_solver(self, solver: Solver) -> None:
         """Require, before anything costs time, that the solver can be sent to workers."""

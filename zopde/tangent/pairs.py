@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -16,10 +17,12 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from zopde.contracts import Forcing, Solver, State, Tally
 from zopde.errors import SolverError
 from zopde.files import key_of, load_tensors, reading, save_tensors
-from zopde.interface.vjp import Probing, Step, Variable, differences
+from zopde.interface.asking import by_workers
+from zopde.interface.vjp import Probing, Step, Variable, differences, varied_shape
 
 _NOISE = 0.02  # standard deviations by which a stored state is moved, smoothly
 _NOISE_WIDTH = 7  # cells
+_NUMBERS = 2**25  # of the states of one solver call at most
 _WIDEST = 4  # an axis is so many times as long as the widest smoothing
 
 
@@ -136,7 +139,8 @@ class PairStore:
         identity: str = "",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        self._folder, self._identity, self._progress = folder, identity, progress
+        self._folder, self._identity = folder, identity
+        self._progress = progress or (lambda _: None)
 
     def measure(
         self,
@@ -168,60 +172,90 @@ class PairStore:
         Raises:
             SolverError: If a step failed at every state.
         """
-        parts, numbers = [], torch.arange(len(state), device=state.device)
-        for rows in numbers.split(max(1, probing.per_call // directions)):
-            near = smoothed_noise(
-                len(rows), state.shape[1:], solver.grid.periodic, generator, [_NOISE_WIDTH]
-            )
+        periodic, varied = solver.grid.periodic, varied_shape(solver.grid, variable)
+        per_call = min(probing.per_call, max(1, _NUMBERS // prod(solver.grid.state_shape)))
+        calls, numbers = [], torch.arange(len(state), device=state.device)
+        for rows in numbers.split(max(1, per_call // directions)):
+            near = smoothed_noise(len(rows), state.shape[1:], periodic, generator, [_NOISE_WIDTH])
             near = _NOISE * near.to(state) * scale.view(-1, *[1] * (state.dim() - 2)).to(state)
             driven = None if forcing is None else forcing[rows]
-            base = Step(solver, state[rows] + near, driven, state[rows], variable)
-            shape, many = base.point.shape[1:], len(rows) * directions
-            moved = smoothed_noise(many, shape, solver.grid.periodic, generator)
-            parts.append(self._kept(base, moved.to(state), directions, probing))
-        good = [part for part in parts if len(part)]
+            moved = smoothed_noise(len(rows) * directions, varied, periodic, generator)
+            calls.append(_Call(state[rows] + near, driven, variable, moved.to(state), directions))
+        found = self._found(solver, calls, probing)
+        good = [found[number] for number in range(len(calls)) if len(found[number])]
         if not good:
             raise SolverError(f"{variable}: a solver step failed at each of {len(state)} states")
         return joined(good)
 
-    def _kept(self, base: Step, moved: Tensor, directions: int, probing: Probing) -> Pairs:
-        """One solver call's pairs, from its file or from the solver."""
-        steps = len(base.state) + len(moved) * probing.steps
-        units = probing.units(base).expand(base.point.shape[:2] + (1,) * (base.point.dim() - 2))
-        settings = f"{self._identity} {base.variable} {probing.mu} {probing.scheme}"
-        name = key_of(settings, base.state, base.forcing, moved, units).hex()
-        path = None if self._folder is None else self._folder / f"{name}.pairs"
-        if path is not None and path.is_file():
-            remedy = "move it away: the pairs are measured again"
-            with reading("pairs", path, "what a run of zopde wrote", remedy):
-                pairs = Pairs(base.variable, **load_tensors(path))
-            if isinstance(base.solver, Tally):
-                base.solver.add(Counter(steps=steps))
-        else:
-            pairs = _measured(base, moved, units, directions, probing)
+    def _found(self, solver: Solver, calls: Sequence[_Call], probing: Probing) -> dict[int, Pairs]:
+        """Each call's pairs, from its file or from the solver."""
+        paths = [self._path(call, probing) for call in calls]
+        steps = [len(call.state) + len(call.moved) * probing.steps for call in calls]
+        found = dict[int, Pairs]()
+        for number, path in enumerate(paths):
+            if path is not None and path.is_file():
+                remedy = "move it away: the pairs are measured again"
+                with reading("pairs", path, "what a run of zopde wrote", remedy):
+                    found[number] = Pairs(calls[number].variable, **load_tensors(path))
+                if isinstance(solver, Tally):
+                    solver.add(Counter(steps=steps[number]))
+                self._progress(steps[number])
+        missing = [number for number in range(len(calls)) if number not in found]
+        for place, pairs in _measured(solver, [calls[n] for n in missing], probing):
+            number = missing[place]
+            found[number], path = pairs, paths[number]
             if path is not None:
                 save_tensors(path, pairs.tensors())
-        if self._progress:
-            self._progress(steps)
-        return pairs
+            self._progress(steps[number])
+        return found
+
+    def _path(self, call: _Call, probing: Probing) -> Path | None:
+        if self._folder is None:
+            return None
+        settings = f"{self._identity} {call.variable} {probing.mu} {probing.scheme} {probing.scale}"
+        name = key_of(settings, call.state, call.forcing, call.moved)
+        return self._folder / f"{name.hex()}.pairs"
 
 
-def _measured(base: Step, moved: Tensor, units: Tensor, directions: int, probing: Probing) -> Pairs:
+class _Call(NamedTuple):
+    """States that are stepped in one solver call, and the perturbations of each."""
+
+    state: State
+    forcing: Forcing | None
+    variable: Variable
+    moved: Tensor  # (states * directions, varied_channel, *space)
+    directions: int
+
+
+def _measured(
+    solver: Solver, calls: Sequence[_Call], probing: Probing
+) -> Iterator[tuple[int, Pairs]]:
+    """The pairs of every call, by this process or by workers, as they come."""
+    if probing.executor is None:
+        yield from ((n, _pairs(solver, call, probing)) for n, call in enumerate(calls))
+    elif calls:
+        alone = replace(probing, executor=None)  # an executor does not pickle
+        tasks = [(call, alone) for call in calls]
+        yield from by_workers(probing.executor, solver, solver, _pairs, tasks)
+
+
+def _pairs(solver: Solver, call: _Call, probing: Probing) -> Pairs:
     """Step the states, and then from every perturbation; only what is finite counts."""
-    stepped = base.solver.step(base.state, base.forcing)
-    step = Step(base.solver, base.state, base.forcing, stepped, base.variable)
-    rows = torch.arange(len(base.state), device=moved.device).repeat_interleave(directions)
+    stepped = solver.step(call.state, call.forcing)
+    step = Step(solver, call.state, call.forcing, stepped, call.variable)
+    units, moved = probing.units(step), call.moved
+    rows = torch.arange(len(call.state), device=moved.device).repeat_interleave(call.directions)
     response = differences(step, rows, moved * units[rows], probing.mu, probing.scheme)
-    response = response.unflatten(0, (-1, directions))
+    response = response.unflatten(0, (-1, call.directions))
     whole = (response.flatten(1).isfinite().all(dim=1)).nonzero().flatten()
     response, space = response[whole], tuple(range(3, response.dim()))
     size = response.abs().amax(dim=space, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
     return Pairs(
-        base.variable,
-        base.state[whole],
-        None if base.forcing is None else base.forcing[whole],
-        moved.unflatten(0, (-1, directions))[whole].half(),
+        call.variable,
+        call.state[whole],
+        None if call.forcing is None else call.forcing[whole],
+        moved.unflatten(0, (-1, call.directions))[whole].half(),
         (response / size).half(),
         units[whole],
         size,

@@ -60,7 +60,7 @@ class InterfaceCut:
     `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
-    (every entry by itself), "random" (`directions` correct the identity, see
+    (every entry by itself), "random" (the identity, corrected along so many `directions`, see
     `zopde.CorrectedPullback`), "tangent" (a network learns the derivative from at most `budget`
     solver steps, until its error on pairs that were held out is `target`; `width` channels, `fit`
     iterations; see `zopde.tangent.Tangent`), "bank" (Jacobians are measured once
@@ -69,9 +69,9 @@ class InterfaceCut:
     `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.
     Every `watch_every` iterations (0: never) one product of a bank or a tangent, drawn at random,
     is compared with the solver, see `zopde.interface.Watch`. Where the cosine is below
-    `watch_below`, or a tangent's relative error above `watch_error`, the tangent is refitted at that state, and if its
-    error there is still above `stop_error`, `fallback` serves, or the run ends. With a bank, the
-    state becomes a snapshot, up to `more_snapshots` of them; after that `fallback` serves until a
+    `watch_below`, or a tangent's relative error above `watch_error`, the tangent is refitted at
+    that state, and if its error there is still above `stop_error`, `fallback` serves, or the run
+    ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them; after that `fallback` serves until a
     later look finds agreement. A product of the coloured way is compared as often, and its radius
     grows where it is wrong. The steps of these looks are counted apart. `mu` is in standard
     deviations of the training data, `mu_of` each channel by itself; "mean", their root mean square
