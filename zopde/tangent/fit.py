@@ -103,7 +103,8 @@ def fit(
 ) -> None:
     """Train a tangent on pairs, in place, from its checkpoint in `folder` if there is one."""
     optimise = Optimise("muon", _LR * share, int(_RISE * iterations), _CLIP)
-    fit_watched(
-        *(tangent, batches(pairs, seed), Backprop(), optimise, iterations, folder),
-        *(watcher or Silent(), title),
-    )
+    with torch.enable_grad():  # a refit is made within a backward pass
+        fit_watched(
+            *(tangent, batches(pairs, seed), Backprop(), optimise, iterations, folder),
+            *(watcher or Silent(), title),
+        )

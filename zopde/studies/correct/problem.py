@@ -71,11 +71,12 @@ class InterfaceCut:
     is compared with the solver, see `zopde.interface.Watch`. Where the cosine is below
     `watch_below`, or a tangent's relative error above `watch_error`, the tangent is refitted at
     that state, and if its error there is still above `stop_error`, `fallback` serves, or the run
-    ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them; after that `fallback` serves until a
-    later look finds agreement. A product of the coloured way is compared as often, and its radius
-    grows where it is wrong. The steps of these looks are counted apart. `mu` is in standard
-    deviations of the training data, `mu_of` each channel by itself; "mean", their root mean square
-    over the channels, is for runs of before. A solver call takes at most `states` states.
+    ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them; after that
+    `fallback` serves until a later look finds agreement. A product of the coloured way is compared
+    as often, and its radius grows where it is wrong. The steps of these looks are counted apart.
+    `mu` is in standard deviations of the training data, `mu_of` each channel by itself; "mean",
+    their root mean square over the channels, is for runs of before. A solver call takes at most
+    `states` states.
 
     `labels` holds what one label has otherwise, in a table of its own:
     `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
