@@ -131,7 +131,8 @@ class TangentAt:
         fit(self.tangent, together, iterations, work, self._seed, progress, "refit", _SHARE)
         error = held_out_error(self.tangent, held)
         self._repairs += 1
-        self._bound = max(self._bound, _WORSE * error)
+        if error <= cut.stop_error:
+            self._bound = max(self._bound, _WORSE * error)
         content = {"weights": self.tangent.state_dict(), "bound": self._bound}
         save_tensors(self._folder / f"refit-{iteration}.pt", content)
         text = f"iteration {iteration}: the tangent did not fit, and was refitted at that state"
