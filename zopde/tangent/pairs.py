@@ -212,8 +212,9 @@ class PairStore:
     def _path(self, call: _Call, probing: Probing) -> Path | None:
         if self._folder is None:
             return None
-        settings = f"{self._identity} {call.variable} {probing.mu} {probing.scheme} {probing.scale}"
-        name = key_of(settings, call.state, call.forcing, call.moved)
+        settings = f"{self._identity} {call.variable} {probing.mu} {probing.scheme}"
+        scale = None if probing.scale is None else torch.as_tensor(probing.scale)
+        name = key_of(settings, call.state, call.forcing, call.moved, scale)
         return self._folder / f"{name.hex()}.pairs"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +20,9 @@ from zopde.tangent.fit import fit, held_out_error
 from zopde.tangent.pairs import joined
 
 _FILE = "tangent.pt"
-_AGAIN = 32  # perturbations of the state at which a tangent is refitted
+_COPIES = 8  # of the state at which a tangent is refitted, each moved by smooth noise
+_DIRECTIONS = 4  # perturbations of each copy
+_WEIGHT = 4  # times that new pairs count in a refit
 _SHARE = 0.25  # of the first fit's iterations, in a refit
 _WORSE = 1.2  # times the error after a refit: what then calls for the next one
 
@@ -56,7 +57,8 @@ class TangentAt:
             for variable, scale in problem.scales(cut).items()
         }
         self._scale, self._seed = problem.scale, seed
-        self._folder = keeping.own or Path(tempfile.mkdtemp(prefix="zopde-"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="zopde-")
+        self._folder = keeping.own or Path(self._temporary.name)
         self._bound, self._started, self._repairs = cut.watch_error, False, 0
         self._looks = Looks(cut, seed, products, keeping.own, self._mend, fallback)
         self.learned = self._learned(problem, counter)
@@ -69,24 +71,17 @@ class TangentAt:
         with keeping.progress.stage("pairs of the tangent", settings.budget) as advance:
             kept = None if keeping.shared is None else keeping.shared / "pairs"
             self._pairs = PairStore(kept, keeping.identity, advance)
-            name = f"{keeping.identity} {settings} {cut.mu} {cut.scheme} {list(self._probing)} "
-            name += f"{digest_of([stored.state, stored.forcing])} {torch.get_num_threads()}"
+            measured = cut.mu, cut.mu_of, cut.scheme, cut.states, list(self._probing)
+            here = stored.state.dtype, stored.state.device, torch.get_num_threads()
+            data = digest_of([stored.state, stored.forcing])
+            name = f"{keeping.identity} {settings} {measured} {here} {data}"
             files = [self._folder / _FILE]
             if keeping.shared is not None:
                 files.append(keeping.shared / f"{identity_of(name)}.tangent")
-            work = self._folder / "tangent"
-            found = learn(
-                counter,
-                stored.state,
-                stored.forcing,
-                self._probing,
-                settings,
-                self._pairs,
-                work,
-                files=files,
-                watcher=keeping.progress,
+            return learn(
+                *(counter, stored.state, stored.forcing, self._probing, settings, self._pairs),
+                *(self._folder / "tangent", 0, files, keeping.progress),
             )
-        return found
 
     def __call__(self, iteration: int) -> Pullback:
         """The pullback of one iteration."""
@@ -112,23 +107,19 @@ class TangentAt:
 
     def _mend(self, iteration: int, variable: Variable, single: Step) -> bool:
         """Measure at the state where the tangent fits badly, and fit on; whether it helped."""
-        cut, parts, progress = self._cut, self.learned, self._keeping.progress
-        draws = generator(self._seed, "noise", iteration)
-        count = 8
-        near = replace(single, state=single.state.expand(count, *single.state.shape[1:]))
-        driven = (
-            None
-            if single.forcing is None
-            else single.forcing.expand(count, *single.forcing.shape[1:])
+        cut, known = self._cut, self.learned.pairs
+        state, forcing = (
+            None if field is None else field.expand(_COPIES, *field.shape[1:])
+            for field in (single.state, single.forcing)
         )
-        what = near.state, driven, variable, _AGAIN // count, self._probing[variable]
-        found = self._pairs.measure(single.solver, *what, self._scale, draws)
-        new, held = found.split(4)
-        together = {
-            v: joined([part, *[new] * (v == variable) * 4]) for v, part in parts.pairs.items()
-        }
-        work, iterations = self._folder / f"refit-{iteration}", int(_SHARE * cut.fit)
-        fit(self.tangent, together, iterations, work, self._seed, progress, "refit", _SHARE)
+        assert state is not None
+        draws = generator(self._seed, "noise", iteration)
+        what = variable, _DIRECTIONS, self._probing[variable], self._scale, draws
+        new, held = self._pairs.measure(single.solver, state, forcing, *what).split(4)
+        pairs = {v: joined([part, *[new] * _WEIGHT * (v == variable)]) for v, part in known.items()}
+        work, iterations = self._folder / f"refit-{iteration}", max(1, int(_SHARE * cut.fit))
+        progress, title = self._keeping.progress, f"refit of iteration {iteration}"
+        fit(self.tangent, pairs, iterations, work, self._seed, progress, title, _SHARE)
         error = held_out_error(self.tangent, held)
         self._repairs += 1
         if error <= cut.stop_error:
@@ -137,15 +128,13 @@ class TangentAt:
         save_tensors(self._folder / f"refit-{iteration}.pt", content)
         text = f"iteration {iteration}: the tangent did not fit, and was refitted at that state"
         progress.note(f"{text}: error {error:.2g} there now")
-        if error <= cut.stop_error:
-            return True
-        if self._fallback is None:
+        if error > cut.stop_error and self._fallback is None:
             raise SolverError(
                 f"iteration {iteration}: the tangent is off by {error:.2g} of a response after a "
                 f"refit, more than interface.stop_error = {cut.stop_error:g}: raise "
                 "interface.budget or interface.width, or name an interface.fallback"
             )
-        return False
+        return error <= cut.stop_error
 
     def agreement(self) -> Agreement | None:
         """What this iteration's watch saw, the worst; None without a look."""
