@@ -19,7 +19,7 @@ from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
-from zopde.studies.correct.identity import content_of, solver_identity
+from zopde.identity import content_of, solver_identity
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
