@@ -71,7 +71,7 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
     save_states(opened.problem.test.states, opened.problem.test, reference)
     for label, why in opened.skipped.items():
         place.progress.note(f"{label}: left out, {why}")
-    opened = decided(opened, place)
+    opened = decided(opened, place.progress, place.folder)
     if not any(LABELS[label].gradient == "zo" for label in opened.labels) or opened.weights.chunk:
         return opened
     path = place.folder.root / CHUNK

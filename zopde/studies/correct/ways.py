@@ -10,10 +10,11 @@ from typing import get_args
 from zopde.blackbox import CountedSolver
 from zopde.errors import InputError
 from zopde.files import reading
+from zopde.progress import Progress
 from zopde.studies.correct.bank import check_bank, steps_of_bank
 from zopde.studies.correct.cut import coloured_of
 from zopde.studies.correct.problem import InterfaceCut, Opened, products_of
-from zopde.studies.run import Place
+from zopde.studies.folder import RunFolder
 from zopde.tangent.choose import Chosen, choose, told
 
 WAY = "way.json"
@@ -28,11 +29,6 @@ class Choice:
     bank: int | None  # of the snapshots; None where they do not fit
     tangent: int  # at most
     checking: int  # solver steps that the choice took
-
-    @property
-    def text(self) -> str:
-        """In a line."""
-        return told(self.way, self.coloured, self.bank, self.tangent)
 
 
 def chosen_of(opened: Opened, cut: InterfaceCut) -> Choice:
@@ -60,28 +56,28 @@ def chosen_of(opened: Opened, cut: InterfaceCut) -> Choice:
     return Choice(way, coloured, bank, cut.budget, count.steps + count.counts()["checking"])
 
 
-def decided(opened: Opened, place: Place | None = None) -> Opened:
+def decided(opened: Opened, progress: Progress, folder: RunFolder | None = None) -> Opened:
     """The same with a way in place of "auto": the one in the run's folder, or else chosen now.
 
     Args:
         opened: What will be trained.
-        place: The run; None for a dry run, which writes nothing.
+        progress: Who is told in a line.
+        folder: The run's; None for a dry run, which writes nothing.
     """
-    open_cuts = {label: cut for label, cut in opened.cuts.items() if cut.way == "auto"}
-    for label, cut in open_cuts.items():
-        path = None if place is None else place.folder.root / WAY
-        if path is not None and path.exists():
-            choice = _read(path)
+    for label, cut in opened.cuts.items():
+        if cut.way != "auto":
+            continue
+        if folder is not None and (folder.root / WAY).exists():
+            choice = _read(folder.root / WAY)
         else:
             choice = chosen_of(opened, cut)
-            if place is not None:
-                place.folder.write_json(WAY, vars(choice))
-        if place is not None:
-            place.progress.note(f"{label}: {choice.text}")
+            if folder is not None:
+                folder.write_json(WAY, vars(choice))
         few = min(cut.snapshots, len(opened.problem.answered))
         known = replace(cut, way=choice.way, snapshots=few)
         cuts, checking = {**opened.cuts, label: known}, opened.checking + choice.checking
         opened = replace(opened, cuts=cuts, checking=checking)
+        progress.note(f"{label}: {told(choice.way, choice.coloured, choice.bank, choice.tangent)}")
     return opened
 
 
