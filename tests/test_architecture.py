@@ -32,6 +32,7 @@ GROUND = {
     "netcdf",
     "timing",
     "numerals",
+    "identity",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping", "xarray", "h5netcdf"},
@@ -46,6 +47,7 @@ THIRD_PARTY = {
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
+    "tangent": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},
     "studies": {
         *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
@@ -66,10 +68,11 @@ ROOMS = {
     "nets": set(),
     "data": set(),
     "training": {"zo", "oracle", "interface", "sparsity"},
+    "tangent": {"zo", "oracle", "interface", "blackbox", "training"},
     "report": set(),
     "studies": {
         *("zo", "oracle", "check", "interface", "sparsity", "blackbox", "hybrid", "smoothing"),
-        *("nets", "data", "training", "report"),
+        *("nets", "data", "training", "tangent", "report"),
     },
     "solvers": set(),
     "cli": {"studies", "data", "blackbox"},
@@ -163,13 +166,14 @@ def test_no_name_of_a_room_hides_a_module():
 
 
 ROOMS_AT_THE_TOP = """
-zo oracle check interface sparsity training hybrid blackbox nets data smoothing
+zo oracle check interface sparsity training tangent hybrid blackbox nets data smoothing
 """
 AT_THE_TOP = """
 InputError SolverError Grid Solver Scenario Window load_solver cge rge WeightOracle ExecutorOracle
 WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback RandomPullback
-IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error downsample BlackBox
-OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised Trajectories simulate
+IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error
+differentiable downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector
+Normalised Trajectories simulate
 save_trajectories load_trajectories load_images Smooth load_config run_correction load_corrector
 check_solver load_classification run_classification load_classifier load_defence run_defence
 load_defended CertifyConfig run_certification write_report

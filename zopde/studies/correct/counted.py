@@ -102,7 +102,7 @@ def prices_of_interface(
 
     def tangent() -> CutPrice:
         fit, product = fit_and_product(cut, solver, inputs, like)
-        note = f"at most; its fit takes {fit:.0f} s; its error is known when it is measured"
+        note = f"at most; {fit:.2g} s of fit; error measured then"
         row = gradient.price({}, cut.budget, note, workers)
         products = sum(gradient.products.values()) * product
         once = (row.setup_seconds or 0.0) + fit
