@@ -163,7 +163,7 @@ def differentiable(
         ...         return 0.5 * state
         >>> u = torch.ones(1, 1, 8, requires_grad=True)
         >>> zopde.differentiable(Decay()).step(u).sum().backward()
-        >>> torch.allclose(u.grad, torch.tensor(0.5))
+        >>> torch.allclose(u.grad, torch.tensor(0.5), atol=1e-3)
         True
     """
     if not isinstance(getattr(solver, "grid", None), Grid) or not callable(
