@@ -72,7 +72,8 @@ def long(monkeypatch):
 def test_a_local_solver_needs_nothing_else(forced):
     user, true = Local(forced), Local(forced)
     solver = differentiable(user)
-    assert solver.report().way == ""
+    solver.step(examples(2), examples(2) if forced else None)  # without a gradient
+    assert (solver.report().way, user.steps) == ("", 2)
     state, forcing = examples(2, 1), examples(2, 2) if forced else None
     assert off(gradients(solver, state, forcing), gradients(true, state, forcing)) < 3e-3
     found = solver.report()
@@ -229,7 +230,7 @@ def test_bad_steps_are_one_line():
     with pytest.raises(InputError, match="solver: got int, expected an object"):
         differentiable(3)
     with pytest.raises(InputError, match="states: got none, with a step that reaches too far"):
-        differentiable(Global()).step(examples(2))
+        differentiable(Global()).step(examples(2).requires_grad_())
     solver = differentiable(Local(), examples())
     with pytest.raises(InputError, match=r"got torch\.float64 on cpu, expected"):
         solver.step(examples(2).double())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
+import torch
 from torch import Tensor
 
 from zopde.blackbox import BlackBox, CountedSolver
@@ -26,7 +27,7 @@ Way = Literal["auto", "identity", "dense", "coloured", "bank", "random", "tangen
 class DerivativeReport:
     """Says how a solver is differentiated, what that took, and how wrong it may be."""
 
-    way: str  # the way; "" before the first step, where no examples were given
+    way: str  # the way; "" before it is chosen, where no examples were given
     once: int  # solver steps that were made to get ready; what lay in the store took none
     steps: int  # all solver steps so far: those, forward steps, products and comparisons
     # Relative error of a response: of the tangent where it learned nothing, or the largest that a
@@ -54,7 +55,7 @@ class DifferentiableSolver:
     Args:
         solver: The user's solver.
         prepare: (black box, state, forcing) -> a way that is ready.
-        states: Examples at which it gets ready now; None waits for the first step.
+        states: Examples at which it gets ready now; None waits for the first step that needs it.
         forcing: Their forcing, or None.
     """
 
@@ -88,7 +89,7 @@ class DifferentiableSolver:
         return self._box.grid
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """One step, as a node of the graph; see `zopde.Solver.step`.
+        """One step, a node of the graph where a gradient is required; see `zopde.Solver.step`.
 
         Raises:
             InputError: If the state or the forcing does not suit the grid or the examples.
@@ -100,6 +101,9 @@ class DifferentiableSolver:
         if like is not None and (state.dtype, state.device) != (like.dtype, like.device):
             got, expected = f"{state.dtype} on {state.device}", f"{like.dtype} on {like.device}"
             raise InputError("state", got=got, expected=f"{expected}, as the examples are")
+        needed = state.requires_grad or (forcing is not None and forcing.requires_grad)
+        if not (needed and torch.is_grad_enabled()):
+            return self._box.step(state, forcing)
         ready = self._ready = self._ready or self._made_ready(state, forcing)
         if ready.way == "identity" and forcing is not None and forcing.requires_grad:
             check_source(self.grid)
@@ -109,7 +113,7 @@ class DifferentiableSolver:
         """Which way, how many solver steps so far, and what error to expect."""
         ready = self._ready
         if ready is None:
-            return DerivativeReport("", 0, self._steps, None, "chosen at the first step")
+            return DerivativeReport("", 0, self._steps, None, "chosen with the first gradient")
         return DerivativeReport(ready.way, self._once, self._steps, ready.error(), ready.note)
 
 
@@ -140,7 +144,8 @@ def differentiable(
     Args:
         solver: A `zopde.Solver`; with the same input it must always give the same result.
         states: (examples, channel, *space), typical states, some dozens or more. Without them
-            bank and tangent are refused, and the reach is measured at the states of the first step.
+            bank and tangent are refused, and the reach is measured at the states of the
+            first step that needs a gradient.
         forcing: (examples, forcing_channel, *space), where the solver takes a forcing: what a
             tangent or a bank knows of it comes from here.
         way: "auto", "identity", "dense", "coloured", "bank", "random" or "tangent".
