@@ -32,6 +32,7 @@ GROUND = {
     "netcdf",
     "timing",
     "numerals",
+    "identity",
 }
 THIRD_PARTY = {
     "ground": {"torch", "numpy", "jaxtyping", "xarray", "h5netcdf"},
@@ -39,7 +40,6 @@ THIRD_PARTY = {
     "oracle": {"torch", "jaxtyping"},
     "check": {"torch", "jaxtyping", "scipy"},
     "interface": {"torch", "jaxtyping"},
-    "tangent": {"torch", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "blackbox": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
@@ -47,6 +47,7 @@ THIRD_PARTY = {
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
     "training": {"torch", "jaxtyping"},
+    "tangent": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},
     "studies": {
         *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
@@ -60,7 +61,6 @@ ROOMS = {
     "oracle": {"zo"},
     "check": {"zo", "oracle"},
     "interface": {"zo", "oracle"},
-    "tangent": {"zo", "oracle", "interface", "training"},
     "sparsity": {"zo", "oracle"},
     "blackbox": set(),
     "hybrid": set(),
@@ -68,6 +68,7 @@ ROOMS = {
     "nets": set(),
     "data": set(),
     "training": {"zo", "oracle", "interface", "sparsity"},
+    "tangent": {"zo", "oracle", "interface", "blackbox", "training"},
     "report": set(),
     "studies": {
         *("zo", "oracle", "check", "interface", "sparsity", "blackbox", "hybrid", "smoothing"),
@@ -165,16 +166,16 @@ def test_no_name_of_a_room_hides_a_module():
 
 
 ROOMS_AT_THE_TOP = """
-zo oracle check interface sparsity training hybrid blackbox nets data smoothing
+zo oracle check interface sparsity training tangent hybrid blackbox nets data smoothing
 """
 AT_THE_TOP = """
 InputError SolverError Grid Solver Scenario Window load_solver cge rge WeightOracle ExecutorOracle
 WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback RandomPullback
 IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error
-downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector Normalised
-Trajectories simulate save_trajectories load_trajectories load_images Smooth load_config
-run_correction load_corrector
-check_solver load_classification run_classification load_classifier load_defence run_defence
+differentiable downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector
+Normalised Trajectories simulate save_trajectories load_trajectories load_images Smooth load_config
+run_correction load_corrector check_solver load_classification run_classification
+load_classifier load_defence run_defence
 load_defended CertifyConfig run_certification write_report
 """
 

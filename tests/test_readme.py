@@ -33,6 +33,14 @@ def test_python_blocks_run():
     weights = sum(p.numel() for p in names["network"].parameters())
     assert names["estimate"].gradient.count_nonzero() == weights == 49
     assert len(blocks[0].splitlines()) == 12
+    assert names["solver"].report().way == "coloured"
+    leaf = names["state"].detach().requires_grad_()
+    moved = leaf
+    for _ in range(2):
+        around = sum(moved.roll(shift, axis) - moved for shift in (1, -1) for axis in (2, 3))
+        moved = moved + 0.1 * around
+    moved.square().mean().backward()
+    assert torch.allclose(names["state"].grad, leaf.grad, rtol=1e-2, atol=1e-6)
     state, solver = torch.rand(2, 1, 32, 32), BlackBox(names["MySolver"]())
     assert solver.step(state).mean() == pytest.approx(float(state.mean()))
 

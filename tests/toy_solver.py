@@ -64,6 +64,15 @@ class Blind(Toy):
     differentiable_twin = None
 
 
+class Everywhere(Toy):
+    """The toy with a change of the mean, which every cell feels."""
+
+    differentiable_twin = None
+
+    def step(self, state, forcing=None):
+        return super().step(state, forcing) - 0.3 * state.mean((2, 3), keepdim=True)
+
+
 class NoTwin:
     """A black box as users have them: a grid and a step."""
 

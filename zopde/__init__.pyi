@@ -14,6 +14,7 @@ if typing.TYPE_CHECKING:
     from . import oracle as oracle
     from . import smoothing as smoothing
     from . import sparsity as sparsity
+    from . import tangent as tangent
     from . import training as training
     from . import zo as zo
     from .blackbox import BlackBox as BlackBox
@@ -65,6 +66,7 @@ if typing.TYPE_CHECKING:
     from .studies.defend import load_defended as load_defended
     from .studies.defend import run_defence as run_defence
     from .studies.report import write_report as write_report
+    from .tangent import differentiable as differentiable
     from .zo import cge as cge
     from .zo import rge as rge
 

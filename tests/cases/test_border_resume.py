@@ -18,8 +18,8 @@ from zopde import (
     run_correction,
     save_trajectories,
 )
+from zopde.identity import content_of, solver_identity
 from zopde.progress import Silent
-from zopde.studies.correct.identity import content_of, solver_identity
 from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.study import STUDY
 

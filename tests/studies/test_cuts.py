@@ -32,6 +32,7 @@ def test_counts_exact(toy_spec, tiny, tmp_path, scheme, factor):
         "interface, dense": (0, 6 + 6 * 128 * factor),
         "interface, coloured": (64, 6 + 6 * 32 * factor),
         "interface, bank": (5 * 128 * factor, 6),
+        "interface, tangent": (1280, 6),
         "interface, random": (0, 6 + 6 * 64 * factor),
     }
     assert all(row.seconds > 0 for row in cuts.values())

@@ -57,8 +57,8 @@ def test_the_record_of_an_earlier_version_is_read(home):
     record = home / "a" / "run" / "config.toml"
     text = record.read_text()
     assert text.startswith('study = "correct"\n')
-    assert 'way = "coloured"' in text
-    old = text.replace('study = "correct"\n', "").replace('way = "coloured"', 'kind = "amortised"')
+    assert 'way = "auto"' in text
+    old = text.replace('study = "correct"\n', "").replace('way = "auto"', 'kind = "amortised"')
     record.write_text(old)
     assert read_record(STUDY, record).interface.way == "bank"
     assert write_report([home / "a" / "run"]).exists()

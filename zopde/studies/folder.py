@@ -37,6 +37,8 @@ class Job:
     files: tuple[str, ...]
     # Settings that a resumption may change without changing a single number
     free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+    # Setting -> the value that leaves it to the run: a run resumed with it has what was recorded
+    found: Mapping[str, Any] = field(default_factory=dict)
     # Setting -> the record by which what it stands for, such as a file, is compared
     by_content: Mapping[str, str] = field(default_factory=lambda: {"data.path": "data.sha256"})
 
@@ -164,6 +166,18 @@ def upgraded(tree: Tree, job: Job) -> Tree:
     return tree if upgrade is None else upgrade(tree)
 
 
+def resumed(root: Path, job: Job, settings: Any) -> Any:  # noqa: ANN401 - of the job's class
+    """The settings of a run that goes on: what they leave to the run is as it was recorded."""
+    if not (root / RECORD).exists():
+        return settings
+    old, new = as_tree(read_record(job, root / RECORD)), as_tree(settings)
+    for name, value in job.found.items():
+        table, _, key = name.partition(".")
+        if look_up(new, name) == value:
+            new[table] = {**new[table], key: look_up(old, name)}
+    return build(job.settings, new)
+
+
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Hold a run folder for as long as the block lasts; a process that dies lets go of it."""
@@ -205,7 +219,7 @@ def _recorded(root: Path, job: Job) -> Any:  # noqa: ANN401 - of the job's class
 
 def _check_same(root: Path, job: Job, recorded: Any, settings: Any) -> None:  # noqa: ANN401
     # Built once more: a run of a version with fewer settings had the defaults of the others.
-    old, new = as_tree(recorded), as_tree(settings)
+    old, new = as_tree(recorded), as_tree(resumed(root, job, settings))
     by_content = {name for name, file in job.by_content.items() if (root / file).exists()}
 
     def same(name: str) -> bool:

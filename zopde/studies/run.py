@@ -29,6 +29,7 @@ from zopde.studies.folder import (
     check_folder,
     locked,
     open_folder,
+    resumed,
 )
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
@@ -165,6 +166,8 @@ def run_study(
         with locked(root):
             # A folder that is taken must be known now, and not after minutes of data.
             check_folder(root, study, settings, resume, overwrite)
+            if resume:
+                settings = resumed(root, study, settings)
             opened = study.open(settings, root, watcher)
             run = open_folder(root, study, settings, overwrite)
             goes_on = resume and any(root.glob(study.resumes_from))

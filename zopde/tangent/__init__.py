@@ -5,14 +5,18 @@ from zopde.tangent.net import Tangent
 from zopde.tangent.pairs import Pairs, PairStore, joined, smoothed_noise
 from zopde.tangent.pullback import TangentPullback
 from zopde.tangent.rounds import Learned, Learning, learn
+from zopde.tangent.solver import DerivativeReport, DifferentiableSolver, differentiable
 
 __all__ = [
+    "DerivativeReport",
+    "DifferentiableSolver",
     "Learned",
     "Learning",
     "PairStore",
     "Pairs",
     "Tangent",
     "TangentPullback",
+    "differentiable",
     "errors",
     "held_out_error",
     "joined",

@@ -79,7 +79,7 @@ def check_suits(opened: Opened) -> None:
             check_source(problem.solver.grid)
         if cut.way == "bank":
             check_bank(cut, problem.solver.grid, problem.variables)
-        if cut.way == "tangent":
+        if cut.way in ("tangent", "auto"):
             learning_of(cut).bases(cut.sides, len(problem.variables))
         watched = cut.way in ("bank", "tangent")
         if cut.way == "coloured" or (watched and cut.fallback == "coloured"):
@@ -90,6 +90,7 @@ def open_interface(
     cut: InterfaceCut, problem: Problem, seed: int, unroll: int, keeping: Keeping | None = None
 ) -> Interface:
     """Measure what a way needs to know; a function of (cut, data, seed, steps of an unroll)."""
+    assert cut.way != "auto", "see `ways.decided`"
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     keeping, odd = keeping or Keeping(), problem.odd_channels(cut)
 

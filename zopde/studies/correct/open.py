@@ -16,11 +16,11 @@ from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError, first_line
 from zopde.hybrid import INJECTIONS
+from zopde.identity import content_of, files_of, solver_identity
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
-from zopde.studies.correct.identity import content_of, files_of, solver_identity
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of

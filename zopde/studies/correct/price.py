@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,22 +12,26 @@ from torch import nn
 
 from zopde.blackbox import CountedSolver
 from zopde.contracts import ReferenceSolver, State
-from zopde.errors import InputError, first_line
-from zopde.grid import Grid
-from zopde.hybrid import Injection
 from zopde.interface import Variable, always
 from zopde.interface.coloured import STEPS_OF_A_CHECK
-from zopde.interface.identity import check_source
 from zopde.interface.vjp import varied_shape
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.sparsity import LayerRatios, layer_ratios, random_scores
-from zopde.studies.correct.bank import check_bank, steps_of_bank
+from zopde.studies.correct.counted import (
+    BareGradient,
+    CutPrice,
+    bare_gradient,
+    fit_and_product,
+    price_of_weights,
+    prices_of_interface,
+    queries_of_cut,
+)
 from zopde.studies.correct.cut import Interface, coloured_of, open_interface
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, WeightCut, products_of
+from zopde.studies.correct.problem import InterfaceCut, Opened, Problem
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,
@@ -37,9 +41,11 @@ from zopde.studies.correct.train import (
     start_stage,
     with_chunk,
 )
+from zopde.studies.correct.ways import decided
 from zopde.studies.price import Price, comparisons
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
+from zopde.tangent.price import as_dear, unfitted
 from zopde.timing import median_seconds
 from zopde.training import Fitted, ZerothOrder
 from zopde.zo import cge
@@ -54,6 +60,7 @@ def begin_sample(opened: Opened, progress: Progress) -> Opened:
     problem = opened.problem
     seconds = median_seconds(lambda: evaluate(problem.solver, problem.test, None))
     opened = replace(opened, rollout_seconds=seconds / problem.test.steps * opened.rollout_steps)
+    opened = decided(opened, progress)
     return opened if opened.weights.chunk else with_chunk(opened, measured_chunk(opened, progress))
 
 
@@ -74,6 +81,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         gradient = _measured_gradient(opened)
         seconds = gradient.seconds + _lookup_seconds(opened, opened.cuts[name], gradient)
     iterations = stage.schedule.iterations
+    checking *= comparisons(iterations)
     if interface:
         checking = interface.cost.checking + _compared(opened, opened.cuts[name], iterations)
     seconds, all_queries = seconds * iterations, queries * iterations
@@ -93,7 +101,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         all_queries * seeds,
         (seconds + once + last) * seeds,
         (solver_steps + steps_once) * seeds,
-        checking=checking * comparisons(stage.schedule.iterations) * seeds,
+        checking=checking * seeds,
     )
 
 
@@ -139,25 +147,28 @@ def _seconds_and_queries(
     if cut.sides == 1:
         probing -= base
     seconds = base + probing * active / probes / workers.side_by_side
-    return seconds, _queries(cut, active), checking
-
-
-def _queries(cut: WeightCut, active: int) -> int:
-    """Of one gradient; the forward scheme needs the loss itself, too."""
-    return active * cut.sides + (2 - cut.sides)
+    return seconds, queries_of_cut(cut, active), checking
 
 
 def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, float, int]:
     """An interface as the run's will be, and (seconds, solver steps) of getting ready.
 
-    Of a bank one Jacobian is measured. What its watch adds cannot be known.
+    Of a bank one Jacobian is measured, and of a tangent nothing: its fit is timed on random
+    numbers, and its solver steps are the most that it may take. What a watch adds cannot be known.
     """
     if name not in opened.cuts:
         return None, 0.0, 0
-    cut, whole = opened.cuts[name], 1
+    cut, whole, problem = opened.cuts[name], 1, opened.problem
+    if cut.way == "tangent":
+        like, inputs = problem.train.states, problem.variables
+        fit, _ = fit_and_product(cut, problem.solver, inputs, like)
+        products = as_dear(unfitted(problem.solver.grid, inputs, cut.width, like), inputs)
+        measuring = cut.budget * _seconds_of_a_step(problem, cut.states)
+        seconds = fit + measuring / opened.workers.side_by_side
+        return Interface(always(products), Fitted(0, 0, 0, 0.0), ""), seconds, cut.budget
     if cut.way == "bank":
         whole, cut = cut.snapshots, replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
-    interface = open_interface(cut, opened.problem, 0, opened.training.unroll)
+    interface = open_interface(cut, problem, 0, opened.training.unroll)
     return interface, interface.cost.seconds * whole, interface.cost.solver_steps * whole
 
 
@@ -196,101 +207,6 @@ def _scoring_seconds(opened: Opened, network: nn.Module, queries: int) -> float:
     return seconds * queries / sampled / opened.workers.side_by_side
 
 
-@dataclass(frozen=True)
-class CutPrice:
-    """What a gradient by one cut takes."""
-
-    cut: str  # its name
-    setup_steps: int | None  # solver steps once, before; None where the cut will not do
-    setup_seconds: float | None  # their time, by as many workers as the run has
-    steps: int | None  # solver steps of a gradient, those of the forward pass included
-    seconds: float | None  # time of a gradient
-    note: str = ""  # what there is to know, such as a radius, or why the cut will not do
-
-
-# Solver steps of a product by variable, solver steps once, and a note; or an `InputError`
-Coloured = Callable[[], tuple[Mapping[Variable, int], int, str]]
-
-
-@dataclass(frozen=True)
-class BareGradient:
-    """One gradient without the solver steps of its backward pass."""
-
-    steps: int  # solver steps of the forward pass
-    products: Mapping[Variable, int]  # vector-Jacobian products of the backward pass, in states
-    seconds: float  # all of it
-    seconds_of_a_step: float  # of one state, in a batch
-
-    def price(
-        self, probes: Mapping[Variable, int], setup: int = 0, note: str = "", workers: int = 1
-    ) -> CutPrice:
-        """By a cut that makes `probes` solver steps for a product, and `setup` once, before."""
-        steps = sum(count * probes.get(variable, 0) for variable, count in self.products.items())
-        once, seconds = setup * self.seconds_of_a_step / workers, steps * self.seconds_of_a_step
-        return CutPrice("", setup, once, self.steps + steps, self.seconds + seconds, note)
-
-
-def bare_gradient(
-    injection: Injection, unroll: int, batch: int, seconds_of_a_step: float
-) -> BareGradient:
-    """Counted; the network's own time is left out."""
-    products = {v: batch * count for v, count in products_of(injection, unroll).items()}
-    steps = max(products.values())  # the backward pass meets each step of the forward pass
-    return BareGradient(steps, products, steps * seconds_of_a_step, seconds_of_a_step)
-
-
-def price_of_weights(cut: WeightCut, active: int, gradient: BareGradient) -> CutPrice:
-    """A gradient by the weight cut, counted; `active` weights are probed."""
-    steps = _queries(cut, active) * gradient.steps
-    note = f"{active:,} weights at sparsity {cut.sparsity:g}"
-    return CutPrice("weights", 0, 0.0, steps, steps * gradient.seconds_of_a_step, note)
-
-
-def prices_of_interface(
-    cut: InterfaceCut, grid: Grid, gradient: BareGradient, coloured: Coloured, workers: int
-) -> list[CutPrice]:
-    """A gradient by every way of the interface cut, counted; what will not do says why.
-
-    The way that the cut names does not matter; so many workers fill a bank side by side.
-    """
-    inputs = list(gradient.products)
-
-    def dense() -> CutPrice:
-        return gradient.price({v: cut.sides * math.prod(varied_shape(grid, v)) for v in inputs})
-
-    def bank() -> CutPrice:
-        check_bank(cut, grid, inputs)
-        inside = sum(math.prod(varied_shape(grid, v)) for v in inputs)
-        size = 4 * cut.snapshots * inside * math.prod(grid.state_shape) / 2**30
-        note = f"{cut.snapshots} Jacobians, {size:.2g} GiB, lookup {cut.lookup}"
-        return gradient.price({}, steps_of_bank(cut, grid, inputs), note, workers)
-
-    def identity() -> CutPrice:
-        if "forcing" in inputs:
-            check_source(grid)
-        return gradient.price({})
-
-    def random() -> CutPrice:
-        note = f"{cut.directions} directions; error grows with training.unroll"
-        return gradient.price(dict.fromkeys(inputs, cut.sides * cut.directions), 0, note)
-
-    ways: dict[str, Callable[[], CutPrice]] = {
-        "identity": identity,
-        "dense": dense,
-        "coloured": lambda: gradient.price(*coloured()),
-        "bank": bank,
-        "random": random,
-    }
-    prices = []
-    for way, counted in ways.items():
-        name = f"interface, {way}"
-        try:
-            prices.append(replace(counted(), cut=name))
-        except InputError as error:
-            prices.append(CutPrice(name, None, None, None, None, first_line(error)))
-    return prices
-
-
 def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
     """Count and time a gradient of every cut.
 
@@ -298,14 +214,15 @@ def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
     backward pass makes no solver step, and as many solver steps as they add, of which one is
     timed in a batch. Nothing is measured of what will not do: its row says why.
     """
-    cut, grid = opened.interface, opened.problem.solver.grid
+    cut, problem = opened.interface, opened.problem
     with progress.stage("measuring every cut", 3) as advance:
         gradient = _measured_gradient(opened)
         advance(1, "a gradient")
         prices = [_measured_weights(opened, gradient)]
         advance(1, "weights")
         coloured, workers = partial(_measured_coloured, opened), opened.workers.side_by_side
-        for row in prices_of_interface(cut, grid, gradient, coloured, workers):
+        what = cut, problem.solver, gradient, coloured, workers, problem.train.states
+        for row in prices_of_interface(*what):
             if row.cut == "interface, bank" and row.seconds is not None:
                 lookups = _lookup_seconds(opened, cut, gradient)
                 prices.append(replace(row, seconds=row.seconds + lookups))

@@ -57,7 +57,9 @@ class WeightCut:
 class InterfaceCut:
     """The solver alone is the black box; entries of its state are moved.
 
-    `way` says how the solver's vector-Jacobian product is measured: "coloured" (for local
+    `way` says how the solver's vector-Jacobian product is measured: "auto" (the run chooses one of
+    coloured, bank and tangent when it begins, by their solver steps, and keeps to it; see
+    docs/which-cut.md), "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
     (every entry by itself), "random" (the identity, corrected along so many `directions`, see
@@ -82,7 +84,7 @@ class InterfaceCut:
     `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
     """
 
-    way: Literal["coloured", "dense", "bank", "random", "identity", "tangent"] = "coloured"
+    way: Literal["auto", "coloured", "dense", "bank", "random", "identity", "tangent"] = "auto"
     mu: limits.Difference = 1e-3
     mu_of: Literal["channel", "mean"] = "channel"
     scheme: Literal["forward", "central"] = "forward"

@@ -243,7 +243,8 @@ class CorrectionConfig:
         table = dict(tree.get("interface", {}))
         if "kind" in table:
             table["way"] = table.pop("kind")
-        if table.get("way") == "amortised":
+        table.setdefault("way", "coloured")  # what such a run did where nothing was said
+        if table["way"] == "amortised":
             table["way"] = "bank"
         labels = tree.get("run", {}).get("labels", [])
         if "mu_of" not in table and any(LABELS[name].way for name in labels if name in LABELS):
@@ -293,6 +294,7 @@ def load_config(
     tree = read_toml(_preset_file(preset, chosen))
     if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
         del tree["data"]["coarse"]  # another solver may have a grid of its own
+        tree.pop("interface", None)  # and reach as far as it does
     return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
 
 

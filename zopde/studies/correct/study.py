@@ -11,6 +11,7 @@ from zopde.studies.correct.open import open_correction, open_sample
 from zopde.studies.correct.price import begin_sample, price, price_cuts
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
 from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
+from zopde.studies.correct.ways import WAY
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
 
@@ -22,7 +23,7 @@ STUDY = Study(
     settings=CorrectionConfig,
     files=(
         *(*LABELS, START, "data.sha256", "solver.digest", "imports.digest"),
-        *(CHUNK, REFERENCE, METRICS),
+        *(CHUNK, WAY, REFERENCE, METRICS),
         *("error_over_time.csv", "report.html", *_PICTURES),
     ),
     open=open_correction,
@@ -53,6 +54,7 @@ STUDY = Study(
         "run.store",
         "run.store_gib",
     ),
+    found={"interface.way": "auto"},
     by_content={
         "solver.spec": "solver.digest",
         "data.path": "data.sha256",

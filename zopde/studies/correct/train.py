@@ -23,6 +23,7 @@ from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector,
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.looks import Keeping
 from zopde.studies.correct.problem import Opened, Schedule
+from zopde.studies.correct.ways import decided
 from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import (
     FILE,
@@ -65,11 +66,12 @@ class Stage:
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
-    """Keep the reference; find how many probes share a pass, where the settings leave it open."""
+    """Keep the reference; find the way and the probes of a pass that the settings leave open."""
     reference = place.folder.root / REFERENCE
     save_states(opened.problem.test.states, opened.problem.test, reference)
     for label, why in opened.skipped.items():
         place.progress.note(f"{label}: left out, {why}")
+    opened = decided(opened, place.progress, place.folder)
     if not any(LABELS[label].gradient == "zo" for label in opened.labels) or opened.weights.chunk:
         return opened
     path = place.folder.root / CHUNK

@@ -38,14 +38,14 @@ from zopde.studies.correct.check.points import (
     check_time,
 )
 from zopde.studies.correct.check.states import States, typical_states
-from zopde.studies.correct.cut import REACH_PROBES
-from zopde.studies.correct.open import open_solver, reference_of
-from zopde.studies.correct.price import (
+from zopde.studies.correct.counted import (
     CutPrice,
     bare_gradient,
     price_of_weights,
     prices_of_interface,
 )
+from zopde.studies.correct.cut import REACH_PROBES
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.validate import check_positive
@@ -116,7 +116,8 @@ def check_solver(
     gradient = bare_gradient(injection, training.unroll, training.batch, seconds)
     active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.run.probed_by()
     coloured = partial(_coloured, cut, grid, points["reach"], list(gradient.products))
-    interface = prices_of_interface(cut, grid, gradient, coloured, workers.side_by_side)
+    what = cut, solver, gradient, coloured, workers.side_by_side, states.state
+    interface = prices_of_interface(*what)
     costs = price_of_weights(zo, active, gradient), *interface
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
     if not new_network:

@@ -41,7 +41,7 @@ def files_of(spec: str, options: Mapping[str, Any], solver: Solver) -> dict[Path
     found = dict[Path, str]()  # with the name that counts
     named = [Path(spec), Path(spec.rpartition(":")[0])]
     own = Path()
-    with suppress(TypeError):  # a class of the interpreter's own has no file
+    with suppress(TypeError, OSError):  # of the interpreter's own, or typed at its prompt
         own = Path(inspect.getsourcefile(type(solver)) or "").resolve()
     folders = [home, *(home / str(table[key]) for key in ("template", "folder") if table.get(key))]
     for key, text in _texts(table):

@@ -1,0 +1,268 @@
+"""Getting a solver ready to be back-propagated through: each way, measured at some states."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zopde.contracts import Forcing, Solver, State
+from zopde.errors import InputError
+from zopde.files import digest_of, identity_of, reading, write_text
+from zopde.identity import content_of, solver_identity
+from zopde.interface import (
+    Bank,
+    BankPullback,
+    ColouredPullback,
+    CorrectedPullback,
+    DensePullback,
+    IdentityPullback,
+    JacobianStore,
+    Key,
+    Probing,
+    Pullback,
+    Step,
+    Variable,
+    Watch,
+    by_variable,
+    coloured_for,
+    farthest_points,
+)
+from zopde.interface.bank import check_bank_fits
+from zopde.interface.vjp import channel_scale, varied_shape
+from zopde.progress import Progress
+from zopde.seeding import generator
+from zopde.tangent.choose import SOME_PRODUCTS, choose, told
+from zopde.tangent.pairs import PairStore
+from zopde.tangent.pullback import TangentPullback
+from zopde.tangent.rounds import Learning, learn
+
+_PROBED, _SNAPSHOTS, _GIB = 64, 10, 4.0  # cells that show the reach; Jacobians of a bank, and room
+_COSINE, _ERROR = 0.5, 0.5  # where a watch warns
+_AGAIN = "move it away: it is measured again"
+EXAMPLES = "examples of states to measure at, (examples, channel, *space)"
+
+
+class Ready(NamedTuple):
+    """A way that is ready for products."""
+
+    way: str
+    pullback: Pullback
+    note: str  # what was found
+    error: Callable[[], float | None] = lambda: None  # of a response, where it is known
+    steps: int = 0  # of a product with respect to every input
+
+
+@dataclass(frozen=True)
+class Case:
+    """A solver, and states to measure it at."""
+
+    solver: Solver
+    state: State
+    forcing: Forcing | None
+    examples: bool  # whether the user gave them; else they are those of the first step
+    budget: int  # solver steps of a tangent
+    store: Path | None
+    seed: int
+    progress: Progress
+    user_solver: Solver  # with nothing round it
+
+    @property
+    def inputs(self) -> list[Variable]:
+        """What may require a gradient."""
+        return ["state"] if self.forcing is None else ["state", "forcing"]
+
+    @cached_property
+    def probing(self) -> dict[Variable, Probing]:
+        """How the response to each input is measured: in standard deviations of the examples."""
+        values = {"state": self.state, "forcing": self.forcing}
+        plain, found = Probing(), dict[Variable, Probing]()
+        for variable in self.inputs:
+            value = values[variable]
+            assert value is not None
+            scale = channel_scale(value.transpose(0, 1).flatten(1), plain.mu)
+            found[variable] = replace(plain, scale=scale) if self.examples else plain
+        return found
+
+    @cached_property
+    def identity(self) -> str:
+        """What decides the solver's results: its code and options, and how it steps two states."""
+        if self.store is None:
+            return ""
+        solver = self.user_solver
+        who = solver_identity("", {}, solver, content_of("", {}, solver))
+        stepped = self.step(torch.arange(min(2, len(self.state)))).stepped
+        return identity_of(f"{who} {type(solver).__qualname__} {digest_of([stepped])}")
+
+    def kept(self, name: str) -> Path | None:
+        """A file of the store for what was measured at these states; None without a store."""
+        if self.store is None:
+            return None
+        states = digest_of([self.state, self.forcing])
+        how = f"{self.identity} {states} {self.seed} {torch.get_num_threads()} {name}"
+        return self.store / f"{identity_of(how)}{Path(name).suffix}"
+
+    def step(self, rows: Tensor) -> Step:
+        """Step some of the states."""
+        rows = rows.to(self.state.device)
+        state, driven = self.state[rows], None if self.forcing is None else self.forcing[rows]
+        return Step(self.solver, state, driven, self.solver.step(state, driven))
+
+    def watches(self, way: str) -> dict[Variable, Watch]:
+        """Look at every tenth product of each input, and warn where the derivative does not fit."""
+
+        def watch(variable: Variable, number: int) -> Watch:
+            def warn(_: Step) -> bool:
+                cosine, error = found.seen[-1].cosine, found.seen[-1].error
+                text = f"the {way} does not fit the solver's derivative by the {variable} here "
+                text += f"(cosine {cosine:.2f}, relative error {error:.2g}): give more states, and "
+                warnings.warn(f"{text}such as you step from", stacklevel=6)
+                return False
+
+            draws = generator(self.seed, "probes", 100 + number)
+            found = Watch(draws, _COSINE, mend=warn, above=_ERROR)
+            return found
+
+        return {variable: watch(variable, n) for n, variable in enumerate(self.inputs)}
+
+
+def _seen(watches: Mapping[Variable, Watch]) -> float | None:
+    """The largest error that was seen; None where nobody looked yet."""
+    errors = [look.error for watch in watches.values() for look in watch.seen]
+    return max(errors) if errors else None
+
+
+def identity(_: Case) -> Ready:
+    """The gradient passes as it is."""
+    return Ready("identity", IdentityPullback(), "the gradient passes as it is: nothing measured")
+
+
+def dense(case: Case) -> Ready:
+    """Every entry by itself."""
+    scales = {v: probing.scale for v, probing in case.probing.items()}
+    made = {v: DensePullback(scale=scale) for v, scale in scales.items()}
+    return Ready("dense", by_variable(made), "exact up to mu")
+
+
+def random(case: Case) -> Ready:
+    """The identity, corrected by some queries."""
+    draws = generator(case.seed, "probes")
+    made = {v: CorrectedPullback(draws, scale=p.scale) for v, p in case.probing.items()}
+    return Ready("random", by_variable(made), "the identity, corrected along 64 directions")
+
+
+def coloured(case: Case) -> Ready:
+    """Colours, by a reach that is measured, or was before."""
+    radii, made = _radii(case), dict[Variable, Pullback]()
+    if radii is None:
+        got, expected = "a step that reaches too far", "one that reaches a few cells"
+        remedy = "take the bank or the tangent, with examples of states"
+        raise InputError("coloured way", got=got, expected=expected, remedy=remedy)
+    steps = 0
+    for v, radius in radii.items():
+        pullback = ColouredPullback(case.solver.grid, radius, scale=case.probing[v].scale)
+        made[v], steps = pullback, steps + pullback.probes_for(v)
+    reach = ", ".join(f"{v} {' x '.join(map(str, radius))}" for v, radius in radii.items())
+    note = f"exact up to mu, as far as a step reaches no more cells than measured: {reach}"
+    return Ready("coloured", by_variable(made), note, steps=steps)
+
+
+def _radii(case: Case) -> dict[Variable, tuple[int, ...]] | None:
+    """How far a step reaches by each input, measured or kept; None where that is too far."""
+    path, found = case.kept("reach.json"), dict[Variable, tuple[int, ...]]()
+    if path is not None and path.exists():
+        with reading("reach", path, "what zopde wrote", _AGAIN):
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return known and {v: tuple(known[v]) for v in case.inputs}
+    order = torch.randperm(len(case.state), generator=generator(case.seed, "probes"))
+    step = case.step(order[:_PROBED])
+    try:
+        for v, p in case.probing.items():
+            one = replace(step, variable=v)
+            found[v] = coloured_for(one, probes=_PROBED, scale=p.scale).radius
+    except InputError:
+        found.clear()
+    if path is not None:
+        write_text(path, json.dumps(found or None))
+    return found or None
+
+
+def bank(case: Case) -> Ready:
+    """Jacobians at a few of the states."""
+    probing, count = case.probing, _count(case)
+    scales = [torch.as_tensor(p.scale) for p in probing.values()]
+    key, watches = Key(scales[0], *scales[1:]), case.watches("bank")
+    points = key(case.state, case.forcing).flatten(1)
+    snapshots = case.step(farthest_points(points, count))
+    made = dict[Variable, Pullback]()
+    with case.progress.stage("Jacobians", _steps_of_bank(case)) as advance:
+        store = JacobianStore(case.store and case.store / "jacobians", case.identity, advance)
+        for v in case.inputs:
+            one = Bank(count, key, v, probing[v], store, limit_gib=_GIB / len(case.inputs))
+            one.add(snapshots)
+            made[v] = BankPullback(one, "fitted", watches[v])
+    note = f"Jacobians at {count} states, compared with the solver at every tenth product"
+    return Ready("bank", by_variable(made), note, lambda: _seen(watches))
+
+
+def tangent(case: Case) -> Ready:
+    """A network that learns the derivative."""
+    settings, watches = Learning(case.budget), case.watches("tangent")
+    path = case.kept(f"{settings}.tangent")
+    with TemporaryDirectory(prefix="zopde-") as own:
+        work = Path(own) if path is None else path.with_suffix(".fit")
+        with case.progress.stage("pairs of the tangent", settings.budget) as advance:
+            pairs = PairStore(case.store and case.store / "pairs", case.identity, advance)
+            what = case.solver, case.state, case.forcing, case.probing, settings, pairs, work
+            files = [] if path is None else [path]
+            found = learn(*what, case.seed, files, case.progress)
+    made = {v: TangentPullback(found.tangent, p, watches[v]) for v, p in case.probing.items()}
+    error, without = max(found.error.values()), max(found.unlearned.values())
+    note = f"{error:.2g} where nothing was learned from; {without:.2g} without learning"
+    return Ready("tangent", by_variable(made), note, lambda: max(error, _seen(watches) or 0.0))
+
+
+def auto(case: Case) -> Ready:
+    """One of coloured, bank and tangent; see `zopde.tangent.choose`."""
+    local, count, grid = _radii(case) is not None, _count(case), case.solver.grid
+    if not case.examples:
+        if local:
+            return coloured(case)
+        got = "none, with a step that reaches too far for the coloured way"
+        raise InputError("states", got=got, expected=EXAMPLES)
+    products = SOME_PRODUCTS * coloured(case).steps if local else None
+    snapshots: int | None = _steps_of_bank(case)
+    try:
+        for v in case.inputs:
+            sizes = prod(varied_shape(grid, v)), prod(grid.state_shape)
+            check_bank_fits(count, *sizes, _GIB / len(case.inputs))
+    except InputError:
+        snapshots = None
+    way = choose(products, snapshots, case.budget)
+    case.progress.note(told(way, products, snapshots, case.budget))
+    return WAYS[way](case)
+
+
+def _count(case: Case) -> int:
+    """Snapshots of a bank."""
+    return min(_SNAPSHOTS, len(case.state))
+
+
+def _steps_of_bank(case: Case) -> int:
+    entries = sum(prod(varied_shape(case.solver.grid, v)) for v in case.inputs)
+    return _count(case) * entries
+
+
+WAYS: dict[str, Callable[[Case], Ready]] = {
+    way.__name__: way for way in (auto, identity, dense, coloured, bank, random, tangent)
+}
+"""Name -> what makes it ready."""

@@ -1,0 +1,198 @@
+"""One line that lets any PyTorch code back-propagate through a solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from zopde.blackbox import BlackBox, CountedSolver
+from zopde.contracts import Forcing, Solver, State
+from zopde.errors import InputError
+from zopde.grid import Grid, check_forcing, check_state
+from zopde.interface.identity import check_source
+from zopde.interface.vjp import queried
+from zopde.progress import Progress, Silent
+from zopde.tangent.ready import EXAMPLES, WAYS, Case, Ready
+from zopde.validate import check_count, check_not_negative, checked
+
+Way = Literal["auto", "identity", "dense", "coloured", "bank", "random", "tangent"]
+
+
+@dataclass(frozen=True)
+class DerivativeReport:
+    """Says how a solver is differentiated, what that took, and how wrong it may be."""
+
+    way: str  # the way; "" before it is chosen, where no examples were given
+    once: int  # solver steps that were made to get ready; what lay in the store took none
+    steps: int  # all solver steps so far: those, forward steps, products and comparisons
+    # Relative error of a response: of the tangent where it learned nothing, or the largest that a
+    # comparison with the solver has seen since; None where it is exact up to mu, or not known yet
+    error: float | None
+    note: str  # what was found
+
+    def __str__(self) -> str:
+        """The same in a line."""
+        error = "" if self.error is None else f"a response is off by {self.error:.2g} of its size; "
+        steps = f"{self.once:,} solver steps once, {self.steps:,} in all"
+        return f"{self.way or 'no way yet'}: {steps}; {error}{self.note}"
+
+
+@final
+class DifferentiableSolver:
+    """A `zopde.Solver` that back-propagation passes; `differentiable` makes it.
+
+        forward:   u' = S(u, f)
+        backward:  dL/du = J_u^T dL/du',   dL/df = J_f^T dL/du',   by the way that was chosen
+
+    Each is computed only where the state or the forcing requires a gradient. There is no second
+    derivative.
+
+    Args:
+        solver: The user's solver.
+        prepare: (black box, state, forcing) -> a way that is ready.
+        states: Examples at which it gets ready now; None waits for the first step that needs it.
+        forcing: Their forcing, or None.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        prepare: Callable[[Solver, State, Forcing | None], Ready],
+        states: State | None = None,
+        forcing: Forcing | None = None,
+    ) -> None:
+        self._counter = CountedSolver(solver)
+        # What lies in a store is added to the counts of the box, and not to the counter's.
+        self._box, self._prepare, self._examples = BlackBox(self._counter), prepare, states
+        self._once = 0
+        self._ready = None if states is None else self._made_ready(states, forcing)
+
+    def _made_ready(self, state: State, forcing: Forcing | None) -> Ready:
+        before = self._steps
+        driven = None if forcing is None else forcing.detach()
+        ready = self._prepare(self._box, state.detach(), driven)
+        self._once = self._steps - before
+        return ready
+
+    @property
+    def _steps(self) -> int:
+        return self._counter.steps + self._counter.counts()["checking"]
+
+    @property
+    def grid(self) -> Grid:
+        """The solver's grid."""
+        return self._box.grid
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One step, a node of the graph where a gradient is required; see `zopde.Solver.step`.
+
+        Raises:
+            InputError: If the state or the forcing does not suit the grid or the examples.
+            SolverError: If the solver fails.
+        """
+        check_state(self.grid, state)
+        check_forcing(self.grid, forcing, len(state))
+        like = self._examples
+        if like is not None and (state.dtype, state.device) != (like.dtype, like.device):
+            got, expected = f"{state.dtype} on {state.device}", f"{like.dtype} on {like.device}"
+            raise InputError("state", got=got, expected=f"{expected}, as the examples are")
+        needed = state.requires_grad or (forcing is not None and forcing.requires_grad)
+        if not (needed and torch.is_grad_enabled()):
+            return self._box.step(state, forcing)
+        ready = self._ready = self._ready or self._made_ready(state, forcing)
+        if ready.way == "identity" and forcing is not None and forcing.requires_grad:
+            check_source(self.grid)
+        return queried(self._box, ready.pullback, state, forcing)
+
+    def report(self) -> DerivativeReport:
+        """Which way, how many solver steps so far, and what error to expect."""
+        ready = self._ready
+        if ready is None:
+            return DerivativeReport("", 0, self._steps, None, "chosen with the first gradient")
+        return DerivativeReport(ready.way, self._once, self._steps, ready.error(), ready.note)
+
+
+@checked
+def differentiable(
+    solver: Solver,
+    states: Tensor | None = None,
+    forcing: Tensor | None = None,
+    *,
+    way: Way = "auto",
+    budget: int = 1280,
+    store: Path | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> DifferentiableSolver:
+    """Make a solver that any PyTorch code can back-propagate through: a loop, an inverse problem.
+
+    The solver stays a black box. How its derivative is measured is the `way`: "auto" takes
+    "coloured" where a step reaches a few cells only; else "bank" where the state has few entries;
+    else "tangent", a network that learns the derivative from `budget` solver steps. The rule and
+    the other ways: docs/which-cut.md. Coloured products are checked, and a bank or a tangent is
+    compared with the solver at every tenth product; a warning says where it does not fit.
+
+    Queries: coloured, at most 64 solver steps for each input, and comparisons, to measure the
+    reach; bank, 10 for each entry of the inputs; tangent, `budget`. Then, for each product: colours
+    times channels, dense as many as there are entries, random 64, the others none.
+
+    Args:
+        solver: A `zopde.Solver`; with the same input it must always give the same result.
+        states: (examples, channel, *space), typical states, some dozens or more. Without them
+            bank and tangent are refused, and the reach is measured at the states of the
+            first step that needs a gradient.
+        forcing: (examples, forcing_channel, *space), where the solver takes a forcing: what a
+            tangent or a bank knows of it comes from here.
+        way: "auto", "identity", "dense", "coloured", "bank", "random" or "tangent".
+        budget: Solver steps of a tangent at most, for all inputs together.
+        store: A folder that keeps what is measured, for the same solver at the same states: the
+            next call measures nothing again, and one that was cut off goes on. None keeps nothing.
+        seed: Of all that is random.
+        progress: Who is told how far it is; nobody by default.
+
+    Raises:
+        InputError: If an argument will not do, or the way does not suit the solver.
+        SolverError: If the solver fails.
+
+    Example:
+        >>> import torch, zopde
+        >>> class Decay:
+        ...     grid = zopde.Grid((8,), (1.0,), 0.1, ("u",))
+        ...
+        ...     def step(self, state, forcing=None):
+        ...         return 0.5 * state
+        >>> u = torch.ones(1, 1, 8, requires_grad=True)
+        >>> zopde.differentiable(Decay()).step(u).sum().backward()
+        >>> torch.allclose(u.grad, torch.tensor(0.5), atol=1e-3)
+        True
+    """
+    if not isinstance(getattr(solver, "grid", None), Grid) or not callable(
+        getattr(solver, "step", None)
+    ):
+        expected = "an object with a zopde.Grid `grid` and a method `step`"
+        raise InputError("solver", got=type(solver).__name__, expected=expected)
+    check_count("budget", budget)
+    check_not_negative("seed", seed)
+    if states is None:
+        if forcing is not None:
+            raise InputError("states", got="none, and a forcing", expected=EXAMPLES)
+        if way in ("bank", "tangent"):
+            raise InputError("states", got=f"none, for the way {way!r}", expected=EXAMPLES)
+    else:
+        check_state(solver.grid, states)
+        check_forcing(solver.grid, forcing, len(states))
+        for name, values in (("states", states), ("forcing", forcing)):
+            if values is not None and not (len(values) and bool(values.isfinite().all())):
+                raise InputError(name, got="none, or NaN", expected=f"finite numbers: {EXAMPLES}")
+    folder = None if store is None else Path(store)
+
+    def prepare(box: Solver, state: State, driven: Forcing | None) -> Ready:
+        settings = states is not None, budget, folder, seed, progress or Silent(), solver
+        return WAYS[way](Case(box, state, driven, *settings))
+
+    return DifferentiableSolver(solver, prepare, states, forcing)
