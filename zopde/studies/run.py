@@ -21,7 +21,7 @@ from zopde.files import digest_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.page import Section
-from zopde.studies.folder import METRICS, Job, RunFolder, check_folder, locked, open_folder, resumed
+from zopde.studies.folder import METRICS, Job, RunFolder, check_folder, locked, open_folder
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
 from zopde.training import Fitted
@@ -156,9 +156,7 @@ def run_study(
             check_folder_writable("run folder", root)
         with locked(root):
             # A folder that is taken must be known now, and not after minutes of data.
-            check_folder(root, study, settings, resume, overwrite)
-            if resume:
-                settings = resumed(root, study, settings)
+            settings = check_folder(root, study, settings, resume, overwrite)
             opened = study.open(settings, root, watcher)
             run = open_folder(root, study, settings, overwrite)
             goes_on = resume and any(root.glob(study.resumes_from))
