@@ -28,7 +28,9 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
     from zopde.studies.correct import cut
     from zopde.training import Optimise
 
-    def too_narrow(step, radius, allow_bias, mu, scheme, states, probes, scale, check_every):
+    def too_narrow(
+        step, radius, allow_bias, mu, scheme, states, probes, scale, check_every, executor
+    ):
         grid = step.solver.grid
         return ColouredPullback(grid, (0, 0), mu, scheme, states, 0.0, scale, check_every)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from zopde import CorrectedSolver, InputError, load_corrector, load_solver, rollout
 from zopde.studies.correct import load_config, run_correction
 
-LABELS = ["SRC", "NON", "NOG", "ZO-weights", "ZO-weights-scratch", "ZO-interface", "SOL"]
+LABELS = ["SRC", "NON", "NOG", "ID", "ZO-weights", "ZO-weights-scratch", "ZO-interface", "SOL"]
 
 
 def config_of(spec, changes):
@@ -45,12 +45,13 @@ def test_costs_are_counted_exact(finished):
     """
     _, metrics = finished
     active = max(1, round(0.1 * metrics["parameters"]))
-    queries = {"SRC": 0, "NON": 32, "NOG": 32, "ZO-interface": 32, "SOL": 32}
+    queries = {"SRC": 0, "NON": 32, "NOG": 32, "ID": 32, "ZO-interface": 32, "SOL": 32}
     queries["ZO-weights"] = 20 + 12 * (active + 1)
     queries["ZO-weights-scratch"] = 12 * (active + 1)
     assert metrics["queries"] == queries
     unrolled = 2 * 2
     steps = {"SRC": 0, "NON": 0, "NOG": 12 * unrolled, "SOL": 12 * unrolled}
+    steps["ID"] = 12 * unrolled
     steps["ZO-weights"] = steps["ZO-weights-scratch"] = 12 * (active + 1) * unrolled
     steps["ZO-interface"] = 12 * unrolled * (1 + 2 * 4 * 4)
     assert metrics["solver_steps"] == steps

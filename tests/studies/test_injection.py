@@ -9,7 +9,7 @@ from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.check import check_gradient
 
 SIZES = ["data.coarse=[8,8]", "training.unroll=4", "interface.way=coloured"]
-LABELS = ["SRC", "ZO-weights", "ZO-interface", "SOL"]
+LABELS = ["SRC", "ID", "ZO-weights", "ZO-interface", "SOL"]
 
 
 def config_of(spec, tiny, inject, *changes):
@@ -57,6 +57,7 @@ def test_every_step_asks_the_solver_exact(finished, toy_spec, tiny, tmp_path, fo
     reach = 64 if inject == "before" else 128
     assert metrics["solver_steps"] == {
         "SRC": 0,
+        "ID": 12 * 8,
         "ZO-weights": 12 * (active + 1) * 8,
         "ZO-interface": reach + 12 * (8 + probes),
         "SOL": 12 * 8,

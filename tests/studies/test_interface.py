@@ -149,7 +149,7 @@ def test_the_fallback_is_counted_and_told(tmp_path, toy_spec, tiny, fallback, pr
         config_of(toy_spec, tiny, *AMORTISED, *watched, f"interface.fallback={fallback}"),
     )
     metrics = run_correction(config, tmp_path / "run", progress=notes)
-    assert notes.about(f"; 0 snapshots added; {fallback} served after 6 of 6 looks")
+    assert notes.about(f"; {fallback} served after 6 of 6 looks; 0 snapshots added")
     setup = 384 + (64 if fallback == "coloured" else 0)
     asked = metrics["solver_steps"]["ZO-interface"] - setup - 12 * 2 * 3
     products = asked / (2 * probes)

@@ -114,15 +114,19 @@ def check_folder(
     settings: Any,  # noqa: ANN401 - of the job's class
     resume: bool = False,
     overwrite: bool = False,
-) -> None:
-    """Require that `open_folder` may write; writes nothing but an empty folder."""
+) -> Any:  # noqa: ANN401 - of the job's class
+    """Require that `open_folder` may write; writes nothing but an empty folder.
+
+    Returns:
+        The settings; of a run that goes on, what they leave to the run is as it was recorded.
+    """
     if root.exists() and not root.is_dir():
         raise InputError("run folder", got=f"{root}, a file", expected="a folder")
     if resume and overwrite:
         raise InputError("--resume", got="--overwrite too", expected="one of the two")
     # What a kill left of a file being written is nothing to protect.
     if all(entry.name.endswith(".partial") for entry in root.iterdir()):
-        return
+        return settings
     remedy = "name another with --out"
     recorded = _recorded(root, job)
     if recorded is None:
@@ -133,6 +137,7 @@ def check_folder(
         got = f"{root}, a run that this version cannot read ({recorded})"
         raise InputError("run folder", got=got, expected="one that it can", remedy=remedy)
     if resume:
+        settings = _resumed(job, recorded, settings)
         _check_same(root, job, recorded, settings)
     elif not overwrite:
         raise InputError(
@@ -141,6 +146,16 @@ def check_folder(
             expected="an empty folder",
             remedy="add --resume to go on with it, --overwrite to start over",
         )
+    return settings
+
+
+def _resumed(job: Job, recorded: Any, settings: Any) -> Any:  # noqa: ANN401 - of the job's class
+    old, new = as_tree(recorded), as_tree(settings)
+    for name, value in job.found.items():
+        table, _, key = name.partition(".")
+        if look_up(new, name) == value:
+            new[table] = {**new[table], key: look_up(old, name)}
+    return build(job.settings, new) if job.found else settings
 
 
 def open_folder(root: Path, job: Job, settings: Any, overwrite: bool = False) -> RunFolder:  # noqa: ANN401
@@ -164,18 +179,6 @@ def upgraded(tree: Tree, job: Job) -> Tree:
         raise InputError("study", got=repr(study), expected=repr(job.name))
     upgrade = getattr(job.settings, "upgrade", None)
     return tree if upgrade is None else upgrade(tree)
-
-
-def resumed(root: Path, job: Job, settings: Any) -> Any:  # noqa: ANN401 - of the job's class
-    """The settings of a run that goes on: what they leave to the run is as it was recorded."""
-    if not (root / RECORD).exists():
-        return settings
-    old, new = as_tree(read_record(job, root / RECORD)), as_tree(settings)
-    for name, value in job.found.items():
-        table, _, key = name.partition(".")
-        if look_up(new, name) == value:
-            new[table] = {**new[table], key: look_up(old, name)}
-    return build(job.settings, new)
 
 
 @contextmanager
@@ -219,7 +222,7 @@ def _recorded(root: Path, job: Job) -> Any:  # noqa: ANN401 - of the job's class
 
 def _check_same(root: Path, job: Job, recorded: Any, settings: Any) -> None:  # noqa: ANN401
     # Built once more: a run of a version with fewer settings had the defaults of the others.
-    old, new = as_tree(recorded), as_tree(resumed(root, job, settings))
+    old, new = as_tree(recorded), as_tree(settings)
     by_content = {name for name, file in job.by_content.items() if (root / file).exists()}
 
     def same(name: str) -> bool:

@@ -29,7 +29,6 @@ from zopde.studies.folder import (
     check_folder,
     locked,
     open_folder,
-    resumed,
 )
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
@@ -165,9 +164,7 @@ def run_study(
             check_folder_writable("run folder", root)
         with locked(root):
             # A folder that is taken must be known now, and not after minutes of data.
-            check_folder(root, study, settings, resume, overwrite)
-            if resume:
-                settings = resumed(root, study, settings)
+            settings = check_folder(root, study, settings, resume, overwrite)
             opened = study.open(settings, root, watcher)
             run = open_folder(root, study, settings, overwrite)
             goes_on = resume and any(root.glob(study.resumes_from))
