@@ -142,7 +142,7 @@ def points(options):
 def test_a_library_that_takes_halves_of_doubles_is_seen(library):
     found = points({**library, "symbol": "halved"})["state"]
     assert found.verdict == "warn"
-    assert "half the cells come back bit for bit unchanged" in found.found
+    assert "12 of 24 cells of tracer come back bit for bit unchanged" in found.found
     assert 'dtype="float32"' in found.remedy
     right = points({**library, "symbol": "halved", "dtype": "float32"})
     assert {point.verdict for name, point in right.items() if name != "reach"} == {"pass"}

@@ -12,7 +12,7 @@ import xarray as xr
 from zopde import Grid, InputError, load_trajectories
 from zopde.data import from_dataset
 from zopde.studies.correct import load_config, run_correction
-from zopde.studies.correct.bank import _HEAD, _read_rows
+from zopde.studies.correct.looks import Look, _read_looks
 from zopde.studies.report.found import find_run
 from zopde.training import read_history
 
@@ -135,14 +135,14 @@ def test_coordinates_of_two_units_of_length_are_refused(dataset, units, own, got
 def test_only_the_last_row_of_a_csv_file_may_be_cut_short(tmp_path):
     watch, history = tmp_path / "watch.csv", tmp_path / "history.csv"
     rows = ["0,0.5,0.25,4,0", "3,0.75,0.5,4,1", "6,1.0,1.0,5,0"]
-    text = "\n".join([",".join(_HEAD), *rows]) + "\n"
+    text = "\n".join([",".join(Look._fields), *rows]) + "\n"
     watch.write_text(text)
-    assert _read_rows(watch)[2] == (6, 1.0, 1.0, 5, 0)
+    assert _read_looks(watch)[2] == (6, 1.0, 1.0, 5, 0)
     watch.write_text(text[:-4])  # 1.0,1.0 of the last row would pass for whole
-    assert _read_rows(watch) == [(0, 0.5, 0.25, 4, 0), (3, 0.75, 0.5, 4, 1)]
+    assert _read_looks(watch) == [(0, 0.5, 0.25, 4, 0), (3, 0.75, 0.5, 4, 1)]
     watch.write_text(text.replace(",4,1", ""))
     with pytest.raises(InputError, match=r"watch\.csv: .*line 3 has 3 cells, the head 5"):
-        _read_rows(watch)
+        _read_looks(watch)
     history.write_text("iteration,loss\n0,1\n1\n2,3\n")
     with pytest.raises(InputError, match=r"history\.csv: .*line 3 has 1 cells, the head 2"):
         read_history(history)

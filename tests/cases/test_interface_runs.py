@@ -81,7 +81,7 @@ def test_steps_that_compare_products_are_shown_and_foretold(
     tmp_path, toy_spec, tiny, forecast, way
 ):
     """After iterations 0, 5 and 10: six of one state each, or one for a bank."""
-    cut = f"interface={{way='{way}',check_every=5,snapshots=3}}"
+    cut = f"interface={{way='{way}',watch_every=5,snapshots=3}}"
     config = config_of(toy_spec, tiny, cut, "data.coarse=[16,16]", "data.fine=[32,32]")
     metrics = run_correction(config, tmp_path / "run")
     rows = read_history(tmp_path / "run/ZO-interface/seed-0/history.csv")

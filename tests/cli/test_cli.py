@@ -85,7 +85,9 @@ def test_dry_run_prints_costs_and_writes_nothing(toy_spec, tiny, tmp_path):
     plan = json.loads(done.stdout)
     rows = {row["label"]: row for row in plan["labels"]}
     assert rows["ZO-weights"]["queries"] > rows["SOL"]["queries"] > 0
-    assert [row["cut"] for row in plan["cuts"]][:2] == ["weights", "interface, dense"]
+    assert [row["cut"] for row in plan["cuts"]][:3] == [
+        *("weights", "interface, identity", "interface, dense"),
+    ]
     assert not list(tmp_path.iterdir())
 
 

@@ -59,13 +59,13 @@ def test_a_forcing_that_is_no_source_term_raises(forcing):
 
 
 def test_it_is_refused_before_a_run_and_its_row_says_why():
-    grid, cut = Euler(("wind", "rain")).grid, InterfaceCut(way="identity")
+    solver, cut = Euler(("wind", "rain")), InterfaceCut(way="identity")
     gradient = bare_gradient(INJECTIONS["forcing"], 3, 2, 1e-3)
-    rows = prices_of_interface(cut, grid, gradient, lambda: ({}, 0, ""), 1)
+    rows = prices_of_interface(cut, solver, gradient, lambda: ({}, 0, ""), 1, torch.ones(1, 1, 4))
     (row,) = (row for row in rows if row.cut == "interface, identity")
     assert row.steps is None
     assert "a source term for each channel" in row.note
-    problem = SimpleNamespace(solver=Euler(("wind", "rain")), variables=["state", "forcing"])
+    problem = SimpleNamespace(solver=solver, variables=["state", "forcing"])
     with pytest.raises(InputError, match="a source term for each channel"):
         check_suits(SimpleNamespace(problem=problem, labels=[], cuts={"ID": cut}))
 

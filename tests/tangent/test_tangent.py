@@ -20,6 +20,7 @@ from zopde.tangent import (
     smoothed_noise,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:the derivative in use")  # of random weights
 SHAPES = [(9,), (16,), (6, 5), (8, 12), (4, 5, 6), (3,), (2, 8), (1, 7)]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,8 +59,9 @@ class TangentAt:
             for variable, scale in problem.scales(cut).items()
         }
         self._scale, self._seed = problem.scale, seed
-        self._temporary = tempfile.TemporaryDirectory(prefix="zopde-")
-        self._folder = keeping.own or Path(self._temporary.name)
+        self._folder = keeping.own or Path(tempfile.mkdtemp(prefix="zopde-"))
+        if keeping.own is None:
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._bound, self._started, self._repairs = cut.watch_error, False, 0
         self._looks = Looks(cut, seed, products, keeping.own, self._mend, fallback)
         self.learned = self._learned(problem, counter)
