@@ -23,7 +23,7 @@ class Spectral:
     third of the modes.
     """
 
-    def __init__(self, shape: tuple[int, ...], viscosity: float, dt: float = 0.05) -> None:
+    def __init__(self, shape: tuple[int, ...], viscosity: float, dt: float = 0.1) -> None:
         names = ("velocity_z", "velocity_y", "velocity_x")
         self.grid = Grid(tuple(shape), (2 * pi,) * 3, dt, names)
         self._viscosity = viscosity
@@ -44,10 +44,10 @@ class Spectral:
         return DifferentiableSpectral(self.grid.shape, self._viscosity, self.grid.dt)
 
     def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:
-        """Random waves with |k| <= 4, of rms 1, without divergence."""
+        """Random waves with |k| <= 3, of rms 0.5, without divergence."""
         noise = torch.randn(simulations, *self.grid.state_shape, generator=generator)
-        waves = self._fields(self._projected(self._spectrum(noise)) * (self._square <= 16))
-        return Scenario(waves / waves.flatten(1).std(dim=1).view(-1, 1, 1, 1, 1))
+        waves = self._fields(self._projected(self._spectrum(noise)) * (self._square <= 9))
+        return Scenario(0.5 * waves / waves.flatten(1).std(dim=1).view(-1, 1, 1, 1, 1))
 
     @torch.no_grad()
     def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:  # noqa: ARG002

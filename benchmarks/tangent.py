@@ -204,7 +204,7 @@ class Case:
 
     def _train(self, iterations: int) -> None:
         """NON, for a gradient in every layer."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=3e-3)
         draw = torch.Generator().manual_seed(self.options.seed)
         batch = max(1, min(8, 2**15 // prod(self.size.shape)))
         for _ in range(iterations):
@@ -261,7 +261,7 @@ def held_out_of(case: Case, push: Callable[..., Tensor]) -> float:
         for n in range(moved.shape[1]):
             wrong = (push(state, forcing, moved[:, n]) - response[:, n]) / scale
             off.append((wrong.norm() / (response[:, n] / scale).norm()).square())
-    return float(torch.stack(off).mean().sqrt())
+    return float(torch.stack(off).mean().sqrt().detach())
 
 
 def tangent(case: Case, solver: Timed) -> tuple[Pullback, float]:
@@ -389,7 +389,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=1280, help="solver steps for the tangent")
     parser.add_argument("--width", type=int, default=16, help="channels of the tangent")
     parser.add_argument("--iterations", type=int, default=0, help="of a round; 0: the size's own")
-    parser.add_argument("--train", type=int, default=60, help="NON iterations beforehand")
+    parser.add_argument("--train", type=int, default=200, help="NON iterations beforehand")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and pairs")
     parser.add_argument("--size", default="", help="of the one process that is this")
     parser.add_argument("--way", default="", help="likewise")
