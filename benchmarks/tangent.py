@@ -254,7 +254,7 @@ def deviations(values: Tensor) -> Tensor:
 def held_out_of(case: Case, push: Callable[..., Tensor]) -> float:
     """|N d - J d| / |J d|, root mean square, on the pairs that the tangent was not fitted to."""
     kept = torch.load(case.folder / "held-out.pt")
-    pairs, off = Pairs("state", **kept), []
+    pairs, off = Pairs.of("state", kept), []
     scale = case.scale.view(-1, *[1] * len(case.size.shape))
     for row in range(len(pairs)):
         state, forcing, moved, response = pairs.at(torch.tensor([row]))
