@@ -25,62 +25,43 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from rivals import Emulator, Spectral
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+from emulator import Convolutions, Emulator
+from flows import SEEN, SIZES, reference, solver_of
+from torch import Tensor
 
 from zopde import (
     BankPullback,
     BlackBox,
-    Grid,
     IdentityPullback,
     InterfaceSolver,
     Normalised,
     Solver,
     UnrolledObjective,
     Window,
-    downsample,
-    load_solver,
 )
-from zopde.interface import Bank, JacobianStore, Key, Probing, Pullback, Step, farthest_points
+from zopde.interface import (
+    Bank,
+    JacobianStore,
+    Key,
+    Probing,
+    Pullback,
+    Step,
+    Watch,
+    farthest_points,
+)
 from zopde.memory import keep_freed_memory
 from zopde.tangent import Learning, Pairs, PairStore, TangentPullback, learn, smoothed_noise
 
 UNROLLS = (8, 16, 32)
-SEEN, UNSEEN = 6, 2  # runs from which pairs are drawn, and others
 FIRST = 4  # state of a run at which the windows start
 MU = 1e-3
 
 
-@dataclass(frozen=True)
-class Size:
-    """A solver, its grid, and how much reference data there is."""
-
-    solver: str
-    shape: tuple[int, ...]
-    steps: int  # kept of every run
-    begin: int = 300  # steps on a small grid beforehand
-    settle: int = 10  # steps on the reference's own grid beforehand
-    windows: int = 2  # side by side
-    iterations: int = 400  # of each of the two rounds of the fit
-    snapshots: int = 0  # of the bank; 0 where it does not fit
-
-
-SIZES = {
-    "wake-64x32": Size("wake", (64, 32), 200, snapshots=6),
-    "burgers-128x128": Size("burgers", (128, 128), 100, begin=30),
-    "flow3d-32": Size("flow3d", (32, 32, 32), 60, begin=10),
-    "wake-128x64": Size("wake", (128, 64), 200),
-    "wake-256x128": Size("wake", (256, 128), 80, windows=1),
-    "wake-512x256": Size("wake", (512, 256), 40, windows=1),
-}
 SMALL = ("wake-64x32", "burgers-128x128", "flow3d-32", "wake-128x64")
 WAYS = ("tangent", "nog", "id", "bank", "emulator")
 
@@ -99,68 +80,6 @@ class Timed:
         self.seconds += time.perf_counter() - began
         self.steps += len(state)
         return stepped
-
-
-def solver_of(size: Size, reference: bool = False) -> Any:  # noqa: ANN401 - has more than `Solver`
-    """The solver on a size's grid, or what makes its reference data."""
-    if size.solver == "flow3d":
-        return Spectral(size.shape, 0.015 if reference else 0.03)
-    shape = tuple(2 * n for n in size.shape) if reference else size.shape
-    return load_solver(size.solver).at(shape)
-
-
-@torch.no_grad()
-def reference(size: Size, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Runs on the coarse grid: (run, time, channel, *space), and their forcing."""
-    coarse, fine = solver_of(size), solver_of(size, reference=True)
-    least = min(128 / max(fine.grid.shape), 1.0)
-    small = fine.at(tuple(int(n * least) for n in fine.grid.shape))
-    runs, draw = SEEN + UNSEEN, torch.Generator
-    scenario = small.scenario(runs, draw().manual_seed(seed))
-    driving = fine.scenario(runs, draw().manual_seed(seed)).forcing
-
-    def driven(t: int) -> Tensor | None:
-        return driving(t).float() if driving else None
-
-    def by_cells(values: Tensor) -> Tensor:
-        return downsample(values, size.shape)
-
-    state = scenario.initial.float()
-    for t in range(size.begin):
-        forcing = scenario.forcing(t).float() if scenario.forcing else None
-        state = small.step(state, forcing)
-    if small.grid.shape != fine.grid.shape:
-        mode = {2: "bilinear", 3: "trilinear"}[len(size.shape)]
-        state = F.interpolate(state, size=fine.grid.shape, mode=mode)
-    states, forcings = [], []
-    for t in range(size.begin, size.begin + size.settle + size.steps + 1):
-        forcing = driven(t)
-        if t >= size.begin + size.settle:
-            states.append(getattr(coarse, "downsample", by_cells)(state))
-            if forcing is not None:
-                forcings.append(by_cells(forcing))
-        state = torch.cat(
-            [
-                fine.step(state[n : n + 1], None if forcing is None else forcing[n : n + 1])
-                for n in range(runs)
-            ]
-        )
-    return torch.stack(states, 1), torch.stack(forcings, 1) if forcings else None
-
-
-class Convolutions(nn.Sequential):
-    """A corrector's body for any number of axes."""
-
-    def __init__(self, grid: Grid, width: int = 16, depth: int = 4) -> None:
-        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid.shape) - 1]
-        mode = "circular" if all(grid.periodic) else "zeros"
-        layers: list[nn.Module] = []
-        channels = len(grid.channels + grid.forcing_channels), len(grid.channels)
-        counts = [channels[0], *[width] * (depth - 1), channels[1]]
-        for before, after in pairwise(counts):
-            layers += [conv(before, after, 3, padding=1, padding_mode=mode), nn.GELU()]
-        nn.init.zeros_(layers[-2].weight)  # type: ignore[arg-type]
-        super().__init__(*layers[:-1])
 
 
 class Case:
@@ -278,7 +197,8 @@ def tangent(case: Case, solver: Timed) -> tuple[Pullback, float]:
     weights = sum(p.numel() for p in learned.tangent.parameters())
     spent = {"steps": learned.steps, "weights": weights, "iterations": rounds}
     (case.folder / "spent.json").write_text(json.dumps(spent))
-    return TangentPullback(learned.tangent), learned.error["state"]
+    unwatched = Watch(torch.Generator(), at=())
+    return TangentPullback(learned.tangent, watch=unwatched), learned.error["state"]
 
 
 def nog(case: Case, solver: Timed) -> tuple[None, float]:  # noqa: ARG001 - as every way

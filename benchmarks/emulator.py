@@ -1,90 +1,30 @@
-"""A 3-D flow, and an emulator: what `tangent.py` measures the tangent on, and against."""
+"""An emulator, which `tangent.py` sets beside the tangent, and a corrector."""
 
 from __future__ import annotations
 
-from math import pi
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zopde import Grid, Scenario
+from zopde import Grid
 from zopde.training import cosine
 
-SUBSTEPS = 3
 
+class Convolutions(nn.Sequential):
+    """A corrector's body for any number of axes."""
 
-class Spectral:
-    """Incompressible flow in a periodic cube, by Fourier modes; a black box.
-
-        du/dt = u x curl u - grad p + nu laplace(u),   div u = 0,   on [0, 2 pi]^3
-
-    One step: projection, then midpoint substeps with exact viscosity; products without the upper
-    third of the modes.
-    """
-
-    def __init__(self, shape: tuple[int, ...], viscosity: float, dt: float = 0.1) -> None:
-        names = ("velocity_z", "velocity_y", "velocity_x")
-        self.grid = Grid(tuple(shape), (2 * pi,) * 3, dt, names)
-        self._viscosity = viscosity
-        counts = [torch.fft.fftfreq(n, 1 / n) for n in shape[:-1]]
-        counts.append(torch.fft.rfftfreq(shape[-1], 1 / shape[-1]))
-        modes = torch.stack(torch.meshgrid(*counts, indexing="ij"))
-        limits = torch.tensor(shape).view(-1, 1, 1, 1)
-        self._kept = (3 * modes.abs() < limits).all(dim=0).float()
-        self._modes = torch.where(2 * modes.abs() == limits, 0.0, modes)
-        self._square = self._modes.square().sum(dim=0)
-
-    def at(self, shape: tuple[int, ...]) -> Spectral:
-        """The same physics on another grid."""
-        return Spectral(shape, self._viscosity, self.grid.dt)
-
-    def differentiable_twin(self) -> DifferentiableSpectral:
-        """The same step with its autograd graph."""
-        return DifferentiableSpectral(self.grid.shape, self._viscosity, self.grid.dt)
-
-    def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:
-        """Random waves with |k| <= 3, of rms 0.5, without divergence."""
-        noise = torch.randn(simulations, *self.grid.state_shape, generator=generator)
-        waves = self._fields(self._projected(self._spectrum(noise)) * (self._square <= 9))
-        return Scenario(0.5 * waves / waves.flatten(1).std(dim=1).view(-1, 1, 1, 1, 1))
-
-    @torch.no_grad()
-    def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """See `zopde.Solver`."""
-        return self._advance(state)
-
-    def _advance(self, state: Tensor) -> Tensor:
-        h = self.grid.dt / SUBSTEPS
-        half = torch.exp(-self._viscosity * self._square * h / 2)
-        hat = self._projected(self._spectrum(state))
-        for _ in range(SUBSTEPS):
-            middle = half * (hat + h / 2 * self._turned(hat))
-            hat = half * (half * hat + h * self._turned(middle))
-        return self._fields(hat)
-
-    def _turned(self, hat: Tensor) -> Tensor:
-        curl = self._fields(torch.linalg.cross(1j * self._modes.expand(hat.shape), hat, dim=1))
-        force = torch.linalg.cross(self._fields(hat), curl, dim=1)
-        return self._projected(self._kept * self._spectrum(force))
-
-    def _projected(self, hat: Tensor) -> Tensor:
-        along = (self._modes * hat).sum(dim=1, keepdim=True) / self._square.clamp_min(1.0)
-        return hat - self._modes * along
-
-    def _spectrum(self, state: Tensor) -> Tensor:
-        return torch.fft.rfftn(state, dim=(2, 3, 4))
-
-    def _fields(self, hat: Tensor) -> Tensor:
-        return torch.fft.irfftn(hat, s=self.grid.shape, dim=(2, 3, 4))
-
-
-class DifferentiableSpectral(Spectral):
-    """`Spectral` with its gradient."""
-
-    def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """See `zopde.Solver`."""
-        return self._advance(state)
+    def __init__(self, grid: Grid, width: int = 16, depth: int = 4) -> None:
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(grid.shape) - 1]
+        mode = "circular" if all(grid.periodic) else "zeros"
+        layers: list[nn.Module] = []
+        channels = len(grid.channels + grid.forcing_channels), len(grid.channels)
+        counts = [channels[0], *[width] * (depth - 1), channels[1]]
+        for before, after in pairwise(counts):
+            layers += [conv(before, after, 3, padding=1, padding_mode=mode), nn.GELU()]
+        nn.init.zeros_(layers[-2].weight)  # type: ignore[arg-type]
+        super().__init__(*layers[:-1])
 
 
 class Emulator(nn.Module):
