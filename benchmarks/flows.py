@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 from math import pi
 from typing import Any
 
@@ -14,6 +15,7 @@ from zopde import Grid, Scenario, downsample, load_solver
 
 SEEN, UNSEEN = 6, 2  # runs from which pairs are drawn, and others
 SUBSTEPS = 3
+_BEGIN = 128  # cells along the longest axis of the grid on which runs begin
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Size:
     steps: int  # kept of every run
     begin: int = 300  # steps on a small grid beforehand
     settle: int = 10  # steps on the reference's own grid beforehand
+    finer: int = 2  # the reference has so many times the cells along each axis; 1: see `solver_of`
     windows: int = 2  # side by side
     iterations: int = 400  # of each of the two rounds of the fit
     snapshots: int = 0  # of the bank; 0 where it does not fit
@@ -33,10 +36,10 @@ class Size:
 SIZES = {
     "wake-64x32": Size("wake", (64, 32), 200, snapshots=6),
     "burgers-128x128": Size("burgers", (128, 128), 100, begin=30),
-    "flow3d-32": Size("flow3d", (32, 32, 32), 60, begin=10),
+    "flow3d-32": Size("flow3d", (32, 32, 32), 60, begin=10, finer=1),
     "wake-128x64": Size("wake", (128, 64), 200),
     "wake-256x128": Size("wake", (256, 128), 80, windows=1),
-    "wake-512x256": Size("wake", (512, 256), 40, windows=1),
+    "wake-512x256": Size("wake", (512, 256), 40, finer=1, windows=1),
 }
 
 
@@ -114,47 +117,49 @@ class DifferentiableSpectral(Spectral):
 
 
 def solver_of(size: Size, reference: bool = False) -> Any:  # noqa: ANN401 - has more than `Solver`
-    """The solver on a size's grid, or what makes its reference data."""
+    """The solver on a size's grid, or what makes its reference data.
+
+    That has a finer grid, or the same grid and half the viscosity.
+    """
+    thinner = 2 if reference and size.finer == 1 else 1
     if size.solver == "flow3d":
-        return Spectral(size.shape, 0.015 if reference else 0.03)
-    shape = tuple(2 * n for n in size.shape) if reference else size.shape
-    return load_solver(size.solver).at(shape)
+        return Spectral(size.shape, 0.03 / thinner)
+    solver = load_solver(size.solver)
+    if thinner > 1:
+        reynolds = [thinner * number for number in solver.options["reynolds"]]
+        solver = load_solver(size.solver, {"reynolds": reynolds})
+    return solver.at(tuple(size.finer * n for n in size.shape) if reference else size.shape)
 
 
 @torch.no_grad()
 def reference(size: Size, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Runs on the coarse grid: (run, time, channel, *space), and their forcing."""
+    """Runs on the coarse grid: (run, time, channel, *space), and the coarse solver's forcing."""
     coarse, fine = solver_of(size), solver_of(size, reference=True)
-    least = min(128 / max(fine.grid.shape), 1.0)
+    least = min(_BEGIN / max(fine.grid.shape), 1.0)
     small = fine.at(tuple(int(n * least) for n in fine.grid.shape))
-    runs, draw = SEEN + UNSEEN, torch.Generator
-    scenario = small.scenario(runs, draw().manual_seed(seed))
-    driving = fine.scenario(runs, draw().manual_seed(seed)).forcing
-
-    def driven(t: int) -> Tensor | None:
-        return driving(t).float() if driving else None
+    begun, told, driving = (
+        solver.scenario(SEEN + UNSEEN, torch.Generator().manual_seed(seed))
+        for solver in (small, coarse, fine)
+    )
 
     def by_cells(values: Tensor) -> Tensor:
         return downsample(values, size.shape)
 
-    state = scenario.initial.float()
+    state, start = begun.initial.float(), size.begin + size.settle
     for t in range(size.begin):
-        forcing = scenario.forcing(t).float() if scenario.forcing else None
-        state = small.step(state, forcing)
+        state = small.step(state, begun.forcing(t).float() if begun.forcing else None)
     if small.grid.shape != fine.grid.shape:
-        mode = {2: "bilinear", 3: "trilinear"}[len(size.shape)]
-        state = F.interpolate(state, size=fine.grid.shape, mode=mode)
+        state = F.interpolate(state, size=fine.grid.shape, mode="bilinear")
     states, forcings = [], []
-    for t in range(size.begin, size.begin + size.settle + size.steps + 1):
-        forcing = driven(t)
-        if t >= size.begin + size.settle:
+    for t in range(size.begin, start + size.steps + 1):
+        forcing = driving.forcing(t).float() if driving.forcing else None
+        if t >= start:
             states.append(getattr(coarse, "downsample", by_cells)(state))
-            if forcing is not None:
-                forcings.append(by_cells(forcing))
-        state = torch.cat(
-            [
-                fine.step(state[n : n + 1], None if forcing is None else forcing[n : n + 1])
-                for n in range(runs)
-            ]
+            if told.forcing:
+                forcings.append(told.forcing(t).float())
+        # A run at a time takes little memory
+        runs = zip(
+            state.split(1), forcing.split(1) if driving.forcing else repeat(None), strict=False
         )
+        state = torch.cat([fine.step(*run) for run in runs])
     return torch.stack(states, 1), torch.stack(forcings, 1) if forcings else None

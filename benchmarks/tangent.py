@@ -10,9 +10,10 @@ was. `held_out_error` is |N d - J d| / |J d| of pairs that the tangent was not f
 are measured on the same. `solver_steps` are those that a way takes before its first gradient,
 `seconds` what it takes before that, `fit_seconds` the part in which the solver rests. Each way of
 each size has a process of its own, of which `peak_mib` is the memory; reference data and SOL's
-gradients are made in another one before. The wake at w x h comes from runs at 2w x 2h, begun on a
-grid of 128 x 64 at most; the 3-D flow from runs with half the viscosity on the same grid. The
-`emulator` is a network of about the tangent's size, fitted to the values of as many solver steps.
+gradients are made in another one before. The reference of the 3-D flow and of the largest wake has
+half the viscosity, that of the others twice as many cells along each axis; a wake begins on 128 x
+64 at most. The `emulator` is a network of about the tangent's size, fitted to the values of as many
+solver steps.
 """
 
 from __future__ import annotations
