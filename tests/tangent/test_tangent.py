@@ -1,5 +1,6 @@
 """The learned derivative: linear, transposed exactly, fitted to pairs, for any shape."""
 
+import importlib
 import itertools
 
 import pytest
@@ -21,6 +22,8 @@ from zopde.tangent import (
     smoothed_noise,
 )
 
+fit_file = importlib.import_module("zopde.tangent.fit")
+pairs_file = importlib.import_module("zopde.tangent.pairs")
 SHAPES = [(9,), (16,), (6, 5), (8, 12), (4, 5, 6), (3,), (2, 8), (1, 7)]
 
 
@@ -163,6 +166,20 @@ def test_a_call_is_made_once(tmp_path):
     assert third.steps == 0
 
 
+def test_a_large_grid_takes_smaller_calls(monkeypatch):
+    monkeypatch.setattr(pairs_file, "_CELLS", 12 * 64)
+    sizes = []
+
+    class Sizes(Mixing):
+        def step(self, state, forcing=None):
+            sizes.append(len(state))
+            return super().step(state, forcing)
+
+    pairs = pairs_of(solver=Sizes(grid_of((8, 8), "periodic")))
+    assert len(pairs) == 20
+    assert max(sizes) == 2 * 12  # twelve perturbations, on both sides
+
+
 def test_a_damaged_file_is_refused_by_name(tmp_path):
     pairs_of(tmp_path)
     file = next(tmp_path.glob("*.pairs"))
@@ -294,3 +311,16 @@ def test_joining_and_splitting_copies_nothing():
     pairs = pairs_of()
     kept, _ = joined([pairs, pairs]).split(8)
     assert kept.bases[-1].moved.data_ptr() == pairs.bases[18].moved.data_ptr()
+
+
+def test_a_grid_with_too_many_cells_takes_some_directions_of_a_base(monkeypatch):
+    pairs = pairs_of()
+    monkeypatch.setattr(fit_file, "_CELLS", 2 * 64)
+    at = fit_file.batches({"state": pairs}, seed=0)
+    taken = [at(i)._rows["state"] for i in range(40)]
+    assert all(len(rows) == 1 and part.stop - part.start == 2 for rows, part in taken)
+    seen = {(int(rows[0]), n) for rows, part in taken for n in range(part.start, part.stop)}
+    assert seen == {(row, n) for row in range(20) for n in range(4)}
+    some = torch.tensor([3])
+    whole, part = pairs.at(some), pairs.at(some, slice(2, 4))
+    assert all(torch.equal(a[:, 2:], b) for a, b in zip(whole[2:], part[2:], strict=True))

@@ -88,8 +88,9 @@ def batches(pairs: Mapping[Variable, Pairs], seed: int) -> Callable[[int], Objec
             count = min(len(part), most // taken)
             epoch, place = divmod(iteration, len(part) // count)
             order = torch.randperm(len(part), generator=generator(seed, "order", epoch))
-            first = epoch % (many // taken) * taken
             some = order[place * count : (place + 1) * count]
+            # Where one base is taken, its directions' turn; else there is nothing to choose.
+            first = (epoch + int(some[0])) % (many // taken) * taken
             rows[variable] = some, slice(first, first + taken)
         return PairObjective(pairs, rows)
 

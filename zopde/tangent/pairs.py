@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -20,6 +21,7 @@ from zopde.interface.vjp import Probing, Step, Variable, differences
 
 _NOISE = 0.02  # standard deviations by which a stored state is moved, smoothly
 _NOISE_WIDTH = 7  # cells
+_CELLS = 2**22  # of a solver call at most, for all its states together: some 200 MiB
 _WIDEST = 4  # an axis is so many times as long as the widest smoothing
 
 
@@ -184,7 +186,8 @@ class PairStore:
             SolverError: If a step failed at every state.
         """
         parts, numbers = [], torch.arange(len(state), device=state.device)
-        for rows in numbers.split(max(1, probing.per_call // directions)):
+        most = min(probing.per_call, _CELLS // prod(solver.grid.shape)) // directions
+        for rows in numbers.split(max(1, most)):
             near = smoothed_noise(
                 len(rows), state.shape[1:], solver.grid.periodic, generator, [_NOISE_WIDTH]
             )
