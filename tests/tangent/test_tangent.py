@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -313,14 +314,18 @@ def test_joining_and_splitting_copies_nothing():
     assert kept.bases[-1].moved.data_ptr() == pairs.bases[18].moved.data_ptr()
 
 
-def test_a_grid_with_too_many_cells_takes_some_directions_of_a_base(monkeypatch):
-    pairs = pairs_of()
-    monkeypatch.setattr(fit_file, "_CELLS", 2 * 64)
-    at = fit_file.batches({"state": pairs}, seed=0)
-    taken = [at(i)._rows["state"] for i in range(40)]
-    assert all(len(rows) == 1 and part.stop - part.start == 2 for rows, part in taken)
-    seen = {(int(rows[0]), n) for rows, part in taken for n in range(part.start, part.stop)}
-    assert seen == {(row, n) for row in range(20) for n in range(4)}
-    some = torch.tensor([3])
-    whole, part = pairs.at(some), pairs.at(some, slice(2, 4))
-    assert all(torch.equal(a[:, 2:], b) for a, b in zip(whole[2:], part[2:], strict=True))
+@pytest.mark.parametrize("taken", [1, 2, 3, 4])
+def test_a_grid_with_too_many_cells_takes_some_directions_of_a_base(monkeypatch, taken):
+    monkeypatch.setattr(fit_file, "_CELLS", taken * 64)
+    at = fit_file.batches({"state": pairs_of()}, seed=0)
+    drawn = [at(i)._rows["state"] for i in range(80)]
+    assert all(len(rows) == 1 and len(some) == taken for rows, some in drawn)
+    seen = [(int(rows[0]), int(n)) for rows, some in drawn for n in some]
+    assert Counter(seen) == {(row, n): taken for row in range(20) for n in range(4)}
+
+
+def test_some_directions_of_a_base_are_what_all_hold():
+    pairs, rows = pairs_of(), torch.tensor([3, 5])
+    whole, some = pairs.at(rows), pairs.at(rows, torch.tensor([3, 0]))
+    assert torch.equal(whole[2][:, [3, 0]], some[2])
+    assert torch.equal(whole[3][:, [3, 0]], some[3])

@@ -45,7 +45,9 @@ def held_out_error(tangent: Tangent, pairs: Pairs) -> float:
     return float(errors(tangent, pairs).square().mean().sqrt())
 
 
-def _off(tangent: Tangent, pairs: Pairs, rows: Tensor, directions: slice = slice(None)) -> Tensor:
+def _off(
+    tangent: Tangent, pairs: Pairs, rows: Tensor, directions: Tensor | slice = slice(None)
+) -> Tensor:
     """|N d - J d|^2 / |J d|^2 of the pairs of some bases."""
     state, forcing, moved, response = pairs.at(rows, directions)
     off = (tangent(state, forcing, moved, pairs.variable) - response) / tangent.scale
@@ -61,7 +63,7 @@ class PairObjective:
     """
 
     def __init__(
-        self, pairs: Mapping[Variable, Pairs], rows: Mapping[Variable, tuple[Tensor, slice]]
+        self, pairs: Mapping[Variable, Pairs], rows: Mapping[Variable, tuple[Tensor, Tensor]]
     ) -> None:
         self._pairs, self._rows = pairs, rows
 
@@ -89,9 +91,8 @@ def batches(pairs: Mapping[Variable, Pairs], seed: int) -> Callable[[int], Objec
             epoch, place = divmod(iteration, len(part) // count)
             order = torch.randperm(len(part), generator=generator(seed, "order", epoch))
             some = order[place * count : (place + 1) * count]
-            # Where one base is taken, its directions' turn; else there is nothing to choose.
-            first = (epoch + int(some[0])) % (many // taken) * taken
-            rows[variable] = some, slice(first, first + taken)
+            turn = (epoch + int(some[0])) * taken  # the directions of one base take turns
+            rows[variable] = some, (turn + torch.arange(taken)) % many
         return PairObjective(pairs, rows)
 
     return at

@@ -65,7 +65,7 @@ class Pairs:
         return len(self.bases)
 
     def at(
-        self, rows: Int[Tensor, " rows"], directions: slice = slice(None)
+        self, rows: Int[Tensor, " rows"], directions: Tensor | slice = slice(None)
     ) -> tuple[State, Forcing | None, Tensor, Tensor]:
         """State, forcing, perturbations and responses of some bases, in the solver's units."""
         bases = [self.bases[row] for row in rows.tolist()]
