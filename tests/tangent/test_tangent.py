@@ -1,6 +1,8 @@
 """The learned derivative: linear, transposed exactly, fitted to pairs, for any shape."""
 
+import importlib
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from zopde.grid import Grid
 from zopde.interface import Probing, Step
 from zopde.tangent import (
     Learning,
+    Pairs,
     PairStore,
     Tangent,
     TangentPullback,
@@ -21,6 +24,8 @@ from zopde.tangent import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:the derivative in use")  # of random weights
+fit_file = importlib.import_module("zopde.tangent.fit")
+pairs_file = importlib.import_module("zopde.tangent.pairs")
 SHAPES = [(9,), (16,), (6, 5), (8, 12), (4, 5, 6), (3,), (2, 8), (1, 7)]
 
 
@@ -154,12 +159,27 @@ def test_a_call_is_made_once(tmp_path):
         pairs_of(tmp_path / "cut", broken)
     again = Counting(grid)
     resumed = pairs_of(tmp_path / "cut", again)
-    assert torch.equal(whole.response, resumed.response)
-    assert torch.equal(whole.moved, resumed.moved)
+    every = torch.arange(20)
+    assert torch.equal(whole.at(every)[3], resumed.at(every)[3])
+    assert torch.equal(whole.at(every)[2], resumed.at(every)[2])
     assert again.steps < 20 * 9
     third = Counting(grid)
     pairs_of(tmp_path / "cut", third)
     assert third.steps == 0
+
+
+def test_a_large_grid_takes_smaller_calls(monkeypatch):
+    monkeypatch.setattr(pairs_file, "_CELLS", 12 * 64)
+    sizes = []
+
+    class Sizes(Mixing):
+        def step(self, state, forcing=None):
+            sizes.append(len(state))
+            return super().step(state, forcing)
+
+    pairs = pairs_of(solver=Sizes(grid_of((8, 8), "periodic")))
+    assert len(pairs) == 20
+    assert max(sizes) == 2 * 12  # twelve perturbations, on both sides
 
 
 def test_a_damaged_file_is_refused_by_name(tmp_path):
@@ -180,7 +200,7 @@ def test_states_at_which_a_step_fails_are_left_out():
 
     pairs = pairs_of(solver=Bad(grid_of((8, 8), "periodic")))
     assert 0 < len(pairs) < 20
-    assert bool(pairs.response.isfinite().all())
+    assert all(bool(base.response.isfinite().all()) for base in pairs.bases)
 
     class Worse(Mixing):
         def step(self, state, forcing=None):
@@ -280,7 +300,33 @@ def test_errors_are_relative_and_by_channel_in_standard_deviations():
 
 def test_joined_pairs_keep_their_order():
     both = joined([pairs_of(seed=0), pairs_of(seed=1)])
-    assert torch.equal(both.state[20:], pairs_of(seed=1).state)
+    second, rows = pairs_of(seed=1), torch.arange(20)
+    assert torch.equal(both.at(20 + rows)[0], second.at(rows)[0])
     kept, held = both.split(8)
     assert (len(kept), len(held)) == (35, 5)
-    assert torch.equal(held.state[0], both.state[7])
+    assert torch.equal(held.bases[0].state, both.bases[7].state)
+    again = Pairs.of("state", held.tensors())
+    assert torch.equal(again.at(torch.tensor([4]))[3], both.at(torch.tensor([39]))[3])
+
+
+def test_joining_and_splitting_copies_nothing():
+    pairs = pairs_of()
+    kept, _ = joined([pairs, pairs]).split(8)
+    assert kept.bases[-1].moved.data_ptr() == pairs.bases[18].moved.data_ptr()
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3, 4])
+def test_a_grid_with_too_many_cells_takes_some_directions_of_a_base(monkeypatch, taken):
+    monkeypatch.setattr(fit_file, "_CELLS", taken * 64)
+    at = fit_file.batches({"state": pairs_of()}, seed=0)
+    drawn = [at(i)._rows["state"] for i in range(80)]
+    assert all(len(rows) == 1 and len(some) == taken for rows, some in drawn)
+    seen = [(int(rows[0]), int(n)) for rows, some in drawn for n in some]
+    assert Counter(seen) == {(row, n): taken for row in range(20) for n in range(4)}
+
+
+def test_some_directions_of_a_base_are_what_all_hold():
+    pairs, rows = pairs_of(), torch.tensor([3, 5])
+    whole, some = pairs.at(rows), pairs.at(rows, torch.tensor([3, 0]))
+    assert torch.equal(whole[2][:, [3, 0]], some[2])
+    assert torch.equal(whole[3][:, [3, 0]], some[3])

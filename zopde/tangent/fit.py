@@ -45,9 +45,11 @@ def held_out_error(tangent: Tangent, pairs: Pairs) -> float:
     return float(errors(tangent, pairs).square().mean().sqrt())
 
 
-def _off(tangent: Tangent, pairs: Pairs, rows: Tensor) -> Tensor:
+def _off(
+    tangent: Tangent, pairs: Pairs, rows: Tensor, directions: Tensor | slice = slice(None)
+) -> Tensor:
     """|N d - J d|^2 / |J d|^2 of the pairs of some bases."""
-    state, forcing, moved, response = pairs.at(rows)
+    state, forcing, moved, response = pairs.at(rows, directions)
     off = (tangent(state, forcing, moved, pairs.variable) - response) / tangent.scale
     size = (response / tangent.scale).flatten(2).square().sum(dim=2)
     error: Tensor = off.flatten(2).square().sum(dim=2) / size.clamp_min(
@@ -63,29 +65,37 @@ class PairObjective:
     L = mean over the pairs of |N d - J d|^2 / |J d|^2,    in standard deviations by channel
     """
 
-    def __init__(self, pairs: Mapping[Variable, Pairs], rows: Mapping[Variable, Tensor]) -> None:
+    def __init__(
+        self, pairs: Mapping[Variable, Pairs], rows: Mapping[Variable, tuple[Tensor, Tensor]]
+    ) -> None:
         self._pairs, self._rows = pairs, rows
 
     def __call__(self, network: Network, num_probes: int) -> Tensor:
         """One loss; see `zopde.contracts.Objective`."""
         assert isinstance(network, Tangent)
         assert num_probes == 1
-        losses = [_off(network, part, self._rows[v]).mean() for v, part in self._pairs.items()]
+        losses = [_off(network, part, *self._rows[v]).mean() for v, part in self._pairs.items()]
         return torch.stack(losses).mean()[None]
 
 
 def batches(pairs: Mapping[Variable, Pairs], seed: int) -> Callable[[int], Objective]:
-    """Iteration -> the loss on that iteration's pairs; every base once an epoch."""
+    """Iteration -> the loss on that iteration's pairs; every base once an epoch.
+
+    Where all the directions of a base are too many cells, an epoch takes some of them.
+    """
 
     def at(iteration: int) -> Objective:
         rows = {}
         for variable, part in pairs.items():
-            many, cells = part.moved.shape[1], prod(part.state.shape[2:])
-            count = min(len(part), max(1, min(_MOST, _CELLS // cells) // many // len(pairs)))
-            per_epoch = len(part) // count
-            epoch, place = divmod(iteration, per_epoch)
+            many, cells = len(part.bases[0].moved), prod(part.bases[0].state.shape[1:])
+            most = max(1, min(_MOST, _CELLS // cells) // len(pairs))
+            taken = min(many, most)
+            count = min(len(part), most // taken)
+            epoch, place = divmod(iteration, len(part) // count)
             order = torch.randperm(len(part), generator=generator(seed, "order", epoch))
-            rows[variable] = order[place * count : (place + 1) * count]
+            some = order[place * count : (place + 1) * count]
+            turn = (epoch + int(some[0])) * taken  # the directions of one base take turns
+            rows[variable] = some, (turn + torch.arange(taken)) % many
         return PairObjective(pairs, rows)
 
     return at

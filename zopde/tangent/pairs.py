@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -22,8 +22,22 @@ from zopde.interface.vjp import Probing, Step, Variable, differences, varied_sha
 
 _NOISE = 0.02  # standard deviations by which a stored state is moved, smoothly
 _NOISE_WIDTH = 7  # cells
-_NUMBERS = 2**25  # of the states of one solver call at most
+_CELLS = 2**22  # of a solver call at most, for all its states together: some 200 MiB
 _WIDEST = 4  # an axis is so many times as long as the widest smoothing
+
+
+Tensors = dict[str, Tensor | None]
+
+
+class Base(NamedTuple):
+    """Holds what was measured at one state, without an axis for states."""
+
+    state: State  # (channel, *space)
+    forcing: Forcing | None  # (forcing_channel, *space)
+    moved: Float[Tensor, "directions varied *space"]  # d, in units of `units`
+    response: Float[Tensor, "directions channel *space"]  # J d, in units of `size`
+    units: Float[Tensor, "varied ..."]  # of d, by channel
+    size: Float[Tensor, "directions channel ..."]  # of J d, by channel
 
 
 @dataclass(frozen=True)
@@ -31,49 +45,53 @@ class Pairs:
     """Holds perturbations d of a step's input and the responses J d, at some states.
 
     Perturbations and responses are kept in half precision, in units in which they are of size 1.
-    That rounds an entry by 5e-4 of its size at most.
+    That rounds an entry by 5e-4 of its size at most. Nothing is copied where pairs are joined or
+    split: they may be most of a machine's memory.
     """
 
     variable: Variable  # of which input
-    state: State  # (bases, channel, *space)
-    forcing: Forcing | None  # (bases, forcing_channel, *space)
-    moved: Float[Tensor, "bases directions varied *space"]  # d, in units of `units`
-    response: Float[Tensor, "bases directions channel *space"]  # J d, in units of `size`
-    units: Float[Tensor, "bases varied ..."]  # of d, by channel
-    size: Float[Tensor, "bases directions channel ..."]  # of J d, by channel
+    bases: tuple[Base, ...]  # what was measured, state by state
+
+    @classmethod
+    def of(cls, variable: Variable, tensors: Mapping[str, Tensor | None]) -> Pairs:
+        """Take what `tensors` gave."""
+        columns = (tensors[name] for name in Base._fields)
+        many = len(tensors["state"]) if tensors["state"] is not None else 0
+        split = [[None] * many if column is None else list(column) for column in columns]
+        return cls(variable, tuple(Base(*row) for row in zip(*split, strict=True)))
+
+    def tensors(self) -> dict[str, Tensor | None]:
+        """All fields of the bases by name, (bases, ...) each."""
+        columns = zip(Base._fields, zip(*self.bases, strict=True), strict=True)
+        return {name: None if c[0] is None else torch.stack(c) for name, c in columns}
 
     def __len__(self) -> int:
-        return len(self.state)
+        return len(self.bases)
 
-    def at(self, rows: Int[Tensor, " rows"]) -> tuple[State, Forcing | None, Tensor, Tensor]:
+    def at(
+        self, rows: Int[Tensor, " rows"], directions: Tensor | slice = slice(None)
+    ) -> tuple[State, Forcing | None, Tensor, Tensor]:
         """State, forcing, perturbations and responses of some bases, in the solver's units."""
-        state = self.state[rows]
-        moved = self.moved[rows].to(state) * self.units[rows][:, None]
-        response = self.response[rows].to(state) * self.size[rows]
-        return state, None if self.forcing is None else self.forcing[rows], moved, response
+        bases = [self.bases[row] for row in rows.tolist()]
+        moved = [base.moved[directions].to(base.state) * base.units for base in bases]
+        response = [
+            base.response[directions].to(base.state) * base.size[directions] for base in bases
+        ]
+        driven = [base.forcing for base in bases if base.forcing is not None]
+        state = torch.stack([base.state for base in bases])
+        forcing = torch.stack(driven) if driven else None
+        return state, forcing, torch.stack(moved), torch.stack(response)
 
     def split(self, every: int) -> tuple[Pairs, Pairs]:
         """Those to learn from, and one base of every so many, to be held out."""
-        numbers = torch.arange(len(self))
-        held = numbers % every == every - 1
-        return self._only(numbers[~held]), self._only(numbers[held])
-
-    def _only(self, rows: Tensor) -> Pairs:
-        kept = {name: None if v is None else v[rows] for name, v in self.tensors().items()}
-        return Pairs(self.variable, **kept)  # type: ignore[arg-type]
-
-    def tensors(self) -> dict[str, Tensor | None]:
-        """All that it holds but the variable, by name."""
-        return {name: value for name, value in vars(self).items() if name != "variable"}
+        held = self.bases[every - 1 :: every]
+        kept = tuple(base for n, base in enumerate(self.bases) if n % every != every - 1)
+        return Pairs(self.variable, kept), Pairs(self.variable, held)
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:
     """Put pairs of one variable in a row; `parts` has at least one."""
-    together = {
-        name: None if value is None else torch.cat([part.tensors()[name] for part in parts])  # type: ignore[misc]
-        for name, value in parts[0].tensors().items()
-    }
-    return Pairs(parts[0].variable, **together)  # type: ignore[arg-type]
+    return Pairs(parts[0].variable, tuple(base for part in parts for base in part.bases))
 
 
 def smoothed_noise(
@@ -173,7 +191,7 @@ class PairStore:
             SolverError: If a step failed at every state.
         """
         periodic, varied = solver.grid.periodic, varied_shape(solver.grid, variable)
-        per_call = min(probing.per_call, max(1, _NUMBERS // prod(solver.grid.state_shape)))
+        per_call = min(probing.per_call, _CELLS // prod(solver.grid.shape))
         calls, numbers = [], torch.arange(len(state), device=state.device)
         for rows in numbers.split(max(1, per_call // directions)):
             near = smoothed_noise(len(rows), state.shape[1:], periodic, generator, [_NOISE_WIDTH])
@@ -196,16 +214,16 @@ class PairStore:
             if path is not None and path.is_file():
                 remedy = "move it away: the pairs are measured again"
                 with reading("pairs", path, "what a run of zopde wrote", remedy):
-                    found[number] = Pairs(calls[number].variable, **load_tensors(path))
+                    found[number] = Pairs.of(calls[number].variable, load_tensors(path))
                 if isinstance(solver, Tally):
                     solver.add(Counter(steps=steps[number]))
                 self._progress(steps[number])
         missing = [number for number in range(len(calls)) if number not in found]
-        for place, pairs in _measured(solver, [calls[n] for n in missing], probing):
+        for place, tensors in _measured(solver, [calls[n] for n in missing], probing):
             number = missing[place]
-            found[number], path = pairs, paths[number]
+            found[number], path = Pairs.of(calls[number].variable, tensors), paths[number]
             if path is not None:
-                save_tensors(path, pairs.tensors())
+                save_tensors(path, tensors)
             self._progress(steps[number])
         return found
 
@@ -230,8 +248,8 @@ class _Call(NamedTuple):
 
 def _measured(
     solver: Solver, calls: Sequence[_Call], probing: Probing
-) -> Iterator[tuple[int, Pairs]]:
-    """The pairs of every call, by this process or by workers, as they come."""
+) -> Iterator[tuple[int, Tensors]]:
+    """What `Pairs.of` takes, for every call, by this process or by workers, as they come."""
     if probing.executor is None:
         yield from ((n, _pairs(solver, call, probing)) for n, call in enumerate(calls))
     elif calls:
@@ -240,7 +258,7 @@ def _measured(
         yield from by_workers(probing.executor, solver, solver, _pairs, tasks)
 
 
-def _pairs(solver: Solver, call: _Call, probing: Probing) -> Pairs:
+def _pairs(solver: Solver, call: _Call, probing: Probing) -> Tensors:
     """Step the states, and then from every perturbation; only what is finite counts."""
     stepped = solver.step(call.state, call.forcing)
     step = Step(solver, call.state, call.forcing, stepped, call.variable)
@@ -252,12 +270,11 @@ def _pairs(solver: Solver, call: _Call, probing: Probing) -> Pairs:
     response, space = response[whole], tuple(range(3, response.dim()))
     size = response.abs().amax(dim=space, keepdim=True)
     size = torch.where(size > 0, size, 1.0)
-    return Pairs(
-        call.variable,
-        call.state[whole],
-        None if call.forcing is None else call.forcing[whole],
-        moved.unflatten(0, (-1, call.directions))[whole].half(),
-        (response / size).half(),
-        units[whole],
-        size,
-    )
+    return {
+        "state": call.state[whole],
+        "forcing": None if call.forcing is None else call.forcing[whole],
+        "moved": moved.unflatten(0, (-1, call.directions))[whole].half(),
+        "response": (response / size).half(),
+        "units": units[whole],
+        "size": size,
+    }

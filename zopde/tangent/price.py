@@ -14,7 +14,7 @@ from zopde.interface.vjp import varied_shape
 from zopde.seeding import generator
 from zopde.tangent.fit import batches
 from zopde.tangent.net import Tangent
-from zopde.tangent.pairs import Pairs
+from zopde.tangent.pairs import Base, Pairs
 from zopde.tangent.pullback import TangentPullback
 from zopde.tangent.rounds import Learning
 from zopde.timing import median_seconds
@@ -71,7 +71,8 @@ def seconds_of(
         moved, response = drawn(*many, *inside).half(), drawn(*many, *grid.state_shape).half()
         units = state.new_ones(_BASES, inside[0], *space)
         sizes = state.new_ones(*many, len(grid.channels), *space)
-        pairs[variable] = Pairs(variable, state, forcing, moved, response, units, sizes)
+        columns = state, forcing, moved, response, units, sizes
+        pairs[variable] = Pairs.of(variable, dict(zip(Base._fields, columns, strict=True)))
     tangent, optimise = unfitted(grid, inputs, settings.width, like), Optimise("muon", 1e-3)
     optimizer, objective = optimise.build(tangent), batches(pairs, 0)(0)
 
