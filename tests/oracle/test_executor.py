@@ -231,7 +231,7 @@ def test_dask_agrees(case, monkeypatch):
     loss, counter = objective()
     expected = cge(WeightOracle(network, loss, CHUNK)).gradient
     steps, counter.steps = counter.steps, 0
-    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**how) as cluster, distributed.Client(cluster) as client:
         oracle = ExecutorOracle(network, loss, client.get_executor(), CHUNK, kept=(counter,))
         assert torch.equal(cge(oracle).gradient, expected)

@@ -242,6 +242,18 @@ def test_the_forcing_is_learned_too(tmp_path):
     assert found.unlearned["forcing"] == pytest.approx(1.0)
 
 
+def test_a_forcing_that_never_varies_is_no_trouble(tmp_path):
+    solver, probing = Mixing(grid_of((8, 8), "periodic", forced=True)), {}
+    draw = torch.Generator().manual_seed(0)
+    state = torch.randn(40, 2, 8, 8, generator=draw)
+    probing["state"] = Probing(1e-3, "forward", 512, scale=torch.ones(2))
+    forcing = torch.full((40, 1, 8, 8), 0.3)
+    what = Learning(budget=320, target=1e-6, iterations=60), PairStore(None), tmp_path
+    found = learn(solver, state, forcing, probing, *what)
+    assert float(found.tangent.drive) == pytest.approx(0.3)
+    assert found.error["state"] < 0.7 * found.unlearned["state"]
+
+
 def test_it_stops_asking_where_the_target_is_reached(tmp_path):
     assert learned(tmp_path, target=10.0, iterations=2).steps == 200 + 2
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
+from zopde.grid import Grid
 from zopde.interface.store import JacobianStore
-from zopde.interface.vjp import Probing, Step, Variable, Varied
+from zopde.interface.vjp import Probing, Step, Variable, Varied, entries_of
 from zopde.interface.watch import Watch
 from zopde.validate import check_count, checked
 
@@ -229,6 +231,16 @@ def check_bank_fits(capacity: int, inputs: int, outputs: int, limit_gib: float) 
         remedy = "take fewer snapshots or a coarser grid, raise the limit, or use "
         remedy += 'interface.way = "tangent"'
         raise InputError("bank", got=got, expected=f"at most {limit_gib:.3g} GiB", remedy=remedy)
+
+
+def check_banks_fit(
+    capacity: int, grid: Grid, variables: Sequence[Variable], limit_gib: float
+) -> None:
+    """Require that a bank of each varied input fits, where they share so many GiB."""
+    outputs = prod(grid.state_shape)
+    for variable in variables:
+        entries = entries_of(grid, [variable])
+        check_bank_fits(capacity, entries, outputs, limit_gib / len(variables))
 
 
 def nearest(bank: Bank, state: State, forcing: Forcing | None) -> Weights:

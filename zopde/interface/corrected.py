@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from zopde.contracts import State
+from zopde.interface.identity import IdentityPullback
 from zopde.interface.vjp import (
     Probing,
     Pullback,
@@ -181,4 +182,4 @@ def _identity(step: Step, cotangent: State) -> Varied:
     """What passes if a step changes nothing but for dt times its forcing."""
     if cotangent.shape != step.point.shape:
         return torch.zeros_like(step.point)
-    return cotangent if step.variable == "state" else step.solver.grid.dt * cotangent
+    return IdentityPullback()(step, cotangent)

@@ -84,6 +84,11 @@ def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
     return grid.state_shape if variable == "state" else grid.forcing_shape
 
 
+def entries_of(grid: Grid, variables: Iterable[Variable]) -> int:
+    """Count the entries of the varied inputs of one state, all together."""
+    return sum(math.prod(varied_shape(grid, variable)) for variable in variables)
+
+
 @dataclass(frozen=True)
 class Probing:
     """How the response of a step to a change of its input is measured.
@@ -169,9 +174,8 @@ def channel_scale(
     """
     size = values.square().mean(dim=-1).sqrt()
     spread = values.std(dim=-1, correction=0)
-    scale = torch.where(
-        spread > _CONSTANT * size, torch.maximum(spread, _least_scale(size, mu)), size
-    )
+    varied = torch.maximum(spread, _least_scale(size, mu))
+    scale = torch.where(spread > _CONSTANT * size, varied, size)
     largest = scale.amax(dim=-1, keepdim=True)
     return torch.where(scale == 0, torch.where(largest == 0, 1.0, largest), scale)
 

@@ -47,9 +47,10 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
         if address:
             client = Client(f"tcp://{address}", timeout=_PATIENCE)
         else:
-            # One task at a time: a solver is no more thread-safe than torch.fx.
+            # One task at a time: a solver is no more thread-safe than torch.fx. Any free port:
+            # the usual one may be another run's.
             cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
             )
             client = Client(cluster)
     except OSError as error:

@@ -45,14 +45,14 @@ def as_dear(tangent: Tangent, inputs: Sequence[Variable]) -> Pullback:
 
 
 def seconds_of(
-    solver: Solver, inputs: Sequence[Variable], settings: Learning, like: Tensor
+    solver: Solver, inputs: Sequence[Variable], learning: Learning, like: Tensor
 ) -> tuple[float, float]:
     """Time two iterations of a fit and a product, on random numbers; no solver step is made.
 
     Args:
         solver: Whose grid counts.
         inputs: Which are varied.
-        settings: How long the fit will be.
+        learning: How long the fit will be.
         like: Of whose dtype and device the states are.
 
     Returns:
@@ -65,7 +65,7 @@ def seconds_of(
 
     state, space = drawn(_BASES, *grid.state_shape), [1] * len(grid.shape)
     forcing = drawn(_BASES, *grid.forcing_shape) if grid.forcing_channels else None
-    many, pairs = (_BASES, settings.directions), dict[Variable, Pairs]()
+    many, pairs = (_BASES, learning.directions), dict[Variable, Pairs]()
     for variable in inputs:
         inside = varied_shape(grid, variable)
         moved, response = drawn(*many, *inside).half(), drawn(*many, *grid.state_shape).half()
@@ -73,7 +73,7 @@ def seconds_of(
         sizes = state.new_ones(*many, len(grid.channels), *space)
         columns = state, forcing, moved, response, units, sizes
         pairs[variable] = Pairs.of(variable, dict(zip(Base._fields, columns, strict=True)))
-    tangent, optimise = unfitted(grid, inputs, settings.width, like), Optimise("muon", 1e-3)
+    tangent, optimise = unfitted(grid, inputs, learning.width, like), Optimise("muon", 1e-3)
     optimizer, objective = optimise.build(tangent), batches(pairs, 0)(0)
 
     def iteration() -> None:
@@ -82,6 +82,6 @@ def seconds_of(
 
     few = slice(_STATES)
     step = Step(solver, state[few], None if forcing is None else forcing[few], state[few])
-    product, rounds = as_dear(tangent, inputs), len(settings.bases(1, len(inputs)))
+    product, rounds = as_dear(tangent, inputs), len(learning.bases(1, len(inputs)))
     seconds = median_seconds(lambda: product(step, state[few]), 2)
-    return median_seconds(iteration, 2) * settings.iterations * rounds, seconds / _STATES
+    return median_seconds(iteration, 2) * learning.iterations * rounds, seconds / _STATES

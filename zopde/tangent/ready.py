@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -37,8 +36,8 @@ from zopde.interface import (
     coloured_for,
     farthest_points,
 )
-from zopde.interface.bank import check_bank_fits
-from zopde.interface.vjp import channel_scale, varied_shape
+from zopde.interface.bank import check_banks_fit
+from zopde.interface.vjp import channel_scale, entries_of
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.tangent.choose import SOME_PRODUCTS, choose, told
@@ -233,7 +232,7 @@ def tangent(case: Case) -> Ready:
 
 def auto(case: Case) -> Ready:
     """One of coloured, bank and tangent; see `zopde.tangent.choose`."""
-    local, count, grid = _radii(case) is not None, _count(case), case.solver.grid
+    local, count = _radii(case) is not None, _count(case)
     if not case.examples:
         if local:
             return coloured(case)
@@ -242,9 +241,7 @@ def auto(case: Case) -> Ready:
     products = SOME_PRODUCTS * coloured(case).steps if local else None
     snapshots: int | None = _steps_of_bank(case)
     try:
-        for v in case.inputs:
-            sizes = prod(varied_shape(grid, v)), prod(grid.state_shape)
-            check_bank_fits(count, *sizes, _GIB / len(case.inputs))
+        check_banks_fit(count, case.solver.grid, case.inputs, _GIB)
     except InputError:
         snapshots = None
     way = choose(products, snapshots, case.budget)
@@ -258,8 +255,7 @@ def _count(case: Case) -> int:
 
 
 def _steps_of_bank(case: Case) -> int:
-    entries = sum(prod(varied_shape(case.solver.grid, v)) for v in case.inputs)
-    return _count(case) * entries
+    return _count(case) * entries_of(case.solver.grid, case.inputs)
 
 
 WAYS: dict[str, Callable[[Case], Ready]] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
-from zopde.interface.vjp import Probing, Variable
+from zopde.interface.vjp import Probing, Variable, channel_scale
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator, global_stream
 from zopde.tangent.fit import fit, held_out_error
@@ -75,7 +75,7 @@ def learn(
     state: State,
     forcing: Forcing | None,
     probing: Mapping[Variable, Probing],
-    settings: Learning,
+    learning: Learning,
     store: PairStore,
     folder: Path,
     seed: int = 0,
@@ -94,7 +94,7 @@ def learn(
         state: (states, channel, *space), examples of the states at which products will be taken.
         forcing: (states, forcing_channel, *space), or None.
         probing: How each perturbed input is measured; `scale` is needed.
-        settings: How much, and how long.
+        learning: How much, and how long.
         store: Measures the pairs and keeps them.
         folder: Where the fit is kept.
         seed: Of all that is random.
@@ -103,7 +103,7 @@ def learn(
         watcher: Who is told how far it is.
     """
     watcher, inputs = watcher or Silent(), list(probing)
-    counts = settings.bases(max(p.steps for p in probing.values()), len(inputs))
+    counts = learning.bases(max(p.steps for p in probing.values()), len(inputs))
     scale = torch.as_tensor(probing["state"].scale).expand(state.shape[1])
     order = torch.randperm(len(state), generator=generator(seed, "probes"))
     order = order.repeat(-(-counts[-1] // len(order))).to(state.device)
@@ -117,27 +117,28 @@ def learn(
             rows, ask = order[done:count], probing[variable]
             draws = generator(seed, "probes", 1 + number * len(inputs) + n)
             driven = None if forcing is None else forcing[rows]
-            what = state[rows], driven, variable, settings.directions, ask, scale, draws
+            what = state[rows], driven, variable, learning.directions, ask, scale, draws
             parts[variable].append(store.measure(solver, *what))
-            steps += len(rows) * (1 + settings.directions * ask.steps)
+            steps += len(rows) * (1 + learning.directions * ask.steps)
         done = count
         split = {variable: joined(found).split(_HELD_OUT) for variable, found in parts.items()}
         pairs, held = ({v: both[k] for v, both in split.items()} for k in (0, 1))
         share = 1.0 if tangent is None else _WARM
         if tangent is None:
             places = PLACES if _varies(solver, state, forcing) else 0
-            tangent = _new(solver, scale, forcing, pairs, settings.width, places, seed)
+            sizes = probing["state"].mu, learning.width, places
+            tangent = _new(solver, scale, forcing, pairs, *sizes, seed)
             unlearned = {v: held_out_error(tangent, part) for v, part in held.items()}
         if kept is not None and kept["round"] > number:
             continue
         where, title = folder / f"round-{number + 1}", f"tangent, round {number + 1}"
         if kept is None:
-            fit(tangent, pairs, settings.iterations, where, seed, watcher, title, share)
+            fit(tangent, pairs, learning.iterations, where, seed, watcher, title, share)
         else:
             tangent.load_state_dict(kept["weights"])
         error = {variable: held_out_error(tangent, part) for variable, part in held.items()}
         learned = Learned(tangent, pairs, held, error, unlearned, steps)
-        if kept is not None or max(error.values()) <= settings.target:
+        if kept is not None or max(error.values()) <= learning.target:
             break
     assert learned is not None
     for path in files:
@@ -160,31 +161,25 @@ def _new(
     scale: Tensor,
     forcing: Forcing | None,
     pairs: Mapping[Variable, Pairs],
+    mu: float,
     width: int,
     places: int,
     seed: int,
 ) -> Tangent:
     """A tangent that knows the sizes of things, and nothing else."""
-    drive, gain = scale.new_ones(0), 1.0
+    drive, gain = None, 1.0
     if forcing is not None:
-        drive = forcing.transpose(0, 1).flatten(1).std(dim=1, correction=0).clamp_min(1e-12)
+        drive = channel_scale(forcing.transpose(0, 1).flatten(1), mu)
     forced = pairs.get("forcing")
-    if forced is not None:
+    if forced is not None and drive is not None:
         _, _, moved, response = forced.at(torch.arange(len(forced)))
         sized = (response / scale.view(-1, *[1] * (response.dim() - 3))).square().mean().sqrt()
         gain = float(
             sized / (moved / drive.view(-1, *[1] * (moved.dim() - 3))).square().mean().sqrt()
         )
+    like = solver.grid, scale, drive, forced is not None, gain, width, places
     with global_stream(generator(seed, "weights")):
-        like = (
-            solver.grid,
-            scale,
-            None if forcing is None else drive,
-            forced is not None,
-            gain,
-            width,
-        )
-        return Tangent(*like, places).to(scale)
+        return Tangent(*like).to(scale)
 
 
 def _varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:

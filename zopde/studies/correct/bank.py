@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -24,8 +23,8 @@ from zopde.interface import (
     by_variable,
     farthest_points,
 )
-from zopde.interface.bank import check_bank_fits
-from zopde.interface.vjp import varied_shape
+from zopde.interface.bank import check_banks_fit
+from zopde.interface.vjp import entries_of
 from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.problem import InterfaceCut, Problem
 
@@ -124,16 +123,13 @@ class BankAt:
 
 def check_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> None:
     """Require that the banks of all variables, which share the limit, fit into it."""
-    count, inputs = cut.snapshots + cut.more_snapshots, list(variables)
-    for variable in inputs:
-        sizes = math.prod(varied_shape(grid, variable)), math.prod(grid.state_shape)
-        check_bank_fits(count, *sizes, cut.limit_gib / len(inputs))
+    count = cut.snapshots + cut.more_snapshots
+    check_banks_fit(count, grid, list(variables), cut.limit_gib)
 
 
 def steps_of_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> int:
     """Solver steps that the first snapshots take, in this process or in one before."""
-    entries = sum(math.prod(varied_shape(grid, variable)) for variable in variables)
-    return cut.snapshots * cut.sides * entries
+    return cut.snapshots * cut.sides * entries_of(grid, variables)
 
 
 def _snapshots(problem: Problem, solver: Solver, count: int) -> tuple[Step, Key]:

@@ -13,7 +13,7 @@ from zopde.errors import InputError, first_line
 from zopde.hybrid import Injection
 from zopde.interface import Variable
 from zopde.interface.identity import check_source
-from zopde.interface.vjp import varied_shape
+from zopde.interface.vjp import entries_of
 from zopde.studies.correct.bank import check_bank, steps_of_bank
 from zopde.studies.correct.problem import InterfaceCut, WeightCut, products_of
 from zopde.studies.correct.tangent import learning_of
@@ -91,12 +91,12 @@ def prices_of_interface(
     grid, inputs = solver.grid, list(gradient.products)
 
     def dense() -> CutPrice:
-        return gradient.price({v: cut.sides * math.prod(varied_shape(grid, v)) for v in inputs})
+        return gradient.price({v: cut.sides * entries_of(grid, [v]) for v in inputs})
 
     def bank() -> CutPrice:
         check_bank(cut, grid, inputs)
-        inside = sum(math.prod(varied_shape(grid, v)) for v in inputs)
-        size = 4 * cut.snapshots * inside * math.prod(grid.state_shape) / 2**30
+        inside, outside = entries_of(grid, inputs), math.prod(grid.state_shape)
+        size = 4 * cut.snapshots * inside * outside / 2**30
         note = f"{cut.snapshots} Jacobians, {size:.2g} GiB, lookup {cut.lookup}"
         return gradient.price({}, steps_of_bank(cut, grid, inputs), note, workers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from zopde.files import identity_of
@@ -19,14 +20,21 @@ def loaded() -> frozenset[Path]:
     """The files of the user's own modules that this process has loaded so far."""
     modules = [m for name, m in [*sys.modules.items()] if name.partition(".")[0] != "zopde"]
     files = [getattr(module, "__file__", None) for module in modules]
-    return frozenset(
-        path
-        for path in (Path(file).resolve() for file in files if isinstance(file, str))
-        if path.suffix == ".py"
+    found = {_own(file) for file in files if isinstance(file, str)}
+    return frozenset(path for path in found if path is not None)
+
+
+@cache  # thousands of modules, looked at twice in every run
+def _own(file: str) -> Path | None:
+    """A module's file, or None where it is not the user's own Python."""
+    path = Path(file).resolve()
+    own = (
+        path.suffix == ".py"
         and path.is_file()
         and not _OTHERS & {str(parent) for parent in path.parents}
         and not any(word in part for part in path.parts for word in _MADE)
     )
+    return path if own else None
 
 
 def imported_late(spec: str, before: Collection[Path], known: Collection[Path]) -> list[Path]:

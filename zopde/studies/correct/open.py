@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,21 +49,25 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Not from the store, which would answer in the solver's place
     solver = replace(config.run, store="").guarded(opened.bare)
     opened = replace(opened, checking=_checked(solver, opened.problem, progress))
-    opened = _with_late_files(config, opened, before, progress)
+    opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
     return opened
 
 
 def _with_late_files(
-    config: CorrectionConfig, opened: Opened, before: Collection[Path], progress: Progress
+    opened: Opened,
+    before: Collection[Path],
+    options: Mapping[str, Any],
+    store: str,
+    progress: Progress,
 ) -> Opened:
     """Count to a solver what it has imported so far, of which its files tell nothing."""
-    known = files_of(opened.spec, config.solver.options, opened.bare)
+    known = files_of(opened.spec, options, opened.bare)
     late = imported_late(opened.spec, before, known)
     if not late:
         return opened
     names, digest = ", ".join(path.name for path in late), digest_of_files(late)
-    unseen = "reference data and the store" if config.run.store else "reference data"
+    unseen = "reference data and the store" if store else "reference data"
     progress.note(
         f"the solver imports {names} in a step, or from elsewhere: --resume sees an edit of it, "
         f"but {unseen} do not; import at the top of the solver's file what lies beside it"
