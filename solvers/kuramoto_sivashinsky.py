@@ -54,10 +54,12 @@ class _KuramotoSivashinsky:
 
     def _steepened(self, state: Tensor) -> Tensor:
         """The Fourier modes of -(u^2 / 2)_x."""
-        return -self._first.to(state.device) * torch.fft.rfft(state.square() / 2)
+        squares: Tensor = torch.fft.rfft(state.square() / 2)
+        return -self._first.to(state.device) * squares
 
     def _values(self, modes: Tensor) -> Tensor:
-        return torch.fft.irfft(modes, n=self.grid.shape[0])
+        values: Tensor = torch.fft.irfft(modes, n=self.grid.shape[0])
+        return values
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), **self._settings()), ()

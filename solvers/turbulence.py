@@ -44,7 +44,8 @@ class _Turbulence:
         counts.append(torch.fft.rfftfreq(shape[2], dtype=torch.float64))
         angles = torch.meshgrid(*counts, indexing="ij")
         parts = zip(angles, self.grid.spacing, strict=True)
-        laplacian = sum((2 * (2 * math.pi * angle).cos() - 2) / dx**2 for angle, dx in parts)
+        symbols = [(2 * (2 * math.pi * angle).cos() - 2) / dx**2 for angle, dx in parts]
+        laplacian = torch.stack(symbols).sum(dim=0)
         laplacian[0, 0, 0] = 1.0  # a pressure has no mean: its divergence is 0
         self._inverse = 1 / laplacian
 
