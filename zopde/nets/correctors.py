@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from inspect import signature
 from itertools import pairwise
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -171,7 +171,7 @@ KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}
 
 
 def build_corrector(
-    kind: Literal["conv", "residual"],
+    kind: str,
     inputs: int,
     outputs: int,
     padding: Padding,
@@ -189,8 +189,10 @@ def build_corrector(
         dims: Number of space dimensions: 1, 2 or 3.
 
     Raises:
-        InputError: If a size is unknown to the class, or not a whole number >= 1.
+        InputError: If there is no such kind, a size is unknown to the class, or not a whole
+            number >= 1.
     """
+    check_choice("corrector.kind", kind, KINDS)
     known = [n for n in signature(KINDS[kind]).parameters if n not in _GIVEN]
     for name, size in (sizes or {}).items():
         if name not in known or type(size) is not int or size < 1:
@@ -213,13 +215,16 @@ def _conv(inputs: int, outputs: int, kernel: int, padding: Padding, dims: int) -
         check_choice("padding", word, ("periodic", "zero"))
     if len(words) != dims:
         raise InputError("padding", got=padding, expected=f"one word, or {dims}")
-    convolution = _CONVS[dims - 1]
+    convolution: Any = _CONVS[dims - 1]
     if len(set(words)) == 1:
-        mode: Literal["circular", "zeros"] = "circular" if words[0] == "periodic" else "zeros"
-        return convolution(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
+        mode = "circular" if words[0] == "periodic" else "zeros"
+        alike: nn.Module = convolution(
+            inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode
+        )
+        return alike
     around = [kernel // 2 if word == "periodic" else 0 for word in words]
-    sides = [side for side in reversed(around) for _ in range(2)]  # the last axis first
-    wrapped = (nn.CircularPad2d if dims == 2 else nn.CircularPad3d)(tuple(sides))
+    sides: Any = tuple(side for side in reversed(around) for _ in range(2))  # last axis first
+    wrapped = nn.CircularPad2d(sides) if dims == 2 else nn.CircularPad3d(sides)
     zeros = tuple(kernel // 2 - side for side in around)
     return nn.Sequential(wrapped, convolution(inputs, outputs, kernel, padding=zeros))
 
