@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from zopde import Trajectories, load_corrector, load_solver, save_trajectories
+from zopde import (
+    Grid,
+    InputError,
+    Scenario,
+    Trajectories,
+    load_config,
+    load_corrector,
+    load_solver,
+    run_correction,
+    save_trajectories,
+)
 from zopde.cli.app import _run
 
 STEP = "import numpy as np\n\n\ndef step(u):\n    return u - 0.2 * (u - np.roll(u, 1, -1))\n"
@@ -68,3 +78,38 @@ def test_a_solver_is_checked_corrected_and_reported(shape, boundary, tmp_path, m
         assert network.state_scale.shape == (1, *[1] * len(shape))
         assert network(truth.states[:, 0]).shape == truth.states[:, 0].shape
     zopde("report", "run")
+
+
+class Line:
+    """Upwind advection in one dimension, that makes its own data."""
+
+    def __init__(self, shape=(8,)):
+        self.grid = Grid(tuple(shape), (1.0,) * len(shape), 0.01, ("u",))
+
+    def step(self, state, forcing=None):
+        return state - self.grid.dt / self.grid.spacing[0] * (state - state.roll(1, 2))
+
+    @property
+    def options(self):
+        return {}
+
+    def at(self, shape):
+        return Line(shape)
+
+    def scenario(self, simulations, generator):
+        turns = torch.tensor(self.grid.centres(0)) + torch.rand(
+            simulations, 1, 1, generator=generator
+        )
+        return Scenario(torch.sin(6.283 * turns), None)
+
+
+def test_reference_data_of_one_dimension_are_made(tmp_path, tiny):
+    tables = {"solver": {"spec": f"{__file__}:Line"}}
+    changes = [*tiny, "data.fine=[64]", "data.coarse=[8]", 'run.labels=["SRC","NOG"]']
+    metrics = run_correction(load_config("quick", None, changes, tables), tmp_path / "run")
+    assert metrics["mae"]["NOG"]["mean"] < metrics["mae"]["SRC"]["mean"]
+    for change in ("data.fine=[64,64]", "data.coarse=[4,4]"):
+        name = change.partition("=")[0]
+        config = load_config("quick", None, [*changes, change], tables)
+        with pytest.raises(InputError, match=f"{name}: got .*for each of x"):
+            run_correction(config, tmp_path / "no")
