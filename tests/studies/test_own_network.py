@@ -41,6 +41,12 @@ class UNet(nn.Module):
         return self.gain * self.leave(torch.cat([top, self.up(self.down(top))], dim=1))
 
 
+class Tied(UNet):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.again = self.leave
+
+
 class Spectral(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -168,6 +174,14 @@ def test_a_network_in_a_file_is_trained_in_every_way(home, toy_spec, tiny):
             lambda step, force=force: force[:, :, step].transpose(0, 1),
         )
         torch.testing.assert_close(again[:, :, 1], states)
+
+
+def test_tied_weights_are_written_and_read(home, toy_spec, tiny):
+    labels = 'run.labels=["SRC","NON"]'
+    run_correction(config_of(home, toy_spec, tiny, "Tied", labels), home / "run")
+    body = model_of(home / "run", "NON").body
+    assert body.again is body.leave
+    assert body.leave.weight.any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

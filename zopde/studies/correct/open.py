@@ -102,7 +102,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     """As few simulations as a batch has windows, and where they come from; nothing is written."""
     config = replace(config, run=replace(config.run, store=""))
     count, solver = config.training.batch, open_solver(config)
-    _check_corrector(config, solver.grid)
+    check_corrector(config, solver.grid)
     reference = reference_of(config, solver, Path())
     if config.data.path:
         data, source = reference.load(), config.data.path
@@ -128,11 +128,11 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
-    _check_corrector(config, solver.grid)
+    check_corrector(config, solver.grid)
     return reference_of(config, solver, root.parent)
 
 
-def _check_corrector(config: CorrectionConfig, grid: Grid) -> None:
+def check_corrector(config: CorrectionConfig, grid: Grid) -> None:
     """Build a corrector once: one that will not do must be known before anything is simulated."""
     state, forcing = (
         torch.ones(len(names), dtype=config.dtype)
