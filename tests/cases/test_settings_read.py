@@ -297,25 +297,6 @@ class _Silent:
         pass
 
 
-def test_a_solver_of_one_dimension_is_checked_and_not_corrected(case, zopde):
-    spec = case(16)
-    code, shown, lines = zopde("check", "solver", spec, "--json")
-    assert (code, lines) == (0, [])
-    found = json.loads(shown)
-    points = {point["name"]: point for point in found["points"]}
-    assert points["contract"]["verdict"] == points["interface mu"]["verdict"] == "pass"
-    assert points["weight mu"]["verdict"] == "warn"
-    assert "two dimensions" in points["weight mu"]["found"]
-    assert {cut["cut"] for cut in found["costs"]} >= {"interface, dense", "interface, coloured"}
-    states = torch.rand(3, 6, 1, 16)
-    save_trajectories(Trajectories(load_solver(spec).grid, states), "mine.nc")
-    words = ["--data", "mine.nc", "--set", "data.train=2", "--set", "data.test=1"]
-    code, shown, lines = zopde("correct", spec, *words, "--set", "training.unroll=2", "--dry-run")
-    assert code == 2
-    assert len(lines) == 1
-    assert "expected two dimensions" in lines[0]
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [

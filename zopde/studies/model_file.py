@@ -46,7 +46,8 @@ def write_model(
     path: Path, kind: str, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write a safetensors file whole or not at all; `plan` tells how to build the network."""
-    plain = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    # Copies: the format refuses tensors that share memory, as tied weights do.
+    plain = {name: value.contiguous().cpu().clone() for name, value in tensors.items()}
     plan = {**plan, "zopde": __version__}
     plan["checksum"] = _checksum(plan, plain)
     # One entry: several would be written in an order that changes from run to run.

@@ -75,7 +75,8 @@ def tried(
     with global_stream(generator(seed, "weights")):
         try:
             network = in_precision(body_of(*given), like.dtype).to(like.device)
-            before, drawn = deepcopy(network.state_dict()), torch.get_rng_state()
+            before = deepcopy(network.state_dict()) if own else {}
+            drawn = torch.get_rng_state()
             with torch.no_grad():
                 answer = network(x)
         except InputError:

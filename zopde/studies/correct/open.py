@@ -34,7 +34,7 @@ from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
-_COARSE = (32, 32)  # cells for a solver that makes its own data, where nothing else is said
+_COARSE = 32  # cells a side for a solver that makes its own data, where nothing else is said
 _BORNE = 1e-4  # standard deviations that a memory may change in an answer: a tenth of a probe's
 
 
@@ -102,7 +102,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     """As few simulations as a batch has windows, and where they come from; nothing is written."""
     config = replace(config, run=replace(config.run, store=""))
     count, solver = config.training.batch, open_solver(config)
-    _check_corrector(config, solver.grid)
+    check_corrector(config, solver.grid)
     reference = reference_of(config, solver, Path())
     if config.data.path:
         data, source = reference.load(), config.data.path
@@ -128,11 +128,11 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
-    _check_corrector(config, solver.grid)
+    check_corrector(config, solver.grid)
     return reference_of(config, solver, root.parent)
 
 
-def _check_corrector(config: CorrectionConfig, grid: Grid) -> None:
+def check_corrector(config: CorrectionConfig, grid: Grid) -> None:
     """Build a corrector once: one that will not do must be known before anything is simulated."""
     state, forcing = (
         torch.ones(len(names), dtype=config.dtype)
@@ -259,9 +259,15 @@ def open_solver(config: CorrectionConfig) -> Solver:
             expected="the resolution in data.coarse",
         )
     check_forcing(config.corrector.inject, solver.grid)
-    coarse = config.data.coarse
+    coarse, axes = config.data.coarse, len(solver.grid.shape)
     if isinstance(solver, ReferenceSolver):
-        return _at(solver, coarse or _COARSE)
+        coarse = coarse or (_COARSE,) * axes
+        made = {} if config.data.path else {"data.fine": config.data.fine}
+        for name, cells in {"data.coarse": coarse, **made}.items():
+            if len(cells) != axes:
+                expected = f"one number of cells for each of {', '.join(solver.grid.dims)}"
+                raise InputError(name, got=list(cells), expected=expected)
+        return _at(solver, coarse)
     if coarse not in ((), solver.grid.shape):
         expected = f"{list(solver.grid.shape)}, the solver's own, or nothing"
         raise InputError("data.coarse", got=list(coarse), expected=expected)
