@@ -159,16 +159,12 @@ def test_scripts_that_are_shown_run(name, tmp_path, monkeypatch):
 
 
 def test_the_network_that_is_shown_corrects(tmp_path, monkeypatch):
-    """With the data of `data.py`, and the sizes of the command beside it."""
+    """With the data of `data.py`, as the command beside it says."""
     monkeypatch.chdir(tmp_path)
     exec(compile((FILES / "data.py").read_text(), "data", "exec"), {})
-    changes = [
-        "data.train=3",
-        "data.test=1",
-        'run.labels=["SRC","NON"]',
-        "corrector.sizes={width=4}",
-    ]
-    changes += ["data.path=mine.nc", f'corrector.kind="{FILES / "unet.py"}:UNet"']
+    changes = ["data.train=3", "data.test=1", "data.coarse=[16,16]", "data.path=mine.nc"]
+    changes += [f'corrector.kind="{FILES / "unet.py"}:UNet"', 'run.labels=["SRC","NON"]']
+    changes += ['non.length="60 iterations"', 'training.length="1 iteration"', "training.unroll=2"]
     tables = {"solver": {"spec": f"{FILES / 'tracer.py'}:Tracer"}}
     metrics = zopde.run_correction(load_config("quick", None, changes, tables), "run")
     assert metrics["mae"]["NON"]["mean"] < 0.5 * metrics["mae"]["SRC"]["mean"]

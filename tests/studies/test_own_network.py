@@ -138,7 +138,8 @@ class Notes(Silent):
 
 
 def config_of(home, spec, tiny, name, *changes):
-    changes = [*tiny, f'corrector.kind="{home / "mine.py"}:{name}"', "corrector.sizes={}", *changes]
+    changes = [*tiny, f'corrector.kind="{home / "mine.py"}:{name}"', *changes]
+    changes = [change for change in changes if not change.startswith("corrector.sizes={width")]
     return load_config("quick", None, changes, {"solver": {"spec": spec}})
 
 

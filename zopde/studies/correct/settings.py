@@ -280,6 +280,8 @@ def load_config(
     if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
         del tree["data"]["coarse"]  # another solver may have a grid of its own
         tree.pop("interface", None)  # and reach as far as it does
+    if look_up(chosen, "corrector.kind") not in (None, tree["corrector"]["kind"]):
+        tree["corrector"].pop("sizes", None)  # another network has sizes of its own
     return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
 
 
