@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -16,41 +15,44 @@ from zopde.errors import InputError
 from zopde.grid import Grid, check_forcing, check_state
 from zopde.validate import check_positive
 
-_SIDE = 2 * math.pi
-_AXES = (2, 3, 4)  # z, y, x in a state
 _SHORTEST = 3  # waves that the cube holds of the shortest one of a scenario
+_FASTEST = 3.0  # |u_z| + |u_y| + |u_x| for which the substeps are stable
 # Cells side by side in one pass on a CPU: their fields stay in the cache.
 _CHUNK_CELLS = 2**16
-_FASTEST = 3.0  # |u_z| + |u_y| + |u_x| for which the substeps are stable
 
 
 class _Turbulence:
     """One step, with or without a gradient."""
 
     def __init__(
-        self,
-        shape: tuple[int, ...] = (16, 16, 16),
-        dt: float = 0.2,
-        viscosity: float = 0.02,
+        self, shape: tuple[int, ...] = (16, 16, 16), dt: float = 0.2, viscosity: float = 0.02
     ) -> None:
         check_positive("viscosity", viscosity)
         self._viscosity = float(viscosity)
         channels = ("velocity_z", "velocity_y", "velocity_x")
-        self.grid = Grid(tuple(shape), (_SIDE,) * len(shape), float(dt), channels)
+        self.grid = Grid(tuple(shape), (2 * math.pi,) * len(shape), float(dt), channels)
         if len(shape) != 3:
             raise InputError("shape", got=tuple(shape), expected="cells along (z, y, x)")
-        self._substeps()  # too many must be known now
+        # Of Runge-Kutta with three stages: up to 1.7 for advection, up to 2.5 for diffusion.
+        advection = _FASTEST / min(self.grid.spacing) / 1.7
+        diffusion = 4 * self._viscosity * sum(dx**-2 for dx in self.grid.spacing) / 2.5
+        wanted = max(1.0, self.grid.dt * (advection + diffusion))
+        check_positive("substeps that a step takes", wanted, 10**5)
+        self._substeps = math.ceil(wanted)
         counts = [torch.fft.fftfreq(n, dtype=torch.float64) for n in shape[:2]]
         counts.append(torch.fft.rfftfreq(shape[2], dtype=torch.float64))
-        angles = torch.meshgrid(*counts, indexing="ij")
-        parts = zip(angles, self.grid.spacing, strict=True)
-        symbols = [(2 * (2 * math.pi * angle).cos() - 2) / dx**2 for angle, dx in parts]
-        laplacian = torch.stack(symbols).sum(dim=0)
+        squares = [
+            (2 - 2 * (2 * math.pi * count).cos()) / dx**2
+            for count, dx in zip(counts, self.grid.spacing, strict=True)
+        ]
+        laplacian = -(squares[0][:, None, None] + squares[1][:, None] + squares[2])
         laplacian[0, 0, 0] = 1.0  # a pressure has no mean: its divergence is 0
         self._inverse = 1 / laplacian
 
-    def _settings(self) -> dict[str, Any]:
-        return {"shape": self.grid.shape, "dt": self.grid.dt, "viscosity": self._viscosity}
+    def divergence(self, state: State) -> Float[Tensor, "batch z y x"]:
+        """du_z/dz + du_y/dy + du_x/dx in every cell; 0 after a step, up to rounding."""
+        parts = zip(state.unbind(1), self.grid.spacing, strict=True)
+        return torch.stack([(u - u.roll(1, 1 + i)) / dx for i, (u, dx) in enumerate(parts)]).sum(0)
 
     def _checked_step(self, state: State, forcing: Forcing | None) -> State:
         check_state(self.grid, state)
@@ -60,13 +62,12 @@ class _Turbulence:
         return torch.cat([self._advance(part) for part in state.split(chunk)])
 
     def _advance(self, state: Tensor) -> Tensor:
-        substeps = self._substeps()
         state = self._projected(state)
-        for _ in range(substeps):
+        for _ in range(self._substeps):
             moved = state
             for share in (3, 2, 1):
                 force = self._force(moved)
-                moved = self._projected(state + self.grid.dt / substeps / share * force)
+                moved = self._projected(state + self.grid.dt / self._substeps / share * force)
             state = moved
         return state
 
@@ -85,30 +86,10 @@ class _Turbulence:
 
     def _projected(self, state: Tensor) -> Tensor:
         """The nearest velocity without divergence."""
-        modes = torch.fft.rfftn(self.divergence(state), dim=(1, 2, 3))
-        modes = modes * self._inverse.to(state)
-        pressure = torch.fft.irfftn(modes, s=self.grid.shape, dim=(1, 2, 3))
-        slopes = [
-            (pressure.roll(-1, 1 + i) - pressure) / dx for i, dx in enumerate(self.grid.spacing)
-        ]
+        modes = torch.fft.rfftn(self.divergence(state), dim=(1, 2, 3)) * self._inverse.to(state)
+        p = torch.fft.irfftn(modes, s=self.grid.shape, dim=(1, 2, 3))
+        slopes = [(p.roll(-1, 1 + i) - p) / dx for i, dx in enumerate(self.grid.spacing)]
         return state - torch.stack(slopes, dim=1)
-
-    def divergence(self, state: State) -> Float[Tensor, "batch z y x"]:
-        """du_z/dz + du_y/dy + du_x/dx in every cell; 0 after a step, up to rounding."""
-        parts = zip(state.unbind(1), self.grid.spacing, strict=True)
-        changes = [(u - u.roll(1, 1 + i)) / dx for i, (u, dx) in enumerate(parts)]
-        return torch.stack(changes).sum(dim=0)
-
-    def _substeps(self) -> int:
-        """As many as the scheme needs to be stable where |u_z| + |u_y| + |u_x| is 3."""
-        advection = _FASTEST / min(self.grid.spacing) / math.sqrt(3)
-        diffusion = 4 * self._viscosity * sum(dx**-2 for dx in self.grid.spacing) / 2.5
-        wanted = max(1.0, self.grid.dt * (advection + diffusion))
-        check_positive("substeps that a step takes", wanted, 10**5)
-        return math.ceil(wanted)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), **self._settings()), ()
 
 
 @final
@@ -118,68 +99,64 @@ class Turbulence(_Turbulence):
         du/dt + (u . grad) u = -grad p + nu laplace(u),   div u = 0
 
     The state keeps each velocity at the upper face of its cell (a staggered grid): velocity_z at
-    the face towards larger z, and so on. Differences and means are of second order, and they
-    keep the energy of a flow without viscosity, so a coarse grid does not blow up. Their error
-    is what a corrector can learn: waves of a few cells travel too slowly, and eddies smaller
-    than a cell take no energy away. A Fourier method would leave the second error alone.
+    the face towards larger z, and so on. Differences and means are of second order and keep the
+    energy of a flow without viscosity, so a coarse grid does not blow up. Waves of a few cells
+    travel too slowly, and eddies smaller than a cell take no energy away: this is what a
+    corrector can learn. A Fourier method would have the second error alone.
 
-    One step: projection, then Runge-Kutta substeps, each of three stages u + h/3 f, u + h/2 f,
-    u + h f (Wicker and Skamarock 2002) with a projection after each. The projection solves for
-    the pressure by an FFT of the difference formulas, so any state is a legal one, and no
-    divergence is left. The number of substeps follows from the grid: it is enough where
-    |u_z| + |u_y| + |u_x| is at most 3.
+    One step: projection, which makes any state a legal one, then Runge-Kutta substeps of three
+    stages, u + h/3 f, u + h/2 f, u + h f (Wicker and Skamarock 2002), with a projection after
+    each. The projection solves for the pressure by an FFT of the difference formulas, so no
+    divergence is left. There are as many substeps as |u_z| + |u_y| + |u_x| <= 3 needs.
 
     Args:
         shape: Cells along (z, y, x).
         dt: Time of one step.
-        viscosity: nu, > 0. With the default, 32 cells resolve the flow of a scenario.
+        viscosity: nu, > 0. With the default, over 8 units of time, 32 cells along each axis stay
+            within 13 % of the velocity that 64 give; 16 cells are up to 54 % off.
     """
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, 3, z, y, x) by dt; no gradient. See `zopde.Solver.step`."""
         with torch.no_grad():
-            return self._checked_step(state.detach(), forcing)
+            return self._checked_step(state, forcing)
 
     def differentiable_twin(self) -> DifferentiableTurbulence:
         """The same step with its autograd graph, for the SOL baseline alone."""
-        return DifferentiableTurbulence(**self._settings())
+        return DifferentiableTurbulence(self.grid.shape, **self.options)
 
     @property
     def options(self) -> dict[str, Any]:
         """The physics, without the resolution."""
-        return {k: v for k, v in self._settings().items() if k != "shape"}
+        return {"dt": self.grid.dt, "viscosity": self._viscosity}
 
     def at(self, shape: tuple[int, ...]) -> Turbulence:
         """The same physics on another grid."""
-        return Turbulence(**{**self._settings(), "shape": shape})
+        return Turbulence(shape, **self.options)
 
     def downsample(self, fine: Float[Tensor, "batch 3 fine_z fine_y fine_x"]) -> State:
         """Mean over the fine faces of each coarse face: the flux through it, and div = 0, stay.
 
         The fine counts are multiples of the grid's.
         """
-        counts = tuple(fine.shape[2:])
-        if len(counts) != 3 or any(n % c for n, c in zip(counts, self.grid.shape, strict=True)):
-            raise InputError(
-                "fine state", got=f"{counts} cells", expected=f"multiples of {self.grid.shape}"
-            )
-        ratios = [n // c for n, c in zip(counts, self.grid.shape, strict=True)]
+        counts, shape = tuple(fine.shape[2:]), self.grid.shape
+        if len(counts) != 3 or any(n % c for n, c in zip(counts, shape, strict=True)):
+            raise InputError("fine state", got=f"{counts} cells", expected=f"multiples of {shape}")
         faces = []
         for i, u in enumerate(fine.unbind(1)):
-            shared = torch.arange(ratios[i] - 1, counts[i], ratios[i], device=fine.device)
-            block = [1 if j == i else ratio for j, ratio in enumerate(ratios)]
+            block = [n // c for n, c in zip(counts, shape, strict=True)]
+            shared = torch.arange(block[i] - 1, counts[i], block[i], device=fine.device)
+            block[i] = 1
             faces.append(functional.avg_pool3d(u.index_select(1 + i, shared), block))
         return torch.stack(faces, dim=1)
 
-    @torch.no_grad()
     def scenario(self, simulations: int, generator: torch.Generator) -> Scenario:
-        """Random waves with |k| <= 3, without divergence; each velocity has the rms 1/2."""
+        """Random waves with |k| <= 3, without divergence; the rms of all velocities is 1/2."""
         numbers = torch.arange(_SHORTEST + 1, dtype=torch.float64)
 
         def waves(axis: int, at_face: bool) -> Tensor:
-            dx = self.grid.spacing[axis]
-            places = [place + 0.5 * dx * at_face for place in self.grid.centres(axis)]
-            turns = numbers[:, None] * torch.tensor(places, dtype=torch.float64)
+            places = torch.tensor(self.grid.centres(axis), dtype=torch.float64)
+            turns = numbers[:, None] * (places + 0.5 * self.grid.spacing[axis] * at_face)
             return torch.cat([turns.cos(), turns.sin()[1:]])
 
         square = torch.cat([numbers, numbers[1:]]).square()
@@ -192,7 +169,7 @@ class Turbulence(_Turbulence):
             along = (waves(j, at_face=i == j) for j in range(3))
             velocities.append(torch.einsum("sabc,az,by,cx->szyx", strength[:, i], *along))
         state = self._projected(torch.stack(velocities, dim=1))
-        rms = state.square().mean(dim=(1, *_AXES), keepdim=True).sqrt()
+        rms = state.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt()
         return Scenario((0.5 / rms * state).float())
 
 
