@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 
-from zopde import InputError, downsample, load_solver
+from zopde import InputError, downsample, load_config, load_solver, run_correction
 from zopde.contracts import Differentiable, ReferenceSolver
 from zopde.solvers.kuramoto_sivashinsky import KuramotoSivashinsky
 
@@ -157,3 +157,14 @@ def test_bad_input_raises(solver):
         solver.step(torch.zeros(1, 1, 32))
     with pytest.raises(InputError, match="forcing: got a tensor"):
         solver.step(torch.zeros(1, 1, 64), torch.zeros(1, 1, 64))
+
+
+def test_a_short_run_with_measured_derivatives_is_the_one_with_exact_ones_agrees(tmp_path):
+    changes = ["data.fine=[64]", "data.coarse=[16]", "data.skip=2", "data.steps=6"]
+    changes += ["data.train=2", "data.test=1", "non.length='2 iterations'", "training.batch=1"]
+    changes += ["training.length='4 iterations'", "training.unroll=4", "training.warmup=0"]
+    changes += ['run.labels=["SRC","NOG","ZO-dense","SOL"]', "interface.scheme=central"]
+    config = load_config("quick", None, changes, {"solver": {"spec": "kuramoto-sivashinsky"}})
+    mae = run_correction(config, tmp_path / "run")["mae"]
+    ignored, measured, exact = (mae[label]["mean"] for label in ("NOG", "ZO-dense", "SOL"))
+    assert abs(measured - exact) < 0.1 * abs(ignored - exact)

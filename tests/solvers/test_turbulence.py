@@ -5,7 +5,7 @@ from itertools import pairwise, permutations
 import pytest
 import torch
 
-from zopde import InputError, load_solver
+from zopde import InputError, load_config, load_solver, run_correction
 from zopde.contracts import Differentiable, ReferenceSolver
 from zopde.solvers.turbulence import Turbulence
 
@@ -201,3 +201,14 @@ def test_bad_input_raises(solver):
         solver.step(torch.zeros(1, 2, 8, 8, 8))
     with pytest.raises(InputError, match="forcing: got a tensor"):
         solver.step(torch.zeros(1, 3, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8))
+
+
+def test_a_short_run_with_measured_derivatives_is_the_one_with_exact_ones_agrees(tmp_path):
+    changes = ["data.fine=[8, 8, 8]", "data.coarse=[4, 4, 4]", "data.skip=2", "data.steps=6"]
+    changes += ["data.train=2", "data.test=1", "non.length='2 iterations'", "training.batch=1"]
+    changes += ["training.length='2 iterations'", "training.unroll=3", "training.warmup=0"]
+    changes += ['run.labels=["SRC","NOG","ZO-dense","SOL"]', "interface.scheme=central"]
+    config = load_config("quick", None, changes, {"solver": {"spec": "turbulence"}})
+    mae = run_correction(config, tmp_path / "run")["mae"]
+    ignored, measured, exact = (mae[label]["mean"] for label in ("NOG", "ZO-dense", "SOL"))
+    assert abs(measured - exact) < 0.1 * abs(ignored - exact)
