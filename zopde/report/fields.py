@@ -93,8 +93,9 @@ def _pairs(plane: Plane, count: int) -> tuple[Figure, Any, Any]:
     if plane.lies_down:
         figure, panels = field_panels(plane, count, 2, bar_below=True)
         return figure, panels, panels
-    columns = min(count, _COLUMNS)
-    figure, panels = field_panels(plane, 2 * -(-count // columns), columns, bar_below=True)
+    rows = -(-count // _COLUMNS)
+    columns = -(-count // rows)
+    figure, panels = field_panels(plane, 2 * rows, columns, bar_below=True)
     return figure, panels, panels.reshape(-1, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
 
 
