@@ -138,12 +138,14 @@ def draw(
     """Draw values on a plane; grey where they are not finite."""
     height, width = plane.extent
     flat = plane.lies_down
+    # A row of cells ends at their edges, a row of a time half a step later.
+    edge = 0.0 if plane.alike else height / max(len(values) - 1, 1) / 2
     axes.set(xticks=[], yticks=[])
     return axes.imshow(
         pixels_of(values, plane),
         origin="upper" if flat else "lower",
-        extent=(0, height, width, 0) if flat else (0, width, 0, height),
-        aspect=1.0 if plane.alike else width / height,
+        extent=(0, height, width, 0) if flat else (0, width, -edge, height + edge),
+        aspect=1.0 if plane.alike else width / (height + 2 * edge),
         norm=Normalize(*limits),
         cmap=colormaps[colours].with_extremes(bad=_NOTHING),
     )
