@@ -45,14 +45,8 @@ def tried(
 ) -> nn.Module:
     """The untrained layers of a corrector, their weights drawn by the seed, after a call of them.
 
-    Args:
-        kind: As `body_of` has it.
-        sizes: Of the network.
-        padding: Of zopde's own kinds.
-        channels: Of inputs and outputs.
-        shape: Cells of the grid.
-        like: A tensor on the device and in the precision of the run.
-        seed: Of the weights.
+    `channels` are those of inputs and outputs, `shape` the cells of the grid; `like` has the device
+    and the precision of the run.
 
     Raises:
         InputError: If the network cannot be built, raises on a state of that grid, answers
