@@ -76,7 +76,7 @@ class PythonFunction:
             answers = self._ask(self._prepared(state), given)
         except StepError as error:
             raise SolverError(error.reason) from error
-        return gathered(state, answers)
+        return gathered(self.grid, state, answers)
 
     def _prepared(self, values: Tensor) -> Tensor:
         return values.detach().clone() if self._arrays == "torch" else own_copy(values)

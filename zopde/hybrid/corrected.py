@@ -167,7 +167,8 @@ class UnrolledObjective:
         L = (1 / n) sum_{k=1..n} mean[ ((u[k] - r[k]) / s)^2 ],
         u[k] = the corrected step from u[k-1], see `CorrectedSolver`
 
-    (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel.)
+    (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel; the mean is
+    over the fluid, by the weights of the cells, where the solver's grid has a mask or weights.)
     Under autograd the kind of solver decides what the gradient means, nothing else does:
     with n = 1 it is NON; with a `BlackBox`, which carries no gradient, NOG; with an
     `InterfaceSolver`, ZO-interface; with the differentiable twin, SOL. NON and NOG have no
@@ -206,6 +207,7 @@ class UnrolledObjective:
         window, errors = self._window, list[Tensor]()
         state = window.stepped if window.initial is None else window.initial
         assert state is not None, "see Window"
+        grid, weights = self._solver.grid, self._solver.grid.cell_weights(window.targets)
         for k in range(window.unroll):
             solver = self.solver_at(k)
             forcing = None if window.forcing is None else window.forcing[:, k]
@@ -217,7 +219,8 @@ class UnrolledObjective:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
             off = state.view(num_probes, *window.targets[:, k].shape) - window.targets[:, k]
-            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
+            squares = (grid.filled(off) / self._scale).square() * weights
+            errors.append(squares.flatten(1).mean(dim=1))
         return sum(errors[1:], errors[0]) / len(errors)
 
     def solver_at(self, k: int) -> Solver:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zopde.contracts import Solver, State, seedable, seeded
 from zopde.errors import InputError
+from zopde.grid import Grid
 from zopde.validate import check_not_negative, check_positive, checked
 
 
@@ -55,20 +56,24 @@ def rollout(
 
 @checked
 def downsample(
-    fine: Float[Tensor, "batch channel *fine"], shape: tuple[int, ...]
+    fine: Float[Tensor, "batch channel *fine"],
+    shape: tuple[int, ...],
+    weights: Float[Tensor, "*fine"] | None = None,
 ) -> Float[Tensor, "batch channel *coarse"]:
     """Bring a fine state to a coarse grid: a coarse cell gets the mean of the fine cells in it.
 
         coarse[I] = (1 / r^n) sum over the r^n fine cells i inside I of fine[i]
 
     It keeps the mean of every channel, and commutes with itself: 4 x at once equals 2 x twice.
+    Cells of weight 0, such as land, do not count, whatever they hold, NaN included.
 
     Args:
         fine: (batch, channel, *fine), cell-centred values.
         shape: Cells of the coarse grid.
+        weights: (*fine), of a weighted mean, >= 0, as `grid.cell_weights(fine)`; None: all alike.
 
     Returns:
-        (batch, channel, *shape), the same dtype.
+        (batch, channel, *shape), the same dtype; 0 where all weights are.
 
     Raises:
         InputError: If a coarse count does not divide the fine one.
@@ -77,6 +82,10 @@ def downsample(
     if len(space) != len(shape) or any(f % c for f, c in zip(space, shape, strict=True)):
         raise InputError("downsample", got=f"{space} -> {shape}", expected="divisors, cell by cell")
     split = [part for f, c in zip(space, shape, strict=True) for part in (c, f // c)]
+    if weights is not None:
+        shares = downsample(weights.expand(1, 1, *space), shape)
+        total = downsample(torch.where(weights > 0, fine * weights, 0.0), shape)
+        return torch.where(shares > 0, total / shares, 0.0)
     blocks = fine.reshape(*fine.shape[:2], *split)
     return blocks.mean(dim=tuple(range(3, 3 + 2 * len(shape), 2)))
 
@@ -101,24 +110,33 @@ def rollout_error(
     predicted: Float[Tensor, "batch time channel *space"],
     reference: Float[Tensor, "batch time channel *space"],
     limit: float = 100.0,
+    grid: Grid | None = None,
 ) -> RolloutError:
     """Compare rollouts with their references, step by step.
 
         mae[t] = mean_{c, x} |u - r|,   relative[t] = ||u - r||_2 / ||r||_2
+
+    Means and norms are over the fluid, and by the weights of the cells, where the grid has them.
 
     Args:
         predicted: (batch, time, channel, *space); drop the common initial state first.
         reference: Same shape.
         limit: A run that is not finite, or whose largest magnitude exceeds `limit` times the
             reference's, diverged.
+        grid: Whose mask and weights count; None: all cells count alike.
     """
     check_positive("limit", limit)
-    difference = (predicted - reference).flatten(2)
-    norm = reference.flatten(2).norm(dim=2).clamp_min(torch.finfo(reference.dtype).tiny)
+    weights: Tensor | float = 1.0
+    if grid is not None:
+        predicted, reference = grid.filled(predicted), grid.filled(reference)
+        weights = grid.cell_weights(reference)
+    difference, root = predicted - reference, weights**0.5
+    norm = (reference * root).flatten(2).norm(dim=2)
     largest = predicted.flatten(1).abs().amax(dim=1)
     bound = limit * reference.flatten(1).abs().amax(dim=1)
     return RolloutError(
-        mae=difference.abs().mean(dim=2),
-        relative=difference.norm(dim=2) / norm,
+        mae=(difference.abs() * weights).flatten(2).mean(dim=2),
+        relative=(difference * root).flatten(2).norm(dim=2)
+        / norm.clamp_min(torch.finfo(reference.dtype).tiny),
         diverged=~(largest <= bound),  # the negation also catches NaN
     )

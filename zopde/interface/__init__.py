@@ -7,8 +7,8 @@ from zopde.interface.directions import DensePullback, EntryOracle, RandomPullbac
 from zopde.interface.identity import IdentityPullback
 from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
+from zopde.interface.through import InterfaceSolver, queried
 from zopde.interface.vjp import (
-    InterfaceSolver,
     Probing,
     Pullback,
     PullbackAt,
@@ -17,7 +17,6 @@ from zopde.interface.vjp import (
     Variable,
     always,
     by_variable,
-    queried,
 )
 from zopde.interface.watch import Agreement, Watch, compare
 

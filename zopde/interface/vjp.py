@@ -1,4 +1,4 @@
-"""A black-box step that back-propagation passes: its derivative comes from solver steps."""
+"""The derivative of a black-box step, from further steps: what is measured, and how."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, final
+from typing import Literal, Protocol, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, seedable, seeded
+from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.asking import by_workers
@@ -54,6 +53,30 @@ class Step:
     stepped: State  # (batch, channel, *space), `solver.step(state, forcing)`
     variable: Variable = "state"  # the input to vary, "state" or "forcing"
 
+    def __post_init__(self) -> None:
+        if self.fluid is not None and not self.stepped[..., ~self.fluid].isfinite().all():
+            got, expected = "NaN outside of the mask", "the answer of a black box"
+            raise InputError("step", got=got, expected=expected, remedy="zopde.BlackBox(solver)")
+
+    @property
+    def fluid(self) -> Bool[Tensor, "*space"] | None:
+        """The mask of the solver's grid; None where there is none, or a black box has no grid."""
+        grid = getattr(self.solver, "grid", None)
+        return grid.fluid if isinstance(grid, Grid) else None
+
+    def fluid_values(self, values: Tensor) -> Float[Tensor, "batch channels cells"]:
+        """(batch, channels, *space) -> the values of the cells with fluid alone."""
+        if self.fluid is None:
+            return values.flatten(1).view(*values.shape[:2], -1)
+        return self.solver.grid.fluid_values(values)
+
+    @property
+    def entries(self) -> Int[Tensor, " entries"]:
+        """Numbers of the entries of the varied input that can be moved, those of the fluid."""
+        one = self.point[:1]
+        numbers = torch.arange(one.numel(), device=one.device).view_as(one)
+        return self.fluid_values(numbers).flatten()
+
     @property
     def point(self) -> Varied:
         """The varied input, where the step was taken."""
@@ -85,8 +108,8 @@ def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
 
 
 def entries_of(grid: Grid, variables: Iterable[Variable]) -> int:
-    """Count the entries of the varied inputs of one state, all together."""
-    return sum(math.prod(varied_shape(grid, variable)) for variable in variables)
+    """Count the entries of the varied inputs of one state that can be moved, all together."""
+    return grid.fluid_cells * sum(varied_shape(grid, variable)[0] for variable in variables)
 
 
 @dataclass(frozen=True)
@@ -120,10 +143,10 @@ class Probing:
         """(batch, channel, 1, ...), what `mu` is a multiple of at every state of a step."""
         point, scale = step.point, self.scale
         if scale is None:
-            values = [point.flatten(1).view(*point.shape[:2], -1)]
+            values = [step.fluid_values(point)]
             if step.variable == "state" and step.stepped.shape == point.shape:
                 # What is still at rest may move a step later.
-                values.append(step.stepped.flatten(1).view_as(values[0]))
+                values.append(step.fluid_values(step.stepped))
             scale = channel_scale(torch.cat(values, dim=2), self.mu)
             scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off
         scale = torch.as_tensor(scale).detach().to(point)
@@ -132,7 +155,9 @@ class Probing:
             raise InputError("scale", got=f"{scale.shape[-1]} numbers", expected=expected)
         units = scale.expand(point.shape[:2]).contiguous()
         if self.scale is not None:
-            units = self._above_rounding(units, point.flatten(2).square().mean(dim=2).sqrt())
+            units = self._above_rounding(
+                units, step.fluid_values(point).square().mean(dim=2).sqrt()
+            )
         return units.view(*point.shape[:2], *[1] * (point.dim() - 2))
 
     def _above_rounding(self, units: Tensor, sizes: Tensor) -> Tensor:
@@ -313,88 +338,3 @@ def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:
 def always(pullback: Pullback) -> PullbackAt:
     """The same pullback at every iteration."""
     return lambda _: pullback
-
-
-@final
-class InterfaceSolver:
-    """Lets back-propagation pass a black-box solver, by queries: `cut="interface"`.
-
-        forward:   u' = S(u, f), without a graph
-        backward:  (dL/du, dL/df) = pullback(step, dL/du'),   only where it is needed
-
-    An `UnrolledObjective` over it under plain back-propagation is ZO-interface: only the solver is
-    probed, never the network, so the price does not depend on the number of weights.
-
-    Args:
-        solver: The black box. Wrap it in a counter to count the queries.
-        pullback: How the vector-Jacobian product is measured: `DensePullback`,
-            `ColouredPullback`, `BankPullback`, `CorrectedPullback`; or `IdentityPullback`, which
-            measures nothing.
-    """
-
-    def __init__(self, solver: Solver, pullback: Pullback) -> None:
-        self._solver, self._pullback = solver, pullback
-        self.seedable = seedable(solver)
-
-    @property
-    def grid(self) -> Grid:
-        """The solver's grid."""
-        return self._solver.grid
-
-    def with_seed(self, seed: int) -> InterfaceSolver:
-        """The same with the solver's noise fixed, in the backward pass, too."""
-        return InterfaceSolver(seeded(self._solver, seed), self._pullback)
-
-    def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """One step; see `zopde.Solver.step`. Queries are spent in the backward pass only."""
-        return queried(self._solver, self._pullback, state, forcing)
-
-
-def queried(
-    solver: Stepping, pullback: Pullback, state: State, forcing: Forcing | None = None
-) -> Tensor:
-    """Step a black box, as a node of the autograd graph; see `InterfaceSolver`.
-
-    Args:
-        solver: The black box.
-        pullback: How its vector-Jacobian product is measured.
-        state: (batch, channel, *space), its input.
-        forcing: Its second input, row by row; None for nothing.
-    """
-    if state.requires_grad and state.is_complex():
-        remedy = "hold the real and the imaginary part in two channels"
-        raise InputError("state", got="complex numbers", expected="real ones", remedy=remedy)
-    stepped: Tensor = _Stepped.apply(state, forcing, solver, pullback)  # type: ignore[no-untyped-call]
-    return stepped
-
-
-class _Stepped(torch.autograd.Function):
-    """The step as a node of the autograd graph."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401 - torch's own signature
-        state: State,
-        forcing: Forcing | None,
-        solver: Stepping,
-        pullback: Pullback,
-    ) -> Tensor:
-        stepped = solver.step(state, forcing).clone()  # a node's output must be its own
-        ctx.solver, ctx.pullback = solver, pullback
-        ctx.save_for_backward(state, forcing, stepped)
-        return stepped
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any,  # noqa: ANN401
-        cotangent: State,
-    ) -> tuple[State | None, Forcing | None, None, None]:
-        state, forcing, stepped = ctx.saved_tensors
-        variables: tuple[Variable, ...] = ("state", "forcing")
-        products: list[Tensor | None] = [None, None]
-        for n, variable in enumerate(variables):
-            if ctx.needs_input_grad[n]:
-                step = Step(ctx.solver, state, forcing, stepped, variable)
-                products[n] = ctx.pullback(step, cotangent)
-        return products[0], products[1], None, None

@@ -43,7 +43,9 @@ def evaluate(
         progress=advance,
         seeds=noise_seeds(0, 0, test.steps),
     )
-    return Evaluation(predicted, rollout_error(predicted[:, 1:], test.states[:, 1:]))
+    return Evaluation(
+        predicted, rollout_error(predicted[:, 1:], test.states[:, 1:], grid=test.grid)
+    )
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -102,7 +104,7 @@ def save_corrector(
     plan = {
         "kind": kind,
         "sizes": sizes,
-        "inputs": len(network.input_scale),
+        "inputs": len(network.input_scale),  # state and forcing; a mask adds one
         "outputs": len(network.state_scale if scale is None else scale),
         "padding": network.body.padding,
         "inject": network.inject,
@@ -138,9 +140,11 @@ def load_corrector(path: Path | str) -> Normalised:
 
     def make() -> Normalised:
         scale = state["state_scale"]
-        shape = (plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"])
+        mask, inputs = state.get("mask"), plan["inputs"] + ("mask" in state)
+        shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"])
         body, forcing_scale = build_corrector(plan["kind"], *shape), plan["inputs"] - len(scale)
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), scale.dim() - 1, inject)
+        like = scale, scale.new_ones(forcing_scale), scale.dim() - 1, inject, mask
+        network = Normalised(body, *like)
         return network.to(scale.dtype)
 
     return built(path, make, state)

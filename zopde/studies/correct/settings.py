@@ -74,7 +74,7 @@ class CorrectorSettings:
 
     def shape_on(self, grid: Grid) -> tuple[int, int]:
         """Inputs and outputs on a grid on which the corrector can be built, and has room."""
-        inputs = len(grid.channels) + len(grid.forcing_channels)
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
         if len(grid.shape) != 2:
@@ -107,7 +107,8 @@ class CorrectorSettings:
                     expected=f"sizes of a {self.kind!r} corrector on {grid.shape} cells",
                     remedy="such as --set corrector.sizes={}",
                 ) from error
-        return Normalised(body, scale, forcing_scale, inject=self.inject).to(scale)
+        found = Normalised(body, scale, forcing_scale, inject=self.inject, mask=grid.fluid)
+        return found.to(scale)
 
 
 @dataclass(frozen=True)
