@@ -43,7 +43,7 @@ class Basin:
                 slope = slope + torch.cat([flux, zero], axis + 1)
                 slope = slope - torch.cat([zero, flux], axis + 1)
             push = torch.stack([0.05 * (warm - 10) - 0.2 * u * u.abs(), 0 * warm], dim=1)
-            after = state + self.grid.dt * (0.5 * slope + push)
+            after = state + self.grid.dt * (slope + push)
             return torch.where(self.fluid, after, torch.nan)
 
     @staticmethod
@@ -51,7 +51,9 @@ class Basin:
         many = fluid.shape[axis] - 1
         return fluid.narrow(axis, 1, many) & fluid.narrow(axis, 0, many)
 
-    options = {}
+    @property
+    def options(self):
+        return {}
 
     def at(self, shape):
         return type(self)(shape)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy_land import ISLAND, Basin, BasinTwin
+from toy_land import Basin, BasinTwin
 
 from zopde import (
     BankPullback,
@@ -19,7 +19,9 @@ from zopde import (
     interface,
 )
 from zopde.blackbox import CountedSolver, Filled
+from zopde.hybrid import InjectBefore
 from zopde.nets import ConvCorrector, Normalised
+from zopde.tangent import Learning, PairStore, TangentPullback, learn
 
 SHAPE = (8, 12)
 
@@ -87,7 +89,7 @@ def test_products_know_of_no_land_exact(basin, states, way):
     found, steps = product(basin, pullback, state, cotangent)
     expected = exact_product(state, basin.grid.filled(cotangent))
     assert found[..., ~basin.grid.fluid].eq(0).all()
-    assert cosine(found, expected) > 0.99999
+    assert cosine(found, expected) > (0.99 if way == "corrected" else 0.99999)  # all cells move
     assert steps == price
 
 
@@ -113,7 +115,7 @@ def test_a_watch_sees_a_right_derivative_agree(basin, states):
     twin = Filled(BasinTwin(SHAPE))
 
     def push(direction):
-        return torch.func.jvp(twin.step, (filled,), (direction,))[1]
+        return torch.autograd.functional.jvp(twin.step, filled, direction)[1]
 
     found = interface.compare(step, push, interface.Probing(), torch.Generator().manual_seed(0))
     assert found.cosine > 0.999
@@ -121,18 +123,19 @@ def test_a_watch_sees_a_right_derivative_agree(basin, states):
 
 
 def test_a_solver_without_a_border_raises(basin, states):
+    answer = InterfaceSolver(basin, DensePullback()).step(states[:1].clone().requires_grad_())
     with pytest.raises(InputError, match=r"step: got NaN outside of the mask.*zopde\.BlackBox"):
-        product_of = InterfaceSolver(basin, DensePullback())
-        product_of.step(states[:1].clone().requires_grad_()).nansum().backward()
+        answer.nansum().backward()
 
 
-def unrolled(solver, states, network, unroll=4):
+def unrolled(solver, states, network, unroll=8):
     """The loss against a state that moved further, and its gradient in the weights."""
     targets = [solver.grid.filled(states)]
     for _ in range(unroll):
         targets.append(1.05 * BlackBox(Basin(SHAPE)).step(targets[-1]))
-    window = Window(None, torch.stack(targets[1:], dim=1), None, states)
-    loss = UnrolledObjective(solver, window, network.state_scale.flatten())(network, 1)[0]
+    window = Window(None, torch.stack(targets[1:], dim=1), None, targets[0])
+    scale = network.state_scale.flatten()
+    loss = UnrolledObjective(solver, window, scale, InjectBefore())(network, 1)[0]
     return loss, torch.cat([g.flatten() for g in torch.autograd.grad(loss, network.parameters())])
 
 
@@ -144,15 +147,38 @@ def corrector(grid):
     return Normalised(body, torch.tensor([0.3, 2.0]), torch.empty(0), mask=grid.fluid)
 
 
-@pytest.mark.parametrize("way", ["dense", "coloured", "tangent"])
-def test_gradients_of_an_unroll_against_autograd(basin, states, way):
-    network, some = corrector(basin.grid), basin.grid.filled(states[:2])
-    loss, exact = unrolled(Filled(BasinTwin(SHAPE)), some, network)
-    examples = states_of(basin, 24) if way == "tangent" else states
-    solver = differentiable(basin, examples, way=way, budget=1280)
-    found_loss, found = unrolled(solver, some, network)
-    assert torch.allclose(loss, found_loss, rtol=1e-5)
-    assert cosine(found, exact) > (0.99 if way == "tangent" else 0.9999), solver.report()
+@pytest.fixture(scope="module")
+def exact_gradient(basin, states):
+    return unrolled(Filled(BasinTwin(SHAPE)), states[:2], corrector(basin.grid))
+
+
+@pytest.mark.parametrize("way", ["dense", "coloured"])
+def test_gradients_of_an_unroll_exact(basin, states, exact_gradient, way):
+    solver = differentiable(basin, states, way=way)
+    loss, found = unrolled(solver, states[:2], corrector(basin.grid))
+    assert torch.allclose(loss, exact_gradient[0], rtol=1e-5)
+    assert cosine(found, exact_gradient[1]) > 0.99999, solver.report()
+
+
+def test_a_tangent_learns_in_the_fluid_alone(basin, states, exact_gradient, tmp_path):
+    box, examples = BlackBox(basin), basin.grid.filled(states_of(basin, 24))
+    values = basin.grid.fluid_values(examples).transpose(0, 1).flatten(1)
+    probing = {"state": interface.Probing(scale=values.std(dim=1))}
+    settings = Learning(640, width=8, iterations=100)
+    tangent = learn(box, examples, None, probing, settings, PairStore(), tmp_path).tangent
+    cosines = []
+    for pullback in (TangentPullback(tangent), IdentityPullback()):
+        through = InterfaceSolver(box, pullback)
+        cosines.append(
+            cosine(unrolled(through, states[:2], corrector(basin.grid))[1], exact_gradient[1])
+        )
+    assert cosines[0] > 0.999
+    assert cosines[0] > cosines[1]
+    moved = torch.ones(1, 1, 2, *SHAPE)
+    assert torch.equal(
+        tangent(examples[:1], None, moved), tangent(examples[:1], None, basin.grid.filled(moved))
+    )
+    assert tangent(examples[:1], None, moved)[..., ~basin.grid.fluid].eq(0).all()
 
 
 def test_land_decides_no_loss(basin, states):
@@ -176,4 +202,3 @@ def test_the_correction_is_zero_on_land_and_knows_where_it_is(basin, states):
     assert torch.equal(network(states), network(noise))
     assert network(states)[..., ~basin.grid.fluid].eq(0).all()
     assert network.body.layers[0].in_channels == 3
-    assert not torch.equal(ISLAND, torch.ones_like(ISLAND))
