@@ -37,11 +37,10 @@ class Basin:
                 ahead = state.narrow(axis + 1, 1, state.shape[axis + 1] - 1)
                 behind = state.narrow(axis + 1, 0, state.shape[axis + 1] - 1)
                 flux = flows * (ahead - behind) / dx**2
-                speed = (ahead[:, :1] + behind[:, :1]) / 2
-                flux = flux - flows * speed * (ahead + behind) / (2 * dx)
+                carried = flows * (ahead[:, :1] + behind[:, :1]) * (ahead - behind) / (4 * dx)
                 zero = flux.narrow(axis + 1, 0, 1) * 0
-                slope = slope + torch.cat([flux, zero], axis + 1)
-                slope = slope - torch.cat([zero, flux], axis + 1)
+                slope = slope + torch.cat([flux - carried, zero], axis + 1)
+                slope = slope - torch.cat([zero, flux + carried], axis + 1)
             push = torch.stack([0.05 * (warm - 10) - 0.2 * u * u.abs(), 0 * warm], dim=1)
             after = state + self.grid.dt * (slope + push)
             return torch.where(self.fluid, after, torch.nan)

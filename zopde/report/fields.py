@@ -47,6 +47,7 @@ def save_fields(
     reference = next(iter(fields.values()))
     magnitudes = {name: np.linalg.norm(field, axis=0) for name, field in fields.items()}
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
+    weights = np.asarray(grid.cell_weights(next(iter(states.values())).cpu().double()))
     # Panels that lie down form two columns, others two rows.
     flat = lies_down(grid)
     figure, panels = field_panels(grid, *((len(fields), 2) if flat else (2, len(fields))))
@@ -57,7 +58,7 @@ def save_fields(
         above.set_title(name, fontsize=10)
         if name in errors:
             low = draw(below, errors[name], grid, (0, highest[1]), "magma")
-            below.set_title(f"error, mean {float(errors[name].mean()):.3g}", fontsize=9)
+            below.set_title(f"error, mean {(errors[name] * weights).mean():.3g}", fontsize=9)
         else:
             below.axis("off")
     of_space = unit(grid, grid.channels[0])

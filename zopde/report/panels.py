@@ -109,10 +109,12 @@ def draw(
 
 
 def pixels_of(values: Float[np.ndarray, "y x"], grid: Grid) -> np.ma.MaskedArray[Any, Any]:
-    """Values as `draw` shows them: masked where not finite; turned on a grid that lies down.
+    """Values as `draw` shows them: masked on land, or not finite; turned on a grid that lies down.
 
     Turned, not mirrored, x pointing down: vortices keep their sense.
     """
+    if grid.fluid is not None:
+        values = np.where(grid.fluid.numpy(), values, np.nan)
     return np.ma.masked_invalid(values.T if lies_down(grid) else values)
 
 
