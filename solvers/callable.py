@@ -59,7 +59,7 @@ class PythonFunction:
         home: str = "",
     ) -> None:
         check_choice("arrays", arrays, ("numpy", "torch"))
-        self.grid, self._function = as_grid(grid), loaded(function, home)
+        self.grid, self._function = as_grid(grid, home), loaded(function, home)
         self._batched, self._arrays = batched, arrays
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:

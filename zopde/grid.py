@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -130,6 +131,9 @@ class Grid:
         same = len(set(words)) == 1
         object.__setattr__(self, "boundary", words[0] if same else tuple(words))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
     @property
     def periodic(self) -> tuple[bool, ...]:
         """Whether each dimension is periodic."""
@@ -241,8 +245,12 @@ def _resized(field: Tensor, shape: tuple[int, ...]) -> Tensor:
     return field
 
 
-def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
-    """A grid from the table of a settings file, lists where it has tuples; a `Grid` stays."""
+def as_grid(grid: Grid | Mapping[str, Any], home: Path | str = "") -> Grid:
+    """A grid from the table of a settings file, lists where it has tuples; a `Grid` stays.
+
+    Mask and weights may also be the name of a NetCDF file, relative to `home`, with a variable of
+    that name.
+    """
     if isinstance(grid, Grid):
         return grid
     check_type("grid", grid, Mapping[str, Any])
@@ -251,7 +259,18 @@ def as_grid(grid: Grid | Mapping[str, Any]) -> Grid:
     for name in ("shape", "extent", "dt", "channels"):
         if name not in grid:
             raise InputError("grid", got=f"no {name!r}", expected="shape, extent, dt and channels")
-    return Grid(**grid)
+    files = {n: grid[n] for n in ("mask", "weights") if isinstance(grid.get(n), str)}
+    return Grid(**{**grid, **{n: _variable(Path(home, file), n) for n, file in files.items()}})
+
+
+def _variable(file: Path, name: str) -> np.ndarray:
+    from zopde.netcdf import read_netcdf  # xarray takes long to import
+
+    dataset = read_netcdf(file)
+    if name not in dataset.variables:
+        raise InputError(f"grid {name}", got=f"{file} without it", expected=f"a variable {name!r}")
+    values: np.ndarray = dataset[name].values
+    return values
 
 
 def check_state(grid: Grid, state: Tensor) -> None:
