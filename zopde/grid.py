@@ -175,16 +175,13 @@ class Grid:
         return math.prod(self.shape) if self.fluid is None else int(self.fluid.sum())
 
     @cached_property
-    def _weights(self) -> Tensor | None:
-        cells = self.fluid if self.weights is None else torch.tensor(self.weights).double()
-        return None if cells is None else cells.double() / cells.double().mean()
-
-    def cell_weights(self, like: Tensor) -> Float[Tensor, "*space"] | float:
+    def cell_weights(self) -> Float[Tensor, "*space"] | None:
         """What values of each cell are multiplied by before a mean over all cells.
 
-        Of mean 1, and 0 outside of the mask; of the dtype of `like`. 1.0 where all count alike.
+        In float64, of mean 1, and 0 outside of the mask. None where all count alike.
         """
-        return 1.0 if self._weights is None else self._weights.to(like)
+        cells = self.fluid if self.weights is None else torch.tensor(self.weights)
+        return None if cells is None else cells.double() / cells.double().mean()
 
     def filled(self, values: Tensor) -> Tensor:
         """Values (..., *space) with 0 outside of the mask; themselves where there is none."""

@@ -13,7 +13,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from zopde.contracts import CHECKING, Forcing, Solver, State, counts_of, seedable, seeded
+from zopde.contracts import CHECKING, Forcing, Solver, State, counts_of, filled, seedable, seeded
 from zopde.errors import MistakeError, SolverError, first_line, is_interrupt
 from zopde.grid import Grid
 from zopde.seeding import Streams, global_streams, set_global_streams
@@ -163,11 +163,11 @@ class BlackBox(Wrapper):
         around, grid = self._surroundings.before(), self.grid
         try:
             with torch.no_grad():
-                given = None if forcing is None else grid.filled(forcing.detach().clone())
-                stepped = self._solver.step(grid.filled(state.detach().clone()), given)
+                given = None if forcing is None else filled(grid, forcing.detach().clone())
+                stepped = self._solver.step(filled(grid, state.detach().clone()), given)
         except SolverError as error:
             if error.answers is not None and error.answers.shape == state.shape:
-                error.answers = grid.filled(error.answers)
+                error.answers = filled(grid, error.answers)
             raise
         except BaseException as error:  # it is the user's code and may raise anything
             if is_interrupt(error):
@@ -182,7 +182,7 @@ class BlackBox(Wrapper):
             got, expected = getattr(stepped, name), getattr(state, name)
             if got != expected:
                 raise MistakeError(f"step: got {name} {got}, expected the state's {expected}")
-        return grid.filled(stepped.as_subclass(Tensor).detach().clone())
+        return filled(grid, stepped.as_subclass(Tensor).detach().clone())
 
 
 @final
@@ -197,8 +197,8 @@ class Filled(Wrapper):
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""
-        driven = None if forcing is None else self.grid.filled(forcing)
-        return self.grid.filled(self._solver.step(self.grid.filled(state), driven))
+        grid = self.grid
+        return filled(grid, self._solver.step(filled(grid, state), filled(grid, forcing)))
 
 
 @final

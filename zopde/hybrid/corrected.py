@@ -16,6 +16,7 @@ from zopde.contracts import (
     State,
     Window,
     ask_shared,
+    filled,
     repeat_states,
     seedable,
     seeded,
@@ -197,9 +198,10 @@ class UnrolledObjective:
     ) -> None:
         self._solver, self._window = solver, window
         self._seeds = tuple(seeds) if seedable(solver) else ()
-        # A cell of weight w counts as if its scale were smaller by the root of w; land has none.
-        weights = solver.grid.cell_weights(window.targets)
-        self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3)) / weights**0.5
+        self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
+        weights = getattr(solver.grid, "cell_weights", None)
+        if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
+            self._scale = self._scale / weights.to(scale).sqrt()
         self._injection = injection or INJECTIONS["after"]
         if window.initial is None and self._injection.through_solver:
             raise InputError("window", got="no initial state", expected="one, to be corrected")
@@ -209,7 +211,6 @@ class UnrolledObjective:
         window, errors = self._window, list[Tensor]()
         state = window.stepped if window.initial is None else window.initial
         assert state is not None, "see Window"
-        filled = self._solver.grid.filled
         for k in range(window.unroll):
             solver = self.solver_at(k)
             forcing = None if window.forcing is None else window.forcing[:, k]
@@ -221,7 +222,8 @@ class UnrolledObjective:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
             off = state.view(num_probes, *window.targets[:, k].shape) - window.targets[:, k]
-            errors.append((filled(off) / self._scale).square().flatten(1).mean(dim=1))
+            off = filled(self._solver.grid, off)
+            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
         return sum(errors[1:], errors[0]) / len(errors)
 
     def solver_at(self, k: int) -> Solver:

@@ -70,7 +70,7 @@ def downsample(
     Args:
         fine: (batch, channel, *fine), cell-centred values.
         shape: Cells of the coarse grid.
-        weights: (*fine), of a weighted mean, >= 0, as `grid.cell_weights(fine)`; None: all alike.
+        weights: (*fine), of a weighted mean, >= 0, as `grid.cell_weights`; None: all alike.
 
     Returns:
         (batch, channel, *shape), the same dtype; 0 where all weights are.
@@ -83,6 +83,7 @@ def downsample(
         raise InputError("downsample", got=f"{space} -> {shape}", expected="divisors, cell by cell")
     split = [part for f, c in zip(space, shape, strict=True) for part in (c, f // c)]
     if weights is not None:
+        weights = weights.to(fine)
         shares = downsample(weights.expand(1, 1, *space), shape)
         total = downsample(torch.where(weights > 0, fine * weights, 0.0), shape)
         return torch.where(shares > 0, total / shares, 0.0)
@@ -127,9 +128,9 @@ def rollout_error(
     """
     check_positive("limit", limit)
     weights: Tensor | float = 1.0
-    if grid is not None:
+    if grid is not None and grid.cell_weights is not None:
         predicted, reference = grid.filled(predicted), grid.filled(reference)
-        weights = grid.cell_weights(reference)
+        weights = grid.cell_weights.to(reference)
     difference, root = predicted - reference, weights**0.5
     norm = (reference * root).flatten(2).norm(dim=2)
     largest = predicted.flatten(1).abs().amax(dim=1)

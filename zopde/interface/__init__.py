@@ -1,22 +1,20 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
 from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
+from zopde.interface.chosen import PullbackAt, PullbackByVariable, always, by_variable
 from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.corrected import CorrectedPullback
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.identity import IdentityPullback
 from zopde.interface.reach import measure_radius, measure_reach
 from zopde.interface.store import JacobianStore
-from zopde.interface.through import InterfaceSolver, queried
 from zopde.interface.vjp import (
+    InterfaceSolver,
     Probing,
     Pullback,
-    PullbackAt,
-    PullbackByVariable,
     Step,
     Variable,
-    always,
-    by_variable,
+    queried,
 )
 from zopde.interface.watch import Agreement, Watch, compare
 

@@ -17,6 +17,7 @@ from zopde.contracts import State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.grid import Grid
+from zopde.interface.chosen import by_variable
 from zopde.interface.colours import combs_of, lattice_colours
 from zopde.interface.directions import DensePullback
 from zopde.interface.reach import measure_reach
@@ -28,7 +29,6 @@ from zopde.interface.vjp import (
     Step,
     Variable,
     Varied,
-    by_variable,
     failed,
     responses,
     varied_shape,

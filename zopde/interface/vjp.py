@@ -1,19 +1,20 @@
-"""The derivative of a black-box step, from further steps: what is measured, and how."""
+"""A black-box step that back-propagation passes: its derivative comes from solver steps."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, filled, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.asking import by_workers
@@ -311,30 +312,88 @@ class Pullback(Protocol):
         """
 
 
-PullbackAt = Callable[[int], Pullback]
-"""Iteration -> pullback."""
-
-
 @final
-@dataclass(frozen=True)
-class PullbackByVariable:
-    """One pullback for the influence of the state, another for that of the forcing."""
+class InterfaceSolver:
+    """Lets back-propagation pass a black-box solver, by queries: `cut="interface"`.
 
-    state: Pullback  # gives the product for the state
-    forcing: Pullback  # gives the product for the forcing
+        forward:   u' = S(u, f), without a graph
+        backward:  (dL/du, dL/df) = pullback(step, dL/du'),   only where it is needed
 
-    def __call__(self, step: Step, cotangent: State) -> Varied:
-        """See `Pullback`."""
-        pullback = self.state if step.variable == "state" else self.forcing
-        return pullback(step, cotangent)
+    An `UnrolledObjective` over it under plain back-propagation is ZO-interface: only the solver is
+    probed, never the network, so the price does not depend on the number of weights.
+
+    Args:
+        solver: The black box. Wrap it in a counter to count the queries.
+        pullback: How the vector-Jacobian product is measured: `DensePullback`,
+            `ColouredPullback`, `BankPullback`, `CorrectedPullback`; or `IdentityPullback`, which
+            measures nothing.
+    """
+
+    def __init__(self, solver: Solver, pullback: Pullback) -> None:
+        self._solver, self._pullback = solver, pullback
+        self.seedable = seedable(solver)
+
+    @property
+    def grid(self) -> Grid:
+        """The solver's grid."""
+        return self._solver.grid
+
+    def with_seed(self, seed: int) -> InterfaceSolver:
+        """The same with the solver's noise fixed, in the backward pass, too."""
+        return InterfaceSolver(seeded(self._solver, seed), self._pullback)
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One step; see `zopde.Solver.step`. Queries are spent in the backward pass only."""
+        return queried(self._solver, self._pullback, state, forcing)
 
 
-def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:
-    """One pullback from `pullbacks`, a way for each input: of the state alone, or of both."""
-    state = pullbacks["state"]
-    return PullbackByVariable(state, pullbacks["forcing"]) if "forcing" in pullbacks else state
+def queried(
+    solver: Stepping, pullback: Pullback, state: State, forcing: Forcing | None = None
+) -> Tensor:
+    """Step a black box, as a node of the autograd graph; see `InterfaceSolver`.
+
+    Args:
+        solver: The black box.
+        pullback: How its vector-Jacobian product is measured.
+        state: (batch, channel, *space), its input.
+        forcing: Its second input, row by row; None for nothing.
+    """
+    if state.requires_grad and state.is_complex():
+        remedy = "hold the real and the imaginary part in two channels"
+        raise InputError("state", got="complex numbers", expected="real ones", remedy=remedy)
+    grid = getattr(solver, "grid", None)  # nothing outside of its mask has a gradient
+    state, forcing = filled(grid, state), filled(grid, forcing)
+    stepped: Tensor = _Stepped.apply(state, forcing, solver, pullback)  # type: ignore[no-untyped-call]
+    return filled(grid, stepped)
 
 
-def always(pullback: Pullback) -> PullbackAt:
-    """The same pullback at every iteration."""
-    return lambda _: pullback
+class _Stepped(torch.autograd.Function):
+    """The step as a node of the autograd graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - torch's own signature
+        state: State,
+        forcing: Forcing | None,
+        solver: Stepping,
+        pullback: Pullback,
+    ) -> Tensor:
+        stepped = solver.step(state, forcing).clone()  # a node's output must be its own
+        ctx.solver, ctx.pullback = solver, pullback
+        ctx.save_for_backward(state, forcing, stepped)
+        return stepped
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        cotangent: State,
+    ) -> tuple[State | None, Forcing | None, None, None]:
+        state, forcing, stepped = ctx.saved_tensors
+        variables: tuple[Variable, ...] = ("state", "forcing")
+        products: list[Tensor | None] = [None, None]
+        for n, variable in enumerate(variables):
+            if ctx.needs_input_grad[n]:
+                step = Step(ctx.solver, state, forcing, stepped, variable)
+                products[n] = ctx.pullback(step, cotangent)
+        return products[0], products[1], None, None

@@ -47,7 +47,7 @@ def save_fields(
     reference = next(iter(fields.values()))
     magnitudes = {name: np.linalg.norm(field, axis=0) for name, field in fields.items()}
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
-    weights = np.asarray(grid.cell_weights(next(iter(states.values())).cpu().double()))
+    weights = 1.0 if grid.cell_weights is None else grid.cell_weights.numpy()
     # Panels that lie down form two columns, others two rows.
     flat = lies_down(grid)
     figure, panels = field_panels(grid, *((len(fields), 2) if flat else (2, len(fields))))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, filled
 from zopde.errors import InputError
 from zopde.grid import Grid, check_forcing, check_state
 from zopde.interface.identity import check_source
-from zopde.interface.through import queried
+from zopde.interface.vjp import queried
 from zopde.progress import Progress, Silent
 from zopde.tangent.ready import EXAMPLES, WAYS, Case, Ready
 from zopde.validate import check_count, check_not_negative, checked
@@ -74,8 +74,8 @@ class DifferentiableSolver:
 
     def _made_ready(self, state: State, forcing: Forcing | None) -> Ready:
         before = self._steps
-        driven = None if forcing is None else forcing.detach()
-        ready = self._prepare(self._box, self.grid.filled(state.detach()), driven)
+        driven = None if forcing is None else filled(self.grid, forcing.detach())
+        ready = self._prepare(self._box, filled(self.grid, state.detach()), driven)
         self._once = self._steps - before
         return ready
 
@@ -186,8 +186,7 @@ def differentiable(
     else:
         check_state(solver.grid, states)
         check_forcing(solver.grid, forcing, len(states))
-        states = solver.grid.filled(states)
-        forcing = None if forcing is None else solver.grid.filled(forcing)
+        states, forcing = filled(solver.grid, states), filled(solver.grid, forcing)
         for name, values in (("states", states), ("forcing", forcing)):
             if values is not None and not (len(values) and bool(values.isfinite().all())):
                 raise InputError(name, got="none, or NaN", expected=f"finite numbers: {EXAMPLES}")

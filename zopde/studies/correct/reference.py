@@ -107,7 +107,7 @@ class Reference:
         cells = self._checked_cells(fine_solver.grid)
 
         def by_cells(fine: Tensor) -> Tensor:
-            return downsample(fine, self.coarse, None if cells is None else cells.to(fine))
+            return downsample(fine, self.coarse, cells)
 
         fine, simulations = math.prod(self.fine), self.train + self.test
         self._check_fits(simulations, (self.steps + 1) * math.prod(self.coarse) + 4 * fine)
@@ -129,9 +129,9 @@ class Reference:
 
     def _checked_cells(self, fine: Grid) -> Tensor | None:
         """Weights of the fine cells; each fluid cell of the coarse grid must have some in it."""
-        if fine.mask is fine.weights is None:
+        weights = fine.cell_weights
+        if weights is None:
             return None
-        weights = torch.as_tensor(fine.cell_weights(torch.zeros(())))
         dry = downsample(weights[None, None], self.coarse)[0, 0] == 0
         if bool((dry if self.solver.grid.fluid is None else dry & self.solver.grid.fluid).any()):
             got, expected = "fluid where the fine grid has none", "the mask of grid.with_shape"
