@@ -38,8 +38,8 @@ SIZES = {
     "burgers-128x128": Size("burgers", (128, 128), 100, begin=30),
     "flow3d-32": Size("flow3d", (32, 32, 32), 60, begin=10, finer=1),
     "wake-128x64": Size("wake", (128, 64), 200),
-    "wake-256x128": Size("wake", (256, 128), 80, windows=1),
-    "wake-512x256": Size("wake", (512, 256), 40, finer=1, windows=1),
+    "wake-256x128": Size("wake", (256, 128), 80, windows=1, iterations=1000),
+    "wake-512x256": Size("wake", (512, 256), 40, finer=1, windows=1, iterations=1000),
 }
 
 
@@ -61,8 +61,9 @@ class Spectral:
         modes = torch.stack(torch.meshgrid(*counts, indexing="ij"))
         limits = torch.tensor(shape).view(-1, 1, 1, 1)
         self._kept = (3 * modes.abs() < limits).all(dim=0).float()
+        # The highest mode of an axis has no derivative, but viscosity takes it away.
         self._modes = torch.where(2 * modes.abs() == limits, 0.0, modes)
-        self._square = self._modes.square().sum(dim=0)
+        self._square = modes.square().sum(dim=0)
 
     def at(self, shape: tuple[int, ...]) -> Spectral:
         """The same physics on another grid."""
@@ -98,8 +99,8 @@ class Spectral:
         return self._projected(self._kept * self._spectrum(force))
 
     def _projected(self, hat: Tensor) -> Tensor:
-        along = (self._modes * hat).sum(dim=1, keepdim=True) / self._square.clamp_min(1.0)
-        return hat - self._modes * along
+        size = self._modes.square().sum(dim=0).clamp_min(1.0)
+        return hat - self._modes * (self._modes * hat).sum(dim=1, keepdim=True) / size
 
     def _spectrum(self, state: Tensor) -> Tensor:
         return torch.fft.rfftn(state, dim=(2, 3, 4))

@@ -158,6 +158,20 @@ def test_scripts_that_are_shown_run(name, tmp_path, monkeypatch):
         assert zopde.load_trajectories(tmp_path / "mine.nc", grid).simulations == 4
 
 
+def test_the_network_that_is_shown_corrects(tmp_path, monkeypatch):
+    """With the data of `data.py`, as the command beside it says."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile((FILES / "data.py").read_text(), "data", "exec"), {})
+    changes = ["data.train=3", "data.test=1", "data.coarse=[16,16]", "data.path=mine.nc"]
+    changes += [f'corrector.kind="{FILES / "unet.py"}:UNet"', 'run.labels=["SRC","NON"]']
+    changes += ['non.length="60 iterations"', 'training.length="1 iteration"', "training.unroll=2"]
+    tables = {"solver": {"spec": f"{FILES / 'tracer.py'}:Tracer"}}
+    metrics = zopde.run_correction(load_config("quick", None, changes, tables), "run")
+    assert metrics["mae"]["NON"]["mean"] < 0.5 * metrics["mae"]["SRC"]["mean"]
+    network = zopde.load_corrector("run/NON/seed-0/model.safetensors")
+    assert type(network.body).__name__ == "UNet"
+
+
 def test_prices_that_are_shown_add_up():
     """The sums of which-cut.md, as they stand there."""
     text = (DOCS / "which-cut.md").read_text().replace("\n", " ")

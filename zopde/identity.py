@@ -29,6 +29,13 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     return identity_of(json.dumps([repr(solver.grid), *kept.values()]), kept)
 
 
+def content_of_code(named: Any) -> str:  # noqa: ANN401 - a class or a function
+    """A digest of a class or function: its name, its file, and the files that this one imports."""
+    own = Path(inspect.getsourcefile(named) or "").resolve()
+    files = dict.fromkeys([own, *_imported(own)])
+    return identity_of(" ".join([named.__qualname__, *(path.name for path in files)]), files)
+
+
 def files_of(spec: str, options: Mapping[str, Any], solver: Solver) -> dict[Path, str]:
     """The files that a solver is made of, and the name of each that counts.
 

@@ -330,6 +330,7 @@ def test_joining_and_splitting_copies_nothing():
 @pytest.mark.parametrize("taken", [1, 2, 3, 4])
 def test_a_grid_with_too_many_cells_takes_some_directions_of_a_base(monkeypatch, taken):
     monkeypatch.setattr(fit_file, "_CELLS", taken * 64)
+    monkeypatch.setattr(fit_file, "_ROOM", taken * 64)
     at = fit_file.batches({"state": pairs_of()}, seed=0)
     drawn = [at(i)._rows["state"] for i in range(80)]
     assert all(len(rows) == 1 and len(some) == taken for rows, some in drawn)

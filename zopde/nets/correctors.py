@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from inspect import signature
 from itertools import pairwise
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,9 +16,9 @@ from zopde.validate import check_choice, check_count, checked
 
 Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
 Inject = Literal["after", "before", "forcing"]
-_AXES = 2
 _MOST = 10_000  # of whatever a corrector has
-_GIVEN = ("inputs", "outputs", "padding")
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_GIVEN = ("inputs", "outputs", "padding", "dims")
 
 
 @final
@@ -35,6 +35,7 @@ class ConvCorrector(nn.Module):
         depth: Number of convolutions, >= 1.
         kernel: Odd width of every kernel, in cells.
         padding: "periodic" or "zero"; one word, or one for each axis.
+        dims: Number of space dimensions: 1, 2 or 3.
     """
 
     @checked
@@ -46,17 +47,18 @@ class ConvCorrector(nn.Module):
         depth: int = 3,
         kernel: int = 3,
         padding: Padding = "periodic",
+        dims: int = 2,
     ) -> None:
         super().__init__()
         _check_sizes(inputs=inputs, outputs=outputs, width=width, depth=depth, kernel=kernel)
         self.padding = padding
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
-            layers += [_conv(before, after, kernel, padding), nn.GELU()]
+            layers += [_conv(before, after, kernel, padding, dims), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
         _start_at_zero(layers[-2])
 
-    def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:
+    def forward(self, x: Float[Tensor, "b i *space"]) -> Float[Tensor, "b o *space"]:
         """Normalised channels -> a normalised correction."""
         correction: Tensor = self.layers(x)
         return correction
@@ -72,8 +74,9 @@ class ResidualCorrector(nn.Module):
 
     With 4 inputs, 2 outputs, width 32 and 5 blocks it has 261,154 parameters; act is
     LeakyReLU with slope 0.3, that code's default. Unlike there, the last layer starts at zero
-    and padding may be periodic. `inputs`, `outputs`, `width`, `kernel` and `padding` are those of
-    `ConvCorrector`; `blocks` is the number of residual blocks.
+    and padding may be periodic. `inputs`, `outputs`, `width`, `kernel`, `padding` and `dims` are
+    those of `ConvCorrector`; `blocks` is the number of residual blocks. In three dimensions the
+    kernels are cubes: 125 weights each, so take fewer channels.
     """
 
     @checked
@@ -85,24 +88,25 @@ class ResidualCorrector(nn.Module):
         blocks: int = 5,
         kernel: int = 5,
         padding: Padding = "periodic",
+        dims: int = 2,
     ) -> None:
         super().__init__()
         _check_sizes(inputs=inputs, outputs=outputs, width=width, blocks=blocks, kernel=kernel)
         self.padding = padding
-        self.enter = _conv(inputs, width, kernel, padding)
+        self.enter = _conv(inputs, width, kernel, padding, dims)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                _conv(width, width, kernel, padding),
+                _conv(width, width, kernel, padding, dims),
                 nn.LeakyReLU(0.3),
-                _conv(width, width, kernel, padding),
+                _conv(width, width, kernel, padding, dims),
             )
             for _ in range(blocks)
         )
-        self.leave = _conv(width, outputs, kernel, padding)
+        self.leave = _conv(width, outputs, kernel, padding, dims)
         self.activation = nn.LeakyReLU(0.3)
         _start_at_zero(self.leave)
 
-    def forward(self, x: Float[Tensor, "b i y x"]) -> Float[Tensor, "b o y x"]:
+    def forward(self, x: Float[Tensor, "b i *space"]) -> Float[Tensor, "b o *space"]:
         """Normalised channels -> a normalised correction."""
         x = self.activation(self.enter(x))
         for block in self.blocks:
@@ -172,15 +176,17 @@ class Normalised(nn.Module):
         return torch.where(self.mask, correction * scale, 0.0)
 
 
-_KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}
+KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}
+"""What `build_corrector` builds, by name."""
 
 
 def build_corrector(
-    kind: Literal["conv", "residual"],
+    kind: str,
     inputs: int,
     outputs: int,
     padding: Padding,
     sizes: Mapping[str, int] | None = None,
+    dims: int = 2,
 ) -> nn.Module:
     """Build the layers of a corrector, which know no units, by name.
 
@@ -190,18 +196,21 @@ def build_corrector(
         outputs: Output channels.
         padding: "periodic" or "zero"; one word, or one for each axis.
         sizes: The other arguments of the class; absent ones keep their defaults.
+        dims: Number of space dimensions: 1, 2 or 3.
 
     Raises:
-        InputError: If a size is unknown to the class, or not a whole number >= 1.
+        InputError: If there is no such kind, a size is unknown to the class, or not a whole
+            number >= 1.
     """
-    known = [n for n in signature(_KINDS[kind]).parameters if n not in _GIVEN]
+    check_choice("corrector.kind", kind, KINDS)
+    known = [n for n in signature(KINDS[kind]).parameters if n not in _GIVEN]
     for name, size in (sizes or {}).items():
         if name not in known or type(size) is not int or size < 1:
             expected = f"whole numbers >= 1 for {', '.join(known)}"
             raise InputError("corrector.sizes", got=f"{name} = {size!r}", expected=expected)
         if name == "kernel" and size % 2 == 0:
             raise InputError("corrector.sizes", got=f"kernel = {size}", expected="an odd width")
-    return _KINDS[kind](inputs, outputs, padding=padding, **(sizes or {}))
+    return KINDS[kind](inputs, outputs, padding=padding, dims=dims, **(sizes or {}))
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -209,18 +218,25 @@ def _check_sizes(**sizes: int) -> None:
         check_count(name, size, _MOST)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, padding: Padding) -> nn.Module:
-    words = padding if isinstance(padding, list | tuple) else (padding, padding)
+def _conv(inputs: int, outputs: int, kernel: int, padding: Padding, dims: int) -> nn.Module:
+    check_count("dims", dims, len(_CONVS))
+    words = padding if isinstance(padding, list | tuple) else (padding,) * dims
     for word in words:
         check_choice("padding", word, ("periodic", "zero"))
-    if len(words) != _AXES:
-        raise InputError("padding", got=padding, expected=f"one word, or {_AXES}")
+    if len(words) != dims:
+        raise InputError("padding", got=padding, expected=f"one word, or {dims}")
+    convolution: Any = _CONVS[dims - 1]
     if len(set(words)) == 1:
-        mode: Literal["circular", "zeros"] = "circular" if words[0] == "periodic" else "zeros"
-        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode)
-    y, x = (kernel // 2 if word == "periodic" else 0 for word in words)
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=(kernel // 2 - y, kernel // 2 - x))
-    return nn.Sequential(nn.CircularPad2d((x, x, y, y)), convolution)
+        mode = "circular" if words[0] == "periodic" else "zeros"
+        alike: nn.Module = convolution(
+            inputs, outputs, kernel, padding=kernel // 2, padding_mode=mode
+        )
+        return alike
+    around = [kernel // 2 if word == "periodic" else 0 for word in words]
+    sides: Any = tuple(side for side in reversed(around) for _ in range(2))  # last axis first
+    wrapped = nn.CircularPad2d(sides) if dims == 2 else nn.CircularPad3d(sides)
+    zeros = tuple(kernel // 2 - side for side in around)
+    return nn.Sequential(wrapped, convolution(inputs, outputs, kernel, padding=zeros))
 
 
 def _start_at_zero(layer: nn.Module) -> None:

@@ -18,7 +18,7 @@ from zopde.files import identity_of as files_identity
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import Session, is_address
-from zopde.studies.model_file import built, read_model, write_model
+from zopde.studies.model_file import built, named_network, read_model, write_model
 from zopde.validate import MOST_SECONDS, check_count, check_not_negative, check_positive, checked
 
 Classifier = Callable[[Tensor], Any]
@@ -29,14 +29,7 @@ _KINDS: dict[str, type[nn.Module]] = {"cnn": SmallCNN, "resnet": CifarResNet}
 
 def build_classifier(kind: str, channels: int, classes: int, sizes: dict[str, int]) -> nn.Module:
     """A classifier; `kind` is "cnn", "resnet", "package.module:Class" or "file.py:Class"."""
-    factory = _KINDS.get(kind) or load_object(kind)
-    # A model file may come from anywhere: what it names must not be, say, os:kill.
-    if not (
-        inspect.isfunction(factory) or (inspect.isclass(factory) and issubclass(factory, nn.Module))
-    ):
-        raise InputError("network", got=repr(kind), expected="the class of a network")
-    network: nn.Module = factory(channels, classes, **sizes)
-    return network
+    return (_KINDS.get(kind) or named_network(kind))(channels, classes, **sizes)
 
 
 @final

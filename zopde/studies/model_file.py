@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from zopde import __version__
 from zopde.errors import InputError
 from zopde.files import identity_of, key_of, reading, write_bytes
+from zopde.plugins import load_object
 from zopde.seeding import generator, global_stream
 
 _EXPECTED = "a model.safetensors of a zopde run"
@@ -24,11 +26,28 @@ _MOST = 2**16  # no network of a plan has more of anything, unless its tensors a
 Network = TypeVar("Network", bound=nn.Module)
 
 
+def named_network(kind: str) -> Callable[..., nn.Module]:
+    """The class of a network, or a function that makes one, by its name and module or file."""
+    factory = load_object(kind, what="network")
+    # A model file may come from anywhere: what it names must not be, say, os:kill.
+    if inspect.isfunction(factory) or (inspect.isclass(factory) and issubclass(factory, nn.Module)):
+        return cast(Callable[..., nn.Module], factory)
+    raise InputError("network", got=repr(kind), expected="the class of a network")
+
+
+def check_storable(network: nn.Module) -> None:
+    """Require tensors of types that a model file can hold."""
+    held = (*network.parameters(), *network.buffers())
+    if any(value.dtype == torch.complex128 for value in held):
+        raise InputError("network", got="complex128 tensors", expected="complex64 or real ones")
+
+
 def write_model(
     path: Path, kind: str, plan: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write a safetensors file whole or not at all; `plan` tells how to build the network."""
-    plain = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    # Copies: the format refuses tensors that share memory, as tied weights do.
+    plain = {name: value.contiguous().cpu().clone() for name, value in tensors.items()}
     plan = {**plan, "zopde": __version__}
     plan["checksum"] = _checksum(plan, plain)
     # One entry: several would be written in an order that changes from run to run.

@@ -19,8 +19,9 @@ from zopde.tangent.pairs import Pairs
 from zopde.training import Backprop, Optimise
 from zopde.training.loop import fit_watched
 
-_CELLS = 2**15  # cells times perturbations of an iteration
-_MOST = 16  # perturbations of an iteration
+_CELLS = 2**15  # cells times perturbations of an iteration, where they are not too few then
+_ROOM = 2**17  # the same in any case
+_FEW, _MOST = 4, 16  # perturbations of an iteration
 _LR = 2e-2
 _RISE = 0.3  # share of a fit in which the learning rate rises
 _CLIP = 1.0
@@ -88,7 +89,8 @@ def batches(pairs: Mapping[Variable, Pairs], seed: int) -> Callable[[int], Objec
         rows = {}
         for variable, part in pairs.items():
             many, cells = len(part.bases[0].moved), prod(part.bases[0].state.shape[1:])
-            most = max(1, min(_MOST, _CELLS // cells) // len(pairs))
+            few = min(_FEW, _ROOM // cells)
+            most = max(1, min(_MOST, max(_CELLS // cells, few)) // len(pairs))
             taken = min(many, most)
             count = min(len(part), most // taken)
             epoch, place = divmod(iteration, len(part) // count)

@@ -18,6 +18,7 @@ from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
 from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
+from zopde.studies.model_file import check_storable
 from zopde.studies.run import Trainings, records_of
 from zopde.studies.settings import iterations_in
 from zopde.training import CrossEntropy, Optimise
@@ -138,7 +139,5 @@ def _new_network(
         if isinstance(answer, Tensor):
             what = f"{'complex ' * answer.is_complex()}{tuple(answer.shape)}"
         raise InputError("network", got=f"an answer {what}", expected="(batch, classes)")
-    held = (*network.parameters(), *network.buffers())
-    if any(value.dtype == torch.complex128 for value in held):  # a model file cannot hold it
-        raise InputError("network", got="complex128 tensors", expected="complex64 or real ones")
+    check_storable(network)
     return network.train().to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from zopde.contracts import Solver
 from zopde.data import Trajectories, save_trajectories
 from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
-from zopde.nets import Normalised, build_corrector
-from zopde.nets.correctors import Inject, Padding
+from zopde.nets import Normalised
+from zopde.nets.correctors import KINDS, Inject, Padding
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
+from zopde.studies.correct.network import body_of, in_precision
 from zopde.studies.model_file import built, read_model, write_model
 from zopde.validate import checked
 
@@ -95,7 +96,7 @@ def save_corrector(
 
     Args:
         network: What is written.
-        kind: "conv" or "residual".
+        kind: "conv", "residual", "package.module:Class" or "file.py:Class".
         sizes: Of the network.
         spec: The solver that it corrects.
         path: The file.
@@ -106,7 +107,7 @@ def save_corrector(
         "sizes": sizes,
         "inputs": len(network.input_scale),  # state and forcing; a mask adds one
         "outputs": len(network.state_scale if scale is None else scale),
-        "padding": network.body.padding,
+        "padding": network.body.padding if kind in KINDS else None,
         "inject": network.inject,
         "solver": spec,
     }
@@ -125,7 +126,8 @@ def load_corrector(path: Path | str) -> Normalised:
         `CorrectedSolver` where the correction belongs.
 
     Raises:
-        InputError: If the file is missing or no model of zopde.
+        InputError: If the file is missing or no model of zopde; if it names a network of your own
+            that is not found. A "file.py:Class" is looked for from the working folder.
 
     Example:
         >>> from zopde import CorrectedSolver, load_corrector, load_solver
@@ -133,18 +135,18 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     network = load_corrector(run / "ZO-weights" / "seed-0" / "model.safetensors")
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
-    words = {"kind": Literal["conv", "residual"], "padding": Padding, "inject": Inject | None}
+    words = {"kind": str, "padding": Padding | None, "inject": Inject | None}
     types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
     plan, state = read_model(path, "corrector", {**types, **words})
     inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
     def make() -> Normalised:
-        scale = state["state_scale"]
+        scale = state["state_scale"]  # (channel, 1, 1): it tells the dimensions, too
+        dims = scale.dim() - 1
         mask, inputs = state.get("mask"), plan["inputs"] + ("mask" in state)
-        shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"])
-        body, forcing_scale = build_corrector(plan["kind"], *shape), plan["inputs"] - len(scale)
-        like = scale, scale.new_ones(forcing_scale), scale.dim() - 1, inject, mask
-        network = Normalised(body, *like)
-        return network.to(scale.dtype)
+        shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
+        body, forcing_scale = body_of(plan["kind"], *shape), plan["inputs"] - len(scale)
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject, mask)
+        return in_precision(network, scale.dtype)
 
-    return built(path, make, state)
+    return built(path, make, state, plan["kind"] in KINDS)

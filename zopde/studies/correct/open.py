@@ -16,8 +16,9 @@ from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
 from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError, first_line
+from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
-from zopde.identity import content_of, files_of, solver_identity
+from zopde.identity import content_of, content_of_code, files_of, solver_identity
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
@@ -28,16 +29,20 @@ from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
-_COARSE = (32, 32)  # cells for a solver that makes its own data, where nothing else is said
+_COARSE = 32  # cells a side for a solver that makes its own data, where nothing else is said
 _BORNE = 1e-4  # standard deviations that a memory may change in an answer: a tenth of a probe's
 
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
     """Load the data, or make them beside the run folder `root`, and build all that trains."""
+    kind = config.corrector.kind
+    # Loaded before the solver: its imports are not the solver's
+    code = content_of_code(named_network(kind)) if ":" in kind else ""
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
@@ -48,7 +53,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Before the reach is measured, which such a solver makes look far
     # Not from the store, which would answer in the solver's place
     solver = replace(config.run, store="").guarded(opened.bare)
-    opened = replace(opened, checking=_checked(solver, opened.problem, progress))
+    opened = replace(opened, code=code, checking=_checked(solver, opened.problem, progress))
     opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
     return opened
@@ -96,8 +101,9 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
 def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]:
     """As few simulations as a batch has windows, and where they come from; nothing is written."""
     config = replace(config, run=replace(config.run, store=""))
-    count = config.training.batch
-    reference = reference_of(config, open_solver(config), Path())
+    count, solver = config.training.batch, open_solver(config)
+    check_corrector(config, solver.grid)
+    reference = reference_of(config, solver, Path())
     if config.data.path:
         data, source = reference.load(), config.data.path
         count = min(count, max(1, data.simulations - 1))
@@ -122,8 +128,17 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
-    config.corrector.shape_on(solver.grid)
+    check_corrector(config, solver.grid)
     return reference_of(config, solver, root.parent)
+
+
+def check_corrector(config: CorrectionConfig, grid: Grid) -> None:
+    """Build a corrector once: one that will not do must be known before anything is simulated."""
+    state, forcing = (
+        torch.ones(len(names), dtype=config.dtype)
+        for names in (grid.channels, grid.forcing_channels)
+    )
+    config.corrector.network(grid, state, forcing, config.run.seeds[0])
 
 
 def _opened(
@@ -147,7 +162,6 @@ def _opened(
     problem = _problem(reference, data, black_box, corrector.inject, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
-    new_network(run.seeds[0])  # sizes that will not do must be known now
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
         windows = config.data.train * (steps - unroll + 1)
@@ -245,9 +259,15 @@ def open_solver(config: CorrectionConfig) -> Solver:
             expected="the resolution in data.coarse",
         )
     check_forcing(config.corrector.inject, solver.grid)
-    coarse = config.data.coarse
+    coarse, axes = config.data.coarse, len(solver.grid.shape)
     if isinstance(solver, ReferenceSolver):
-        return _at(solver, coarse or _COARSE)
+        coarse = coarse or (_COARSE,) * axes
+        made = {} if config.data.path else {"data.fine": config.data.fine}
+        for name, cells in {"data.coarse": coarse, **made}.items():
+            if len(cells) != axes:
+                expected = f"one number of cells for each of {', '.join(solver.grid.dims)}"
+                raise InputError(name, got=list(cells), expected=expected)
+        return _at(solver, coarse)
     if coarse not in ((), solver.grid.shape):
         expected = f"{list(solver.grid.shape)}, the solver's own, or nothing"
         raise InputError("data.coarse", got=list(coarse), expected=expected)

@@ -226,6 +226,7 @@ class Opened(Trainings):
     identity: str  # what decides the solver's answers, for those that are kept
     content: str  # a digest of the files that the solver is made of, wherever they lie
     late: str = field(default="", kw_only=True)  # a digest of what it imports as it steps
+    code: str = field(default="", kw_only=True)  # a digest of the files of the user's own corrector
     # Seed -> an untrained corrector, the same for every label
     new_network: Callable[[int], Normalised]
     kind: str  # of corrector
@@ -277,6 +278,7 @@ class Opened(Trainings):
             "data.sha256": (self.problem.digest(), "reference data"),
             "solver.digest": (self.content, f"solver {self.spec!r}"),
             **({"imports.digest": (self.late, imports)} if self.late else {}),
+            **({"network.digest": (self.code, f"network {self.kind!r}")} if self.code else {}),
         }
 
     def starts_from_non(self, name: str) -> bool:

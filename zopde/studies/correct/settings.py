@@ -13,15 +13,15 @@ from torch import Tensor
 
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
 from zopde.contracts import Solver
-from zopde.errors import InputError, first_line
+from zopde.errors import InputError
 from zopde.files import read_toml
 from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
-from zopde.memory import check_fits
-from zopde.nets import Normalised, build_corrector
-from zopde.seeding import generator, global_stream
+from zopde.nets import Normalised
+from zopde.nets.correctors import KINDS
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
+from zopde.studies.correct.network import tried
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
@@ -60,55 +60,39 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class CorrectorSettings:
-    """The network: "conv" or "residual", its sizes, and its padding ("auto": as the grid).
+    """The network: "conv", "residual" or your own; its sizes; its padding ("auto": as the grid).
 
+    Any other `kind` is a class "package.module:Class" or "file.py:Class", built as
+    `Class(inputs, outputs, **sizes)`, that maps (batch, inputs, *space), the channels of state and
+    forcing in standard deviations, to (batch, outputs, *space). It pads as it likes.
     `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
     state, or in the "forcing" of the step, see `zopde.CorrectedSolver`. With the last two NON and
     NOG have no gradient: presets leave them out and start from scratch.
     """
 
-    kind: Literal["conv", "residual"] = "conv"
+    kind: limits.Text = "conv"
     sizes: dict[str, limits.Size] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
 
-    def shape_on(self, grid: Grid) -> tuple[int, int]:
-        """Inputs and outputs on a grid on which the corrector can be built, and has room."""
-        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
-        added_to = INJECTIONS[self.inject].adds_to
-        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
-        if len(grid.shape) != 2:
-            got, expected = f"a grid of {list(grid.shape)} cells", "two dimensions"
-            raise InputError("corrector of zopde's own", got=got, expected=expected)
-        with torch.device("meta"):  # nothing is allocated
-            weights = build_corrector(self.kind, inputs, outputs, "zero", self.sizes).parameters()
-        check_fits("corrector.sizes", sum(weight.numel() for weight in weights))
-        return inputs, outputs
+    def __post_init__(self) -> None:
+        if ":" not in self.kind:
+            check_choice("corrector.kind", self.kind, [*KINDS, "file.py:Class"])
+        elif self.padding != "auto":
+            expected = '"auto": a class of your own pads as it likes'
+            raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
 
     def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs, outputs = self.shape_on(grid)
-        with global_stream(generator(seed, "weights")):
-            try:
-                body = build_corrector(
-                    self.kind,
-                    inputs,
-                    outputs,
-                    padding=auto if self.padding == "auto" else self.padding,
-                    sizes=self.sizes,
-                )
-                body(torch.zeros(1, inputs, *grid.shape))
-            except (ValueError, RuntimeError) as error:
-                raise InputError(
-                    "corrector.sizes",
-                    got=f"{self.sizes} ({first_line(error)})",
-                    expected=f"sizes of a {self.kind!r} corrector on {grid.shape} cells",
-                    remedy="such as --set corrector.sizes={}",
-                ) from error
-        found = Normalised(body, scale, forcing_scale, inject=self.inject, mask=grid.fluid)
-        return found.to(scale)
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
+        added_to = INJECTIONS[self.inject].adds_to
+        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        padding = auto if self.padding == "auto" else self.padding
+        channels = inputs, outputs
+        body = tried(self.kind, self.sizes, padding, channels, grid.shape, scale, seed)
+        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, grid.fluid)
 
 
 @dataclass(frozen=True)
@@ -296,6 +280,8 @@ def load_config(
     if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
         del tree["data"]["coarse"]  # another solver may have a grid of its own
         tree.pop("interface", None)  # and reach as far as it does
+    if look_up(chosen, "corrector.kind") not in (None, tree["corrector"]["kind"]):
+        tree["corrector"].pop("sizes", None)  # another network has sizes of its own
     return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
 
 

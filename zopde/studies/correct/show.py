@@ -89,6 +89,8 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
     columns.update({curve.label: curve.mean.tolist() for curve in curves})
     folder.write_csv("error_over_time.csv", columns)
     save_error_over_time(folder.root / "error_over_time.png", curves, grid)
+    if len(grid.shape) != 2:
+        return
     last, number = problem.test.steps, problem.test.simulations // 2
     states = {"reference": problem.test.states[number, -1]}
     for label, trained in results.items():

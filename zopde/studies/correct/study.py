@@ -22,7 +22,7 @@ STUDY = Study(
     name="correct",
     settings=CorrectionConfig,
     files=(
-        *(*LABELS, START, "data.sha256", "solver.digest", "imports.digest"),
+        *(*LABELS, START, "data.sha256", "solver.digest", "imports.digest", "network.digest"),
         *(CHUNK, WAY, REFERENCE, METRICS),
         *("error_over_time.csv", "report.html", *_PICTURES),
     ),
@@ -59,6 +59,7 @@ STUDY = Study(
         "solver.spec": "solver.digest",
         "data.path": "data.sha256",
         "data.coarse": "solver.digest",  # the grid is a part of it
+        "corrector.kind": "network.digest",
     },
 )
 

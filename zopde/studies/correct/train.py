@@ -111,6 +111,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         network = opened.new_network(seed)
         cost = _train(opened, name, network, seed, place)
         path = folder / "model.safetensors"
+        network.eval()  # as whoever loads it has it
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)
     # A step that fails again and again is a rollout that diverged.

@@ -116,9 +116,9 @@ def stand_in_objective(solver: Solver, states: States, injection: Injection) -> 
 def draw_zeros(network: nn.Module, draw: Generator) -> None:
     """Draw the weights that start at zero: a last layer of zeros would hide the others."""
     for weight in network.parameters():
-        if not weight.any():
+        if weight.numel() and not weight.any():
             noise = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
-            weight.data.copy_(0.1 * noise / weight[0].numel() ** 0.5)
+            weight.data.copy_(0.1 * noise / (weight[0].numel() if weight.dim() else 1) ** 0.5)
 
 
 def check_reach(solver: Solver, states: States, mu: float, injection: Injection) -> Point:

@@ -45,7 +45,7 @@ from zopde.studies.correct.counted import (
     prices_of_interface,
 )
 from zopde.studies.correct.cut import REACH_PROBES
-from zopde.studies.correct.open import open_solver, reference_of
+from zopde.studies.correct.open import check_corrector, open_solver, reference_of
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.validate import check_positive
@@ -95,33 +95,29 @@ def check_solver(
     """
     check_positive("amplitude", amplitude)
     solver, spec = open_solver(config), config.solver.spec
+    check_corrector(config, solver.grid)
     states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
     guard = replace(config.run, store="", apart=False, failure_limit=1.0).guarded
     grid, training = solver.grid, config.training
     scale = states.state.new_full((len(grid.channels),), states.scale)
     forcing_scale = scale.new_ones(len(grid.forcing_channels))
-    network_of = partial(config.corrector.network, grid, scale, forcing_scale, 0)
-    # The correctors are for two dimensions; all the rest can be told without one.
-    new_network = network_of if len(grid.shape) == 2 else None
+    network = config.corrector.network(grid, scale, forcing_scale, 0)
     points: dict[str, Point] = {}
     with (progress or Silent()).stage("checking the solver", 11) as advance:
-        for point in _points(zo, cut, guard, solver, states, injection, new_network):
+        for point in _points(zo, cut, guard, solver, states, injection, network):
             points[point.name] = point
             advance(1, point.name)
     if "reach" not in points:
         return SolverCheck(spec, states.source, tuple(points.values()), (), "")
-    weights = Coordinates(new_network()).total if new_network else 0
+    weights = Coordinates(network).total
     seconds = points["time"].values["in_batch"]
     gradient = bare_gradient(injection, training.unroll, training.batch, seconds)
     active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.run.probed_by()
     coloured = partial(_coloured, cut, grid, points["reach"], list(gradient.products))
     what = cut, solver, gradient, coloured, workers.side_by_side, states.state
-    interface = prices_of_interface(*what)
-    costs = price_of_weights(zo, active, gradient), *interface
+    costs = price_of_weights(zo, active, gradient), *prices_of_interface(*what)
     assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
-    if not new_network:
-        costs, assumed = tuple(interface), f"no network, {assumed.partition(', ')[2]}"
     return SolverCheck(spec, states.source, tuple(points.values()), costs, assumed)
 
 
@@ -132,7 +128,7 @@ def _points(
     solver: Solver,
     states: States,
     injection: Injection,
-    new_network: Callable[[], Normalised] | None,
+    network: Normalised,
 ) -> Iterator[Point]:
     contract, states, answer = check_contract(solver, states, guard)
     yield contract
@@ -158,13 +154,8 @@ def _points(
     seconds = speed.values["in_batch"]
     state_mu = check_state_mu(cut, frozen, states, seconds)
     yield state_mu
-    if new_network:
-        network = new_network()
-        draw_zeros(network, generator(0, "weights"))
-        yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
-    else:
-        found = "not tried: zopde's own correctors are for grids of two dimensions"
-        yield Point("weight mu", "warn", found, "bring a network: zopde.WeightOracle, zopde.cge")
+    draw_zeros(network, generator(0, "weights"))
+    yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
         yield check_reach(frozen, states, best, injection)

@@ -1,0 +1,116 @@
+"""A corrector by name, zopde's or the user's own, tried before anything is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from zopde.errors import InputError, first_line
+from zopde.memory import check_fits
+from zopde.nets import build_corrector
+from zopde.nets.correctors import KINDS, Padding
+from zopde.seeding import generator, global_stream
+from zopde.studies.model_file import check_storable, named_network
+
+_MOST_DIMS = 3  # of the convolutions that torch has
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def body_of(
+    kind: str, inputs: int, outputs: int, padding: Padding, sizes: Mapping[str, int], dims: int
+) -> nn.Module:
+    """The layers of a corrector; one of the user's own is `Class(inputs, outputs, **sizes)`."""
+    if ":" in kind:
+        return named_network(kind)(inputs, outputs, **sizes)
+    return build_corrector(kind, inputs, outputs, padding, sizes, dims)
+
+
+def in_precision(network: Network, dtype: torch.dtype) -> Network:
+    """The network with weights of a precision; complex ones, unlike by `to`, stay complex."""
+    return network.double() if dtype == torch.float64 else network.float()
+
+
+def tried(
+    kind: str,
+    sizes: Mapping[str, int],
+    padding: Padding,
+    channels: tuple[int, int],
+    shape: tuple[int, ...],
+    like: Tensor,
+    seed: int,
+) -> nn.Module:
+    """The untrained layers of a corrector, their weights drawn by the seed, after a call of them.
+
+    `channels` are those of inputs and outputs, `shape` the cells of the grid; `like` has the device
+    and the precision of the run.
+
+    Raises:
+        InputError: If the network cannot be built, raises on a state of that grid, answers
+            another shape or precision, has no weights, keeps something from call to call, or draws
+            random numbers.
+    """
+    if kind in KINDS and len(shape) > _MOST_DIMS:
+        raise InputError(
+            "corrector.kind",
+            got=f"{kind!r} on a grid of {list(shape)} cells",
+            expected=f"a grid of at most {_MOST_DIMS} dimensions",
+            remedy="bring a network of your own: corrector.kind=file.py:Class",
+        )
+    given, own = (kind, *channels, padding, sizes, len(shape)), kind not in KINDS
+    if not own:
+        with torch.device("meta"):  # nothing is allocated
+            weights = body_of(*given).parameters()
+        check_fits("corrector.sizes", sum(weight.numel() for weight in weights))
+    x = torch.randn(2, channels[0], *shape, generator=generator(seed, "probes")).to(like)
+    with global_stream(generator(seed, "weights")):
+        try:
+            network = in_precision(body_of(*given), like.dtype).to(like.device)
+            before = deepcopy(network.state_dict()) if own else {}
+            drawn = torch.get_rng_state()
+            with torch.no_grad():
+                answer = network(x)
+        except InputError:
+            raise
+        except Exception as error:  # a user's module may raise anything
+            raise InputError(
+                "corrector.kind" if own else "corrector.sizes",
+                got=f"{kind!r} of sizes {dict(sizes)} ({type(error).__name__}: "
+                f"{first_line(error)})",
+                expected=f"a network for states of {channels[0]} channels on {list(shape)} cells",
+                remedy="" if own else "such as --set corrector.sizes={}",
+            ) from error
+        random = not torch.equal(drawn, torch.get_rng_state())
+    if own:
+        _check_answer(kind, answer, x.new_empty(2, channels[1], *shape))
+        now = network.state_dict()
+        kept = all(torch.equal(value, now[name]) for name, value in before.items())
+        _check_network(kind, network, "random numbers" * random or "its buffers" * (not kept))
+    return network
+
+
+def _check_answer(kind: str, answer: object, wanted: Tensor) -> None:
+    """Require the type and the shape that a correction has."""
+    got = f"an answer {type(answer).__name__}"
+    if isinstance(answer, Tensor):
+        got = f"an answer {tuple(answer.shape)}, {answer.dtype}"
+    expected = f"an answer {tuple(wanted.shape)}, {wanted.dtype}"
+    if got != expected:
+        raise InputError(f"network {kind!r}", got=got, expected=expected)
+
+
+def _check_network(kind: str, network: nn.Module, changed: str) -> None:
+    """Require weights to train, and answers that depend on nothing that a call has `changed`."""
+    if not any(p.requires_grad and p.numel() for p in network.parameters()):
+        raise InputError(f"network {kind!r}", got="no weights to train", expected="some")
+    if changed:
+        raise InputError(
+            f"network {kind!r}",
+            got=f"a call that takes or changes {changed}",
+            expected="the same answer to the same state: no Dropout, no running statistics",
+            remedy="take GroupNorm or LayerNorm in place of BatchNorm",
+        )
+    check_storable(network)
