@@ -73,6 +73,11 @@ class Dropped(UNet):
         return nn.functional.dropout(super().forward(x))
 
 
+class Mixed(UNet):
+    def forward(self, x):
+        return super().forward(x - x.mean(dim=0, keepdim=True))
+
+
 class Raising(UNet):
     def forward(self, x):
         raise RuntimeError("sizes\\nthat do not fit")
@@ -205,6 +210,7 @@ def test_complex_weights_stay_complex(dtype, home, toy_spec, tiny):
         ("Pair", "an answer tuple, expected"),
         ("Raising", "RuntimeError: sizes.*expected a network for states of 4 channels on"),
         ("Dropped", "random numbers, expected the same answer"),
+        ("Mixed", "another answer for a state alone"),
         ("Normed", "its buffers, expected .*GroupNorm"),
         ("Weightless", "no weights to train"),
         ("Huge", "complex128"),

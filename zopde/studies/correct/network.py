@@ -17,6 +17,8 @@ from zopde.seeding import generator, global_stream
 from zopde.studies.model_file import check_storable, named_network
 
 _MOST_DIMS = 3  # of the convolutions that torch has
+_MOVE = 0.1  # of the weights of a copy
+_ROUNDING = 1e-3  # of a network's largest answer, in any precision
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -50,8 +52,8 @@ def tried(
 
     Raises:
         InputError: If the network cannot be built, raises on a state of that grid, answers
-            another shape or precision, has no weights, keeps something from call to call, or draws
-            random numbers.
+            another shape or precision, mixes the states of a batch, has no weights, keeps
+            something from call to call, or draws random numbers.
     """
     if kind in KINDS and len(shape) > _MOST_DIMS:
         raise InputError(
@@ -69,10 +71,11 @@ def tried(
     with global_stream(generator(seed, "weights")):
         try:
             network = in_precision(body_of(*given), like.dtype).to(like.device)
-            before = deepcopy(network.state_dict()) if own else {}
-            drawn = torch.get_rng_state()
             with torch.no_grad():
-                answer = network(x)
+                if own:
+                    _check_call(kind, network, x, channels[1])
+                else:
+                    network(x)
         except InputError:
             raise
         except Exception as error:  # a user's module may raise anything
@@ -83,13 +86,29 @@ def tried(
                 expected=f"a network for states of {channels[0]} channels on {list(shape)} cells",
                 remedy="" if own else "such as --set corrector.sizes={}",
             ) from error
-        random = not torch.equal(drawn, torch.get_rng_state())
     if own:
-        _check_answer(kind, answer, x.new_empty(2, channels[1], *shape))
-        now = network.state_dict()
-        kept = all(torch.equal(value, now[name]) for name, value in before.items())
-        _check_network(kind, network, "random numbers" * random or "its buffers" * (not kept))
+        check_storable(network)
     return network
+
+
+def _check_call(kind: str, network: nn.Module, x: Tensor, outputs: int) -> None:
+    """Require of a network of the user's own what training takes for granted."""
+    if not any(p.requires_grad and p.numel() for p in network.parameters()):
+        raise InputError(f"network {kind!r}", got="no weights to train", expected="some")
+    before, drawn = deepcopy(network.state_dict()), torch.get_rng_state()
+    _check_answer(kind, network(x), x.new_empty(len(x), outputs, *x.shape[2:]))
+    changed = "" if torch.equal(drawn, torch.get_rng_state()) else "random numbers"
+    now = network.state_dict()
+    if not all(torch.equal(value, now[name]) for name, value in before.items()):
+        changed = "its buffers"
+    if changed:
+        raise InputError(
+            f"network {kind!r}",
+            got=f"a call that takes or changes {changed}",
+            expected="the same answer to the same state: no Dropout, no running statistics",
+            remedy="take GroupNorm or LayerNorm in place of BatchNorm",
+        )
+    _check_apart(kind, network, x)
 
 
 def _check_answer(kind: str, answer: object, wanted: Tensor) -> None:
@@ -102,15 +121,20 @@ def _check_answer(kind: str, answer: object, wanted: Tensor) -> None:
         raise InputError(f"network {kind!r}", got=got, expected=expected)
 
 
-def _check_network(kind: str, network: nn.Module, changed: str) -> None:
-    """Require weights to train, and answers that depend on nothing that a call has `changed`."""
-    if not any(p.requires_grad and p.numel() for p in network.parameters()):
-        raise InputError(f"network {kind!r}", got="no weights to train", expected="some")
-    if changed:
+def _check_apart(kind: str, network: nn.Module, x: Tensor) -> None:
+    """Require that the correction of a state does not depend on the states beside it.
+
+    On a copy with other weights: those of a new network may be zero.
+    """
+    moved = deepcopy(network)
+    for weight in moved.parameters():
+        weight.add_(_MOVE * torch.randn_like(weight))
+    answer = moved(x)
+    off = float((answer[:1] - moved(x[:1])).abs().max())
+    if not off <= _ROUNDING * float(answer.abs().max()):
         raise InputError(
             f"network {kind!r}",
-            got=f"a call that takes or changes {changed}",
-            expected="the same answer to the same state: no Dropout, no running statistics",
-            remedy="take GroupNorm or LayerNorm in place of BatchNorm",
+            got=f"another answer for a state alone than beside another one (by {off:.1e})",
+            expected="each state of a batch corrected by itself",
+            remedy="take GroupNorm or LayerNorm in place of BatchNorm, means over the last axes",
         )
-    check_storable(network)

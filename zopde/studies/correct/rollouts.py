@@ -80,6 +80,8 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
 
 def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:
     """(time, y, x) of states (time, channel, y, x); empty where the solver tells none."""
+    if any(values.dim() != 4 for values in states.values()):
+        return {}
     if run.metrics is not None and not (run.root / "vorticity.png").exists():
         return {}  # a solver that has told none need not be built
     try:
