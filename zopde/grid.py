@@ -65,8 +65,8 @@ class Grid:
     dims: tuple[str, ...] = ()
     boundary: Boundary = "periodic"
     units: Mapping[str, str] = field(default_factory=dict)
-    mask: Cells = None
-    weights: Cells = None
+    mask: Cells = field(default=None, repr=False)
+    weights: Cells = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Grid)

@@ -1,7 +1,9 @@
 """Cells that are no fluid, and cells that count more than others."""
 
 import json
+import pickle
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from zopde.data import Trajectories, load_rollout, load_trajectories, save_traje
 from zopde.data.trajectories import to_dataset
 from zopde.errors import InputError
 from zopde.grid import as_grid
+from zopde.identity import content_of
 
 ISLAND = np.array([[1, 1, 1, 0], [1, 0, 1, 1]], dtype=bool)
 
@@ -28,6 +31,13 @@ def test_a_mask_is_plain_values_that_compare_and_serialise():
     assert as_grid(json.loads(json.dumps(tables))) == one == replace(one, dt=0.1)
     assert grid(np.ones((2, 4), dtype=bool)) == grid(None)
     assert (one.fluid_cells, grid(None).fluid_cells) == (6, 8)
+
+
+def test_who_a_solver_is_depends_on_its_mask_and_not_on_having_none():
+    solvers = [SimpleNamespace(grid=one) for one in (grid(None), grid(), grid(ISLAND[::-1]))]
+    assert len({content_of("", {}, solver) for solver in solvers}) == 3
+    assert repr(grid(None)) == repr(grid()).partition("mask")[0]
+    assert pickle.dumps(grid()) == pickle.dumps(grid(grid().fluid))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from zopde import (
     ColouredPullback,
     CorrectedPullback,
     DensePullback,
+    Grid,
     IdentityPullback,
     InputError,
     InterfaceSolver,
@@ -202,3 +203,40 @@ def test_the_correction_is_zero_on_land_and_knows_where_it_is(basin, states):
     assert torch.equal(network(states), network(noise))
     assert network(states)[..., ~basin.grid.fluid].eq(0).all()
     assert network.body.layers[0].in_channels == 3
+
+
+class Pool:
+    """In any number of dimensions, with a source; there is nothing on land but NaN."""
+
+    def __init__(self, shape):
+        self.wet = torch.rand(shape, generator=torch.Generator().manual_seed(5)) > 0.25
+        names = {"channels": ("a", "b"), "forcing_channels": ("f",), "boundary": "open"}
+        self.grid = Grid(shape, (1.0,) * len(shape), 0.1, mask=self.wet, **names)
+
+    def step(self, state, forcing=None):
+        field, source = (torch.where(self.wet, v, 0.0) for v in (state, forcing))
+        after = field + 0.1 * torch.sin(field) * (1 + source)
+        for axis in range(2, state.dim()):
+            slope = torch.diff(field, dim=axis)
+            slope = slope * torch.diff(self.wet.cumsum(axis - 2), dim=axis - 2)
+            after = after + 0.1 * torch.cat([slope, 0 * slope.narrow(axis, 0, 1)], axis)
+        return torch.where(self.wet, after, torch.nan)
+
+
+@pytest.mark.parametrize("shape", [(20,), (6, 7, 8)])
+@pytest.mark.parametrize("way", ["dense", "coloured"])
+def test_state_and_forcing_in_any_dimension_exact(shape, way):
+    solver, draw = Pool(shape), torch.Generator().manual_seed(0)
+    inputs = [torch.randn(3, channels, *shape, generator=draw) for channels in (2, 1)]
+    inputs = [torch.where(solver.wet, field, torch.nan) for field in inputs]
+
+    def gradients(through):
+        leaves = [field.clone().requires_grad_() for field in inputs]
+        after = through.step(through.step(*leaves), leaves[1])
+        solver.grid.filled(after).pow(3).sum().backward()
+        return [leaf.grad for leaf in leaves]
+
+    exact, found = gradients(Filled(solver)), gradients(differentiable(solver, *inputs, way=way))
+    for one, other in zip(exact, found, strict=True):
+        assert cosine(one, other) > 0.99999
+        assert other[..., ~solver.wet].eq(0).all()
