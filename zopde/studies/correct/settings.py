@@ -304,6 +304,11 @@ def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
 
 def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
     """The one of the chosen solver where it has a folder of its name, or the common one."""
-    folder = Path(str(files("zopde.studies.correct") / "presets"))
-    own = {entry.name: entry for entry in folder.iterdir() if entry.is_dir()}
-    return own.get(str(look_up(chosen, "solver.spec")), folder) / f"{preset}.toml"
+    common = Path(str(files("zopde.studies.correct") / "presets"))
+    own = {entry.name: entry for entry in common.iterdir() if entry.is_dir()}
+    folder = own.get(str(look_up(chosen, "solver.spec")), common)
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if preset not in known:
+        expected = f"of the solver {folder.name!r} only {', '.join(known)}"
+        raise InputError("preset", got=repr(preset), expected=expected)
+    return folder / f"{preset}.toml"
