@@ -52,19 +52,20 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, run: int =
     reference = next(iter(fields.values()))
     values = {n: np.linalg.norm(f, axis=0) if len(f) > 1 else f[0] for n, f in fields.items()}
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
-    name, limits, colours = "u", (0.0, _limit(values, 20)), "viridis"
-    if len(chosen) == 1:
-        name = grid.channels[chosen[0]]
-        limits, colours = _colours_of(reference, signed=bool(np.nanmin(reference) < 0))
     steps = len(next(iter(states.values()))) - 1
     plane, highest = plane_of(grid, steps), _limit(errors, 3)
+    name, limits, colours = "u", (0.0, _limit(values, 20)), "viridis"
+    if len(chosen) == 1:
+        name, seen = grid.channels[chosen[0]], np.where(plane.fluid, reference, np.nan)
+        limits, colours = _colours_of(seen, signed=bool(np.nanmin(seen) < 0))
+    weights = _weights(grid)
     figure, panels, pairs = _pairs(plane, len(fields))
     for (above, below), label in zip(pairs, fields, strict=False):
         top = draw(above, values[label], plane, limits, colours)
         above.set_title(label, fontsize=10)
         if label in errors:
             low = draw(below, errors[label], plane, (0, highest), "magma")
-            mean = float(errors[label].mean())
+            mean = float((errors[label] * weights).mean())
             told = f"error, mean {mean:.3g}" if np.isfinite(mean) else "diverged"
             below.set_title(told, fontsize=9)
     for axes in (pairs[0, 1], *pairs[len(fields) :].flat):
@@ -78,6 +79,14 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, run: int =
     figure.colorbar(low, ax=right, label=f"{error} [{of_space}]", extend="max", **bar)
     figure.suptitle(_moment(grid, steps, run), fontsize=10)
     save(figure, path)
+
+
+def _weights(grid: Grid) -> np.ndarray | float:
+    """Of the cells of the plane that is shown, of mean 1."""
+    if grid.cell_weights is None:
+        return 1.0
+    weights: np.ndarray = mid_plane(grid.cell_weights, grid).numpy()
+    return weights / (weights.mean() or 1.0)
 
 
 def _on_plane(states: Tensor, grid: Grid) -> Tensor:
@@ -187,7 +196,7 @@ def animate(film: Film, frames: int = 60, most: int = 1_400_000) -> tuple[bytes,
 
 def _pictures(film: Film, frames: int) -> list[Image.Image]:
     grid, plane, reference = film.grid, plane_of(film.grid), next(iter(film.fields.values()))
-    limits, colours = _colours_of(reference, film.signed)
+    limits, colours = _colours_of(np.where(plane.fluid, reference, np.nan), film.signed)
     # Panels that lie down stand above each other.
     flat = plane.lies_down
     shape = (len(film.fields), 1) if flat else (1, len(film.fields))

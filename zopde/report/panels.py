@@ -77,6 +77,7 @@ class Plane:
     extent: tuple[float, float]
     alike: bool = True  # whether both are lengths; else a panel is square
     where: str = ""  # which plane of a box it is
+    fluid: np.ndarray | bool = True  # where there is something to see, on a grid with a mask
 
     @property
     def lies_down(self) -> bool:
@@ -93,15 +94,16 @@ class Plane:
 def plane_of(grid: Grid, steps: int = 0) -> Plane:
     """What pictures of a grid show: space and time of a line, a plane itself, a plane of a box."""
     space = unit(grid, "space")
+    fluid = grid.fluid is None or mid_plane(grid.fluid, grid).numpy()
     if len(grid.shape) == 1:
         names, units = ("time", grid.dims[0]), (unit(grid, "time"), space)
-        return Plane(names, units, (steps * grid.dt, grid.extent[0]), alike=False)
+        return Plane(names, units, (steps * grid.dt, grid.extent[0]), alike=False, fluid=fluid)
     up, right = _kept(grid)
     middle = {a: (grid.shape[a] // 2 + 0.5) * grid.spacing[a] for a in range(len(grid.shape))}
     of_space = "" if space == "-" else f" {space}"
     cuts = [f"{grid.dims[a]} = {middle[a]:.3g}{of_space}" for a in middle if a not in (up, right)]
     names, extent = (grid.dims[up], grid.dims[right]), (grid.extent[up], grid.extent[right])
-    return Plane(names, (space, space), extent, where=", ".join(cuts))
+    return Plane(names, (space, space), extent, where=", ".join(cuts), fluid=fluid)
 
 
 def mid_plane(values: Tensor, grid: Grid) -> Tensor:
@@ -152,10 +154,11 @@ def draw(
 
 
 def pixels_of(values: Float[np.ndarray, "a b"], plane: Plane) -> np.ma.MaskedArray[Any, Any]:
-    """Values as `draw` shows them: masked where not finite; turned on a plane that lies down.
+    """Values as `draw` shows them: masked on land, or not finite; turned if the plane lies down.
 
     Turned, not mirrored, x pointing down: vortices keep their sense.
     """
+    values = np.where(plane.fluid, values, np.nan)
     return np.ma.masked_invalid(values.T if plane.lies_down else values)
 
 

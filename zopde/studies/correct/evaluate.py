@@ -45,7 +45,9 @@ def evaluate(
         progress=advance,
         seeds=noise_seeds(0, 0, test.steps),
     )
-    return Evaluation(predicted, rollout_error(predicted[:, 1:], test.states[:, 1:]))
+    return Evaluation(
+        predicted, rollout_error(predicted[:, 1:], test.states[:, 1:], grid=test.grid)
+    )
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -115,7 +117,7 @@ def save_corrector(
     plan = {
         "kind": kind,
         "sizes": sizes,
-        "inputs": len(network.input_scale),
+        "inputs": len(network.input_scale),  # state and forcing; a mask adds one
         "outputs": len(network.state_scale if scale is None else scale),
         "padding": network.body.padding if kind in KINDS else None,
         "inject": network.inject,
@@ -153,9 +155,10 @@ def load_corrector(path: Path | str) -> Normalised:
     def make() -> Normalised:
         scale = state["state_scale"]  # (channel, 1, 1): it tells the dimensions, too
         dims = scale.dim() - 1
-        shape = (plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"], dims)
+        mask, inputs = state.get("mask"), plan["inputs"] + ("mask" in state)
+        shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
         body, forcing_scale = body_of(plan["kind"], *shape), plan["inputs"] - len(scale)
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject)
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject, mask)
         return in_precision(network, scale.dtype)
 
     return built(path, make, state, plan["kind"] in KINDS)

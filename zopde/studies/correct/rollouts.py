@@ -69,7 +69,8 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
             if reference is None:
                 return None
             predicted = rollout.states
-            error = rollout_error(predicted[:, 1:], reference[:, 1:].to(predicted.dtype))
+            target = reference[:, 1:].to(predicted.dtype)
+            error = rollout_error(predicted[:, 1:], target, grid=rollout.grid)
             kept = predicted if label not in found else predicted[:0]  # what nobody will look at
             found.setdefault(label, []).append(Evaluation(kept, error))
     if grid is None or reference is None:

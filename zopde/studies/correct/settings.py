@@ -86,13 +86,13 @@ class CorrectorSettings:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels)
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
         padding = auto if self.padding == "auto" else self.padding
         channels = inputs, outputs
         body = tried(self.kind, self.sizes, padding, channels, grid.shape, scale, seed)
-        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject)
+        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, grid.fluid)
 
 
 @dataclass(frozen=True)
