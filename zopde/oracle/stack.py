@@ -37,8 +37,10 @@ class Stack:
 
     def __init__(self, network: nn.Module, stacked: bool, reuse: bool, seen: set[str]) -> None:
         self._network, self.seen = network, seen
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
-        self._reuse = reuse and not hooked  # hooks would meet values that reuse does not make
+        every = [{**m._forward_hooks, **m._forward_pre_hooks} for m in network.modules()]
+        names = [type(hook).__module__ for hooks in every for hook in hooks.values()]
+        # Hooks meet values that reuse does not make; torch's own (pruning) make weights alone.
+        self._reuse = reuse and all(name.startswith("torch.nn.utils.") for name in names)
         # Parameter name -> the places where it acts, for those that can be stacked.
         self.uses = rank_one_uses(network) if stacked else {}
         self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]

@@ -51,8 +51,9 @@ class WeightOracle:
     afterwards, and no autograd graph is built.
 
     Before the first gradient, whenever the network's structure, mode or input shapes change or more
-    probes share a pass, and again at gradients 4, 8, 16, 32 and every 64th, some probes of
-    every layer are answered both ways, on a copy (`zopde.oracle.verify`). What disagrees
+    probes share a pass, and again at gradients 4, 8, 16, 32 and every 64th, batches are answered
+    among others, weights are moved in their layers alone (`zopde.oracle.inspection`), and some
+    probes are answered both ways, on a copy (`zopde.oracle.verify`). What disagrees
     beyond round-off is probed one at a time from then on, and a warning names it.
 
     Args:
@@ -295,9 +296,8 @@ class WeightOracle:
         objective = self._objective if self._verify is True else self._verify(self._objective)
         wrong = {} if along else self._inspected(objective, width)
         left = [name for name in names if name not in wrong]
-        found = Found({})
-        if left:
-            found = compare(self._network, partial(self._twin, objective), left, width)
+        twin_of = partial(self._twin, objective)
+        found = compare(self._network, twin_of, left, width) if left else Found({})
         known = len(found.unmoved) < len(names)
         found = replace(found, wrong=wrong | found.wrong, queries=found.queries + 2 * (not along))
         if found.still and (
