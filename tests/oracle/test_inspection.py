@@ -1,10 +1,13 @@
 """Rows coupled in one unit, weights that act elsewhere, padding: found whatever is drawn."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from networks import MeanSquare
 from torch import nn
 
-from zopde import InputError, WeightOracle, cge, rge
+from zopde import ExecutorOracle, InputError, WeightOracle, cge, rge
 from zopde.contracts import CHECKING
 
 MU, SEEDS = 1e-6, range(4)
@@ -124,6 +127,32 @@ def test_keywords_and_tensors_without_a_batch_axis_exact(coupled):
     assert_exact(network, objective, *plain)
 
 
+@pytest.mark.parametrize("coupled", [True, False])
+def test_an_answer_of_several_tensors_exact(coupled):
+    class Pair(Two):
+        def forward(self, x, mask):
+            h = torch.where(mask, self.a(x), 0.0)
+            return self.b(torch.tanh(h)), h / h.abs().max() if coupled else h
+
+    network, x = made(0, Pair)
+    mask = torch.rand(6, 16) > 0.3
+
+    def objective(f, k):
+        y, h = f(x.repeat(k, 1), mask.repeat(k, 1))
+        return y.reshape(k, -1).square().mean(dim=1) + h.reshape(k, -1).square().mean(dim=1)
+
+    assert_exact(network, objective, *[n for n, _ in network.named_parameters() if coupled])
+
+
+def test_words_and_batch_norm_stay_stacked():
+    torch.manual_seed(0)
+    parts = nn.Embedding(9, 4), nn.BatchNorm1d(5), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)
+    network, x = nn.Sequential(*parts).float(), torch.randint(9, (6, 5))
+    oracle = WeightOracle(network, loss_on(x))
+    cge(oracle, mu=1e-3)
+    assert not oracle.plain
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("coupled", [True, False])
 def test_whole_numbers_stay_in_their_range_exact(coupled, seed):
@@ -228,6 +257,15 @@ def test_padding_has_no_gradient_and_no_query_exact(kind, stacked):
     some = cge(oracle, torch.tensor([1, 2]), mu=MU)
     assert some.queries == 2
     assert some.gradient[2] == pytest.approx(float(words.weight.grad.view(-1)[2]), abs=1e-5)
+
+
+def test_workers_get_no_probe_of_padding_exact():
+    words, x = padded()[0], torch.tensor([[0, 1], [2, 0], [3, 4]])
+    with ThreadPoolExecutor(2) as threads:
+        found = cge(ExecutorOracle(words, MeanSquare(x), threads), mu=MU)
+    MeanSquare(x)(words, 1).sum().backward()
+    assert found.queries == 1 + 8
+    torch.testing.assert_close(found.gradient, words.weight.grad.flatten(), rtol=0, atol=1e-5)
 
 
 def test_directions_do_not_move_padding():

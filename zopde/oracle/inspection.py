@@ -94,25 +94,24 @@ class Inspection:
         """The batch in the middle of others, drawn at random; whole numbers stay in their range."""
         own = _one_batch(extreme, states)
         company = own.repeat(self._width, *[1] * (own.dim() - 1))
-        if _is_whole(own):
+        if _is_inexact(own):
+            company = size * (moved(company, 1.0, self._draw) - company)
+        else:
             low, high = states.amin(0).long(), states.amax(0).long()
             share = torch.rand(company.shape, generator=self._draw).to(own.device)
             company = (low + (share * (high - low + 1)).long()).to(own.dtype)
-        elif own.dtype is not torch.bool:
-            company = size * (moved(company, 1.0, self._draw) - company)
         company.chunk(self._width)[self._width // 2].copy_(own)
         return company
 
     def _differ(self, answers: list[Tensor], others: list[Tensor]) -> bool:
         """Whether they differ by more than round-off."""
         share = resolution(self._network) ** 0.5
-        return any(
-            not torch.isclose(
-                b, a, 0, share * float(a.abs().nan_to_num().max()), equal_nan=True
-            ).all()
-            for a, b in zip(answers, others, strict=False)
-            if a.shape == b.shape and a.numel()
-        )
+        for one, other in zip(answers, others, strict=False):
+            if one.shape == other.shape and one.numel():
+                allowed = share * float(one.abs().nan_to_num().max())
+                if not torch.isclose(other, one, 0, allowed, equal_nan=True).all():
+                    return True
+        return False
 
 
 def _is_batch(value: object) -> bool:
@@ -124,15 +123,14 @@ def _half(states: Tensor) -> Tensor:
     return states[: len(states) // 2]
 
 
-def _is_whole(states: Tensor) -> bool:
-    inexact = states.is_floating_point() or states.is_complex()
-    return not inexact and states.dtype is not torch.bool
+def _is_inexact(states: Tensor) -> bool:
+    return states.is_floating_point() or states.is_complex()
 
 
 def _one_batch(extreme: Extreme, states: Tensor) -> Tensor:
     """The batch; of whole numbers one alone, since all others would bring it nothing new."""
     own = _half(states)
-    return extreme(own, 0).expand_as(own) if _is_whole(own) else own
+    return own if _is_inexact(own) else extreme(own, 0).expand_as(own)
 
 
 @contextmanager
