@@ -1,14 +1,18 @@
 """Rows coupled in one unit, weights that act elsewhere, padding: found whatever is drawn."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
-from networks import MeanSquare
 from torch import nn
 
 from zopde import ExecutorOracle, InputError, WeightOracle, cge, rge
 from zopde.contracts import CHECKING
+
+sys.path.insert(0, str(Path(__file__).parent))
+from networks import MeanSquare
 
 MU, SEEDS = 1e-6, range(4)
 
