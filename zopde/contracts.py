@@ -234,6 +234,12 @@ class Checks:
     warned: list[str] = field(default_factory=list)  # what its gradients were warned of already
 
 
+def movable(oracle: object, indices: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
+    """Those of some coordinates that a gradient has: an oracle leaves out what stays as it is."""
+    chosen: Callable[[Tensor], Tensor] | None = getattr(oracle, "movable", None)
+    return chosen(indices) if chosen else indices
+
+
 def one_gradient(oracle: object) -> AbstractContextManager[Checks]:
     """Inside this context all queries belong to one gradient, and meet the same random numbers."""
     begin: Callable[[], AbstractContextManager[Checks]] | None

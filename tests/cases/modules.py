@@ -290,7 +290,7 @@ def _(self, x):
     return self.b(y)
 
 
-@simple("a hook on a layer", PLAIN, VECTOR, (
+@simple("a hook on a layer", STACKED, VECTOR, (
     ("a", lambda: _hooked(nn.Linear(5, 4))), *AB[1:]
 ))  # fmt: skip
 def _(self, x):

@@ -286,12 +286,11 @@ def test_absent_arguments_agree(extra, gen):
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
 
-def test_shared_input_costs_less_work(gen):
+def test_shared_input_costs_less_work(gen, monkeypatch):
     """The base passes all layers once; only the first layer's 16 + 4 probes pass the third."""
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    rows = []
-    for layer in network:
-        layer.register_forward_hook(lambda _m, args, _y: rows.append(len(args[0])))
+    rows, forward = [], nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda s, x: rows.append(len(x)) or forward(s, x))
     total = WeightOracle(network, objective(torch.ones(2, 4)), chunk=1000, verify=False)
     total.coordinates(torch.arange(60), 1e-3)
     assert rows == [2, 2, 2, 2 * 16, 2 * 4]

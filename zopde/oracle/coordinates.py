@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zopde.errors import InputError
@@ -80,6 +80,9 @@ class Coordinates:
         self.slices: list[ParameterSlice] = []
         self.total = 0
         for name, tensor in named:
+            if nn.parameter.is_lazy(tensor):
+                got, remedy = "a lazy layer that has no shape yet", "call the network once, before"
+                raise InputError(name, got=got, expected="a tensor of numbers", remedy=remedy)
             shape, start = reals(tensor.detach()).shape, self.total
             self.total += shape.numel()
             held = ParameterSlice(name, start, self.total, tuple(shape), tensor.is_complex())
@@ -100,6 +103,29 @@ class Coordinates:
         check_flat(name, flat, self.total)
         for parameter, tensor in zip(self.slices, self._tensors, strict=True):
             yield tensor, flat[parameter.start : parameter.stop].view(parameter.shape)
+
+    def fixed(self, network: nn.Module) -> Bool[Tensor, " d"]:
+        """Where the rows of padding are: no gradient of `backward()` moves them.
+
+        Raises:
+            InputError: For an embedding that writes to its weights, or whose padding row another
+                layer reads, too.
+        """
+        fixed = torch.zeros(self.total, dtype=torch.bool)
+        layers = [m for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+        for tensor, rows in self.parts("fixed", fixed) if layers else ():
+            held = sum(p is tensor for m in network.modules() for p in m.parameters(recurse=False))
+            for layer in (layer for layer in layers if layer.weight is tensor):
+                padding, shared = layer.padding_idx, layer.padding_idx is not None and held > 1
+                if layer.max_norm is not None or shared:
+                    expected = "weights that a forward leaves alone, padding of one layer's own"
+                    got = f"max_norm={layer.max_norm}, padding_idx={padding}, in {held} layers"
+                    remedy = "set max_norm to None and call weight.data.renorm_ after each update"
+                    remedy = "set padding_idx to None" if shared else remedy
+                    raise InputError("nn.Embedding", got=got, expected=expected, remedy=remedy)
+                if padding is not None:
+                    rows[padding] = True
+        return fixed
 
     def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
         """Hand a flat gradient to the parameters, as `backward()` would."""

@@ -154,6 +154,10 @@ class ExecutorOracle:
         """Number of trainable weights."""
         return self._serial.num_coordinates
 
+    def movable(self, indices: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
+        """See `WeightOracle.movable`."""
+        return self._serial.movable(indices)
+
     def base(self) -> Float[Tensor, ""]:
         """l(theta): one query, by a worker too, so that the bits agree."""
         return self._losses([_Task([], [])])[0][0]

@@ -95,7 +95,7 @@ def rank_one_uses(network: nn.Module) -> dict[str, list[Use]]:
     for layer in network.modules():
         for role, parameter in layer.named_parameters(recurse=False):
             rule = CHANGES.get((type(layer), role))
-            if rule is None or parameter.is_complex():  # the rules move real numbers
+            if rule is None or parameter.is_complex() or "forward" in vars(layer):
                 unknown.add(id(parameter))
             else:
                 uses.setdefault(id(parameter), []).append(Use(layer, rule))

@@ -36,7 +36,11 @@ class Stack:
     """
 
     def __init__(self, network: nn.Module, stacked: bool, reuse: bool, seen: set[str]) -> None:
-        self._network, self._reuse, self.seen = network, reuse, seen
+        self._network, self.seen = network, seen
+        every = [{**m._forward_hooks, **m._forward_pre_hooks} for m in network.modules()]
+        names = [type(hook).__module__ for hooks in every for hook in hooks.values()]
+        # Hooks meet values that reuse does not make; torch's own (pruning) make weights alone.
+        self._reuse = reuse and all(name.startswith("torch.nn.utils.") for name in names)
         # Parameter name -> the places where it acts, for those that can be stacked.
         self.uses = rank_one_uses(network) if stacked else {}
         self._batch_norms = [m for m in network.modules() if isinstance(m, BATCH)]
@@ -77,7 +81,9 @@ class Stack:
             for block in blocks:
                 for use in self.uses[block.parameter.name]:
                     hook = _hook(use.change(block), num_probes, called)
-                    stack.callback(use.layer.register_forward_hook(hook, with_kwargs=True).remove)
+                    # First of all hooks: those of others meet what the moved weight gives.
+                    handle = use.layer.register_forward_hook(hook, prepend=True, with_kwargs=True)
+                    stack.callback(handle.remove)
             answer: Tensor = self._network(*args, **named)
         for block in blocks:
             if block.parameter.name not in called:
@@ -216,13 +222,20 @@ class Given:
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
         """Stacked states to stacked answers."""
-        self.called = True
+        self._note([*args, *named.values()])
         return self._ask(*args, **named)
 
     def shared(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
         """States that all probes have in common, see `zopde.contracts.ask_shared`."""
-        self.called = True
+        self._note([*args, *named.values()])
         return self._shared(*args, **named)
+
+    def _note(self, values: Sequence[Any]) -> None:
+        self.called = True
+        first = next((v for v in values if is_states(v)), None)
+        if first is not None and not len(first):
+            got, expected = f"no states: shape {tuple(first.shape)}", "one state at least"
+            raise ObjectiveError("network input", got=got, expected=expected)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         if name.startswith("_") or not hasattr(self._network, name):
@@ -252,13 +265,14 @@ def shapes_of(args: Sequence[Any], named: dict[str, Any]) -> str:
 
 def _same_for_all(values: Sequence[Any], num_probes: int) -> bool:
     """Whether every tensor of a stacked call repeats the same states for every probe."""
-
-    def repeats(value: Tensor) -> bool:
-        if len(value) % num_probes:
-            return False
-        by_probe = value.view(num_probes, -1, *value.shape[1:])
-        # The last probe alone rules most cases out.
-        return bool((by_probe[-1] == by_probe[0]).all()) and bool((by_probe == by_probe[:1]).all())
-
     states = [value for value in values if is_states(value)]
-    return num_probes > 1 and bool(states) and all(repeats(value) for value in states)
+    return num_probes > 1 and bool(states) and all(repeats(v, num_probes) for v in states)
+
+
+def repeats(value: Tensor, num_probes: int) -> bool:
+    """Whether a tensor repeats the same states for every probe."""
+    if len(value) % num_probes:
+        return False
+    by_probe = value.view(num_probes, -1, *value.shape[1:])
+    # The last probe alone rules most cases out.
+    return bool((by_probe[-1] == by_probe[0]).all()) and bool((by_probe == by_probe[:1]).all())

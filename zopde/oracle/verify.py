@@ -102,12 +102,13 @@ def compare(
     `DIRECTIONS` alone for directions.
     """
     queries, bases, found = 0, set[float](), Found({}, tuple(names))
-    with _aside():
+    with aside():
         for share in _SHARES:
             try:
                 copied = _moved_copy(network, share)
-                trial = _Trial(twin_of(copied), copied)
-                found = trial.run(names, width)
+                with calls_of(network) as outside:  # after the copy, which copies hooks
+                    trial = _Trial(twin_of(copied), copied)
+                    found = replace(trial.run(names, width), outside=bool(outside))
             except Exception as error:  # user code may raise anything
                 if out_of_memory(error) or isinstance(error, ObjectiveError):
                     raise
@@ -142,7 +143,7 @@ def calls_of(network: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 @contextmanager
-def _aside() -> Iterator[None]:
+def aside() -> Iterator[None]:
     """Inside this context solvers count apart; torch's streams are put back afterwards."""
     before = streams()
     try:
@@ -160,8 +161,13 @@ def _moved_copy(network: nn.Module, share: float) -> nn.Module:
     odd = [v for v in [*tensors, *network.buffers()] if not v.is_leaf or v.layout != torch.strided]
     copied = copy.deepcopy(network, {id(v): v.detach().clone() for v in odd})
     for weight in copied.parameters():
-        weight.add_(share * _size(weight) * _noise(weight, draw))
+        weight.copy_(moved(weight, share, draw))
     return copied
+
+
+def moved(values: Tensor, share: float, draw: Generator) -> Tensor:
+    """Some numbers, moved at random by a share of their size."""
+    return values.detach() + share * _size(values) * _noise(values, draw)
 
 
 def _size(weight: Tensor) -> float:

@@ -27,9 +27,10 @@ from zopde.contracts import Checks, Network, Objective
 from zopde.errors import ObjectiveError, SolverError, first_line
 from zopde.oracle.chunks import Chunks, Pass, out_of_memory
 from zopde.oracle.coordinates import Coordinates, ProbeBlock, nudged
+from zopde.oracle.inspection import Inspection
 from zopde.oracle.stack import Given, Stack, StackedPass, unused
 from zopde.oracle.state import Draws, Replaced, Verified, streams, structure_of, unchanged
-from zopde.oracle.verify import Found, Twin, calls_of, compare, resolution
+from zopde.oracle.verify import Found, Twin, aside, compare, resolution
 from zopde.oracle.vmapped import DIRECTIONS, StackedWeights
 from zopde.validate import checked
 
@@ -50,8 +51,9 @@ class WeightOracle:
     afterwards, and no autograd graph is built.
 
     Before the first gradient, whenever the network's structure, mode or input shapes change or more
-    probes share a pass, and again at gradients 4, 8, 16, 32 and every 64th, some probes of
-    every layer are answered both ways, on a copy (`zopde.oracle.verify`). What disagrees
+    probes share a pass, and again at gradients 4, 8, 16, 32 and every 64th, batches are answered
+    among others, weights are moved in their layers alone (`zopde.oracle.inspection`), and some
+    probes are answered both ways, on a copy (`zopde.oracle.verify`). What disagrees
     beyond round-off is probed one at a time from then on, and a warning names it.
 
     Args:
@@ -99,8 +101,9 @@ class WeightOracle:
     def _set_up(self) -> None:
         """Number the weights, and see which can be stacked, as the network is now."""
         network, (stacked, reuse) = self._network, self._ways
-        self._structure, self._eps = structure_of(network), resolution(network)
         self._coordinates = Coordinates(network)
+        self._fixed = self._coordinates.fixed(network)
+        self._structure, self._eps = structure_of(network), resolution(network)
         self.seen: set[str] = set()
         self._stack = Stack(network, stacked, reuse, self.seen)
         self._replaced = Replaced(network)
@@ -122,6 +125,11 @@ class WeightOracle:
         """Number of trainable weights."""
         self.refresh()
         return self._coordinates.total
+
+    def movable(self, indices: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
+        """Those coordinates that are no padding; see `zopde.contracts.movable`."""
+        self.refresh()
+        return indices[~self._fixed[indices]]
 
     @property
     def chunk(self) -> int | None:
@@ -286,10 +294,15 @@ class WeightOracle:
         if not names:
             return False
         objective = self._objective if self._verify is True else self._verify(self._objective)
-        with calls_of(self._network) as outside:
-            found = compare(self._network, partial(self._twin, objective), names, width)
+        wrong = {} if along else self._inspected(objective, width)
+        left = [name for name in names if name not in wrong]
+        twin_of = partial(self._twin, objective)
+        found = compare(self._network, twin_of, left, width) if left else Found({})
         known = len(found.unmoved) < len(names)
-        if found.still and (outside or not along):  # along directions a loss in steps may be flat
+        found = replace(found, wrong=wrong | found.wrong, queries=found.queries + 2 * (not along))
+        if found.still and (
+            found.outside or not along
+        ):  # along directions a loss in steps may be flat
             raise unused("losses that no probe of any layer moves")
         if new := before.new(calls):
             self.checked[new] += 0  # counted as `why`, here and after a resume
@@ -298,7 +311,20 @@ class WeightOracle:
         verified = replace(before, calls=before.calls | calls, width=width)
         self._verified[along] = replace(verified, gradient=number, known=known)
         doubtful = (before.gradient + 1, number - 1) if late and before.gradient else (1, 0)
-        return self._heed(replace(found, outside=bool(outside), doubtful=doubtful))
+        return self._heed(replace(found, doubtful=doubtful))
+
+    def _inspected(self, objective: Objective, width: int) -> dict[str, str]:
+        """What breaks an assumption of stacked probes, and why; see `Inspection`: two queries."""
+        inspection, asked = Inspection(self._network, self._stack, width), copy.copy(self)
+        asked._objective = objective
+        try:
+            with aside():
+                asked._ask(inspection, 2)
+        except Exception as error:  # user code may raise anything
+            if out_of_memory(error) or isinstance(error, ObjectiveError):
+                raise
+            log.debug("not inspected to the end: %s", error)
+        return inspection.wrong
 
     def _heed(self, found: Found) -> bool:
         """Ask one at a time from now on what a comparison found wrong; whether there is any."""

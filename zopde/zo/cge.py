@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Checks, Oracle, one_gradient
+from zopde.contracts import Checks, Oracle, movable, one_gradient
 from zopde.errors import InputError
 from zopde.validate import check_positive, checked
 from zopde.zo.estimate import Estimate
@@ -71,6 +71,7 @@ def cge(
     d = oracle.num_coordinates
     check_mu(mu, d)
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
+    indices = movable(oracle, indices)
     k, step = len(indices), step_of(mu, indices)
     with one_gradient(oracle) as checks:
         ahead = oracle.coordinates(indices, step)

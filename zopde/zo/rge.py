@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from zopde.contracts import Oracle, one_gradient
+from zopde.contracts import Oracle, movable, one_gradient
 from zopde.validate import check_count, check_positive, checked
 from zopde.zo.cge import Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
@@ -131,6 +131,7 @@ def rge(
     check_positive("mu", mu)
     d = oracle.num_coordinates
     indices = torch.arange(d) if indices is None else check_indices(indices, d)
+    indices = movable(oracle, indices)
     with one_gradient(oracle) as checks:
         base = oracle.base() if scheme == "forward" else None
         middle, num_failed = base, 0 if base is None else count_failed(base)
