@@ -46,6 +46,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
+    reference.check_unseen(data, progress)
     ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
@@ -159,7 +160,8 @@ def _opened(
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
     data, black_box = data.to(run.device, config.dtype), run.guarded(solver, identity)
-    problem = _problem(reference, data, black_box, corrector.inject, progress)
+    bear = run.failures != "raise"
+    problem = _problem(reference, data, black_box, corrector.inject, bear, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
 
@@ -191,22 +193,33 @@ def _opened(
         workers=config.run.probed_by(),
         every_seconds=run.checkpoint_seconds,
         drop=run.failures == "drop",
-        bear=run.failures != "raise",
+        bear=bear,
         jacobians=jacobians,
         rollout_steps=steps,
     )
 
 
 def _problem(
-    reference: Reference, data: Trajectories, black_box: Solver, inject: Inject, progress: Progress
+    reference: Reference,
+    data: Trajectories,
+    black_box: Solver,
+    inject: Inject,
+    again: bool,
+    progress: Progress,
 ) -> Problem:
-    """Solver and data as all labels see them."""
+    """Solver and data as all labels see them; `again` repeats a stored step that fails."""
     solver, train = reference.solver, reference.train
     seen = data.take(slice(0, train))
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
-        drop = isinstance(black_box, Dropping)
-        stepped = first_steps(Retrying(black_box), seen, progress=advance, drop=drop)
+        drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
+        try:
+            stepped = first_steps(asked, seen, progress=advance, drop=drop)
+        except MistakeError:
+            raise
+        except SolverError as error:
+            hint = "run.failures=retry asks again, drop goes on without the step"
+            raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
     if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
         told = f"{lost} of {train * data.steps} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")

@@ -149,7 +149,7 @@ class RunSettings(ProbeSettings):
     checkpoint_seconds: limits.Positive = 10.0
     failures: Literal["raise", "retry", "drop"] = "raise"
     retries: limits.Whole = 2
-    failure_limit: limits.Positive = 0.25
+    failure_limit: limits.PositiveShare = 0.25
     apart: bool = False
     timeout: limits.TimeoutOrNone = 0.0
     store: limits.Text = ""
