@@ -36,7 +36,6 @@ from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.training import Fitted, not_measured
 
 REACH = "reach.json"  # what a check widened, and when
-_HEARD = 0.1  # of a probe that noise may be
 REACH_PROBES = 64  # solver steps that measure how far a response reaches
 
 
@@ -80,12 +79,12 @@ def check_suits(opened: Opened) -> None:
             check_source(problem.solver.grid)
         if cut.way == "bank":
             check_bank(cut, problem.solver.grid, problem.variables)
-        if cut.way == "auto" and opened.chance > _HEARD * cut.mu:
+        if cut.way == "auto" and not cut.hears_above(opened.chance):
             raise InputError(
                 "interface.way",
                 got="'auto' with a random solver, whose answers to one state differ by "
-                f"{opened.chance:.1e} standard deviations where a probe moves one by {cut.mu:.1e}",
-                expected="noise of at most a tenth of a probe",
+                f"{opened.chance:.1e} standard deviations",
+                expected="noise of at most a tenth of interface.mu",
                 remedy="give the solver with_seed(seed), or name a way that bears noise",
             )
         if cut.way in ("tangent", "auto"):

@@ -112,6 +112,10 @@ class InterfaceCut:
         """Probes of an entry."""
         return 2 if self.scheme == "central" else 1
 
+    def hears_above(self, noise: float) -> bool:
+        """Whether a probe moves a state by ten times a noise, in standard deviations."""
+        return 10 * noise <= self.mu
+
 
 @dataclass(frozen=True)
 class Problem:

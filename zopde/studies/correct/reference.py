@@ -170,10 +170,10 @@ class Reference:
         if torch.equal(states[:, 1:], states[:, :-1]):
             progress.note("reference data: they never change in time, so there is little to learn")
             return
-        for number in range(self.train, self.train + self.test):
+        unseen = states[self.train : self.train + self.test]
+        for number, state in enumerate(unseen, start=self.train):
             for other, seen in enumerate(before):
-                last = torch.equal(seen[-1], states[number, -1])
-                if last and torch.equal(seen, states[number]):
+                if torch.equal(seen[-1], state[-1]) and torch.equal(seen, state):
                     raise InputError(
                         "data",
                         got=f"simulation {number}, to be unseen, the same as {other} in training",
