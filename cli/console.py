@@ -80,8 +80,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
 
 
 def show(results: Any) -> None:  # noqa: ANN401 - a Table of zopde.studies.run, not loaded for help
-    """The table of a finished run, and below it what it cannot say by itself."""
-    table(results.columns, results.rows, results.title)
+    """The tables of a finished run, and below them what they cannot say by themselves."""
+    for shown in filter(None, (results, results.also)):
+        table(shown.columns, shown.rows, shown.title)
     for note in results.notes:
         say(note)
 

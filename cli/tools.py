@@ -24,8 +24,9 @@ def solvers(as_json: AsJson = False) -> None:
     if as_json:
         say_json([asdict(info) for info in installed])
         return
+    width = max((len(info.name) for info in installed), default=0)
     for info in installed:
-        say(f"{info.name:<12} {info.summary}  ({info.target})")
+        say(f"{info.name:<{width}}  {info.summary}  ({info.target})")
 
 
 def simulate(

@@ -58,7 +58,7 @@ class PythonFunction:
         home: str = "",
     ) -> None:
         check_choice("arrays", arrays, ("numpy", "torch"))
-        self.grid, self._function = as_grid(grid), loaded(function, home)
+        self.grid, self._function = as_grid(grid, home), loaded(function, home)
         self._batched, self._arrays = batched, arrays
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
@@ -75,7 +75,7 @@ class PythonFunction:
             answers = self._ask(self._prepared(state), given)
         except StepError as error:
             raise SolverError(error.reason) from error
-        return gathered(state, answers)
+        return gathered(self.grid, state, answers)
 
     def _prepared(self, values: Tensor) -> Tensor:
         return values.detach().clone() if self._arrays == "torch" else own_copy(values)

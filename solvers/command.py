@@ -82,7 +82,7 @@ class Command:
         work: str = "",
         home: str = "",
     ) -> None:
-        self.grid, base = as_grid(grid), Path(home).resolve()
+        self.grid, base = as_grid(grid, home), Path(home).resolve()
         if bool(write) != bool(read):
             raise InputError("write, read", got="one of them", expected="both or none")
         copied = base / template if template else None

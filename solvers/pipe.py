@@ -75,7 +75,7 @@ class Pipe:
         check_positive("timeout", timeout, MOST_SECONDS)
         check_positive("start_timeout", start_timeout, MOST_SECONDS)
         check_choice("order", order, ("C", "F"))
-        self.grid, base = as_grid(grid), Path(home).resolve()
+        self.grid, base = as_grid(grid, home), Path(home).resolve()
         self._order, self._concurrency = order, concurrency
         self._timeout, self._start_timeout = timeout, start_timeout
         words = [filled(word, {"home": str(base)}) for word in command_line(command, base)]

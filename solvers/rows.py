@@ -71,11 +71,11 @@ def step_rows(
             return error
 
     if at_once == 1:
-        return gathered(state, map(answer_to, range(len(state))))
+        return gathered(grid, state, map(answer_to, range(len(state))))
     threads = ThreadPoolExecutor(at_once)
     futures = [threads.submit(answer_to, row) for row in range(len(state))]
     try:
-        return gathered(state, [future.result() for future in futures])
+        return gathered(grid, state, [future.result() for future in futures])
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         while stop is not None and not all(future.done() for future in futures):
@@ -83,19 +83,22 @@ def step_rows(
             time.sleep(_PAUSE)
 
 
-def checked(answer: Tensor, state: Tensor) -> Tensor:
-    """An answer like its state; a `StepError` if it has another shape, or is not finite."""
+def checked(grid: Grid, answer: Tensor, state: Tensor) -> Tensor:
+    """An answer like its state; a `StepError` if it has another shape, or is not finite.
+
+    Outside of the grid's mask it is 0, whatever the code wrote there.
+    """
     if answer.shape != state.shape:
         shapes = f"{tuple(answer.shape)}, expected {tuple(state.shape)}"
         raise StepError(f"answered an array of shape {shapes}")
-    answer = answer.detach().to(state)
+    answer = grid.filled(answer.detach().to(state))
     bad = int((~answer.isfinite()).sum())
     if bad:
         raise StepError(f"{bad:,} of {answer.numel():,} values of the answer are NaN or infinite")
     return answer
 
 
-def gathered(state: State, answers: Iterable[Tensor | StepError]) -> State:
+def gathered(grid: Grid, state: State, answers: Iterable[Tensor | StepError]) -> State:
     """The batch of all answers; a `SolverError` if some are errors, or not `checked`."""
     together = torch.full_like(state, torch.nan)
     failures = []
@@ -103,7 +106,7 @@ def gathered(state: State, answers: Iterable[Tensor | StepError]) -> State:
         try:
             if isinstance(answer, StepError):
                 raise answer
-            together[row] = checked(answer, state[row])
+            together[row] = checked(grid, answer, state[row])
         except StepError as error:
             failures.append(error.at(row))
     if failures:

@@ -100,7 +100,8 @@ class Runs:
         try:
             _tried("writing the state", lambda: self.files.write(folder, state.numpy(), forces))
             self._run(alive, folder)
-            answer = checked(_tried("reading the answer", lambda: self._read(folder)), state)
+            found = _tried("reading the answer", lambda: self._read(folder))
+            answer = checked(self.grid, found, state)
         except StepError as error:
             log = last_lines(_log(folder, _TAIL), self.error_pattern)
             # What Fortran says that reads a raw file as if it had records

@@ -71,7 +71,7 @@ class SharedLibrary:
     ) -> None:
         check_choice("sizes", sizes, ("value", "reference", "none"))
         check_choice("dtype", dtype, ("float64", "float32"))
-        self.grid, self._order, self._isolated = as_grid(grid), order, isolated
+        self.grid, self._order, self._isolated = as_grid(grid, home), order, isolated
         self._settings: dict[str, Any] = {
             "library": str(Path(home, library).resolve()),
             "symbol": symbol,

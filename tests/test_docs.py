@@ -148,7 +148,7 @@ def test_ways_in_that_are_shown_agree(name, tmp_path):
     torch.testing.assert_close(load_solver(str(table)).step(states), expected)
 
 
-@pytest.mark.parametrize("name", ["network", "selfcheck", "data", "bank", "differentiable"])
+@pytest.mark.parametrize("name", ["network", "selfcheck", "data", "bank", "differentiable", "lake"])
 def test_scripts_that_are_shown_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FILES))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
@@ -36,6 +36,8 @@ State = Float[Tensor, "batch channel *space"]
 """States side by side, in the units of the grid's channels."""
 Forcing = Float[Tensor, "batch forcing_channel *space"]
 """What drives each state from outside during one step."""
+
+Field = TypeVar("Field", Tensor, Tensor | None)
 
 Network = Callable[..., Tensor]
 """Maps (state, forcing) to a correction of the state's shape, states side by side."""
@@ -184,6 +186,13 @@ def seedable(solver: object) -> TypeGuard[Seeded]:
 def seeded(solver: Solver, seed: int) -> Solver:
     """A solver with its noise fixed; itself where it has none."""
     return solver.with_seed(seed) if seedable(solver) else solver
+
+
+def filled(grid: Grid | None, values: Field) -> Field:
+    """`Grid.filled`, of what has no grid, or no values, too."""
+    if grid is None or values is None or getattr(grid, "fluid", None) is None:
+        return values
+    return grid.filled(values)
 
 
 @runtime_checkable

@@ -26,7 +26,9 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     Neither a path nor what a solver writes is in it.
     """
     kept = files_of(spec, options, solver)
-    return identity_of(json.dumps([repr(solver.grid), *kept.values()]), kept)
+    cells = (getattr(solver.grid, name, None) for name in ("mask", "weights"))
+    told = [repr(solver.grid), *filter(None, cells), *kept.values()]
+    return identity_of(json.dumps(told), kept)
 
 
 def content_of_code(named: Any) -> str:  # noqa: ANN401 - a class or a function

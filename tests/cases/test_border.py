@@ -200,7 +200,7 @@ def test_single_precision_in_double_is_seen():
 
 def test_a_state_that_is_no_number_is_no_changed_argument(states):
     states[0, 0, 3, 3] = torch.nan
-    given = States(states, None, "my data")
+    given = States(states, None, "my data", odd("Honest").grid)
     point, _, _ = check_contract(odd("Honest"), given, BlackBox)
     assert "NaN or infinity in the state to start from, my data" in point.found
     found = points_of("NotFinite", "data.fine=[8,8]")["contract"]

@@ -1,6 +1,7 @@
 """A user's function on a line and in a box, from the command line."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def test_a_solver_is_checked_corrected_and_reported(shape, boundary, tmp_path, m
         assert network.state_scale.shape == (1, *[1] * len(shape))
         assert network(truth.states[:, 0]).shape == truth.states[:, 0].shape
     zopde("report", "run")
+    page = Path("run/report.html").read_text()
+    assert Path("run/fields.png").read_bytes().startswith(b"\x89PNG")
+    assert {"<h2>Fields</h2>", "<h2>Energy spectrum</h2>"} <= set(re.findall("<h2>.*?</h2>", page))
+    assert page.count("data:image/gif") == (len(shape) == 3)
 
 
 class Line:

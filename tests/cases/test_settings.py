@@ -72,6 +72,8 @@ TABLES = {
     "pipe": {"command": ["true"], "grid": GRID},
     "openfoam": {"case": "nowhere", "dt": 1.0},
     "burgers": {},
+    "kuramoto-sivashinsky": {},
+    "turbulence": {},
     "wake": {},
 }
 LIMITED = ("timeout", "start_timeout", "viscosity", "shape", "concurrency", "substeps")

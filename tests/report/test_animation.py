@@ -8,6 +8,7 @@ from zopde import Grid
 from zopde.report.fields import Film, animate
 
 SQUARE = Grid((4, 4), (1.0, 1.0), 0.1, ("v", "u"))
+BOX = Grid((4, 4, 4), (1.0, 1.0, 1.0), 0.1, ("u",))
 LONG = Grid((8, 4), (200.0, 100.0), 1.0, ("v", "u"))
 
 
@@ -62,3 +63,14 @@ def test_the_right_way_up_and_grey_where_there_is_nothing_exact():
 def test_a_diverged_label_is_shown_too():
     gif, _ = animate(film(SQUARE, mine=np.full((9, 4, 4), np.nan)))
     assert gif.startswith(b"GIF89a")
+
+
+def test_the_film_of_a_box_is_that_of_its_middle_plane():
+    values = np.random.default_rng(0).normal(size=(9, 4, 4))
+    gif, still = animate(Film({"reference": values}, BOX, "u", signed=True), frames=5)
+    assert Image.open(BytesIO(gif)).n_frames == 5
+    _, same = animate(Film({"reference": values}, SQUARE, "u", signed=True), frames=5)
+    one, other = (np.asarray(Image.open(BytesIO(png)).convert("RGB")) for png in (still, same))
+    assert one.shape == other.shape
+    assert (one != other).any(), "the title says where it is"
+    np.testing.assert_array_equal(one[40:], other[40:])

@@ -1,15 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zopde import Grid
 from zopde.report.curves import Curve, save_error_over_time
 from zopde.report.fields import save_fields, save_vorticity
-from zopde.report.panels import draw, label_axes, lies_down, width_to_height
+from zopde.report.panels import draw, label_axes, mid_plane, plane_of
 
 GRID = Grid((4, 4), (1.0, 1.0), 0.1, ("v", "u"))
 LONG = Grid((8, 4), (200.0, 100.0), 1.0, ("v", "u"), units={"space": "m"})
+LINE = Grid((6,), (2.0,), 0.5, ("u",), units={"space": "m", "time": "s"})
+BOX = Grid((4, 6, 8), (1.0, 3.0, 2.0), 0.1, ("w", "v", "u"), units={"space": "m"})
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -22,15 +25,16 @@ def test_error_over_time_also_with_a_diverged_label(tmp_path):
     assert (tmp_path / "error.png").read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("grid", [GRID, LONG], ids=["square", "long"])
+@pytest.mark.parametrize("grid", [GRID, LONG, LINE, BOX], ids=["square", "long", "line", "box"])
 def test_fields_also_with_a_diverged_label(tmp_path, grid):
+    shape = (5, *grid.state_shape)
     states = {
-        "reference": torch.randn(grid.state_shape),
-        "SRC": torch.randn(grid.state_shape),
-        "mine": torch.full(grid.state_shape, float("nan")),
-        "huge": torch.full(grid.state_shape, 1e30),
+        "reference": torch.randn(shape),
+        "SRC": torch.randn(shape),
+        "mine": torch.full(shape, float("nan")),
+        "huge": torch.full(shape, 1e30),
     }
-    save_fields(tmp_path / "fields.png", states, grid, 10)
+    save_fields(tmp_path / "fields.png", states, grid)
     assert (tmp_path / "fields.png").read_bytes().startswith(PNG)
 
 
@@ -46,11 +50,11 @@ def test_a_long_domain_lies_down_and_keeps_its_handedness_exact():
     """A cell at large y and large x is drawn to the right and below: turned, not mirrored."""
     values = np.zeros((8, 4))
     values[6, 3] = 1.0
-    axes = Figure().add_subplot()
-    image = draw(axes, values, LONG, (0, 1), "viridis")
-    label_axes(axes, LONG)
-    assert lies_down(LONG)
-    assert width_to_height(LONG) == 2
+    axes, plane = Figure().add_subplot(), plane_of(LONG)
+    image = draw(axes, values, plane, (0, 1), "viridis")
+    label_axes(axes, plane)
+    assert plane.lies_down
+    assert plane.width_to_height == 2
     assert image.get_extent() == [0, 200, 100, 0]
     assert image.get_array()[3, 6] == 1
     assert image.origin == "upper"
@@ -59,9 +63,86 @@ def test_a_long_domain_lies_down_and_keeps_its_handedness_exact():
 
 
 def test_a_square_domain_stands_exact():
-    axes = Figure().add_subplot()
-    image = draw(axes, np.eye(4), GRID, (0, 1), "viridis")
-    label_axes(axes, GRID)
-    assert not lies_down(GRID)
+    axes, plane = Figure().add_subplot(), plane_of(GRID)
+    image = draw(axes, np.eye(4), plane, (0, 1), "viridis")
+    label_axes(axes, plane)
+    assert not plane.lies_down
     assert image.get_extent() == [0, 1, 0, 1]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("x [-]", "y [-]")
+
+
+def drawn_figure(monkeypatch, states, grid):
+    """The figure that `save_fields` would write."""
+    kept = []
+    monkeypatch.setattr("zopde.report.fields.save", lambda figure, path: kept.append(figure))
+    save_fields(None, states, grid, 2)
+    return kept[0]
+
+
+def test_a_line_is_drawn_in_space_and_time_exact(monkeypatch):
+    """A pulse that moves a cell a step: x to the right, time upwards, the error below."""
+    pulse = torch.eye(6)[:5, None]
+    figure = drawn_figure(monkeypatch, {"reference": pulse, "SRC": 3 * pulse}, LINE)
+    reference, source, nothing, error = figure.axes[:4]
+    image = reference.images[0]
+    np.testing.assert_array_equal(image.get_array(), pulse[:, 0])
+    assert image.origin == "lower"
+    assert image.get_extent() == [0, 2, -0.25, 2.25]  # m, and 4 steps of 0.5 s about their times
+    assert (reference.get_xlabel(), reference.get_ylabel()) == ("x [m]", "time [s]")
+    assert (reference.get_title(), source.get_title()) == ("reference", "SRC")
+    assert not nothing.images
+    np.testing.assert_array_equal(error.images[0].get_array(), 2 * pulse[:, 0])
+    assert error.images[0].norm.vmax == 2
+    assert figure.get_suptitle() == "Unseen run 3, 4 steps"
+
+
+def test_a_box_is_drawn_by_its_middle_plane_exact(monkeypatch):
+    """Across its shortest axis, z: the cells at z = 0.625 m, y upwards, x to the right."""
+    values = torch.arange(3 * 4 * 6 * 8.0).reshape(1, 3, 4, 6, 8)
+    figure = drawn_figure(monkeypatch, {"reference": values, "SRC": values + 2}, BOX)
+    found = figure.axes[0].images[0].get_array()
+    assert plane_of(BOX).names == ("y", "x")
+    assert not plane_of(BOX).lies_down
+    np.testing.assert_allclose(found, values[0, :, 2].norm(dim=0), rtol=1e-6)
+    error = figure.axes[3].images[0].get_array()
+    np.testing.assert_allclose(error, np.full((6, 8), 12**0.5), rtol=1e-6)
+    assert figure.get_suptitle() == "Unseen run 3 after 0 steps (t = 0, z = 0.625 m)"
+    assert torch.equal(mid_plane(values[:, 0], BOX), values[:, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("extent", "names", "where"),
+    [
+        ((1.0, 1.0, 1.0), ("y", "x"), "z = 0.625 m"),
+        ((9.0, 1.0, 2.0), ("z", "x"), "y = 0.583 m"),
+        ((9.0, 2.0, 1.0), ("z", "y"), "x = 0.562 m"),
+    ],
+)
+def test_the_plane_of_a_box_has_its_two_longest_axes_exact(extent, names, where):
+    plane = plane_of(Grid((4, 6, 8), extent, 0.1, ("u",), units={"space": "m"}))
+    assert (plane.names, plane.where) == (names, where)
+
+
+def test_a_single_channel_keeps_its_sign_and_its_offset_exact(monkeypatch):
+    """300 K and a little is not drawn from 0 K; what has a sign is drawn about 0."""
+    grid = Grid((4, 4), (1.0, 1.0), 0.1, ("temperature",), units={"temperature": "K"})
+    warm = 300 + torch.linspace(0, 1, 16).reshape(1, 1, 4, 4)
+    for states, low, high in ((warm, 300, 301), (warm - 301, -1, 1)):
+        image = drawn_figure(monkeypatch, {"reference": states, "SRC": states}, grid).axes[0]
+        norm = image.images[0].norm
+        np.testing.assert_allclose((norm.vmin, norm.vmax), (low, high), atol=0.02)
+
+
+@pytest.mark.parametrize("grid", [GRID, LONG, LINE, BOX], ids=["square", "long", "line", "box"])
+def test_nine_labels_fit_on_a_page_and_nothing_overprints(monkeypatch, grid):
+    """No two panels, colour bars, titles or labels of axes overlap."""
+    states = {f"label {i}": torch.randn(3, *grid.state_shape) for i in range(9)}
+    figure = drawn_figure(monkeypatch, states, grid)
+    FigureCanvasAgg(figure).draw()
+    assert figure.get_figwidth() < 9
+    boxes = [a.get_tightbbox() for a in figure.axes if a.axison] + [
+        figure._suptitle.get_tightbbox()
+    ]
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            assert not one.padded(-1).overlaps(other.padded(-1))

@@ -25,6 +25,26 @@ def test_a_single_fourier_mode_is_in_one_shell_exact(modes, extent, shell):
     np.testing.assert_allclose(found.energy, expected, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("modes", "shape", "extent", "shell"),
+    [
+        ((5,), (32,), (3.0,), 5),
+        ((0, 0, 4), (8, 12, 16), (2.0, 2.0, 2.0), 4),
+        ((2, 3, 6), (16, 16, 16), (2.0, 2.0, 2.0), 7),
+        ((4, 0, 3), (16, 8, 16), (2.0, 1.0, 1.0), 4),  # |k| / dk = sqrt(2^2 + 3^2) = 3.6
+    ],
+)
+def test_a_single_wave_of_a_line_or_a_box_is_in_one_shell_exact(modes, shape, extent, shell):
+    cells = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
+    phase = 2 * np.pi * sum(m * x for m, x in zip(modes, cells, strict=True))
+    found = energy_spectrum((0.6 * np.sin(phase))[None], extent)
+    step = 2 * np.pi / min(extent)
+    expected = np.zeros_like(found.energy)
+    expected[shell] = 0.6**2 / 4 / step
+    np.testing.assert_allclose(found.wave_numbers[shell], shell * step)
+    np.testing.assert_allclose(found.energy, expected, atol=1e-15)
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (15, 8), (12,), (4, 6, 5)])
 def test_parseval_exact(shape):
     """The sum over the shells is half the mean square, odd and even sizes alike."""

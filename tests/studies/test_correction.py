@@ -34,7 +34,10 @@ def test_metrics_say_everything(finished):
         assert metrics["mae"][label]["mean"] > 0
         assert metrics["mae"][label]["std"] >= 0
         assert metrics["relative_error"][label]["mean"] > 0
-        assert metrics["diverged"][label] == 0
+        assert metrics["diverged"][label] == metrics["diverged_share"][label] == 0
+        assert set(metrics["nrmse"][label]["channels"]) == {"velocity_y", "velocity_x"}
+        assert 0 < metrics["correlation_time"][label]["mean"] <= metrics["time"]["length"]
+    assert metrics["time"] == {"length": 12 * 0.1, "unit": "s"}
     assert {"zopde", "torch", "phiflow"} <= set(metrics["versions"])
 
 
@@ -143,7 +146,9 @@ def test_black_box_with_the_users_data(kind, finished, tmp_path, toy_spec, tiny)
     assert metrics["labels"] == ["SRC", "ZO-weights"]
     assert "SOL" in metrics["skipped"]
     assert metrics["diverged"]["SRC"] == (2 if kind == "Exploding" else 0)
-    assert (metrics["mae"]["SRC"]["mean"] is None) == (kind == "Exploding")
+    assert metrics["diverged_share"]["SRC"] == (kind == "Exploding")
+    for measure in ("mae", "nrmse"):
+        assert (metrics[measure]["SRC"]["mean"] is None) == (kind == "Exploding")
 
 
 def test_too_little_data_raises(finished, tmp_path, toy_spec, tiny):

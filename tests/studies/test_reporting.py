@@ -78,6 +78,10 @@ def test_a_correction_run_on_one_page(corrected):
         for shown in measured(error["mean"], error["std"], spread_of_seeds, decimals=4):
             assert f"<td>{shown}</td>" in html
         assert f"<td>{metrics['queries'][label]:,}</td>" in html
+        for shown in metrics["nrmse"][label]["channels"].values():
+            assert f"<td>{shown:.3g}</td>" in html
+    assert html.count("<td>0/2</td>") == 1  # SRC
+    assert html.count("<td>0/4</td>") == 3
     assert "not finished" not in html
     assert html.count("data:image/png") == 6
     assert html.count("data:image/gif") == 1
@@ -208,7 +212,8 @@ def test_several_runs_side_by_side(corrected, copied, classified, tmp_path):
     html = place.read_text()
     assert headings(place) == ["What differs", "Result", "What it cost", "toy", "copy"]
     assert len(re.findall(r"<tr><td[^>]*>\w+\.\w+</td>", html)) == 1
-    assert html.count('<td class="word">ZO-weights</td>') == 2
+    assert html.count('<td class="word">ZO-weights</td>') == 4  # in two tables
+    assert html.count('<th scope="col">nRMSE</th>') == 1
     assert write_report([classified[0], classified[0]]).name == "report.html"
     with pytest.raises(InputError, match="got runs of classify and correct"):
         write_report([folder, classified[0]])

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 from typing import get_type_hints
 
 import pytest
@@ -19,8 +20,14 @@ from zopde.studies.settings import (
 )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("solver", ["burgers", "wake"])
+@pytest.mark.parametrize(
+    ("solver", "preset"),
+    [
+        *product(["burgers", "wake"], PRESETS),
+        ("kuramoto-sivashinsky", "quick"),
+        ("turbulence", "quick"),
+    ],
+)
 def test_presets_round_trip(solver, preset, tmp_path):
     config = load_config(preset, tables={"solver": {"spec": solver}})
     assert config.solver.spec == solver
@@ -47,6 +54,12 @@ def test_a_solver_with_presets_of_its_own_gets_them_wherever_it_is_named(tmp_pat
     assert (named.data.skip, named.data.steps) == (1000, 500)
     assert (named.data.train, named.data.test) == (6, 5)
     assert named.corrector.sizes == {"width": 32, "blocks": 5, "kernel": 5}
+
+
+@pytest.mark.parametrize("solver", ["kuramoto-sivashinsky", "turbulence"])
+def test_a_preset_that_a_solver_does_not_have_raises(solver):
+    with pytest.raises(InputError, match=f"preset: got 'paper', expected of the .*{solver}.*quick"):
+        load_config("paper", tables={"solver": {"spec": solver}})
 
 
 @pytest.mark.parametrize("spec", ["mine.py:Mine", "../wake", "", "."])

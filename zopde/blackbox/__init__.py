@@ -9,13 +9,14 @@ from zopde.blackbox.failures import (
     failures_of,
 )
 from zopde.blackbox.store import Store, Stored
-from zopde.blackbox.wrapper import BlackBox, CountedSolver
+from zopde.blackbox.wrapper import BlackBox, CountedSolver, Filled
 
 __all__ = [
     "Apart",
     "BlackBox",
     "CountedSolver",
     "Dropping",
+    "Filled",
     "OneAtATime",
     "Retrying",
     "Store",

@@ -96,7 +96,8 @@ class ServedSolver:
     def _model_info(self, _: _Answer) -> _Answer:
         able = dict.fromkeys(("Gradient", "ApplyJacobian", "ApplyHessian"), False)
         # The grid is no part of the protocol: it is there for zopde's own client.
-        return {"support": {"Evaluate": True, **able}, "grid": asdict(self._solver.grid)}
+        grid = {k: v for k, v in asdict(self._solver.grid).items() if v is not None}
+        return {"support": {"Evaluate": True, **able}, "grid": grid}
 
     def _evaluate(self, content: _Answer) -> _Answer:
         given, count = content.get("input"), len(self._shapes)

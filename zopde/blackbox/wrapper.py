@@ -13,7 +13,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from zopde.contracts import CHECKING, Forcing, Solver, State, counts_of, seedable, seeded
+from zopde.contracts import CHECKING, Forcing, Solver, State, counts_of, filled, seedable, seeded
 from zopde.errors import MistakeError, SolverError, first_line, is_interrupt
 from zopde.grid import Grid
 from zopde.seeding import Streams, global_streams, set_global_streams
@@ -138,7 +138,8 @@ class BlackBox(Wrapper):
     """Makes a solver a black box: what goes in and comes out is checked, no gradient passes.
 
     States go in as copies, detached, so that a solver may write into them; answers come out as
-    copies, so that one may answer in the same memory every time. Nothing is differentiated by
+    copies, so that one may answer in the same memory every time. Outside of the grid's mask it sees
+    0, and whatever it answers becomes 0. Nothing is differentiated by
     accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the solver is written in
     torch. What a step changes in the process around it is put back: torch's default dtype and
     threads, the working folder, stdout and stderr, the global random streams. Whatever it raises,
@@ -159,12 +160,14 @@ class BlackBox(Wrapper):
             SolverError: If the solver raises. One that answers something else than a tensor of
                 the state's shape, dtype and device is mistaken: nobody goes on after that.
         """
-        around = self._surroundings.before()
+        around, grid = self._surroundings.before(), self.grid
         try:
             with torch.no_grad():
-                given = None if forcing is None else forcing.detach().clone()
-                stepped = self._solver.step(state.detach().clone(), given)
-        except SolverError:
+                given = None if forcing is None else filled(grid, forcing.detach().clone())
+                stepped = self._solver.step(filled(grid, state.detach().clone()), given)
+        except SolverError as error:
+            if error.answers is not None and error.answers.shape == state.shape:
+                error.answers = filled(grid, error.answers)
             raise
         except BaseException as error:  # it is the user's code and may raise anything
             if is_interrupt(error):
@@ -179,7 +182,23 @@ class BlackBox(Wrapper):
             got, expected = getattr(stepped, name), getattr(state, name)
             if got != expected:
                 raise MistakeError(f"step: got {name} {got}, expected the state's {expected}")
-        return stepped.as_subclass(Tensor).detach().clone()
+        return filled(grid, stepped.as_subclass(Tensor).detach().clone())
+
+
+@final
+class Filled(Wrapper):
+    """Puts 0 outside of the grid's mask, into what a solver is given and what it answers.
+
+    A `BlackBox` does the same; this one carries the gradient of a differentiable twin.
+
+    Args:
+        solver: The twin.
+    """
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """One step; see `zopde.Solver.step`."""
+        grid = self.grid
+        return filled(grid, self._solver.step(filled(grid, state), filled(grid, forcing)))
 
 
 @final

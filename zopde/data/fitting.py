@@ -45,10 +45,24 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
             log.warning("data: %s descends in the file; turned round", dim)
             dataset = dataset.isel({dim: slice(None, None, -1)})
     for name in names:
-        _check_marked(dataset[name])
-        _check_values(dataset[name])
+        fluid = _on_fluid(dataset[name], grid)
+        _check_marked(fluid)
+        _check_values(fluid)
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
+
+
+def _on_fluid(variable: xr.DataArray, grid: Grid) -> xr.DataArray:
+    """A variable with the value of one fluid cell outside of the grid's mask."""
+    if grid.mask is None:
+        return variable
+    mask, known = xr.DataArray(np.array(grid.mask), dims=grid.dims), variable.coords.get("mask")
+    if known is not None and known.dtype == bool and not np.array_equal(known, mask):
+        raise InputError("data mask", got="another one", expected="the grid's")
+    first = dict(zip(grid.dims, map(int, np.argwhere(mask.values)[0]), strict=True))
+    found = variable.where(mask, variable.isel(first, drop=True))
+    found.encoding = variable.encoding
+    return found
 
 
 def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Dataset:
@@ -247,7 +261,8 @@ def _check_values(variable: xr.DataArray) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
-        remedy = "a _FillValue is read as NaN: fill or cut out those cells"
+        remedy = "a _FillValue is read as NaN: fill or cut out those cells, or leave them out by "
+        remedy += "the mask of the grid"
         raise InputError(what, got=got, expected="finite values", remedy=remedy)
     for value in (float(values.max()), float(values.min())):
         if abs(value) < 1e10 and not np.isclose(-value, _MISSING, rtol=1e-6).any():

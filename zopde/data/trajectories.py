@@ -22,6 +22,7 @@ from zopde.netcdf import read_netcdf, write_netcdf
 from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
 
 Settings = dict[str, Any]
+_CELLS = ("mask", "weights")  # of a grid, coordinates of a file
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class Trajectories:
         return replace(self, states=self.states.to(device, dtype), forcing=forcing)
 
     def state_scale(self) -> Float[Tensor, " channel"]:
-        """Standard deviation of every state channel over simulations, time and space."""
-        return _scale(self.states)
+        """Standard deviation of every state channel over simulations, time and fluid cells."""
+        return _scale(self.grid, self.states)
 
     def forcing_scale(self) -> Float[Tensor, " forcing_channel"]:
         """Likewise of every forcing channel; empty without forcing."""
-        return self.states.new_zeros(0) if self.forcing is None else _scale(self.forcing)
+        return self.states.new_zeros(0) if self.forcing is None else _scale(self.grid, self.forcing)
 
 
 def _kept(kept: Tensor | None, values: Tensor, time: int, times: int) -> Tensor:
@@ -121,9 +122,9 @@ def simulate(
     for t in range(skip + steps + 1):
         forcing = scenario.forcing(t).to(device, dtype) if scenario.forcing else None
         if t >= skip:
-            states = _kept(states, coarse(state), t - skip, steps + 1)
+            states = _kept(states, coarse_grid.filled(coarse(state)), t - skip, steps + 1)
             if forcing is not None:
-                driving = (coarse_forcing or coarse)(forcing)
+                driving = coarse_grid.filled((coarse_forcing or coarse)(forcing))
                 forcings = _kept(forcings, driving, t - skip, steps + 1)
         if t < skip + steps:
             state = solver.step(state, forcing)
@@ -133,8 +134,8 @@ def simulate(
     return Trajectories(coarse_grid, states, forcings)
 
 
-def _scale(values: Tensor) -> Tensor:
-    per_channel = values.transpose(0, 2).flatten(1)
+def _scale(grid: Grid, values: Tensor) -> Tensor:
+    per_channel = grid.fluid_values(values).transpose(0, 2).flatten(1)
     # A constant channel carries nothing to scale; dividing by 1 leaves it alone.
     deviation = per_channel.std(dim=1)
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -212,6 +213,7 @@ def load_rollout(path: Path) -> Trajectories:
         names = tuple(map(str, dataset.data_vars))
         dims = tuple(map(str, dataset[names[0]].dims))
         units_of = {name: name for name in (*names, "time")} | {"space": dims[2]}
+        cells: dict[str, Any] = {n: dataset.coords[n].values for n in _CELLS if n in dataset.coords}
         grid = Grid(
             shape=tuple(dataset.sizes[dim] for dim in dims[2:]),
             extent=tuple(np.atleast_1d(dataset.attrs["extent"]).astype(float).tolist()),
@@ -220,8 +222,10 @@ def load_rollout(path: Path) -> Trajectories:
             dims=dims[2:],
             boundary=tuple(str(dataset.attrs["boundary"]).split()),
             units={u: str(dataset[name].attrs.get("units", "1")) for u, name in units_of.items()},
+            **cells,
         )
-        return Trajectories(grid, _stack(dataset, names, dims), None, _settings(dataset))
+        states = grid.filled(_stack(dataset, names, dims))
+        return Trajectories(grid, states, None, _settings(dataset))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         got, expected = f"other content ({first_line(error)})", "states that a zopde run wrote"
         raise InputError(f"data file {path}", got=got, expected=expected) from error
@@ -234,7 +238,8 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
         trajectories: Of any grid.
 
     Returns:
-        Dims (simulation, time, *space) and a variable per channel, with its unit.
+        Dims (simulation, time, *space) and a variable per channel, with its unit. Where the grid
+        has a mask or weights, they are coordinates, and values outside of the mask are NaN.
     """
     grid, settings = trajectories.grid, trajectories.settings
     dims = ("simulation", "time", *grid.dims)
@@ -242,7 +247,7 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
     if trajectories.forcing is not None:
         fields |= zip(grid.forcing_channels, trajectories.forcing.unbind(2), strict=True)
     variables: dict[str, Any] = {
-        name: (dims, values.cpu().numpy(), {"units": grid.unit(name)})
+        name: (dims, _shown(grid, values), {"units": grid.unit(name)})
         for name, values in fields.items()
     }
     time = (int(settings.get("skip", 0)) + np.arange(trajectories.steps + 1)) * grid.dt
@@ -252,6 +257,8 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
     }
     for axis, dim in enumerate(grid.dims):
         coords[dim] = (dim, grid.centres(axis), {"units": grid.unit("space")})
+    cells = {name: getattr(grid, name) for name in _CELLS}
+    coords |= {name: (grid.dims, np.array(c)) for name, c in cells.items() if c is not None}
     attributes = {
         "dt": grid.dt,
         "extent": list(grid.extent),
@@ -263,6 +270,13 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
     return xr.Dataset(variables, coords, attributes)
 
 
+def _shown(grid: Grid, values: Tensor) -> np.ndarray:
+    """Values as a file has them: NaN outside of the mask."""
+    if grid.fluid is not None:
+        values = values.masked_fill(~grid.fluid.to(values.device), torch.nan)
+    return values.cpu().numpy()
+
+
 def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     """Read a Dataset back, checking it against the grid of the solver that will use it.
 
@@ -271,6 +285,7 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
             in any order, "t" or "Time" for "time", "simulation" only where there are several.
             Attributes `dt` and `extent`, times (also those of CF), coordinates and units, as far
             as they are there, must agree with the grid; descending coordinates are turned round.
+            What lies outside of the grid's mask is not looked at, and becomes 0.
         grid: What the solver expects.
 
     Raises:
@@ -282,8 +297,9 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
         value = dataset.attrs.get(name, expected)
         if not _close(value, expected):
             raise InputError(f"data {name}", got=value, expected=str(expected))
-    states = _stack(dataset, grid.channels, dims)
-    forcing = _stack(dataset, grid.forcing_channels, dims) if grid.forcing_channels else None
+    states, forcing = grid.filled(_stack(dataset, grid.channels, dims)), None
+    if grid.forcing_channels:
+        forcing = grid.filled(_stack(dataset, grid.forcing_channels, dims))
     if states.shape[1] < 2:
         raise InputError("data", got=f"{states.shape[1]} times", expected="at least 2")
     return Trajectories(grid, states, forcing, _settings(dataset))

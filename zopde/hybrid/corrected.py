@@ -16,6 +16,7 @@ from zopde.contracts import (
     State,
     Window,
     ask_shared,
+    filled,
     repeat_states,
     seedable,
     seeded,
@@ -167,7 +168,8 @@ class UnrolledObjective:
         L = (1 / n) sum_{k=1..n} mean[ ((u[k] - r[k]) / s)^2 ],
         u[k] = the corrected step from u[k-1], see `CorrectedSolver`
 
-    (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel.)
+    (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel; the mean is
+    over the fluid, by the weights of the cells, where the solver's grid has a mask or weights.)
     Under autograd the kind of solver decides what the gradient means, nothing else does:
     with n = 1 it is NON; with a `BlackBox`, which carries no gradient, NOG; with an
     `InterfaceSolver`, ZO-interface; with the differentiable twin, SOL. NON and NOG have no
@@ -197,6 +199,9 @@ class UnrolledObjective:
         self._solver, self._window = solver, window
         self._seeds = tuple(seeds) if seedable(solver) else ()
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
+        weights = getattr(solver.grid, "cell_weights", None)
+        if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
+            self._scale = self._scale / weights.to(scale).sqrt()
         self._injection = injection or INJECTIONS["after"]
         if window.initial is None and self._injection.through_solver:
             raise InputError("window", got="no initial state", expected="one, to be corrected")
@@ -217,6 +222,7 @@ class UnrolledObjective:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
             off = state.view(num_probes, *window.targets[:, k].shape) - window.targets[:, k]
+            off = filled(self._solver.grid, off)
             errors.append((off / self._scale).square().flatten(1).mean(dim=1))
         return sum(errors[1:], errors[0]) / len(errors)
 

@@ -1,6 +1,7 @@
 """The interface cut: a black-box solver's vector-Jacobian product from queries."""
 
 from zopde.interface.bank import LOOKUPS, Bank, BankPullback, Key, farthest_points
+from zopde.interface.chosen import PullbackAt, PullbackByVariable, always, by_variable
 from zopde.interface.coloured import CheckedAt, ColouredPullback, coloured_for
 from zopde.interface.corrected import CorrectedPullback
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
@@ -11,12 +12,8 @@ from zopde.interface.vjp import (
     InterfaceSolver,
     Probing,
     Pullback,
-    PullbackAt,
-    PullbackByVariable,
     Step,
     Variable,
-    always,
-    by_variable,
     queried,
 )
 from zopde.interface.watch import Agreement, Watch, compare

@@ -158,7 +158,7 @@ class Bank:
             got = f"{len(step.state)} more than the {len(self)} snapshots"
             raise InputError("bank", got=got, expected=f"at most {self.capacity}")
         step = replace(step, variable=self.variable)
-        sizes = step.point[0].numel(), step.stepped[0].numel()
+        sizes = len(step.entries), step.stepped[0].numel()
         check_bank_fits(self.capacity, *sizes, self._limit)
         self.jacobians += (store or self._store).fetch(step, self.probing)
         for single in map(step.at, range(len(step.state))):
@@ -322,7 +322,7 @@ class BankPullback:
 
     def _weighted(self, step: Step, vectors: Tensor, transposed: bool) -> Tensor:
         """sum_k w_k J_k^T v, or J_k (w_k d), for every state of the batch."""
-        bank, flat = self._bank, vectors.flatten(1)
+        bank, flat, entries = self._bank, vectors.flatten(1), step.entries
         weights = LOOKUPS[self._lookup](bank, step.state, step.forcing)
         like = step.point if transposed else step.stepped
         products = flat.new_zeros(len(flat), like[0].numel())
@@ -330,7 +330,7 @@ class BankPullback:
             rows = weights[k].nonzero().flatten()
             jacobian, weight = bank.jacobians[k].to(flat), weights[k, rows][:, None]
             if transposed:
-                products[rows] += weight * (flat[rows] @ jacobian.T)
+                products[rows[:, None], entries] += weight * (flat[rows] @ jacobian.T)
             else:
-                products[rows] += (weight * flat[rows]) @ jacobian
+                products[rows] += (weight * flat[rows[:, None], entries]) @ jacobian
         return products

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from math import prod
 from pathlib import Path
 from typing import final
 
@@ -18,7 +17,8 @@ from zopde.contracts import State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.grid import Grid
-from zopde.interface.colours import lattice_colours
+from zopde.interface.chosen import by_variable
+from zopde.interface.colours import combs_of, lattice_colours
 from zopde.interface.directions import DensePullback
 from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
@@ -29,9 +29,7 @@ from zopde.interface.vjp import (
     Step,
     Variable,
     Varied,
-    by_variable,
     failed,
-    per_row,
     responses,
     varied_shape,
     without_failed,
@@ -57,6 +55,8 @@ class ColouredPullback:
     Reid 1974, for products instead of matrices). The same numbers as `DensePullback` where the
     radius holds; what reaches beyond it is lost or goes to the wrong entry. So the first product,
     and then one of every `check_every`, is compared with the solver, see `checked`.
+
+    Cells outside of the grid's mask are not moved, and a colour of such cells alone is left out.
 
     Queries: colours * channels solver steps per state and step (`probes_for`), twice as
     many with the central scheme, however fine the grid; a check takes six of one state, which a
@@ -131,11 +131,11 @@ class ColouredPullback:
         self.radius = radius
         if not radius:
             self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale, p.executor)
-            self.colours = prod(self._grid.shape)
+            self.colours = self._grid.fluid_cells
             return
         colours = lattice_colours(self._grid.shape, radius, self._periodic)
-        self.colours = int(colours.max()) + 1
-        self._masks = colours == per_row(torch.arange(self.colours), colours[None])
+        self._masks = combs_of(colours, self._grid.fluid)
+        self.colours = len(self._masks)
 
     def unchecked(self, step: Step, cotangent: State) -> Varied:
         """The product by the radius as it is."""
@@ -205,7 +205,7 @@ class ColouredPullback:
         with counted_apart():
             reach = measure_reach(step, mu=p.mu, scale=p.scale).radius()
             wider = tuple(map(max, self.radius, reach))
-            dear = prod(self._grid.shape) > _DEARER * self.colours
+            dear = self._grid.fluid_cells > _DEARER * self.colours
             for radius in [wider] * (wider != self.radius) + [()] * (not dear):
                 like = self._grid, radius, p.mu, p.scheme, p.states, 0.0, p.scale, 0, p.executor
                 other = ColouredPullback(*like)
@@ -337,7 +337,7 @@ def coloured_for(
         got = f"{chosen} with a step that reaches {measured} cells ({lost})"
         remedy = "declare that, use bank, or accept the bias (allow_bias)"
         raise InputError("radius", got=got, expected="at least the measured radius", remedy=remedy)
-    cells = prod(grid.shape)
+    cells = grid.fluid_cells
     if 2 * coloured.colours > cells:
         got = f"a step that reaches {measured} of {grid.shape} cells: {coloured.colours} colours"
         expected = f"at most {cells // 2}, half of the cells"

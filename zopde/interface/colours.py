@@ -6,7 +6,7 @@ from itertools import pairwise, product
 from math import gcd, prod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from zopde.errors import InputError
@@ -54,6 +54,18 @@ def lattice_colours(
             number = number * count + torch.tensor(colours)[along]
     in_use: Tensor = torch.unique(number, return_inverse=True)[1]
     return in_use
+
+
+def combs_of(
+    colours: Int[Tensor, "*space"], fluid: Bool[Tensor, "*space"] | None = None
+) -> Bool[Tensor, "colours ..."]:
+    """The cells of each colour with fluid in them; a colour without any is left out."""
+    numbers = torch.arange(int(colours.max()) + 1).view(-1, *[1] * colours.dim())
+    combs = colours == numbers
+    if fluid is not None:
+        combs = combs & fluid
+        combs = combs[combs.flatten(1).any(dim=1)]
+    return combs
 
 
 def _along(n: int, apart: int, periodic: bool) -> list[int]:

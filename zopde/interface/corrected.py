@@ -95,7 +95,7 @@ class CorrectedPullback:
         """See `Pullback`."""
         guess, units = self._around(step, cotangent), self._probing.units(step)
         entries = step.point[0].numel()
-        q = min(self._directions, entries)
+        q = min(self._directions, len(step.entries))
         if q == 0 or not guess.isfinite().all():  # of a loss that is not finite, nothing is asked
             return guess
         columns, triangle = torch.linalg.qr(self._drawn(step, units, guess, q))
@@ -113,13 +113,15 @@ class CorrectedPullback:
         group = (2 * point.dim() - 3) * point.shape[1]  # of a field, in one region
         alike = step.variable == "state" and point.shape == step.stepped.shape
         # Where all entries are directions there is no query left for it.
-        if alike and 2 * group + 2 <= q < point[0].numel():
+        if alike and 2 * group + 2 <= q < len(step.entries):
             fields.append(self._image(step, units, fields[0]))
             q -= 1
         picked = chosen(fields, q - 1).flatten(2)
         left = len(point) * (q - picked.shape[1])
         signs = rademacher(left, point[0].numel(), self._generator, torch.float32)
         whole = torch.cat([picked, signs.to(picked).view(len(point), -1, point[0].numel())], dim=1)
+        if step.fluid is not None:
+            whole = step.solver.grid.filled(whole.unflatten(2, point.shape[1:])).flatten(2)
         return whole.mT.to(torch.promote_types(whole.dtype, torch.float32))
 
     def _image(self, step: Step, units: Varied, field: Varied) -> Varied:

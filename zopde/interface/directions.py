@@ -36,7 +36,8 @@ class DensePullback:
         (J^T v)_j = <v, [S(x + mu s_j e_j) - S(x)]> / (mu s_j),   s_j the scale of j's channel
 
     Exact up to O(mu) (forward) or O(mu^2) (central). Queries: D solver steps per state and step
-    (twice as many with the central scheme), D = number of entries. No randomness. An entry whose
+    (twice as many with the central scheme), D = number of entries, those outside of the grid's mask
+    left out. No randomness. An entry whose
     probe failed gets zero.
 
     Args:
@@ -60,15 +61,18 @@ class DensePullback:
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`."""
-        entries, units, products = step.point[0].numel(), self._probing.units(step), []
-        probes = self._probing.calls(step.point.numel(), step.point)
-        rows, moved = [p // entries for p in probes], [p % entries for p in probes]
+        point, entries, units, products = step.point, step.entries, self._probing.units(step), []
+        probes = self._probing.calls(len(point) * len(entries), point)
+        rows = [p // len(entries) for p in probes]
+        moved = [entries[p % len(entries)] for p in probes]
         calls = ((r, single_entries(step, r, e, units)) for r, e in zip(rows, moved, strict=True))
         for n, found in enumerate(responses(step, calls, self._probing)):
             sizes = per_row(units_of(step, rows[n], moved[n], units), found)
             weighted = without_failed(found / sizes) * cotangent[rows[n]]
             products.append(weighted.flatten(1).sum(dim=1))
-        return torch.cat(products).view_as(step.point)
+        found = torch.zeros_like(point).flatten(1)
+        found[:, entries] = torch.cat(products).view(len(point), -1)
+        return found.view_as(point)
 
 
 def units_of(
@@ -167,8 +171,8 @@ class EntryOracle:
 
     @property
     def num_coordinates(self) -> int:
-        """Entries of the varied input."""
-        return self.step.point[0].numel()
+        """Entries of the varied input, see `Step.entries`."""
+        return len(self.step.entries)
 
     def base(self) -> Float[Tensor, ""]:
         """l(x), measured anew."""
@@ -177,14 +181,17 @@ class EntryOracle:
     def coordinates(self, indices: Int[Tensor, " k"], mu: float | Tensor) -> Float[Tensor, " k"]:
         """l(x + mu e_i) for every i; see `zopde.contracts.Oracle`."""
         points = self.step.point.flatten(1).repeat(len(indices), 1)
-        points[torch.arange(len(indices)), indices] += torch.as_tensor(
+        entries = self.step.entries[indices]
+        points[torch.arange(len(indices)), entries] += torch.as_tensor(
             mu, dtype=points.dtype, device=points.device
         )
         return self._losses(points)
 
     def directions(self, directions: Float[Tensor, "q d"], mu: float) -> Float[Tensor, " q"]:
         """l(x + mu u_j) for every row; see `zopde.contracts.Oracle`."""
-        return self._losses(self.step.point.flatten(1) + mu * directions.to(self.step.point))
+        moved = torch.zeros_like(self.step.point).flatten(1).repeat(len(directions), 1)
+        moved[:, self.step.entries] = mu * directions.to(moved)
+        return self._losses(self.step.point.flatten(1) + moved)
 
     def _losses(self, points: Tensor) -> Tensor:
         losses = []

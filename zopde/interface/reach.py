@@ -12,7 +12,7 @@ from torch import Tensor
 from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import SolverError
 from zopde.grid import Grid
-from zopde.interface.colours import lattice_colours
+from zopde.interface.colours import combs_of, lattice_colours
 from zopde.interface.vjp import Probing, Scale, Step, differences, per_row, without_failed
 from zopde.validate import check_count, check_positive, check_share
 
@@ -77,7 +77,8 @@ def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2, scale: Scale =
     point, probing = step.point, Probing(mu, scale=scale)
     space, channels = point.shape[2:], point.shape[1]
     draw = torch.Generator().manual_seed(0)
-    cells = torch.randint(space.numel(), (probes,), generator=draw).to(point.device)
+    fluid = step.fluid_values(torch.arange(space.numel()).view(1, 1, *space)).flatten()
+    cells = fluid[torch.randint(len(fluid), (probes,), generator=draw)].to(point.device)
     p = torch.arange(probes, device=point.device)
     directions = point.new_zeros(probes, channels, space.numel())
     directions[p, p % channels, cells] = 1
@@ -108,7 +109,7 @@ def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
     ):
         box, found = tuple(r + _RING for r in radius), list[Tensor]()
         colours = lattice_colours(grid.shape, box, grid.periodic, fewest=False)
-        combs = torch.stack([colours == c for c in range(int(colours.max()) + 1)]).to(point)
+        combs = combs_of(colours, grid.fluid).to(point)
         for numbers in probing.calls(max(2, channels) * len(combs), point):
             turn, comb = numbers // len(combs), combs[numbers % len(combs)]
             signs = 2 * torch.randint(0, 2, comb.shape, generator=draw).to(point) - 1

@@ -59,6 +59,8 @@ class JacobianStore:
     def fetch(self, step: Step, probing: Probing) -> list[Float[Tensor, "inputs outputs"]]:
         """The Jacobian at every state of a step's batch, as J^T[j, i] = d S_i / d x_j.
 
+        x_j are the entries that can be moved, `step.entries`.
+
         Args:
             step: Where, and of which variable.
             probing: How they are measured.
@@ -67,7 +69,7 @@ class JacobianStore:
             InputError: If the folder cannot be written.
             SolverError: If the solver fails; the calls before are kept.
         """
-        entries, files = step.point[0].numel(), list[str]()
+        entries, files = len(step.entries), list[str]()
         whole, calls = dict[int, Tensor](), list[_Call]()
         for row in range(len(step.point)):
             files.append(self._file(step.at(row), probing))
@@ -188,8 +190,8 @@ def _measured(
     step: Step, calls: Sequence[_Call], probing: Probing
 ) -> Iterator[tuple[_Call, Float[Tensor, "probes outputs"]]]:
     """J e_j for the entries of every call, in float32, as they come; a Jacobian must be whole."""
-    units, device = probing.units(step), step.point.device
-    entries = [torch.arange(c.first, c.first + c.probes, device=device) for c in calls]
+    units, movable = probing.units(step), step.entries
+    entries = [movable[c.first : c.first + c.probes] for c in calls]
     rows = [torch.full_like(e, c.row) for c, e in zip(calls, entries, strict=True)]
     moved = (single_entries(step, r, e, units) for r, e in zip(rows, entries, strict=True))
     for n, found in as_they_come(step, zip(rows, moved, strict=True), probing):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, final
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, seedable, seeded
+from zopde.contracts import Forcing, Solver, State, filled, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.asking import by_workers
@@ -54,6 +54,30 @@ class Step:
     stepped: State  # (batch, channel, *space), `solver.step(state, forcing)`
     variable: Variable = "state"  # the input to vary, "state" or "forcing"
 
+    def __post_init__(self) -> None:
+        if self.fluid is not None and not self.stepped[..., ~self.fluid].isfinite().all():
+            got, expected = "NaN outside of the mask", "the answer of a black box"
+            raise InputError("step", got=got, expected=expected, remedy="zopde.BlackBox(solver)")
+
+    @property
+    def fluid(self) -> Bool[Tensor, "*space"] | None:
+        """The mask of the solver's grid; None where there is none, or a black box has no grid."""
+        grid = getattr(self.solver, "grid", None)
+        return grid.fluid if isinstance(grid, Grid) else None
+
+    def fluid_values(self, values: Tensor) -> Float[Tensor, "batch channels cells"]:
+        """(batch, channels, *space) -> the values of the cells with fluid alone."""
+        if self.fluid is None:
+            return values.flatten(1).view(*values.shape[:2], -1)
+        return self.solver.grid.fluid_values(values)
+
+    @property
+    def entries(self) -> Int[Tensor, " entries"]:
+        """Numbers of the entries of the varied input that can be moved, those of the fluid."""
+        one = self.point[:1]
+        numbers = torch.arange(one.numel(), device=one.device).view_as(one)
+        return self.fluid_values(numbers).flatten()
+
     @property
     def point(self) -> Varied:
         """The varied input, where the step was taken."""
@@ -85,8 +109,8 @@ def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
 
 
 def entries_of(grid: Grid, variables: Iterable[Variable]) -> int:
-    """Count the entries of the varied inputs of one state, all together."""
-    return sum(math.prod(varied_shape(grid, variable)) for variable in variables)
+    """Count the entries of the varied inputs of one state that can be moved, all together."""
+    return grid.fluid_cells * sum(varied_shape(grid, variable)[0] for variable in variables)
 
 
 @dataclass(frozen=True)
@@ -120,10 +144,10 @@ class Probing:
         """(batch, channel, 1, ...), what `mu` is a multiple of at every state of a step."""
         point, scale = step.point, self.scale
         if scale is None:
-            values = [point.flatten(1).view(*point.shape[:2], -1)]
+            values = [step.fluid_values(point)]
             if step.variable == "state" and step.stepped.shape == point.shape:
                 # What is still at rest may move a step later.
-                values.append(step.stepped.flatten(1).view_as(values[0]))
+                values.append(step.fluid_values(step.stepped))
             scale = channel_scale(torch.cat(values, dim=2), self.mu)
             scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off
         scale = torch.as_tensor(scale).detach().to(point)
@@ -132,7 +156,9 @@ class Probing:
             raise InputError("scale", got=f"{scale.shape[-1]} numbers", expected=expected)
         units = scale.expand(point.shape[:2]).contiguous()
         if self.scale is not None:
-            units = self._above_rounding(units, point.flatten(2).square().mean(dim=2).sqrt())
+            units = self._above_rounding(
+                units, step.fluid_values(point).square().mean(dim=2).sqrt()
+            )
         return units.view(*point.shape[:2], *[1] * (point.dim() - 2))
 
     def _above_rounding(self, units: Tensor, sizes: Tensor) -> Tensor:
@@ -286,35 +312,6 @@ class Pullback(Protocol):
         """
 
 
-PullbackAt = Callable[[int], Pullback]
-"""Iteration -> pullback."""
-
-
-@final
-@dataclass(frozen=True)
-class PullbackByVariable:
-    """One pullback for the influence of the state, another for that of the forcing."""
-
-    state: Pullback  # gives the product for the state
-    forcing: Pullback  # gives the product for the forcing
-
-    def __call__(self, step: Step, cotangent: State) -> Varied:
-        """See `Pullback`."""
-        pullback = self.state if step.variable == "state" else self.forcing
-        return pullback(step, cotangent)
-
-
-def by_variable(pullbacks: Mapping[Variable, Pullback]) -> Pullback:
-    """One pullback from `pullbacks`, a way for each input: of the state alone, or of both."""
-    state = pullbacks["state"]
-    return PullbackByVariable(state, pullbacks["forcing"]) if "forcing" in pullbacks else state
-
-
-def always(pullback: Pullback) -> PullbackAt:
-    """The same pullback at every iteration."""
-    return lambda _: pullback
-
-
 @final
 class InterfaceSolver:
     """Lets back-propagation pass a black-box solver, by queries: `cut="interface"`.
@@ -364,8 +361,10 @@ def queried(
     if state.requires_grad and state.is_complex():
         remedy = "hold the real and the imaginary part in two channels"
         raise InputError("state", got="complex numbers", expected="real ones", remedy=remedy)
+    grid = getattr(solver, "grid", None)  # nothing outside of its mask has a gradient
+    state, forcing = filled(grid, state), filled(grid, forcing)
     stepped: Tensor = _Stepped.apply(state, forcing, solver, pullback)  # type: ignore[no-untyped-call]
-    return stepped
+    return filled(grid, stepped)
 
 
 class _Stepped(torch.autograd.Function):

@@ -85,7 +85,7 @@ def compare(
         None where the solver's step failed, which tells nothing.
     """
     signs = torch.randint(0, 2, step.point.shape, generator=generator)
-    d = (2 * signs - 1).to(step.point) * probing.units(step)
+    d = step.solver.grid.filled((2 * signs - 1).to(step.point) * probing.units(step))
     rows = torch.arange(len(d), device=d.device)
     measured = differences(step, rows, d, probing.mu, probing.scheme)
     if failed(measured).any():

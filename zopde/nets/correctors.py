@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zopde.errors import InputError
@@ -122,7 +122,8 @@ class Normalised(nn.Module):
         C(v, f) = s * body( [v / s_v, f / s_f] )
 
     The standard deviations are buffers, saved with the weights: whoever loads the model has
-    them. s is s_v, or s_f for a correction of the forcing.
+    them. s is s_v, or s_f for a correction of the forcing. Where there is a mask, the body sees 0
+    outside of it, and the mask as its last channel; the correction is 0 there.
 
     Args:
         body: Maps (batch, state + forcing channels, *space) to (batch, state channels, *space),
@@ -132,11 +133,13 @@ class Normalised(nn.Module):
         dims: Number of space dimensions.
         inject: "after", "before" or "forcing": where the correction belongs; see
             `CorrectedSolver`.
+        mask: True where there is fluid, as in `zopde.Grid`; None: everywhere.
     """
 
     state_scale: Tensor
     input_scale: Tensor
     output_scale: Tensor | None
+    mask: Tensor | None
 
     @checked
     def __init__(
@@ -146,6 +149,7 @@ class Normalised(nn.Module):
         forcing_scale: Float[Tensor, " forcing_channel"],
         dims: int = 2,
         inject: Inject = "after",
+        mask: Bool[Tensor, "*space"] | None = None,
     ) -> None:
         super().__init__()
         self.body, self.inject = body, inject
@@ -156,14 +160,20 @@ class Normalised(nn.Module):
         self.register_buffer("input_scale", both.reshape(-1, *space))
         other = forcing_scale.reshape(-1, *space).clone() if inject == "forcing" else None
         self.register_buffer("output_scale", other)
+        self.register_buffer("mask", None if mask is None else mask.clone())
 
     def forward(
         self, state: Float[Tensor, "b c *space"], forcing: Float[Tensor, "b f *space"] | None = None
     ) -> Float[Tensor, "b o *space"]:
         """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
-        correction: Tensor = self.body(raw / self.input_scale)
-        return correction * (self.state_scale if self.output_scale is None else self.output_scale)
+        scale = self.state_scale if self.output_scale is None else self.output_scale
+        if self.mask is None:
+            correction: Tensor = self.body(raw / self.input_scale)
+            return correction * scale
+        seen = torch.where(self.mask, raw / self.input_scale, 0.0)
+        correction = self.body(torch.cat([seen, self.mask.expand_as(seen[:, :1]).to(seen)], dim=1))
+        return torch.where(self.mask, correction * scale, 0.0)
 
 
 KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}

@@ -1,4 +1,4 @@
-"""States of one unseen run, label beside label: one time as PNG, all of them as one GIF."""
+"""One unseen run, label beside label: its last state, or all states of a line, as PNG; as a GIF."""
 
 from __future__ import annotations
 
@@ -12,62 +12,100 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from zopde.grid import Grid
 from zopde.report.panels import (
+    Plane,
     draw,
     field_panels,
     label_axes,
-    lies_down,
+    mid_plane,
     pixels_of,
+    plane_of,
     save,
     time_of,
     unit,
 )
+from zopde.report.spectrum import vector_channels
 
 # Share of the reference that the colours of vorticity tell apart; thin layers at a wall exceed it.
 _SHOWN = 0.99
+_COLUMNS = 4  # of panels: more are too small on a page
 _SECONDS = 6.0  # of one round of the animation
 _COLOURS = 61  # few make the file small
 _DPI = 120
 
 
-def save_fields(
-    path: Path, states: Mapping[str, Tensor], grid: Grid, step: int, run: int = 0
-) -> None:
-    """States of one unseen run at one time, beside their errors against the first of them.
+def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, run: int = 0) -> None:
+    """One unseen run of every label, beside its errors against the first of them.
 
-    The states (channel, y, x) share one colour scale, the errors another; what is far above the
-    others has the scale's last colour. Of a vector the magnitude is shown, of its error likewise:
-    |u - r|. Step and run, from 0, are for the title.
+    Of states (time, channel, *space) the last one is drawn, of a box its middle plane; on a line
+    all of them, time upwards. They share one colour scale, the errors another; what is far above
+    the others has the scale's last colour. Of a vector the magnitude is shown, of its error
+    likewise: |u - r|. The number of the run, from 0, is for the title.
     """
-    fields = _arrays(states)
+    chosen = vector_channels(grid)
+    fields = _arrays({name: _on_plane(whole, grid)[chosen] for name, whole in states.items()})
     reference = next(iter(fields.values()))
-    magnitudes = {name: np.linalg.norm(field, axis=0) for name, field in fields.items()}
+    values = {n: np.linalg.norm(f, axis=0) if len(f) > 1 else f[0] for n, f in fields.items()}
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
-    # Panels that lie down form two columns, others two rows.
-    flat = lies_down(grid)
-    figure, panels = field_panels(grid, *((len(fields), 2) if flat else (2, len(fields))))
-    pairs = panels if flat else panels.T
-    highest = _limit(magnitudes, 20), _limit(errors, 3)
-    for (above, below), name in zip(pairs, fields, strict=True):
-        top = draw(above, magnitudes[name], grid, (0, highest[0]), "viridis")
-        above.set_title(name, fontsize=10)
-        if name in errors:
-            low = draw(below, errors[name], grid, (0, highest[1]), "magma")
-            below.set_title(f"error, mean {float(errors[name].mean()):.3g}", fontsize=9)
-        else:
-            below.axis("off")
-    of_space = unit(grid, grid.channels[0])
-    bar: dict[str, Any] = {"location": "right", "shrink": 0.9, "extend": "max"}
-    if flat:  # a bar below takes a share of all rows together: a thin one is enough
-        bar |= {"location": "bottom", "fraction": 0.02}
-    figure.colorbar(top, ax=pairs[:, 0], label=f"|u| [{of_space}]", **bar)
-    figure.colorbar(low, ax=pairs[:, 1], label=f"|u - reference| [{of_space}]", **bar)
-    figure.suptitle(_moment(grid, step, run), fontsize=10)
+    steps = len(next(iter(states.values()))) - 1
+    plane, highest = plane_of(grid, steps), _limit(errors, 3)
+    name, limits, colours = "u", (0.0, _limit(values, 20)), "viridis"
+    if len(chosen) == 1:
+        name, seen = grid.channels[chosen[0]], np.where(plane.fluid, reference, np.nan)
+        limits, colours = _colours_of(seen, signed=bool(np.nanmin(seen) < 0))
+    weights = _weights(grid)
+    figure, panels, pairs = _pairs(plane, len(fields))
+    for (above, below), label in zip(pairs, fields, strict=False):
+        top = draw(above, values[label], plane, limits, colours)
+        above.set_title(label, fontsize=10)
+        if label in errors:
+            low = draw(below, errors[label], plane, (0, highest), "magma")
+            mean = float((errors[label] * weights).mean())
+            told = f"error, mean {mean:.3g}" if np.isfinite(mean) else "diverged"
+            below.set_title(told, fontsize=9)
+    for axes in (pairs[0, 1], *pairs[len(fields) :].flat):
+        axes.axis("off")
+    label_axes(pairs[len(fields) - 1 if plane.lies_down else 0, 0], plane)
+    left, right = np.split(panels, [panels.shape[1] // 2], axis=1)
+    of_space, both = unit(grid, grid.channels[chosen[0]]), "max" if limits[0] == 0 else "both"
+    bar: dict[str, Any] = {"location": "bottom", "fraction": 0.35 / figure.get_figheight()}
+    shown, error = f"|{name}|" if len(chosen) > 1 else name, f"|{name} - reference|"
+    figure.colorbar(top, ax=left, label=f"{shown} [{of_space}]", extend=both, **bar)
+    figure.colorbar(low, ax=right, label=f"{error} [{of_space}]", extend="max", **bar)
+    figure.suptitle(_moment(grid, steps, run), fontsize=10)
     save(figure, path)
+
+
+def _weights(grid: Grid) -> np.ndarray | float:
+    """Of the cells of the plane that is shown, of mean 1."""
+    if grid.cell_weights is None:
+        return 1.0
+    weights: np.ndarray = mid_plane(grid.cell_weights, grid).numpy()
+    return weights / (weights.mean() or 1.0)
+
+
+def _on_plane(states: Tensor, grid: Grid) -> Tensor:
+    """(time, channel, *space) -> (channel, a, b), on `plane_of`."""
+    return states.transpose(0, 1) if len(grid.shape) == 1 else mid_plane(states[-1], grid)
+
+
+def _pairs(plane: Plane, count: int) -> tuple[Figure, Any, Any]:
+    """A figure, its panels (row, column), and these as `count` pairs or more: (pair, 2).
+
+    The panels of a pair are side by side where the plane lies down, else below each other.
+    """
+    if plane.lies_down:
+        figure, panels = field_panels(plane, count, 2, bar_below=True)
+        return figure, panels, panels
+    rows = -(-count // _COLUMNS)
+    columns = -(-count // rows)
+    figure, panels = field_panels(plane, 2 * rows, columns, bar_below=True)
+    return figure, panels, panels.reshape(-1, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
 
 
 def save_vorticity(
@@ -78,16 +116,17 @@ def save_vorticity(
     The first one, the reference, decides the colours of all.
     """
     shown = _arrays(fields)
-    limit = float(np.nanquantile(np.abs(next(iter(shown.values()))), _SHOWN)) or 1.0
-    columns = 2 if lies_down(grid) else 4
-    figure, panels = field_panels(grid, -(-len(shown) // columns), columns)
+    limits, colours = _colours_of(next(iter(shown.values())), signed=True)
+    plane = plane_of(grid)
+    columns = 2 if plane.lies_down else _COLUMNS
+    figure, panels = field_panels(plane, -(-len(shown) // columns), columns)
     for axes, (name, values) in zip(panels.flat, shown.items(), strict=False):
-        drawn = draw(axes, values, grid, (-limit, limit), "RdBu_r")
+        drawn = draw(axes, values, plane, limits, colours)
         diverged = "" if np.isfinite(values).any() else " (diverged)"
         axes.set_title(f"{name}{diverged}", fontsize=10)
     for axes in panels.flat[len(shown) :]:
         axes.axis("off")
-    label_axes(panels[(len(shown) - 1) // columns, 0], grid)
+    label_axes(panels[(len(shown) - 1) // columns, 0], plane)
     speed, space = grid.unit(grid.channels[0]), grid.unit("space")
     of = "-" if speed == space == "1" else f"{speed} / {space}"
     figure.colorbar(drawn, ax=panels, label=f"vorticity [{of}]", shrink=0.8, extend="both")
@@ -100,7 +139,10 @@ def _arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def _moment(grid: Grid, step: int, run: int) -> str:
-    return f"Unseen run {run + 1} after {step} steps ({time_of(grid, step)})"
+    if len(grid.shape) == 1:
+        return f"Unseen run {run + 1}, {step} steps"
+    where = plane_of(grid).where
+    return f"Unseen run {run + 1} after {step} steps ({time_of(grid, step)}{where and ', '}{where})"
 
 
 def _limit(fields: Mapping[str, Any], most: float) -> float:
@@ -111,13 +153,25 @@ def _limit(fields: Mapping[str, Any], most: float) -> float:
     return max([p for p in finite if p <= most * least] or [1.0])
 
 
+def _colours_of(
+    reference: Float[np.ndarray, "*any"], signed: bool
+) -> tuple[tuple[float, float], str]:
+    """Colours, and the range that they tell apart; thin layers of the reference exceed it."""
+    finite = reference[np.isfinite(reference)]
+    if signed:
+        top = float(np.quantile(np.abs(finite), _SHOWN)) or 1.0
+        return (-top, top), "RdBu_r"
+    low, high = map(float, np.quantile(finite, (1 - _SHOWN, _SHOWN)))
+    return (low, high if high > low else low + 1.0), "viridis"
+
+
 @dataclass(frozen=True)
 class Film:
     """Fields of one unseen run over time."""
 
-    # Label -> (time, y, x), NaN where there is nothing to see; the reference first, whose values
-    # decide the colours
-    fields: Mapping[str, Float[np.ndarray, "time y x"]]
+    # Label -> (time, a, b) on the plane of `plane_of`, NaN where there is nothing to see; the
+    # reference first, whose values decide the colours
+    fields: Mapping[str, Float[np.ndarray, "time a b"]]
     grid: Grid
     name: str  # what is shown, with its unit
     signed: bool  # whether the colours are those of a quantity that has a sign
@@ -141,28 +195,28 @@ def animate(film: Film, frames: int = 60, most: int = 1_400_000) -> tuple[bytes,
 
 
 def _pictures(film: Film, frames: int) -> list[Image.Image]:
-    grid, steps = film.grid, len(next(iter(film.fields.values())))
-    reference = np.abs(next(iter(film.fields.values())))
-    top = float(np.quantile(reference[np.isfinite(reference)], _SHOWN)) or 1.0
-    limits, colours = ((-top, top), "RdBu_r") if film.signed else ((0.0, top), "viridis")
+    grid, plane, reference = film.grid, plane_of(film.grid), next(iter(film.fields.values()))
+    limits, colours = _colours_of(np.where(plane.fluid, reference, np.nan), film.signed)
     # Panels that lie down stand above each other.
-    flat = lies_down(grid)
+    flat = plane.lies_down
     shape = (len(film.fields), 1) if flat else (1, len(film.fields))
-    figure, panels = field_panels(grid, *shape, bar_below=flat)
+    figure, panels = field_panels(plane, *shape, bar_below=flat)
     figure.set_dpi(_DPI)
     canvas: Any = FigureCanvasAgg(figure)
     images = {}
     for axes, (label, values) in zip(panels.flat, film.fields.items(), strict=True):
         axes.set_title(label, fontsize=10)
-        images[label] = draw(axes, values[0], grid, limits, colours)
-    where = "bottom" if flat else "right"
-    figure.colorbar(images[label], ax=panels, label=film.name, location=where, shrink=0.8)
-    title = figure.suptitle(time_of(grid, 0), fontsize=10)
+        images[label] = draw(axes, values[0], plane, limits, colours)
+    side = "bottom" if flat else "right"
+    figure.colorbar(images[label], ax=panels, label=film.name, location=side, shrink=0.8)
+    where = f", {plane.where}" if plane.where else ""
+    title = figure.suptitle(time_of(grid, 0) + where, fontsize=10)
     palette, pictures = _palette(colours), []
+    steps = len(reference)
     for step in np.unique(np.linspace(0, steps - 1, min(frames, steps)).round().astype(int)):
         for label, image in images.items():
-            image.set_data(pixels_of(film.fields[label][step], grid))
-        title.set_text(time_of(grid, step))
+            image.set_data(pixels_of(film.fields[label][step], plane))
+        title.set_text(time_of(grid, step) + where)
         canvas.draw()
         figure.set_layout_engine("none")  # as the first frame: nothing moves but the fields
         picture = Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
+from torch import Tensor
 
 from zopde.files import replacing
 from zopde.grid import Grid
@@ -66,65 +68,107 @@ def cost_plots(ylabel: str, height: float = 4.0, log_y: bool = False) -> tuple[F
     return figure, panels
 
 
+@dataclass(frozen=True)
+class Plane:
+    """The two axes of a panel, in the order of what it shows: upwards, then to the right."""
+
+    names: tuple[str, str]
+    units: tuple[str, str]
+    extent: tuple[float, float]
+    alike: bool = True  # whether both are lengths; else a panel is square
+    where: str = ""  # which plane of a box it is
+    fluid: np.ndarray | bool = True  # where there is something to see, on a grid with a mask
+
+    @property
+    def lies_down(self) -> bool:
+        """Whether the first axis is so much longer that it is drawn from left to right."""
+        return self.alike and self.extent[0] > _LONG * self.extent[1]
+
+    @property
+    def width_to_height(self) -> float:
+        """Of a panel."""
+        ratio = self.extent[1] / self.extent[0] if self.alike else 1.0
+        return 1 / ratio if self.lies_down else ratio
+
+
+def plane_of(grid: Grid, steps: int = 0) -> Plane:
+    """What pictures of a grid show: space and time of a line, a plane itself, a plane of a box."""
+    space = unit(grid, "space")
+    fluid = grid.fluid is None or mid_plane(grid.fluid, grid).numpy()
+    if len(grid.shape) == 1:
+        names, units = ("time", grid.dims[0]), (unit(grid, "time"), space)
+        return Plane(names, units, (steps * grid.dt, grid.extent[0]), alike=False, fluid=fluid)
+    up, right = _kept(grid)
+    middle = {a: (grid.shape[a] // 2 + 0.5) * grid.spacing[a] for a in range(len(grid.shape))}
+    of_space = "" if space == "-" else f" {space}"
+    cuts = [f"{grid.dims[a]} = {middle[a]:.3g}{of_space}" for a in middle if a not in (up, right)]
+    names, extent = (grid.dims[up], grid.dims[right]), (grid.extent[up], grid.extent[right])
+    return Plane(names, (space, space), extent, where=", ".join(cuts), fluid=fluid)
+
+
+def mid_plane(values: Tensor, grid: Grid) -> Tensor:
+    """(*batch, *space) -> (*batch, a, b): the plane of `plane_of`; a line or a plane stays."""
+    kept = _kept(grid)
+    at = (slice(None) if a in kept else n // 2 for a, n in enumerate(grid.shape))
+    return values[(..., *at)]
+
+
+def _kept(grid: Grid) -> list[int]:
+    """The two longest dimensions; of equal ones the last."""
+    dims = range(len(grid.shape))
+    return sorted(sorted(dims, key=lambda a: (grid.extent[a], a))[-2:])
+
+
 def field_panels(
-    grid: Grid, rows: int, columns: int, bar_below: bool = False
+    plane: Plane, rows: int, columns: int, bar_below: bool = False
 ) -> tuple[Figure, Any]:
-    """A figure with panels (row, column) of the grid's proportions and room for a colour bar."""
-    width = 3.2 if lies_down(grid) else 2.1
-    height = width / width_to_height(grid) + 0.25
+    """A figure with panels (row, column) of the plane's proportions and room for a colour bar."""
+    width = 3.2 if plane.lies_down else 2.1
+    height = width / plane.width_to_height + 0.25
     right, below = (0.1, 1.1) if bar_below else (0.9, 0.4)
     figure = Figure((width * columns + right, height * rows + below), layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def lies_down(grid: Grid) -> bool:
-    """Whether the grid is so much longer along y that y is drawn from left to right."""
-    return grid.extent[-2] > _LONG * grid.extent[-1]
-
-
-def width_to_height(grid: Grid) -> float:
-    """Of a panel."""
-    ratio = grid.extent[-1] / grid.extent[-2]
-    return 1 / ratio if lies_down(grid) else ratio
-
-
 def draw(
     axes: Any,  # noqa: ANN401 - matplotlib's Axes
-    values: Float[np.ndarray, "y x"],
-    grid: Grid,
+    values: Float[np.ndarray, "a b"],
+    plane: Plane,
     limits: tuple[float, float],
     colours: str,
 ) -> Any:  # noqa: ANN401 - what a colour bar is made from
-    """Draw (y, x) values; grey where they are not finite."""
-    height, width = grid.extent[-2:]
-    flat = lies_down(grid)
+    """Draw values on a plane; grey where they are not finite."""
+    height, width = plane.extent
+    flat = plane.lies_down
+    # A row of cells ends at their edges, a row of a time half a step later.
+    edge = 0.0 if plane.alike else height / max(len(values) - 1, 1) / 2
     axes.set(xticks=[], yticks=[])
     return axes.imshow(
-        pixels_of(values, grid),
+        pixels_of(values, plane),
         origin="upper" if flat else "lower",
-        extent=(0, height, width, 0) if flat else (0, width, 0, height),
+        extent=(0, height, width, 0) if flat else (0, width, -edge, height + edge),
+        aspect=1.0 if plane.alike else width / (height + 2 * edge),
         norm=Normalize(*limits),
         cmap=colormaps[colours].with_extremes(bad=_NOTHING),
     )
 
 
-def pixels_of(values: Float[np.ndarray, "y x"], grid: Grid) -> np.ma.MaskedArray[Any, Any]:
-    """Values as `draw` shows them: masked where not finite; turned on a grid that lies down.
+def pixels_of(values: Float[np.ndarray, "a b"], plane: Plane) -> np.ma.MaskedArray[Any, Any]:
+    """Values as `draw` shows them: masked on land, or not finite; turned if the plane lies down.
 
     Turned, not mirrored, x pointing down: vortices keep their sense.
     """
-    return np.ma.masked_invalid(values.T if lies_down(grid) else values)
+    values = np.where(plane.fluid, values, np.nan)
+    return np.ma.masked_invalid(values.T if plane.lies_down else values)
 
 
-def label_axes(axes: Any, grid: Grid) -> None:  # noqa: ANN401
+def label_axes(axes: Any, plane: Plane) -> None:  # noqa: ANN401
     """Names, units and the ends of both axes."""
-    names, ends = list(grid.dims[-1:-3:-1]), list(grid.extent[-1:-3:-1])
-    if lies_down(grid):
-        names, ends = names[::-1], ends[::-1]
-    for name, end, axis in zip(names, ends, (axes.xaxis, axes.yaxis), strict=True):
-        axis.set_ticks([0, end / 2, end])
+    order = (0, 1) if plane.lies_down else (1, 0)
+    for i, axis in zip(order, (axes.xaxis, axes.yaxis), strict=True):
+        axis.set_ticks([0, plane.extent[i] / 2, plane.extent[i]])
         axis.set_tick_params(labelsize=8)
-        axis.set_label_text(f"{name} [{unit(grid, 'space')}]", fontsize=8)
+        axis.set_label_text(f"{plane.names[i]} [{plane.units[i]}]", fontsize=8)
 
 
 def unit(grid: Grid, name: str) -> str:

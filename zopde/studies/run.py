@@ -86,6 +86,7 @@ class Table:
     columns: Sequence[str]  # their heads
     rows: Sequence[Sequence[str]]  # as many cells each
     notes: Sequence[str] = ()  # what the table cannot say by itself, line by line
+    also: Table | None = None  # the same rows in other columns
 
 
 @dataclass(frozen=True)

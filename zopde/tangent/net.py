@@ -34,6 +34,8 @@ class Tangent(nn.Module):
     d_u. Axes are halved on each level until they have fewer than four cells, so that a change
     anywhere can act everywhere, as a pressure solve does.
 
+    Outside of the grid's mask d counts as 0, and N d is 0.
+
     Args:
         grid: The solver's grid, of 1 to 3 axes; its boundary decides the padding, axis by axis.
         scale: (channel,), s, the standard deviations of the state.
@@ -47,6 +49,7 @@ class Tangent(nn.Module):
     scale: Tensor
     drive: Tensor
     gain: Tensor
+    fluid: Tensor | None
 
     @checked
     def __init__(
@@ -69,6 +72,7 @@ class Tangent(nn.Module):
         drive = scale.new_ones(0) if forcing_scale is None else forcing_scale
         self.register_buffer("drive", drive.reshape(-1, *space).clone())
         self.register_buffer("gain", torch.tensor(float(gain)).to(scale))
+        self.register_buffer("fluid", grid.fluid, persistent=False)
         shapes = [grid.shape]
         while max(shapes[-1]) >= _COARSENED:
             shapes.append(
@@ -164,6 +168,8 @@ class Tangent(nn.Module):
     ) -> Float[Tensor, "batch directions channel *space"]:
         """The same with gates that are known."""
         of_state = variable == "state"
+        if self.fluid is not None:
+            perturbation = torch.where(self.fluid, perturbation, 0.0)
         moved = perturbation / (self.scale if of_state else self.drive / self.gain)
         others = [
             *moved.shape[:2],
@@ -174,7 +180,8 @@ class Tangent(nn.Module):
             rest = moved.new_zeros(others)
             moved = torch.cat([moved, rest] if of_state else [rest, moved], dim=2)
         predicted = self.scale * self.push(gates, moved)
-        return perturbation + predicted if of_state else predicted
+        predicted = perturbation + predicted if of_state else predicted
+        return predicted if self.fluid is None else torch.where(self.fluid, predicted, 0.0)
 
     def _same(self, x: Tensor, kernel: Tensor) -> Tensor:
         """A convolution of width 3 that keeps the shape."""

@@ -198,7 +198,8 @@ class PairStore:
             near = _NOISE * near.to(state) * scale.view(-1, *[1] * (state.dim() - 2)).to(state)
             driven = None if forcing is None else forcing[rows]
             moved = smoothed_noise(len(rows) * directions, varied, periodic, generator)
-            calls.append(_Call(state[rows] + near, driven, variable, moved.to(state), directions))
+            base, moved = (solver.grid.filled(v) for v in (state[rows] + near, moved.to(state)))
+            calls.append(_Call(base, driven, variable, moved, directions))
         found = self._found(solver, calls, probing)
         good = [found[number] for number in range(len(calls)) if len(found[number])]
         if not good:

@@ -88,7 +88,8 @@ class Case:
         for variable in self.inputs:
             value = values[variable]
             assert value is not None
-            scale = channel_scale(value.transpose(0, 1).flatten(1), plain.mu)
+            fluid = self.solver.grid.fluid_values(value)
+            scale = channel_scale(fluid.transpose(0, 1).flatten(1), plain.mu)
             found[variable] = replace(plain, scale=scale) if self.examples else plain
         return found
 

@@ -107,7 +107,7 @@ def learn(
     scale = torch.as_tensor(probing["state"].scale).expand(state.shape[1])
     order = torch.randperm(len(state), generator=generator(seed, "probes"))
     order = order.repeat(-(-counts[-1] // len(order))).to(state.device)
-    steps = 2 * all(solver.grid.periodic)
+    steps = 2 * (all(solver.grid.periodic) and solver.grid.mask is None)
     parts: dict[Variable, list[Pairs]] = {variable: [] for variable in inputs}
     known = next((path for path in files if path.exists()), None)
     kept = None if known is None else _read(known)
@@ -169,7 +169,7 @@ def _new(
     """A tangent that knows the sizes of things, and nothing else."""
     drive, gain = None, 1.0
     if forcing is not None:
-        drive = channel_scale(forcing.transpose(0, 1).flatten(1), mu)
+        drive = channel_scale(solver.grid.fluid_values(forcing).transpose(0, 1).flatten(1), mu)
     forced = pairs.get("forcing")
     if forced is not None and drive is not None:
         _, _, moved, response = forced.at(torch.arange(len(forced)))
@@ -185,7 +185,7 @@ def _new(
 def _varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:
     """Whether the step depends on where things are; two solver steps for a periodic domain."""
     grid = solver.grid
-    if not all(grid.periodic):
+    if not all(grid.periodic) or grid.mask is not None:
         return True
     axes = tuple(range(2, 2 + len(grid.shape)))
     shifts = tuple(cells // _SHIFT for cells in grid.shape)

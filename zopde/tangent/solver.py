@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, filled
 from zopde.errors import InputError
 from zopde.grid import Grid, check_forcing, check_state
 from zopde.interface.identity import check_source
@@ -74,8 +74,8 @@ class DifferentiableSolver:
 
     def _made_ready(self, state: State, forcing: Forcing | None) -> Ready:
         before = self._steps
-        driven = None if forcing is None else forcing.detach()
-        ready = self._prepare(self._box, state.detach(), driven)
+        driven = None if forcing is None else filled(self.grid, forcing.detach())
+        ready = self._prepare(self._box, filled(self.grid, state.detach()), driven)
         self._once = self._steps - before
         return ready
 
@@ -186,6 +186,7 @@ def differentiable(
     else:
         check_state(solver.grid, states)
         check_forcing(solver.grid, forcing, len(states))
+        states, forcing = filled(solver.grid, states), filled(solver.grid, forcing)
         for name, values in (("states", states), ("forcing", forcing)):
             if values is not None and not (len(values) and bool(values.isfinite().all())):
                 raise InputError(name, got="none, or NaN", expected=f"finite numbers: {EXAMPLES}")

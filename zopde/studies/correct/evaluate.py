@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Solver
 from zopde.data import Trajectories, save_trajectories
+from zopde.grid import Grid
 from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
 from zopde.nets import Normalised
 from zopde.nets.correctors import KINDS, Inject, Padding
@@ -44,7 +45,9 @@ def evaluate(
         progress=advance,
         seeds=noise_seeds(0, 0, test.steps),
     )
-    return Evaluation(predicted, rollout_error(predicted[:, 1:], test.states[:, 1:]))
+    return Evaluation(
+        predicted, rollout_error(predicted[:, 1:], test.states[:, 1:], grid=test.grid)
+    )
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -55,15 +58,20 @@ def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     save_trajectories(Trajectories(grid, states, None, settings), path)
 
 
-def summary(evaluations: list[Evaluation]) -> dict[str, Any]:
+def summary(evaluations: list[Evaluation], grid: Grid) -> dict[str, Any]:
     """Errors of one label over seeds and test runs, in plain values.
 
     `mean` and `std` are over the test runs, each first averaged over time and seeds;
-    `std_over_seeds` is of the seeds' means. A mean with a diverged run in it is None.
+    `std_over_seeds` is of the seeds' means. A mean with a diverged run in it is None. That of
+    `nrmse` is over the channels, too.
     """
     mae = torch.stack([e.error.mean_mae for e in evaluations]).double()
     relative = torch.stack([e.error.relative.mean(dim=1) for e in evaluations]).double()
     per_run = mae.mean(dim=0)
+    nrmse = torch.stack([e.error.nrmse for e in evaluations]).mean(dim=(0, 1))
+    correlated = torch.stack([e.error.steps_correlated() for e in evaluations]).double()
+    times = grid.dt * correlated.mean(dim=0)
+    diverged = torch.stack([e.error.diverged for e in evaluations])
     return {
         "mae": {
             "mean": finite(per_run.mean()),
@@ -72,7 +80,13 @@ def summary(evaluations: list[Evaluation]) -> dict[str, Any]:
             "runs": [[finite(value) for value in seed] for seed in mae],
         },
         "relative_error": {"mean": finite(relative.mean())},
-        "diverged": int(sum(int(e.error.diverged.sum()) for e in evaluations)),
+        "nrmse": {
+            "mean": finite(nrmse.nanmean()),
+            "channels": dict(zip(grid.channels, map(finite, nrmse), strict=True)),
+        },
+        "correlation_time": {"mean": float(times.mean()), "std": float(times.std(correction=0))},
+        "diverged": int(diverged.sum()),
+        "diverged_share": float(diverged.double().mean()),
     }
 
 
@@ -103,7 +117,7 @@ def save_corrector(
     plan = {
         "kind": kind,
         "sizes": sizes,
-        "inputs": len(network.input_scale),
+        "inputs": len(network.input_scale),  # state and forcing; a mask adds one
         "outputs": len(network.state_scale if scale is None else scale),
         "padding": network.body.padding if kind in KINDS else None,
         "inject": network.inject,
@@ -141,9 +155,10 @@ def load_corrector(path: Path | str) -> Normalised:
     def make() -> Normalised:
         scale = state["state_scale"]  # (channel, 1, 1): it tells the dimensions, too
         dims = scale.dim() - 1
-        shape = (plan["inputs"], plan["outputs"], plan["padding"], plan["sizes"], dims)
+        mask, inputs = state.get("mask"), plan["inputs"] + ("mask" in state)
+        shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
         body, forcing_scale = body_of(plan["kind"], *shape), plan["inputs"] - len(scale)
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject)
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject, mask)
         return in_precision(network, scale.dtype)
 
     return built(path, make, state, plan["kind"] in KINDS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zopde.blackbox import Dropping, Retrying
+from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
 from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
@@ -226,7 +226,7 @@ def _problem(
         progress.note(f"{told}: windows that start there are left out")
     return Problem(
         solver=black_box,
-        twin=solver.differentiable_twin() if isinstance(solver, Differentiable) else None,
+        twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
         train=seen,
         test=data.take(slice(train, train + reference.test)),
         stepped=stepped,

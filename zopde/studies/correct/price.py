@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from zopde.blackbox import CountedSolver
 from zopde.contracts import ReferenceSolver, State
 from zopde.interface import Variable, always
 from zopde.interface.coloured import STEPS_OF_A_CHECK
-from zopde.interface.vjp import varied_shape
+from zopde.interface.vjp import entries_of
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
 from zopde.seeding import generator
@@ -285,7 +284,7 @@ def _lookup_seconds(opened: Opened, cut: InterfaceCut, gradient: BareGradient) -
     outputs = problem.train.states[:1, 0].flatten(1).expand(rows, -1)
     seconds = 0.0
     for variable in problem.variables:
-        inputs = math.prod(varied_shape(problem.solver.grid, variable))
+        inputs = entries_of(problem.solver.grid, [variable])
         product = partial(
             torch.matmul, outputs, torch.zeros(inputs, outputs.shape[1]).to(outputs).T
         )

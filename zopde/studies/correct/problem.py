@@ -158,7 +158,7 @@ class Problem:
         """(channel, n), the training data of an input."""
         values = self.train.states if variable == "state" else self.train.forcing
         assert values is not None, "no forcing, no influence of it"
-        return values.transpose(0, 2).flatten(1)
+        return self.train.grid.fluid_values(values).transpose(0, 2).flatten(1)
 
     def scale_of(self, variable: Variable, cut: InterfaceCut) -> Tensor:
         """(channel,), what the `mu` of a cut is in units of."""

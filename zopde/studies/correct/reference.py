@@ -17,6 +17,7 @@ from zopde.contracts import Downsampling, ReferenceSolver, Solver
 from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError
+from zopde.grid import Grid
 from zopde.hybrid import downsample
 from zopde.memory import check_fits
 from zopde.progress import Progress
@@ -102,14 +103,17 @@ class Reference:
                 remedy="name it with --data, or give the solver both methods",
             )
 
+        fine_solver = solver.at(self.fine)
+        cells = self._checked_cells(fine_solver.grid)
+
         def by_cells(fine: Tensor) -> Tensor:
-            return downsample(fine, self.coarse)
+            return downsample(fine, self.coarse, cells)
 
         fine, simulations = math.prod(self.fine), self.train + self.test
         self._check_fits(simulations, (self.steps + 1) * math.prod(self.coarse) + 4 * fine)
         with progress.stage("reference data", self.skip + self.steps) as advance:
             made = simulate(
-                _through_the_border(solver.at(self.fine)),
+                _through_the_border(fine_solver),
                 solver.downsample if isinstance(solver, Downsampling) else by_cells,
                 solver.grid,
                 simulations=simulations,
@@ -122,6 +126,17 @@ class Reference:
                 coarse_forcing=by_cells,
             )
         return Trajectories(made.grid, made.states, made.forcing, self.made_with or {})
+
+    def _checked_cells(self, fine: Grid) -> Tensor | None:
+        """Weights of the fine cells; each fluid cell of the coarse grid must have some in it."""
+        weights = fine.cell_weights
+        if weights is None:
+            return None
+        dry = downsample(weights[None, None], self.coarse)[0, 0] == 0
+        if bool((dry if self.solver.grid.fluid is None else dry & self.solver.grid.fluid).any()):
+            got, expected = "fluid where the fine grid has none", "the mask of grid.with_shape"
+            raise InputError(f"mask of solver {self.spec!r}", got=got, expected=expected)
+        return weights
 
     def stand_in(self, count: int, kept: int, seconds: float) -> Trajectories:
         """The last `kept` steps of `count` coarse runs as long as the data's, or as time allows.

@@ -69,7 +69,8 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
             if reference is None:
                 return None
             predicted = rollout.states
-            error = rollout_error(predicted[:, 1:], reference[:, 1:].to(predicted.dtype))
+            target = reference[:, 1:].to(predicted.dtype)
+            error = rollout_error(predicted[:, 1:], target, grid=rollout.grid)
             kept = predicted if label not in found else predicted[:0]  # what nobody will look at
             found.setdefault(label, []).append(Evaluation(kept, error))
     if grid is None or reference is None:
@@ -79,6 +80,8 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
 
 def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:
     """(time, y, x) of states (time, channel, y, x); empty where the solver tells none."""
+    if any(values.dim() != 4 for values in states.values()):
+        return {}
     if run.metrics is not None and not (run.root / "vorticity.png").exists():
         return {}  # a solver that has told none need not be built
     try:

@@ -86,13 +86,13 @@ class CorrectorSettings:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels)
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
         padding = auto if self.padding == "auto" else self.padding
         channels = inputs, outputs
         body = tried(self.kind, self.sizes, padding, channels, grid.shape, scale, seed)
-        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject)
+        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, grid.fluid)
 
 
 @dataclass(frozen=True)
@@ -311,6 +311,11 @@ def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
 
 def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
     """The one of the chosen solver where it has a folder of its name, or the common one."""
-    folder = Path(str(files("zopde.studies.correct") / "presets"))
-    own = {entry.name: entry for entry in folder.iterdir() if entry.is_dir()}
-    return own.get(str(look_up(chosen, "solver.spec")), folder) / f"{preset}.toml"
+    common = Path(str(files("zopde.studies.correct") / "presets"))
+    own = {entry.name: entry for entry in common.iterdir() if entry.is_dir()}
+    folder = own.get(str(look_up(chosen, "solver.spec")), common)
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if preset not in known:
+        expected = f"of the solver {folder.name!r} only {', '.join(known)}"
+        raise InputError("preset", got=repr(preset), expected=expected)
+    return folder / f"{preset}.toml"

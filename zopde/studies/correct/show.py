@@ -1,4 +1,4 @@
-"""What a correction found: its figures, its pictures, its table, its page."""
+"""What a correction found: its figures, its pictures, its page."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from zopde.contracts import Vortical
-from zopde.numerals import change, count, measured, number
+from zopde.numerals import change, measured
 from zopde.oracle.coordinates import Coordinates
 from zopde.report.curves import Curve, save_error_over_time
 from zopde.report.fields import Film, animate, save_fields, save_vorticity
 from zopde.report.page import Section, drawn, folded, moving, picture, table, text
-from zopde.report.panels import unit
+from zopde.report.panels import mid_plane, unit
 from zopde.report.spectrum import Spectrum, energy_spectrum, save_spectra, vector_channels
 from zopde.studies.correct.evaluate import error_curve, summary
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.rollouts import Rollouts, read_rollouts, vorticity
+from zopde.studies.correct.table import measure_heads, measures, notes_of
 from zopde.studies.correct.train import START, Trained
 from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun
@@ -35,17 +36,17 @@ from zopde.studies.report.sections import (
     result_table,
     scoring_cost,
 )
-from zopde.studies.run import Metrics, Page, Table, mean_costs, stopped_early
+from zopde.studies.run import Metrics, Page, mean_costs, stopped_early
 
 _LATE = 0.2  # share of the rollout, its end, over which a spectrum is a mean
 
 
 def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     """The figures of a finished run."""
-    problem = opened.problem
+    problem, grid = opened.problem, opened.problem.solver.grid
     metrics: Metrics = {"labels": list(results), "seeds": list(opened.seeds)}
     for label, trained in results.items():
-        for name, value in summary([one.evaluation for one in trained]).items():
+        for name, value in summary([one.evaluation for one in trained], grid).items():
             metrics.setdefault(name, {})[label] = value
     source = metrics["mae"]["SRC"]["mean"]
     metrics["percent_of_src"] = {
@@ -72,6 +73,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["checking_solver_steps"] = opened.checking
     metrics["steps"] = problem.test.steps
+    metrics["time"] = {"length": problem.test.steps * grid.dt, "unit": grid.unit("time")}
     metrics["test_runs"] = problem.test.simulations
     metrics["parameters"] = Coordinates(opened.new_network(opened.seeds[0])).total
     metrics["workers"] = opened.workers.processes
@@ -79,7 +81,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
 
 
 def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
-    """Error over time, last states of one unseen run and, where there is one, their vorticity."""
+    """Error over time, one unseen run and, where there is one, the vorticity of its last state."""
     problem, grid = opened.problem, opened.problem.solver.grid
     curves = [
         Curve(label, *error_curve([one.evaluation for one in trained]))
@@ -89,71 +91,15 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
     columns.update({curve.label: curve.mean.tolist() for curve in curves})
     folder.write_csv("error_over_time.csv", columns)
     save_error_over_time(folder.root / "error_over_time.png", curves, grid)
-    if len(grid.shape) != 2:
-        return
-    last, number = problem.test.steps, problem.test.simulations // 2
-    states = {"reference": problem.test.states[number, -1]}
+    number = problem.test.simulations // 2
+    states = {"reference": problem.test.states[number]}
     for label, trained in results.items():
-        states[label] = trained[0].evaluation.predicted[number, -1]
-    save_fields(folder.root / "fields.png", states, grid, last, number)
-    if isinstance(opened.bare, Vortical):
+        states[label] = trained[0].evaluation.predicted[number]
+    save_fields(folder.root / "fields.png", states, grid, number)
+    if len(grid.shape) == 2 and isinstance(opened.bare, Vortical):
         tell = opened.bare.vorticity
-        fields = {label: tell(state[None])[0] for label, state in states.items()}
-        save_vorticity(folder.root / "vorticity.png", fields, grid, last, number)
-
-
-def table_of(metrics: Mapping[str, Any]) -> Table:
-    """The table of results, one row per label; the spread over seeds where there are several."""
-    spread = ["± seeds"] if len(metrics["seeds"]) > 1 else []
-    costs = ["iterations", "queries", "checking", "solver steps", "seconds"]
-    return Table(
-        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
-        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
-        ["label", "start", "MAE", "± runs", *spread, "vs SRC", *costs],
-        [_row(metrics, label) for label in metrics["labels"]],
-        _notes(metrics),
-    )
-
-
-def _row(metrics: Mapping[str, Any], label: str) -> list[str]:
-    error, start = metrics["mae"][label], metrics["init"][label]
-    several, trained = len(metrics["seeds"]) > 1, start != "none"
-    mean = error["mean"]
-    if mean is None:
-        found = [f"{metrics['diverged'][label]} diverged", "", *([""] if several else []), ""]
-    else:
-        percent = metrics["percent_of_src"][label]
-        of_seeds = [error["std_over_seeds"] if trained else None] if several else []
-        against = "" if percent is None or label == "SRC" else f"{change(percent)} %"
-        found = [*measured(mean, error["std"], *of_seeds, decimals=4), against]
-    return [
-        label,
-        {"none": "", "non": "NON", "scratch": "scratch"}[start],
-        *found,
-        *(count(metrics[name][label]) for name in ("iterations", "queries")),
-        count(metrics.get("checking", {}).get(label, 0)),
-        count(metrics["solver_steps"][label]),
-        number(metrics["seconds"][label]),
-    ]
-
-
-def _notes(metrics: Mapping[str, Any]) -> list[str]:
-    """What the table cannot say by itself."""
-    notes = [
-        f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
-        "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
-        "comes with a backward pass."
-    ]
-    if len(set(metrics["iterations"].values()) - {0}) > 1:
-        notes.append("Rows that start from scratch make fewer iterations: no NON stage first.")
-    for label, reasons in metrics["failures"].items():
-        told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
-        missed = metrics["skipped_iterations"].get(label, 0)
-        without = f"; {missed:,} iterations without an update" if missed else ""
-        notes.append(f"{label}: {sum(reasons.values()):,} solver steps failed ({told}){without}")
-    for kind in ("stopped_early", "skipped"):
-        notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
-    return notes
+        fields = {label: tell(whole[-1:])[0] for label, whole in states.items()}
+        save_vorticity(folder.root / "vorticity.png", fields, grid, problem.test.steps, number)
 
 
 def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -222,21 +168,23 @@ def _lead(label: str | None, metrics: Metrics) -> str:
 
 def _result(run: FoundRun, rollouts: Rollouts | None) -> str:
     if run.metrics is not None:
-        notes = "".join(text(line, "soft") for line in _notes(run.metrics))
+        notes = "".join(text(line, "soft") for line in notes_of(run.metrics))
         caption = (
             "MAE: mean absolute error over all steps of the unseen runs; ± runs: standard "
             "deviation over the runs; costs of one seed, the mean over the seeds."
         )
         return result_table(run, caption) + notes
-    rows = []
-    for label, evaluations in (rollouts.evaluations if rollouts else {}).items():
-        mae = summary(evaluations)["mae"]
-        mean, spread = mae["mean"], mae["std"]
-        shown = ["diverged", ""] if mean is None else measured(mean, spread, decimals=4)
-        rows.append([label, f"{len(evaluations)}", *shown])
-    if not rows:
+    if rollouts is None:
         return text("No rollout of an unseen run yet.")
-    return table(("label", "seeds so far", "MAE", "± runs"), rows)
+    rows = []
+    for label, evaluations in rollouts.evaluations.items():
+        found = summary(evaluations, rollouts.grid)
+        mean, spread = found["mae"]["mean"], found["mae"]["std"]
+        shown = ["diverged", ""] if mean is None else measured(mean, spread, decimals=4)
+        many = len(evaluations) * len(rollouts.reference)
+        rows.append([label, f"{len(evaluations)}", *shown, *measures(found, many)])
+    heads = measure_heads(rollouts.grid.channels, rollouts.grid.unit("time"))
+    return table(("label", "seeds so far", "MAE", "± runs", *heads), rows)
 
 
 def _error_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
@@ -249,25 +197,27 @@ def _error_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
 
 
 def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
-    """Last states of one unseen run, and their vorticity where there is one."""
-    if rollouts is None or len(rollouts.grid.shape) != 2:
+    """One unseen run, and the vorticity of its last state where there is one."""
+    if rollouts is None:
         return kept_picture(run, "fields.png", "Fields of one unseen run") + kept_picture(
             run, "vorticity.png", "Vorticity of one unseen run"
         )
-    last = {label: rollouts.states(label)[-1] for label in ("reference", *rollouts.evaluations)}
-    step, shown, grid = len(rollouts.states("reference")) - 1, rollouts.shown, rollouts.grid
+    states = {label: rollouts.states(label) for label in ("reference", *rollouts.evaluations)}
+    shown, grid, seed = rollouts.shown, rollouts.grid, f"Seed {run.seeds[0]}."
+    drawn_of = {1: "Time is upwards. ", 2: "", 3: "The plane in the middle of the box. "}
     body = picture(
-        drawn(lambda path: save_fields(path, last, grid, step, shown)),
-        "Magnitude of the state and of its error, label beside label",
-        f"Seed {run.seeds[0]}. Above or left the state, below or right its error.",
+        drawn(lambda path: save_fields(path, states, grid, shown)),
+        "State and error, label beside label",
+        f"{seed} {drawn_of[len(grid.shape)]}Above or left the state, below or right its error.",
     )
-    turning = vorticity(run, {label: state[None] for label, state in last.items()})
+    turning = vorticity(run, {label: whole[-1:] for label, whole in states.items()})
     if turning:
         flat = {label: values[0] for label, values in turning.items()}
+        step = len(states["reference"]) - 1
         body += picture(
             drawn(lambda path: save_vorticity(path, flat, grid, step, shown)),
             "Vorticity, label beside label",
-            f"Seed {run.seeds[0]}.",
+            seed,
         )
     return body
 
@@ -280,7 +230,7 @@ def _film_of(run: FoundRun, rollouts: Rollouts) -> Film:
         names["SRC"] = "SRC, uncorrected"
     if rollouts.best:
         names[rollouts.best] = f"{rollouts.best}, corrected"
-    states = {name: rollouts.states(label) for label, name in names.items()}
+    states = {name: mid_plane(rollouts.states(label), grid) for label, name in names.items()}
     shown, chosen, signed = vorticity(run, states), vector_channels(grid), True
     if shown:
         speed, space = grid.unit(grid.channels[0]), grid.unit("space")
@@ -297,8 +247,8 @@ def _film_of(run: FoundRun, rollouts: Rollouts) -> Film:
 
 
 def _motion(run: FoundRun, rollouts: Rollouts) -> tuple[str, bytes | None]:
-    """The film as HTML, and as a file; nothing where the grid is no plane."""
-    if len(rollouts.grid.shape) != 2:
+    """The film as HTML, and as a file; nothing of a line, whose picture shows all times."""
+    if len(rollouts.grid.shape) == 1:
         return "", None
     film = _film_of(run, rollouts)
     gif, still = animate(film)

@@ -10,6 +10,7 @@ from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction, open_sample
 from zopde.studies.correct.price import begin_sample, price, price_cuts
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
+from zopde.studies.correct.table import table_of
 from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
 from zopde.studies.correct.ways import WAY
 from zopde.studies.folder import METRICS
@@ -30,7 +31,7 @@ STUDY = Study(
     train=train,
     metrics=show.metrics_of,
     draw=show.draw,
-    table=show.table_of,
+    table=table_of,
     page=show.page_of,
     glimpse=show.glimpse,
     reached=("mean absolute error", show.reached),
@@ -81,8 +82,9 @@ def run_correction(
         progress: Who is watching; nobody by default.
 
     Returns:
-        The content of the folder's `metrics.json`: `mae`, `relative_error`, `queries`,
-        `solver_steps`, `seconds` by label, and what is needed to repeat the run.
+        The content of the folder's `metrics.json`: `mae`, `relative_error`, `nrmse`,
+        `correlation_time`, `diverged`, `queries`, `solver_steps`, `seconds` by label, and what is
+        needed to repeat the run.
 
     Raises:
         InputError: On settings, data or a folder that will not do; nothing is overwritten.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from zopde.files import write_bytes
 from zopde.report.curves import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
 from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
-from zopde.studies.run import Page
+from zopde.studies.run import Page, Table
 from zopde.studies.settings import literal
 from zopde.validate import check_folder_writable, checked
 
@@ -56,7 +56,7 @@ def write_report(
             raise InputError(
                 "animation",
                 got="nothing to show in motion",
-                expected="one run of `zopde correct` on a plane, with its reference.nc",
+                expected="one run of `zopde correct` in 2 or 3 dimensions, with its reference.nc",
             )
         write_bytes(Path(animation), shown.animation)
     write_page(place, page(title, shown.lead, shown.sections))
@@ -108,14 +108,20 @@ def _result(done: dict[str, FoundRun]) -> str:
     if not done:
         return ""
     tables = {name: run.study.table(run.metrics or {}) for name, run in done.items()}
+    also = {name: shown.also for name, shown in tables.items() if shown.also}
+    runs = list(done.values())
+    return _joined(tables) + (_joined(also) if also else "") + runs[0].study.together(runs)
+
+
+def _joined(tables: Mapping[str, Table]) -> str:
+    """Tables of several runs as one."""
     columns = list(dict.fromkeys(chain(*(shown.columns for shown in tables.values()))))
     rows = []
     for name, shown in tables.items():
         for row in shown.rows:
             cells = dict(zip(shown.columns, row, strict=True))  # of one seed: no spread over seeds
             rows.append([name, *(cells.get(head, "") for head in columns)])
-    runs = list(done.values())
-    return table(("run", *columns), rows) + runs[0].study.together(runs)
+    return table(("run", *columns), rows)
 
 
 def _cost(done: dict[str, FoundRun]) -> str:

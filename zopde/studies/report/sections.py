@@ -73,9 +73,10 @@ def page_of_run(run: FoundRun, lead: Callable[[Metrics], str], sections: Sequenc
 
 
 def result_table(run: FoundRun, caption: str = "") -> str:
-    """The table of results of a finished run."""
+    """The tables of results of a finished run."""
     shown = run.study.table(run.metrics or {})
-    return table(shown.columns, shown.rows, caption)
+    also = shown.also and table(shown.also.columns, shown.also.rows, f"{shown.also.title}.")
+    return table(shown.columns, shown.rows, caption) + (also or "")
 
 
 def asked_section(run: FoundRun) -> Section:

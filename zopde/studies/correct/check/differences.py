@@ -35,7 +35,7 @@ def check_state_mu(cut: InterfaceCut, solver: Solver, states: States, seconds: f
     drawn = torch.randn(step.state.shape, generator=generator(0, "probes")).to(step.state)
     scale = states.scales("state", cut.mu).view(-1, *[1] * (step.state.dim() - 2))
     oracle = EntryOracle(step, drawn / scale, cut.states)
-    scales = scale.expand_as(step.state[0]).flatten().double().cpu()
+    scales = scale.expand_as(step.state[0]).flatten()[step.entries].double().cpu()
     return _recommend("interface mu", "interface", oracle, scales, cut, dtype, seconds)
 
 
@@ -140,7 +140,7 @@ def check_reach(solver: Solver, states: States, mu: float, injection: Injection)
         driven, scale = replace(step, variable="forcing"), states.scales("forcing", mu)
         driven_reach = measure_reach(driven, _REACH_PROBES, mu, scale)
         values["radius_of_forcing"] = list(driven_reach.radius())
-    cells = math.prod(solver.grid.shape)
+    cells = solver.grid.fluid_cells
     told = f"radius {_cells(radius)}, {colours} colours for {cells} cells"
     if 2 * colours <= cells:
         return Point("reach", "pass", f"local: {told}", "", values)

@@ -98,7 +98,7 @@ def check_contract(
     found = f"{' x '.join(map(str, answer.shape[1:]))} in, the same out, {answer.dtype}"
     if not good.all():
         found += f"; {int((~good).sum())} of {len(good)} states failed and are left out"
-        states = States(*states.rows(good), states.source)
+        states = States(*states.rows(good), states.source, states.grid)
     return Point("contract", "pass", found), states, answer[good]
 
 
@@ -144,16 +144,18 @@ def check_state(box: Solver, states: States, answer: Tensor) -> Point:
     """Which cells of each channel depend on no state, and which a step passes on unchanged."""
     state, forcing = states.rows(slice(None))
     moved = _NEARBY * torch.randn(state.shape, generator=generator(0, "noise")).to(state)
-    deviation = state.transpose(0, 1).flatten(1).std(dim=1).view(-1, *[1] * (state.dim() - 2))
+    fluid = box.grid.filled(torch.ones_like(state[0])) > 0
+    inside = box.grid.fluid_values(state).transpose(0, 1).flatten(1)
+    deviation = inside.std(dim=1).view(-1, *[1] * (state.dim() - 2))
     off = torch.where(deviation > 0, deviation, state.abs().amax().clamp_min(1)) * moved
-    blind = (box.step(state + off, forcing) == answer).all(dim=0)
+    blind = (box.step(state + off, forcing) == answer).all(dim=0) & fluid
     some = (state != 0).any(dim=0)
     kept = (answer == state).all(dim=0) & some
     remedy = 'read the whole state, and write it; a single-precision library takes dtype="float32"'
     values, found = dict[str, Any](), list[str]()
     for name, cells, of, what in (
         ("unchanged_share", kept, some, "come back bit for bit unchanged"),
-        ("independent_share", blind, torch.ones_like(blind), "ignore the state"),
+        ("independent_share", blind, fluid, "ignore the state"),
     ):
         counts = (of_all.flatten(1).sum(dim=1).tolist() for of_all in (cells, of))
         by_channel = dict(zip(box.grid.channels, zip(*counts, strict=True), strict=True))
@@ -161,7 +163,7 @@ def check_state(box: Solver, states: States, answer: Tensor) -> Point:
         much = [(c, n, m) for c, (n, m) in by_channel.items() if n and n >= _MUCH * m]
         if much:
             found.append(f"{', '.join(f'{n:,} of {m:,} cells of {c}' for c, n, m in much)} {what}")
-    if blind.all():
+    if torch.equal(blind, fluid):
         return Point("state", "fail", "an answer does not depend on the state", remedy, values)
     if found:
         return Point("state", "warn", "; ".join(found), remedy, values)
@@ -171,7 +173,8 @@ def check_state(box: Solver, states: States, answer: Tensor) -> Point:
 def check_nan(solver: Solver, states: States, seconds: float) -> Point:
     """A NaN in one state: seen in its answer, in no other, and in finite time."""
     state, forcing = states.rows(torch.arange(2) % len(states.state))  # a copy
-    state[1, 0].view(-1)[0] = torch.nan
+    fluid = solver.grid.filled(torch.ones_like(state[1])).nonzero()
+    state[1][tuple(fluid[0])] = torch.nan
     answers: list[Any] = []
 
     def step() -> None:

@@ -171,7 +171,7 @@ def _coloured(
         radius = (tuple(cut.radius) if variable == "state" else ()) or measured
         coloured = ColouredPullback(grid, radius, cut.mu, cut.scheme)
         beyond = any(far > near for far, near in zip(measured, radius, strict=True))
-        if (beyond or 2 * coloured.colours > math.prod(grid.shape)) and not cut.allow_bias:
+        if (beyond or 2 * coloured.colours > grid.fluid_cells) and not cut.allow_bias:
             expected = "a step that reaches less far"
             raise InputError("coloured interface", got=reach.found, expected=expected)
         probes[variable] = coloured.probes_for(variable)

@@ -28,17 +28,19 @@ class States:
     state: Tensor  # (batch, channel, *space)
     forcing: Tensor | None  # (batch, forcing_channel, *space), or None
     source: str  # where they come from
+    grid: Grid  # the solver's
 
     @property
     def scale(self) -> float:
         """Root mean square of the channels' standard deviations."""
-        return _scale(self.state)
+        values = self.grid.fluid_values(self.state).transpose(0, 1).flatten(1)
+        return float(values.double().var(dim=1, correction=0).mean().sqrt()) or 1.0
 
     def scales(self, variable: Variable, mu: float) -> Tensor:
         """(channel,), what the interface cut's `mu` is in units of."""
         values = self.state if variable == "state" else self.forcing
         assert values is not None, "no forcing, no influence of it"
-        return channel_scale(values.transpose(0, 1).flatten(1), mu)
+        return channel_scale(self.grid.fluid_values(values).transpose(0, 1).flatten(1), mu)
 
     def rows(self, chosen: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some of them."""
@@ -62,22 +64,17 @@ def typical_states(reference: Reference, path: str, amplitude: float) -> States:
         rows = torch.randperm(data.simulations * data.steps, generator=draw)[:_STATES]
         forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
         state = data.states[:, :-1].flatten(0, 1)[rows].contiguous()
-        return States(state, forcing, path)
+        return States(state, forcing, path, grid)
     if reference.can_be_made:
         data = reference.stand_in(_STATES, 1, _SECONDS).to(device, dtype)
         forcing = None if data.forcing is None else data.forcing[:, -1]
         steps = data.settings["skip"] + data.steps
         source = f"the solver's own scenario after {steps} steps"
-        return States(data.states[:, -1].contiguous(), forcing, source)
+        return States(data.states[:, -1].contiguous(), forcing, source, grid)
     state = amplitude * _waves(len(grid.channels), grid, draw).to(device, dtype)
     given = amplitude * _waves(len(grid.forcing_channels), grid, draw).to(device, dtype)
     source = f"smooth random fields of amplitude {amplitude:g}"
-    return States(state, given if grid.forcing_channels else None, source)
-
-
-def _scale(values: Tensor) -> float:
-    variances = values.transpose(0, 1).flatten(1).double().var(dim=1, correction=0)
-    return float(variances.mean().sqrt()) or 1.0
+    return States(state, given if grid.forcing_channels else None, source, grid)
 
 
 def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:
@@ -92,4 +89,4 @@ def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:
                 turns = (wave.view(-1, *[1] * len(axes)) * places).sum(dim=0)
                 phase = torch.rand(1, generator=draw)
                 fields[row, channel] += torch.sin(2 * torch.pi * (turns + phase))
-    return fields * math.sqrt(2 / _WAVES)
+    return grid.filled(fields * math.sqrt(2 / _WAVES))

@@ -1,0 +1,102 @@
+"""The tables of a correction: what every label reached and for what, and in other measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zopde.numerals import change, count, measured, number
+from zopde.studies.run import Table
+
+_MEASURES = ("diverged", "correlation_time", "nrmse")
+_ROOM = 60  # characters of a terminal that columns of single channels may take
+
+
+def table_of(metrics: Mapping[str, Any]) -> Table:
+    """The table of results, one row per label; the spread over seeds where there are several."""
+    labels, several = metrics["labels"], len(metrics["seeds"]) > 1
+    checking = metrics.get("checking", {})
+    costs = {"iterations": metrics["iterations"], "queries": metrics["queries"]}
+    if any(checking.values()):
+        costs["checking"] = checking
+    costs["solver\nsteps"] = metrics["solver_steps"]
+    rows = [
+        [
+            *(label, *_reached(metrics, label, several)),
+            *(count(of_label[label]) for of_label in costs.values()),
+            number(metrics["seconds"][label]),
+        ]
+        for label in labels
+    ]
+    spread = ["± seeds"] if several else []
+    return Table(
+        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
+        f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
+        ["label", "MAE", "± runs", *spread, "vs SRC", *costs, "seconds"],
+        rows,
+        notes_of(metrics),
+        _measures(metrics) if "nrmse" in metrics else None,  # earlier versions had none
+    )
+
+
+def _reached(metrics: Mapping[str, Any], label: str, several: bool) -> list[str]:
+    error, mean = metrics["mae"][label], metrics["mae"][label]["mean"]
+    if mean is None:
+        return ["diverged", "", *([""] if several else []), ""]
+    trained, percent = metrics["init"][label] != "none", metrics["percent_of_src"][label]
+    of_seeds = [error["std_over_seeds"] if trained else None] if several else []
+    against = "" if percent is None or label == "SRC" else f"{change(percent)} %"
+    return [*measured(mean, error["std"], *of_seeds, decimals=4), against]
+
+
+def _measures(metrics: Mapping[str, Any]) -> Table:
+    """The same rollouts in other measures; `zopde.hybrid.rollout_error` defines them."""
+    time, labels = metrics["time"], metrics["labels"]
+    channels, rows = list(metrics["nrmse"][labels[0]]["channels"]), []
+    for label in labels:
+        found = {name: metrics[name][label] for name in _MEASURES}
+        seeds = 1 if metrics["init"][label] == "none" else len(metrics["seeds"])
+        rows.append([label, *measures(found, seeds * metrics["test_runs"])])
+    of_time = "" if time["unit"] == "1" else f" {time['unit']}"
+    return Table(
+        "Rollouts that diverged; mean time until the correlation with the reference is below 0.8, "
+        f"of {time['length']:.4g}{of_time}; error in standard deviations of the reference",
+        ["label", *measure_heads(channels, time["unit"])],
+        rows,
+    )
+
+
+def measure_heads(channels: Sequence[str], unit: str) -> list[str]:
+    """Heads of the columns that `measures` fills; single channels where there is room."""
+    room = len(channels) > 1 and sum(len(name) + 3 for name in channels) <= _ROOM
+    of_time = "" if unit == "1" else f" [{unit}]"
+    return ["diverged", f"corr. time{of_time}", "nRMSE", *(channels if room else ())]
+
+
+def measures(found: Mapping[str, Any], rollouts: int) -> list[str]:
+    """What `summary` found of one label, whose rollouts are so many."""
+    nrmse, time = found["nrmse"], found["correlation_time"]["mean"]
+    single = nrmse["channels"].values() if len(measure_heads(nrmse["channels"], "")) > 3 else ()
+    errors = ("-" if value is None else f"{value:.3g}" for value in (nrmse["mean"], *single))
+    return [f"{found['diverged']}/{rollouts}", f"{time:.4g}", *errors]
+
+
+def notes_of(metrics: Mapping[str, Any]) -> list[str]:
+    """What the table cannot say by itself."""
+    notes = [
+        f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
+        "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
+        "comes with a backward pass."
+    ]
+    scratch = [label for label, start in metrics["init"].items() if start == "scratch"]
+    if scratch:
+        stage = "" if "non" in metrics["init"].values() else ", as all trained labels"
+        notes.append(f"From scratch, without the iterations of NON: {', '.join(scratch)}{stage}.")
+    for label, reasons in metrics["failures"].items():
+        told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
+        missed = metrics["skipped_iterations"].get(label, 0)
+        without = f"; {missed:,} iterations without an update" if missed else ""
+        notes.append(f"{label}: {sum(reasons.values()):,} solver steps failed ({told}){without}")
+    for kind in ("stopped_early", "skipped"):
+        notes += [f"{label}: {why}" for label, why in metrics[kind].items()]
+    return notes
