@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from zopde.contracts import Forcing, State
 from zopde.errors import InputError, MistakeError, SolverError, StepError, first_line, is_interrupt
 from zopde.grid import Grid, as_grid, check_forcing, check_state
 from zopde.plugins import load_object
-from zopde.solvers.rows import gathered, own_copy, step_rows
+from zopde.solvers.rows import gathered, own_copy, reals, step_rows
 from zopde.validate import check_choice
 
 
@@ -37,7 +36,7 @@ class PythonFunction:
 
     Where it sees one state, what it raises fails that state alone; a batched one fails the
     batch. Answers that are not finite are failures of their states in both cases. An answer of
-    another type or shape is a mistake, which ends a run.
+    another type or shape is a mistake, which ends a run. A masked cell is NaN.
 
     Args:
         function: "package.module:function", "file.py:function", or the function itself.
@@ -88,17 +87,18 @@ class PythonFunction:
                 if self._arrays == "torch":
                     answer = self._function(*given)
                 else:
-                    answer = np.asarray(self._function(*(values.numpy() for values in given)))
-                    if answer.dtype.kind in "fiub":
-                        answer = torch.from_numpy(np.ascontiguousarray(answer, np.float64))
+                    answer = reals(self._function(*(values.numpy() for values in given)))
+        except MistakeError as error:
+            raise MistakeError(f"the function {error}") from error
         except BaseException as error:  # it is the user's code and may raise anything
             if is_interrupt(error):
                 raise
             name = type(error).__name__
             raise StepError(f"the function raised {name}: {first_line(error)}") from error
-        if not isinstance(answer, Tensor) or answer.is_complex():
-            kind = "a tensor" if self._arrays == "torch" else "an array of real numbers"
-            raise MistakeError(f"the function answered something else than {kind}")
+        if not isinstance(answer, Tensor) or not answer.is_floating_point():
+            got = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
+            expected = "a tensor of floating-point numbers"
+            raise MistakeError(f"the function answered something else than {expected}: {got}")
         if answer.shape != state.shape:
             shapes = f"{tuple(answer.shape)}, expected {tuple(state.shape)}"
             raise MistakeError(f"the function answered an array of shape {shapes}")

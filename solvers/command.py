@@ -24,8 +24,10 @@ class Command:
     The run's folder is a copy of `template` and the run's working folder; it is deleted
     afterwards, or kept where the run failed. A run fails that ends with another code than 0, takes
     longer than `timeout`, matches `error_pattern` in what it prints, or leaves no answer, a
-    short one, one of another shape or one that is not finite. All other runs of the batch come
-    to their end, and their answers travel in the `SolverError`. Ctrl-C ends all of them.
+    short one, one of another shape or one that is not finite. A cell that `read` masks is NaN.
+    All other runs of the batch come to their end, and their answers travel in the `SolverError`.
+    Ctrl-C ends all of them. An answer of whole or complex numbers is a mistake, which ends a
+    training.
 
     Args:
         command: The arguments, the program first. {state}, {forcing} and {answer} stand for the

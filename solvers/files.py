@@ -14,6 +14,7 @@ from numpy import ndarray
 from zopde.errors import InputError, StepError
 from zopde.grid import Grid
 from zopde.solvers.callable import loaded
+from zopde.solvers.rows import reals
 from zopde.validate import check_choice
 
 if TYPE_CHECKING:  # it takes long to import, and only NetCDF needs it
@@ -132,7 +133,8 @@ class ArrayFiles:
         if missing:
             known = ", ".join(map(str, data.data_vars)) or "none"
             raise StepError(f"{path.name} has no variable {missing[0]!r}; its variables: {known}")
-        return np.stack([self._field(data[name], path.name) for name in self.grid.channels])
+        fields = (self._field(data[name], path.name) for name in self.grid.channels)
+        return np.stack([reals(values).numpy() for values in fields])
 
     def _field(self, field: DataArray, file: str) -> Array:
         """The field at the last time, its axes as the grid's, along rising coordinates."""
@@ -153,7 +155,8 @@ class ArrayFiles:
             if len(places) > 1 and (np.diff(places) < 0).all():
                 field = field.isel({dim: slice(None, None, -1)})
         values: Array = field.transpose(*dims).to_numpy()
-        return np.where(np.isclose(values, _UNWRITTEN, rtol=1e-6), np.nan, values)
+        unwritten = np.isclose(values, _UNWRITTEN, rtol=1e-6)
+        return np.where(unwritten, np.nan, values) if unwritten.any() else values
 
 
 def _in_records(path: Path) -> bool:
@@ -178,7 +181,8 @@ class FunctionFiles:
 
     def read(self, folder: Path) -> Array:
         """See `Files`."""
-        return np.asarray(self._read(folder))
+        answer: Array = self._read(folder)
+        return answer
 
     def __reduce__(self) -> tuple[type[FunctionFiles], tuple[str, str, Path]]:
         return type(self), self._specs

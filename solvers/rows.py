@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, SolverError, StepError
+from zopde.errors import Failure, MistakeError, SolverError, StepError
 from zopde.grid import Grid, check_forcing, check_state
 
 _PAUSE = 0.02  # seconds
@@ -21,6 +22,22 @@ Ask: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 def own_copy(values: Tensor) -> Tensor:
     """float64, contiguous, on the CPU, and nobody else's: foreign code may write into it."""
     return values.detach().to("cpu", torch.float64, copy=True).contiguous()
+
+
+def reals(answer: object) -> Tensor:
+    """What a foreign code answered, float64: an array of floating-point numbers, or lists of them.
+
+    A masked cell is NaN: the number under a mask means nothing.
+
+    Raises:
+        MistakeError: If the numbers are of another type: whole, true or false, complex.
+    """
+    values = np.ma.asarray(answer)  # sees the masks of a list of masked arrays, too
+    if values.dtype.kind != "f":
+        got = f"{type(answer).__name__} of {values.dtype}"
+        raise MistakeError(f"answered something else than floating-point numbers: {got}")
+    plain = np.ma.filled(values.astype(np.float64), np.nan)
+    return torch.from_numpy(np.array(plain, order="C"))
 
 
 def step_rows(

@@ -16,16 +16,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar, final
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from zopde.child import Child, end, ending, last_lines
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, InputError, SolverError, StepError, first_line, is_interrupt
+from zopde.errors import (
+    Failure,
+    InputError,
+    MistakeError,
+    SolverError,
+    StepError,
+    first_line,
+    is_interrupt,
+)
 from zopde.grid import Grid
 from zopde.solvers.files import RECORDS, Files
-from zopde.solvers.rows import checked, failure_message, step_rows
+from zopde.solvers.rows import checked, failure_message, reals, step_rows
 from zopde.validate import MOST_SECONDS, check_count, check_positive
 
 _LOG = "zopde.log"
@@ -77,6 +83,8 @@ class Runs:
             ask, stop = partial(self._ask, alive, Path(folder)), partial(end, alive, _GRACE)
             try:
                 return step_rows(self.grid, state, forcing, ask, self.concurrency, stop=stop)
+            except MistakeError as error:
+                raise MistakeError(f"{self.name} {error}") from error
             except SolverError as error:
                 failures = self._keep(error.failures)
                 message = f"{self.name}: {failure_message(failures, len(state), 'runs')}"
@@ -124,7 +132,7 @@ class Runs:
                 raise StepError(f"exit code 0, but its log says {match.group()!r}")
 
     def _read(self, folder: Path) -> Tensor:
-        return torch.from_numpy(np.array(self.files.read(folder), np.float64, order="C"))
+        return reals(self.files.read(folder))
 
     def _keep(self, failures: Sequence[Failure]) -> list[Failure]:
         """The failures, with the place of each folder that is kept."""
@@ -182,7 +190,7 @@ def _log(folder: Path, most: int = sys.maxsize) -> bytes:
 def _tried(what: str, do: Callable[[], _T]) -> _T:
     try:
         return do()
-    except StepError:
+    except (StepError, MistakeError):
         raise
     except BaseException as error:  # a user's functions, or a file of garbage, may raise anything
         if is_interrupt(error):

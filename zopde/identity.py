@@ -34,7 +34,7 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
 def content_of_code(named: Any) -> str:  # noqa: ANN401 - a class or a function
     """A digest of a class or function: its name, its file, and the files that this one imports."""
     own = Path(inspect.getsourcefile(named) or "").resolve()
-    files = dict.fromkeys([own, *_imported(own)])
+    files = dict.fromkeys([own, *imported(own)])
     return identity_of(" ".join([named.__qualname__, *(path.name for path in files)]), files)
 
 
@@ -64,7 +64,7 @@ def files_of(spec: str, options: Mapping[str, Any], solver: Solver) -> dict[Path
             found.setdefault(path.resolve(), path.name)
     ours = type(solver).__module__.startswith("zopde.")  # then its files have a version
     for path in [p for p in found if p.suffix == ".py" and not (ours and p == own)]:
-        found |= {file: file.name for file in _imported(path)}
+        found |= {file: file.name for file in imported(path)}
     return {path: name for path, name in found.items() if "__pycache__" not in path.parts}
 
 
@@ -103,8 +103,8 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN
             yield from _texts(inside, key)
 
 
-def _imported(path: Path) -> list[Path]:
-    """The files that a Python file imports, and so on: those beside it, or in its package."""
+def imported(path: Path) -> list[Path]:
+    """A Python file, and those it imports, and so on, beside it or in its package."""
     root = path.parent
     while (root / "__init__.py").exists():
         root = root.parent

@@ -16,7 +16,7 @@ from typing import Any, cast, get_type_hints
 
 from zopde.contracts import Solver
 from zopde.errors import InputError, first_line, is_interrupt
-from zopde.files import read_toml
+from zopde.files import identity_of, read_toml
 from zopde.grid import Grid
 from zopde.validate import check_choice, check_type
 
@@ -107,8 +107,8 @@ def load_object(spec: str, home: str | Path = "", what: str = "solver") -> Any: 
 
 
 def user_files() -> tuple[UserFile, ...]:
-    """The solver files loaded so far, for `import_user_files` in another process."""
-    return tuple(_loaded.values())
+    """The solver files loaded so far and still there, for `import_user_files` elsewhere."""
+    return tuple(file for file in _loaded.values() if Path(file[0]).is_file())
 
 
 def import_user_files(files: Iterable[UserFile]) -> None:
@@ -166,7 +166,9 @@ def _load_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{what} file", got=str(path), expected="an existing Python file")
     path = path.resolve()
-    spec = importlib.util.spec_from_file_location(f"{_FILE_MODULE}{path.stem}", path)
+    # By its path, too: a solver and a network may lie in two files of one name.
+    name = f"{_FILE_MODULE}{path.stem}_{identity_of(str(path))[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     # The same file is the same module: else objects of its first classes would not pickle.

@@ -9,7 +9,7 @@ import torch
 from zopde import Grid, InputError, OneAtATime, SolverError, load_solver
 from zopde.errors import Failure
 from zopde.grid import as_grid, check_forcing, check_state
-from zopde.plugins import find_solvers, import_user_files, user_files
+from zopde.plugins import find_solvers, import_user_files, load_object, user_files
 from zopde.seeding import generator
 from zopde.validate import check_positive, check_share
 
@@ -167,6 +167,16 @@ def test_a_solver_file_is_one_module_until_it_changes(tmp_path, toy_spec):
     os.utime(file, (1, 1))
     with pytest.raises(InputError, match="changed since it was loaded"):
         import_user_files([(str(file), 2)])
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path):
+    made = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.py").write_text(f"class Model:\n    where = {folder!r}\n")
+        made.append(load_object("model.py:Model", tmp_path / folder)())
+    messages = [pickle.dumps(one) for one in made]
+    assert [pickle.loads(message).where for message in messages] == ["a", "b"]
 
 
 def test_input_error_travels_whole():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from zopde import Grid, InputError, SolverError, load_solver
+from zopde.errors import MistakeError
 from zopde.plugins import import_user_files, user_files
 
 HERE = Path(__file__).parent
@@ -61,6 +62,8 @@ def test_another_process_finds_the_function():
         ("fails_at_13", False, "ValueError: no convergence"),
         ("nan_at_13", False, "NaN"),
         ("nan_at_13", True, "NaN"),
+        ("masked_at_13", False, "NaN"),
+        ("masked_at_13", True, "NaN"),
     ],
 )
 def test_a_failed_state_is_told_apart_raises(function, batched, reason):
@@ -84,9 +87,21 @@ def test_no_state_at_all_raises(function, reason, batched):
         solver(function, batched=batched).step(states())
 
 
-def test_a_torch_function_must_answer_a_tensor_raises():
-    with pytest.raises(SolverError, match="something else than a tensor"):
-        solver("nothing", arrays="torch").step(states())
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(
+    ("function", "kind"), [("whole", "int64"), ("compared", "bool"), ("masked_whole", "int64")]
+)
+def test_numbers_of_another_type_are_not_converted_raises(function, kind, batched):
+    with pytest.raises(MistakeError, match=f"floating-point numbers: .* of {kind}"):
+        solver(function, batched=batched).step(states())
+
+
+@pytest.mark.parametrize(
+    ("function", "got"), [("nothing", "NoneType"), ("whole_in_torch", "int64")]
+)
+def test_a_torch_function_must_answer_a_tensor_of_reals_raises(function, got):
+    with pytest.raises(MistakeError, match=f"something else than a tensor .*{got}"):
+        solver(function, arrays="torch").step(states())
 
 
 @pytest.mark.parametrize(

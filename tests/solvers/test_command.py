@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from zopde import Grid, InputError, SolverError, load_solver
+from zopde.errors import MistakeError
 from zopde.solvers.command import Command
 
 GRID = Grid((2, 3), (2.0, 3.0), dt=0.1, channels=("a", "b"))
@@ -200,6 +202,33 @@ def test_a_state_survives_its_files(files, dtype, tmp_path, gen):
     solver = pickle.loads(pickle.dumps(Command(["true"], grid, **options)))
     answer = solver.step(state, torch.ones(2, 1, 2, 3))
     torch.testing.assert_close(answer, state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("expression", ["u.astype(int)", "u > 0", "u + 0j"])
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_numbers_of_another_type_are_not_converted_raises(expression, concurrency, tmp_path):
+    program = f"import numpy as np; u = np.load('state.npy'); np.save('answer.npy', {expression})"
+    solver = Command([sys.executable, "-c", program], GRID, concurrency=concurrency)
+    with pytest.raises(MistakeError, match=r"command .python.* floating-point numbers: ndarray of"):
+        solver.step(states(0, 1))
+
+
+def test_whole_numbers_in_netcdf_are_not_converted_raises(tmp_path):
+    sizes = {"y": 2, "x": 3}
+    whole, real = (xr.DataArray(np.ones((2, 3), kind), dims=sizes) for kind in ("int32", "float64"))
+    xr.Dataset({"a": real, "b": whole}).to_netcdf(tmp_path / "mixed.nc", engine="h5netcdf")
+    command = ["cp", "{home}/mixed.nc", "answer.nc"]
+    with pytest.raises(MistakeError, match="ndarray of int32"):
+        Command(command, GRID, files="netcdf", home=str(tmp_path)).step(states(0))
+
+
+def test_a_masked_cell_is_a_failed_state_raises(tmp_path):
+    text = "import numpy as np\ndef write(*_): pass\n"
+    text += "def read(folder): return np.ma.masked_equal(np.arange(12.0).reshape(2, 2, 3), 4)\n"
+    (tmp_path / "io.py").write_text(text)
+    functions = {"write": "io.py:write", "read": "io.py:read", "home": str(tmp_path)}
+    with pytest.raises(SolverError, match="1 of 12 values of the answer are NaN"):
+        Command(["true"], GRID, failed=str(tmp_path), **functions).step(states(0))
 
 
 def test_raw_files_in_fortran_order(tmp_path):

@@ -47,5 +47,25 @@ def wrong_shape(u):
     return u[0]
 
 
+def whole(u):
+    return (100 * u).astype(int)
+
+
+def compared(u):
+    return u > 0
+
+
+def masked_at_13(u):
+    return [np.ma.masked_equal(2 * one, 26.0) for one in u]
+
+
+def masked_whole(u):
+    return np.ma.masked_equal(u.astype(int), 13)
+
+
+def whole_in_torch(u):
+    return u.long()
+
+
 def nothing(u):
     return None

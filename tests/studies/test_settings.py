@@ -182,7 +182,7 @@ def test_an_old_key_is_refused_with_the_new_name():
 def test_a_label_has_its_own_table_over_the_one_for_all():
     labels = 'run.labels=["SRC","ZO-interface","ZO-bank","ZO-dense"]'
     changes = ["interface.mu=1e-2", "interface.labels.ZO-bank.snapshots=6", labels]
-    changes += ["interface.labels.ZO-bank.mu=1e-4"]
+    changes += ["interface.labels.ZO-bank.mu=1e-4", "interface.labels.ZO-bank.way=bank"]
     config = load_config("quick", None, changes)
     bank, dense = config.cut_of("ZO-bank"), config.cut_of("ZO-dense")
     assert (bank.way, bank.snapshots, bank.mu) == ("bank", 6, 1e-4)
@@ -199,6 +199,7 @@ def test_a_label_has_its_own_table_over_the_one_for_all():
         ("interface.labels.ZO-banc.snapshots=1", "did you mean 'ZO-bank'"),
         ("interface.labels.NOG.mu=1.0", "interface.labels.NOG"),
         ("interface.labels.ZO-bank=3", "interface.labels"),
+        ("interface.labels.ZO-bank.way=dense", "ZO-bank.way: got 'dense', expected 'bank'"),
     ],
 )
 def test_a_table_of_a_label_that_will_not_do_raises(change, words):

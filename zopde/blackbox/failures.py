@@ -52,7 +52,7 @@ class Retrying(Wrapper):
     @checked
     def __init__(self, solver: Solver, times: int = 2, limit: float = 1.0) -> None:
         super().__init__(solver)
-        check_positive("limit", limit)
+        check_positive("limit", limit, most=1)
         if times < 0:
             raise InputError("times", got=times, expected="a whole number >= 0")
         self._times, self._limit = times, limit

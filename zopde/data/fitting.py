@@ -8,23 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from zopde.data.units import METRES, SECONDS, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
 
 log = logging.getLogger(__name__)
 
 _TIMES = ("t", "time", "times")
-_UNITS = (
-    *((1e-9, "ns nanoseconds"), (1e-6, "us microseconds"), (1e-3, "ms milliseconds")),
-    *((1.0, "s sec secs seconds"), (60.0, "min mins minutes"), (3600.0, "h hr hrs hours")),
-    (86400.0, "d days"),
-)
-_SECONDS = {w: seconds for seconds, words in _UNITS for w in f"{words} {words[:-1]}".split()}
 _CALENDARS = {"standard", "gregorian", "proleptic_gregorian", "julian", "utc", "tai", "none"}
 _CALENDARS |= {"noleap", "365_day", "all_leap", "366_day", "360_day"}
-_METRES = {"nm": 1e-9, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0, "km": 1e3}
-_METRES |= dict.fromkeys(("metre", "metres", "meter", "meters"), 1.0)
-_METRES |= dict.fromkeys(("kilometre", "kilometres", "kilometer", "kilometers"), 1e3)
 # What programs write for a value that is missing, unless they take a huge one.
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
@@ -44,6 +36,7 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     dataset = _with_dims(dataset, names[0], ("simulation", "time", *grid.dims))
     for name in names:
         _check_shape(dataset[name], grid)
+        _check_unit(dataset[name], grid)
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         _check_times(dataset["time"], grid)
     _check_lengths(dataset, grid)
@@ -115,6 +108,21 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
         raise InputError(what, got=got, expected="at least one of each")
 
 
+def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
+    """Require the grid's unit of a variable where both name one; "1" is what an absent one is."""
+    given, own = str(variable.attrs.get("units", "")).strip(), grid.unit(str(variable.name))
+    if given in ("", "1") or own in ("", "1"):
+        return
+    what, same = f"data {variable.name!r}", same_unit(given, own)
+    if same is None:
+        log.warning("%s: in %s, the grid's in %s: not compared", what, given, own)
+    elif not same:
+        remedy = "bring the data, and the grid's units, to one unit"
+        raise InputError(
+            what, got=f"units {given!r}", expected=f"the grid's {own!r}", remedy=remedy
+        )
+
+
 def _check_times(time: xr.DataArray, grid: Grid) -> None:
     """Every time must follow the one before by dt, as exactly as the numbers can tell."""
     times, blur = _plain_times(time, grid)
@@ -149,11 +157,11 @@ def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
         expected = f"one of CF's: {', '.join(sorted(_CALENDARS))}"
         raise InputError("data time", got=f"calendar {calendar!r}", expected=expected)
     factor, unit = 1.0, unit.strip()
-    if since and unit not in _SECONDS:
+    if since and unit not in SECONDS:
         got = f"units {time.attrs['units']!r}"
         raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
-    if unit != own and unit in _SECONDS:
-        factor = _SECONDS[unit] / _SECONDS.get(own, 1.0)
+    if unit != own and unit in SECONDS:
+        factor = SECONDS[unit] / SECONDS.get(own, 1.0)
     return values.astype(np.float64) * factor, _blur(values) * factor
 
 
@@ -168,11 +176,11 @@ def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
     """Require that coordinates and the grid name one unit of length, as far as they name one."""
     named = {dim: dataset[dim].attrs.get("units") for dim in grid.dims if dim in dataset.coords}
     units = {dim: str(unit).strip() for dim, unit in named.items() if unit is not None}
-    sizes = {_METRES[unit] for unit in (*units.values(), grid.unit("space")) if unit in _METRES}
+    sizes = {METRES[unit] for unit in (*units.values(), grid.unit("space")) if unit in METRES}
     if len(sizes) > 1:
         got = ", ".join(f"{dim} in {unit}" for dim, unit in units.items())
         own = grid.unit("space")
-        expected = "one unit of length" + (f", the grid's {own}" if own in _METRES else "")
+        expected = "one unit of length" + (f", the grid's {own}" if own in METRES else "")
         remedy = "bring the coordinates, and the grid's extent, to one unit"
         raise InputError("data coordinates", got=got, expected=expected, remedy=remedy)
 

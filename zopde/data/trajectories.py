@@ -283,14 +283,14 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     Args:
         dataset: As `to_dataset` writes it. A user's own needs a variable per channel; its dims
             in any order, "t" or "Time" for "time", "simulation" only where there are several.
-            Attributes `dt` and `extent`, times (also those of CF) and coordinates, as far as they
-            are there, must agree with the grid; descending coordinates are turned round. What lies
-            outside of the grid's mask is not looked at, and becomes 0.
+            Attributes `dt` and `extent`, times (also those of CF), coordinates and units, as far
+            as they are there, must agree with the grid; descending coordinates are turned round.
+            What lies outside of the grid's mask is not looked at, and becomes 0.
         grid: What the solver expects.
 
     Raises:
         InputError: On a missing variable, other dims or shape, a gap between times, NaN, a fill
-            value that is not marked, or another dt, extent or cell.
+            value that is not marked, or another dt, extent, cell or unit.
     """
     dataset, dims = fitted(dataset, grid), ("simulation", "time", *grid.dims)
     for name, expected in (("dt", [grid.dt]), ("extent", list(grid.extent))):

@@ -44,7 +44,7 @@ def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:
         low, high = curve.mean - curve.spread, curve.mean + curve.spread
         axes.fill_between(time, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_title("Unseen runs: mean over the runs, shaded their standard deviation", fontsize=10)
-    axes.set(ylim=(0, top), xlim=(0, None))
+    axes.set(ylim=(0, top or 1), xlim=(0, None))
     legend(axes)
     save(figure, path)
 

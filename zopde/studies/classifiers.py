@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from zopde.data import in_file_units, standardised
 from zopde.errors import ClassifierError, InputError, StepError, first_line
 from zopde.files import identity_of as files_identity
+from zopde.identity import imported
 from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import Session, is_address
@@ -176,28 +178,35 @@ def frozen(classifier: nn.Module) -> nn.Module:
 
 
 def identity_of(spec: str, answers: str = "logits", path: Path | None = None) -> str:
-    """Who a classifier is, for a store of its answers: its name, and its file's content.
+    """Who a classifier is, for a store of its answers: its name, and the content of its files.
 
     `spec` is as `named_classifier` takes it, or "" for one that was trained in the run: `path`.
     """
-    named = path, Path(spec), Path(spec.rpartition(":")[0])
-    files = [name for name in named if name is not None and name.is_file()]
-    return files_identity(f"{spec} {answers}", files)
+    return files_identity(f"{spec} {answers}", [*([path] if path else []), *_files_of(spec)])
 
 
 def content_of(spec: str, record: Path) -> str:
-    """Who a classifier is, wherever its file lies: the file's content, and its name in there.
+    """Who a classifier is, wherever its files lie: their content, and its name in there.
 
     `record` holds the same of the run that is resumed, if it is there.
     """
-    with_path = identity_of(spec)
-    if record.exists() and record.read_text(encoding="utf-8").strip() == with_path:
-        return with_path  # a run of an early version: the text of the path was a part
-    file, _, name = spec.rpartition(":")
-    for path, rest in ((Path(spec), ""), (Path(file), name)):
-        if path.is_file():
-            return files_identity(rest, [path])
-    return with_path
+    files, file = _files_of(spec), Path(spec.rpartition(":")[0])
+    name = "" if Path(spec).is_file() else spec.rpartition(":")[2] if file.is_file() else spec
+    own = files[:1] if spec != name else []
+    # Of runs of early versions: the text of the path was a part, or what it imports was not
+    early = files_identity(f"{spec} logits", own), files_identity(name, own)
+    known = record.read_text(encoding="utf-8").strip() if record.exists() else ""
+    return known if known in early else files_identity(name, files)
+
+
+def _files_of(spec: str) -> list[Path]:
+    """The file that a classifier is in, if there is one, and what that imports beside it."""
+    module = spec.rpartition(":")[0]
+    named = Path(spec), Path(module), Path(getattr(sys.modules.get(module), "__file__", None) or "")
+    own = next((path.resolve() for path in named if path.is_file()), None)
+    if own is None or own.suffix != ".py":
+        return [own] if own else []
+    return list(dict.fromkeys([own, *imported(own)]))
 
 
 def to_device(classifier: Classifier, device: str) -> Classifier:

@@ -15,6 +15,7 @@ NotNegative = Annotated[float, Meta(ge=0, le=_MOST, description="a number in [0,
 Rate = Annotated[float, Meta(gt=0, le=1000, description="a number in (0, 1000]")]
 Difference = Annotated[float, Meta(ge=1e-12, le=1e6, description="a number in [1e-12, 1e6]")]
 Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
+PositiveShare = Annotated[float, Meta(gt=0, le=1, description="a number in (0, 1]")]
 Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
 Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
 Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 to 1e9")]

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from zopde.data import ImageBatches, ImageData, load_images, standardised
 from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
+from zopde.identity import content_of_code
 from zopde.memory import check_fits
 from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
 from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
-from zopde.studies.model_file import check_storable
+from zopde.studies.model_file import check_storable, named_network
 from zopde.studies.run import Trainings, records_of
 from zopde.studies.settings import iterations_in
 from zopde.training import CrossEntropy, Optimise
+
+NETWORK = "network.digest"
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class Opened(Trainings):
     optimise: Optimise  # how gradients become updates, for every label alike
     queries: QuerySettings  # the estimates of CGE, RGE and DeepZero, and the sparsity
     resample: int  # updates after which a mask is drawn anew
+    code: str  # a digest of the files of the user's own network
 
     @property
     def records(self) -> dict[str, tuple[str, str]]:
-        """A resumption must see the same images."""
-        return records_of(self.images.data)
+        """A resumption must see the same images, and the same network of the user's own."""
+        own = {NETWORK: (self.code, f"network {self.kind!r}")} if self.code else {}
+        return {**records_of(self.images.data), **own}
 
 
 def open_classification(
@@ -105,6 +110,7 @@ def open_classification(
         ),
         config.zo,
         iterations_in(config.zo.resample, per_epoch),
+        content_of_code(named_network(network.kind)) if ":" in network.kind else "",
         labels=config.run.methods,
         seeds=config.run.seeds,
         workers=config.run.probed_by(),

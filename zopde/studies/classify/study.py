@@ -10,7 +10,7 @@ from zopde.data import ImageData
 from zopde.progress import Progress
 from zopde.studies.classify import show
 from zopde.studies.classify.labels import LABELS
-from zopde.studies.classify.open import open_classification
+from zopde.studies.classify.open import NETWORK, open_classification
 from zopde.studies.classify.price import price
 from zopde.studies.classify.settings import PRESETS, ClassificationConfig, load_classification
 from zopde.studies.classify.train import train
@@ -20,7 +20,7 @@ from zopde.studies.run import Metrics, Study, run_study
 STUDY = Study(
     name="classify",
     settings=ClassificationConfig,
-    files=(*LABELS, "data.sha256", METRICS, *show.PICTURES, "report.html"),
+    files=(*LABELS, "data.sha256", NETWORK, METRICS, *show.PICTURES, "report.html"),
     open=open_classification,
     train=train,
     metrics=show.metrics_of,
@@ -32,6 +32,7 @@ STUDY = Study(
     presets=PRESETS,
     load=load_classification,
     price=price,
+    by_content={"data.path": "data.sha256", "network.kind": NETWORK},
 )
 
 

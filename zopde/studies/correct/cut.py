@@ -79,6 +79,14 @@ def check_suits(opened: Opened) -> None:
             check_source(problem.solver.grid)
         if cut.way == "bank":
             check_bank(cut, problem.solver.grid, problem.variables)
+        if cut.way == "auto" and not cut.hears_above(opened.chance):
+            raise InputError(
+                "interface.way",
+                got="'auto' with a random solver, whose answers to one state differ by "
+                f"{opened.chance:.1e} standard deviations",
+                expected="noise of at most a tenth of interface.mu",
+                remedy="give the solver with_seed(seed), or name a way that bears noise",
+            )
         if cut.way in ("tangent", "auto"):
             learning_of(cut).bases(cut.sides, len(problem.variables))
         watched = cut.way in ("bank", "tangent")

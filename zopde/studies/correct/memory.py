@@ -22,15 +22,21 @@ class Habits:
     chance: float  # asked again and again; 0 where the last answers are alike
     memory: float  # asked after other states; 0 where answers depend on their state alone
     steps: int  # solver steps that it took
+    beside: float = 0.0  # alone, and beside others, which is how `stepped` were made
 
 
 def habits_of(
-    solver: Solver, states: Tensor, forcing: Tensor | None, patient: bool = True
+    solver: Solver,
+    states: Tensor,
+    forcing: Tensor | None,
+    patient: bool = True,
+    stepped: Tensor | None = None,
 ) -> Habits:
     """Ask about one state again and again, and about all, one at a time, in two orders.
 
     A random solver has no memory: what it answers later differs, but by chance. A patient look
-    also asks about the states after one that is far away, three times as large.
+    also asks about the states after one that is far away, three times as large. Answers of a solver
+    that is not random are compared with `stepped`, to the same states side by side with others.
 
     Raises:
         SolverError: If the solver fails.
@@ -61,7 +67,10 @@ def habits_of(
             with suppress(SolverError):  # where it fails it was asked before as well
                 ask(row, far=True)
             memory = max(memory, _off(ask(row), known[row]))
-    return Habits(0.0, memory, asked)
+    others = {} if stepped is None else dict(enumerate(stepped.split(1)))
+    sure = [k for k, answer in others.items() if answer.isfinite().all()]
+    beside = max((_off(known[k], others[k]) for k in sure), default=0.0)
+    return Habits(0.0, memory, asked, beside)
 
 
 def _by_chance(run: list[Tensor]) -> bool:

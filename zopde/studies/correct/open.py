@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from zopde.blackbox import Dropping, Filled, Retrying
-from zopde.contracts import Differentiable, ReferenceSolver, Solver, seeded
+from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
 from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError, first_line
@@ -46,6 +46,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
+    reference.check_unseen(data, progress)
     ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
@@ -53,7 +54,8 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Before the reach is measured, which such a solver makes look far
     # Not from the store, which would answer in the solver's place
     solver = replace(config.run, store="").guarded(opened.bare)
-    opened = replace(opened, code=code, checking=_checked(solver, opened.problem, progress))
+    steps, chance = _checked(solver, opened.problem, progress)
+    opened = replace(opened, code=code, checking=steps, chance=chance)
     opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
     return opened
@@ -159,7 +161,8 @@ def _opened(
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
     data, black_box = data.to(run.device, config.dtype), run.guarded(solver, identity)
-    problem = _problem(reference, data, black_box, corrector.inject, progress)
+    bear = run.failures != "raise"
+    problem = _problem(reference, data, black_box, corrector.inject, bear, progress)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
 
@@ -191,22 +194,33 @@ def _opened(
         workers=config.run.probed_by(),
         every_seconds=run.checkpoint_seconds,
         drop=run.failures == "drop",
-        bear=run.failures != "raise",
+        bear=bear,
         jacobians=jacobians,
         rollout_steps=steps,
     )
 
 
 def _problem(
-    reference: Reference, data: Trajectories, black_box: Solver, inject: Inject, progress: Progress
+    reference: Reference,
+    data: Trajectories,
+    black_box: Solver,
+    inject: Inject,
+    again: bool,
+    progress: Progress,
 ) -> Problem:
-    """Solver and data as all labels see them."""
+    """Solver and data as all labels see them; `again` repeats a stored step that fails."""
     solver, train = reference.solver, reference.train
     seen = data.take(slice(0, train))
     with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
-        drop = isinstance(black_box, Dropping)
-        stepped = first_steps(Retrying(black_box), seen, progress=advance, drop=drop)
+        drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
+        try:
+            stepped = first_steps(asked, seen, progress=advance, drop=drop)
+        except MistakeError:
+            raise
+        except SolverError as error:
+            hint = "run.failures=retry asks again, drop goes on without the step"
+            raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
     if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
         told = f"{lost} of {train * data.steps} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")
@@ -220,33 +234,37 @@ def _problem(
     )
 
 
-def _checked(solver: Solver, problem: Problem, progress: Progress) -> int:
-    """Whether answers depend on the state alone, seen at two stored states; steps it took.
+def _checked(solver: Solver, problem: Problem, progress: Progress) -> tuple[int, float]:
+    """Whether answers depend on the state alone, seen at two stored states; steps, and chance.
 
     Raises:
-        SolverError: If they depend on what was asked before, by more than a probe can bear, or
-            not on the state at all.
+        SolverError: If they depend on what was asked before, or on the states beside, by more than
+            a probe can bear, or not on the state at all.
     """
     if problem.is_indifferent:
         raise SolverError("the answers to all stored states are the same: does it use the state?")
     last = problem.train.simulations * problem.train.steps - 1
     asked = problem.stored_steps(seeded(solver, 0), torch.tensor([0, last]))
     try:
-        habits = habits_of(asked.solver, asked.state, asked.forcing, patient=False)
+        stepped = None if seedable(solver) else asked.stepped  # of another seed
+        habits = habits_of(asked.solver, asked.state, asked.forcing, False, stepped)
     except MistakeError:
         raise
     except SolverError:  # whoever trains meets it, too, and does as `run.failures` says
-        return 0
+        return 0, 0.0
     told = "the same answer twice, whatever was asked before"
     if habits.chance:
         told = f"random: answers to one state differ by {habits.chance:.1e} standard deviations"
     elif habits.memory:
         told = f"an answer depends on what was asked before, by {habits.memory:.1e} standard "
         told += "deviations: `zopde check solver` says more"
-    if habits.memory > _BORNE:
+    elif habits.beside:
+        told = f"an answer depends on the other states of its batch, by {habits.beside:.1e} "
+        told += "standard deviations: step each by itself, as zopde.OneAtATime(solver) does"
+    if max(habits.memory, habits.beside) > _BORNE:
         raise SolverError(told)
     progress.note(f"solver, checked in {habits.steps} steps: {told}")
-    return habits.steps
+    return habits.steps, habits.chance
 
 
 def open_solver(config: CorrectionConfig) -> Solver:

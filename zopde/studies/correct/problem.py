@@ -112,6 +112,10 @@ class InterfaceCut:
         """Probes of an entry."""
         return 2 if self.scheme == "central" else 1
 
+    def hears_above(self, noise: float) -> bool:
+        """Whether a probe moves a state by ten times a noise, in standard deviations."""
+        return 10 * noise <= self.mu
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -243,6 +247,7 @@ class Opened(Trainings):
     rollout_steps: int  # steps of an unseen run that is planned
     to_make: Reference | None = None  # reference data that have to be made first, in a dry run
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
+    chance: float = 0.0  # deviations by which answers of a random solver without a seed differ
     checking: int = 0  # solver steps in which the solver was checked before the training
 
     @property

@@ -179,6 +179,23 @@ class Reference:
                 expected=f"at least training.unroll = {unroll}",
             )
 
+    def check_unseen(self, data: Trajectories, progress: Progress) -> None:
+        """Require unseen simulations that are none of those seen; say where nothing moves."""
+        states, before = data.states, data.states[: self.train]
+        if torch.equal(states[:, 1:], states[:, :-1]):
+            progress.note("reference data: they never change in time, so there is little to learn")
+            return
+        unseen = states[self.train : self.train + self.test]
+        for number, state in enumerate(unseen, start=self.train):
+            for other, seen in enumerate(before):
+                if torch.equal(seen[-1], state[-1]) and torch.equal(seen, state):
+                    raise InputError(
+                        "data",
+                        got=f"simulation {number}, to be unseen, the same as {other} in training",
+                        expected="other simulations at the end, the last data.test of all",
+                        remedy="put another simulation in its place",
+                    )
+
 
 def _through_the_border(solver: ReferenceSolver) -> Any:  # noqa: ANN401 - what `simulate` asks
     """A solver's scenario, and its steps as a run takes them."""

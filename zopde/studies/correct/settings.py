@@ -149,7 +149,7 @@ class RunSettings(ProbeSettings):
     checkpoint_seconds: limits.Positive = 10.0
     failures: Literal["raise", "retry", "drop"] = "raise"
     retries: limits.Whole = 2
-    failure_limit: limits.Positive = 0.25
+    failure_limit: limits.PositiveShare = 0.25
     apart: bool = False
     timeout: limits.TimeoutOrNone = 0.0
     store: limits.Text = ""
@@ -219,6 +219,13 @@ class CorrectionConfig:
                 )
             return None
         fixed = {} if way == "as set" else {"way": way}
+        if fixed and own.get("way", way) != way:
+            raise InputError(
+                f"interface.labels.{label}.way",
+                got=repr(own["way"]),
+                expected=f"{way!r}, which the label stands for, or nothing",
+                remedy="take another label: ZO-interface has any way",
+            )
         shared = {**as_tree(self.interface), "labels": {}}
         return build(InterfaceCut, {**shared, **own, **fixed})
 

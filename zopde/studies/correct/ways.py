@@ -77,7 +77,10 @@ def decided(opened: Opened, progress: Progress, folder: RunFolder | None = None)
         known = replace(cut, way=choice.way, snapshots=few)
         cuts, checking = {**opened.cuts, label: known}, opened.checking + choice.checking
         opened = replace(opened, cuts=cuts, checking=checking)
-        progress.note(f"{label}: {told(choice.way, choice.coloured, choice.bank, choice.tangent)}")
+        said = told(choice.way, choice.coloured, choice.bank, choice.tangent)
+        if opened.chance and choice.coloured is None:
+            said += "; the solver is random: its noise looks like a step that is not local"
+        progress.note(f"{label}: {said}")
     return opened
 
 
