@@ -74,8 +74,8 @@ def test_answers_of_an_offset_keep_their_digits(gen):
     ("function", "mu", "words"),
     [
         (lambda u: u + u**2, 1e-3, ""),
-        (lambda u: u + u**2, 0.5, "by four times the step: the solver bends .*smaller mu"),
-        (lambda u: (1e3 * u).round() / 1e3, 1.3e-3, "rounded, or carry noise: give a larger mu"),
+        (lambda u: u + u**2, 0.5, "at four times mu: the solver bends .*smaller mu"),
+        (lambda u: (1e3 * u).round() / 1e3, 1.3e-3, "rounded, or carry noise; give a larger mu"),
         (lambda u: (1e3 * u).round() / 1e3, 0.25, ""),
     ],
 )

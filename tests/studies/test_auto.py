@@ -73,7 +73,7 @@ def test_a_dry_run_names_the_way_and_measures_no_tangent(
         steps = opened.problem.solver.counts()["attempts"]
         price = {row.label: row for row in price_study(study, opened, Silent())}["ZO-interface"]
         assert price.solver_steps == config.interface.budget + 12 * 2 * 2
-        assert price.checking == 2  # a look at iterations 0 and 10
+        assert price.checking == 4  # two for a look, at iterations 0 and 10
         assert price.seconds > 0
         assert opened.problem.solver.counts()["attempts"] - steps < 10 * 512  # steps are timed
 
@@ -105,7 +105,7 @@ def test_a_run_keeps_the_way_that_it_chose(toy_spec, tiny, tmp_path, monkeypatch
     whole = run_correction(config, root)
     kept = json.loads((root / "way.json").read_text())
     assert (kept["way"], kept["coloured"], kept["bank"]) == ("bank", None, 256)
-    assert whole["checking_solver_steps"] == kept["checking"] + 4 > 64
+    assert whole["checking_solver_steps"] == kept["checking"] + 8 > 64
     assert whole["solver_steps"]["ZO-interface"] == 256 + 12 * 2 * 2
     monkeypatch.setattr("zopde.studies.correct.ways.chosen_of", None)  # nothing is chosen again
     notes = Notes()

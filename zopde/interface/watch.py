@@ -113,19 +113,16 @@ def at_other_steps(
     mine = product[line.row]
     outputs = Probing(probing.mu).units(replace(line.single, variable="state"))[0]
     least = (_NOTHING if step.variable == "state" else _COUNTS) * float((line.v * outputs).norm())
-    slopes = [sum(pair) / 2 for pair in (near, far)]
-    errors = [
-        abs(line.along(mine) - slope) / max(line.size(mine, slope), least, 1e-300)
-        for slope in slopes
-    ]
-    if not math.isfinite(sum(errors)) or min(errors) <= OFF:
-        return min(errors) if math.isfinite(sum(errors)) else 0.0, ""
-    text = f"a product with respect to the {step.variable} is off by {errors[0]:.1%} of its size "
-    text += f"by a quarter of its finite-difference step, by {errors[1]:.1%} by four times the step"
-    curved = abs(far[0] - far[1]) > abs(near[0] - near[1])
-    much = "the solver bends within a step: give a smaller mu"
-    little = "its answers are rounded, or carry noise: give a larger mu"
-    return min(errors), f"{text}: {much if curved else little}"
+    slopes = (sum(pair) / 2 for pair in (near, far))
+    errors = [abs(line.along(mine) - s) / max(line.size(mine, s), least, 1e-300) for s in slopes]
+    if not math.isfinite(sum(errors)):  # a step failed, which tells nothing
+        return 0.0, ""
+    text = f"a product with respect to the {step.variable} is off by {errors[0]:.1%} of its size, "
+    text += f"compared at a quarter of mu, and by {errors[1]:.1%} at four times mu: "
+    bends = abs(far[0] - far[1]) > abs(near[0] - near[1])
+    text += "the solver bends within a step; give a smaller mu" * bends
+    text += "its answers are rounded, or carry noise; give a larger mu" * (not bends)
+    return min(errors), text * (min(errors) > OFF)
 
 
 @dataclass(frozen=True)
@@ -149,11 +146,10 @@ def compare(
     d is +1 and -1 in units of the scale; J d is a finite difference, at a quarter of `mu` and at
     four times `mu`, for what was measured at `mu` shares its curvature and rounding; the one that
     agrees better counts. Both figures are taken channel by channel, in standard deviations, so that
-    a channel of small numbers counts. What a
-    step leaves of its state as it is would agree by itself, so the cosine is without it (of the
-    forcing nothing is left). A channel that changes by less than 1 % of what the others do has no
-    cosine, and its error is relative to that 1 %. Queries: two solver steps for each state of the
-    step, four with the central scheme.
+    a channel of small numbers counts. What a step leaves of its state as it is would agree by
+    itself, so the cosine is without it (of the forcing nothing is left). A channel that changes by
+    less than 1 % of what the others do has no cosine, and its error is relative to that 1 %.
+    Queries: two solver steps for each state of the step, four with the central scheme.
 
     Args:
         step: Where, and of which variable; it may be a batch.
