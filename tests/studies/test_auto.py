@@ -105,7 +105,7 @@ def test_a_run_keeps_the_way_that_it_chose(toy_spec, tiny, tmp_path, monkeypatch
     whole = run_correction(config, root)
     kept = json.loads((root / "way.json").read_text())
     assert (kept["way"], kept["coloured"], kept["bank"]) == ("bank", None, 256)
-    assert whole["checking_solver_steps"] == kept["checking"] + 8 > 64
+    assert whole["checking_solver_steps"] == kept["checking"] + 4 > 64
     assert whole["solver_steps"]["ZO-interface"] == 256 + 12 * 2 * 2
     monkeypatch.setattr("zopde.studies.correct.ways.chosen_of", None)  # nothing is chosen again
     notes = Notes()
