@@ -122,8 +122,8 @@ def test_a_large_global_solver_takes_the_tangent_and_learns_it(long):
     identity = off(gradients(differentiable(Global(), way="identity"), state), true)
     assert off(gradients(solver, state), true) < 0.5 * identity
     found = solver.report()
-    # Three forward steps of two states; at product 1 two responses, at 1 and 2 answer and product.
-    assert found.once == found.steps - 2 * 3 - 2 - 2 * (1 + 4)
+    # Three forward steps of two states; at the products 1 and 2 an answer, responses, a product.
+    assert found.once == found.steps - 2 * 3 - 2 * (1 + 2 + 4)
     assert 500 < found.once <= 605
     assert 0 < found.error < 0.3
     assert "without learning" in found.note

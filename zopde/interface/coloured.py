@@ -36,7 +36,7 @@ from zopde.interface.vjp import (
     varied_shape,
     without_failed,
 )
-from zopde.interface.watch import OFF, OTHER_STEPS, at_other_steps, directional, is_due
+from zopde.interface.watch import OFF, OTHER_STEPS, Looks, at_other_steps, directional
 from zopde.validate import check_not_negative, checked
 from zopde.zo.cge import Scheme
 
@@ -114,7 +114,7 @@ class ColouredPullback:
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`; a check that finds something warns, and says what was not compared."""
-        due = is_due(self._products, self._every)
+        due = self._products in Looks(self._every)
         self._products += 1
         self._before += 1
         if not due:

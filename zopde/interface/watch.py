@@ -26,10 +26,17 @@ OTHER_STEPS = 1 / 4, 4.0  # times `mu`: where a derivative that was measured at 
 Channels = Float[Tensor, "channel entries"]
 
 
-def is_due(number: int, every: int) -> bool:
-    """Whether to look at a product: the first ones, 1, 2, 4, 8, and then one of every so many."""
-    early = number < every and (number + 1).bit_count() == 1
-    return every > 0 and (number % every == 0 or early)
+@dataclass(frozen=True)
+class Looks:
+    """The numbers of the products to look at: some of the first ones, then one of every so many."""
+
+    every: int = 10  # 0 looks at none
+
+    def __contains__(self, number: object) -> bool:
+        """Counted from 0: 0, 1, 3, 7, that is the products 1, 2, 4, 8, and multiples of `every`."""
+        if not isinstance(number, int) or not self.every:
+            return False
+        return number % self.every == 0 or (number < self.every and (number + 1).bit_count() == 1)
 
 
 @dataclass(frozen=True)
