@@ -5,15 +5,20 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from hashlib import sha256
+from io import BytesIO
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from zopde import __version__
 from zopde.contracts import Solver
-from zopde.files import identity_of, read_toml
+from zopde.files import identity_of, key_of, read_toml
 
 _INPUTS = ("case", "template")  # options whose folder decides the answers; others are written to
 # Of files that options name: code and settings. Others may be what a solver writes, as a log.
@@ -85,6 +90,27 @@ def solver_identity(spec: str, options: Mapping[str, Any], solver: Solver, conte
     who = [Path(spec).name, plain(options), getattr(solver, "options", {}), content, __version__]
     others = [Path(text) for _, text in _texts(options) if Path(text).is_file()]
     return identity_of(json.dumps(who, sort_keys=True, default=str), others)
+
+
+def attributes_of(thing: object) -> tuple[str, bool]:
+    """A digest of an object's attributes, and whether all are in it: some do not pickle."""
+    known, whole = list[str](), hasattr(thing, "__dict__")
+    for name, value in sorted(getattr(thing, "__dict__", {}).items()):
+        written = BytesIO()
+        try:
+            _Pickler(written, protocol=5).dump(value)
+        except Exception:  # objects of others raise all they like
+            whole = False
+        else:
+            known.append(f"{name} {sha256(written.getvalue()).hexdigest()}")
+    return identity_of(" ".join(known)), whole
+
+
+class _Pickler(pickle.Pickler):
+    """Writes of a tensor a digest: its pickle is not the same in every process."""
+
+    def persistent_id(self, value: Any) -> str | None:  # noqa: ANN401
+        return key_of("", value).hex() if isinstance(value, Tensor) else None
 
 
 def _is_read(path: Path) -> bool:

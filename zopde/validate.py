@@ -70,7 +70,11 @@ def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - a
         check_choice(name, cast(str, value), get_args(hint))
     words, suits = _kind(hint)
     if not suits(value):
-        raise InputError(name, got=repr(value), expected=words)
+        array = hasattr(value, "__array__")  # thousands of numbers
+        got, remedy = (
+            (type(value).__name__, "torch.as_tensor makes one") if array else (repr(value), "")
+        )
+        raise InputError(name, got=got, expected=words, remedy=remedy)
 
 
 def checked(function: F) -> F:

@@ -73,22 +73,22 @@ def test_a_bank_is_watched_by_default_and_its_price_is_apart(tmp_path, toy_spec,
     assert [text for text in notes.lines if "bank and solver agree" in text]
     rows = (tmp_path / "run/ZO-interface/seed-0/watch.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["0", "10"]
-    assert metrics["checking"] == {"SRC": 0, "ZO-interface": 2}
+    assert metrics["checking"] == {"SRC": 0, "ZO-interface": 4}
 
 
 @pytest.mark.parametrize("way", ["coloured", "bank", "dense"])
 def test_steps_that_compare_products_are_shown_and_foretold(
     tmp_path, toy_spec, tiny, forecast, way
 ):
-    """After iterations 0, 5 and 10: six of one state each, or one for a bank."""
+    """After iterations 0, 5 and 10: ten of one state each, or two for a bank."""
     cut = f"interface={{way='{way}',watch_every=5,snapshots=3}}"
     config = config_of(toy_spec, tiny, cut, "data.coarse=[16,16]", "data.fine=[32,32]")
     metrics = run_correction(config, tmp_path / "run")
     rows = read_history(tmp_path / "run/ZO-interface/seed-0/history.csv")
-    each = {"coloured": 6, "bank": 1, "dense": 0}[way]
+    each = {"coloured": 10, "bank": 2, "dense": 0}[way]
     assert [rows[i].checking for i in (0, 4, 5, 10, 11)] == [each, each, 2 * each, *[3 * each] * 2]
     found = metrics["checking"]["ZO-interface"]
-    assert found > 18 if way == "coloured" else found == 3 * each, "the reach is measured, too"
+    assert found > 30 if way == "coloured" else found == 3 * each, "the reach is measured, too"
     prices = forecast(config, next(tmp_path.glob("*.nc")))
     assert [price.checking for price in prices] == [0, found]
 

@@ -82,7 +82,7 @@ def test_queries_are_counted_exact(toy, gen):
     pullback = BankPullback(bank)
     for _ in range(11):
         pullback(step, step.stepped)
-    assert counter.counts() == {"steps": 3 + 3 * 128, "checking": 2}
+    assert counter.counts() == {"steps": 3 + 3 * 128, "checking": 4}
 
 
 def test_the_watch_sees_what_fits_and_adds_what_does_not(toy, gen):

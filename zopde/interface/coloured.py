@@ -34,13 +34,12 @@ from zopde.interface.vjp import (
     varied_shape,
     without_failed,
 )
-from zopde.interface.watch import directional
+from zopde.interface.watch import OFF, OTHER_STEPS, Looks, at_other_steps, directional
 from zopde.validate import check_not_negative, checked
 from zopde.zo.cge import Scheme
 
-_OFF = 0.03  # of a product's size: what it may be off in a direction
 _DIRECTIONS = 3  # of a check
-STEPS_OF_A_CHECK = 2 * _DIRECTIONS
+STEPS_OF_A_CHECK = 2 * (_DIRECTIONS + len(OTHER_STEPS))
 _DEARER = 100  # times the price of a product, at which the dense way still answers
 
 
@@ -53,13 +52,14 @@ class ColouredPullback:
     where h is mu times the scale of j's channel, and d is 1 at every entry of that channel and of
     j's colour, of which j is the only one whose response reaches into the box (Curtis, Powell and
     Reid 1974, for products instead of matrices). The same numbers as `DensePullback` where the
-    radius holds; what reaches beyond it is lost or goes to the wrong entry. So the first product,
-    and then one of every `check_every`, is compared with the solver, see `checked`.
+    radius holds; what reaches beyond it is lost or goes to the wrong entry. So some of the first
+    products (1, 2, 4, 8), and then one of every `check_every`, are compared with the solver, see
+    `checked`.
 
     Cells outside of the grid's mask are not moved, and a colour of such cells alone is left out.
 
     Queries: colours * channels solver steps per state and step (`probes_for`), twice as
-    many with the central scheme, however fine the grid; a check takes six of one state, which a
+    many with the central scheme, however fine the grid; a check takes ten of one state, which a
     `Tally` counts apart, as "checking". No randomness but the check's, the same every time. The
     entries of a probe that failed get zero.
 
@@ -78,6 +78,7 @@ class ColouredPullback:
     Attributes:
         measured: How the radius was measured, where it was.
         lost: Whether a probe of the latest checked product failed, which then compares nothing.
+        error: By how much of its size a checked product was off at most, as it was returned.
 
     Raises:
         InputError: If a setting is out of range.
@@ -103,7 +104,7 @@ class ColouredPullback:
         self._before = 0  # products since the last comparison
         self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
         self._in_vain = False
-        self.lost = False
+        self.lost, self.error = False, 0.0
         self._dense: DensePullback | None = None
         self.widen(radius)
 
@@ -113,7 +114,7 @@ class ColouredPullback:
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`; a check that finds something warns, and says what was not compared."""
-        due = self._every and self._products % self._every == 0
+        due = self._products in Looks(self._every)
         self._products += 1
         self._before += 1
         if not due:
@@ -185,7 +186,8 @@ class ColouredPullback:
         """The product, compared with the solver's own derivative along random directions.
 
         Where they differ beyond noise, the reach is measured anew at these states. If that radius
-        agrees, or else the dense way, it answers from now on, this product included.
+        agrees, or else the dense way, it answers from now on, this product included. Where they
+        agree, the finite-difference step is compared with others, see `at_other_steps`.
 
         Returns:
             The product, and what there is to say: "" where they agree.
@@ -196,9 +198,11 @@ class ColouredPullback:
             return product, ""
         drawn = [directional(step, cotangent, self._probing, generator) for _ in range(_DIRECTIONS)]
         row, off_of = max(drawn, key=lambda found: found[1](product[found[0]]))
-        off, allowed = off_of(product[row]), _OFF + 4 * self.bias
+        off, allowed = off_of(product[row]), OFF + 4 * self.bias
         if off <= allowed:
-            return product, ""
+            error, text = at_other_steps(step, cotangent, product, self._probing, generator)
+            self.error = max(self.error, error)
+            return product, text if error > allowed else ""
         text = f"coloured, radius {self.radius}: a product with respect to the {step.variable} is "
         text += f"off by {off:.1%} of its size along a random direction: "
         single, v, p = step.at(row), cotangent[row][None], self._probing
@@ -212,7 +216,7 @@ class ColouredPullback:
                 if off_of(other(single, v)[0]) <= allowed:
                     break
             else:
-                self._in_vain = True
+                self._in_vain, self.error = True, max(self.error, off)
                 text += "no wider radius helps; check mu and noise (zopde check solver)"
                 return product, f"{text}, or take the bank"
         self.widen(radius)

@@ -18,6 +18,7 @@ from zopde.contracts import Forcing, Solver, State, filled, seedable, seeded
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.asking import by_workers
+from zopde.interface.scales import is_constant, least_scale, step_scale
 from zopde.validate import check_choice, check_count, check_positive
 from zopde.zo.cge import Scheme
 
@@ -30,8 +31,6 @@ Scale = Float[Tensor, " channel"] | float | None
 # One solver call: rows of a batch, and a direction for each, flat or of the varied input's shape.
 # Directions of few entries each may lie in a sparse tensor; as such they travel.
 Call = tuple[Rows, Tensor]
-_CONSTANT = 1e-6  # of a channel's size: what varies less is round-off about a constant
-_DIGITS = 128  # units of rounding that a finite-difference step moves a channel at the least
 
 
 class Stepping(Protocol):
@@ -129,7 +128,7 @@ class Probing:
     executor: Executor | None = None
     # (channel,), what a step is measured in, channel by channel of the varied input: its standard
     # deviations. A number holds for all channels: 1.0 is the input's own units. None measures the
-    # channels of every state by itself, see `channel_scale`, and takes the nearest power of two
+    # channels of every state by itself, see `step_scale`, and takes the nearest power of two
     scale: Scale = None
 
     def __post_init__(self) -> None:
@@ -144,11 +143,13 @@ class Probing:
         """(batch, channel, 1, ...), what `mu` is a multiple of at every state of a step."""
         point, scale = step.point, self.scale
         if scale is None:
-            values = [step.fluid_values(point)]
+            values, least = step.fluid_values(point), point.new_zeros(())
             if step.variable == "state" and step.stepped.shape == point.shape:
+                answers = step.fluid_values(step.stepped)
                 # What is still at rest may move a step later.
-                values.append(step.fluid_values(step.stepped))
-            scale = channel_scale(torch.cat(values, dim=2), self.mu)
+                values = torch.where(is_constant(values)[..., None], answers, values)
+                least = least_scale(answers.abs().median(dim=2).values, self.mu)
+            scale = torch.maximum(step_scale(values, self.mu), least)
             scale = scale.log2().round().exp2()  # dividing by a power of two rounds nothing off
         scale = torch.as_tensor(scale).detach().to(point)
         if scale.dim() and scale.shape[-1] != point.shape[1]:
@@ -163,7 +164,7 @@ class Probing:
 
     def _above_rounding(self, units: Tensor, sizes: Tensor) -> Tensor:
         """Units of which `mu` moves numbers of these sizes; where given ones do not, a warning."""
-        least = _least_scale(sizes, self.mu)
+        least = least_scale(sizes, self.mu)
         lost = units < least / 8
         if lost.any():
             channel = int(lost.any(dim=0).nonzero()[0])
@@ -187,28 +188,6 @@ class Probing:
         """The numbers of the probes of each solver call, on the device of a tensor."""
         numbers: Sequence[Tensor] = torch.arange(probes, device=like.device).split(self.per_call)
         return numbers
-
-
-def channel_scale(
-    values: Float[Tensor, "*rows channel n"], mu: float
-) -> Float[Tensor, "*rows channel"]:
-    """Measure what a finite-difference step of every channel is a multiple of.
-
-    The standard deviation of the channel; for a constant channel its size, and for one that is
-    zero the largest of the other channels (1 if there is none). Never so little that `mu` of it
-    moves the numbers by less than 128 units of rounding.
-    """
-    size = values.square().mean(dim=-1).sqrt()
-    spread = values.std(dim=-1, correction=0)
-    varied = torch.maximum(spread, _least_scale(size, mu))
-    scale = torch.where(spread > _CONSTANT * size, varied, size)
-    largest = scale.amax(dim=-1, keepdim=True)
-    return torch.where(scale == 0, torch.where(largest == 0, 1.0, largest), scale)
-
-
-def _least_scale(sizes: Tensor, mu: float) -> Tensor:
-    """The scale of which `mu` moves numbers of these sizes by 128 units of rounding."""
-    return _DIGITS * torch.finfo(sizes.dtype).eps / mu * sizes
 
 
 def differences(

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import InputError
 from zopde.files import digest_of, identity_of, reading, write_text
-from zopde.identity import content_of, solver_identity
+from zopde.identity import attributes_of, content_of, solver_identity
 from zopde.interface import (
     Bank,
     BankPullback,
@@ -37,16 +37,21 @@ from zopde.interface import (
     farthest_points,
 )
 from zopde.interface.bank import check_banks_fit
-from zopde.interface.vjp import channel_scale, entries_of
+from zopde.interface.scales import step_scale
+from zopde.interface.vjp import entries_of
+from zopde.interface.watch import OFF, Looks
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.tangent.choose import SOME_PRODUCTS, choose, told
+from zopde.tangent.compared import Compared, check_same
 from zopde.tangent.pairs import PairStore
 from zopde.tangent.pullback import TangentPullback
 from zopde.tangent.rounds import Learning, learn
 
 _PROBED, _SNAPSHOTS, _GIB = 64, 10, 4.0  # cells that show the reach; Jacobians of a bank, and room
-_COSINE, _ERROR = 0.5, 0.5  # where a watch warns
+_COSINE, _ERROR, _REFUSED = 0.5, 0.5, 1.0  # where a watch warns, and where it refuses
+_APART = 0.3  # between the solver's own responses to other steps: where the step may not suit
+_COMPARED = 32  # answers that say who a solver is, where its attributes do not
 _AGAIN = "move it away: it is measured again"
 EXAMPLES = "examples of states to measure at, (examples, channel, *space)"
 
@@ -56,9 +61,10 @@ class Ready(NamedTuple):
 
     way: str
     pullback: Pullback
-    note: str  # what was found
+    note: Callable[[], str]  # what was found, so far
     error: Callable[[], float | None] = lambda: None  # of a response, where it is known
     steps: int = 0  # of a product with respect to every input
+    product: Callable[[], float | None] = lambda: None  # error of one, along random directions
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Case:
     seed: int
     progress: Progress
     user_solver: Solver  # with nothing round it
+    mu: float  # finite-difference step, as in `Probing`
 
     @property
     def inputs(self) -> list[Variable]:
@@ -84,23 +91,30 @@ class Case:
     def probing(self) -> dict[Variable, Probing]:
         """How the response to each input is measured: in standard deviations of the examples."""
         values = {"state": self.state, "forcing": self.forcing}
-        plain, found = Probing(), dict[Variable, Probing]()
+        plain, found = Probing(self.mu), dict[Variable, Probing]()
         for variable in self.inputs:
             value = values[variable]
             assert value is not None
             fluid = self.solver.grid.fluid_values(value)
-            scale = channel_scale(fluid.transpose(0, 1).flatten(1), plain.mu)
+            scale = step_scale(fluid.transpose(0, 1).flatten(1), plain.mu)
             found[variable] = replace(plain, scale=scale) if self.examples else plain
         return found
 
     @cached_property
     def identity(self) -> str:
-        """What decides the solver's results: its code and options, and how it steps two states."""
+        """What decides the solver's results: its code and attributes, and how it steps two states.
+
+        Those that vary most; more where an attribute does not pickle, and so cannot be compared.
+        """
         if self.store is None:
             return ""
         solver = self.user_solver
-        who = solver_identity("", {}, solver, content_of("", {}, solver))
-        stepped = self.step(torch.arange(min(2, len(self.state)))).stepped
+        attributes, whole = attributes_of(solver)
+        who = f"{solver_identity('', {}, solver, content_of('', {}, solver))} {attributes}"
+        fields = self.state.flatten(2)
+        sizes = fields.square().mean(dim=(0, 2)).sqrt().clamp_min(torch.finfo(fields.dtype).tiny)
+        varied = (fields.std(dim=2, correction=0) / sizes).sum(dim=1).argsort(descending=True)
+        stepped = self.step(varied[: 2 if whole else _COMPARED]).stepped
         return identity_of(f"{who} {type(solver).__qualname__} {digest_of([stepped])}")
 
     def kept(self, name: str) -> Path | None:
@@ -108,7 +122,7 @@ class Case:
         if self.store is None:
             return None
         states = digest_of([self.state, self.forcing])
-        how = f"{self.identity} {states} {self.seed} {torch.get_num_threads()} {name}"
+        how = f"{self.identity} {states} {self.seed} {self.mu} {torch.get_num_threads()} {name}"
         return self.store / f"{identity_of(how)}{Path(name).suffix}"
 
     def step(self, rows: Tensor) -> Step:
@@ -118,62 +132,84 @@ class Case:
         return Step(self.solver, state, driven, self.solver.step(state, driven))
 
     def watches(self, way: str) -> dict[Variable, Watch]:
-        """Look at every tenth product of each input, and warn where the derivative does not fit."""
+        """Look at some products of each input, and warn where the derivative does not fit."""
 
         def watch(variable: Variable, number: int) -> Watch:
             def warn(_: Step) -> bool:
-                cosine, error = found.seen[-1].cosine, found.seen[-1].error
+                look = found.seen[-1]
+                off = f"cosine {look.cosine:.2f}, relative error {look.error:.2g}"
+                if look.whole > _REFUSED:
+                    got = f"a state at which the {way} is no derivative by the {variable} ({off})"
+                    remedy = "give states and forcings that vary as yours do, or another way"
+                    expected = "states like the examples"
+                    raise InputError("states", got=got, expected=expected, remedy=remedy)
                 text = f"the {way} does not fit the solver's derivative by the {variable} here "
-                text += f"(cosine {cosine:.2f}, relative error {error:.2g}): give more states, and "
-                warnings.warn(f"{text}such as you step from", stacklevel=6)
+                text += f"({off}): give more states, and such as you step from"
+                if look.apart > _APART:
+                    text += "; or another mu: responses to a quarter of it and to four times it "
+                    text += f"differ by {look.apart:.2g}"
+                warnings.warn(text, stacklevel=6)
                 return False
 
             draws = generator(self.seed, "probes", 100 + number)
-            found = Watch(draws, _COSINE, mend=warn, above=_ERROR)
+            found = Watch(draws, _COSINE, Looks(), warn, above=_ERROR)
             return found
 
         return {variable: watch(variable, n) for n, variable in enumerate(self.inputs)}
 
-
-def _seen(watches: Mapping[Variable, Watch]) -> float | None:
-    """The largest error that was seen; None where nobody looked yet."""
-    errors = [look.error for watch in watches.values() for look in watch.seen]
-    return max(errors) if errors else None
+    def worst(self, watches: Mapping[Variable, Watch]) -> tuple[float | None, str]:
+        """The largest error of a response that was seen, and its channel; None before a look."""
+        seen = [look for watch in watches.values() for look in watch.seen]
+        if not seen:
+            return None, ""
+        look = max(seen, key=lambda look: look.error)
+        return look.error, f"; worst channel {self.solver.grid.channels[look.channel]}"
 
 
 def identity(_: Case) -> Ready:
     """The gradient passes as it is."""
-    return Ready("identity", IdentityPullback(), "the gradient passes as it is: nothing measured")
+    note = "the gradient passes as it is: nothing measured"
+    return Ready("identity", IdentityPullback(), lambda: note)
 
 
 def dense(case: Case) -> Ready:
     """Every entry by itself."""
     scales = {v: probing.scale for v, probing in case.probing.items()}
-    made = {v: DensePullback(scale=scale) for v, scale in scales.items()}
-    return Ready("dense", by_variable(made), "exact up to mu")
+    made = {v: DensePullback(case.mu, scale=scale) for v, scale in scales.items()}
+    return Ready("dense", by_variable(made), lambda: "exact up to mu")
 
 
 def random(case: Case) -> Ready:
     """The identity, corrected by some queries."""
     draws = generator(case.seed, "probes")
-    made = {v: CorrectedPullback(draws, scale=p.scale) for v, p in case.probing.items()}
-    return Ready("random", by_variable(made), "the identity, corrected along 64 directions")
+    made = {v: CorrectedPullback(draws, mu=case.mu, scale=p.scale) for v, p in case.probing.items()}
+    return Ready("random", by_variable(made), lambda: "the identity, corrected along 64 directions")
 
 
 def coloured(case: Case) -> Ready:
     """Colours, by a reach that is measured, or was before."""
-    radii, made = _radii(case), dict[Variable, Pullback]()
+    radii, made = _radii(case), dict[Variable, ColouredPullback]()
     if radii is None:
         got, expected = "a step that reaches too far", "one that reaches a few cells"
         remedy = "take the bank or the tangent, with examples of states"
         raise InputError("coloured way", got=got, expected=expected, remedy=remedy)
-    steps = 0
     for v, radius in radii.items():
-        pullback = ColouredPullback(case.solver.grid, radius, scale=case.probing[v].scale)
-        made[v], steps = pullback, steps + pullback.probes_for(v)
-    reach = ", ".join(f"{v} {' x '.join(map(str, radius))}" for v, radius in radii.items())
-    note = f"exact up to mu, as far as a step reaches no more cells than measured: {reach}"
-    return Ready("coloured", by_variable(made), note, steps=steps)
+        made[v] = ColouredPullback(case.solver.grid, radius, case.mu, scale=case.probing[v].scale)
+    steps = sum(pullback.probes_for(v) for v, pullback in made.items())
+
+    def product() -> float | None:
+        return max(pullback.error for pullback in made.values()) or None
+
+    def note() -> str:
+        if (product() or 0.0) > OFF:
+            return "products did not agree with the solver: see the warnings"
+        now = {v: pullback.radius for v, pullback in made.items()}
+        reach = ", ".join(f"{v} {' x '.join(map(str, r)) or 'all'}" for v, r in now.items())
+        if now != radii:
+            return f"the reach was too small for the products before, and is now: {reach}"
+        return f"exact up to mu, as far as a step reaches no more cells than measured: {reach}"
+
+    return Ready("coloured", by_variable(made), note, steps=steps, product=product)
 
 
 def _radii(case: Case) -> dict[Variable, tuple[int, ...]] | None:
@@ -188,7 +224,7 @@ def _radii(case: Case) -> dict[Variable, tuple[int, ...]] | None:
     try:
         for v, p in case.probing.items():
             one = replace(step, variable=v)
-            found[v] = coloured_for(one, probes=_PROBED, scale=p.scale).radius
+            found[v] = coloured_for(one, mu=case.mu, probes=_PROBED, scale=p.scale).radius
     except InputError:
         found.clear()
     if path is not None:
@@ -210,8 +246,9 @@ def bank(case: Case) -> Ready:
             one = Bank(count, key, v, probing[v], store, limit_gib=_GIB / len(case.inputs))
             one.add(snapshots)
             made[v] = BankPullback(one, "fitted", watches[v])
-    note = f"Jacobians at {count} states, compared with the solver at every tenth product"
-    return Ready("bank", by_variable(made), note, lambda: _seen(watches))
+    note = f"Jacobians at {count} states, compared with the solver now and then"
+    worst = partial(case.worst, watches)
+    return Ready("bank", by_variable(made), lambda: note + worst()[1], lambda: worst()[0])
 
 
 def tangent(case: Case) -> Ready:
@@ -228,7 +265,9 @@ def tangent(case: Case) -> Ready:
     made = {v: TangentPullback(found.tangent, p, watches[v]) for v, p in case.probing.items()}
     error, without = max(found.error.values()), max(found.unlearned.values())
     note = f"{error:.2g} where nothing was learned from; {without:.2g} without learning"
-    return Ready("tangent", by_variable(made), note, lambda: max(error, _seen(watches) or 0.0))
+    worst = partial(case.worst, watches)
+    known = by_variable(made), lambda: note + worst()[1], lambda: max(error, worst()[0] or 0.0)
+    return Ready("tangent", *known)
 
 
 def auto(case: Case) -> Ready:
@@ -257,6 +296,34 @@ def _count(case: Case) -> int:
 
 def _steps_of_bank(case: Case) -> int:
     return _count(case) * entries_of(case.solver.grid, case.inputs)
+
+
+def made_ready(case: Case, way: str) -> Ready:
+    """A way that is ready, its products compared with the solver now and then; see `Compared`.
+
+    A solver that answers by chance, or for whom a batch matters, is refused first: three solver
+    steps at most.
+    """
+    _ = case.identity  # before a step changes the object
+    if way == "identity":
+        return identity(case)
+    with counted_apart():
+        check_same(case.step(torch.arange(min(2, len(case.state)))), case.mu)
+    ready = WAYS[way](case)
+    if ready.way == "coloured":  # compares its products itself
+        return ready._replace(pullback=Compared(ready.pullback, case.probing))
+
+    def say(off: float, text: str) -> str:
+        if ready.way == "dense" or off <= _ERROR:
+            return text * (ready.way == "dense")
+        text = (
+            f"the {ready.way} does not fit what this loss looks at: a product is off by {off:.0%} "
+        )
+        return f"{text}of its size; give more states, or take the way dense"
+
+    draws = generator(case.seed, "probes", 200)
+    pullback = Compared(ready.pullback, case.probing, draws, say)
+    return ready._replace(pullback=pullback, product=lambda: max(pullback.seen, default=None))
 
 
 WAYS: dict[str, Callable[[Case], Ready]] = {

@@ -13,7 +13,8 @@ from torch import Tensor
 from zopde.contracts import Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
-from zopde.interface.vjp import Probing, Variable, channel_scale
+from zopde.interface.scales import channel_scale
+from zopde.interface.vjp import Probing, Variable
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator, global_stream
 from zopde.tangent.fit import fit, held_out_error

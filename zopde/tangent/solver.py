@@ -17,8 +17,9 @@ from zopde.grid import Grid, check_forcing, check_state
 from zopde.interface.identity import check_source
 from zopde.interface.vjp import queried
 from zopde.progress import Progress, Silent
-from zopde.tangent.ready import EXAMPLES, WAYS, Case, Ready
-from zopde.validate import check_count, check_not_negative, checked
+from zopde.tangent.compared import Finite
+from zopde.tangent.ready import EXAMPLES, Case, Ready, made_ready
+from zopde.validate import check_count, check_not_negative, check_positive, checked
 
 Way = Literal["auto", "identity", "dense", "coloured", "bank", "random", "tangent"]
 
@@ -30,16 +31,23 @@ class DerivativeReport:
     way: str  # the way; "" before it is chosen, where no examples were given
     once: int  # solver steps that were made to get ready; what lay in the store took none
     steps: int  # all solver steps so far: those, forward steps, products and comparisons
-    # Relative error of a response: of the tangent where it learned nothing, or the largest that a
-    # comparison with the solver has seen since; None where it is exact up to mu, or not known yet
+    # Relative error of the response to a random change, in the worst channel: of the tangent where
+    # it learned nothing, or the largest that a comparison with the solver has seen since; None
+    # where it is exact up to mu, or not known yet
     error: float | None
     note: str  # what was found
+    # The largest error of a product that was compared with the solver along a random direction,
+    # relative to the product; None where none was. That of a single product is of this size or so
+    product: float | None = None
 
     def __str__(self) -> str:
         """The same in a line."""
-        error = "" if self.error is None else f"a response is off by {self.error:.2g} of its size; "
-        steps = f"{self.once:,} solver steps once, {self.steps:,} in all"
-        return f"{self.way or 'no way yet'}: {steps}; {error}{self.note}"
+        said = [f"{self.once:,} solver steps once, {self.steps:,} in all"]
+        if self.error is not None:
+            said.append(f"responses to random changes are off by {self.error:.2g} of their size")
+        if self.product is not None:
+            said.append(f"products along random directions by {self.product:.2g}")
+        return f"{self.way or 'no way yet'}: {'; '.join([*said, self.note])}"
 
 
 @final
@@ -68,7 +76,8 @@ class DifferentiableSolver:
     ) -> None:
         self._counter = CountedSolver(solver)
         # What lies in a store is added to the counts of the box, and not to the counter's.
-        self._box, self._prepare, self._examples = BlackBox(self._counter), prepare, states
+        self._box, self._examples = Finite(BlackBox(self._counter)), states
+        self._prepare = prepare
         self._once = 0
         self._ready = None if states is None else self._made_ready(states, forcing)
 
@@ -93,8 +102,10 @@ class DifferentiableSolver:
 
         Raises:
             InputError: If the state or the forcing does not suit the grid or the examples.
-            SolverError: If the solver fails.
+            SolverError: If the solver fails, or its answer is not finite.
         """
+        if isinstance(state, Tensor) and not len(state):
+            raise InputError("state", got="a batch of 0 states", expected="at least one")
         check_state(self.grid, state)
         check_forcing(self.grid, forcing, len(state))
         like = self._examples
@@ -114,7 +125,8 @@ class DifferentiableSolver:
         ready = self._ready
         if ready is None:
             return DerivativeReport("", 0, self._steps, None, "chosen with the first gradient")
-        return DerivativeReport(ready.way, self._once, self._steps, ready.error(), ready.note)
+        found = ready.error(), ready.note(), ready.product()
+        return DerivativeReport(ready.way, self._once, self._steps, *found)
 
 
 @checked
@@ -128,14 +140,15 @@ def differentiable(
     store: Path | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    mu: float = 1e-3,
 ) -> DifferentiableSolver:
     """Make a solver that any PyTorch code can back-propagate through: a loop, an inverse problem.
 
     The solver stays a black box. How its derivative is measured is the `way`: "auto" takes
     "coloured" where a step reaches a few cells only; else "bank" where the state has few entries;
     else "tangent", a network that learns the derivative from `budget` solver steps. The rule and
-    the other ways: docs/which-cut.md. Coloured products are checked, and a bank or a tangent is
-    compared with the solver at every tenth product; a warning says where it does not fit.
+    the other ways: docs/which-cut.md. The products 1, 2, 4, 8 and then every tenth are compared
+    with the solver; a warning says where one does not fit.
 
     Queries: coloured, at most 64 solver steps for each input, and comparisons, to measure the
     reach; bank, 10 for each entry of the inputs; tangent, `budget`. Then, for each product: colours
@@ -154,10 +167,15 @@ def differentiable(
             next call measures nothing again, and one that was cut off goes on. None keeps nothing.
         seed: Of all that is random.
         progress: Who is told how far it is; nobody by default.
+        mu: Finite-difference step, in standard deviations of each channel. A smaller one where the
+            solver is strongly nonlinear, a larger one where its answers are rounded: a warning
+            says which.
 
     Raises:
-        InputError: If an argument will not do, or the way does not suit the solver.
-        SolverError: If the solver fails.
+        InputError: If an argument will not do, the way does not suit the solver, or a bank or a
+            tangent is no derivative at all at a state that was looked at.
+        SolverError: If the solver fails, answers with numbers that are not finite, or answers
+            otherwise than before: by chance, or with another parameter.
 
     Example:
         >>> import torch, zopde
@@ -171,13 +189,20 @@ def differentiable(
         >>> torch.allclose(u.grad, torch.tensor(0.5), atol=1e-3)
         True
     """
+    if isinstance(solver, type):
+        name = solver.__name__
+        raise InputError("solver", got=f"the class {name}", expected=f"an object: {name}(...)")
     if not isinstance(getattr(solver, "grid", None), Grid) or not callable(
         getattr(solver, "step", None)
     ):
-        expected = "an object with a zopde.Grid `grid` and a method `step`"
-        raise InputError("solver", got=type(solver).__name__, expected=expected)
+        got, expected = (
+            type(solver).__name__,
+            "an object with a zopde.Grid `grid` and a method `step`",
+        )
+        raise InputError("solver", got=got, expected=expected)
     check_count("budget", budget)
     check_not_negative("seed", seed)
+    check_positive("mu", mu)
     if states is None:
         if forcing is not None:
             raise InputError("states", got="none, and a forcing", expected=EXAMPLES)
@@ -193,7 +218,7 @@ def differentiable(
     folder = None if store is None else Path(store)
 
     def prepare(box: Solver, state: State, driven: Forcing | None) -> Ready:
-        settings = states is not None, budget, folder, seed, progress or Silent(), solver
-        return WAYS[way](Case(box, state, driven, *settings))
+        rest = states is not None, budget, folder, seed, progress or Silent(), solver, mu
+        return made_ready(Case(box, state, driven, *rest), way)
 
     return DifferentiableSolver(solver, prepare, states, forcing)

@@ -173,7 +173,7 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
 
 def _compared(opened: Opened, cut: InterfaceCut, iterations: int) -> int:
     """Solver steps that compare products while training, if none is found to be off."""
-    of_a_look = {"coloured": STEPS_OF_A_CHECK, "bank": cut.sides, "tangent": cut.sides}
+    of_a_look = {"coloured": STEPS_OF_A_CHECK, "bank": 2 * cut.sides, "tangent": 2 * cut.sides}
     each = of_a_look.get(cut.way, 0) * len(opened.problem.variables)
     return -(-iterations // cut.watch_every) * each if cut.watch_every else 0
 

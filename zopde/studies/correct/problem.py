@@ -15,7 +15,7 @@ from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
 from zopde.interface import Step, Variable
-from zopde.interface.vjp import channel_scale
+from zopde.interface.scales import channel_scale
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import noise_seeds

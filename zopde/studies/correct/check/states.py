@@ -13,7 +13,7 @@ from zopde.contracts import Solver
 from zopde.data import load_trajectories
 from zopde.grid import Grid
 from zopde.interface import Step, Variable
-from zopde.interface.vjp import channel_scale
+from zopde.interface.scales import channel_scale
 from zopde.seeding import generator
 from zopde.studies.correct.reference import Reference
 
