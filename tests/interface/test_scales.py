@@ -8,7 +8,8 @@ import torch
 from zopde import ColouredPullback, DensePullback, Grid
 from zopde.blackbox import CountedSolver
 from zopde.interface import Probing, Step, compare
-from zopde.interface.watch import Looks, at_other_steps
+from zopde.interface.vjp import Due
+from zopde.interface.watch import at_other_steps
 
 GRID = Grid((16, 16), (1.0, 1.0), 0.01, ("u",))
 
@@ -128,6 +129,6 @@ def test_responses_at_two_steps_that_differ_are_seen(gen):
 
 
 def test_the_first_products_are_looked_at_more_often_exact():
-    assert [n for n in range(31) if n in Looks()] == [0, 1, 3, 7, 10, 20, 30]
-    assert [n for n in range(5) if n in Looks(2)] == [0, 1, 2, 4]
-    assert not any(n in Looks(0) for n in range(9))
+    assert [n for n in range(31) if n in Due()] == [0, 1, 3, 7, 10, 20, 30]
+    assert [n for n in range(5) if n in Due(2)] == [0, 1, 2, 4]
+    assert not any(n in Due(0) for n in range(9))

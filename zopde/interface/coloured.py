@@ -23,6 +23,7 @@ from zopde.interface.directions import DensePullback
 from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
     Call,
+    Due,
     Probing,
     Pullback,
     Scale,
@@ -34,7 +35,7 @@ from zopde.interface.vjp import (
     varied_shape,
     without_failed,
 )
-from zopde.interface.watch import OFF, OTHER_STEPS, Looks, at_other_steps, directional
+from zopde.interface.watch import OFF, OTHER_STEPS, at_other_steps, directional
 from zopde.validate import check_not_negative, checked
 from zopde.zo.cge import Scheme
 
@@ -114,7 +115,7 @@ class ColouredPullback:
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `Pullback`; a check that finds something warns, and says what was not compared."""
-        due = self._products in Looks(self._every)
+        due = self._products in Due(self._every)
         self._products += 1
         self._before += 1
         if not due:

@@ -113,6 +113,19 @@ def entries_of(grid: Grid, variables: Iterable[Variable]) -> int:
 
 
 @dataclass(frozen=True)
+class Due:
+    """The numbers of the products to look at: some of the first ones, then one of every so many."""
+
+    every: int = 10  # 0 looks at none
+
+    def __contains__(self, number: object) -> bool:
+        """Counted from 0: 0, 1, 3, 7, that is the products 1, 2, 4, 8, and multiples of `every`."""
+        if not isinstance(number, int) or not self.every:
+            return False
+        return number % self.every == 0 or (number < self.every and (number + 1).bit_count() == 1)
+
+
+@dataclass(frozen=True)
 class Probing:
     """How the response of a step to a change of its input is measured.
 

@@ -27,19 +27,6 @@ Channels = Float[Tensor, "channel entries"]
 
 
 @dataclass(frozen=True)
-class Looks:
-    """The numbers of the products to look at: some of the first ones, then one of every so many."""
-
-    every: int = 10  # 0 looks at none
-
-    def __contains__(self, number: object) -> bool:
-        """Counted from 0: 0, 1, 3, 7, that is the products 1, 2, 4, 8, and multiples of `every`."""
-        if not isinstance(number, int) or not self.every:
-            return False
-        return number % self.every == 0 or (number < self.every and (number + 1).bit_count() == 1)
-
-
-@dataclass(frozen=True)
 class _Line:
     """A random direction at one state of a step, +1 and -1 in units of the scale."""
 

@@ -290,7 +290,8 @@ class _Trial:
         try:
             found = (ask().double().cpu() - self.base).tolist()
         except Exception as error:  # user code may raise anything
-            if out_of_memory(error) or isinstance(error, ObjectiveError):
+            # A solver that fails says nothing about passes.
+            if out_of_memory(error) or isinstance(error, ObjectiveError | SolverError):
                 raise
             return f"{type(error).__name__}: {first_line(error)}"
         worst = 0.0

@@ -15,8 +15,8 @@ from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, State, counted_apart
 from zopde.errors import SolverError
 from zopde.interface import Probing, Pullback, Step, Variable
-from zopde.interface.vjp import Varied, failed
-from zopde.interface.watch import Looks, at_other_steps
+from zopde.interface.vjp import Due, Varied, failed
+from zopde.interface.watch import at_other_steps
 
 _ALIKE = 0.1  # of a finite-difference step: by what answers to the same state may differ
 _ROUND_OFF = 16  # units in the last place, of another order of the same sums in another batch
@@ -66,7 +66,7 @@ class Compared:
 
     def __call__(self, step: Step, cotangent: State) -> Varied:
         """See `zopde.interface.Pullback`."""
-        probing, looks = self._probing[step.variable], self._products[step.variable] in Looks()
+        probing, looks = self._probing[step.variable], self._products[step.variable] in Due()
         self._products[step.variable] += 1
         if looks:
             check_same(step, probing.mu)

@@ -38,8 +38,8 @@ from zopde.interface import (
 )
 from zopde.interface.bank import check_banks_fit
 from zopde.interface.scales import step_scale
-from zopde.interface.vjp import entries_of
-from zopde.interface.watch import OFF, Looks
+from zopde.interface.vjp import Due, entries_of
+from zopde.interface.watch import OFF
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.tangent.choose import SOME_PRODUCTS, choose, told
@@ -152,7 +152,7 @@ class Case:
                 return False
 
             draws = generator(self.seed, "probes", 100 + number)
-            found = Watch(draws, _COSINE, Looks(), warn, above=_ERROR)
+            found = Watch(draws, _COSINE, Due(), warn, above=_ERROR)
             return found
 
         return {variable: watch(variable, n) for n, variable in enumerate(self.inputs)}
