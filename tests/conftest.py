@@ -1,7 +1,11 @@
 """What several rooms' tests share."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+
+# The tests share the cores, and so do the programs that they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
