@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def reals(answer: object) -> Tensor:
     Raises:
         MistakeError: If the numbers are of another type: whole, true or false, complex.
     """
-    values = np.ma.asarray(answer)  # sees the masks of a list of masked arrays, too
+    values: np.ma.MaskedArray[Any, Any] = np.ma.asarray(answer)  # sees the masks of a list of masked arrays, too
     if values.dtype.kind != "f":
         got = f"{type(answer).__name__} of {values.dtype}"
         raise MistakeError(f"answered something else than floating-point numbers: {got}")
