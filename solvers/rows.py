@@ -32,7 +32,8 @@ def reals(answer: object) -> Tensor:
     Raises:
         MistakeError: If the numbers are of another type: whole, true or false, complex.
     """
-    values: np.ma.MaskedArray[Any, Any] = np.ma.asarray(answer)  # sees the masks of a list of masked arrays, too
+    # It sees the masks of a list of masked arrays, too.
+    values: np.ma.MaskedArray[Any, Any] = np.ma.asarray(answer)
     if values.dtype.kind != "f":
         got = f"{type(answer).__name__} of {values.dtype}"
         raise MistakeError(f"answered something else than floating-point numbers: {got}")
