@@ -16,7 +16,6 @@ from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, s
 from zopde.data import Trajectories, first_steps
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError, first_line
-from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
 from zopde.nets.correctors import Inject
@@ -104,7 +103,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     """As few simulations as a batch has windows, and where they come from; nothing is written."""
     config = replace(config, run=replace(config.run, store=""))
     count, solver = config.training.batch, open_solver(config)
-    check_corrector(config, solver.grid)
+    config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     reference = reference_of(config, solver, Path())
     if config.data.path:
         data, source = reference.load(), config.data.path
@@ -130,17 +129,8 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
-    check_corrector(config, solver.grid)
+    config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     return reference_of(config, solver, root.parent)
-
-
-def check_corrector(config: CorrectionConfig, grid: Grid) -> None:
-    """Build a corrector once: one that will not do must be known before anything is simulated."""
-    state, forcing = (
-        torch.ones(len(names), dtype=config.dtype)
-        for names in (grid.channels, grid.forcing_channels)
-    )
-    config.corrector.network(grid, state, forcing, config.run.seeds[0])
 
 
 def _opened(

@@ -94,6 +94,16 @@ class CorrectorSettings:
         body = tried(self.kind, self.sizes, padding, channels, grid.shape, scale, seed)
         return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, grid.fluid)
 
+    def check_on(self, grid: Grid, dtype: torch.dtype, seed: int) -> None:
+        """Build the corrector once: whether it will do must be known before anything is simulated.
+
+        Raises:
+            InputError: If it will not.
+        """
+        names = grid.channels, grid.forcing_channels
+        state, forcing = (torch.ones(len(channels), dtype=dtype) for channels in names)
+        self.network(grid, state, forcing, seed)
+
 
 @dataclass(frozen=True)
 class NonSettings:

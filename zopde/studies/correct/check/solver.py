@@ -45,7 +45,7 @@ from zopde.studies.correct.counted import (
     prices_of_interface,
 )
 from zopde.studies.correct.cut import REACH_PROBES
-from zopde.studies.correct.open import check_corrector, open_solver, reference_of
+from zopde.studies.correct.open import open_solver, reference_of
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.validate import check_positive
@@ -95,7 +95,7 @@ def check_solver(
     """
     check_positive("amplitude", amplitude)
     solver, spec = open_solver(config), config.solver.spec
-    check_corrector(config, solver.grid)
+    config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
     guard = replace(config.run, store="", apart=False, failure_limit=1.0).guarded
