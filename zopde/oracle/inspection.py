@@ -26,6 +26,8 @@ _READ = "it acts outside its layer, too"
 # Of the states beside a batch: their size, in its own; what of its whole numbers is in the batch.
 _OTHERS = ((0.0, Tensor.amin), (1.0, Tensor.amax), (10.0, Tensor.amax))
 
+_COMPANY = 3  # batches: one between two others
+
 Values = dict[nn.Parameter, Tensor]
 Extreme = Callable[[Tensor, int], Tensor]
 
@@ -36,14 +38,15 @@ class Inspection:
 
     1. What a weight does that is moved wherever code reads it, it must do as well where it is
        moved only while the forward of its layers runs.
-    2. A batch must be answered alike alone and in the middle of a pass of `width` others.
+    2. A batch must be answered alike alone and between two others. (That the passes may be as full
+       as the run's is for the samples to find.)
 
     All weights are moved at random for that: behind a layer of zeros all answers agree.
     """
 
-    def __init__(self, network: nn.Module, stack: Stack, width: int) -> None:
+    def __init__(self, network: nn.Module, stack: Stack) -> None:
         self.wrong: dict[str, str] = {}  # parameters whose probes cannot share passes, and why
-        self._network, self._stack, self._width = network, stack, max(width, 3)
+        self._network, self._stack = network, stack
         self._draw, self._tested = Generator().manual_seed(2), set[str]()
         self._weights = {p: moved(p, 0.1, self._draw) for p in network.parameters()}
 
@@ -85,7 +88,7 @@ class Inspection:
                 self.wrong[name] = _READ
         for size, extreme in _OTHERS:
             alone = answers(1, partial(_one_batch, extreme))
-            among = answers(self._width, partial(self._in_company, size, extreme))
+            among = answers(_COMPANY, partial(self._in_company, size, extreme))
             if self._differ(alone, among):
                 self.wrong = dict.fromkeys(self._stack.uses, _COUPLED)
                 return
@@ -93,14 +96,14 @@ class Inspection:
     def _in_company(self, size: float, extreme: Extreme, states: Tensor) -> Tensor:
         """The batch in the middle of others, drawn at random; whole numbers stay in their range."""
         own = _one_batch(extreme, states)
-        company = own.repeat(self._width, *[1] * (own.dim() - 1))
+        company = own.repeat(_COMPANY, *[1] * (own.dim() - 1))
         if _is_inexact(own):
             company = size * (moved(company, 1.0, self._draw) - company)
         else:
             low, high = states.amin(0).long(), states.amax(0).long()
             share = torch.rand(company.shape, generator=self._draw).to(own.device)
             company = (low + (share * (high - low + 1)).long()).to(own.dtype)
-        company.chunk(self._width)[self._width // 2].copy_(own)
+        company.chunk(_COMPANY)[_COMPANY // 2].copy_(own)
         return company
 
     def _differ(self, answers: list[Tensor], others: list[Tensor]) -> bool:

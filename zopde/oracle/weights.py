@@ -294,7 +294,7 @@ class WeightOracle:
         if not names:
             return False
         objective = self._objective if self._verify is True else self._verify(self._objective)
-        wrong = {} if along else self._inspected(objective, width)
+        wrong = {} if along else self._inspected(objective)
         left = [name for name in names if name not in wrong]
         twin_of = partial(self._twin, objective)
         found = compare(self._network, twin_of, left, width) if left else Found({})
@@ -313,9 +313,9 @@ class WeightOracle:
         doubtful = (before.gradient + 1, number - 1) if late and before.gradient else (1, 0)
         return self._heed(replace(found, doubtful=doubtful))
 
-    def _inspected(self, objective: Objective, width: int) -> dict[str, str]:
+    def _inspected(self, objective: Objective) -> dict[str, str]:
         """What breaks an assumption of stacked probes, and why; see `Inspection`: two queries."""
-        inspection, asked = Inspection(self._network, self._stack, width), copy.copy(self)
+        inspection, asked = Inspection(self._network, self._stack), copy.copy(self)
         asked._objective = objective
         try:
             with aside():
