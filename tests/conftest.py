@@ -38,6 +38,16 @@ TINY = [
 ]
 
 
+@pytest.fixture
+def double():
+    """Tensors without a dtype are float64, and random ones are drawn by one seed."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(1)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def toy_spec():
     return TOY

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shifting import STEP, TABLE
 
 from zopde import (
     Grid,
@@ -21,16 +22,7 @@ from zopde import (
 )
 from zopde.cli.app import _run
 
-STEP = "import numpy as np\n\n\ndef step(u):\n    return u - 0.2 * (u - np.roll(u, 1, -1))\n"
-TABLE = """solver = "callable"
-function = "mine.py:step"
-[grid]
-shape = {shape}
-extent = {extent}
-dt = 0.1
-channels = ["u"]
-boundary = {boundary}
-"""
+BOUNDED = TABLE + "boundary = {boundary}\n"
 CHANGES = """
 data.train=2 data.test=1 training.unroll=2 corrector.sizes={width=3} zo.sparsity=0.5
 run.labels=["SRC","NOG","ZO-weights","ZO-interface"] non.length="30_iterations"
@@ -48,7 +40,7 @@ def test_a_solver_is_checked_corrected_and_reported(shape, boundary, tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(STEP)
     extent = [1.0] * len(shape)
-    text = TABLE.format(shape=list(shape), extent=extent, boundary=boundary)
+    text = BOUNDED.format(shape=list(shape), extent=extent, boundary=boundary)
     Path("case.toml").write_text(text)
 
     def zopde(*words):

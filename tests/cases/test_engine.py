@@ -15,12 +15,7 @@ MU, SEED = 1e-4, 7
 WAYS = {"as it comes": {}, "in passes of 8": {"chunk": 8, "reuse": False}}
 
 
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def made(name):

@@ -11,13 +11,7 @@ from zopde import InputError, SolverError, WeightOracle, cge, rge
 MU = 1e-5
 
 
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(1)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 class Two(nn.Module):

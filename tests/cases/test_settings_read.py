@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shifting import STEP, TABLE
 
 from zopde import Grid, InputError, Trajectories, load_config, load_solver, save_trajectories
 from zopde.cli.app import _run
@@ -16,16 +17,6 @@ from zopde.studies.correct.open import open_solver
 from zopde.studies.defend import load_defence
 from zopde.studies.run import study_named
 from zopde.validate import check_device, checked
-
-STEP = "import numpy as np\n\n\ndef step(u):\n    return u - 0.2 * (u - np.roll(u, 1, -1))\n"
-TABLE = """solver = "callable"
-function = "mine.py:step"
-[grid]
-shape = {shape}
-extent = {extent}
-dt = 0.1
-channels = ["u"]
-"""
 
 
 @pytest.fixture

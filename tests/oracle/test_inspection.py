@@ -17,12 +17,7 @@ from networks import MeanSquare
 MU, SEEDS = 1e-6, range(4)
 
 
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 class Two(nn.Module):

@@ -25,7 +25,6 @@ _COUPLED = "an answer depends on what else is in the batch"
 _READ = "it acts outside its layer, too"
 # Of the states beside a batch: their size, in its own; what of its whole numbers is in the batch.
 _OTHERS = ((0.0, Tensor.amin), (1.0, Tensor.amax), (10.0, Tensor.amax))
-
 _COMPANY = 3  # batches: one between two others
 
 Values = dict[nn.Parameter, Tensor]
@@ -38,8 +37,8 @@ class Inspection:
 
     1. What a weight does that is moved wherever code reads it, it must do as well where it is
        moved only while the forward of its layers runs.
-    2. A batch must be answered alike alone and between two others. (That the passes may be as full
-       as the run's is for the samples to find.)
+    2. A batch must be answered alike alone and between two others. What only a fuller pass shows
+       is for the samples to find.
 
     All weights are moved at random for that: behind a layer of zeros all answers agree.
     """

@@ -300,9 +300,8 @@ class WeightOracle:
         found = compare(self._network, twin_of, left, width) if left else Found({})
         known = len(found.unmoved) < len(names)
         found = replace(found, wrong=wrong | found.wrong, queries=found.queries + 2 * (not along))
-        if found.still and (
-            found.outside or not along
-        ):  # along directions a loss in steps may be flat
+        # Along directions a loss in steps may be flat.
+        if found.still and (found.outside or not along):
             raise unused("losses that no probe of any layer moves")
         if new := before.new(calls):
             self.checked[new] += 0  # counted as `why`, here and after a resume

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -36,59 +37,68 @@ def in_precision(network: Network, dtype: torch.dtype) -> Network:
     return network.double() if dtype == torch.float64 else network.float()
 
 
-def tried(
-    kind: str,
-    sizes: Mapping[str, int],
-    padding: Padding,
-    channels: tuple[int, int],
-    shape: tuple[int, ...],
-    like: Tensor,
-    seed: int,
-) -> nn.Module:
-    """The untrained layers of a corrector, their weights drawn by the seed, after a call of them.
+@dataclass(frozen=True)
+class Body:
+    """What the layers of a corrector are built from."""
 
-    `channels` are those of inputs and outputs, `shape` the cells of the grid; `like` has the device
-    and the precision of the run.
+    kind: str
+    sizes: Mapping[str, int]
+    padding: Padding
+    inputs: int
+    outputs: int
+    shape: tuple[int, ...]  # cells of the grid
+
+    def build(self) -> nn.Module:
+        """The layers, their weights drawn by the global stream."""
+        channels = self.inputs, self.outputs
+        return body_of(self.kind, *channels, self.padding, self.sizes, len(self.shape))
+
+    def drawn(self, like: Tensor, seed: int) -> nn.Module:
+        """The same, drawn by the seed, of the precision and on the device of a tensor."""
+        with global_stream(generator(seed, "weights")):
+            return in_precision(self.build(), like.dtype).to(like.device)
+
+
+def check_body(body: Body, like: Tensor, seed: int) -> None:
+    """Call an untrained corrector once, of the precision and on the device of a tensor.
 
     Raises:
         InputError: If the network cannot be built, raises on a state of that grid, answers
             another shape or precision, mixes the states of a batch, has no weights, keeps
             something from call to call, or draws random numbers.
     """
+    kind, sizes, shape = body.kind, dict(body.sizes), list(body.shape)
     if kind in KINDS and len(shape) > _MOST_DIMS:
         raise InputError(
             "corrector.kind",
-            got=f"{kind!r} on a grid of {list(shape)} cells",
+            got=f"{kind!r} on a grid of {shape} cells",
             expected=f"a grid of at most {_MOST_DIMS} dimensions",
             remedy="bring a network of your own: corrector.kind=file.py:Class",
         )
-    given, own = (kind, *channels, padding, sizes, len(shape)), kind not in KINDS
+    own = kind not in KINDS
     if not own:
         with torch.device("meta"):  # nothing is allocated
-            weights = body_of(*given).parameters()
+            weights = body.build().parameters()
         check_fits("corrector.sizes", sum(weight.numel() for weight in weights))
-    x = torch.randn(2, channels[0], *shape, generator=generator(seed, "probes")).to(like)
-    with global_stream(generator(seed, "weights")):
-        try:
-            network = in_precision(body_of(*given), like.dtype).to(like.device)
-            with torch.no_grad():
-                if own:
-                    _check_call(kind, network, x, channels[1])
-                else:
-                    network(x)
-        except InputError:
-            raise
-        except Exception as error:  # a user's module may raise anything
-            raise InputError(
-                "corrector.kind" if own else "corrector.sizes",
-                got=f"{kind!r} of sizes {dict(sizes)} ({type(error).__name__}: "
-                f"{first_line(error)})",
-                expected=f"a network for states of {channels[0]} channels on {list(shape)} cells",
-                remedy="" if own else "such as --set corrector.sizes={}",
-            ) from error
+    x = torch.randn(2, body.inputs, *shape, generator=generator(seed, "probes")).to(like)
+    try:
+        network = body.drawn(like, seed)
+        with torch.no_grad(), global_stream(generator(seed, "probes", 1)):
+            if own:
+                _check_call(kind, network, x, body.outputs)
+            else:
+                network(x)
+    except InputError:
+        raise
+    except Exception as error:  # a user's module may raise anything
+        raise InputError(
+            "corrector.kind" if own else "corrector.sizes",
+            got=f"{kind!r} of sizes {sizes} ({type(error).__name__}: {first_line(error)})",
+            expected=f"a network for states of {body.inputs} channels on {shape} cells",
+            remedy="" if own else "such as --set corrector.sizes={}",
+        ) from error
     if own:
         check_storable(network)
-    return network
 
 
 def _check_call(kind: str, network: nn.Module, x: Tensor, outputs: int) -> None:

@@ -21,7 +21,7 @@ from zopde.nets import Normalised
 from zopde.nets.correctors import KINDS
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
-from zopde.studies.correct.network import tried
+from zopde.studies.correct.network import Body, check_body
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
@@ -84,14 +84,7 @@ class CorrectorSettings:
 
     def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
-        words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
-        auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
-        added_to = INJECTIONS[self.inject].adds_to
-        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
-        padding = auto if self.padding == "auto" else self.padding
-        channels = inputs, outputs
-        body = tried(self.kind, self.sizes, padding, channels, grid.shape, scale, seed)
+        body = self._body(grid).drawn(scale, seed)
         return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, grid.fluid)
 
     def check_on(self, grid: Grid, dtype: torch.dtype, seed: int) -> None:
@@ -100,9 +93,16 @@ class CorrectorSettings:
         Raises:
             InputError: If it will not.
         """
-        names = grid.channels, grid.forcing_channels
-        state, forcing = (torch.ones(len(channels), dtype=dtype) for channels in names)
-        self.network(grid, state, forcing, seed)
+        check_body(self._body(grid), torch.ones((), dtype=dtype), seed)
+
+    def _body(self, grid: Grid) -> Body:
+        words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
+        auto = words if len(set(words)) > 1 else words[0]
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
+        added_to = INJECTIONS[self.inject].adds_to
+        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        padding = auto if self.padding == "auto" else self.padding
+        return Body(self.kind, self.sizes, padding, inputs, outputs, grid.shape)
 
 
 @dataclass(frozen=True)
