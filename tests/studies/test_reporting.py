@@ -193,6 +193,22 @@ def test_the_command_of_another_injection_makes_the_same_settings_exact(inject, 
     assert load_config(preset, None, sets, {"solver": {"spec": "wake"}}) == config
 
 
+@pytest.mark.parametrize("spec", ["burgers", "wake", "kuramoto-sivashinsky", "turbulence"])
+def test_a_run_of_every_solver_has_a_page_whose_command_makes_it_again(spec, tmp_path):
+    """A solver may have fewer presets than others."""
+    from zopde.studies.correct.study import STUDY
+    from zopde.studies.folder import open_folder
+
+    config = load_config("quick", None, ["run.seeds=[3]"], {"solver": {"spec": spec}})
+    open_folder(tmp_path / "run", STUDY, config)
+    preset, changes = changes_from_preset(find_run(tmp_path / "run"))
+    assert (preset, set(changes)) == ("quick", {"run.seeds"})
+    sets = [f"{key}={value}" for key, value in changes.items()]
+    assert load_config(preset, None, sets, {"solver": {"spec": spec}}) == config
+    assert reproduce(find_run(tmp_path / "run")).startswith(f"zopde correct {spec}")
+    assert write_report([tmp_path / "run"]).exists()
+
+
 def test_a_classification_run_on_one_page(classified):
     folder, _ = classified
     place = write_report([folder])

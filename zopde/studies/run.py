@@ -124,6 +124,7 @@ class Study(Job):
     together: Callable[[Sequence[Any]], str] = lambda _: ""
     # Names of its embedded settings; a job without any has no dry run either
     presets: tuple[str, ...] = ()
+    presets_of: Callable[[str], Sequence[str]] | None = None  # subject -> its own; None: all
     load: Callable[..., Any] | None = None  # (preset, file, changes, tables) -> settings
     # (opened, label, place) -> `Price` of one label; nothing is trained
     price: Callable[..., Price] | None = None

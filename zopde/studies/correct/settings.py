@@ -319,13 +319,23 @@ def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:
     return merge(preset, {"run": {"labels": labels}, "training": {"init": "scratch"}})
 
 
-def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
-    """The one of the chosen solver where it has a folder of its name, or the common one."""
+def presets_of(spec: str) -> list[str]:
+    """The presets of a solver by name: its own where it has some, otherwise the common ones."""
+    return sorted((path.stem for path in _folder_of(spec).glob("*.toml")), key=PRESETS.index)
+
+
+def _folder_of(spec: str) -> Path:
+    """The folder of a solver's presets: `presets/<solver>/`, or the common one."""
     common = Path(str(files("zopde.studies.correct") / "presets"))
     own = {entry.name: entry for entry in common.iterdir() if entry.is_dir()}
-    folder = own.get(str(look_up(chosen, "solver.spec")), common)
-    known = sorted(path.stem for path in folder.glob("*.toml"))
+    return own.get(spec, common)
+
+
+def _preset_file(preset: str, chosen: Mapping[str, Any]) -> Path:
+    """The file of a preset for the chosen solver."""
+    spec = str(look_up(chosen, "solver.spec"))
+    known = presets_of(spec)
     if preset not in known:
-        expected = f"of the solver {folder.name!r} only {', '.join(known)}"
+        expected = f"of the solver {spec!r} only {', '.join(known)}"
         raise InputError("preset", got=repr(preset), expected=expected)
-    return folder / f"{preset}.toml"
+    return _folder_of(spec) / f"{preset}.toml"

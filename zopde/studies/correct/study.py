@@ -9,7 +9,7 @@ from zopde.studies.correct import show
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction, open_sample
 from zopde.studies.correct.price import begin_sample, price, price_cuts
-from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
+from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config, presets_of
 from zopde.studies.correct.table import table_of
 from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
 from zopde.studies.correct.ways import WAY
@@ -36,6 +36,7 @@ STUDY = Study(
     glimpse=show.glimpse,
     reached=("mean absolute error", show.reached),
     presets=PRESETS,
+    presets_of=presets_of,
     load=load_config,
     sample=lambda *given: begin_sample(open_sample(*given), given[-1]),
     price=price,

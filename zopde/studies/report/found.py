@@ -109,7 +109,9 @@ def changes_from_preset(run: FoundRun) -> tuple[str, Changes]:
         default = as_tree(build(run.study.settings, {run.study.subject: run.subject}))
         given = run.settings.items()
         return "", {key: str(value) for key, value in given if value != default[key]}
-    candidates = [(preset, _changes(run, preset)) for preset in run.study.presets]
+    own = run.study.presets_of
+    presets = own(run.subject) if own else run.study.presets
+    candidates = [(preset, _changes(run, preset)) for preset in presets]
     return min(candidates, key=lambda pair: len(pair[1]))
 
 
