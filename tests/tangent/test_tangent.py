@@ -169,7 +169,7 @@ def test_a_call_is_made_once(tmp_path):
 
 
 def test_a_large_grid_takes_smaller_calls(monkeypatch):
-    monkeypatch.setattr(pairs_file, "_CELLS", 12 * 64)
+    monkeypatch.setattr("zopde.interface.vjp._ENTRIES", 24 * 2 * 64)
     sizes = []
 
     class Sizes(Mixing):
@@ -200,7 +200,7 @@ def test_states_at_which_a_step_fails_are_left_out():
 
     pairs = pairs_of(solver=Bad(grid_of((8, 8), "periodic")))
     assert 0 < len(pairs) < 20
-    assert all(bool(base.response.isfinite().all()) for base in pairs.bases)
+    assert all(bool(base().response.isfinite().all()) for base in pairs.bases)
 
     class Worse(Mixing):
         def step(self, state, forcing=None):
@@ -316,7 +316,7 @@ def test_joined_pairs_keep_their_order():
     assert torch.equal(both.at(20 + rows)[0], second.at(rows)[0])
     kept, held = both.split(8)
     assert (len(kept), len(held)) == (35, 5)
-    assert torch.equal(held.bases[0].state, both.bases[7].state)
+    assert torch.equal(held.bases[0]().state, both.bases[7]().state)
     again = Pairs.of("state", held.tensors())
     assert torch.equal(again.at(torch.tensor([4]))[3], both.at(torch.tensor([39]))[3])
 
@@ -324,7 +324,21 @@ def test_joined_pairs_keep_their_order():
 def test_joining_and_splitting_copies_nothing():
     pairs = pairs_of()
     kept, _ = joined([pairs, pairs]).split(8)
-    assert kept.bases[-1].moved.data_ptr() == pairs.bases[18].moved.data_ptr()
+    assert kept.bases[-1]().moved.data_ptr() == pairs.bases[18]().moved.data_ptr()
+
+
+def test_pairs_that_do_not_fit_into_memory_stay_in_their_files(tmp_path, monkeypatch):
+    every, in_memory = torch.arange(20), pairs_of()
+    monkeypatch.setattr(pairs_file, "_MEMORY", 0)
+    kept, again = pairs_of(tmp_path), pairs_of(tmp_path)
+    for pairs in (kept, again):
+        assert pairs.bases[0]().moved.data_ptr() != pairs.bases[0]().moved.data_ptr()
+        for values, expected in zip(pairs.at(every), in_memory.at(every), strict=True):
+            assert values is expected is None or torch.equal(values, expected)
+    file = next(tmp_path.glob("*.pairs"))
+    file.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=file.name):
+        kept.at(every)
 
 
 @pytest.mark.parametrize("taken", [1, 2, 3, 4])

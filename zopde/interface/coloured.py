@@ -18,7 +18,7 @@ from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.grid import Grid
 from zopde.interface.chosen import by_variable
-from zopde.interface.colours import combs_of, lattice_colours
+from zopde.interface.colours import combs_of, in_fluid, lattice_colours
 from zopde.interface.directions import DensePullback
 from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
@@ -136,22 +136,24 @@ class ColouredPullback:
             self.colours = self._grid.fluid_cells
             return
         colours = lattice_colours(self._grid.shape, radius, self._periodic)
-        self._masks = combs_of(colours, self._grid.fluid)
-        self.colours = len(self._masks)
+        self._colour = in_fluid(colours, self._grid.fluid)
+        self.colours = int(self._colour.max()) + 1
 
     def unchecked(self, step: Step, cotangent: State) -> Varied:
         """The product by the radius as it is."""
         if self._dense is not None:
             return self._dense(step, cotangent)
         point, probing = step.point, self._probing
-        masks, channels, units = self._masks.to(point), point.shape[1], self._probing.units(step)
+        colour, channels = self._colour.to(point.device), point.shape[1]
+        units = probing.units(step)
         lines = point.new_zeros(len(point) * channels, *point.shape[2:])  # a channel of a state
         probes = probing.calls(len(lines) * self.colours, point)
 
         def of(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """The channels of a state that probes move, by how much, and the colours' cells."""
             line = numbers // self.colours
-            return line, units[line // channels, line % channels], masks[numbers % self.colours]
+            cells = combs_of(colour, numbers % self.colours).to(point)
+            return line, units[line // channels, line % channels], cells
 
         def calls() -> Iterator[Call]:
             for line, unit, mask in map(of, probes):

@@ -56,16 +56,22 @@ def lattice_colours(
     return in_use
 
 
+def in_fluid(
+    colours: Int[Tensor, "*space"], fluid: Bool[Tensor, "*space"] | None
+) -> Int[Tensor, "*space"]:
+    """Colours 0, 1, ... of the cells with fluid in them, each in use; -1 for the others."""
+    if fluid is None:
+        return colours
+    found = torch.full_like(colours, -1)
+    found[fluid] = torch.unique(colours[fluid], return_inverse=True)[1]
+    return found
+
+
 def combs_of(
-    colours: Int[Tensor, "*space"], fluid: Bool[Tensor, "*space"] | None = None
-) -> Bool[Tensor, "colours ..."]:
-    """The cells of each colour with fluid in them; a colour without any is left out."""
-    numbers = torch.arange(int(colours.max()) + 1).view(-1, *[1] * colours.dim())
-    combs = colours == numbers
-    if fluid is not None:
-        combs = combs & fluid
-        combs = combs[combs.flatten(1).any(dim=1)]
-    return combs
+    colours: Int[Tensor, "*space"], numbers: Int[Tensor, " combs"]
+) -> Bool[Tensor, "combs ..."]:
+    """The cells of some colours; all colours of a large grid together may not fit into memory."""
+    return colours == numbers.view(-1, *[1] * colours.dim())
 
 
 def _along(n: int, apart: int, periodic: bool) -> list[int]:

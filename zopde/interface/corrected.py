@@ -128,8 +128,8 @@ class CorrectedPullback:
         """What the step makes of a field, both in units of the scale; 0 where the probe failed."""
         size = field.flatten(1).square().mean(dim=1).sqrt()
         directions = units * field / per_row(torch.where(size > 0, size, 1.0), field)
-        rows = torch.arange(len(field), device=field.device)
-        calls = ((r, directions[r]) for r in rows.split(self._probing.per_call))
+        rows = self._probing.calls(len(field), field)
+        calls = ((r, directions[r]) for r in rows)
         found = torch.cat(list(responses(step, calls, self._probing)))
         return without_failed(found) / units
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import SolverError
 from zopde.grid import Grid
-from zopde.interface.colours import combs_of, lattice_colours
+from zopde.interface.colours import combs_of, in_fluid, lattice_colours
 from zopde.interface.vjp import Probing, Scale, Step, differences, per_row, without_failed
 from zopde.validate import check_count, check_positive, check_share
 
@@ -79,12 +79,14 @@ def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2, scale: Scale =
     draw = torch.Generator().manual_seed(0)
     fluid = step.fluid_values(torch.arange(space.numel()).view(1, 1, *space)).flatten()
     cells = fluid[torch.randint(len(fluid), (probes,), generator=draw)].to(point.device)
-    p = torch.arange(probes, device=point.device)
-    directions = point.new_zeros(probes, channels, space.numel())
-    directions[p, p % channels, cells] = 1
-    rows = (p // channels) % len(point)
-    squares = _squares(step, rows, directions.view(probes, channels, *space), probing)
-    alone = Reach(_by_distance(squares, cells, step.solver.grid))
+    energy = list[Tensor]()
+    for p in probing.calls(probes, point):
+        directions = point.new_zeros(len(p), channels, space.numel())
+        directions[p - p[0], p % channels, cells[p]] = 1
+        rows = (p // channels) % len(point)
+        squares = _squares(step, rows, directions.view(len(p), channels, *space), probing)
+        energy.append(_by_distance(squares, cells[p], step.solver.grid))
+    alone = Reach(torch.cat(energy))
     with counted_apart():
         return _combed(step, alone, probing)
 
@@ -109,9 +111,10 @@ def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
     ):
         box, found = tuple(r + _RING for r in radius), list[Tensor]()
         colours = lattice_colours(grid.shape, box, grid.periodic, fewest=False)
-        combs = combs_of(colours, grid.fluid).to(point)
-        for numbers in probing.calls(max(2, channels) * len(combs), point):
-            turn, comb = numbers // len(combs), combs[numbers % len(combs)]
+        colours = in_fluid(colours, grid.fluid).to(point.device)
+        combs = int(colours.max()) + 1
+        for numbers in probing.calls(max(2, channels) * combs, point):
+            turn, comb = numbers // combs, combs_of(colours, numbers % combs).to(point)
             signs = 2 * torch.randint(0, 2, comb.shape, generator=draw).to(point) - 1
             sizes = torch.where((numbers + turn) % 2 == 1, larger, 1.0).to(point)
             directions = point.new_zeros(len(numbers), *point.shape[1:])

@@ -78,8 +78,9 @@ class JacobianStore:
             if numbers is not None:
                 whole[row] = numbers
                 continue
-            for first in range(0, entries, probing.per_call):
-                probes = min(probing.per_call, entries - first)
+            per_call = probing.per_call(step.point[0].numel())
+            for first in range(0, entries, per_call):
+                probes = min(per_call, entries - first)
                 calls.append(_Call(row, first, probes, f"{files[row]}.{first}"))
         self._count(step, probing, len(whole) * entries)
         measured: dict[int, dict[int, Tensor]] = {call.row: {} for call in calls}

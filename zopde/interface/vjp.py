@@ -28,6 +28,7 @@ Varied = Float[Tensor, "batch varied_channel *space"]
 Rows = Int[Tensor, " probes"]
 Responses = Float[Tensor, "probes channel *space"]
 Scale = Float[Tensor, " channel"] | float | None
+_ENTRIES = 2**22  # of the states of a solver call: some solvers take twenty times as much inside
 # One solver call: rows of a batch, and a direction for each, flat or of the varied input's shape.
 # Directions of few entries each may lie in a sparse tensor; as such they travel.
 Call = tuple[Rows, Tensor]
@@ -135,7 +136,7 @@ class Probing:
 
     mu: float = 1e-3  # finite-difference step, in units of `scale`; > 0
     scheme: Scheme = "forward"  # "forward" or "central"
-    states: int = 512  # states of a solver call at most
+    states: int = 512  # states of a solver call at most; fewer of more than 8,192 entries each
     # What makes the calls; None is this process. The numbers do not depend on it, where its
     # processes have as many threads as this one. The solver must pickle for it
     executor: Executor | None = None
@@ -192,15 +193,15 @@ class Probing:
         """Solver steps that a probe takes."""
         return 2 if self.scheme == "central" else 1
 
-    @property
-    def per_call(self) -> int:
-        """Probes of one solver call."""
-        return max(1, self.states // self.steps)
+    def per_call(self, entries: int) -> int:
+        """Probes of one solver call, where the varied input has so many entries."""
+        return max(1, min(self.states, _ENTRIES // entries) // self.steps)
 
-    def calls(self, probes: int, like: Tensor) -> Sequence[Int[Tensor, " probes"]]:
-        """The numbers of the probes of each solver call, on the device of a tensor."""
-        numbers: Sequence[Tensor] = torch.arange(probes, device=like.device).split(self.per_call)
-        return numbers
+    def calls(self, probes: int, like: Varied) -> Sequence[Int[Tensor, " probes"]]:
+        """The numbers of the probes of each solver call, on the device of the varied input."""
+        numbers = torch.arange(probes, device=like.device)
+        calls: Sequence[Tensor] = numbers.split(self.per_call(like[0].numel()))
+        return calls
 
 
 def differences(
@@ -239,7 +240,8 @@ def responses(step: Step, calls: Iterable[Call], probing: Probing) -> Iterator[R
     """Measure J d for every direction of every call, call after call; see `differences`.
 
     By this process or by the workers of `probing.executor`: the same bits, however many they are.
-    A call has at most `probing.per_call` probes; `mu` is a multiple of the directions as they are.
+    A call has at most as many probes as `Probing.per_call` says; `mu` is a multiple of the
+    directions as they are.
     """
     early, due = dict[int, Responses](), 0
     for number, found in as_they_come(step, calls, probing):

@@ -88,7 +88,8 @@ def batches(pairs: Mapping[Variable, Pairs], seed: int) -> Callable[[int], Objec
     def at(iteration: int) -> Objective:
         rows = {}
         for variable, part in pairs.items():
-            many, cells = len(part.bases[0].moved), prod(part.bases[0].state.shape[1:])
+            one = part.bases[0]()
+            many, cells = len(one.moved), prod(one.state.shape[1:])
             few = min(_FEW, _ROOM // cells)
             most = max(1, min(_MOST, max(_CELLS // cells, few)) // len(pairs))
             taken = min(many, most)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,12 +19,14 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from zopde.contracts import Forcing, Solver, State, Tally
 from zopde.errors import SolverError
 from zopde.files import key_of, load_tensors, reading, save_tensors
+from zopde.grid import Grid
 from zopde.interface.asking import by_workers
 from zopde.interface.vjp import Probing, Step, Variable, differences, varied_shape
 
 _NOISE = 0.02  # standard deviations by which a stored state is moved, smoothly
 _NOISE_WIDTH = 7  # cells
-_CELLS = 2**22  # of a solver call at most, for all its states together: some 200 MiB
+_AHEAD = 16  # solver calls that are prepared at a time
+_MEMORY = 2**29  # bytes of pairs that are kept in memory; others stay in their files
 _WIDEST = 4  # an axis is so many times as long as the widest smoothing
 
 
@@ -46,23 +50,29 @@ class Pairs:
 
     Perturbations and responses are kept in half precision, in units in which they are of size 1.
     That rounds an entry by 5e-4 of its size at most. Nothing is copied where pairs are joined or
-    split: they may be most of a machine's memory.
+    split: they may be most of a machine's memory, or more than it has, and stay in files then.
     """
 
     variable: Variable  # of which input
-    bases: tuple[Base, ...]  # what was measured, state by state
+    bases: tuple[Callable[[], Base], ...]  # what was measured, state by state
 
     @classmethod
-    def of(cls, variable: Variable, tensors: Mapping[str, Tensor | None]) -> Pairs:
-        """Take what `tensors` gave."""
-        columns = (tensors[name] for name in Base._fields)
+    def of(
+        cls, variable: Variable, tensors: Mapping[str, Tensor | None], path: Path | None = None
+    ) -> Pairs:
+        """Take what `tensors` gave; with a path, it is read from that file when it is needed."""
+        columns = [tensors[name] for name in Base._fields]
         many = len(tensors["state"]) if tensors["state"] is not None else 0
+        if path is not None:
+            return cls(variable, tuple(partial(_read, path, row) for row in range(many)))
         split = [[None] * many if column is None else list(column) for column in columns]
-        return cls(variable, tuple(Base(*row) for row in zip(*split, strict=True)))
+        bases = (Base(*row) for row in zip(*split, strict=True))
+        return cls(variable, tuple(partial(_itself, base) for base in bases))
 
     def tensors(self) -> dict[str, Tensor | None]:
         """All fields of the bases by name, (bases, ...) each."""
-        columns = zip(Base._fields, zip(*self.bases, strict=True), strict=True)
+        bases = [base() for base in self.bases]
+        columns = zip(Base._fields, zip(*bases, strict=True), strict=True)
         return {name: None if c[0] is None else torch.stack(c) for name, c in columns}
 
     def __len__(self) -> int:
@@ -72,7 +82,7 @@ class Pairs:
         self, rows: Int[Tensor, " rows"], directions: Tensor | slice = slice(None)
     ) -> tuple[State, Forcing | None, Tensor, Tensor]:
         """State, forcing, perturbations and responses of some bases, in the solver's units."""
-        bases = [self.bases[row] for row in rows.tolist()]
+        bases = [self.bases[row]() for row in rows.tolist()]
         moved = [base.moved[directions].to(base.state) * base.units for base in bases]
         response = [
             base.response[directions].to(base.state) * base.size[directions] for base in bases
@@ -87,6 +97,19 @@ class Pairs:
         held = self.bases[every - 1 :: every]
         kept = tuple(base for n, base in enumerate(self.bases) if n % every != every - 1)
         return Pairs(self.variable, kept), Pairs(self.variable, held)
+
+
+def _itself(base: Base) -> Base:
+    return base
+
+
+def _read(path: Path, row: int) -> Base:
+    """One base of a file; what else is in the file is not read."""
+    with reading("pairs", path, "the file that was measured", "put it back"):
+        tensors = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        columns = [tensors[name] for name in Base._fields]
+        here: list[Any] = [None if column is None else column[row].clone() for column in columns]
+        return Base(*here)
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:
@@ -159,6 +182,7 @@ class PairStore:
     ) -> None:
         self._folder, self._identity = folder, identity
         self._progress = progress or (lambda _: None)
+        self._bytes = 0  # of pairs in memory
 
     def measure(
         self,
@@ -190,21 +214,25 @@ class PairStore:
         Raises:
             SolverError: If a step failed at every state.
         """
-        periodic, varied = solver.grid.periodic, varied_shape(solver.grid, variable)
-        per_call = min(probing.per_call, _CELLS // prod(solver.grid.shape))
-        calls, numbers = [], torch.arange(len(state), device=state.device)
-        for rows in numbers.split(max(1, per_call // directions)):
-            near = smoothed_noise(len(rows), state.shape[1:], periodic, generator, [_NOISE_WIDTH])
-            near = _NOISE * near.to(state) * scale.view(-1, *[1] * (state.dim() - 2)).to(state)
-            driven = None if forcing is None else forcing[rows]
-            moved = smoothed_noise(len(rows) * directions, varied, periodic, generator)
-            base, moved = (solver.grid.filled(v) for v in (state[rows] + near, moved.to(state)))
-            calls.append(_Call(base, driven, variable, moved, directions))
-        found = self._found(solver, calls, probing)
-        good = [found[number] for number in range(len(calls)) if len(found[number])]
+        per_call = probing.per_call(prod(varied_shape(solver.grid, variable)))
+        what = state, forcing, variable, directions, scale, generator
+        calls = _calls(solver.grid, *what, max(1, per_call // directions))
+        found = list[Pairs]()
+        while some := list(islice(calls, _AHEAD)):  # all together may not fit into memory
+            by_number = self._found(solver, some, probing)
+            found += [by_number[number] for number in sorted(by_number)]
+        good = [pairs for pairs in found if len(pairs)]
         if not good:
             raise SolverError(f"{variable}: a solver step failed at each of {len(state)} states")
         return joined(good)
+
+    def _kept(self, variable: Variable, tensors: Tensors, path: Path | None) -> Pairs:
+        """Pairs in memory, or in their file where those in memory are many already."""
+        size = sum(values.nbytes for values in tensors.values() if values is not None)
+        if path is not None and self._bytes + size > _MEMORY:
+            return Pairs.of(variable, tensors, path)
+        self._bytes += size
+        return Pairs.of(variable, tensors)
 
     def _found(self, solver: Solver, calls: Sequence[_Call], probing: Probing) -> dict[int, Pairs]:
         """Each call's pairs, from its file or from the solver."""
@@ -215,16 +243,18 @@ class PairStore:
             if path is not None and path.is_file():
                 remedy = "move it away: the pairs are measured again"
                 with reading("pairs", path, "what a run of zopde wrote", remedy):
-                    found[number] = Pairs.of(calls[number].variable, load_tensors(path))
+                    tensors = load_tensors(path)
+                    found[number] = self._kept(calls[number].variable, tensors, path)
                 if isinstance(solver, Tally):
                     solver.add(Counter(steps=steps[number]))
                 self._progress(steps[number])
         missing = [number for number in range(len(calls)) if number not in found]
         for place, tensors in _measured(solver, [calls[n] for n in missing], probing):
             number = missing[place]
-            found[number], path = Pairs.of(calls[number].variable, tensors), paths[number]
+            path = paths[number]
             if path is not None:
                 save_tensors(path, tensors)
+            found[number] = self._kept(calls[number].variable, tensors, path)
             self._progress(steps[number])
         return found
 
@@ -245,6 +275,27 @@ class _Call(NamedTuple):
     variable: Variable
     moved: Tensor  # (states * directions, varied_channel, *space)
     directions: int
+
+
+def _calls(
+    grid: Grid,
+    state: State,
+    forcing: Forcing | None,
+    variable: Variable,
+    directions: int,
+    scale: Float[Tensor, " channel"],
+    generator: Generator,
+    states: int,
+) -> Iterator[_Call]:
+    """The solver calls, of so many states each, one after the other."""
+    units = scale.view(-1, *[1] * (state.dim() - 2)).to(state)
+    for rows in torch.arange(len(state), device=state.device).split(states):
+        near = smoothed_noise(len(rows), state.shape[1:], grid.periodic, generator, [_NOISE_WIDTH])
+        near = _NOISE * near.to(state) * units
+        driven, shape = None if forcing is None else forcing[rows], varied_shape(grid, variable)
+        moved = smoothed_noise(len(rows) * directions, shape, grid.periodic, generator)
+        base, moved = (grid.filled(values) for values in (state[rows] + near, moved.to(state)))
+        yield _Call(base, driven, variable, moved, directions)
 
 
 def _measured(

@@ -148,7 +148,7 @@ def check_reach(solver: Solver, states: States, mu: float, injection: Injection)
         told += f"; but for 3 % of a response {_cells(wide)}, {loose} colours"
         remedy = f"interface.radius={list(wide)} with interface.allow_bias=true, or the bank"
         return Point("reach", "warn", told, remedy, values)
-    remedy = 'interface.way="bank" measures few Jacobians, once'
+    remedy = 'interface.way = "bank" or "tangent" measure once, "auto" chooses: see their prices'
     return Point("reach", "warn", f"not local: {told}", remedy, values)
 
 
