@@ -261,15 +261,18 @@ class Grid:
         return torch.where(self.fluid.to(values.device), values, 0.0)
 
     @cached_property
-    def _nearest(self) -> Int[Tensor, " cells"]:
+    def nearest(self) -> Int[Tensor, " cells"] | None:
+        """The number of the fluid cell whose value each cell shows; None where none does."""
+        if self.mask is None or self.fill == "zero":
+            return None
         return torch.from_numpy(nearest(np.array(self.mask), self.periodic))
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values (..., *space) with what `fill` says outside of the mask, for who looks there."""
-        if self.fluid is None or self.fill == "zero":
+        """Values (..., *space) as a solver and a network see them: filled as `fill` says."""
+        if self.nearest is None:
             return self.filled(values)
         flat = values.flatten(-len(self.shape))
-        return flat[..., self._nearest.to(values.device)].view(values.shape)
+        return flat.index_select(-1, self.nearest.to(values.device)).view(values.shape)
 
     def fluid_values(self, values: Tensor) -> Float[Tensor, "... cells"]:
         """(..., *space) -> (..., cells): the values of the cells with fluid alone."""
