@@ -111,7 +111,7 @@ def test_solver_and_network_see_it_and_nobody_else_exact():
 def test_a_grid_with_it_is_another_one():
     nearest, zero = Careless.grid, replace(Careless.grid, fill="zero")
     assert as_grid(asdict(nearest)) == nearest
-    names = [content_of("", {}, SimpleNamespace(grid=grid)) for grid in (nearest, zero)]
+    names = [content_of("", {}, BlackBox(SimpleNamespace(grid=grid))) for grid in (nearest, zero)]
     assert names[0] != names[1]
     assert repr(nearest) == repr(zero)
     assert zero.nearest is None
