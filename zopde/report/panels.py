@@ -227,7 +227,7 @@ def unit(grid: Grid, name: str) -> str:
 def time_of(grid: Grid, step: int) -> str:
     """When a step ends, for a title."""
     of_time = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
-    return f"t = {step * grid.dt:.4g}{of_time}"
+    return f"t = {step * grid.dt:.6g}{of_time}"
 
 
 class _ShortLabels(LogFormatter):
