@@ -4,8 +4,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from zopde import Grid
-from zopde.solvers.shallow_water import ShallowWater
+from zopde import Grid, load_solver
 
 with xr.open_dataset("ocean.nc") as FILE:
     LAT, LON = FILE["lat"].values, FILE["lon"].values
@@ -30,7 +29,8 @@ class Ocean:
     )
 
     def __init__(self) -> None:
-        self.model = ShallowWater(self.grid.shape)  # your own code in its place
+        shape = {"shape": self.grid.shape}
+        self.model = load_solver("shallow-water", shape)  # your own code in its place
 
     def step(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:
         """(batch, 3, lat, lon) -> the same, half an hour later."""
