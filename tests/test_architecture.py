@@ -17,6 +17,7 @@ import zopde
 
 ROOT = Path(__file__).parent.parent
 GROUND = {
+    "cells",
     "errors",
     "grid",
     "contracts",
@@ -35,7 +36,7 @@ GROUND = {
     "identity",
 }
 THIRD_PARTY = {
-    "ground": {"torch", "numpy", "jaxtyping", "xarray", "h5netcdf"},
+    "ground": {"torch", "numpy", "jaxtyping", "scipy", "xarray", "h5netcdf"},
     "zo": {"torch", "jaxtyping", "scipy"},
     "oracle": {"torch", "jaxtyping"},
     "check": {"torch", "jaxtyping", "scipy"},

@@ -195,6 +195,13 @@ def filled(grid: Grid | None, values: Field) -> Field:
     return grid.filled(values)
 
 
+def spread(grid: Grid | None, values: Field) -> Field:
+    """`Grid.spread`, of what has no grid, or no values, too."""
+    if grid is None or values is None or getattr(grid, "fluid", None) is None:
+        return values
+    return grid.spread(values)
+
+
 @runtime_checkable
 class Tally(Protocol):
     """Counts what a solver does, by name; what its copies in other processes count is added."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zopde.cells import array_of, nearest, nested, recut, resized
 from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.validate import check_choice, check_count, check_positive, check_type
@@ -22,17 +23,19 @@ __all__ = ["Grid", "check_forcing", "check_state"]
 
 _BOUNDARIES = ("periodic", "open")
 _DIMS = ("z", "y", "x")
+_FILLS = ("zero", "nearest")
+_ALIKE = 1e-3  # by how much the cells of a uniform axis may differ, as files round them
 Boundary = str | tuple[str, ...]
 Cells = tuple[Any, ...] | None  # a value of every cell, as nested tuples; None: all are alike
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A uniform grid of cells, what its channels mean, and the time one step covers.
+    """A grid of cells, what its channels mean, and the time one step covers.
 
     Cells outside of `mask`, such as land in an ocean, have no values: NaN is welcome there, in data
-    and in a solver's answer. zopde puts 0 in its place, before solver and network see it, and
-    leaves these cells out of scales, losses, errors and probes.
+    and in a solver's answer. zopde puts 0, or what `fill` says, in its place, before a solver or a
+    network sees it, and leaves these cells out of scales, losses, errors and probes.
 
     Args:
         shape: Number of cells along each space dimension.
@@ -49,12 +52,19 @@ class Grid:
         weights: By how much each cell counts in losses and errors, such as its area: only ratios
             matter. An array that broadcasts to `shape`, such as cos(latitude)[:, None]; kept as
             nested tuples, 0 outside of the mask. None: all cells alike.
+        coordinates: Where the cells of a dimension have their centres, by its name, ascending or
+            descending, in `units["space"]`; for cells of different sizes, or an axis that does
+            not start at 0, such as latitudes. The first and the last cell take what is left of
+            the extent. Without: uniform cells from 0 on. `weights` do not follow from it.
+        fill: What cells outside of the mask hold for solver and network: "zero", or "nearest",
+            the value of the nearest fluid cell (counted in cells).
 
     Raises:
         InputError: If a length, a count or `dt` is not positive, the lengths of `shape`,
             `extent` and `dims` differ, a name is empty or there twice, a state does not fit
-            into the memory, `mask` or `weights` have another shape, no cell is fluid, or a weight
-            of a fluid cell is not positive.
+            into the memory, `mask` or `weights` have another shape, no cell is fluid, a weight
+            of a fluid cell is not positive, or coordinates are not monotone, of another number
+            than the cells, or do not fill the extent.
     """
 
     shape: tuple[int, ...]
@@ -67,6 +77,8 @@ class Grid:
     units: Mapping[str, str] = field(default_factory=dict)
     mask: Cells = field(default=None, repr=False)
     weights: Cells = field(default=None, repr=False)
+    coordinates: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    fill: str = field(default="zero", repr=False)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Grid)
@@ -97,28 +109,51 @@ class Grid:
         self._check_boundary()
         check_fits(f"a state of grid {self.shape}", math.prod(self.state_shape))
         self._check_cells()
+        check_choice("grid fill", self.fill, _FILLS)
+        self._check_coordinates()
+
+    def _check_coordinates(self) -> None:
+        """Require centres that fill the extent, and keep them as tuples."""
+        kept = {}
+        check_type("grid coordinates", self.coordinates, Mapping)
+        for dim, values in self.coordinates.items():
+            check_choice("grid coordinates of", dim, self.dims)
+            axis = self.dims.index(dim)
+            what, extent = f"coordinates {dim}", self.extent[axis]
+            places, what = array_of(what, values, (self.shape[axis],)), f"grid {what}"
+            steps = np.diff(places)
+            if not (np.isfinite(places).all() and (abs(np.sign(steps).sum()) == len(steps))):
+                raise InputError(what, got="another order", expected="ascending, or descending")
+            rest = extent - abs(places[-1] - places[0])
+            most = abs(steps[[0, -1]]).sum() if len(steps) else math.inf
+            if not 0 < rest < (1 + _ALIKE) * most:
+                got = f"{places[0]:g} to {places[-1]:g}"
+                expected = f"centres of cells that fill the extent {extent:g}"
+                raise InputError(what, got=got, expected=expected)
+            kept[dim] = tuple(places.tolist())
+        object.__setattr__(self, "coordinates", kept)
 
     def _check_cells(self) -> None:
         """Require a mask and weights of the grid's shape, and keep both as nested tuples."""
         for name in ("mask", "weights"):  # their names in a data file
             if getattr(self, name) is not None and name in self.channels + self.forcing_channels:
                 raise InputError("grid", got=f"a channel {name!r}", expected="another name for it")
-        mask = None if self.mask is None else _array("mask", self.mask, self.shape)
+        mask = None if self.mask is None else array_of("mask", self.mask, self.shape)
         if mask is not None and not (np.isin(mask, (0, 1)).all() and mask.any()):
             expected = "True where there is fluid and False elsewhere, one True at least"
             raise InputError("grid mask", got="other values, or no fluid", expected=expected)
         if mask is not None:
-            kept = None if mask.all() else _nested(mask.astype(bool).tolist())
+            kept = None if mask.all() else nested(mask.astype(bool).tolist())
             object.__setattr__(self, "mask", kept)
         if self.weights is None:
             return
-        weights = _array("weights", self.weights, self.shape)
+        weights = array_of("weights", self.weights, self.shape)
         weights = weights if mask is None else np.where(mask, weights, 0.0)
         fluid = weights if mask is None else weights[mask.astype(bool)]
         if not (np.isfinite(fluid).all() and (fluid > 0).all()):
             got = f"{fluid.min():g} to {fluid.max():g}"
             raise InputError("grid weights", got=got, expected="finite numbers > 0 in the fluid")
-        object.__setattr__(self, "weights", _nested(weights.tolist()))
+        object.__setattr__(self, "weights", nested(weights.tolist()))
 
     def _check_boundary(self) -> None:
         """Require known words; of equal ones, one is kept."""
@@ -143,7 +178,16 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Cell size along each dimension: extent / shape."""
+        """Cell size along each dimension: extent / shape.
+
+        Raises:
+            InputError: If the cells of one differ in size; `edges` has them.
+        """
+        for axis, dim in enumerate(self.dims):
+            if not self.is_uniform(axis):
+                got, expected = f"cells of different sizes along {dim}", "cells of one size"
+                remedy = f"numpy.diff(grid.edges({axis})) has the size of each"
+                raise InputError("grid spacing", got=got, expected=expected, remedy=remedy)
         return tuple(ln / n for ln, n in zip(self.extent, self.shape, strict=True))
 
     @property
@@ -157,8 +201,35 @@ class Grid:
         return (len(self.forcing_channels), *self.shape)
 
     def centres(self, axis: int) -> list[float]:
-        """Cell-centre coordinates (i + 1/2) * spacing along dimension `axis`."""
-        return [(i + 0.5) * self.spacing[axis] for i in range(self.shape[axis])]
+        """Cell-centre coordinates along dimension `axis`: given, or (i + 1/2) * spacing."""
+        if self.dims[axis] in self.coordinates:
+            return list(self.coordinates[self.dims[axis]])
+        size = self.extent[axis] / self.shape[axis]
+        return [(i + 0.5) * size for i in range(self.shape[axis])]
+
+    def edges(self, axis: int) -> list[float]:
+        """Where the cells of dimension `axis` end: half-way between centres, one more than cells.
+
+        What the centres leave of the extent is beyond the first and the last, in proportion to
+        the distance to the next centre.
+        """
+        n, extent = self.shape[axis], self.extent[axis]
+        if self.dims[axis] not in self.coordinates:
+            return [i * extent / n for i in range(n + 1)]
+        places = np.array(self.centres(axis))
+        steps = np.diff(places) if n > 1 else np.array([extent])
+        rest = math.copysign(extent, steps[0]) - (places[-1] - places[0])
+        first = places[0] - rest * steps[0] / (steps[0] + steps[-1])
+        inner = (places[1:] + places[:-1]) / 2
+        return [float(first), *inner.tolist(), float(first + math.copysign(extent, steps[0]))]
+
+    def is_uniform(self, axis: int) -> bool:
+        """Whether the cells along dimension `axis` have one size."""
+        if self.dims[axis] not in self.coordinates:
+            return True
+        return bool(
+            np.ptp(np.diff(self.edges(axis))) <= _ALIKE * self.extent[axis] / self.shape[axis]
+        )
 
     def unit(self, name: str) -> str:
         """Unit of a channel, of "space" or of "time"; "1" where none was declared."""
@@ -189,6 +260,20 @@ class Grid:
             return values
         return torch.where(self.fluid.to(values.device), values, 0.0)
 
+    @cached_property
+    def nearest(self) -> Int[Tensor, " cells"] | None:
+        """The number of the fluid cell whose value each cell shows; None where none does."""
+        if self.mask is None or self.fill == "zero":
+            return None
+        return torch.from_numpy(nearest(np.array(self.mask), self.periodic))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values (..., *space) as a solver and a network see them: filled as `fill` says."""
+        if self.nearest is None:
+            return self.filled(values)
+        flat = values.flatten(-len(self.shape))
+        return flat.index_select(-1, self.nearest.to(values.device)).view(values.shape)
+
     def fluid_values(self, values: Tensor) -> Float[Tensor, "... cells"]:
         """(..., *space) -> (..., cells): the values of the cells with fluid alone."""
         flat = values.flatten(-len(self.shape))
@@ -205,41 +290,16 @@ class Grid:
         shape, fluid, weights = tuple(shape), self.fluid, self.weights
         cells: dict[str, Any] = {}
         if fluid is not None:
-            cells["mask"] = _resized(fluid.double(), shape) >= 0.5
+            cells["mask"] = resized(fluid.double(), shape) >= 0.5
         if weights is not None:
-            cells["weights"] = _resized(torch.tensor(weights).double(), shape)
+            cells["weights"] = resized(torch.tensor(weights).double(), shape)
+        if len(shape) == len(self.shape):
+            cells["coordinates"] = {
+                dim: recut(self.edges(axis), shape[axis])
+                for axis, dim in enumerate(self.dims)
+                if dim in self.coordinates
+            }
         return replace(self, shape=shape, **cells)
-
-
-def _array(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:  # noqa: ANN401
-    """Numbers of every cell; weights may broadcast, a mask is whole."""
-    got = "no array"
-    try:
-        array = np.asarray(values, dtype=float)
-        got = f"shape {array.shape}"
-        array = np.broadcast_to(array, shape) if name == "weights" else array
-    except (ValueError, TypeError, RuntimeError):
-        array = np.empty(0)
-    if array.shape != shape:
-        raise InputError(f"grid {name}", got=got, expected=f"the grid's {shape}")
-    return array
-
-
-def _nested(values: Any) -> Any:  # noqa: ANN401 - lists of lists, down to a number
-    return tuple(map(_nested, values)) if isinstance(values, list) else values
-
-
-def _resized(field: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A field on cells that are cut, or joined to their mean."""
-    for axis, (old, new) in enumerate(zip(field.shape, shape, strict=True)):
-        if old % new and new % old:
-            got, expected = f"{old} cells cut into {new}", "a multiple or a divisor"
-            raise InputError("grid with a mask or weights", got=got, expected=expected)
-        if new < old:
-            field = field.unflatten(axis, (new, old // new)).mean(dim=axis + 1)
-        else:
-            field = field.repeat_interleave(new // old, dim=axis)
-    return field
 
 
 def as_grid(grid: Grid | Mapping[str, Any], home: Path | str = "") -> Grid:

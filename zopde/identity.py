@@ -31,8 +31,10 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     Neither a path nor what a solver writes is in it.
     """
     kept = files_of(spec, options, solver)
-    cells = (getattr(solver.grid, name, None) for name in ("mask", "weights"))
-    told = [repr(solver.grid), *filter(None, cells), *kept.values()]
+    grid = solver.grid  # what its repr leaves out, where it has it
+    cells = [getattr(grid, name, None) for name in ("mask", "weights", "coordinates")]
+    cells.append("nearest" if getattr(grid, "fill", "zero") == "nearest" else None)
+    told = [repr(grid), *filter(None, cells), *kept.values()]
     return identity_of(json.dumps(told), kept)
 
 

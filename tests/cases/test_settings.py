@@ -73,6 +73,7 @@ TABLES = {
     "openfoam": {"case": "nowhere", "dt": 1.0},
     "burgers": {},
     "kuramoto-sivashinsky": {},
+    "shallow-water": {},
     "turbulence": {},
     "wake": {},
 }

@@ -88,7 +88,7 @@ def test_a_line_is_drawn_in_space_and_time_exact(monkeypatch):
     np.testing.assert_array_equal(image.get_array(), pulse[:, 0])
     assert image.origin == "lower"
     assert image.get_extent() == [0, 2, -0.25, 2.25]  # m, and 4 steps of 0.5 s about their times
-    assert (reference.get_xlabel(), reference.get_ylabel()) == ("x [m]", "time [s]")
+    assert (error.get_xlabel(), error.get_ylabel()) == ("x [m]", "time [s]")
     assert (reference.get_title(), source.get_title()) == ("reference", "SRC")
     assert not nothing.images
     np.testing.assert_array_equal(error.images[0].get_array(), 2 * pulse[:, 0])

@@ -99,3 +99,24 @@ def test_pictures_of_a_page_in_any_dimension(shape):
         assert (html, gif) == ("", None)
     else:
         assert Image.open(BytesIO(gif)).n_frames == 9
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"mask": torch.eye(8).bool()},
+        {"coordinates": {"y": [0.25 * n + n**2 / 64 for n in range(8)]}},
+    ],
+)
+def test_waves_are_not_counted_over_land_nor_over_cells_that_differ(cells):
+    grid = Grid((8, 8), (3.0, 4.0), 0.1, ("T",), boundary="open", **cells)
+    states = torch.randn(2, 9, 1, 8, 8)
+    error = rollout_error(states[:, 1:] + 1, states[:, 1:], grid=grid)
+    rollouts = Rollouts(grid, states, {"SRC": [Evaluation(states + 1, error)]})
+    run = SimpleNamespace(seeds=[0], metrics=None, root=None, settings=None)
+    assert (
+        show._spectrum(rollouts)
+        == "<p>None: it would need cells of one size, all of them fluid.</p>"
+    )
+    assert show._fields_picture(run, rollouts).count("data:image/png") == 1
+    assert Image.open(BytesIO(show._motion(run, rollouts)[1])).n_frames == 9

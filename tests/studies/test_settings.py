@@ -26,6 +26,7 @@ from zopde.studies.settings import (
         *product(["burgers", "wake"], PRESETS),
         ("kuramoto-sivashinsky", "quick"),
         ("turbulence", "quick"),
+        ("shallow-water", "quick"),
     ],
 )
 def test_presets_round_trip(solver, preset, tmp_path):
@@ -56,7 +57,7 @@ def test_a_solver_with_presets_of_its_own_gets_them_wherever_it_is_named(tmp_pat
     assert named.corrector.sizes == {"width": 32, "blocks": 5, "kernel": 5}
 
 
-@pytest.mark.parametrize("solver", ["kuramoto-sivashinsky", "turbulence"])
+@pytest.mark.parametrize("solver", ["kuramoto-sivashinsky", "turbulence", "shallow-water"])
 def test_a_preset_that_a_solver_does_not_have_raises(solver):
     with pytest.raises(InputError, match=f"preset: got 'paper', expected of the .*{solver}.*quick"):
         load_config("paper", tables={"solver": {"spec": solver}})

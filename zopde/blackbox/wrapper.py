@@ -13,7 +13,17 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from zopde.contracts import CHECKING, Forcing, Solver, State, counts_of, filled, seedable, seeded
+from zopde.contracts import (
+    CHECKING,
+    Forcing,
+    Solver,
+    State,
+    counts_of,
+    filled,
+    seedable,
+    seeded,
+    spread,
+)
 from zopde.errors import MistakeError, SolverError, first_line, is_interrupt
 from zopde.grid import Grid
 from zopde.seeding import Streams, global_streams, set_global_streams
@@ -139,7 +149,7 @@ class BlackBox(Wrapper):
 
     States go in as copies, detached, so that a solver may write into them; answers come out as
     copies, so that one may answer in the same memory every time. Outside of the grid's mask it sees
-    0, and whatever it answers becomes 0. Nothing is differentiated by
+    what the grid's `fill` says, and whatever it answers becomes 0. Nothing is differentiated by
     accident: an `UnrolledObjective` over a `BlackBox` is NOG even where the solver is written in
     torch. What a step changes in the process around it is put back: torch's default dtype and
     threads, the working folder, stdout and stderr, the global random streams. Whatever it raises,
@@ -163,8 +173,8 @@ class BlackBox(Wrapper):
         around, grid = self._surroundings.before(), self.grid
         try:
             with torch.no_grad():
-                given = None if forcing is None else filled(grid, forcing.detach().clone())
-                stepped = self._solver.step(filled(grid, state.detach().clone()), given)
+                given = None if forcing is None else spread(grid, forcing.detach().clone())
+                stepped = self._solver.step(spread(grid, state.detach().clone()), given)
         except SolverError as error:
             if error.answers is not None and error.answers.shape == state.shape:
                 error.answers = filled(grid, error.answers)
@@ -187,7 +197,7 @@ class BlackBox(Wrapper):
 
 @final
 class Filled(Wrapper):
-    """Puts 0 outside of the grid's mask, into what a solver is given and what it answers.
+    """Fills what a solver is given outside of the grid's mask, and puts 0 there in its answer.
 
     A `BlackBox` does the same; this one carries the gradient of a differentiable twin.
 
@@ -198,7 +208,7 @@ class Filled(Wrapper):
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""
         grid = self.grid
-        return filled(grid, self._solver.step(filled(grid, state), filled(grid, forcing)))
+        return filled(grid, self._solver.step(spread(grid, state), spread(grid, forcing)))
 
 
 @final

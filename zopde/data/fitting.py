@@ -40,9 +40,10 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         _check_times(dataset["time"], grid)
     _check_lengths(dataset, grid)
-    for dim, cell in zip(grid.dims, grid.spacing, strict=True):
-        if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
-            log.warning("data: %s descends in the file; turned round", dim)
+    for axis, dim in enumerate(grid.dims):
+        has_places = dim in dataset.coords and dataset.sizes[dim] > 1
+        if has_places and _is_turned(dataset[dim], grid, axis):
+            log.warning("data: %s runs the other way in the file; turned round", dim)
             dataset = dataset.isel({dim: slice(None, None, -1)})
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
@@ -185,11 +186,24 @@ def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
         raise InputError("data coordinates", got=got, expected=expected, remedy=remedy)
 
 
-def _descends(places: xr.DataArray, cell: float) -> bool:
-    """Whether a coordinate descends; its steps must be the grid's cells, or count them."""
+def _is_turned(places: xr.DataArray, grid: Grid, axis: int) -> bool:
+    """Whether a coordinate runs the other way than the grid.
+
+    It must be the grid's own; where the grid has none, its steps must be the cells, or count them.
+    """
     values, what = places.values, f"data coordinate {places.name!r}"
     if values.dtype.kind not in "iuf":
         raise InputError(what, got=f"type {values.dtype}", expected="numbers")
+    if grid.dims[axis] in grid.coordinates:
+        own, near = np.array(grid.centres(axis)), np.abs(np.diff(grid.edges(axis)))
+        off = [np.abs(v - own) > 1e-3 * near + 4 * _blur(values) for v in (values, values[::-1])]
+        if off[0].any() and off[1].any():
+            first = int(off[0].argmax())
+            got, expected = f"{values[first]:g} in cell {first}", f"{own[first]:g}, the grid's"
+            remedy = f'coordinates={{"{places.name}": ...}} of the grid as the data have them'
+            raise InputError(what, got=got, expected=expected, remedy=remedy)
+        return bool(off[0].any())
+    cell = grid.extent[axis] / grid.shape[axis]
     steps = np.diff(values.astype(np.float64))
     wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
     right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * _blur(values)
@@ -197,7 +211,8 @@ def _descends(places: xr.DataArray, cell: float) -> bool:
         first = int(right.argmin())
         got = f"{values[first]:g}, then {values[first + 1]:g}"
         expected = f"steps of {wanted:g}, the grid's cells"
-        remedy = f'name the grid\'s extent as the data mean it, or .drop_vars("{places.name}")'
+        remedy = "name the grid's extent as the data mean it, or its coordinates if cells differ, "
+        remedy += f'or .drop_vars("{places.name}")'
         raise InputError(what, got=got, expected=expected, remedy=remedy)
     return bool(steps[0] < 0)
 

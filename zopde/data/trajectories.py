@@ -224,6 +224,9 @@ def load_rollout(path: Path) -> Trajectories:
             units={u: str(dataset[name].attrs.get("units", "1")) for u, name in units_of.items()},
             **cells,
         )
+        own = {dim: dataset[dim].values for dim in grid.dims if dim in dataset.coords}
+        own = {d: v for d, v in own.items() if list(v) != grid.centres(grid.dims.index(d))}
+        grid = replace(grid, coordinates={d: v.tolist() for d, v in own.items()})
         states = grid.filled(_stack(dataset, names, dims))
         return Trajectories(grid, states, None, _settings(dataset))
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, filled, seedable, seeded
+from zopde.contracts import Forcing, Solver, State, filled, seedable, seeded, spread
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.interface.asking import by_workers
@@ -98,9 +98,11 @@ class Step:
 
         One solver call for `probes` states; the other input stays that of the row.
         """
+        grid = getattr(self.solver, "grid", None)
         if self.variable == "forcing":
-            return self.solver.step(self.state[rows], values)
-        return self.solver.step(values, None if self.forcing is None else self.forcing[rows])
+            return self.solver.step(spread(grid, self.state[rows]), spread(grid, values))
+        forcing = None if self.forcing is None else self.forcing[rows]
+        return self.solver.step(spread(grid, values), spread(grid, forcing))
 
 
 def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
@@ -372,7 +374,8 @@ class _Stepped(torch.autograd.Function):
         solver: Stepping,
         pullback: Pullback,
     ) -> Tensor:
-        stepped = solver.step(state, forcing).clone()  # a node's output must be its own
+        grid = getattr(solver, "grid", None)
+        stepped = solver.step(spread(grid, state), spread(grid, forcing)).clone()  # a node's own
         ctx.solver, ctx.pullback = solver, pullback
         ctx.save_for_backward(state, forcing, stepped)
         return stepped

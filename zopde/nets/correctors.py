@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zopde.errors import InputError
@@ -134,12 +134,15 @@ class Normalised(nn.Module):
         inject: "after", "before" or "forcing": where the correction belongs; see
             `CorrectedSolver`.
         mask: True where there is fluid, as in `zopde.Grid`; None: everywhere.
+        nearest: (cell,), the number of the cell whose value the body sees in each, in place of 0
+            outside of the mask, as `Grid.nearest`; None: 0.
     """
 
     state_scale: Tensor
     input_scale: Tensor
     output_scale: Tensor | None
     mask: Tensor | None
+    nearest: Tensor | None
 
     @checked
     def __init__(
@@ -150,6 +153,7 @@ class Normalised(nn.Module):
         dims: int = 2,
         inject: Inject = "after",
         mask: Bool[Tensor, "*space"] | None = None,
+        nearest: Int[Tensor, " cells"] | None = None,
     ) -> None:
         super().__init__()
         self.body, self.inject = body, inject
@@ -161,6 +165,7 @@ class Normalised(nn.Module):
         other = forcing_scale.reshape(-1, *space).clone() if inject == "forcing" else None
         self.register_buffer("output_scale", other)
         self.register_buffer("mask", None if mask is None else mask.clone())
+        self.register_buffer("nearest", None if nearest is None else nearest.clone())
 
     def forward(
         self, state: Float[Tensor, "b c *space"], forcing: Float[Tensor, "b f *space"] | None = None
@@ -171,7 +176,11 @@ class Normalised(nn.Module):
         if self.mask is None:
             correction: Tensor = self.body(raw / self.input_scale)
             return correction * scale
-        seen = torch.where(self.mask, raw / self.input_scale, 0.0)
+        if self.nearest is None:
+            seen = torch.where(self.mask, raw / self.input_scale, 0.0)
+        else:
+            flat = (raw / self.input_scale).flatten(-self.mask.dim())
+            seen = flat.index_select(-1, self.nearest).unflatten(-1, self.mask.shape)
         correction = self.body(torch.cat([seen, self.mask.expand_as(seen[:, :1]).to(seen)], dim=1))
         return torch.where(self.mask, correction * scale, 0.0)
 

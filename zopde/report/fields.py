@@ -19,6 +19,7 @@ from torch import Tensor
 from zopde.grid import Grid
 from zopde.report.panels import (
     Plane,
+    colour_bar,
     draw,
     field_panels,
     label_axes,
@@ -70,13 +71,14 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, run: int =
             below.set_title(told, fontsize=9)
     for axes in (pairs[0, 1], *pairs[len(fields) :].flat):
         axes.axis("off")
-    label_axes(pairs[len(fields) - 1 if plane.lies_down else 0, 0], plane)
+    first = max(1, (len(panels) // 2 - 1) * len(panels[0]))  # with an error, in the last row
+    label_axes(pairs[-1, 0] if plane.is_wide else pairs[first, 1], plane)
     left, right = np.split(panels, [panels.shape[1] // 2], axis=1)
     of_space, both = unit(grid, grid.channels[chosen[0]]), "max" if limits[0] == 0 else "both"
     bar: dict[str, Any] = {"location": "bottom", "fraction": 0.35 / figure.get_figheight()}
     shown, error = f"|{name}|" if len(chosen) > 1 else name, f"|{name} - reference|"
-    figure.colorbar(top, ax=left, label=f"{shown} [{of_space}]", extend=both, **bar)
-    figure.colorbar(low, ax=right, label=f"{error} [{of_space}]", extend="max", **bar)
+    colour_bar(figure, top, left, label=f"{shown} [{of_space}]", extend=both, **bar)
+    colour_bar(figure, low, right, label=f"{error} [{of_space}]", extend="max", **bar)
     figure.suptitle(_moment(grid, steps, run), fontsize=10)
     save(figure, path)
 
@@ -97,9 +99,9 @@ def _on_plane(states: Tensor, grid: Grid) -> Tensor:
 def _pairs(plane: Plane, count: int) -> tuple[Figure, Any, Any]:
     """A figure, its panels (row, column), and these as `count` pairs or more: (pair, 2).
 
-    The panels of a pair are side by side where the plane lies down, else below each other.
+    The panels of a pair are side by side where the plane is wide, else below each other.
     """
-    if plane.lies_down:
+    if plane.is_wide:
         figure, panels = field_panels(plane, count, 2, bar_below=True)
         return figure, panels, panels
     rows = -(-count // _COLUMNS)
@@ -118,7 +120,7 @@ def save_vorticity(
     shown = _arrays(fields)
     limits, colours = _colours_of(next(iter(shown.values())), signed=True)
     plane = plane_of(grid)
-    columns = 2 if plane.lies_down else _COLUMNS
+    columns = 2 if plane.is_wide else _COLUMNS
     figure, panels = field_panels(plane, -(-len(shown) // columns), columns)
     for axes, (name, values) in zip(panels.flat, shown.items(), strict=False):
         drawn = draw(axes, values, plane, limits, colours)
@@ -129,7 +131,7 @@ def save_vorticity(
     label_axes(panels[(len(shown) - 1) // columns, 0], plane)
     speed, space = grid.unit(grid.channels[0]), grid.unit("space")
     of = "-" if speed == space == "1" else f"{speed} / {space}"
-    figure.colorbar(drawn, ax=panels, label=f"vorticity [{of}]", shrink=0.8, extend="both")
+    colour_bar(figure, drawn, panels, label=f"vorticity [{of}]", shrink=0.8, extend="both")
     figure.suptitle(_moment(grid, step, run), fontsize=10)
     save(figure, path)
 
@@ -197,8 +199,8 @@ def animate(film: Film, frames: int = 60, most: int = 1_400_000) -> tuple[bytes,
 def _pictures(film: Film, frames: int) -> list[Image.Image]:
     grid, plane, reference = film.grid, plane_of(film.grid), next(iter(film.fields.values()))
     limits, colours = _colours_of(np.where(plane.fluid, reference, np.nan), film.signed)
-    # Panels that lie down stand above each other.
-    flat = plane.lies_down
+    # Wide panels stand above each other.
+    flat = plane.is_wide
     shape = (len(film.fields), 1) if flat else (1, len(film.fields))
     figure, panels = field_panels(plane, *shape, bar_below=flat)
     figure.set_dpi(_DPI)
@@ -208,7 +210,7 @@ def _pictures(film: Film, frames: int) -> list[Image.Image]:
         axes.set_title(label, fontsize=10)
         images[label] = draw(axes, values[0], plane, limits, colours)
     side = "bottom" if flat else "right"
-    figure.colorbar(images[label], ax=panels, label=film.name, location=side, shrink=0.8)
+    colour_bar(figure, images[label], panels, label=film.name, location=side, shrink=0.8)
     where = f", {plane.where}" if plane.where else ""
     title = figure.suptitle(time_of(grid, 0) + where, fontsize=10)
     palette, pictures = _palette(colours), []

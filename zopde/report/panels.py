@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from torch import Tensor
 
 from zopde.files import replacing
@@ -45,7 +46,10 @@ COLOURS = {
     "ZO-AE-DS-CGE": "#CC79A7",
 }
 _NOTHING = "#bbbbbb"  # an obstacle, or a run that diverged
+_LAND = "#888888"
 _LONG = 1.5  # a domain longer than this along y is drawn lying down
+_FAR = 20.0  # one whose axes differ by more is not drawn to one scale
+_PIXELS = 2000  # along an axis with cells of different sizes, at most
 
 
 def one_plot(width: float = 7.0, xlabel: str = "", ylabel: str = "") -> tuple[Figure, Any]:
@@ -75,7 +79,10 @@ class Plane:
     names: tuple[str, str]
     units: tuple[str, str]
     extent: tuple[float, float]
-    alike: bool = True  # whether both are lengths; else a panel is square
+    start: tuple[float, float] = (0.0, 0.0)
+    # Which cell each pixel of an axis shows, where not one each in their order
+    pixels: tuple[Any, Any] = (slice(None), slice(None))
+    alike: bool = True  # whether both are drawn to one scale; else a panel is square
     where: str = ""  # which plane of a box it is
     fluid: np.ndarray | bool = True  # where there is something to see, on a grid with a mask
 
@@ -90,6 +97,11 @@ class Plane:
         ratio = self.extent[1] / self.extent[0] if self.alike else 1.0
         return 1 / ratio if self.lies_down else ratio
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether panels are better stacked than in a row."""
+        return self.width_to_height > _LONG
+
 
 def plane_of(grid: Grid, steps: int = 0) -> Plane:
     """What pictures of a grid show: space and time of a line, a plane itself, a plane of a box."""
@@ -97,13 +109,30 @@ def plane_of(grid: Grid, steps: int = 0) -> Plane:
     fluid = grid.fluid is None or mid_plane(grid.fluid, grid).numpy()
     if len(grid.shape) == 1:
         names, units = ("time", grid.dims[0]), (unit(grid, "time"), space)
-        return Plane(names, units, (steps * grid.dt, grid.extent[0]), alike=False, fluid=fluid)
+        extent, start = (steps * grid.dt, grid.extent[0]), (0.0, min(grid.edges(0)))
+        pixels = slice(None), _pixels(grid, 0)
+        return Plane(names, units, extent, start, pixels, alike=False, fluid=fluid)
     up, right = _kept(grid)
-    middle = {a: (grid.shape[a] // 2 + 0.5) * grid.spacing[a] for a in range(len(grid.shape))}
+    middle = {a: grid.centres(a)[n // 2] for a, n in enumerate(grid.shape)}
     of_space = "" if space == "-" else f" {space}"
     cuts = [f"{grid.dims[a]} = {middle[a]:.3g}{of_space}" for a in middle if a not in (up, right)]
     names, extent = (grid.dims[up], grid.dims[right]), (grid.extent[up], grid.extent[right])
-    return Plane(names, (space, space), extent, where=", ".join(cuts), fluid=fluid)
+    start = min(grid.edges(up)), min(grid.edges(right))
+    pixels = _pixels(grid, up), _pixels(grid, right)
+    alike = 1 / _FAR <= extent[1] / extent[0] <= _FAR
+    return Plane(names, (space, space), extent, start, pixels, alike, ", ".join(cuts), fluid)
+
+
+def _pixels(grid: Grid, axis: int) -> Any:  # noqa: ANN401 - what indexes an axis
+    """Which cell each pixel of an axis shows: pixels are alike, and ascend."""
+    edges, extent = np.array(grid.edges(axis)), grid.extent[axis]
+    turned = slice(None, None, -1 if edges[0] > edges[-1] else 1)
+    edges = edges[turned]
+    if grid.is_uniform(axis):
+        return turned
+    count = min(_PIXELS, math.ceil(extent / np.diff(edges).min()))
+    centres = edges[0] + (np.arange(count) + 0.5) * extent / count
+    return np.arange(len(edges) - 1)[turned][np.searchsorted(edges[1:-1], centres)]
 
 
 def mid_plane(values: Tensor, grid: Grid) -> Tensor:
@@ -123,7 +152,7 @@ def field_panels(
     plane: Plane, rows: int, columns: int, bar_below: bool = False
 ) -> tuple[Figure, Any]:
     """A figure with panels (row, column) of the plane's proportions and room for a colour bar."""
-    width = 3.2 if plane.lies_down else 2.1
+    width = 2.1 * min(max(plane.width_to_height, 1.0), 5.0) ** 0.5
     height = width / plane.width_to_height + 0.25
     right, below = (0.1, 1.1) if bar_below else (0.9, 0.4)
     figure = Figure((width * columns + right, height * rows + below), layout="compressed")
@@ -137,20 +166,32 @@ def draw(
     limits: tuple[float, float],
     colours: str,
 ) -> Any:  # noqa: ANN401 - what a colour bar is made from
-    """Draw values on a plane; grey where they are not finite."""
-    height, width = plane.extent
+    """Draw values on a plane; land is dark grey, what is not finite elsewhere light grey."""
+    (height, width), (low, left) = plane.extent, plane.start
     flat = plane.lies_down
     # A row of cells ends at their edges, a row of a time half a step later.
     edge = 0.0 if plane.alike else height / max(len(values) - 1, 1) / 2
+    bounds = (low, low + height, left + width, left)
+    if not flat:
+        bounds = (left, left + width, low - edge, low + height + edge)
+    where: dict[str, Any] = {
+        "origin": "upper" if flat else "lower",
+        "extent": bounds,
+        "aspect": 1.0 if plane.alike else width / (height + 2 * edge),
+    }
     axes.set(xticks=[], yticks=[])
-    return axes.imshow(
+    image = axes.imshow(
         pixels_of(values, plane),
-        origin="upper" if flat else "lower",
-        extent=(0, height, width, 0) if flat else (0, width, -edge, height + edge),
-        aspect=1.0 if plane.alike else width / (height + 2 * edge),
         norm=Normalize(*limits),
         cmap=colormaps[colours].with_extremes(bad=_NOTHING),
+        **where,
     )
+    if plane.fluid is not True:
+        land = np.broadcast_to(np.where(plane.fluid, np.nan, 1.0), values.shape)
+        axes.imshow(
+            pixels_of(land, replace(plane, fluid=True)), cmap=ListedColormap([_LAND]), **where
+        )
+    return image
 
 
 def pixels_of(values: Float[np.ndarray, "a b"], plane: Plane) -> np.ma.MaskedArray[Any, Any]:
@@ -158,15 +199,21 @@ def pixels_of(values: Float[np.ndarray, "a b"], plane: Plane) -> np.ma.MaskedArr
 
     Turned, not mirrored, x pointing down: vortices keep their sense.
     """
-    values = np.where(plane.fluid, values, np.nan)
+    values = np.where(plane.fluid, values, np.nan)[plane.pixels[0]][:, plane.pixels[1]]
     return np.ma.masked_invalid(values.T if plane.lies_down else values)
+
+
+def colour_bar(figure: Figure, image: Any, panels: Any, **more: Any) -> None:  # noqa: ANN401
+    """A colour bar beside panels, with so few ticks that they do not run into each other."""
+    figure.colorbar(image, ax=panels, ticks=MaxNLocator(5), **more)
 
 
 def label_axes(axes: Any, plane: Plane) -> None:  # noqa: ANN401
     """Names, units and the ends of both axes."""
     order = (0, 1) if plane.lies_down else (1, 0)
     for i, axis in zip(order, (axes.xaxis, axes.yaxis), strict=True):
-        axis.set_ticks([0, plane.extent[i] / 2, plane.extent[i]])
+        low, extent = plane.start[i], plane.extent[i]
+        axis.set_ticks([low, low + extent / 2, low + extent])
         axis.set_tick_params(labelsize=8)
         axis.set_label_text(f"{plane.names[i]} [{plane.units[i]}]", fontsize=8)
 
@@ -180,7 +227,7 @@ def unit(grid: Grid, name: str) -> str:
 def time_of(grid: Grid, step: int) -> str:
     """When a step ends, for a title."""
     of_time = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
-    return f"t = {step * grid.dt:.4g}{of_time}"
+    return f"t = {step * grid.dt:.6g}{of_time}"
 
 
 class _ShortLabels(LogFormatter):

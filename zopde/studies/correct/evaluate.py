@@ -155,10 +155,10 @@ def load_corrector(path: Path | str) -> Normalised:
     def make() -> Normalised:
         scale = state["state_scale"]  # (channel, 1, 1): it tells the dimensions, too
         dims = scale.dim() - 1
-        mask, inputs = state.get("mask"), plan["inputs"] + ("mask" in state)
+        land, inputs = (state.get("mask"), state.get("nearest")), plan["inputs"] + ("mask" in state)
         shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
         body, forcing_scale = body_of(plan["kind"], *shape), plan["inputs"] - len(scale)
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject, mask)
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject, *land)
         return in_precision(network, scale.dtype)
 
     return built(path, make, state, plan["kind"] in KINDS)

@@ -85,7 +85,8 @@ class CorrectorSettings:
     def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         body = self._body(grid).drawn(scale, seed)
-        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, grid.fluid)
+        land = grid.fluid, grid.nearest
+        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, *land)
 
     def check_on(self, grid: Grid, dtype: torch.dtype, seed: int) -> None:
         """Build the corrector once: whether it will do must be known before anything is simulated.

@@ -268,6 +268,8 @@ def _spectrum(rollouts: Rollouts | None) -> str:
     if rollouts is None:
         return ""
     grid, chosen = rollouts.grid, vector_channels(rollouts.grid)
+    if grid.mask is not None or not all(map(grid.is_uniform, range(len(grid.shape)))):
+        return text("None: it would need cells of one size, all of them fluid.")
     late = max(1, round(_LATE * rollouts.reference.shape[1]))
     spectra: dict[str, Spectrum] = {}
     for label in ("reference", "SRC", rollouts.best):
