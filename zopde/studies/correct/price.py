@@ -11,7 +11,7 @@ from torch import nn
 
 from zopde.blackbox import CountedSolver
 from zopde.contracts import ReferenceSolver, State
-from zopde.interface import Variable, always
+from zopde.interface import Probing, Variable, always
 from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.vjp import entries_of
 from zopde.oracle import WeightOracle
@@ -50,6 +50,7 @@ from zopde.training import Fitted, ZerothOrder
 from zopde.zo import cge
 
 _SAMPLE_PROBES = 32
+_SAMPLE_SECONDS = 2.0  # fewer probes where they take longer, two at least
 _SAMPLE_DIRECTIONS = 32
 _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is timed
 
@@ -131,10 +132,11 @@ def _seconds_and_queries(
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
     chunk = workers.probes_per_pass(cut.chunk, active)
     oracle = WeightOracle(network, objective, chunk)
-    probes = min(active, chunk, _SAMPLE_PROBES)
-    indices = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))[:probes]
+    order = torch.randperm(oracle.num_coordinates, generator=generator(0, "mask"))
     with workers.measured_here():
         base = median_seconds(oracle.base)
+        probes = min(active, chunk, _SAMPLE_PROBES, max(2, int(_SAMPLE_SECONDS / base)))
+        indices = order[:probes]
         cge(oracle, indices, cut.mu, cut.scheme)
         checking = oracle.checked.total()
 
@@ -263,6 +265,7 @@ def _seconds_of_a_step(problem: Problem, states: int) -> float:
         return lambda: problem.solver.step(data.states[rows, -1], forcing)
 
     alone = median_seconds(stepping(1))
+    states = Probing(states=states).per_call(data.states[0, 0].numel())
     return alone if alone > _SLOW else median_seconds(stepping(states)) / states
 
 
