@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from zopde.data.units import METRES, SECONDS, same_unit
+from zopde.data.times import blur_of, check_times
+from zopde.data.units import METRES, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
 
 log = logging.getLogger(__name__)
 
 _TIMES = ("t", "time", "times")
-_CALENDARS = {"standard", "gregorian", "proleptic_gregorian", "julian", "utc", "tai", "none"}
-_CALENDARS |= {"noleap", "365_day", "all_leap", "366_day", "360_day"}
 # What programs write for a value that is missing, unless they take a huge one.
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
@@ -38,12 +37,14 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
         _check_shape(dataset[name], grid)
         _check_unit(dataset[name], grid)
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
-        _check_times(dataset["time"], grid)
+        check_times(dataset["time"], grid)
     _check_lengths(dataset, grid)
+    _check_boundary(dataset, grid)
     for dim, cell in zip(grid.dims, grid.spacing, strict=True):
         if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
             log.warning("data: %s descends in the file; turned round", dim)
             dataset = dataset.isel({dim: slice(None, None, -1)})
+    _check_mask(dataset, grid)
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
@@ -52,13 +53,22 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     return dataset
 
 
+def _check_mask(dataset: xr.Dataset, grid: Grid) -> None:
+    """Require the grid's mask where the file has one: a variable "mask" of 0 and 1 in its cells."""
+    known = dataset.get("mask")
+    if known is None or set(known.dims) != set(grid.dims) or not np.isin(known, (0, 1)).all():
+        return
+    own = np.ones(grid.shape) if grid.mask is None else np.array(grid.mask)
+    if others := int((known.transpose(*grid.dims).values != own).sum()):
+        got, expected = f"another one in {others:,} cells", "the grid's, 1 where there is fluid"
+        raise InputError("data mask", got=got, expected=expected)
+
+
 def _on_fluid(variable: xr.DataArray, grid: Grid) -> xr.DataArray:
     """A variable with the value of one fluid cell outside of the grid's mask."""
     if grid.mask is None:
         return variable
-    mask, known = xr.DataArray(np.array(grid.mask), dims=grid.dims), variable.coords.get("mask")
-    if known is not None and known.dtype == bool and not np.array_equal(known, mask):
-        raise InputError("data mask", got="another one", expected="the grid's")
+    mask = xr.DataArray(np.array(grid.mask), dims=grid.dims)
     first = dict(zip(grid.dims, map(int, np.argwhere(mask.values)[0]), strict=True))
     found = variable.where(mask, variable.isel(first, drop=True))
     found.encoding = variable.encoding
@@ -72,14 +82,21 @@ def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Da
     times = [dim for dim in others if dim.lower() in _TIMES]
     try:
         if "time" not in dims and len(times) == 1:
-            there = "time" in dataset.variables
-            dataset = (dataset.swap_dims if there else dataset.rename)({times[0]: "time"})
+            dataset = with_name(dataset, times[0], "time")
             others.remove(times[0])
+        elif "time" not in dims and "time" in dataset.coords and not dataset["time"].ndim:
+            dataset = dataset.expand_dims("time")  # one state
         if not others and "simulation" not in dims:
             dataset = dataset.expand_dims("simulation")
     except ValueError:
         pass  # two things of one name; what is missing is said next
     return dataset
+
+
+def with_name(dataset: xr.Dataset, old: str, new: str) -> xr.Dataset:
+    """With another name of a dim or a variable; a coordinate of that name may be there already."""
+    taken = new in dataset.variables and old in dataset.dims
+    return (dataset.swap_dims if taken else dataset.rename)({old: new})
 
 
 def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
@@ -123,55 +140,6 @@ def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
         )
 
 
-def _check_times(time: xr.DataArray, grid: Grid) -> None:
-    """Every time must follow the one before by dt, as exactly as the numbers can tell."""
-    times, blur = _plain_times(time, grid)
-    steps, near = np.diff(times), 1e-5 * grid.dt + 4 * blur
-    if near > grid.dt / 4:
-        got = f"{time.dtype}, which tells no steps of {grid.dt:g} apart"
-        raise InputError("data time", got=got, expected="a finer type, such as float64")
-    right = np.abs(steps - grid.dt) <= near
-    if not right.any():
-        raise InputError("data time", got=f"steps of {steps[0]:g}", expected=f"{grid.dt:g}")
-    if not right.all():
-        first = int(right.argmin())
-        got = f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere"
-        expected = f"steps of {grid.dt:g} without a gap"
-        remedy = "make each whole stretch a simulation of its own"
-        raise InputError("data time", got=got, expected=expected, remedy=remedy)
-
-
-def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
-    """Times in the unit of the grid's dt, which is a second if it names none; and their blur."""
-    values, own = time.values, grid.unit("time").lower()
-    unit, since, _ = f"{time.attrs.get('units', own)} ".lower().partition(" since ")
-    if values.dtype.kind == "O" and hasattr(values[0], "__sub__"):  # dates of other calendars
-        values = (values - values[0]).astype("m8[us]")
-    if values.dtype.kind in "mM":
-        values, unit = (values - values[0]) / np.timedelta64(1, "s"), "s"
-    if values.dtype.kind not in "iuf":
-        got = f"type {values.dtype}"
-        raise InputError("data time", got=got, expected="numbers or dates, by the rules of CF")
-    calendar = str(time.attrs.get("calendar", "standard"))
-    if calendar.lower() not in _CALENDARS:
-        expected = f"one of CF's: {', '.join(sorted(_CALENDARS))}"
-        raise InputError("data time", got=f"calendar {calendar!r}", expected=expected)
-    factor, unit = 1.0, unit.strip()
-    if since and unit not in SECONDS:
-        got = f"units {time.attrs['units']!r}"
-        raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
-    if unit != own and unit in SECONDS:
-        factor = SECONDS[unit] / SECONDS.get(own, 1.0)
-    return values.astype(np.float64) * factor, _blur(values) * factor
-
-
-def _blur(values: np.ndarray) -> float:
-    """How far apart the largest numbers of a type lie."""
-    if values.dtype.kind != "f":
-        return 0.0
-    return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
-
-
 def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
     """Require that coordinates and the grid name one unit of length, as far as they name one."""
     named = {dim: dataset[dim].attrs.get("units") for dim in grid.dims if dim in dataset.coords}
@@ -185,6 +153,15 @@ def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
         raise InputError("data coordinates", got=got, expected=expected, remedy=remedy)
 
 
+def _check_boundary(dataset: xr.Dataset, grid: Grid) -> None:
+    """Require the grid's boundary where the file names one for a dim."""
+    for dim, closed in zip(grid.dims, grid.periodic, strict=True):
+        own = "periodic" if closed else "open"
+        given = dataset[dim].attrs.get("boundary", own) if dim in dataset.coords else own
+        if given != own:
+            raise InputError(f"data boundary of {dim}", got=given, expected=f"the grid's {own}")
+
+
 def _descends(places: xr.DataArray, cell: float) -> bool:
     """Whether a coordinate descends; its steps must be the grid's cells, or count them."""
     values, what = places.values, f"data coordinate {places.name!r}"
@@ -192,7 +169,7 @@ def _descends(places: xr.DataArray, cell: float) -> bool:
         raise InputError(what, got=f"type {values.dtype}", expected="numbers")
     steps = np.diff(values.astype(np.float64))
     wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
-    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * _blur(values)
+    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * blur_of(values)
     if not right.all():
         first = int(right.argmin())
         got = f"{values[first]:g}, then {values[first + 1]:g}"
