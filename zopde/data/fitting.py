@@ -32,7 +32,11 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
         if name not in dataset:
             known = ", ".join(map(str, dataset.data_vars)) or "nothing"
             raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
-    dataset = _with_dims(dataset, names[0], ("simulation", "time", *grid.dims))
+    dims = ("simulation", "time", *grid.dims)
+    dataset = _with_dims(dataset, names[0], dims)
+    for name in grid.forcing_channels:  # one that does not change in time, or in space
+        if set(dataset[name].dims) < set(dims):
+            dataset[name] = dataset[name].broadcast_like(dataset[names[0]])
     for name in names:
         _check_shape(dataset[name], grid)
         _check_unit(dataset[name], grid)
@@ -55,8 +59,10 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
 
 def _check_mask(dataset: xr.Dataset, grid: Grid) -> None:
     """Require the grid's mask where the file has one: a variable "mask" of 0 and 1 in its cells."""
-    known = dataset.get("mask")
-    if known is None or set(known.dims) != set(grid.dims) or not np.isin(known, (0, 1)).all():
+    if "mask" not in dataset:
+        return
+    known = dataset["mask"].isel({d: 0 for d in dataset["mask"].dims if d not in grid.dims})
+    if set(known.dims) != set(grid.dims) or not np.isin(known, (0, 1)).all():
         return
     own = np.ones(grid.shape) if grid.mask is None else np.array(grid.mask)
     if others := int((known.transpose(*grid.dims).values != own).sum()):
@@ -113,7 +119,7 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
         if "time" in missing and not pairs:
             remedy = "a file of states in the order of their times"
         else:
-            remedy = f"such as xarray's {remedy}"
+            remedy = f"data.dims, or such as xarray's {remedy}"
         raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
     if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
         raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")

@@ -67,14 +67,17 @@ def check_times(time: xr.DataArray, grid: Grid) -> None:
     times = times_of(time, grid)
     steps = np.diff(times.values)
     right = np.abs(steps - grid.dt) <= times.near
+    if right.all():
+        return
+    first, sorted_steps = int(right.argmin()), np.diff(np.unique(times.values))
+    got = f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere"
+    expected = f"steps of {grid.dt:g} without a gap"
+    remedy = "make each whole stretch a simulation of its own"
     if not right.any():
-        raise InputError("data time", got=f"steps of {steps[0]:g}", expected=f"{grid.dt:g}")
-    if not right.all():
-        first = int(right.argmin())
-        got = f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere"
-        expected = f"steps of {grid.dt:g} without a gap"
-        remedy = "make each whole stretch a simulation of its own"
-        raise InputError("data time", got=got, expected=expected, remedy=remedy)
+        got, expected, remedy = f"steps of {steps[0]:g}", f"{grid.dt:g}", ""
+    if sorted_steps.size and (np.abs(sorted_steps - grid.dt) <= times.near).all():
+        remedy = 'such as xarray\'s .drop_duplicates("time").sortby("time")'
+    raise InputError("data time", got=got, expected=expected, remedy=remedy)
 
 
 def blur_of(values: np.ndarray) -> float:

@@ -15,7 +15,6 @@ import xarray as xr
 from zopde.files import reading, write_bytes
 
 _ORDERS = (0, 1, 2)  # of a tensor: a scalar, a vector, a matrix in each cell
-_STILL = ("mask", "weights")  # of the cells of a grid
 _OURS = ("dt", "extent", "settings")  # attributes that only zopde writes
 
 
@@ -38,8 +37,8 @@ def read_well(path: Path | str) -> xr.Dataset:
         path: An HDF5 file of that layout.
 
     Returns:
-        Dims (simulation, time, *space); each space dim has an attribute `boundary`, "periodic" or
-        "open". Fields "mask" and "weights" that change nowhere are coordinates of space alone.
+        Dims (simulation, time, *space); a space dim has an attribute `boundary`, "periodic" or
+        "open", as far as the file tells.
 
     Raises:
         InputError: If the file is damaged, of another layout, or its simulations have other times.
@@ -52,10 +51,9 @@ def read_well(path: Path | str) -> xr.Dataset:
         sizes = (int(file.attrs["n_trajectories"]), places["time"].shape[-1], *shape)
         coords = {dim: (dim, _shared(places[dim]), _boundary(file, dim)) for dim in space}
         fields = dict(field for order in _ORDERS for field in _fields(file, order, space, sizes))
-        still = {name: (space, fields.pop(name)[0, 0]) for name in _STILL if name in fields}
         return xr.Dataset(
             {name: (("simulation", "time", *space), values) for name, values in fields.items()},
-            {"time": _shared(places["time"]), **coords, **still},
+            {"time": _shared(places["time"]), **coords},
             {key: file.attrs[key] for key in _OURS if key in file.attrs},
         )
 
@@ -85,10 +83,10 @@ def _fields(
 
 
 def _boundary(file: h5py.File, dim: str) -> dict[str, str]:
-    """An attribute: the grid's word for what a file says of a dim."""
-    marks = [one.attrs for one in file["boundary_conditions"].values()]
+    """An attribute, the grid's word for the border of a dim, where the file says it."""
+    marks = [one.attrs for one in file.get("boundary_conditions", {}).values()]
     kinds = {str(of["bc_type"]).upper() for of in marks if dim in map(str, of["associated_dims"])}
-    return {"boundary": "periodic" if kinds == {"PERIODIC"} else "open"}
+    return {"boundary": "periodic" if kinds == {"PERIODIC"} else "open"} if kinds else {}
 
 
 def write_well(dataset: xr.Dataset, path: Path | str) -> None:
@@ -113,7 +111,7 @@ def write_well(dataset: xr.Dataset, path: Path | str) -> None:
 def _write(file: h5py.File, dataset: xr.Dataset, title: str) -> None:
     values = {str(name): variable.values for name, variable in dataset.items()}
     space = [str(dim) for dim in next(iter(dataset.values())).dims[2:]]
-    still = {n: dataset[n].values for n in _STILL if n in dataset.coords}
+    still = {n: dataset[n].values for n in ("mask", "weights") if n in dataset.coords}
     if "mask" in still:
         values = {name: np.where(still["mask"], field, 0) for name, field in values.items()}
     file.attrs.update(
