@@ -126,9 +126,7 @@ def test_a_run_whose_end_was_seen_is_refused(run, config, tmp_path):
     for name in ("u", "wind"):
         run[name][-9:] = run[name][10:19].values
     run.to_netcdf(config.data.path, engine="h5netcdf")
-    with pytest.raises(
-        InputError, match="the last 8 steps, to be unseen, the same as those before step 18"
-    ):
+    with pytest.raises(InputError, match="the last 8 steps, to be unseen, also before step 18"):
         open_correction(config, tmp_path / "out", Silent())
     run["u"][-9:] += 1.0
     run.to_netcdf(config.data.path, engine="h5netcdf")

@@ -69,7 +69,10 @@ def test_times_beside_a_dim_without_coordinates_are_mapped(flow, tmp_path):
     ("names", "words"),
     [
         ({"Tim": "time"}, "got 'Tim', expected one of .*Time.*; did you mean 'Time'"),
-        ({"Time": "tme"}, "new name of 'Time': got 'tme', expected one of simulation, time, y, x"),
+        (
+            {"Time": "tme"},
+            "new name of 'Time': got 'tme', expected one of .'simulation', 'time', 'y'",
+        ),
         ({"wind": "T"}, "got 'wind' as 'T', expected another name"),
         ({}, r"\('time', 'south_north', 'west_east'\).*data\.dims, or .*south_north=\"y\""),
     ],

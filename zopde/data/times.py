@@ -101,7 +101,8 @@ def order_in_time(files: Sequence[object], found: Sequence[Times | None], grid: 
     if len(times) < len(files):
         got = f"{files[found.index(None)]} without times, and others with"
         raise InputError("data time", got=got, expected="times in every file, or in none")
-    begins = [float(one.values[0]) + _seconds(times[0], one) / _second(grid) for one in times]
+    second = SECONDS.get(grid.unit("time").lower(), 1.0)
+    begins = [float(one.values[0]) + _seconds(times[0], one) / second for one in times]
     ends = [
         begin + one.values[-1] - one.values[0] for begin, one in zip(begins, times, strict=True)
     ]
@@ -118,10 +119,6 @@ def order_in_time(files: Sequence[object], found: Sequence[Times | None], grid: 
             expected = f"files that go on by steps of {grid.dt:g}, or simulations of the same times"
             raise InputError("data time", got=got, expected=expected)
     return order
-
-
-def _second(grid: Grid) -> float:
-    return SECONDS.get(grid.unit("time").lower(), 1.0)
 
 
 def _seconds(one: Times, other: Times) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,6 @@ import xarray as xr
 
 from zopde.files import reading, write_bytes
 
-_ORDERS = (0, 1, 2)  # of a tensor: a scalar, a vector, a matrix in each cell
 _OURS = ("dt", "extent", "settings")  # attributes that only zopde writes
 
 
@@ -50,7 +49,7 @@ def read_well(path: Path | str) -> xr.Dataset:
         shape = tuple(places[dim].shape[-1] for dim in space)
         sizes = (int(file.attrs["n_trajectories"]), places["time"].shape[-1], *shape)
         coords = {dim: (dim, _shared(places[dim]), _boundary(file, dim)) for dim in space}
-        fields = dict(field for order in _ORDERS for field in _fields(file, order, space, sizes))
+        fields = dict(field for order in range(3) for field in _fields(file, order, space, sizes))
         return xr.Dataset(
             {name: (("simulation", "time", *space), values) for name, values in fields.items()},
             {"time": _shared(places["time"]), **coords},
@@ -119,21 +118,21 @@ def _write(file: h5py.File, dataset: xr.Dataset, title: str) -> None:
         grid_type="cartesian",
         n_spatial_dims=len(space),
         n_trajectories=dataset.sizes["simulation"],
-        simulation_parameters=_texts(()),
+        simulation_parameters=[],
         **{key: dataset.attrs[key] for key in _OURS},
     )
     group = file.create_group("dimensions")
-    group.attrs["spatial_dims"] = _texts(space)
+    group.attrs["spatial_dims"] = space
     for dim in ("time", *space):
         _put(group, dim, dataset[dim].values, sample_varying=False)
     group, words = file.create_group("boundary_conditions"), dataset.attrs["boundary"].split()
     for dim, word in zip(space, words * (len(space) // len(words)), strict=True):
         ends = np.isin(np.arange(dataset.sizes[dim]), (0, dataset.sizes[dim] - 1))
         one = group.create_group(f"{dim}_{word}")
-        one.attrs.update(associated_dims=_texts([dim]), associated_fields=_texts(()))
-        one.attrs.update(bc_type=word.upper(), sample_varying=False, time_varying=False)
+        one.attrs.update(bc_type=word.upper(), associated_dims=[dim], associated_fields=[])
+        one.attrs.update(sample_varying=False, time_varying=False)
         _put(one, "mask", ends)
-    file.create_group("scalars").attrs["field_names"] = _texts(())
+    file.create_group("scalars").attrs["field_names"] = []
     ends_of = [f"_{dim}" for dim in space]
     stems = [name.removesuffix(ends_of[0]) for name in values if name.endswith(ends_of[0])]
     vectors = [stem for stem in stems if all(stem + end in values for end in ends_of)]
@@ -141,7 +140,7 @@ def _write(file: h5py.File, dataset: xr.Dataset, title: str) -> None:
     tensors = [values | still, {stem: np.stack(part, axis=-1) for stem, part in parts.items()}, {}]
     for order, fields in enumerate(tensors):
         group = file.create_group(f"t{order}_fields")
-        group.attrs["field_names"] = _texts(fields)
+        group.attrs["field_names"] = list(fields)
         for name, field in fields.items():
             varies, everywhere = name not in still, [True] * len(space)
             marks = {"sample_varying": varies, "time_varying": varies, "dim_varying": everywhere}
@@ -150,7 +149,3 @@ def _write(file: h5py.File, dataset: xr.Dataset, title: str) -> None:
 
 def _put(group: h5py.Group, name: str, values: np.ndarray, **marks: Any) -> None:  # noqa: ANN401
     group.create_dataset(name, data=values).attrs.update(marks)
-
-
-def _texts(texts: Iterable[str]) -> np.ndarray:
-    return np.array(list(texts), dtype=h5py.string_dtype())

@@ -112,10 +112,8 @@ class Reference:
             early = ", of an earlier version: which code of the solver made them is not known"
             known = not data.settings or "content" in data.settings
             own = "" if data.settings else "; data.fine, .skip, .steps and .seed are not used"
-            many = (
-                f": {data.simulations} simulations of {data.steps} steps" if self.files[1:] else ""
-            )
-            progress.note(f"reference data: {self.source}{many}{own if known else early}")
+            read = f": {data.simulations} simulations, {data.steps} steps" * bool(self.files[1:])
+            progress.note(f"reference data: {self.source}{read}{own if known else early}")
             return data
         data = self.make(progress)
         save_trajectories(data, self.path)
@@ -245,12 +243,10 @@ class Reference:
                 same = torch.equal(before[end], states[-1])
                 if same and torch.equal(before[end - steps : end + 1], states):
                     got = f"simulation {number}, to be unseen, the same as {other} in training"
-                    expected = "other simulations at the end, the last data.test of all"
-                    remedy = "put another simulation in its place"
                     if parts.told:
-                        got = f"the last {steps} steps, to be unseen, the same as those before "
-                        got += f"step {end}"
-                        expected, remedy = "an end of the run that is new", "cut the file there"
+                        got = f"the last {steps} steps, to be unseen, also before step {end}"
+                    expected = "states at the end that no training has seen"
+                    remedy = "put others in their place"
                     raise InputError("data", got=got, expected=expected, remedy=remedy)
 
 
