@@ -36,8 +36,8 @@ def loaded(dataset, path, grid=GRID, names=None, **how):
 
 
 def same(data, flow):
-    assert torch.equal(data.states[0, :, 0], torch.from_numpy(flow["T"].values))
-    assert torch.equal(data.forcing[0, :, 0], torch.from_numpy(flow["wind"].values))
+    assert torch.equal(data.states[0, :, 0], torch.from_numpy(flow["T"].values.copy()))
+    assert torch.equal(data.forcing[0, :, 0], torch.from_numpy(flow["wind"].values.copy()))
 
 
 WRF = {"Time": "time", "south_north": "y", "west_east": "x"}
@@ -63,6 +63,15 @@ def test_times_beside_a_dim_without_coordinates_are_mapped(flow, tmp_path):
     wrf["XTIME"].attrs["units"] = "minutes since 2000-01-01"
     with pytest.raises(InputError, match=r"data time: got steps of 0\.4, expected 0\.2"):
         loaded(wrf, tmp_path / "mine.nc", GRID, names)
+
+
+def test_a_coordinate_of_another_name_is_the_dims(flow, tmp_path):
+    lat = flow.drop_vars("y").assign_coords(lat=("y", flow["y"].values[::-1]))
+    turned = flow.isel(y=slice(None, None, -1))
+    same(loaded(lat, tmp_path / "mine.nc", GRID, {"lat": "y"}), turned)
+    rows = lat.rename_dims(y="row")
+    for names in ({"lat": "y", "row": "y"}, {"row": "y", "lat": "y"}):
+        same(loaded(rows, tmp_path / "mine.nc", GRID, names), turned)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,18 @@ def test_a_state_that_lacks_a_dim_or_a_time_is_refused(flow):
     ):
         with pytest.raises(InputError, match=r"got dims \('simulation', .*expected \('simulation'"):
             from_dataset(wrong, GRID)
+
+
+def test_times_and_cells_that_lie_along_other_dims_are_refused(flow):
+    two = flow.drop_vars(["time", "y"]).expand_dims(simulation=2)
+    times = np.broadcast_to(0.2 * np.arange(STEPS), (2, STEPS))
+    for name, dims, values in (
+        ("time", ("simulation", "time"), times),
+        ("time", ("x",), np.arange(3.0)),
+        ("y", ("y", "x"), np.zeros((4, 3))),
+    ):
+        with pytest.raises(InputError, match=f"data .*{name}'?: got .*dims .*expected .* along"):
+            from_dataset(two.assign_coords({name: (dims, values)}), GRID)
 
 
 def test_numbers_of_other_types(flow, tmp_path):

@@ -92,7 +92,7 @@ def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Da
             others.remove(times[0])
         elif "time" not in dims and "time" in dataset.coords and not dataset["time"].ndim:
             dataset = dataset.expand_dims("time")  # one state
-        if not others and "simulation" not in dims:
+        if not others and "simulation" not in dims and len(set(dims)) == len(dims):
             dataset = dataset.expand_dims("simulation")
     except ValueError:
         pass  # two things of one name; what is missing is said next
@@ -171,8 +171,9 @@ def _check_boundary(dataset: xr.Dataset, grid: Grid) -> None:
 def _descends(places: xr.DataArray, cell: float) -> bool:
     """Whether a coordinate descends; its steps must be the grid's cells, or count them."""
     values, what = places.values, f"data coordinate {places.name!r}"
-    if values.dtype.kind not in "iuf":
-        raise InputError(what, got=f"type {values.dtype}", expected="numbers")
+    if values.dtype.kind not in "iuf" or values.ndim != 1:
+        got = f"type {values.dtype}, dims {places.dims}"
+        raise InputError(what, got=got, expected="numbers along it")
     steps = np.diff(values.astype(np.float64))
     wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
     right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * blur_of(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from glob import glob
 from pathlib import Path
@@ -39,7 +40,8 @@ def read_data(path: Path, names: Mapping[str, str], known: Iterable[str]) -> xr.
         check_choice(f"new name of {old!r}", new, known)
         check_choice(f"name in data file {path}", old, there)
         try:
-            dataset = with_name(dataset, old, new)
+            with warnings.catch_warnings(action="ignore"):  # that a coordinate has no index
+                dataset = with_name(dataset, old, new)
         except ValueError as error:
             got, expected = f"{old!r} as {new!r}", "another name: there is one in the file"
             raise InputError(f"names in data file {path}", got=got, expected=expected) from error

@@ -34,6 +34,8 @@ def times_of(time: xr.DataArray, grid: Grid) -> Times:
     Raises:
         InputError: If they are no times by the rules of CF, or cannot tell two steps apart.
     """
+    if time.dims != ("time",):
+        raise InputError("data time", got=f"dims {time.dims}", expected="times along time alone")
     values, own = time.values, grid.unit("time").lower()
     text, calendar = time.attrs.get("units", own), str(time.attrs.get("calendar", "standard"))
     unit, *date = re.split(r"\s+since\s+", str(text), maxsplit=1, flags=re.IGNORECASE)
@@ -130,7 +132,7 @@ def _seconds(one: Times, other: Times) -> float:
         return float(np.timedelta64(last - first) / np.timedelta64(1, "s"))
     except Exception as error:  # no date, or one of a calendar that is not known here
         got = "times since " + " and ".join(" ".join(times.since) for times in (one, other))
-        remedy = "write the times of all files since one date"
+        remedy = "install cftime, or write the times of all files since one date"
         raise InputError("data time", got=got, expected="one date", remedy=remedy) from error
 
 
