@@ -48,11 +48,11 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
         if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
             log.warning("data: %s descends in the file; turned round", dim)
             dataset = dataset.isel({dim: slice(None, None, -1)})
-    _check_mask(dataset, grid)
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
         _check_values(fluid)
+    _check_mask(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
 
@@ -66,8 +66,8 @@ def _check_mask(dataset: xr.Dataset, grid: Grid) -> None:
         return
     own = np.ones(grid.shape) if grid.mask is None else np.array(grid.mask)
     if others := int((known.transpose(*grid.dims).values != own).sum()):
-        got, expected = f"another one in {others:,} cells", "the grid's, 1 where there is fluid"
-        raise InputError("data mask", got=got, expected=expected)
+        expected, remedy = "the grid's, 1 where there is fluid", f"{others:,} cells are not"
+        raise InputError("data mask", got="another one", expected=expected, remedy=remedy)
 
 
 def _on_fluid(variable: xr.DataArray, grid: Grid) -> xr.DataArray:

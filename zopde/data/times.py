@@ -116,8 +116,7 @@ def order_in_time(files: Sequence[object], found: Sequence[Times | None], grid: 
         step = begins[other] - ends[one]
         if abs(step - grid.dt) > near:
             kind = "a gap" if step > grid.dt else "an overlap"
-            got = f"{kind}: {files[one]} ends at {ends[one]:g}, {files[other]} begins at "
-            got += f"{begins[other]:g}"
+            got = f"{kind}: {files[other]} begins {step:g} after the end of {files[one]}"
             expected = f"files that go on by steps of {grid.dt:g}, or simulations of the same times"
             raise InputError("data time", got=got, expected=expected)
     return order

@@ -22,7 +22,7 @@ def is_well(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return "dimensions" in file and "t0_fields" in file
-    except OSError:
+    except (OSError, RuntimeError):  # no HDF5, or damaged, which whoever reads it says
         return False
 
 
