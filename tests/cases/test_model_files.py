@@ -197,9 +197,9 @@ def test_a_mask_of_bytes_is_compared_with_the_grids(flow, tmp_path, kind, dims):
     for wrong, grid, cells in (
         (land.assign(mask=1 - land["mask"].astype("i1")), OCEAN, 12),
         (land.fillna(0), GRID, 2),
-        (turned.drop_vars("y"), OCEAN, 4),
+        (turned.drop_vars("y").fillna(0), OCEAN, 4),
     ):
-        with pytest.raises(InputError, match=f"data mask: got another one, .*{cells} cells are not"):
+        with pytest.raises(InputError, match=f"data mask: got another .*{cells} cells are not"):
             loaded(wrong, path, grid)
 
 
