@@ -122,7 +122,9 @@ correct = study_command(
     "quick (minutes) or paper (days)",
     solver=SolverSpec,
     data=_option(
-        Path, "Read reference data from this NetCDF file, or make it. Default: a file beside --out."
+        Path,
+        "Read reference data from this file, or from those of a pattern in quotes, or make it. "
+        "Default: a file beside --out.",
     ),
     device=Device,
     chunk=_option(

@@ -46,7 +46,7 @@ THIRD_PARTY = {
     "hybrid": {"torch", "jaxtyping"},
     "smoothing": {"torch", "jaxtyping", "scipy"},
     "nets": {"torch", "jaxtyping"},
-    "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL"},
+    "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL", "h5py"},
     "training": {"torch", "jaxtyping"},
     "tangent": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},

@@ -122,7 +122,7 @@ def test_built_pages_show_the_code_of_their_files(tmp_path):
         assert code.strip() in shown[page], f"{page} does not show {name}"
 
 
-@pytest.mark.parametrize("name", ["first", "tracer"])
+@pytest.mark.parametrize("name", ["first", "tracer", "model"])
 def test_settings_that_are_shown_are_legal(name):
     assert "SRC" in load_config(file=FILES / f"{name}.toml").run.labels
 

@@ -50,6 +50,10 @@ class InputError(ValueError):
         message = f"{self.what}: got {self._parts['got']}, expected {expected}"
         super().__init__(f"{message}; {remedy}" if remedy else message)
 
+    def of(self, name: object) -> InputError:
+        """The same error, of something that has a name, such as one file of several."""
+        return InputError(f"{name}: {self.what}", **self._parts)
+
     def __reduce__(self) -> tuple[Callable[[], InputError], tuple[()]]:
         return partial(InputError, self.what, **self._parts), ()
 

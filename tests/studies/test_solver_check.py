@@ -95,7 +95,7 @@ def test_a_scenario_is_looked_at_where_the_data_would_be(toy_spec, tiny):
     """At its start a flow may be slower than later, and its reach shorter."""
     planned = load_config("quick", None, tiny, {"solver": {"spec": toy_spec}})
     solver = open_solver(planned)
-    found = typical_states(reference_of(planned, solver, Path()), planned.data.path, 1.0)
+    found = typical_states(reference_of(planned, solver, Path()), bool(planned.data.path), 1.0)
     assert found.source.endswith(f" {planned.data.skip + planned.data.steps} steps")
     assert found.state.shape == (4, *solver.grid.state_shape)
     assert found.forcing is not None
@@ -119,7 +119,7 @@ def test_six_digits_are_seen_and_the_recommended_mu_gives_the_gradient():
     assert chosen.values["configured_relative_error"] > 0.5, "with the mu of full precision"
     assert "set interface.mu=" in chosen.remedy
     text, exact = (load_solver(f"{HERE / 'toy_odd.py'}:{kind}") for kind in ("Text", "Sound"))
-    states = typical_states(reference_of(planned, text, Path()), planned.data.path, 1.0)
+    states = typical_states(reference_of(planned, text, Path()), bool(planned.data.path), 1.0)
     v = torch.randn(states.state.shape, generator=torch.Generator().manual_seed(1)).double()
 
     def gradient(solver, mu):

@@ -12,6 +12,7 @@ from zopde.data.trajectories import (
     simulate,
     to_dataset,
 )
+from zopde.data.well import read_well, write_well
 
 __all__ = [
     "ImageBatches",
@@ -26,8 +27,10 @@ __all__ = [
     "load_images",
     "load_rollout",
     "load_trajectories",
+    "read_well",
     "save_trajectories",
     "simulate",
     "standardised",
     "to_dataset",
+    "write_well",
 ]

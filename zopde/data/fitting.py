@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from zopde.data.units import METRES, SECONDS, same_unit
+from zopde.data.times import blur_of, check_times
+from zopde.data.units import METRES, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
 
 log = logging.getLogger(__name__)
 
 _TIMES = ("t", "time", "times")
-_CALENDARS = {"standard", "gregorian", "proleptic_gregorian", "julian", "utc", "tai", "none"}
-_CALENDARS |= {"noleap", "365_day", "all_leap", "366_day", "360_day"}
 # What programs write for a value that is missing, unless they take a huge one.
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
@@ -33,13 +32,18 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
         if name not in dataset:
             known = ", ".join(map(str, dataset.data_vars)) or "nothing"
             raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
-    dataset = _with_dims(dataset, names[0], ("simulation", "time", *grid.dims))
+    dims = ("simulation", "time", *grid.dims)
+    dataset = _with_dims(dataset, names[0], dims)
+    for name in grid.forcing_channels:  # one that does not change in time, or in space
+        if set(dataset[name].dims) < set(dims):
+            dataset[name] = dataset[name].broadcast_like(dataset[names[0]])
     for name in names:
         _check_shape(dataset[name], grid)
         _check_unit(dataset[name], grid)
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
-        _check_times(dataset["time"], grid)
+        check_times(dataset["time"], grid)
     _check_lengths(dataset, grid)
+    _check_boundary(dataset, grid)
     for axis, dim in enumerate(grid.dims):
         has_places = dim in dataset.coords and dataset.sizes[dim] > 1
         if has_places and _is_turned(dataset[dim], grid, axis):
@@ -49,17 +53,29 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
         _check_values(fluid)
+    _check_mask(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
+
+
+def _check_mask(dataset: xr.Dataset, grid: Grid) -> None:
+    """Require the grid's mask where the file has one: a variable "mask" of 0 and 1 in its cells."""
+    if "mask" not in dataset:
+        return
+    known = dataset["mask"].isel({d: 0 for d in dataset["mask"].dims if d not in grid.dims})
+    if set(known.dims) != set(grid.dims) or not np.isin(known, (0, 1)).all():
+        return
+    own = np.ones(grid.shape) if grid.mask is None else np.array(grid.mask)
+    if others := int((known.transpose(*grid.dims).values != own).sum()):
+        expected, remedy = "the grid's, 1 where there is fluid", f"{others:,} cells are not"
+        raise InputError("data mask", got="another one", expected=expected, remedy=remedy)
 
 
 def _on_fluid(variable: xr.DataArray, grid: Grid) -> xr.DataArray:
     """A variable with the value of one fluid cell outside of the grid's mask."""
     if grid.mask is None:
         return variable
-    mask, known = xr.DataArray(np.array(grid.mask), dims=grid.dims), variable.coords.get("mask")
-    if known is not None and known.dtype == bool and not np.array_equal(known, mask):
-        raise InputError("data mask", got="another one", expected="the grid's")
+    mask = xr.DataArray(np.array(grid.mask), dims=grid.dims)
     first = dict(zip(grid.dims, map(int, np.argwhere(mask.values)[0]), strict=True))
     found = variable.where(mask, variable.isel(first, drop=True))
     found.encoding = variable.encoding
@@ -73,14 +89,21 @@ def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Da
     times = [dim for dim in others if dim.lower() in _TIMES]
     try:
         if "time" not in dims and len(times) == 1:
-            there = "time" in dataset.variables
-            dataset = (dataset.swap_dims if there else dataset.rename)({times[0]: "time"})
+            dataset = with_name(dataset, times[0], "time")
             others.remove(times[0])
-        if not others and "simulation" not in dims:
+        elif "time" not in dims and "time" in dataset.coords and not dataset["time"].ndim:
+            dataset = dataset.expand_dims("time")  # one state
+        if not others and "simulation" not in dims and len(set(dims)) == len(dims):
             dataset = dataset.expand_dims("simulation")
     except ValueError:
         pass  # two things of one name; what is missing is said next
     return dataset
+
+
+def with_name(dataset: xr.Dataset, old: str, new: str) -> xr.Dataset:
+    """With another name of a dim or a variable; a coordinate of that name may be there already."""
+    taken = new in dataset.variables and old in dataset.dims
+    return (dataset.swap_dims if taken else dataset.rename)({old: new})
 
 
 def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
@@ -97,7 +120,7 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
         if "time" in missing and not pairs:
             remedy = "a file of states in the order of their times"
         else:
-            remedy = f"such as xarray's {remedy}"
+            remedy = f"data.dims, or such as xarray's {remedy}"
         raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
     if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
         raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
@@ -124,55 +147,6 @@ def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
         )
 
 
-def _check_times(time: xr.DataArray, grid: Grid) -> None:
-    """Every time must follow the one before by dt, as exactly as the numbers can tell."""
-    times, blur = _plain_times(time, grid)
-    steps, near = np.diff(times), 1e-5 * grid.dt + 4 * blur
-    if near > grid.dt / 4:
-        got = f"{time.dtype}, which tells no steps of {grid.dt:g} apart"
-        raise InputError("data time", got=got, expected="a finer type, such as float64")
-    right = np.abs(steps - grid.dt) <= near
-    if not right.any():
-        raise InputError("data time", got=f"steps of {steps[0]:g}", expected=f"{grid.dt:g}")
-    if not right.all():
-        first = int(right.argmin())
-        got = f"{steps[first]:g} from time {first} to {first + 1}, and {grid.dt:g} elsewhere"
-        expected = f"steps of {grid.dt:g} without a gap"
-        remedy = "make each whole stretch a simulation of its own"
-        raise InputError("data time", got=got, expected=expected, remedy=remedy)
-
-
-def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
-    """Times in the unit of the grid's dt, which is a second if it names none; and their blur."""
-    values, own = time.values, grid.unit("time").lower()
-    unit, since, _ = f"{time.attrs.get('units', own)} ".lower().partition(" since ")
-    if values.dtype.kind == "O" and hasattr(values[0], "__sub__"):  # dates of other calendars
-        values = (values - values[0]).astype("m8[us]")
-    if values.dtype.kind in "mM":
-        values, unit = (values - values[0]) / np.timedelta64(1, "s"), "s"
-    if values.dtype.kind not in "iuf":
-        got = f"type {values.dtype}"
-        raise InputError("data time", got=got, expected="numbers or dates, by the rules of CF")
-    calendar = str(time.attrs.get("calendar", "standard"))
-    if calendar.lower() not in _CALENDARS:
-        expected = f"one of CF's: {', '.join(sorted(_CALENDARS))}"
-        raise InputError("data time", got=f"calendar {calendar!r}", expected=expected)
-    factor, unit = 1.0, unit.strip()
-    if since and unit not in SECONDS:
-        got = f"units {time.attrs['units']!r}"
-        raise InputError("data time", got=got, expected="units of a fixed length, such as seconds")
-    if unit != own and unit in SECONDS:
-        factor = SECONDS[unit] / SECONDS.get(own, 1.0)
-    return values.astype(np.float64) * factor, _blur(values) * factor
-
-
-def _blur(values: np.ndarray) -> float:
-    """How far apart the largest numbers of a type lie."""
-    if values.dtype.kind != "f":
-        return 0.0
-    return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
-
-
 def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
     """Require that coordinates and the grid name one unit of length, as far as they name one."""
     named = {dim: dataset[dim].attrs.get("units") for dim in grid.dims if dim in dataset.coords}
@@ -186,17 +160,27 @@ def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
         raise InputError("data coordinates", got=got, expected=expected, remedy=remedy)
 
 
+def _check_boundary(dataset: xr.Dataset, grid: Grid) -> None:
+    """Require the grid's boundary where the file names one for a dim."""
+    for dim, closed in zip(grid.dims, grid.periodic, strict=True):
+        own = "periodic" if closed else "open"
+        given = dataset[dim].attrs.get("boundary", own) if dim in dataset.coords else own
+        if given != own:
+            raise InputError(f"data boundary of {dim}", got=given, expected=f"the grid's {own}")
+
+
 def _is_turned(places: xr.DataArray, grid: Grid, axis: int) -> bool:
     """Whether a coordinate runs the other way than the grid.
 
     It must be the grid's own; where the grid has none, its steps must be the cells, or count them.
     """
     values, what = places.values, f"data coordinate {places.name!r}"
-    if values.dtype.kind not in "iuf":
-        raise InputError(what, got=f"type {values.dtype}", expected="numbers")
+    if values.dtype.kind not in "iuf" or values.ndim != 1:
+        got = f"type {values.dtype}, dims {places.dims}"
+        raise InputError(what, got=got, expected="numbers along it")
     if grid.dims[axis] in grid.coordinates:
         own, near = np.array(grid.centres(axis)), np.abs(np.diff(grid.edges(axis)))
-        off = [np.abs(v - own) > 1e-3 * near + 4 * _blur(values) for v in (values, values[::-1])]
+        off = [np.abs(v - own) > 1e-3 * near + 4 * blur_of(values) for v in (values, values[::-1])]
         if off[0].any() and off[1].any():
             first = int(off[0].argmax())
             got, expected = f"{values[first]:g} in cell {first}", f"{own[first]:g}, the grid's"
@@ -206,7 +190,7 @@ def _is_turned(places: xr.DataArray, grid: Grid, axis: int) -> bool:
     cell = grid.extent[axis] / grid.shape[axis]
     steps = np.diff(values.astype(np.float64))
     wanted = 1.0 if values.dtype.kind != "f" and abs(steps[0]) == 1 else cell
-    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * _blur(values)
+    right = np.abs(steps * np.sign(steps[0]) - wanted) <= 1e-3 * wanted + 4 * blur_of(values)
     if not right.all():
         first = int(right.argmin())
         got = f"{values[first]:g}, then {values[first + 1]:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from zopde.contracts import ReferenceSolver
 from zopde.data.fitting import fitted
+from zopde.data.sources import Files, data_files, read_data
+from zopde.data.times import Times, order_in_time, times_of
+from zopde.data.well import write_well
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
 from zopde.netcdf import read_netcdf, write_netcdf
@@ -52,10 +55,10 @@ class Trajectories:
         """Number of steps of each simulation; it has one more state than that."""
         return self.states.shape[1] - 1
 
-    def take(self, simulations: slice) -> Trajectories:
-        """Some of the simulations."""
-        forcing = None if self.forcing is None else self.forcing[simulations]
-        return replace(self, states=self.states[simulations], forcing=forcing)
+    def take(self, simulations: slice, times: slice = slice(None)) -> Trajectories:
+        """Some of the simulations, or some of their times."""
+        forcing = None if self.forcing is None else self.forcing[simulations, times]
+        return replace(self, states=self.states[simulations, times], forcing=forcing)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Trajectories:
         """The same numbers elsewhere."""
@@ -69,6 +72,9 @@ class Trajectories:
     def forcing_scale(self) -> Float[Tensor, " forcing_channel"]:
         """Likewise of every forcing channel; empty without forcing."""
         return self.states.new_zeros(0) if self.forcing is None else _scale(self.grid, self.forcing)
+
+
+Piece = tuple[Trajectories, Times | None]  # a file's
 
 
 def _kept(kept: Tensor | None, values: Tensor, time: int, times: int) -> Tensor:
@@ -147,32 +153,48 @@ def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
 
     Args:
         trajectories: What to keep; see `to_dataset` for the layout.
-        path: The file; its folder is made where it does not exist.
+        path: The file; its folder is made where it does not exist. One that ends in .hdf5 is of
+            the layout of The Well, see `write_well`.
 
     Raises:
         InputError: If the folder is not writable.
     """
     check_folder_writable("folder of the data file", Path(path).parent)
-    write_netcdf(to_dataset(trajectories), Path(path))
+    write = write_well if Path(path).suffix == ".hdf5" else write_netcdf
+    write(to_dataset(trajectories), Path(path))
 
 
 @checked
 def load_trajectories(
-    path: Path | str, grid: Grid, settings: Settings | None = None
+    path: Files,
+    grid: Grid,
+    settings: Settings | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Trajectories:
     """Read trajectories for a solver's grid.
 
     Args:
-        path: A NetCDF file.
+        path: A file, NetCDF or of the layout of The Well; or several, as a list or a pattern such
+            as "run*.nc". Of several, each is a simulation, or they are the consecutive times of
+            one run: their times tell. Files without times are simulations.
         grid: The solver's grid; see `from_dataset` for what is checked.
         settings: What the file's recorded settings must be. A file without any, a user's
             own, is taken as it is.
+        names: Name of a dim or variable of the file -> the grid's, "time" or "simulation".
 
     Raises:
-        InputError: If the file is missing, unreadable, does not fit the grid, or was made
-            with other settings.
+        InputError: If a file is missing, unreadable, does not fit the grid or the other files, or
+            was made with other settings.
     """
-    trajectories = from_dataset(read_netcdf(Path(path)), grid)
+    known = ("simulation", "time", *grid.dims, *grid.channels, *grid.forcing_channels, *_CELLS)
+    files, found = data_files(path), []
+    for file in files:
+        dataset = read_data(file, names or {}, known)
+        try:
+            found.append(_piece(dataset, grid))
+        except InputError as error:
+            raise error.of(file) from error
+    trajectories = _with_steps(found[0][0] if len(files) == 1 else _joined(files, found, grid))
     recorded = trajectories.settings
     if settings is None or not recorded:
         return trajectories
@@ -188,6 +210,22 @@ def load_trajectories(
             what = f"setting {name!r} of data file {path}"
             raise InputError(what, got=repr(got), expected=repr(wanted), remedy=remedy)
     return trajectories
+
+
+def _joined(files: list[Path], found: list[Piece], grid: Grid) -> Trajectories:
+    """Files side by side, as simulations, or one after the other, as the times of one run."""
+    order = order_in_time(files, [times for _, times in found], grid)
+    parts = [found[number][0] for number in order or range(len(files))]
+    along, across, what = (1, 0, "simulations") if order else (0, 1, "times")
+    for file, part in zip(files, parts, strict=True):
+        got, wanted = part.states.shape[across], parts[0].states.shape[across]
+        if got != wanted:
+            raise InputError(
+                f"data file {file}", got=f"{got} {what}", expected=f"{wanted}, as in the first"
+            )
+    states = torch.cat([part.states for part in parts], along)
+    forcings = [part.forcing for part in parts if part.forcing is not None]
+    return Trajectories(grid, states, torch.cat(forcings, along) if forcings else None)
 
 
 def recorded_settings(path: Path) -> Settings:
@@ -295,6 +333,17 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
         InputError: On a missing variable, other dims or shape, a gap between times, NaN, a fill
             value that is not marked, or another dt, extent, cell or unit.
     """
+    return _with_steps(_piece(dataset, grid)[0])
+
+
+def _with_steps(trajectories: Trajectories) -> Trajectories:
+    if not trajectories.steps:
+        raise InputError("data", got="1 time", expected="at least 2")
+    return trajectories
+
+
+def _piece(dataset: xr.Dataset, grid: Grid) -> Piece:
+    """The states of a dataset that fits the grid, and their times, where it has some."""
     dataset, dims = fitted(dataset, grid), ("simulation", "time", *grid.dims)
     for name, expected in (("dt", [grid.dt]), ("extent", list(grid.extent))):
         value = dataset.attrs.get(name, expected)
@@ -303,9 +352,8 @@ def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
     states, forcing = grid.filled(_stack(dataset, grid.channels, dims)), None
     if grid.forcing_channels:
         forcing = grid.filled(_stack(dataset, grid.forcing_channels, dims))
-    if states.shape[1] < 2:
-        raise InputError("data", got=f"{states.shape[1]} times", expected="at least 2")
-    return Trajectories(grid, states, forcing, _settings(dataset))
+    times = times_of(dataset["time"], grid) if "time" in dataset.coords else None
+    return Trajectories(grid, states, forcing, _settings(dataset)), times
 
 
 def _settings(dataset: xr.Dataset) -> Settings:

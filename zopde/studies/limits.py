@@ -22,6 +22,9 @@ Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 t
 Budget = Annotated[int, Meta(ge=1, le=10**15, description="a whole number from 1 to 1e15")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")]
 Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="text without zero bytes")]
+Files = Annotated[
+    Text | tuple[Text, ...], Meta(description="a file, a pattern of names, or a list of these")
+]
 _SUCH_AS = 'such as "600 iterations" or "100 epochs"'
 Length = Annotated[
     str,

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -267,6 +267,7 @@ def _expected(hint: Any, value: object) -> str:  # noqa: ANN401
     limits = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
     plain = get_args(hint)[0] if limits else hint
     right_type = value is None or type(value) is plain or (plain is float and type(value) is int)
+    right_type |= get_origin(plain) is Union
     if limits and right_type and limits[0].description:
         return limits[0].description
     if get_origin(plain) is Literal:

@@ -14,6 +14,7 @@ import torch
 from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
 from zopde.data import Trajectories, first_steps
+from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError, first_line
 from zopde.hybrid import INJECTIONS
@@ -26,7 +27,7 @@ from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
-from zopde.studies.correct.reference import Reference
+from zopde.studies.correct.reference import Parts, Reference
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
@@ -45,7 +46,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
-    reference.check_unseen(data, progress)
+    reference.check_unseen(data, config.training.unroll, progress)
     ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
@@ -57,6 +58,8 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     opened = replace(opened, code=code, checking=steps, chance=chance)
     opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
+    if opened.split:
+        progress.note(opened.split)
     return opened
 
 
@@ -96,6 +99,8 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     shortened = replace(reference, train=data.simulations - 1, test=1)
     opened = _opened(config, shortened, data, steps, Silent())
     check_suits(opened)
+    if opened.split:
+        progress.note(opened.split)
     return replace(opened, to_make=reference if reference.missing else None)
 
 
@@ -106,7 +111,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     reference = reference_of(config, solver, Path())
     if config.data.path:
-        data, source = reference.load(), config.data.path
+        data, source = reference.load(), reference.source
         count = min(count, max(1, data.simulations - 1))
         reference = replace(reference, train=count, test=1)
     else:
@@ -150,14 +155,15 @@ def _opened(
     corrector, non, training = config.corrector, config.non, config.training
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
-    data, black_box = data.to(run.device, config.dtype), run.guarded(solver, identity)
-    bear = run.failures != "raise"
-    problem = _problem(reference, data, black_box, corrector.inject, bear, progress)
+    parts = reference.split(data.to(run.device, config.dtype), training.unroll)
+    black_box, bear = run.guarded(solver, identity), run.failures != "raise"
+    problem = _problem(solver, parts, black_box, corrector.inject, bear, progress)
+    seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
-        windows = config.data.train * (steps - unroll + 1)
+        windows = (1 if parts.told else config.data.train) * (seen - unroll + 1)
         per_epoch = max(1, windows // min(batch, windows))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
@@ -186,22 +192,23 @@ def _opened(
         drop=run.failures == "drop",
         bear=bear,
         jacobians=jacobians,
-        rollout_steps=steps,
+        rollout_steps=unseen,
+        split=parts.told,
     )
 
 
 def _problem(
-    reference: Reference,
-    data: Trajectories,
+    solver: Solver,
+    parts: Parts,
     black_box: Solver,
     inject: Inject,
     again: bool,
     progress: Progress,
 ) -> Problem:
     """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-    solver, train = reference.solver, reference.train
-    seen = data.take(slice(0, train))
-    with progress.stage("coarse steps of the stored data", train * data.steps) as advance:
+    seen = parts.seen
+    stored = seen.simulations * seen.steps
+    with progress.stage("coarse steps of the stored data", stored) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
         drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
         try:
@@ -212,13 +219,13 @@ def _problem(
             hint = "run.failures=retry asks again, drop goes on without the step"
             raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
     if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
-        told = f"{lost} of {train * data.steps} stored states have no answer of the solver"
+        told = f"{lost} of {stored} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")
     return Problem(
         solver=black_box,
         twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
         train=seen,
-        test=data.take(slice(train, train + reference.test)),
+        test=parts.unseen,
         stepped=stepped,
         inject=inject,
     )
@@ -305,7 +312,8 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         spec=spec,
         solver=solver,
         content=content,
-        path=Path(data.path) if data.path else path,
+        files=tuple(data_files(data.path or path)),
+        names={**data.names, **data.dims},
         fine=data.fine,
         coarse=coarse,
         skip=data.skip,

@@ -245,6 +245,7 @@ class Opened(Trainings):
     bear: bool  # whether a rollout bears a step that fails again and again
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data
     rollout_steps: int  # steps of an unseen run that is planned
+    split: str = ""  # how one long run was split; "" where there are several
     to_make: Reference | None = None  # reference data that have to be made first, in a dry run
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
     chance: float = 0.0  # deviations by which answers of a random solver without a seed differ

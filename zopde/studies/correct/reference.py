@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,16 @@ from zopde.seeding import generator
 from zopde.timing import median_seconds
 
 _SAMPLE_STEPS = 4
+_LAST = 5  # of one long run, the last of so many parts is unseen
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Reference data, split."""
+
+    seen: Trajectories  # to learn from
+    unseen: Trajectories  # to test on
+    told: str = ""  # how one run was split; "" where there are several
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,8 @@ class Reference:
     spec: str  # the solver's name
     solver: Solver  # the coarse solver; one without `at` and `scenario` cannot make its own data
     content: str  # a digest of the solver's files
-    path: Path  # the NetCDF file
+    files: tuple[Path, ...]  # the data files, of which the first is made where it is not there
+    names: Mapping[str, str]  # names in the files -> the grid's
     fine: tuple[int, ...]  # cells of the fine grid
     coarse: tuple[int, ...]  # cells of the coarse grid
     skip: int  # steps before the first state that is kept
@@ -44,6 +57,16 @@ class Reference:
     seed: int  # draws the scenarios
     device: str  # where they are simulated
     dtype: torch.dtype  # in which precision
+
+    @property
+    def path(self) -> Path:
+        """The data file, the first of several."""
+        return self.files[0]
+
+    @property
+    def source(self) -> str:
+        """What to call the files in a line."""
+        return f"{self.path}" + (f" and {len(self.files) - 1} more" if self.files[1:] else "")
 
     @property
     def can_be_made(self) -> bool:
@@ -74,9 +97,13 @@ class Reference:
             "zopde_version": __version__,
         }
 
+    def read(self, made_with: Settings | None = None) -> Trajectories:
+        """The data of the files, whatever they were made with if that is not given."""
+        return load_trajectories(self.files, self.solver.grid, made_with, self.names)
+
     def load(self) -> Trajectories:
-        """The data of the file, which must be there and made with the same."""
-        return load_trajectories(self.path, self.solver.grid, self.made_with)
+        """The data of the files, which must be there and made with the same."""
+        return self.read(self.made_with)
 
     def load_or_make(self, progress: Progress) -> Trajectories:
         """The data of the file, which is made where there is none."""
@@ -85,7 +112,8 @@ class Reference:
             early = ", of an earlier version: which code of the solver made them is not known"
             known = not data.settings or "content" in data.settings
             own = "" if data.settings else "; data.fine, .skip, .steps and .seed are not used"
-            progress.note(f"reference data: {self.path}{own if known else early}")
+            read = f": {data.simulations} simulations, {data.steps} steps" * bool(self.files[1:])
+            progress.note(f"reference data: {self.source}{read}{own if known else early}")
             return data
         data = self.make(progress)
         save_trajectories(data, self.path)
@@ -166,7 +194,7 @@ class Reference:
 
     def check(self, simulations: int, steps: int, unroll: int) -> None:
         """Require as many simulations as a run needs, each of at least one window."""
-        if simulations < self.train + self.test:
+        if 1 < simulations < self.train + self.test:  # one is split
             raise InputError(
                 "data",
                 got=f"{simulations} simulations",
@@ -179,22 +207,47 @@ class Reference:
                 expected=f"at least training.unroll = {unroll}",
             )
 
-    def check_unseen(self, data: Trajectories, progress: Progress) -> None:
-        """Require unseen simulations that are none of those seen; say where nothing moves."""
-        states, before = data.states, data.states[: self.train]
-        if torch.equal(states[:, 1:], states[:, :-1]):
+    def split(self, data: Trajectories, unroll: int) -> Parts:
+        """The simulations that are learned from, and the last ones; of one run, the last fifth.
+
+        Between the two parts of one run lies a window, of `unroll` steps, that neither has.
+
+        Raises:
+            InputError: If one run is too short.
+        """
+        if data.simulations > 1:
+            unseen = data.take(slice(self.train, self.train + self.test))
+            return Parts(data.take(slice(self.train)), unseen)
+        steps, last = data.steps, data.steps // _LAST
+        first = steps - last - unroll
+        least = next(n for n in count(_LAST) if n - n // _LAST >= 2 * unroll)
+        if steps < least:
+            got, remedy = f"one run of {steps} steps", "a longer run, or a smaller training.unroll"
+            expected = f"at least {least}, to learn from some and test on others"
+            raise InputError("data", got=got, expected=expected, remedy=remedy)
+        seen, unseen = (data.take(slice(1), t) for t in (slice(first + 1), slice(-last - 1, None)))
+        told = f"one run of {steps} steps: the first {first} to learn from, {unroll} left out, the "
+        told += f"last {last} unseen; data.train and data.test are not used"
+        return Parts(seen, unseen, told)
+
+    def check_unseen(self, data: Trajectories, unroll: int, progress: Progress) -> None:
+        """Require unseen states that are none of those seen; say where nothing moves."""
+        if torch.equal(data.states[:, 1:], data.states[:, :-1]):
             progress.note("reference data: they never change in time, so there is little to learn")
             return
-        unseen = states[self.train : self.train + self.test]
-        for number, state in enumerate(unseen, start=self.train):
-            for other, seen in enumerate(before):
-                if torch.equal(seen[-1], state[-1]) and torch.equal(seen, state):
-                    raise InputError(
-                        "data",
-                        got=f"simulation {number}, to be unseen, the same as {other} in training",
-                        expected="other simulations at the end, the last data.test of all",
-                        remedy="put another simulation in its place",
-                    )
+        parts = self.split(data, unroll)
+        seen, unseen = parts.seen.states, parts.unseen.states
+        steps = unseen.shape[1] - 1
+        for number, states in enumerate(unseen, start=len(seen)):
+            for (other, before), end in product(enumerate(seen), range(steps, seen.shape[1])):
+                same = torch.equal(before[end], states[-1])
+                if same and torch.equal(before[end - steps : end + 1], states):
+                    got = f"simulation {number}, to be unseen, the same as {other} in training"
+                    if parts.told:
+                        got = f"the last {steps} steps, to be unseen, also before step {end}"
+                    expected = "states at the end that no training has seen"
+                    remedy = "put others in their place"
+                    raise InputError("data", got=got, expected=expected, remedy=remedy)
 
 
 def _through_the_border(solver: ReferenceSolver) -> Any:  # noqa: ANN401 - what `simulate` asks

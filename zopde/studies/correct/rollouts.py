@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Vortical
-from zopde.data import load_rollout, load_trajectories
+from zopde.data import load_rollout
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.hybrid import rollout_error
@@ -65,7 +65,7 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
                 continue
             rollout = load_rollout(path)
             if reference is None:
-                grid, reference = rollout.grid, _reference(run, rollout.grid, rollout.states)
+                grid, reference = rollout.grid, _reference(run, rollout.states)
             if reference is None:
                 return None
             predicted = rollout.states
@@ -93,7 +93,7 @@ def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
 
-def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
+def _reference(run: FoundRun, predicted: Tensor) -> Tensor | None:
     """The folder's own, or, for runs before there was one, that of the data file."""
     kept = run.root / REFERENCE
     try:
@@ -102,9 +102,8 @@ def _reference(run: FoundRun, grid: Grid, predicted: Tensor) -> Tensor | None:
         else:
             config = build(CorrectionConfig, run.settings)
             reference = reference_of(config, open_solver(config), run.root.parent)
-            data = load_trajectories(reference.path, grid)
-            first = config.data.train
-            states = data.take(slice(first, first + config.data.test)).states.to(config.dtype)
+            data = reference.split(reference.read(), config.training.unroll)
+            states = data.unseen.states.to(config.dtype)
     except InputError:
         return None
     # A rollout begins with a state of its reference: other data cannot pass for it.

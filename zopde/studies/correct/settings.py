@@ -43,12 +43,17 @@ class SolverSettings:
 class DataSettings:
     """Reference data: cells per side of both grids, and how many runs of how many steps.
 
-    `path` is the NetCDF file; "" means <solver>-<fine>-<coarse>-seed<seed>.nc beside the run
-    folder. `skip` steps pass before the first kept state. A `coarse` of [] is that of the solver
-    and, for one that makes its own data on any grid, 32 x 32.
+    `path` is the file, or several: a pattern such as "run*.nc", or a list; "" means
+    <solver>-<fine>-<coarse>-seed<seed>.nc beside the run folder. `dims` and `names` bring the dims
+    and the variables of a file to the grid's names: {lat = "y"}, {T2 = "temperature"}. Of one long
+    run the last fifth is for the test, whatever `train` and `test` are. `skip` steps pass before
+    the first kept state. A `coarse` of [] is that of the solver and, for one that makes its own
+    data on any grid, 32 x 32.
     """
 
-    path: limits.Text = ""
+    path: limits.Files = ""
+    dims: dict[str, limits.Text] = field(default_factory=dict)
+    names: dict[str, limits.Text] = field(default_factory=dict)
     fine: tuple[limits.Count, ...] = (128, 128)
     coarse: tuple[limits.Count, ...] = ()
     skip: limits.Whole = 30

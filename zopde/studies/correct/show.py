@@ -69,6 +69,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         for label, trained in results.items()
     }
     metrics["failures"] = {label: reasons for label, reasons in failures.items() if reasons}
+    metrics["split"] = opened.split
     metrics["inject"] = problem.inject
     metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
     metrics["checking_solver_steps"] = opened.checking

@@ -88,6 +88,8 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
         "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
         "comes with a backward pass."
     ]
+    if metrics.get("split"):  # earlier versions had none
+        notes.append(f"Reference data: {metrics['split']}.")
     scratch = [label for label, start in metrics["init"].items() if start == "scratch"]
     if scratch:
         stage = "" if "non" in metrics["init"].values() else ", as all trained labels"

@@ -96,7 +96,8 @@ def check_solver(
     check_positive("amplitude", amplitude)
     solver, spec = open_solver(config), config.solver.spec
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
-    states = typical_states(reference_of(config, solver, Path()), config.data.path, amplitude)
+    reference, from_file = reference_of(config, solver, Path()), bool(config.data.path)
+    states = typical_states(reference, from_file, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
     guard = replace(config.run, store="", apart=False, failure_limit=1.0).guarded
     grid, training = solver.grid, config.training

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 from zopde.contracts import Solver
-from zopde.data import load_trajectories
 from zopde.grid import Grid
 from zopde.interface import Step, Variable
 from zopde.interface.scales import channel_scale
@@ -52,19 +50,19 @@ class States:
         return Step(solver, state, forcing, solver.step(state, forcing))
 
 
-def typical_states(reference: Reference, path: str, amplitude: float) -> States:
+def typical_states(reference: Reference, from_file: bool, amplitude: float) -> States:
     """States of the data file; else as far into the solver's scenario; else smooth waves.
 
-    Without a data file `path` is "". `amplitude`, of the waves, is in the state's units.
+    `from_file`: whether there is a data file. `amplitude`, of the waves, is in the state's units.
     """
     grid, draw = reference.solver.grid, generator(reference.seed, "probes")
     device, dtype = reference.device, reference.dtype
-    if path:
-        data = load_trajectories(Path(path), grid, None).to(device, dtype)
+    if from_file:
+        data = reference.read().to(device, dtype)
         rows = torch.randperm(data.simulations * data.steps, generator=draw)[:_STATES]
         forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
         state = data.states[:, :-1].flatten(0, 1)[rows].contiguous()
-        return States(state, forcing, path, grid)
+        return States(state, forcing, reference.source, grid)
     if reference.can_be_made:
         data = reference.stand_in(_STATES, 1, _SECONDS).to(device, dtype)
         forcing = None if data.forcing is None else data.forcing[:, -1]
