@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zopde.contracts import Forcing, State
-from zopde.errors import Failure, MistakeError, SolverError, StepError
+from zopde.errors import NOT_FINITE, Failure, MistakeError, SolverError, StepError
 from zopde.grid import Grid, check_forcing, check_state
 
 _PAUSE = 0.02  # seconds
@@ -95,7 +95,7 @@ def checked(grid: Grid, answer: Tensor, state: Tensor) -> Tensor:
     answer = grid.filled(answer.detach().to(state))
     bad = int((~answer.isfinite()).sum())
     if bad:
-        raise StepError(f"{bad:,} of {answer.numel():,} values of the answer are NaN or infinite")
+        raise StepError(f"{NOT_FINITE}: {bad:,} of {answer.numel():,} values are NaN or infinite")
     return answer
 
 

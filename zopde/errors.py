@@ -83,6 +83,10 @@ class Failure:
         return f"{self.reason}{kept}{log}"
 
 
+NOT_FINITE = "an answer that is not finite"
+"""Why a step failed that gave NaN: this, or what begins with it."""
+
+
 class StepError(Exception):
     """One state has no answer; inside zopde alone, where a `Failure` is made of it."""
 

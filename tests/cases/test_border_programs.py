@@ -43,7 +43,7 @@ def test_an_answer_in_netcdf_is_read_exact(kind, tmp_path, gen):
         ("levels", r"the axes \(z, y, x\), expected \(y, x\), and a time at most"),
         ("other axes", r"the axes \(lat, lon\), expected \(y, x\)"),
         ("no time", "and time is empty"),
-        ("unwritten", "1 of 24 values of the answer are NaN"),
+        ("unwritten", "1 of 24 values are NaN"),
         ("cut short", "neither NetCDF4 nor a classic file"),
         ("newest", "neither NetCDF4 nor a classic file"),
     ],

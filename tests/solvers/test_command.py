@@ -91,7 +91,7 @@ def test_every_state_is_a_run(doubling):
     [
         (1, "exit code 3 after"),
         (2, "no end after 1.5 s"),
-        (3, "1 of 12 values of the answer are NaN"),
+        (3, "1 of 12 values are NaN"),
         (4, "no answer.bin was written"),
         (5, "answer.bin holds 40 bytes, expected 96"),
         (6, "exit code 0, but its log says 'FATAL'"),
@@ -227,7 +227,7 @@ def test_a_masked_cell_is_a_failed_state_raises(tmp_path):
     text += "def read(folder): return np.ma.masked_equal(np.arange(12.0).reshape(2, 2, 3), 4)\n"
     (tmp_path / "io.py").write_text(text)
     functions = {"write": "io.py:write", "read": "io.py:read", "home": str(tmp_path)}
-    with pytest.raises(SolverError, match="1 of 12 values of the answer are NaN"):
+    with pytest.raises(SolverError, match="1 of 12 values are NaN"):
         Command(["true"], GRID, failed=str(tmp_path), **functions).step(states(0))
 
 

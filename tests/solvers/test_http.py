@@ -123,7 +123,7 @@ def test_a_server_steps_every_state_exact(concurrency):
         ("hang", "no answer from"),
         ("error", "the server says Diverged: after 3 iterations"),
         ("page", "status 502"),
-        ("nan", "2 of 6 values of the answer are NaN"),
+        ("nan", "2 of 6 values are NaN"),
         ("short", "shape (1, 2), expected (1, 6)"),
         ("text", "no list of numbers"),
     ],

@@ -95,7 +95,7 @@ def test_processes_side_by_side_agrees():
         ("die", "exit code 3", "first line\nno memory left"),
         ("crash", "signal 6", ""),
         ("hang", "no answer within", ""),
-        ("nan", "1 of 8 values of the answer are NaN", ""),
+        ("nan", "1 of 8 values are NaN", ""),
         ("text", "only answers belong on stdout", ""),
         ("half", "exit code 0", ""),
         ("short", "announced 1 numbers, expected 8", ""),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zopde import InputError, SolverError
+from zopde import Grid, InputError, SolverError, Trajectories, save_trajectories
 from zopde.studies.correct import load_config, run_correction
 
 HERE = Path(__file__).parent.parent
@@ -158,3 +158,27 @@ def test_settings_raise(change, tiny):
     name = "run.workers" if change.endswith("=dask") else change.partition("=")[0]
     with pytest.raises(InputError, match=name):
         config(tiny, change)
+
+
+def test_a_function_that_gives_nan_in_a_rollout_has_diverged_there(tmp_path):
+    """As the rollout of a solver in torch has: one of three, and the run does not end."""
+    text = "import numpy as np\ndef advance(u):\n    return np.where(abs(u) > 1, np.nan, 1.1 * u)\n"
+    (tmp_path / "grow.py").write_text(text)
+    table = {"shape": [8], "extent": [1.0], "dt": 1.0, "channels": ["u"]}
+    grid = Grid((8,), (1.0,), 1.0, ("u",))
+    waves = torch.linspace(0, 6, 8).sin() * torch.tensor([0.1, 0.2, 0.3, 0.9, 0.4])[:, None]
+    states = waves[:, None, None].repeat(1, 5, 1, 1)
+    save_trajectories(Trajectories(grid, states), tmp_path / "data.nc")
+    tables = {
+        "solver": {
+            "spec": "callable",
+            "options": {"function": f"{tmp_path / 'grow.py'}:advance", "grid": table},
+        },
+        "data": {"path": str(tmp_path / "data.nc"), "train": 2, "test": 3},
+        "training": {"unroll": 2},
+        "run": {"labels": ["SRC"]},
+    }
+    metrics = run_correction(load_config(tables=tables), tmp_path / "run")
+    assert metrics["diverged"] == {"SRC": 1}
+    (reasons,) = metrics["failures"].values()
+    assert all("not finite" in reason for reason in reasons)

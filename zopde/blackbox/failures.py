@@ -15,11 +15,17 @@ from torch import Tensor
 
 from zopde.blackbox.wrapper import Wrapper
 from zopde.contracts import Forcing, Solver, State, counts_of
-from zopde.errors import Failure, InputError, MistakeError, SolverError, StepError
+from zopde.errors import (
+    NOT_FINITE,
+    Failure,
+    InputError,
+    MistakeError,
+    SolverError,
+    StepError,
+)
 from zopde.validate import check_positive, checked
 
 _FAILED, _ATTEMPTS = "failed: ", "attempts"  # names of counts
-_NOT_FINITE = "an answer that is not finite"
 _FIRST = 100  # steps before a share of them means anything
 _FRACTION = re.compile(r"\d*\.\d+(e[-+]?\d+)?")
 _REASONS, _LENGTH = 20, 100  # reasons that are told apart, and letters of each
@@ -76,7 +82,7 @@ class Retrying(Wrapper):
                 rows = torch.tensor([failure.row for failure in failures], device=state.device)
                 stepped = stepped.clone()  # what a solver returned may be its own memory
                 stepped[rows], failures = self._attempt_at(rows, state, forcing)
-        return whole(stepped, [f for f in failures if f.reason != _NOT_FINITE])
+        return whole(stepped, [f for f in failures if not f.reason.startswith(NOT_FINITE)])
 
     def _attempt_at(self, rows: Tensor, state: State, forcing: Forcing | None) -> Stepped:
         """Step some rows of a batch; the failures say which row of the batch."""
@@ -100,7 +106,7 @@ class Retrying(Wrapper):
         if not _finite(stepped):
             known = {failure.row for failure in failures}
             bad = (~_finite_rows(stepped)).nonzero().flatten().tolist()
-            failures += [Failure(row, _NOT_FINITE) for row in bad if row not in known]
+            failures += [Failure(row, NOT_FINITE) for row in bad if row not in known]
         if failures:
             self._note(failures)
         return stepped, failures
