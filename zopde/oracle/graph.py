@@ -18,8 +18,8 @@ from zopde.oracle import norms
 from zopde.oracle.coordinates import CHANGES, Use
 from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
-from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
-from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
+from zopde.oracle.one_channel import FUNCTIONS, LAYERS, MEETINGS, Rule
+from zopde.oracle.reuse import NodeRule, plain, pooled
 from zopde.oracle.state import fixed_arguments, same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
@@ -71,8 +71,7 @@ def node_rules(graph: fx.GraphModule) -> dict[fx.Node, NodeRule]:
         node: NodeRule(
             layer := _layer(node, graph),
             _one_channel_rule(node, layer),
-            WHOLE.get(node.target if layer is None else type(layer), plain),
-            tuple(source for source in node.all_input_nodes if _is_spare(source, node, graph)),
+            pooled if type(layer) is nn.MaxPool2d else plain,
             shortcut(node, graph),
         )
         for node in graph.graph.nodes
@@ -139,15 +138,6 @@ def _one_channel_rule(node: fx.Node, layer: nn.Module | None) -> Rule | None:
         return _RULES.get(type(layer))
     alone = node.args[:1] == tuple(node.all_input_nodes)
     return MEETINGS.get(_name(node)) or (FUNCTIONS.get(_name(node)) if alone else None)
-
-
-def _is_spare(source: fx.Node, node: fx.Node, graph: fx.GraphModule) -> bool:
-    """Whether `node` may write over its input: a layer's own answer that it alone reads."""
-    if list(source.users) != [node]:
-        return False
-    if source.op == "call_module":
-        return isinstance(_layer(source, graph), (*CONVS, *NORMS, nn.Linear))
-    return source.op == "call_function" and source.target in ARITHMETIC
 
 
 def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:

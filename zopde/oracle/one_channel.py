@@ -63,11 +63,9 @@ class Visit:
     # Source node -> the probes there; absent where they have the base's value
     probes: dict[fx.Node, Any]
     values: dict[fx.Node, Any]  # node -> the base's value
-    k: int  # how many probes there are
     # (source -> value) -> the node's value: runs it with other inputs
     run: Callable[[Callable[[fx.Node], Any]], Any]
     whole: Callable[[fx.Node], Any]  # source node -> its value for every probe, (k * batch, ...)
-    spare: fx.Node | None  # a source that may be written over, if there is one
 
     @property
     def x(self) -> Tensor:

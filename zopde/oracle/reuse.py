@@ -12,7 +12,6 @@ come out right), `OneChannel` while the probes differ in one channel, whole stat
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, final
@@ -20,7 +19,6 @@ from typing import Any, Protocol, TypeVar, final
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.errors import InputError
 from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use
@@ -30,7 +28,6 @@ from zopde.oracle.state import is_states
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
 class CannotReuseError(Exception):
@@ -58,8 +55,6 @@ class NodeRule:
     layer: nn.Module | None  # the module that it calls; None for a function
     one_channel: Rule | None  # for probes that differ from the base in one channel each
     whole: Callable[[Visit], Any]  # for probes that differ anywhere: (k * batch, ...)
-    # Inputs that nobody reads afterwards, so that they may be written over
-    spare: tuple[fx.Node, ...]
     shortcut: Shortcut | None  # past the nodes behind it; None where there is none
 
 
@@ -281,8 +276,7 @@ class Reuse:
         def run(value_of: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
             return base.call(node, value_of)
 
-        spare = next((s for s in rule.spare if isinstance(probes.get(s), Tensor)), None)
-        visit = Visit(node, rule.layer, probes, base.values, k, run, whole, spare)
+        visit = Visit(node, rule.layer, probes, base.values, run, whole)
         if rule.one_channel and all(isinstance(p, OneChannel) for p in probes.values()):
             answer = rule.one_channel(visit)
             if answer is not None:
@@ -297,42 +291,9 @@ def plain(visit: Visit) -> Any:  # noqa: ANN401
     return visit.run(visit.whole)
 
 
-def _relu(visit: Visit) -> Any:  # noqa: ANN401
-    return torch.relu_(visit.probes[visit.spare]) if visit.spare else plain(visit)
-
-
-def _max_pool(visit: Visit) -> Any:  # noqa: ANN401
+def pooled(visit: Visit) -> Any:  # noqa: ANN401
+    """A max pool of whole states, the fast way."""
     return max_pool(visit.layer, visit.whole(visit.node.all_input_nodes[0]))
-
-
-def _entry_by_entry(visit: Visit) -> Any:  # noqa: ANN401
-    """Arithmetic: where the probes have the base's value it is not repeated."""
-    node, spare = visit.node, visit.spare
-
-    def value_of(source: Any) -> Any:  # noqa: ANN401
-        if not isinstance(source, fx.Node):
-            return source
-        base = visit.values[source]
-        if not isinstance(base, Tensor):
-            return visit.whole(source)
-        return visit.whole(source).view(visit.k, *base.shape) if source in visit.probes else base
-
-    if spare and node.target is operator.add:
-        other = next((a for a in node.args if a is not spare), spare)
-        total, more = value_of(spare), value_of(other)
-        alike = isinstance(more, Tensor) and more.dtype == total.dtype
-        if alike and torch.broadcast_shapes(total.shape, more.shape) == total.shape:
-            return total.add_(more).flatten(0, 1)
-    answer = visit.run(value_of)
-    return answer.flatten(0, 1) if isinstance(answer, Tensor) else answer
-
-
-WHOLE: dict[Any, Callable[[Visit], Any]] = {
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu), _relu),
-    **dict.fromkeys(ARITHMETIC, _entry_by_entry),
-    nn.MaxPool2d: _max_pool,
-}
-"""Type of a module, or a function -> how probes that differ anywhere pass it; others: `plain`."""
 
 
 def is_number(value: object) -> bool:
