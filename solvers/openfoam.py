@@ -147,12 +147,10 @@ def check_installed(application: str) -> None:
     """Require OpenFOAM's programs."""
     for name in ("blockMesh", application):
         if shutil.which(name) is None:
-            raise InputError(
-                f"OpenFOAM's {name}",
-                got="no such program",
-                expected="an OpenFOAM that is installed",
-                remedy="apt install openfoam, or source its etc/bashrc",
-            )
+            expected = "an OpenFOAM that is installed"
+            remedy = "apt install openfoam, or source its etc/bashrc"
+            what, got = f"OpenFOAM's {name}", "no such program"
+            raise InputError(what, got=got, expected=expected, remedy=remedy)
 
 
 def prepare(
@@ -195,9 +193,8 @@ def prepare(
     )
     if made.returncode:
         lines = [line.strip() for line in (made.stdout + made.stderr).splitlines() if line.strip()]
-        raise InputError(
-            "case", got=f"{case}: blockMesh says {' | '.join(lines[-4:])}", expected="a mesh"
-        )
+        got = f"{case}: blockMesh says {' | '.join(lines[-4:])}"
+        raise InputError("case", got=got, expected="a mesh")
 
 
 def _check_includes(case: Path, folder: Path) -> None:

@@ -201,11 +201,9 @@ def votes(answer: Any, batch: int, num_classes: int) -> Int[Tensor, " batch"]:  
     if values.shape == (batch, num_classes):
         bad = int(values.isnan().any(dim=1).sum())
         if bad:
-            raise unfit(
-                f"NaN among the scores of {bad} of {batch} inputs",
-                "numbers: which class NaN means, nobody knows",
-                "mend the classifier, or look at its input's range",
-            )
+            got = f"NaN among the scores of {bad} of {batch} inputs"
+            remedy = "mend the classifier, or look at its input's range"
+            raise unfit(got, "numbers: which class NaN means, nobody knows", remedy)
         return values.argmax(dim=1).cpu()
     whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
     if values.shape != (batch,) or not whole:

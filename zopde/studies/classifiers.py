@@ -153,11 +153,9 @@ def named_classifier(
     try:
         made = named() if inspect.isclass(named) else named
     except Exception as error:  # a user's constructor may raise anything
-        raise InputError(
-            f"classifier {spec!r}",
-            got=f"{type(error).__name__}: {first_line(error)}",
-            expected="a class that builds without arguments, a module or a function",
-        ) from error
+        got = f"{type(error).__name__}: {first_line(error)}"
+        expected = "a class that builds without arguments, a module or a function"
+        raise InputError(f"classifier {spec!r}", got=got, expected=expected) from error
     if not callable(made):
         raise InputError(f"classifier {spec!r}", got=type(made).__name__, expected="a callable")
     return frozen(made) if isinstance(made, nn.Module) else made

@@ -35,12 +35,9 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise InputError(
-            "run.executor",
-            got=repr(spec),
-            expected="the package `distributed`",
-            remedy='install it: pip install "zopde[dask]"',
-        ) from error
+        expected, remedy = "the package `distributed`", 'install it: pip install "zopde[dask]"'
+        got = repr(spec)
+        raise InputError("run.executor", got=got, expected=expected, remedy=remedy) from error
     address = spec.partition("://")[2]
     cluster: Any = None
     try:
@@ -54,11 +51,8 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
             )
             client = Client(cluster)
     except OSError as error:
-        raise InputError(
-            "run.executor",
-            got=f"{spec!r} ({first_line(error)})",
-            expected="the address of a running Dask scheduler",
-        ) from error
+        got, expected = f"{spec!r} ({first_line(error)})", "the address of a running Dask scheduler"
+        raise InputError("run.executor", got=got, expected=expected) from error
     try:
         client.register_worker_callbacks(partial(_set_threads, threads))
         yield client.get_executor(pure=False)
@@ -92,11 +86,8 @@ class Workers:
     def __post_init__(self) -> None:
         kind, _, address = self.executor.partition("://")
         if self.executor not in ("", "dask") and not (kind == "dask" and ":" in address):
-            raise InputError(
-                "run.executor",
-                got=repr(self.executor),
-                expected='"" (processes of this machine), "dask" or "dask://host:port"',
-            )
+            expected = '"" (processes of this machine), "dask" or "dask://host:port"'
+            raise InputError("run.executor", got=repr(self.executor), expected=expected)
         if self.executor == "dask" and not self.processes:
             raise InputError("run.workers", got=0, expected="how many the local cluster has")
 
