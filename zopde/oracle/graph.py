@@ -19,7 +19,7 @@ from zopde.oracle.coordinates import CHANGES, Use
 from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
 from zopde.oracle.one_channel import FUNCTIONS, LAYERS, MEETINGS, Rule
-from zopde.oracle.reuse import NodeRule, plain, pooled
+from zopde.oracle.reuse import NodeRule
 from zopde.oracle.state import fixed_arguments, same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
@@ -69,10 +69,7 @@ def node_rules(graph: fx.GraphModule) -> dict[fx.Node, NodeRule]:
     """How probes pass every node, in the order in which they run."""
     return {
         node: NodeRule(
-            layer := _layer(node, graph),
-            _one_channel_rule(node, layer),
-            pooled if type(layer) is nn.MaxPool2d else plain,
-            shortcut(node, graph),
+            layer := _layer(node, graph), _one_channel_rule(node, layer), shortcut(node, graph)
         )
         for node in graph.graph.nodes
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar, final
 
 import torch
@@ -22,7 +23,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from zopde.errors import InputError
 from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use
-from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, max_pool, pad
+from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, pad
 from zopde.oracle.state import is_states
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,6 @@ class NodeRule:
 
     layer: nn.Module | None  # the module that it calls; None for a function
     one_channel: Rule | None  # for probes that differ from the base in one channel each
-    whole: Callable[[Visit], Any]  # for probes that differ anywhere: (k * batch, ...)
     shortcut: Shortcut | None  # past the nodes behind it; None where there is none
 
 
@@ -269,31 +269,14 @@ class Reuse:
             return base.number(node, k)
         probes = {s: p for s in node.all_input_nodes if (p := self._at(s, i)) is not None}
         rule = self._rules[node]
-
-        def whole(source: fx.Node) -> Any:  # noqa: ANN401
-            return base.whole(source, probes.get(source), k)
-
-        def run(value_of: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
-            return base.call(node, value_of)
-
-        visit = Visit(node, rule.layer, probes, base.values, run, whole)
         if rule.one_channel and all(isinstance(p, OneChannel) for p in probes.values()):
-            answer = rule.one_channel(visit)
+            run = partial(base.call, node)
+            answer = rule.one_channel(Visit(node, rule.layer, probes, base.values, run))
             if answer is not None:
                 return answer
-        answer = rule.whole(visit)
+        answer = base.call(node, lambda source: base.whole(source, probes.get(source), k))
         check_batch(answer, k * base.batch)
         return answer
-
-
-def plain(visit: Visit) -> Any:  # noqa: ANN401
-    """Run the node as it is, on whole states."""
-    return visit.run(visit.whole)
-
-
-def pooled(visit: Visit) -> Any:  # noqa: ANN401
-    """A max pool of whole states, the fast way."""
-    return max_pool(visit.layer, visit.whole(visit.node.all_input_nodes[0]))
 
 
 def is_number(value: object) -> bool:

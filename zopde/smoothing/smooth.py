@@ -48,11 +48,6 @@ class NoiseStream:
         """Overwrite `target` with the next rows."""
         while len(target):
             if self._used == self._size:
-                if len(target) >= self._size and target.device == self._block.device:
-                    # A whole block, drawn where it belongs.
-                    target[: self._size].normal_(generator=self._generator)
-                    target = target[self._size :]
-                    continue
                 self._block.normal_(generator=self._generator)
                 self._used = 0
             count = min(self._size - self._used, len(target))
