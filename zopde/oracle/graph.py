@@ -12,7 +12,7 @@ import operator
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from zopde.oracle import norms
 from zopde.oracle.coordinates import CHANGES, Use
@@ -95,8 +95,10 @@ def rank_one_uses(network: nn.Module) -> dict[str, list[Use]]:
                 unknown.add(id(parameter))
             else:
                 uses.setdefault(id(parameter), []).append(Use(layer, rule))
-    graphs = (trace(network), trace(network, ())) if uses else ()
-    unknown.update(id(tensor) for graph in graphs for tensor in _read_outside_layers(graph))
+    for graph in (trace(network), trace(network, ())) if uses else ():
+        # What the code reads itself, as in `F.linear(x, self.layer.weight)`.
+        reads = [str(n.target) for n in graph.graph.nodes if n.op == "get_attr"] if graph else []
+        unknown.update(id(attrgetter(name)(graph)) for name in reads)
     named = ((name, id(parameter)) for name, parameter in network.named_parameters())
     return {name: uses[key] for name, key in named if key not in unknown}
 
@@ -107,14 +109,6 @@ def _forbids_stacking(layer: nn.Module) -> bool:
     if isinstance(layer, INSTANCE):
         return layer.training and layer.track_running_stats
     return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
-
-
-def _read_outside_layers(graph: fx.GraphModule | None) -> list[Tensor]:
-    """The tensors that the code reads itself, as in `F.linear(x, self.layer.weight)`."""
-    if graph is None:
-        return []
-    reads = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
-    return [attrgetter(name)(graph) for name in reads]
 
 
 def _layer(node: fx.Node, graph: fx.GraphModule) -> nn.Module | None:

@@ -64,17 +64,16 @@ def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> BaseRun:
     On a CPU, norms of images with the channels last take a third of the time, and convolutions
     need no reordering (`benchmarks/deepzero.py`). Code that flattens by `view` cannot have it.
     """
-    images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4 and v.device.type == "cpu"]
-    if images:
-        last = [
-            v.contiguous(memory_format=torch.channels_last) if any(v is i for i in images) else v
-            for v in args
-        ]
-        try:
-            return BaseRun(graph, tuple(last), args)
-        except RuntimeError as error:
-            log.debug("no channels-last memory format: %s", error)
-    return BaseRun(graph, args, args)
+
+    def last(value: Any) -> Any:  # noqa: ANN401
+        image = isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu"
+        return value.contiguous(memory_format=torch.channels_last) if image else value
+
+    try:
+        return BaseRun(graph, tuple(map(last, args)), args)
+    except RuntimeError as error:
+        log.debug("no channels-last memory format: %s", error)
+        return BaseRun(graph, args, args)
 
 
 @final

@@ -271,7 +271,6 @@ class WeightOracle:
         return self._ask(StackedPass(self._stack, blocks), len(indices))
 
     def _along(self, directions: Tensor, chunk: int, mu: float = 1.0) -> Tensor:
-        """The losses along directions."""
         return self._directions.losses(directions, mu, chunk, self._ask, self._query)
 
     @torch.no_grad()
@@ -339,7 +338,6 @@ class WeightOracle:
             self._stack.uses.pop(name, None)
 
     def _twin(self, objective: Objective, network: nn.Module) -> Twin:
-        """The oracle of a copy of the network."""
         twin = WeightOracle(network, objective, self.chunk, None, *self._ways, verify=False)
         twin.give_up(self.plain)
         twin.draws.start = streams()
@@ -356,7 +354,6 @@ class WeightOracle:
         return losses
 
     def _query(self, moved: dict[str, Tensor]) -> Tensor:
-        """The loss with some parameters replaced."""
 
         def network(*args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
             return self._replaced(moved, *args, **named)

@@ -149,7 +149,6 @@ def _attack(
 def _summary(
     opened: Opened, plan: AttackSettings, points: list[Attacked], model: str, seconds: float
 ) -> dict[str, Any]:
-    """The content of `attack.json`."""
     changed, allowed = sum(point.changed for point in points), opened.sampling.alpha + plan.alpha
     return {
         "points": len(points),

@@ -91,7 +91,6 @@ def _active(opened: Opened, label: Label, network: nn.Module, place: Place) -> T
 def _scoring(
     opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
 ) -> float:
-    """Seconds of scoring the layers."""
     queries = opened.queries
     if label.mask == "none" or queries.score != "zo-grasp":
         return 0.0
