@@ -137,9 +137,7 @@ def fit(
             raise
         norm, done = _gradient_norm(network), now(cost, measured)
         figures = measured.loss, norm, done.queries, done.solver_steps
-        agreed = agreement()
-        bank = (agreed.cosine, agreed.error) if agreed else (None, None)
-        seen = *bank, variance(), done.checking
+        seen = *_cosine_and_error(agreement()), variance(), done.checking
         rows.writerow((done.iterations, *figures, *seen, round(done.seconds, 3)))
         in_a_row = in_a_row + 1 if measured.skipped else 0
         if math.isinf(measured.loss) or not math.isfinite(norm):
@@ -162,6 +160,10 @@ def fit(
             saved = time.monotonic()
     save(cost)
     return cost
+
+
+def _cosine_and_error(seen: Agreement | None) -> tuple[float | None, float | None]:
+    return (seen.cosine, seen.error) if seen else (None, None)
 
 
 def _grown(

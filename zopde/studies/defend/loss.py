@@ -96,7 +96,7 @@ class Reconstruction:
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
         restored = ask_shared(network, num_probes, self.noisy)
-        off = restored.unflatten(0, (num_probes, -1)) - self.clean
+        off: Tensor = restored.unflatten(0, (num_probes, -1)) - self.clean
         return off.square().flatten(1).mean(dim=1)
 
 
