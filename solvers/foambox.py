@@ -53,12 +53,9 @@ class Box:
             entries = expanded(found, ("boundary", "patches"))
             return cls._of(content_of(found), entries)
         except FoamSyntaxError as error:
-            raise InputError(
-                f"mesh {path}",
-                got=str(error),
-                expected="one hex block of straight edges along x, y and z, simpleGrading "
-                "(1 1 1), one cell along z",
-            ) from error
+            block = "one hex block of straight edges along x, y and z, simpleGrading (1 1 1)"
+            expected = f"{block}, one cell along z"
+            raise InputError(f"mesh {path}", got=str(error), expected=expected) from error
 
     @classmethod
     def _of(cls, content: bytes, entries: Entries) -> Box:
@@ -140,9 +137,8 @@ def _periodic(entries: Entries, turns: Mapping[str, tuple[int, ...]]) -> tuple[b
     for patch in Entry("boundary", tokens[first:]).entries:
         says = {entry.key: entry.tokens for entry in patch.entries}
         if any(key[0] in "$#" for key in (patch.key, *says)):
-            raise FoamSyntaxError(
-                f"a macro or directive in patch {patch.key}, whose value is not known here"
-            )
+            what = f"a macro or directive in patch {patch.key}"
+            raise FoamSyntaxError(f"{what}, whose value is not known here")
         kind, other = (_words(patch.key, says.get(key, ())) for key in ("type", "neighbourPatch"))
         if kind.startswith("cyclic"):  # cyclicAMI, too
             neighbours[patch.key] = other
@@ -157,9 +153,8 @@ def _periodic(entries: Entries, turns: Mapping[str, tuple[int, ...]]) -> tuple[b
         low, high = (patches.get((axis, end), "") for end in (0, 1))
         periodic.append(neighbours.get(low) == high and neighbours.get(high) == low)
         if not periodic[-1] and (low in neighbours or high in neighbours):
-            raise FoamSyntaxError(
-                f"cyclic {low if low in neighbours else high} without its opposite side"
-            )
+            alone = low if low in neighbours else high
+            raise FoamSyntaxError(f"cyclic {alone} without its opposite side")
     return periodic[0], periodic[1]
 
 

@@ -54,9 +54,8 @@ class FoamField:
         if found is None:
             original = path.parent.with_name(f"{path.parent.name}.orig")
             remedy = f"copy {original} to {path.parent}" if find(original / path.name) else ""
-            raise InputError(
-                what, got=f"no text file {path}", expected="one in ascii format", remedy=remedy
-            )
+            got = f"no text file {path}"
+            raise InputError(what, got=got, expected="one in ascii format", remedy=remedy)
         try:
             file = FoamText.of(content_of(found))
             file.check_last_counts()
@@ -66,20 +65,17 @@ class FoamField:
         kind = file.header.get("class", "?")
         lacks = "" if file.last("internalField") else " without an internalField"
         if kind not in _CLASSES or lacks:
-            raise InputError(
-                what,
-                got=f"{found} of class {kind}{lacks}",
-                expected=f"a header of class {' or '.join(_CLASSES)}, and an internalField",
-            )
+            got = f"{found} of class {kind}{lacks}"
+            expected = f"a header of class {' or '.join(_CLASSES)}, and an internalField"
+            raise InputError(what, got=got, expected=expected)
         lists = [t for e in file.entries for t in e.tokens if t.numbers is not None]
         has_numbers = any(t.numbers is not None and len(t.numbers) for t in lists)
         if file.header.get("format") == "binary" and has_numbers:
-            raise InputError(
-                what,
-                got=f"{found} in binary format",
-                expected="ascii",
-                remedy="foamFormatConvert with writeFormat ascii converts it",
+            got, remedy = (
+                f"{found} in binary format",
+                "foamFormatConvert with writeFormat ascii converts it",
             )
+            raise InputError(what, got=got, expected="ascii", remedy=remedy)
         before, after = file.text[: file.body], _in_binary(file.text, lists, file.body)
         return cls(path.name, kind, before.encode("latin-1"), after)
 

@@ -77,9 +77,7 @@ class Runs:
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """See `zopde.Solver.step`; Ctrl-C ends all runs first."""
         alive: set[Child] = set()
-        with TemporaryDirectory(
-            prefix=_PREFIX, dir=self.work, ignore_cleanup_errors=True
-        ) as folder:
+        with TemporaryDirectory("", _PREFIX, self.work, ignore_cleanup_errors=True) as folder:
             ask, stop = partial(self._ask, alive, Path(folder)), partial(end, alive, _GRACE)
             try:
                 return step_rows(self.grid, state, forcing, ask, self.concurrency, stop=stop)
@@ -100,7 +98,7 @@ class Runs:
         try:
             _tried("writing the state", lambda: self.files.write(folder, state.numpy(), forces))
             self._run(alive, folder)
-            found = _tried("reading the answer", lambda: self._read(folder))
+            found = _tried("reading the answer", lambda: reals(self.files.read(folder)))
             answer = checked(self.grid, found, state)
         except StepError as error:
             log = last_lines(_log(folder, _TAIL), self.error_pattern)
@@ -131,16 +129,12 @@ class Runs:
             if match := re.search(self.error_pattern, text, re.M):
                 raise StepError(f"exit code 0, but its log says {match.group()!r}")
 
-    def _read(self, folder: Path) -> Tensor:
-        return reals(self.files.read(folder))
-
     def _keep(self, failures: Sequence[Failure]) -> list[Failure]:
         """The failures, with the place of each folder that is kept."""
         parent = self.failed or Path(tempfile.gettempdir()) / f"zopde-failed-{os.getuid()}"
         places: dict[str, str] = {}
-        for folder in [failure.folder for failure in failures if failure.folder][
-            : self.keep_failed
-        ]:
+        left = [failure.folder for failure in failures if failure.folder]
+        for folder in left[: self.keep_failed]:
             parent.mkdir(parents=True, exist_ok=True)
             places[folder] = str(shutil.move(folder, parent))
         ages = {}

@@ -13,8 +13,8 @@ import torch
 from zopde import InputError, SolverError, load_solver
 from zopde.errors import StepError
 from zopde.solvers.foambox import Box
-from zopde.solvers.foamcase import environment
 from zopde.solvers.foamfields import FoamField, FoamFiles
+from zopde.solvers.openfoam import environment
 
 CAVITY = Path(__file__).parent.parent.parent / "examples" / "cavity"
 installed = pytest.mark.skipif(

@@ -65,7 +65,8 @@ class Chunks:
 
         take(1)  # makes what all passes share
         one, two = peak_bytes(lambda: take(1)), peak_bytes(lambda: take(2))
-        largest = self._largest(one, two - one, losses[0].device)
+        free = _free_memory(losses[0].device) // 2 if self._memory is None else self._memory
+        largest = max(1, min(1 + (free - one) // max(1, two - one), _LARGEST))
         seconds: dict[int, float] = {}
         size = _SMALLEST
         while size <= min(largest, len(indices) - done) and not _no_longer_pays(seconds):
@@ -77,11 +78,6 @@ class Chunks:
         self.size = min((n for n, s in seconds.items() if s <= _GOOD_ENOUGH * best), default=1)
         log.info("%d probes per pass, %.3g ms each", self.size, 1e3 * best)
         return losses
-
-    def _largest(self, one: int, more: int, device: torch.device) -> int:
-        memory = _free_memory(device) // 2 if self._memory is None else self._memory
-        fits = 1 + (memory - one) // max(1, more)
-        return max(1, min(fits, _LARGEST))
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -98,7 +94,6 @@ def _no_longer_pays(seconds: dict[int, float]) -> bool:
 
 
 def _free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

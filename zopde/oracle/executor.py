@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from zopde.contracts import Checks, Objective, Tally
+from zopde.contracts import Objective, Tally
 from zopde.errors import first_line
 from zopde.oracle.shipping import Shipment, Ticket, borrow, load
 from zopde.oracle.weights import WeightOracle
@@ -92,7 +91,7 @@ def in_turn(run: Callable[..., R], *arguments: object) -> R:
 
 
 @final
-class ExecutorOracle:
+class ExecutorOracle(WeightOracle):
     """Evaluates the probes of a network's weights in other processes, as `WeightOracle` does here.
 
     A task is (base version, coordinates, mu). The base itself (network, objective) is written
@@ -141,22 +140,12 @@ class ExecutorOracle:
         kept: Sequence[object] = (),
         folder: Path | None = None,
     ) -> None:
-        # Numbers the weights, says which can be stacked, and verifies that for all workers.
-        self._serial = WeightOracle(network, objective, chunk, stacked=stacked)
+        # This process numbers the weights and verifies, for all workers, which can be stacked.
+        super().__init__(network, objective, chunk, stacked=stacked)
         default = torch.get_default_dtype()
         self._version = _Version(network, objective, chunk, stacked, (), default)
-        self._executor, self._chunk, self._kept = executor, chunk, tuple(kept)
+        self._executor, self._kept = executor, tuple(kept)
         self._shipment = Shipment(self._kept, folder)
-        self._seen: set[str] = set()
-
-    @property
-    def num_coordinates(self) -> int:
-        """Number of trainable weights."""
-        return self._serial.num_coordinates
-
-    def movable(self, indices: Int[Tensor, " k"]) -> Int[Tensor, " n"]:
-        """See `WeightOracle.movable`."""
-        return self._serial.movable(indices)
 
     def base(self) -> Float[Tensor, ""]:
         """l(theta): one query, by a worker too, so that the bits agree."""
@@ -171,14 +160,15 @@ class ExecutorOracle:
         """
         if not len(indices):
             return torch.zeros(0)
+        self.refresh()
+        chunk = self._version.chunk
         order = torch.argsort(indices, stable=True)
-        together = self._serial.stackable(indices[order])
-        every = [*order[together].split(self._chunk), *order[~together].split(_SINGLES)]
+        together = self.stackable(indices[order])
+        every = [*order[together].split(chunk), *order[~together].split(_SINGLES)]
         chunks = [chunk for chunk in every if len(chunk)]
         steps = torch.as_tensor(mu, dtype=torch.float64).expand(len(indices))
         losses = self._losses([_Task(indices[c].tolist(), steps[c].tolist()) for c in chunks])
-        width = min(self._chunk, len(indices))
-        if self._serial.verify(width, seen=self._seen):  # what the workers met is wrong
+        if self.verify(min(chunk, len(indices))):  # what the workers met is wrong
             return self.coordinates(indices, mu)
         result = losses[0].new_empty(len(indices))
         result[torch.cat(chunks).to(result.device)] = torch.cat(losses)
@@ -191,53 +181,30 @@ class ExecutorOracle:
         """
         if not len(directions):
             return torch.zeros(0)
-        per_pass = self._serial.directions_per_pass
+        per_pass = self.directions_per_pass
         chunks = directions.split(per_pass)
         # A view would be pickled with everything that it is a view of.
         with self._shipment.lent(chunk.clone() for chunk in chunks) as names:
             losses = torch.cat(self._losses([_Task([], [mu], name) for name in names]))
-        width = min(per_pass, len(directions))
-        wrong = self._serial.verify(width, along=True, seen=self._seen)
+        wrong = self.verify(min(per_pass, len(directions)), along=True)
         return self.directions(directions, mu) if wrong else losses
 
     def under(self, objective: Objective) -> ExecutorOracle:
         """The same network under another objective; see `WeightOracle.under`."""
-        other = copy.copy(self)
-        other._serial = self._serial.under(objective)
+        other = super().under(objective)
         other._version = replace(self._version, objective=objective)
         return other
 
-    def is_of(self, network: nn.Module) -> bool:
-        """Whether it asks this network."""
-        return self._serial.is_of(network)
-
-    @property
-    def checked(self) -> Counter[str]:
-        """As in `WeightOracle`."""
-        return self._serial.checked
-
-    def one_gradient(self) -> AbstractContextManager[Checks]:
-        """Inside it, all queries meet the same random numbers; see `zopde.contracts`."""
-        return self._serial.one_gradient()
-
-    def at(self, iteration: int) -> None:
-        """See `WeightOracle.at`."""
-        self._serial.at(iteration)
-
-    def set_gradient(self, gradient: Float[Tensor, " d"]) -> None:
-        """Put an estimate into `.grad`; see `WeightOracle.set_gradient`."""
-        self._serial.set_gradient(gradient)
-
     def _losses(self, tasks: Sequence[_Task]) -> list[Tensor]:
         """The losses of every task; what the workers counted is added to the tallies."""
-        draws, plain = self._serial.draws, tuple(sorted(self._serial.plain))
+        draws, plain = self.draws, tuple(sorted(self.plain))
         work = partial(in_turn, _run, self._shipment.publish(replace(self._version, plain=plain)))
         tasks = [replace(task, start=pickle.dumps(draws.start)) for task in tasks]
         losses: dict[int, Tensor] = {}
         for number, result in finished(self._executor, work, tasks):
             for tally, counts in zip(_tallies(self._kept), result.counts, strict=True):
                 tally.add(counts)
-            self._seen |= result.seen
+            self.seen |= result.seen
             if number == 0:  # whoever finishes first must not decide
                 draws.after = draws.after or pickle.loads(result.after)
             losses[number] = torch.tensor(result.losses, dtype=result.dtype, device=result.device)

@@ -12,14 +12,14 @@ import operator
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from zopde.oracle import norms
 from zopde.oracle.coordinates import CHANGES, Use
 from zopde.oracle.fused import shortcut
 from zopde.oracle.norms import INSTANCE, NORMS
-from zopde.oracle.one_channel import CONVS, FUNCTIONS, LAYERS, MEETINGS, Rule
-from zopde.oracle.reuse import ARITHMETIC, WHOLE, NodeRule, plain
+from zopde.oracle.one_channel import FUNCTIONS, LAYERS, MEETINGS, Rule
+from zopde.oracle.reuse import NodeRule
 from zopde.oracle.state import fixed_arguments, same_streams, set_streams, streams, unchanged
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,7 @@ def node_rules(graph: fx.GraphModule) -> dict[fx.Node, NodeRule]:
     """How probes pass every node, in the order in which they run."""
     return {
         node: NodeRule(
-            layer := _layer(node, graph),
-            _one_channel_rule(node, layer),
-            WHOLE.get(node.target if layer is None else type(layer), plain),
-            tuple(source for source in node.all_input_nodes if _is_spare(source, node, graph)),
-            shortcut(node, graph),
+            layer := _layer(node, graph), _one_channel_rule(node, layer), shortcut(node, graph)
         )
         for node in graph.graph.nodes
     }
@@ -99,8 +95,10 @@ def rank_one_uses(network: nn.Module) -> dict[str, list[Use]]:
                 unknown.add(id(parameter))
             else:
                 uses.setdefault(id(parameter), []).append(Use(layer, rule))
-    graphs = (trace(network), trace(network, ())) if uses else ()
-    unknown.update(id(tensor) for graph in graphs for tensor in _read_outside_layers(graph))
+    for graph in (trace(network), trace(network, ())) if uses else ():
+        # What the code reads itself, as in `F.linear(x, self.layer.weight)`.
+        reads = [str(n.target) for n in graph.graph.nodes if n.op == "get_attr"] if graph else []
+        unknown.update(id(attrgetter(name)(graph)) for name in reads)
     named = ((name, id(parameter)) for name, parameter in network.named_parameters())
     return {name: uses[key] for name, key in named if key not in unknown}
 
@@ -111,14 +109,6 @@ def _forbids_stacking(layer: nn.Module) -> bool:
     if isinstance(layer, INSTANCE):
         return layer.training and layer.track_running_stats
     return isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p > 0
-
-
-def _read_outside_layers(graph: fx.GraphModule | None) -> list[Tensor]:
-    """The tensors that the code reads itself, as in `F.linear(x, self.layer.weight)`."""
-    if graph is None:
-        return []
-    reads = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
-    return [attrgetter(name)(graph) for name in reads]
 
 
 def _layer(node: fx.Node, graph: fx.GraphModule) -> nn.Module | None:
@@ -139,15 +129,6 @@ def _one_channel_rule(node: fx.Node, layer: nn.Module | None) -> Rule | None:
         return _RULES.get(type(layer))
     alone = node.args[:1] == tuple(node.all_input_nodes)
     return MEETINGS.get(_name(node)) or (FUNCTIONS.get(_name(node)) if alone else None)
-
-
-def _is_spare(source: fx.Node, node: fx.Node, graph: fx.GraphModule) -> bool:
-    """Whether `node` may write over its input: a layer's own answer that it alone reads."""
-    if list(source.users) != [node]:
-        return False
-    if source.op == "call_module":
-        return isinstance(_layer(source, graph), (*CONVS, *NORMS, nn.Linear))
-    return source.op == "call_function" and source.target in ARITHMETIC
 
 
 def _made_pure(node: fx.Node, graph: fx.GraphModule) -> bool:

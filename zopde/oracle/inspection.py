@@ -6,8 +6,8 @@ which other code reads a part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from operator import attrgetter
 from typing import Any, final
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zopde.contracts import ask_shared
 from zopde.oracle.stack import Stack, repeats, shapes_of
-from zopde.oracle.state import is_states, set_streams, streams, unchanged
+from zopde.oracle.state import holding, is_states, set_streams, streams, unchanged
 from zopde.oracle.verify import moved, resolution
 
 _COUPLED = "an answer depends on what else is in the batch"
@@ -27,7 +27,6 @@ _READ = "it acts outside its layer, too"
 _OTHERS = ((0.0, Tensor.amin), (1.0, Tensor.amax), (10.0, Tensor.amax))
 _COMPANY = 3  # batches: one between two others
 
-Values = dict[nn.Parameter, Tensor]
 Extreme = Callable[[Tensor, int], Tensor]
 
 
@@ -54,7 +53,7 @@ class Inspection:
         kind = shapes_of(args, named)
         if kind not in self._tested and any(map(_is_batch, tree_leaves((args, named)))):
             self._tested.add(kind)
-            with _set(self._weights):
+            with holding(self._weights):
                 self._test(args, named)
         return self._stack.whole([], 2, args, named)
 
@@ -75,9 +74,9 @@ class Inspection:
         for name, uses in self._stack.uses.items():
             weight = attrgetter(name)(self._network)
             near, far = weight.data, moved(weight, 1.0, self._draw)
-            with _set({weight: far}):
+            with holding({weight: far}):
                 everywhere = answers(1, _half)
-            with _set({weight: near}), ExitStack() as stack:
+            with holding({weight: near}), ExitStack() as stack:
                 for layer, _ in uses:  # hooks of others find it near, before and behind
                     begin, end = _setter(weight, far), _setter(weight, near)
                     stack.callback(layer.register_forward_pre_hook(begin).remove)
@@ -135,19 +134,5 @@ def _one_batch(extreme: Extreme, states: Tensor) -> Tensor:
     return own if _is_inexact(own) else extreme(own, 0).expand_as(own)
 
 
-@contextmanager
-def _set(values: Values) -> Iterator[None]:
-    """Inside this context parameters have other values, wherever they are read."""
-    before = [(parameter, parameter.data) for parameter in values]
-    try:
-        for parameter, value in values.items():
-            parameter.data = value
-        yield
-    finally:
-        for parameter, value in before:
-            parameter.data = value
-
-
 def _setter(weight: nn.Parameter, value: Tensor) -> Callable[..., None]:
-    """A hook that sets a parameter."""
     return lambda *_: setattr(weight, "data", value)

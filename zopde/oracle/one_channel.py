@@ -60,14 +60,11 @@ class Visit:
 
     node: fx.Node
     layer: Any  # the module that it calls; None for a function
-    # Source node -> the probes there; absent where they have the base's value
-    probes: dict[fx.Node, Any]
+    probes: dict[
+        fx.Node, Any
+    ]  # source node -> those there; absent where they have the base's value
     values: dict[fx.Node, Any]  # node -> the base's value
-    k: int  # how many probes there are
-    # (source -> value) -> the node's value: runs it with other inputs
-    run: Callable[[Callable[[fx.Node], Any]], Any]
-    whole: Callable[[fx.Node], Any]  # source node -> its value for every probe, (k * batch, ...)
-    spare: fx.Node | None  # a source that may be written over, if there is one
+    run: Callable[[Callable[[fx.Node], Any]], Any]  # (source -> value) -> the node's value
 
     @property
     def x(self) -> Tensor:

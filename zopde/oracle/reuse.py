@@ -12,25 +12,23 @@ come out right), `OneChannel` while the probes differ in one channel, whole stat
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar, final
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.errors import InputError
 from zopde.oracle.coordinates import LayerChange, ProbeBlock, Use
-from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, max_pool, pad
+from zopde.oracle.one_channel import CONVS, OneChannel, Rule, Visit, channel_major, pad
 from zopde.oracle.state import is_states
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
 class CannotReuseError(Exception):
@@ -57,9 +55,6 @@ class NodeRule:
 
     layer: nn.Module | None  # the module that it calls; None for a function
     one_channel: Rule | None  # for probes that differ from the base in one channel each
-    whole: Callable[[Visit], Any]  # for probes that differ anywhere: (k * batch, ...)
-    # Inputs that nobody reads afterwards, so that they may be written over
-    spare: tuple[fx.Node, ...]
     shortcut: Shortcut | None  # past the nodes behind it; None where there is none
 
 
@@ -69,17 +64,16 @@ def base_run(graph: fx.GraphModule, args: tuple[Any, ...]) -> BaseRun:
     On a CPU, norms of images with the channels last take a third of the time, and convolutions
     need no reordering (`benchmarks/deepzero.py`). Code that flattens by `view` cannot have it.
     """
-    images = [v for v in args if isinstance(v, Tensor) and v.dim() == 4 and v.device.type == "cpu"]
-    if images:
-        last = [
-            v.contiguous(memory_format=torch.channels_last) if any(v is i for i in images) else v
-            for v in args
-        ]
-        try:
-            return BaseRun(graph, tuple(last), args)
-        except RuntimeError as error:
-            log.debug("no channels-last memory format: %s", error)
-    return BaseRun(graph, args, args)
+
+    def last(value: Any) -> Any:  # noqa: ANN401
+        image = isinstance(value, Tensor) and value.dim() == 4 and value.device.type == "cpu"
+        return value.contiguous(memory_format=torch.channels_last) if image else value
+
+    try:
+        return BaseRun(graph, tuple(map(last, args)), args)
+    except RuntimeError as error:
+        log.debug("no channels-last memory format: %s", error)
+        return BaseRun(graph, args, args)
 
 
 @final
@@ -274,65 +268,14 @@ class Reuse:
             return base.number(node, k)
         probes = {s: p for s in node.all_input_nodes if (p := self._at(s, i)) is not None}
         rule = self._rules[node]
-
-        def whole(source: fx.Node) -> Any:  # noqa: ANN401
-            return base.whole(source, probes.get(source), k)
-
-        def run(value_of: Callable[[fx.Node], Any]) -> Any:  # noqa: ANN401
-            return base.call(node, value_of)
-
-        spare = next((s for s in rule.spare if isinstance(probes.get(s), Tensor)), None)
-        visit = Visit(node, rule.layer, probes, base.values, k, run, whole, spare)
         if rule.one_channel and all(isinstance(p, OneChannel) for p in probes.values()):
-            answer = rule.one_channel(visit)
+            run = partial(base.call, node)
+            answer = rule.one_channel(Visit(node, rule.layer, probes, base.values, run))
             if answer is not None:
                 return answer
-        answer = rule.whole(visit)
+        answer = base.call(node, lambda source: base.whole(source, probes.get(source), k))
         check_batch(answer, k * base.batch)
         return answer
-
-
-def plain(visit: Visit) -> Any:  # noqa: ANN401
-    """Run the node as it is, on whole states."""
-    return visit.run(visit.whole)
-
-
-def _relu(visit: Visit) -> Any:  # noqa: ANN401
-    return torch.relu_(visit.probes[visit.spare]) if visit.spare else plain(visit)
-
-
-def _max_pool(visit: Visit) -> Any:  # noqa: ANN401
-    return max_pool(visit.layer, visit.whole(visit.node.all_input_nodes[0]))
-
-
-def _entry_by_entry(visit: Visit) -> Any:  # noqa: ANN401
-    """Arithmetic: where the probes have the base's value it is not repeated."""
-    node, spare = visit.node, visit.spare
-
-    def value_of(source: Any) -> Any:  # noqa: ANN401
-        if not isinstance(source, fx.Node):
-            return source
-        base = visit.values[source]
-        if not isinstance(base, Tensor):
-            return visit.whole(source)
-        return visit.whole(source).view(visit.k, *base.shape) if source in visit.probes else base
-
-    if spare and node.target is operator.add:
-        other = next((a for a in node.args if a is not spare), spare)
-        total, more = value_of(spare), value_of(other)
-        alike = isinstance(more, Tensor) and more.dtype == total.dtype
-        if alike and torch.broadcast_shapes(total.shape, more.shape) == total.shape:
-            return total.add_(more).flatten(0, 1)
-    answer = visit.run(value_of)
-    return answer.flatten(0, 1) if isinstance(answer, Tensor) else answer
-
-
-WHOLE: dict[Any, Callable[[Visit], Any]] = {
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu), _relu),
-    **dict.fromkeys(ARITHMETIC, _entry_by_entry),
-    nn.MaxPool2d: _max_pool,
-}
-"""Type of a module, or a function -> how probes that differ anywhere pass it; others: `plain`."""
 
 
 def is_number(value: object) -> bool:

@@ -187,7 +187,8 @@ class StackedPass:
 
         common = [first(v) for v in args], {name: first(v) for name, v in named.items()}
         stack.seen.add(shapes_of(*common))
-        if _same_for_all([*args, *named.values()], k):
+        states = [value for value in (*args, *named.values()) if is_states(value)]
+        if k > 1 and states and all(repeats(value, k) for value in states):
             answer = stack.reused(self._blocks, *common)
             if answer is not None:
                 return answer
@@ -261,12 +262,6 @@ def shapes_of(args: Sequence[Any], named: dict[str, Any]) -> str:
         return f"{tuple(value.shape)} {value.dtype}" if tensor else type(value).__name__
 
     return ", ".join([*map(told, args), *(f"{name}={told(v)}" for name, v in named.items())])
-
-
-def _same_for_all(values: Sequence[Any], num_probes: int) -> bool:
-    """Whether every tensor of a stacked call repeats the same states for every probe."""
-    states = [value for value in values if is_states(value)]
-    return num_probes > 1 and bool(states) and all(repeats(v, num_probes) for v in states)
 
 
 def repeats(value: Tensor, num_probes: int) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import re
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
@@ -93,6 +93,19 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
     return copied
 
 
+@contextmanager
+def holding(values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Inside this context parameters have other values, wherever they are read."""
+    before = [(parameter, parameter.data) for parameter in values]
+    try:
+        for parameter, value in values.items():
+            parameter.data = value
+        yield
+    finally:
+        for parameter, value in before:
+            parameter.data = value
+
+
 @final
 class Replaced:
     """Calls a network with other parameters or buffers, in every place where each one acts.
@@ -123,16 +136,9 @@ class Replaced:
         return answer
 
     def _in_place(self, tensors: dict[str, Tensor], *args: Any, **named: Any) -> Tensor:  # noqa: ANN401
-        """The answer of TorchScript, whose parameters take other values for a moment."""
-        moved = [(attrgetter(name)(self._network), value) for name, value in tensors.items()]
-        before = [(parameter, parameter.data) for parameter, _ in moved]
-        try:
-            for parameter, value in moved:
-                parameter.data = value
+        """The answer of TorchScript, which is called in no other way."""
+        with holding({attrgetter(name)(self._network): t for name, t in tensors.items()}):
             return self._network(*args, **named)  # type: ignore[no-any-return]
-        finally:
-            for parameter, value in before:
-                parameter.data = value
 
 
 def structure_of(network: nn.Module) -> Hashable:

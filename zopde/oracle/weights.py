@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, final
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,7 +41,6 @@ StandIn = Callable[[Objective], Objective]
 """An objective -> another one that calls the network likewise."""
 
 
-@final
 class WeightOracle:
     """Answers l(theta + mu e_i), theta being the weights of a network.
 
@@ -191,7 +190,7 @@ class WeightOracle:
         wrong = self.verify(min(per_pass, len(directions)), along=True)
         return self._along(directions, 1, mu) if wrong else losses
 
-    def under(self, objective: Objective) -> WeightOracle:
+    def under(self, objective: Objective) -> Self:
         """The same network, with the same layers in the same mode, under another objective.
 
         Its code is neither traced nor verified again.
@@ -272,19 +271,17 @@ class WeightOracle:
         return self._ask(StackedPass(self._stack, blocks), len(indices))
 
     def _along(self, directions: Tensor, chunk: int, mu: float = 1.0) -> Tensor:
-        """The losses along directions."""
         return self._directions.losses(directions, mu, chunk, self._ask, self._query)
 
     @torch.no_grad()
-    def verify(self, width: int, along: bool = False, seen: Iterable[str] = ()) -> bool:
+    def verify(self, width: int, along: bool = False) -> bool:
         """Compare both ways where there is reason to, see `Verified`; whether anything is wrong.
 
         Args:
             width: How many probes share a pass; 0 compares nothing.
             along: Whether they are directions.
-            seen: Calls that came elsewhere, see `zopde.oracle.stack.shapes_of`.
         """
-        calls = {c for c in self.seen | {*seen} if c.startswith(DIRECTIONS) == along}
+        calls = {c for c in self.seen if c.startswith(DIRECTIONS) == along}
         before, number = self._verified[along], self._number[0]
         why = before.why_again(calls, width, number)
         if not (width and calls and why) or self._verify is False:
@@ -341,7 +338,6 @@ class WeightOracle:
             self._stack.uses.pop(name, None)
 
     def _twin(self, objective: Objective, network: nn.Module) -> Twin:
-        """The oracle of a copy of the network."""
         twin = WeightOracle(network, objective, self.chunk, None, *self._ways, verify=False)
         twin.give_up(self.plain)
         twin.draws.start = streams()
@@ -358,7 +354,6 @@ class WeightOracle:
         return losses
 
     def _query(self, moved: dict[str, Tensor]) -> Tensor:
-        """The loss with some parameters replaced."""
 
         def network(*args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - as the network takes them
             return self._replaced(moved, *args, **named)

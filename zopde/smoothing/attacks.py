@@ -69,11 +69,9 @@ def _slope(model: nn.Module, x: Tensor, noise: Tensor, predicted: Tensor) -> Ten
     with torch.enable_grad():
         scores = model((here + noise).flatten(0, 1))
         if not (isinstance(scores, Tensor) and scores.requires_grad and scores.dim() == 2):
-            raise InputError(
-                "base classifier",
-                got="an answer that autograd cannot follow",
-                expected="scores of a torch module, differentiable with respect to the input",
-            )
+            got = "an answer that autograd cannot follow"
+            expected = "scores of a torch module, differentiable with respect to the input"
+            raise InputError("base classifier", got=got, expected=expected)
         shares = scores.log_softmax(dim=1).view(*noise.shape[:2], -1)
         # The logarithm of the mean, so that tiny probabilities do not vanish.
         target = predicted.view(1, -1, 1).expand(len(noise), -1, 1)

@@ -134,9 +134,8 @@ def certified_accuracy(
     """
     total = len(radii)
     if not total or total != len(correct):
-        raise InputError(
-            "certificates", got=f"{total} radii, {len(correct)} answers", expected="as many, >= 1"
-        )
+        got = f"{total} radii, {len(correct)} answers"
+        raise InputError("certificates", got=got, expected="as many, >= 1")
     shares = []
     for radius in at:
         held = sum(bool(c) and r >= radius for r, c in zip(radii, correct, strict=True))

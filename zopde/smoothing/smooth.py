@@ -48,11 +48,6 @@ class NoiseStream:
         """Overwrite `target` with the next rows."""
         while len(target):
             if self._used == self._size:
-                if len(target) >= self._size and target.device == self._block.device:
-                    # A whole block, drawn where it belongs.
-                    target[: self._size].normal_(generator=self._generator)
-                    target = target[self._size :]
-                    continue
                 self._block.normal_(generator=self._generator)
                 self._used = 0
             count = min(self._size - self._used, len(target))
@@ -201,11 +196,9 @@ def votes(answer: Any, batch: int, num_classes: int) -> Int[Tensor, " batch"]:  
     if values.shape == (batch, num_classes):
         bad = int(values.isnan().any(dim=1).sum())
         if bad:
-            raise unfit(
-                f"NaN among the scores of {bad} of {batch} inputs",
-                "numbers: which class NaN means, nobody knows",
-                "mend the classifier, or look at its input's range",
-            )
+            got = f"NaN among the scores of {bad} of {batch} inputs"
+            remedy = "mend the classifier, or look at its input's range"
+            raise unfit(got, "numbers: which class NaN means, nobody knows", remedy)
         return values.argmax(dim=1).cpu()
     whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
     if values.shape != (batch,) or not whole:

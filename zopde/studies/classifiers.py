@@ -21,7 +21,7 @@ from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import Session, is_address
 from zopde.studies.model_file import built, named_network, read_model, write_model
-from zopde.validate import MOST_SECONDS, check_count, check_not_negative, check_positive, checked
+from zopde.validate import checked
 
 Classifier = Callable[[Tensor], Any]
 """Images (n, channel, y, x), pixels in [0, 1] -> (n, class) scores, or (n,) labels."""
@@ -105,9 +105,6 @@ class HttpClassifier:
         if not is_address(url):
             raise InputError("classifier", got=repr(url), expected="http://host:port/path")
         parts = urlsplit(url)
-        check_positive("timeout", timeout, MOST_SECONDS)
-        check_not_negative("retries", retries)
-        check_count("at_once", at_once)
         self._session = Session(f"{parts.scheme}://{parts.netloc}", timeout, retries)
         self._path, self._at_once = parts.path or "/", at_once
 
@@ -153,11 +150,9 @@ def named_classifier(
     try:
         made = named() if inspect.isclass(named) else named
     except Exception as error:  # a user's constructor may raise anything
-        raise InputError(
-            f"classifier {spec!r}",
-            got=f"{type(error).__name__}: {first_line(error)}",
-            expected="a class that builds without arguments, a module or a function",
-        ) from error
+        got = f"{type(error).__name__}: {first_line(error)}"
+        expected = "a class that builds without arguments, a module or a function"
+        raise InputError(f"classifier {spec!r}", got=got, expected=expected) from error
     if not callable(made):
         raise InputError(f"classifier {spec!r}", got=type(made).__name__, expected="a callable")
     return frozen(made) if isinstance(made, nn.Module) else made

@@ -96,12 +96,9 @@ def load_defended(path: Path | str, classifier: Classifier | None = None) -> Def
     if classifier is None:
         spec = plan["classifier"]
         if not spec:
-            raise InputError(
-                f"classifier of {path}",
-                got="none: it was given in Python",
-                expected="a classifier",
-                remedy="pass it to load_defended",
-            )
+            what, got = f"classifier of {path}", "none: it was given in Python"
+            remedy = "pass it to load_defended"
+            raise InputError(what, got=got, expected="a classifier", remedy=remedy)
         if spec.endswith(".safetensors"):
             spec = str(Path(path).parent / spec)
         classifier = named_classifier(spec, plan["scale"])

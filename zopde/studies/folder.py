@@ -140,12 +140,9 @@ def check_folder(
         settings = _resumed(job, recorded, settings)
         _check_same(root, job, recorded, settings)
     elif not overwrite:
-        raise InputError(
-            "run folder",
-            got=f"{root}, which holds a run",
-            expected="an empty folder",
-            remedy="add --resume to go on with it, --overwrite to start over",
-        )
+        got, expected = f"{root}, which holds a run", "an empty folder"
+        remedy = "add --resume to go on with it, --overwrite to start over"
+        raise InputError("run folder", got=got, expected=expected, remedy=remedy)
     return settings
 
 
@@ -190,12 +187,12 @@ def locked(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(
-                "run folder",
-                got=f"{root}, in which a run is going on",
-                expected="a folder of its own for every run",
-                remedy="wait for it, or name another with --out",
-            ) from error
+            got, expected = (
+                f"{root}, in which a run is going on",
+                "a folder of its own for every run",
+            )
+            remedy = "wait for it, or name another with --out"
+            raise InputError("run folder", got=got, expected=expected, remedy=remedy) from error
         yield
     finally:
         os.close(handle)
@@ -237,12 +234,10 @@ def _check_same(root: Path, job: Job, recorded: Any, settings: Any) -> None:  # 
     if all(any(look_up(tree, name) for name in _WHO) for tree in (old, new)):
         changed = [name for name in changed if name not in _WHO]
     for name in changed:
-        raise InputError(
-            f"setting {name!r}",
-            got=repr(look_up(new, name)),
-            expected=f"{look_up(old, name)!r}, as the run in {root} was started",
-            remedy="resume with the same settings, or start over with --overwrite",
-        )
+        got = repr(look_up(new, name))
+        expected = f"{look_up(old, name)!r}, as the run in {root} was started"
+        remedy = "resume with the same settings, or start over with --overwrite"
+        raise InputError(f"setting {name!r}", got=got, expected=expected, remedy=remedy)
 
 
 def look_up(tree: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401

@@ -117,9 +117,10 @@ class Study(Job):
     draw: Callable[..., None]
     table: Callable[[Mapping[str, Any]], Table]  # metrics -> the table of results
     page: Callable[[Any], Page]  # (`FoundRun`) -> the page of one run, finished or not
-    glimpse: Callable[[Any], str]  # (`FoundRun`) -> HTML of one picture, for a page of several runs
     # What a label has reached, for its price: what it is, and (metrics -> by label)
     reached: tuple[str, Callable[[Mapping[str, Any]], dict[str, float | None]]] | None = None
+    # (`FoundRun`) -> HTML of one picture, for a page of several runs
+    glimpse: Callable[[Any], str] = lambda _: ""
     # ([`FoundRun`]) -> HTML of one picture of all of them
     together: Callable[[Sequence[Any]], str] = lambda _: ""
     # Names of its embedded settings; a job without any has no dry run either

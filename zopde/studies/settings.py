@@ -215,12 +215,8 @@ def _check_agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         theirs = other.get(table)
         for key, value in settings.items():
             if isinstance(theirs, Mapping) and theirs.get(key, value) != value:
-                raise InputError(
-                    f"setting {table}.{key!s}",
-                    got=f"{theirs[key]!r} and {value!r}",
-                    expected="one value",
-                    remedy="give it in one place",
-                )
+                name, got = f"setting {table}.{key!s}", f"{theirs[key]!r} and {value!r}"
+                raise InputError(name, got=got, expected="one value", remedy="give it in one place")
 
 
 def _known(

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,39 +32,26 @@ def dask_executor(spec: str, workers: int, threads: int) -> Iterator[Executor]:
     solver that crashes again and again belongs into a process of its own: `run.apart`.
     """
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
-        raise InputError(
-            "run.executor",
-            got=repr(spec),
-            expected="the package `distributed`",
-            remedy='install it: pip install "zopde[dask]"',
-        ) from error
+        expected, remedy = "the package `distributed`", 'install it: pip install "zopde[dask]"'
+        got = repr(spec)
+        raise InputError("run.executor", got=got, expected=expected, remedy=remedy) from error
     address = spec.partition("://")[2]
-    cluster: Any = None
     try:
         if address:
             client = Client(f"tcp://{address}", timeout=_PATIENCE)
         else:
             # One task at a time: a solver is no more thread-safe than torch.fx. Any free port:
             # the usual one may be another run's.
-            cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
-            )
-            client = Client(cluster)
+            local = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+            client = Client(n_workers=workers, **local)
     except OSError as error:
-        raise InputError(
-            "run.executor",
-            got=f"{spec!r} ({first_line(error)})",
-            expected="the address of a running Dask scheduler",
-        ) from error
-    try:
+        got, expected = f"{spec!r} ({first_line(error)})", "the address of a running Dask scheduler"
+        raise InputError("run.executor", got=got, expected=expected) from error
+    with client:  # and the local cluster, which is its own
         client.register_worker_callbacks(partial(_set_threads, threads))
         yield client.get_executor(pure=False)
-    finally:
-        client.close()
-        if cluster is not None:
-            cluster.close()
 
 
 def _set_threads(count: int) -> None:
@@ -92,11 +78,8 @@ class Workers:
     def __post_init__(self) -> None:
         kind, _, address = self.executor.partition("://")
         if self.executor not in ("", "dask") and not (kind == "dask" and ":" in address):
-            raise InputError(
-                "run.executor",
-                got=repr(self.executor),
-                expected='"" (processes of this machine), "dask" or "dask://host:port"',
-            )
+            expected = '"" (processes of this machine), "dask" or "dask://host:port"'
+            raise InputError("run.executor", got=repr(self.executor), expected=expected)
         if self.executor == "dask" and not self.processes:
             raise InputError("run.workers", got=0, expected="how many the local cluster has")
 

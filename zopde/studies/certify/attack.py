@@ -116,12 +116,10 @@ def _attack(
 ) -> list[Attacked]:
     smooth = opened.smooth
     if not isinstance(smooth.base_classifier, nn.Module):
-        raise InputError(
-            "model",
-            got=f"{opened.model!r}, a {type(smooth.base_classifier).__name__}",
-            expected="a torch module: the attack goes back through it",
-            remedy="name a white box that answers alike",
-        )
+        got = f"{opened.model!r}, a {type(smooth.base_classifier).__name__}"
+        expected = "a torch module: the attack goes back through it"
+        remedy = "name a white box that answers alike"
+        raise InputError("model", got=got, expected=expected, remedy=remedy)
     smooth.base_classifier.eval().requires_grad_(False)
     points: list[Attacked] = []
     size = max(1, _AT_ONCE // plan.draws)
@@ -151,7 +149,6 @@ def _attack(
 def _summary(
     opened: Opened, plan: AttackSettings, points: list[Attacked], model: str, seconds: float
 ) -> dict[str, Any]:
-    """The content of `attack.json`."""
     changed, allowed = sum(point.changed for point in points), opened.sampling.alpha + plan.alpha
     return {
         "points": len(points),

@@ -90,9 +90,7 @@ def _try(opened: Opened) -> None:
     except (InputError, SolverError):
         raise
     except Exception as error:  # a user's model may raise anything
-        raise InputError(
-            f"model {opened.model!r}",
-            got=f"{type(error).__name__}: {first_line(error)}",
-            expected=f"an answer for images {tuple(batch.shape)}",
-        ) from error
+        got = f"{type(error).__name__}: {first_line(error)}"
+        expected = f"an answer for images {tuple(batch.shape)}"
+        raise InputError(f"model {opened.model!r}", got=got, expected=expected) from error
     votes(answer, 2, opened.smooth.num_classes)

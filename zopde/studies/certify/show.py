@@ -137,7 +137,6 @@ def curves_picture(runs: Sequence[FoundRun]) -> str:
 
 
 def _count(run: FoundRun) -> int:
-    """Images that are certified so far."""
     path = run.root / FILE
     return len(read_rows(path)) if path.exists() else 0
 

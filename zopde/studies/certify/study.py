@@ -41,7 +41,6 @@ STUDY = Study(
     draw=show.draw,
     table=show.table_of,
     page=show.page_of,
-    glimpse=lambda _: "",
     together=show.curves_picture,
     subject="model",
     resumes_from=FILE,

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.files import reading, replacing
+from zopde.files import read_rows, reading, replacing
 from zopde.studies.classify.open import TrainingImages
 
 _BATCH = 500  # of images to be judged
@@ -64,11 +64,9 @@ class LearningCurve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.points: list[Point] = []
-        if path.exists():
-            with reading("file", path, "what the run wrote", "start over with --overwrite"):
-                rows = list(csv.reader(path.read_text("utf-8").splitlines()))[1:]
-                self.points = [Point(int(a), int(b), *map(float, rest)) for a, b, *rest in rows]
+        with reading("file", path, "what the run wrote", "start over with --overwrite"):
+            rows = read_rows(path)[1:]
+            self.points = [Point(int(a), int(b), *map(float, rest)) for a, b, *rest in rows]
 
     def add(self, point: Point) -> None:
         """Keep a point, in a file that is written whole."""

@@ -135,11 +135,9 @@ def _new_network(
         except InputError:
             raise
         except Exception as error:  # a user's module may raise anything
-            raise InputError(
-                "network",
-                got=f"{kind!r} with sizes {sizes}: {first_line(error)}",
-                expected=f"a network for images {shape}",
-            ) from error
+            got = f"{kind!r} with sizes {sizes}: {first_line(error)}"
+            expected = f"a network for images {shape}"
+            raise InputError("network", got=got, expected=expected) from error
     if not isinstance(answer, Tensor) or answer.shape != (2, classes) or answer.is_complex():
         what = type(answer).__name__
         if isinstance(answer, Tensor):

@@ -83,16 +83,14 @@ def _active(opened: Opened, label: Label, network: nn.Module, place: Place) -> T
     images = min(_FEW_IMAGES, queries.score_images)
     _, scoring = score_layers(opened, label, network, seed, directions, images, place.pool)
     if scoring.ratios is None:
-        raise InputError(
-            "zo.score", got="scores that are not finite", expected="ones that can be ranked"
-        )
+        got, expected = "scores that are not finite", "ones that can be ranked"
+        raise InputError("zo.score", got=got, expected=expected)
     return LayerMasks(scoring.ratios, opened.resample, seed).mask(0).nonzero().flatten()
 
 
 def _scoring(
     opened: Opened, label: Label, network: nn.Module, objective: Objective, place: Place
 ) -> float:
-    """Seconds of scoring the layers."""
     queries = opened.queries
     if label.mask == "none" or queries.score != "zo-grasp":
         return 0.0

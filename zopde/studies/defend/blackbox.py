@@ -138,12 +138,12 @@ class BlackBox:
         labels = self.answers == "labels"
         shape = (count,) if labels else (count, self.classes)
         if tuple(answer.shape) != shape:
-            raise InputError(
-                "classifier",
-                got=f"an answer of shape {tuple(answer.shape)}",
-                expected=f"{self.answers} of shape {shape}",
-                remedy=f"classifier.answers is one of {list(get_args(Answers))}",
+            got, expected = (
+                f"an answer of shape {tuple(answer.shape)}",
+                f"{self.answers} of shape {shape}",
             )
+            remedy = f"classifier.answers is one of {list(get_args(Answers))}"
+            raise InputError("classifier", got=got, expected=expected, remedy=remedy)
         bad = labels and bool(((answer < 0) | (answer >= self.classes)).any())
         if bad or not bool(answer.double().isfinite().all()):
             raise ClassifierError(f"{self.answers} out of range or not finite")
@@ -152,9 +152,6 @@ class BlackBox:
 def check_votes(answers: Answers, votes: int) -> None:
     """Require votes where there are labels only."""
     if answers == "labels" and votes < 2:
-        raise InputError(
-            "classifier.votes",
-            got=votes,
-            expected="2 or more where the classifier answers labels only",
-            remedy="a label alone has no slope: set classifier.votes, such as 16",
-        )
+        expected = "2 or more where the classifier answers labels only"
+        remedy = "a label alone has no slope: set classifier.votes, such as 16"
+        raise InputError("classifier.votes", got=votes, expected=expected, remedy=remedy)

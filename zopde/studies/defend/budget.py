@@ -49,12 +49,10 @@ class Budget:
             return self.iterations
         most = self._most(label)
         if not most:
-            raise InputError(
-                "training.queries",
-                got=self.queries,
-                expected=f"{self.total(label, 1):,} at least, for one update of {name}",
-                remedy="fewer zo.directions, zo.weights or training.batch cost less",
-            )
+            expected = f"{self.total(label, 1):,} at least, for one update of {name}"
+            remedy = "fewer zo.directions, zo.weights or training.batch cost less"
+            got = self.queries
+            raise InputError("training.queries", got=got, expected=expected, remedy=remedy)
         return most
 
     def _per_image(self, label: Label) -> int:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.contracts import Forcing, Network, Objective, State, ask_shared, repeat_states
+from zopde.contracts import Forcing, Network, Objective, State, ask_shared
 from zopde.interface import DensePullback, Pullback, RandomPullback, queried
 from zopde.seeding import generator
 from zopde.studies.defend.blackbox import BlackBox
@@ -73,10 +73,8 @@ class Stability:
         cut = ask_shared(network, num_probes, self.noisy)
         losses = self.entropies(cut, self.targets.repeat(num_probes))
         if self.mse:
-            clean = repeat_states(self.clean, num_probes)
-            assert clean is not None
-            away = (self.decode(cut) - clean).square().flatten(1).mean(dim=1)
-            losses = losses + self.mse * away
+            off = self.decode(cut).unflatten(0, (num_probes, -1)) - self.clean
+            losses = losses + self.mse * off.square().flatten(2).mean(dim=2).flatten()
         return losses.view(num_probes, -1).mean(dim=1)
 
 
@@ -98,9 +96,8 @@ class Reconstruction:
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
         restored = ask_shared(network, num_probes, self.noisy)
-        clean = repeat_states(self.clean, num_probes)
-        assert clean is not None
-        return (restored - clean).square().view(num_probes, -1).mean(dim=1)
+        off: Tensor = restored.unflatten(0, (num_probes, -1)) - self.clean
+        return off.square().flatten(1).mean(dim=1)
 
 
 @final

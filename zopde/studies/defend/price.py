@@ -54,7 +54,6 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001 - n
 
 
 def _update(opened: Opened, name: str, seed: int) -> float:
-    """Seconds of one update through the classifier."""
     label = LABELS[name]
     defence = opened.new_defence(seed, label.autoencoder).eval()
     losses = Losses(opened, label, defence, seed, opened.black_box(seed))

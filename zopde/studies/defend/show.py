@@ -72,7 +72,6 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
 
 
 def _percent(rows: Sequence[Row], radius: float) -> float:
-    """Certified accuracy at a radius, in percent."""
     return 100 * sum(row.correct and row.radius >= radius for row in rows) / len(rows)
 
 

@@ -89,12 +89,10 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:
 def check_white(name: str, classifier: Classifier) -> None:
     """Require no black box where the label `name` back-propagates through the classifier."""
     if LABELS[name].gradient == "backprop" and not isinstance(classifier, nn.Module):
-        raise InputError(
-            f"method {name}",
-            got=f"a black box ({type(classifier).__name__})",
-            expected="a torch module, since it back-propagates through the classifier",
-            remedy="leave FO-DS and FO-AE-DS out of run.methods",
-        )
+        got = f"a black box ({type(classifier).__name__})"
+        expected = "a torch module, since it back-propagates through the classifier"
+        remedy = "leave FO-DS and FO-AE-DS out of run.methods"
+        raise InputError(f"method {name}", got=got, expected=expected, remedy=remedy)
 
 
 def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
@@ -235,12 +233,11 @@ def _masks(
         scoring = ratios_from(front, scores, sparsity, cost)
         write_scoring(root, path, scoring, queries.score, sparsity)
     if scoring.ratios is None:
-        raise InputError(
+        what, remedy = (
             "scores of the denoiser's layers",
-            got="values not finite",
-            expected="finite ones",
-            remedy="try another zo.mu_weights, or zo.score=random",
+            "try another zo.mu_weights, or zo.score=random",
         )
+        raise InputError(what, got="values not finite", expected="finite ones", remedy=remedy)
     return LayerMasks(scoring.ratios, opened.resample, seed)
 
 
