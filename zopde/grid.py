@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.validate import check_choice, check_count, check_positive, check_type
+
+if TYPE_CHECKING:
+    from zopde.contracts import Domain
 
 __all__ = ["Grid", "check_forcing", "check_state"]
 
@@ -73,16 +76,14 @@ class Grid:
         for name in ("shape", "extent", "channels", "forcing_channels", "dims", "units"):
             check_type(f"grid {name}", getattr(self, name), hints[name])
         # A list is as good; and as a tuple it is part of what can be compared and be a key.
-        for name in ("shape", "extent", "channels", "forcing_channels", "dims"):
+        for name in ("shape", "extent", "dims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.dims and 1 <= len(self.shape) <= len(_DIMS):
             object.__setattr__(self, "dims", _DIMS[-len(self.shape) :])
         for name in ("channels", "forcing_channels", "dims"):
-            names = getattr(self, name)
             needed = name != "forcing_channels"
-            if "" in names or len(set(names)) < len(names) or (needed and not names):
-                expected = f"names, each once{', at least one' if needed else ''}"
-                raise InputError(f"grid {name}", got=names, expected=expected)
+            kept = check_names(f"grid {name}", getattr(self, name), needed)
+            object.__setattr__(self, name, kept)
         for name in self.units:
             known = (*self.channels, *self.forcing_channels, "space", "time")
             check_choice("grid unit of", name, known)
@@ -108,7 +109,7 @@ class Grid:
             expected = "True where there is fluid and False elsewhere, one True at least"
             raise InputError("grid mask", got="other values, or no fluid", expected=expected)
         if mask is not None:
-            kept = None if mask.all() else _nested(mask.astype(bool).tolist())
+            kept = None if mask.all() else nested(mask.astype(bool).tolist())
             object.__setattr__(self, "mask", kept)
         if self.weights is None:
             return
@@ -118,7 +119,7 @@ class Grid:
         if not (np.isfinite(fluid).all() and (fluid > 0).all()):
             got = f"{fluid.min():g} to {fluid.max():g}"
             raise InputError("grid weights", got=got, expected="finite numbers > 0 in the fluid")
-        object.__setattr__(self, "weights", _nested(weights.tolist()))
+        object.__setattr__(self, "weights", nested(weights.tolist()))
 
     def _check_boundary(self) -> None:
         """Require known words; of equal ones, one is kept."""
@@ -159,6 +160,12 @@ class Grid:
     def centres(self, axis: int) -> list[float]:
         """Cell-centre coordinates (i + 1/2) * spacing along dimension `axis`."""
         return [(i + 0.5) * self.spacing[axis] for i in range(self.shape[axis])]
+
+    @property
+    def places(self) -> Float[Tensor, "axis ..."]:
+        """Where each cell's centre lies, from 0 to 1 along each axis of the domain."""
+        axes = [(torch.arange(n) + 0.5) / n for n in self.shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
     def unit(self, name: str) -> str:
         """Unit of a channel, of "space" or of "time"; "1" where none was declared."""
@@ -211,6 +218,15 @@ class Grid:
         return replace(self, shape=shape, **cells)
 
 
+def check_names(what: str, names: Sequence[str], needed: bool) -> tuple[str, ...]:
+    """Require names, each once, and at least one where they are needed; they as a tuple."""
+    check_type(what, names, tuple[str, ...])
+    if "" in names or len(set(names)) < len(names) or (needed and not names):
+        expected = f"names, each once{', at least one' if needed else ''}"
+        raise InputError(what, got=tuple(names), expected=expected)
+    return tuple(names)
+
+
 def _array(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:  # noqa: ANN401
     """Numbers of every cell; weights may broadcast, a mask is whole."""
     got = "no array"
@@ -225,8 +241,9 @@ def _array(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:  # noq
     return array
 
 
-def _nested(values: Any) -> Any:  # noqa: ANN401 - lists of lists, down to a number
-    return tuple(map(_nested, values)) if isinstance(values, list) else values
+def nested(values: Any) -> Any:  # noqa: ANN401 - lists of lists, down to a number
+    """The same as tuples, which can be compared and be a key."""
+    return tuple(map(nested, values)) if isinstance(values, list) else values
 
 
 def _resized(field: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -270,7 +287,7 @@ def _variable(file: Path, name: str) -> np.ndarray:
     return values
 
 
-def check_state(grid: Grid, state: Tensor) -> None:
+def check_state(grid: Domain, state: Tensor) -> None:
     """Check that a state is a floating-point tensor (batch, *grid.state_shape).
 
     Args:
@@ -283,7 +300,7 @@ def check_state(grid: Grid, state: Tensor) -> None:
     _check_field("state", state, grid.state_shape)
 
 
-def check_forcing(grid: Grid, forcing: Tensor | None, batch: int) -> None:
+def check_forcing(grid: Domain, forcing: Tensor | None, batch: int) -> None:
     """Check that a forcing is (batch, *grid.forcing_shape), or None where the grid has none.
 
     Args:

@@ -31,7 +31,8 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     Neither a path nor what a solver writes is in it.
     """
     kept = files_of(spec, options, solver)
-    cells = (getattr(solver.grid, name, None) for name in ("mask", "weights"))
+    parts = ("mask", "weights", "points", "cells", "neighbours")
+    cells = (getattr(solver.grid, name, None) for name in parts)
     told = [repr(solver.grid), *filter(None, cells), *kept.values()]
     return identity_of(json.dumps(told), kept)
 

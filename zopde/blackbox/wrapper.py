@@ -13,9 +13,18 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from zopde.contracts import CHECKING, Forcing, Solver, State, counts_of, filled, seedable, seeded
+from zopde.contracts import (
+    CHECKING,
+    Domain,
+    Forcing,
+    Solver,
+    State,
+    counts_of,
+    filled,
+    seedable,
+    seeded,
+)
 from zopde.errors import MistakeError, SolverError, first_line, is_interrupt
-from zopde.grid import Grid
 from zopde.seeding import Streams, global_streams, set_global_streams
 
 _ALWAYS, _SELDOM = 8, 64  # steps after which the random streams are looked at
@@ -52,7 +61,7 @@ class Wrapper(ABC):
         return self._checking if CHECKING.get() else self._own_counts
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Domain:
         """The grid of the solver inside."""
         return self._solver.grid
 

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from zopde.contracts import Domain
+from zopde.data.layout import check_points
 from zopde.data.units import METRES, SECONDS, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
+from zopde.mesh import AXES, Mesh
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ _CALENDARS |= {"noleap", "365_day", "all_leap", "366_day", "360_day"}
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
 
-def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
+def fitted(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
     """The dataset in the grid's dims and direction, where it says without doubt what is what.
 
     Raises:
@@ -40,7 +43,10 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         _check_times(dataset["time"], grid)
     _check_lengths(dataset, grid)
-    for dim, cell in zip(grid.dims, grid.spacing, strict=True):
+    if isinstance(grid, Mesh):
+        check_points(dataset, grid)
+    spacing = grid.spacing if isinstance(grid, Grid) else ()
+    for dim, cell in zip(grid.dims, spacing, strict=False):
         if dim in dataset.coords and dataset.sizes[dim] > 1 and _descends(dataset[dim], cell):
             log.warning("data: %s descends in the file; turned round", dim)
             dataset = dataset.isel({dim: slice(None, None, -1)})
@@ -52,11 +58,11 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     return dataset
 
 
-def _on_fluid(variable: xr.DataArray, grid: Grid) -> xr.DataArray:
+def _on_fluid(variable: xr.DataArray, grid: Domain) -> xr.DataArray:
     """A variable with the value of one fluid cell outside of the grid's mask."""
-    if grid.mask is None:
+    if grid.fluid is None:
         return variable
-    mask, known = xr.DataArray(np.array(grid.mask), dims=grid.dims), variable.coords.get("mask")
+    mask, known = xr.DataArray(grid.fluid.numpy(), dims=grid.dims), variable.coords.get("mask")
     if known is not None and known.dtype == bool and not np.array_equal(known, mask):
         raise InputError("data mask", got="another one", expected="the grid's")
     first = dict(zip(grid.dims, map(int, np.argwhere(mask.values)[0]), strict=True))
@@ -82,7 +88,7 @@ def _with_dims(dataset: xr.Dataset, name: str, wanted: tuple[str, ...]) -> xr.Da
     return dataset
 
 
-def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
+def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
     wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
     what = f"data {variable.name!r}"
     if set(dims) != set(wanted):
@@ -108,7 +114,7 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
         raise InputError(what, got=got, expected="at least one of each")
 
 
-def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
+def _check_unit(variable: xr.DataArray, grid: Domain) -> None:
     """Require the grid's unit of a variable where both name one; "1" is what an absent one is."""
     given, own = str(variable.attrs.get("units", "")).strip(), grid.unit(str(variable.name))
     if given in ("", "1") or own in ("", "1"):
@@ -123,7 +129,7 @@ def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
         )
 
 
-def _check_times(time: xr.DataArray, grid: Grid) -> None:
+def _check_times(time: xr.DataArray, grid: Domain) -> None:
     """Every time must follow the one before by dt, as exactly as the numbers can tell."""
     times, blur = _plain_times(time, grid)
     steps, near = np.diff(times), 1e-5 * grid.dt + 4 * blur
@@ -141,7 +147,7 @@ def _check_times(time: xr.DataArray, grid: Grid) -> None:
         raise InputError("data time", got=got, expected=expected, remedy=remedy)
 
 
-def _plain_times(time: xr.DataArray, grid: Grid) -> tuple[np.ndarray, float]:
+def _plain_times(time: xr.DataArray, grid: Domain) -> tuple[np.ndarray, float]:
     """Times in the unit of the grid's dt, which is a second if it names none; and their blur."""
     values, own = time.values, grid.unit("time").lower()
     unit, since, _ = f"{time.attrs.get('units', own)} ".lower().partition(" since ")
@@ -172,9 +178,10 @@ def _blur(values: np.ndarray) -> float:
     return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
 
 
-def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
+def _check_lengths(dataset: xr.Dataset, grid: Domain) -> None:
     """Require that coordinates and the grid name one unit of length, as far as they name one."""
-    named = {dim: dataset[dim].attrs.get("units") for dim in grid.dims if dim in dataset.coords}
+    axes = AXES if isinstance(grid, Mesh) else grid.dims
+    named = {dim: dataset[dim].attrs.get("units") for dim in axes if dim in dataset.coords}
     units = {dim: str(unit).strip() for dim, unit in named.items() if unit is not None}
     sizes = {METRES[unit] for unit in (*units.values(), grid.unit("space")) if unit in METRES}
     if len(sizes) > 1:

@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.contracts import State, counted_apart
+from zopde.contracts import Domain, State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
-from zopde.grid import Grid
 from zopde.interface.chosen import by_variable
 from zopde.interface.colours import combs_of, lattice_colours
 from zopde.interface.directions import DensePullback
@@ -88,7 +87,7 @@ class ColouredPullback:
     @checked
     def __init__(
         self,
-        grid: Grid,
+        grid: Domain,
         radius: tuple[int, ...],
         mu: float = 1e-3,
         scheme: Scheme = "forward",

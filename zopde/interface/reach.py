@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State, counted_apart
+from zopde.contracts import Domain, Forcing, Solver, State, counted_apart
 from zopde.errors import SolverError
-from zopde.grid import Grid
 from zopde.interface.colours import combs_of, lattice_colours
 from zopde.interface.vjp import Probing, Scale, Step, differences, per_row, without_failed
 from zopde.validate import check_count, check_positive, check_share
@@ -136,7 +135,7 @@ def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
 
 
 def _beyond_teeth(
-    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Grid
+    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Domain
 ) -> Int[Tensor, "axes probes"]:
     """How far along each axis the response lies from the nearest teeth."""
     reaches = []
@@ -178,7 +177,7 @@ def measure_radius(
 
 
 def _by_distance(
-    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
+    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Domain
 ) -> Float[Tensor, "probes ..."]:
     """Sum the cells at the same distances, axis by axis."""
     energy, stride = squares, squares[0].numel()
