@@ -45,8 +45,9 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
 
     Of states (time, channel, *space) the last one is drawn, of a box its middle plane; on a line
     all of them, time upwards; of a mesh the points, see `draw_points`. They share one colour
-    scale, the errors another; what is far above the others has the scale's last colour. Of a vector the magnitude is shown, of its error
-    likewise: |u - r|. The number of the run, from 0, is for the title.
+    scale, the errors another; what is far above the others has the scale's last colour. Of a
+    vector the magnitude is shown, of its error likewise: |u - r|. The number of the run, from 0, is
+    for the title.
     """
     chosen = vector_channels(grid)
     fields = _arrays({name: _on_plane(whole, grid)[chosen] for name, whole in states.items()})
