@@ -27,13 +27,13 @@ def draw_points(
     """
     places = mesh.positions.T.numpy()
     style: dict[str, Any] = {"norm": Normalize(*limits), "cmap": colormaps[colours]}
-    values = np.ma.masked_invalid(values)
+    finite = np.isfinite(values)
     if len(places) != 2:
-        heights = () if len(places) == 3 else (values,)
-        return axes.scatter(*places, *heights, c=values, s=4, **style)
+        there = (*places, values) if len(places) == 1 else places
+        shown = (coordinate[finite] for coordinate in there)
+        return axes.scatter(*shown, c=values[finite], s=4, **style)
     axes.set_aspect("equal")
     x, y = places
     triangles = Triangulation(x, y, None if mesh.cells is None else np.array(mesh.cells))
-    bad = np.ma.getmaskarray(values)
-    triangles.set_mask(bad[triangles.triangles].any(axis=1))
-    return axes.tripcolor(triangles, values.filled(0.0), shading="gouraud", **style)
+    triangles.set_mask(~finite[triangles.triangles].all(axis=1))
+    return axes.tripcolor(triangles, np.where(finite, values, 0.0), shading="gouraud", **style)
