@@ -169,12 +169,10 @@ def _points(values: object) -> np.ndarray:
         got += "" if np.isfinite(points).all() else ", some not finite"
         expected = "at least 2 points, 1 to 3 finite numbers each"
         raise InputError("mesh points", got=got, expected=expected)
-    away, near = cKDTree(points).query(points, k=2)
-    if (away[:, 1] <= _FLAT * np.ptp(points, axis=0).max()).any():
-        first = int(np.argmax(away[:, 1] <= _FLAT * np.ptp(points, axis=0).max()))
-        got = f"{first} and {int(near[first][near[first] != first][0])} at one place"
-        remedy = "join them, as a file of cells with corners of their own needs it"
-        expected = "points at different places"
+    twins = cKDTree(points).query_pairs(_FLAT * np.ptp(points, axis=0).max())
+    if twins:
+        got, expected = "{} and {} at one place".format(*min(twins)), "points at different places"
+        remedy = "join them: cells may share a corner"
         raise InputError("mesh points", got=got, expected=expected, remedy=remedy)
     return points
 
@@ -199,10 +197,8 @@ def _numbers(name: str, values: object, corners: tuple[int, ...], count: int) ->
 def _cells(values: object, points: np.ndarray) -> np.ndarray:
     corners = (3,) if points.shape[1] < 3 else (3, 4)
     cells = _numbers("cells", values, corners, len(points))
-    sides = points[cells[:, 1:]] - points[cells[:, :1]]
-    flat = _sizes(cells, points) <= _FLAT * np.linalg.norm(sides, axis=2).max(axis=1) ** (
-        cells.shape[1] - 1
-    )
+    longest = np.ptp(points[cells], axis=1).max(axis=1)
+    flat = _sizes(cells, points) <= _FLAT * longest ** (cells.shape[1] - 1)
     if flat.any():
         first = int(flat.argmax())
         got = f"cell {first}, {cells[first].tolist()}, whose corners lie on a line or a plane"

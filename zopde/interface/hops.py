@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ _MOST = 20_000_000  # pairs of points that are near: beyond, a step counts as no
 class Hops:
     """Points that are at most so many neighbours away; a radius is (neighbours,).
 
-    See `Near`. Two points may share a colour where they are more than twice the radius apart. Point
+    Two points may share a colour where they are more than twice the radius apart. Point
     by point, from one corner of the mesh to the other, each takes the first colour that is free.
     """
 
@@ -29,17 +28,15 @@ class Hops:
         size = self._points, self._points
         self._order = mesh.places.sum(dim=0).argsort(stable=True).tolist()
         self._links = sparse.csr_matrix((ones, (ends[0], ends[1])), size)
-        self._ball = lru_cache(maxsize=4)(self._within)
+        self._balls: dict[int, Any] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_ball": None}
+    def _ball(self, hops: int) -> Any:  # noqa: ANN401 - a sparse matrix, or None for too many
+        """1 for every two points that are at most so many neighbours apart; looked for once."""
+        if hops not in self._balls:
+            self._balls[hops] = self._within(hops)
+        return self._balls[hops]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._ball = lru_cache(maxsize=4)(self._within)
-
-    def _within(self, hops: int) -> Any:  # noqa: ANN401 - a sparse matrix, or None for too many
-        """1 for every two points that are at most so many neighbours apart."""
+    def _within(self, hops: int) -> Any:  # noqa: ANN401
         step = self._links + sparse.identity(self._points, dtype=np.float32, format="csr")
         near = sparse.identity(self._points, dtype=np.float32, format="csr")
         for _ in range(min(hops, self._points)):

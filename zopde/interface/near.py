@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from zopde.contracts import Domain
@@ -14,47 +12,25 @@ from zopde.interface.colours import lattice_colours
 from zopde.interface.hops import Hops
 from zopde.mesh import Mesh
 
-Radius = tuple[int, ...]  # cells along each axis of a grid, or (neighbours,) of a mesh
-Probes = Float[Tensor, "probes ..."]  # of every cell
+Radius = tuple[int, ...]
 
 
-class Near(Protocol):
-    """What the coloured way knows of a domain."""
-
-    def colours(self, radius: Radius, fewest: bool = True) -> Int[Tensor, "*space"]:
-        """Colours 0, 1, ...: what lies within the radius of two cells of one never overlaps."""
-
-    def least_colours(self, radius: Radius) -> int:
-        """How many colours that takes at least."""
-
-    def sums(self, values: Probes, radius: Radius) -> Probes:
-        """Sum over what lies within the radius of each cell."""
-
-    def by_distance(self, squares: Probes, cells: Int[Tensor, " probes"]) -> Probes:
-        """Sum what is equally far from the cell of each probe; the distance is the place."""
-
-    def beyond(self, squares: Probes, comb: Probes, tolerance: float) -> Int[Tensor, "axes probes"]:
-        """How far from the nearest of a comb's cells all lies but a share."""
-
-
-def near_of(domain: Domain) -> Near:
-    """Neighbours of neighbours on a mesh, boxes on a grid."""
-    return Hops(domain) if isinstance(domain, Mesh) else _Lattice(domain)
-
-
-class _Lattice:
-    """Boxes of cells."""
+class Lattice:
+    """Boxes of cells; a radius is cells along each axis."""
 
     def __init__(self, grid: Domain) -> None:
         self._shape, self._periodic = grid.shape, grid.periodic
 
     def colours(self, radius: Radius, fewest: bool = True) -> Tensor:
+        """Colours 0, 1, ...: what lies within the radius of two cells of one never overlaps."""
         return lattice_colours(self._shape, radius, self._periodic, fewest)
 
     def least_colours(self, radius: Radius) -> int:
+        """How many colours that takes at least."""
         return prod(min(2 * r + 1, n) for r, n in zip(radius, self._shape, strict=True))
 
     def sums(self, values: Tensor, radius: Radius) -> Tensor:
+        """Sum over what lies within the radius of each cell."""
         axes = zip(self._shape, radius, self._periodic, strict=True)
         for axis, (n, r, periodic) in enumerate(axes, start=1):
             if not periodic:
@@ -70,6 +46,7 @@ class _Lattice:
         return values
 
     def by_distance(self, squares: Tensor, cells: Tensor) -> Tensor:
+        """Sum what is equally far from the cell of each probe; the distance is the place."""
         energy, stride = squares, squares[0].numel()
         for axis, (n, periodic) in enumerate(zip(self._shape, self._periodic, strict=True), 1):
             stride //= n
@@ -83,6 +60,7 @@ class _Lattice:
         return energy
 
     def beyond(self, squares: Tensor, comb: Tensor, tolerance: float) -> Tensor:
+        """(axis, probe): how far from the nearest of a comb's cells all lies but a share."""
         reaches = []
         for axis, (n, periodic) in enumerate(zip(self._shape, self._periodic, strict=True)):
             along = squares.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
@@ -95,3 +73,12 @@ class _Lattice:
             left = [(along * (nearest > far)).sum(dim=1) > tolerated for far in range(n)]
             reaches.append(torch.stack(left).sum(dim=0))
         return torch.stack(reaches)
+
+
+Near = Lattice | Hops
+"""What the coloured way knows of a domain: both have the same methods."""
+
+
+def near_of(domain: Domain) -> Near:
+    """Neighbours of neighbours on a mesh, boxes on a grid."""
+    return Hops(domain) if isinstance(domain, Mesh) else Lattice(domain)

@@ -22,7 +22,8 @@ class GraphCorrector(nn.Module):
     the mean length of an edge; h is linear in the input at first, and the correction linear in h at
     the end. Messages have no order, so the numbering of the points does not matter. With 1 input
     and 1 output channel, width 16 and 3 rounds on a plane it has 2,593 parameters. The last layer
-    starts at zero, so training starts from the uncorrected solver.
+    starts at zero, so training starts from the uncorrected solver. Inside, the points come before
+    the states of the batch, so a `WeightOracle` asks for the probes of its weights one at a time.
 
     Args:
         inputs: Input channels (state and forcing together).
