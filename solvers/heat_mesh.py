@@ -17,6 +17,7 @@ from zopde.contracts import Forcing, Scenario, State
 from zopde.errors import InputError
 from zopde.grid import check_forcing, check_state
 from zopde.mesh import Mesh
+from zopde.validate import check_not_negative
 
 _SIDE = 9  # points along a side of the coarsest mesh
 _MOVED = 0.3  # of their distance: how far an inner point is from that of a lattice
@@ -98,14 +99,14 @@ class _HeatMesh:
         dt: float = 0.02,
     ) -> None:
         self._options = {"diffusivity": diffusivity, "speed": speed, "rate": rate, "dt": dt}
+        for name, value in self._options.items():
+            check_not_negative(name, value)
         points, cells = coarsest()
-        counts = [len(points)]
-        while len(points) < min(shape[0], _MOST) if len(shape) == 1 else False:
+        while len(shape) == 1 and len(points) < shape[0] <= _MOST:
             points, cells = refined(points, cells)
-            counts.append(len(points))
         if tuple(shape) != (len(points),):
-            known = ", ".join(map(str, counts))
-            raise InputError("shape", got=tuple(shape), expected=f"points of one mesh of {known}")
+            expected = "(81,), (289,), (1089,), (4225,), ... points"
+            raise InputError("shape", got=tuple(shape), expected=expected)
         self.grid = Mesh(points, float(dt), ("temperature",), cells=cells)
         self._mass, stiff, carry = operators(points, cells)
         moves = float(dt) * (diffusivity * stiff + speed * carry)

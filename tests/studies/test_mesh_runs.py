@@ -91,7 +91,7 @@ def test_coloured_bank_and_random_run_and_auto_chooses_one(tmp_path):
         (("corrector.kind=residual", "corrector.sizes={}"), "'residual' on a mesh"),
         (('run.labels=["SRC","ZO-tangent"]',), "'tangent' on a mesh"),
         (("interface.radius=[2,2]",), "1 numbers of cells"),
-        (("data.coarse=[100]",), "points of one mesh of 81"),
+        (("data.coarse=[100]",), "(81,), (289,)"),
         (("data.fine=[32,32]",), "one number of cells for each of point"),
     ],
 )
@@ -161,3 +161,17 @@ def test_data_need_a_downsample(tmp_path):
     mine = replace(mine, corrector=replace(mine.corrector, sizes={}))
     with pytest.raises(InputError, match="no `downsample`"):
         run_correction(mine, tmp_path / "run")
+
+
+def test_a_run_of_before_whose_kind_was_named_goes_on(finished, tmp_path):
+    """Its record says "graph", or "conv", with sizes; the preset leaves both to the domain now."""
+    folder, metrics = finished
+    for data in folder.parent.glob("*.nc"):
+        shutil.copy(data, tmp_path)
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    changes = "interface.radius=[]", "interface.allow_bias=false", "interface.way=dense"
+    auto = config("corrector.kind=auto", *changes)
+    auto = replace(auto, corrector=replace(auto.corrector, sizes={}))
+    again = run_correction(auto, tmp_path / "run", resume=True)
+    assert again["parameters"] == metrics["parameters"]
