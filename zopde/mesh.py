@@ -23,7 +23,9 @@ __all__ = ["Mesh"]
 
 AXES = ("x", "y", "z")
 _NEAREST = (2, 6, 12)  # neighbours of a point where nobody names any, by the number of axes
-_FLAT = 1e-10  # of the size of its longest edge: a cell without area, two points that are one
+_UNITS = ("space", "time")
+_FLAT = 1e-7  # of its longest side squared, or cubed: what is no area, or no volume
+_ONE = 1e-10  # of the size of a mesh: two points that are so near are one
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,6 @@ class Mesh:
         return values
 
 
-_UNITS = ("space", "time")
-
-
 def _array(name: str, values: object, kinds: str, width: str) -> np.ndarray:
     """Numbers with two axes; no list of lists of other numbers."""
     try:
@@ -169,7 +168,7 @@ def _points(values: object) -> np.ndarray:
         got += "" if np.isfinite(points).all() else ", some not finite"
         expected = "at least 2 points, 1 to 3 finite numbers each"
         raise InputError("mesh points", got=got, expected=expected)
-    twins = cKDTree(points).query_pairs(_FLAT * np.ptp(points, axis=0).max())
+    twins = cKDTree(points).query_pairs(_ONE * np.ptp(points, axis=0).max())
     if twins:
         got, expected = "{} and {} at one place".format(*min(twins)), "points at different places"
         remedy = "join them: cells may share a corner"

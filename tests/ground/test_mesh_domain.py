@@ -94,6 +94,8 @@ def test_a_mesh_offers_all_that_a_grid_offers_of_a_domain():
         ({"points": [*SQUARE, [0.0, 0.0]]}, "at one place"),
         ({"points": [*SQUARE, [np.nan, 0.0]]}, "not finite"),
         ({"points": [[0, 0], [1, 0], [2, 0], [0, 1]], "cells": [[0, 1, 2], [0, 1, 3]]}, "cell 0"),
+        ({"points": [[0, 0], [0.1, 0.1], [0.3, 0.3]], "cells": [[0, 1, 2]]}, "cell 0"),
+        ({"points": np.outer([0, 0.1, 0.3], [1, 0.3, 0.7]), "cells": [[0, 1, 2]]}, "[0, 1, 2]"),
         ({"units": {"v": "K"}}, "mesh unit of"),
         ({"forcing_channels": ("q", "q")}, "each once"),
     ],
