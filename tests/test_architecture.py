@@ -20,6 +20,7 @@ GROUND = {
     "cells",
     "errors",
     "grid",
+    "mesh",
     "contracts",
     "validate",
     "plugins",
@@ -36,11 +37,11 @@ GROUND = {
     "identity",
 }
 THIRD_PARTY = {
-    "ground": {"torch", "numpy", "jaxtyping", "scipy", "xarray", "h5netcdf"},
+    "ground": {"torch", "numpy", "scipy", "jaxtyping", "xarray", "h5netcdf"},
     "zo": {"torch", "jaxtyping", "scipy"},
     "oracle": {"torch", "jaxtyping"},
     "check": {"torch", "jaxtyping", "scipy"},
-    "interface": {"torch", "jaxtyping"},
+    "interface": {"torch", "numpy", "scipy", "jaxtyping"},
     "sparsity": {"torch", "jaxtyping"},
     "blackbox": {"torch", "jaxtyping"},
     "hybrid": {"torch", "jaxtyping"},
@@ -53,7 +54,7 @@ THIRD_PARTY = {
     "studies": {
         *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
     },
-    "solvers": {"torch", "numpy", "xarray", "jaxtyping", "phi", "phiml"},
+    "solvers": {"torch", "numpy", "scipy", "xarray", "jaxtyping", "phi", "phiml"},
     "cli": {"typer", "rich"},
 }
 ROOMS = {
@@ -170,14 +171,14 @@ ROOMS_AT_THE_TOP = """
 zo oracle check interface sparsity training tangent hybrid blackbox nets data smoothing
 """
 AT_THE_TOP = """
-InputError SolverError Grid Solver Scenario Window load_solver cge rge WeightOracle ExecutorOracle
-WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback RandomPullback
-IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout rollout_error
-differentiable downsample BlackBox OneAtATime Retrying Dropping ConvCorrector ResidualCorrector
-Normalised Trajectories simulate save_trajectories load_trajectories load_images Smooth load_config
-run_correction load_corrector check_solver load_classification run_classification
-load_classifier load_defence run_defence
-load_defended CertifyConfig run_certification write_report
+InputError SolverError Grid Mesh Solver Scenario Window load_solver cge rge WeightOracle
+ExecutorOracle WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback
+RandomPullback IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout
+rollout_error differentiable downsample BlackBox OneAtATime Retrying Dropping ConvCorrector
+GraphCorrector ResidualCorrector Normalised Trajectories simulate save_trajectories
+load_trajectories load_images Smooth load_config run_correction load_corrector check_solver
+load_classification run_classification load_classifier load_defence run_defence load_defended
+CertifyConfig run_certification write_report
 """
 
 

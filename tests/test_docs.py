@@ -172,6 +172,20 @@ def test_the_network_that_is_shown_corrects(tmp_path, monkeypatch):
     assert type(network.body).__name__ == "UNet"
 
 
+def test_the_mesh_that_is_shown_is_corrected(tmp_path, monkeypatch):
+    """The walk of meshes.md, with few nodes."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(FILES / "plate.py", tmp_path)
+    command = [sys.executable, str(FILES / "plate_data.py"), "120"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(FILES)}, check=True)
+    changes = ["solver.options.nodes=120", "data.path=plate.nc", 'run.labels=["SRC","NON"]']
+    changes += ['non.length="60 iterations"', 'training.length="1 iteration"']
+    solver = {"solver": {"spec": "plate.py:Plate"}}
+    metrics = zopde.run_correction(load_config("quick", None, changes, solver), "run")
+    assert 0 < metrics["mae"]["SRC"]["mean"] != metrics["mae"]["NON"]["mean"] < 0.1
+    assert "no wave numbers" in zopde.write_report(["run"], "page.html").read_text()
+
+
 def test_prices_that_are_shown_add_up():
     """The sums of which-cut.md, as they stand there."""
     text = (DOCS / "which-cut.md").read_text().replace("\n", " ")

@@ -45,7 +45,9 @@ if typing.TYPE_CHECKING:
     from .interface import IdentityPullback as IdentityPullback
     from .interface import InterfaceSolver as InterfaceSolver
     from .interface import RandomPullback as RandomPullback
+    from .mesh import Mesh as Mesh
     from .nets import ConvCorrector as ConvCorrector
+    from .nets import GraphCorrector as GraphCorrector
     from .nets import Normalised as Normalised
     from .nets import ResidualCorrector as ResidualCorrector
     from .oracle import ExecutorOracle as ExecutorOracle

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from zopde.cells import array_of, nearest, nested, recut, resized
 from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.validate import check_choice, check_count, check_positive, check_type
+
+if TYPE_CHECKING:
+    from zopde.contracts import Domain
 
 __all__ = ["Grid", "check_forcing", "check_state"]
 
@@ -85,16 +88,14 @@ class Grid:
         for name in ("shape", "extent", "channels", "forcing_channels", "dims", "units"):
             check_type(f"grid {name}", getattr(self, name), hints[name])
         # A list is as good; and as a tuple it is part of what can be compared and be a key.
-        for name in ("shape", "extent", "channels", "forcing_channels", "dims"):
+        for name in ("shape", "extent", "dims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.dims and 1 <= len(self.shape) <= len(_DIMS):
             object.__setattr__(self, "dims", _DIMS[-len(self.shape) :])
         for name in ("channels", "forcing_channels", "dims"):
-            names = getattr(self, name)
             needed = name != "forcing_channels"
-            if "" in names or len(set(names)) < len(names) or (needed and not names):
-                expected = f"names, each once{', at least one' if needed else ''}"
-                raise InputError(f"grid {name}", got=names, expected=expected)
+            kept = check_names(f"grid {name}", getattr(self, name), needed)
+            object.__setattr__(self, name, kept)
         for name in self.units:
             known = (*self.channels, *self.forcing_channels, "space", "time")
             check_choice("grid unit of", name, known)
@@ -231,6 +232,12 @@ class Grid:
             np.ptp(np.diff(self.edges(axis))) <= _ALIKE * self.extent[axis] / self.shape[axis]
         )
 
+    @property
+    def places(self) -> Float[Tensor, "axis ..."]:
+        """Where each cell's centre lies, from 0 to 1 along each axis of the domain."""
+        axes = [(torch.arange(n) + 0.5) / n for n in self.shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
     def unit(self, name: str) -> str:
         """Unit of a channel, of "space" or of "time"; "1" where none was declared."""
         return self.units.get(name, "1")
@@ -302,6 +309,15 @@ class Grid:
         return replace(self, shape=shape, **cells)
 
 
+def check_names(what: str, names: Sequence[str], needed: bool) -> tuple[str, ...]:
+    """Require names, each once, and at least one where they are needed; they as a tuple."""
+    check_type(what, names, tuple[str, ...])
+    if "" in names or len(set(names)) < len(names) or (needed and not names):
+        expected = f"names, each once{', at least one' if needed else ''}"
+        raise InputError(what, got=tuple(names), expected=expected)
+    return tuple(names)
+
+
 def as_grid(grid: Grid | Mapping[str, Any], home: Path | str = "") -> Grid:
     """A grid from the table of a settings file, lists where it has tuples; a `Grid` stays.
 
@@ -330,7 +346,7 @@ def _variable(file: Path, name: str) -> np.ndarray:
     return values
 
 
-def check_state(grid: Grid, state: Tensor) -> None:
+def check_state(grid: Domain, state: Tensor) -> None:
     """Check that a state is a floating-point tensor (batch, *grid.state_shape).
 
     Args:
@@ -343,7 +359,7 @@ def check_state(grid: Grid, state: Tensor) -> None:
     _check_field("state", state, grid.state_shape)
 
 
-def check_forcing(grid: Grid, forcing: Tensor | None, batch: int) -> None:
+def check_forcing(grid: Domain, forcing: Tensor | None, batch: int) -> None:
     """Check that a forcing is (batch, *grid.forcing_shape), or None where the grid has none.
 
     Args:

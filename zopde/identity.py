@@ -32,7 +32,8 @@ def content_of(spec: str, options: Mapping[str, Any], solver: Solver) -> str:
     """
     kept = files_of(spec, options, solver)
     grid = solver.grid  # what its repr leaves out, where it has it
-    cells = [getattr(grid, name, None) for name in ("mask", "weights", "coordinates")]
+    parts = ("mask", "weights", "coordinates", "points", "cells", "neighbours")
+    cells = [getattr(grid, name, None) for name in parts]
     cells.append("nearest" if getattr(grid, "fill", "zero") == "nearest" else None)
     told = [repr(grid), *filter(None, cells), *kept.values()]
     return identity_of(json.dumps(told), kept)

@@ -18,6 +18,7 @@ from zopde.contracts import Solver
 from zopde.errors import InputError, first_line, is_interrupt
 from zopde.files import identity_of, read_toml
 from zopde.grid import Grid
+from zopde.mesh import Mesh
 from zopde.validate import check_choice, check_type
 
 __all__ = ["SolverInfo", "find_solvers", "load_solver"]
@@ -92,8 +93,8 @@ def load_solver(spec: str, options: Mapping[str, Any] | None = None) -> Solver:
             check_type(f"option {name!r} of {what}", given[name], hint)
     solver = _run(lambda: factory(**given), what, "a class that builds from solver.options")
     has_step = callable(getattr(solver, "step", None))
-    if not (has_step and isinstance(getattr(solver, "grid", None), Grid)):
-        expected = "an object with `grid: zopde.Grid` and `step(state, forcing=None)`"
+    if not (has_step and isinstance(getattr(solver, "grid", None), Grid | Mesh)):
+        expected = "an object with `grid: zopde.Grid` (or Mesh) and `step(state, forcing=None)`"
         raise InputError(what, got=type(solver).__name__, expected=expected)
     return cast(Solver, solver)
 

@@ -72,6 +72,7 @@ TABLES = {
     "pipe": {"command": ["true"], "grid": GRID},
     "openfoam": {"case": "nowhere", "dt": 1.0},
     "burgers": {},
+    "heat-mesh": {},
     "kuramoto-sivashinsky": {},
     "shallow-water": {},
     "turbulence": {},

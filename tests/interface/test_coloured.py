@@ -6,7 +6,7 @@ import torch
 from zopde import ColouredPullback, DensePullback, Grid, InputError, load_solver
 from zopde.blackbox import CountedSolver
 from zopde.interface import Step, coloured_for, measure_radius, measure_reach
-from zopde.interface.coloured import lattice_colours
+from zopde.interface.colours import lattice_colours
 
 
 def draw(gen, *shape, dtype=torch.float64):

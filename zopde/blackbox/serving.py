@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from reprlib import repr as shortened
 from threading import Lock
-from typing import Any, final
+from typing import Any, cast, final
 from urllib.parse import urlsplit
 
 from torch import Tensor
@@ -96,7 +96,7 @@ class ServedSolver:
     def _model_info(self, _: _Answer) -> _Answer:
         able = dict.fromkeys(("Gradient", "ApplyJacobian", "ApplyHessian"), False)
         # The grid is no part of the protocol: it is there for zopde's own client.
-        grid = {k: v for k, v in asdict(self._solver.grid).items() if v is not None}
+        grid = {k: v for k, v in asdict(cast(Any, self._solver.grid)).items() if v is not None}
         return {"support": {"Evaluate": True, **able}, "grid": grid}
 
     def _evaluate(self, content: _Answer) -> _Answer:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zopde.contracts import (
     CHECKING,
+    Domain,
     Forcing,
     Solver,
     State,
@@ -25,7 +26,6 @@ from zopde.contracts import (
     spread,
 )
 from zopde.errors import MistakeError, SolverError, first_line, is_interrupt
-from zopde.grid import Grid
 from zopde.seeding import Streams, global_streams, set_global_streams
 
 _ALWAYS, _SELDOM = 8, 64  # steps after which the random streams are looked at
@@ -62,7 +62,7 @@ class Wrapper(ABC):
         return self._checking if CHECKING.get() else self._own_counts
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Domain:
         """The grid of the solver inside."""
         return self._solver.grid
 

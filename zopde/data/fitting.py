@@ -8,10 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from zopde.contracts import Domain
+from zopde.data.layout import check_points
 from zopde.data.times import blur_of, check_times
 from zopde.data.units import METRES, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
+from zopde.mesh import AXES, Mesh
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +23,7 @@ _TIMES = ("t", "time", "times")
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
 
-def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
+def fitted(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
     """The dataset in the grid's dims and direction, where it says without doubt what is what.
 
     Raises:
@@ -43,12 +46,10 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         check_times(dataset["time"], grid)
     _check_lengths(dataset, grid)
-    _check_boundary(dataset, grid)
-    for axis, dim in enumerate(grid.dims):
-        has_places = dim in dataset.coords and dataset.sizes[dim] > 1
-        if has_places and _is_turned(dataset[dim], grid, axis):
-            log.warning("data: %s runs the other way in the file; turned round", dim)
-            dataset = dataset.isel({dim: slice(None, None, -1)})
+    if isinstance(grid, Mesh):
+        check_points(dataset, grid)
+    else:
+        dataset = _along_axes(dataset, grid)
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
@@ -58,24 +59,36 @@ def fitted(dataset: xr.Dataset, grid: Grid) -> xr.Dataset:
     return dataset
 
 
-def _check_mask(dataset: xr.Dataset, grid: Grid) -> None:
+def _along_axes(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
+    """A dataset whose axes run as those of the grid do."""
+    assert isinstance(grid, Grid)
+    _check_boundary(dataset, grid)
+    for axis, dim in enumerate(grid.dims):
+        has_places = dim in dataset.coords and dataset.sizes[dim] > 1
+        if has_places and _is_turned(dataset[dim], grid, axis):
+            log.warning("data: %s runs the other way in the file; turned round", dim)
+            dataset = dataset.isel({dim: slice(None, None, -1)})
+    return dataset
+
+
+def _check_mask(dataset: xr.Dataset, grid: Domain) -> None:
     """Require the grid's mask where the file has one: a variable "mask" of 0 and 1 in its cells."""
     if "mask" not in dataset:
         return
     known = dataset["mask"].isel({d: 0 for d in dataset["mask"].dims if d not in grid.dims})
     if set(known.dims) != set(grid.dims) or not np.isin(known, (0, 1)).all():
         return
-    own = np.ones(grid.shape) if grid.mask is None else np.array(grid.mask)
+    own = np.ones(grid.shape) if grid.fluid is None else grid.fluid.numpy()
     if others := int((known.transpose(*grid.dims).values != own).sum()):
         expected, remedy = "the grid's, 1 where there is fluid", f"{others:,} cells are not"
         raise InputError("data mask", got="another one", expected=expected, remedy=remedy)
 
 
-def _on_fluid(variable: xr.DataArray, grid: Grid) -> xr.DataArray:
+def _on_fluid(variable: xr.DataArray, grid: Domain) -> xr.DataArray:
     """A variable with the value of one fluid cell outside of the grid's mask."""
-    if grid.mask is None:
+    if grid.fluid is None:
         return variable
-    mask = xr.DataArray(np.array(grid.mask), dims=grid.dims)
+    mask = xr.DataArray(grid.fluid.numpy(), dims=grid.dims)
     first = dict(zip(grid.dims, map(int, np.argwhere(mask.values)[0]), strict=True))
     found = variable.where(mask, variable.isel(first, drop=True))
     found.encoding = variable.encoding
@@ -106,7 +119,7 @@ def with_name(dataset: xr.Dataset, old: str, new: str) -> xr.Dataset:
     return (dataset.swap_dims if taken else dataset.rename)({old: new})
 
 
-def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
+def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
     wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
     what = f"data {variable.name!r}"
     if set(dims) != set(wanted):
@@ -132,7 +145,7 @@ def _check_shape(variable: xr.DataArray, grid: Grid) -> None:
         raise InputError(what, got=got, expected="at least one of each")
 
 
-def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
+def _check_unit(variable: xr.DataArray, grid: Domain) -> None:
     """Require the grid's unit of a variable where both name one; "1" is what an absent one is."""
     given, own = str(variable.attrs.get("units", "")).strip(), grid.unit(str(variable.name))
     if given in ("", "1") or own in ("", "1"):
@@ -147,9 +160,10 @@ def _check_unit(variable: xr.DataArray, grid: Grid) -> None:
         )
 
 
-def _check_lengths(dataset: xr.Dataset, grid: Grid) -> None:
+def _check_lengths(dataset: xr.Dataset, grid: Domain) -> None:
     """Require that coordinates and the grid name one unit of length, as far as they name one."""
-    named = {dim: dataset[dim].attrs.get("units") for dim in grid.dims if dim in dataset.coords}
+    axes = AXES if isinstance(grid, Mesh) else grid.dims
+    named = {dim: dataset[dim].attrs.get("units") for dim in axes if dim in dataset.coords}
     units = {dim: str(unit).strip() for dim, unit in named.items() if unit is not None}
     sizes = {METRES[unit] for unit in (*units.values(), grid.unit("space")) if unit in METRES}
     if len(sizes) > 1:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from zopde.contracts import Domain
 from zopde.data.units import SECONDS
 from zopde.errors import InputError
-from zopde.grid import Grid
 
 _CALENDARS = {"standard", "gregorian", "proleptic_gregorian", "julian", "utc", "tai", "none"}
 _CALENDARS |= {"noleap", "365_day", "all_leap", "366_day", "360_day"}
@@ -28,7 +28,7 @@ class Times:
     since: tuple[str, str]  # the date from which they count, and its calendar; "": none
 
 
-def times_of(time: xr.DataArray, grid: Grid) -> Times:
+def times_of(time: xr.DataArray, grid: Domain) -> Times:
     """Times in the unit of the grid's dt.
 
     Raises:
@@ -64,7 +64,7 @@ def times_of(time: xr.DataArray, grid: Grid) -> Times:
     )
 
 
-def check_times(time: xr.DataArray, grid: Grid) -> None:
+def check_times(time: xr.DataArray, grid: Domain) -> None:
     """Every time must follow the one before by dt, as exactly as the numbers can tell."""
     times = times_of(time, grid)
     steps = np.diff(times.values)
@@ -89,7 +89,9 @@ def blur_of(values: np.ndarray) -> float:
     return float(np.spacing(np.abs(values[np.isfinite(values)]).max(initial=0)))
 
 
-def order_in_time(files: Sequence[object], found: Sequence[Times | None], grid: Grid) -> list[int]:
+def order_in_time(
+    files: Sequence[object], found: Sequence[Times | None], grid: Domain
+) -> list[int]:
     """The order in which files are the consecutive times of one run; [] if each is a simulation.
 
     Files of the same times, and files without times, are simulations.

@@ -14,18 +14,17 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from zopde.contracts import ReferenceSolver
+from zopde.contracts import Domain, ReferenceSolver
 from zopde.data.fitting import fitted
+from zopde.data.layout import PARTS, domain_of, layout_of
 from zopde.data.sources import Files, data_files, read_data
 from zopde.data.times import Times, order_in_time, times_of
 from zopde.data.well import write_well
 from zopde.errors import InputError, first_line
-from zopde.grid import Grid
 from zopde.netcdf import read_netcdf, write_netcdf
 from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
 
 Settings = dict[str, Any]
-_CELLS = ("mask", "weights")  # of a grid, coordinates of a file
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Trajectories:
         settings: Everything that decided the numbers; plain values, by name.
     """
 
-    grid: Grid
+    grid: Domain
     states: Float[Tensor, "simulation time channel *space"]
     forcing: Float[Tensor, "simulation time forcing_channel *space"] | None = None
     settings: Settings = field(default_factory=dict)
@@ -93,7 +92,7 @@ def _kept(kept: Tensor | None, values: Tensor, time: int, times: int) -> Tensor:
 def simulate(
     solver: ReferenceSolver,
     coarse: Callable[[Tensor], Tensor],
-    coarse_grid: Grid,
+    coarse_grid: Domain,
     simulations: int,
     skip: int,
     steps: int,
@@ -140,7 +139,7 @@ def simulate(
     return Trajectories(coarse_grid, states, forcings)
 
 
-def _scale(grid: Grid, values: Tensor) -> Tensor:
+def _scale(grid: Domain, values: Tensor) -> Tensor:
     per_channel = grid.fluid_values(values).transpose(0, 2).flatten(1)
     # A constant channel carries nothing to scale; dividing by 1 leaves it alone.
     deviation = per_channel.std(dim=1)
@@ -167,7 +166,7 @@ def save_trajectories(trajectories: Trajectories, path: Path | str) -> None:
 @checked
 def load_trajectories(
     path: Files,
-    grid: Grid,
+    grid: Domain,
     settings: Settings | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Trajectories:
@@ -186,7 +185,7 @@ def load_trajectories(
         InputError: If a file is missing, unreadable, does not fit the grid or the other files, or
             was made with other settings.
     """
-    known = ("simulation", "time", *grid.dims, *grid.channels, *grid.forcing_channels, *_CELLS)
+    known = ("simulation", "time", *grid.dims, *grid.channels, *grid.forcing_channels, *PARTS)
     files, found = data_files(path), []
     for file in files:
         dataset = read_data(file, names or {}, known)
@@ -212,7 +211,7 @@ def load_trajectories(
     return trajectories
 
 
-def _joined(files: list[Path], found: list[Piece], grid: Grid) -> Trajectories:
+def _joined(files: list[Path], found: list[Piece], grid: Domain) -> Trajectories:
     """Files side by side, as simulations, or one after the other, as the times of one run."""
     order = order_in_time(files, [times for _, times in found], grid)
     parts = [found[number][0] for number in order or range(len(files))]
@@ -248,24 +247,9 @@ def load_rollout(path: Path) -> Trajectories:
     """
     dataset = read_netcdf(path)
     try:
-        names = tuple(map(str, dataset.data_vars))
-        dims = tuple(map(str, dataset[names[0]].dims))
-        units_of = {name: name for name in (*names, "time")} | {"space": dims[2]}
-        cells: dict[str, Any] = {n: dataset.coords[n].values for n in _CELLS if n in dataset.coords}
-        grid = Grid(
-            shape=tuple(dataset.sizes[dim] for dim in dims[2:]),
-            extent=tuple(np.atleast_1d(dataset.attrs["extent"]).astype(float).tolist()),
-            dt=float(dataset.attrs["dt"]),
-            channels=names,
-            dims=dims[2:],
-            boundary=tuple(str(dataset.attrs["boundary"]).split()),
-            units={u: str(dataset[name].attrs.get("units", "1")) for u, name in units_of.items()},
-            **cells,
-        )
-        own = {dim: dataset[dim].values for dim in grid.dims if dim in dataset.coords}
-        own = {d: v for d, v in own.items() if list(v) != grid.centres(grid.dims.index(d))}
-        grid = replace(grid, coordinates={d: v.tolist() for d, v in own.items()})
-        states = grid.filled(_stack(dataset, names, dims))
+        grid = domain_of(dataset)
+        dims = ("simulation", "time", *grid.dims)
+        states = grid.filled(_stack(dataset, grid.channels, dims))
         return Trajectories(grid, states, None, _settings(dataset))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         got, expected = f"other content ({first_line(error)})", "states that a zopde run wrote"
@@ -296,29 +280,21 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
         "simulation": np.arange(trajectories.simulations),
         "time": ("time", time, {"units": grid.unit("time")}),
     }
-    for axis, dim in enumerate(grid.dims):
-        coords[dim] = (dim, grid.centres(axis), {"units": grid.unit("space")})
-    cells = {name: getattr(grid, name) for name in _CELLS}
-    coords |= {name: (grid.dims, np.array(c)) for name, c in cells.items() if c is not None}
-    attributes = {
-        "dt": grid.dt,
-        "extent": list(grid.extent),
-        "boundary": grid.boundary if isinstance(grid.boundary, str) else " ".join(grid.boundary),
-        "settings": json.dumps(settings, sort_keys=True),
-    }
+    of_domain, attributes = layout_of(grid)
+    attributes["settings"] = json.dumps(settings, sort_keys=True)
     shown = ("solver", "seed", "zopde_version")
     attributes |= {name: settings[name] for name in shown if name in settings}
-    return xr.Dataset(variables, coords, attributes)
+    return xr.Dataset(variables, coords | of_domain, attributes)
 
 
-def _shown(grid: Grid, values: Tensor) -> np.ndarray:
+def _shown(grid: Domain, values: Tensor) -> np.ndarray:
     """Values as a file has them: NaN outside of the mask."""
     if grid.fluid is not None:
         values = values.masked_fill(~grid.fluid.to(values.device), torch.nan)
     return values.cpu().numpy()
 
 
-def from_dataset(dataset: xr.Dataset, grid: Grid) -> Trajectories:
+def from_dataset(dataset: xr.Dataset, grid: Domain) -> Trajectories:
     """Read a Dataset back, checking it against the grid of the solver that will use it.
 
     Args:
@@ -342,12 +318,13 @@ def _with_steps(trajectories: Trajectories) -> Trajectories:
     return trajectories
 
 
-def _piece(dataset: xr.Dataset, grid: Grid) -> Piece:
+def _piece(dataset: xr.Dataset, grid: Domain) -> Piece:
     """The states of a dataset that fits the grid, and their times, where it has some."""
     dataset, dims = fitted(dataset, grid), ("simulation", "time", *grid.dims)
-    for name, expected in (("dt", [grid.dt]), ("extent", list(grid.extent))):
+    for name, own in layout_of(grid)[1].items():
+        expected = np.atleast_1d(own).tolist()
         value = dataset.attrs.get(name, expected)
-        if not _close(value, expected):
+        if name != "boundary" and not _close(value, expected):
             raise InputError(f"data {name}", got=value, expected=str(expected))
     states, forcing = grid.filled(_stack(dataset, grid.channels, dims)), None
     if grid.forcing_channels:

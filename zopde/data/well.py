@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from zopde.errors import InputError
 from zopde.files import reading, write_bytes
 
 _OURS = ("dt", "extent", "settings")  # attributes that only zopde writes
@@ -99,8 +100,11 @@ def write_well(dataset: xr.Dataset, path: Path | str) -> None:
         path: The file, by the habit of that layout ending in .hdf5; its folder is made.
 
     Raises:
-        InputError: If the disk is full, or the folder cannot be written.
+        InputError: If the states live on a mesh, the disk is full, or the folder cannot be written.
     """
+    if "point" in dataset.dims:
+        expected, remedy = "states on a grid for The Well", "a name that ends in .nc"
+        raise InputError(f"data file {path}", got="a mesh", expected=expected, remedy=remedy)
     memory = BytesIO()
     with h5py.File(memory, "w") as file:
         _write(file, dataset, Path(path).stem)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zopde.contracts import (
+    Domain,
     Forcing,
     Network,
     Solver,
@@ -22,7 +23,6 @@ from zopde.contracts import (
     seeded,
 )
 from zopde.errors import InputError
-from zopde.grid import Grid
 
 
 class Injection(Protocol):
@@ -148,7 +148,7 @@ class CorrectedSolver:
         self.seedable = seedable(solver)
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Domain:
         """The solver's grid."""
         return self._solver.grid
 

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zopde.contracts import Solver, State, seedable, seeded
+from zopde.contracts import Domain, Solver, State, seedable, seeded
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.validate import check_not_negative, check_positive, checked
 
 
@@ -125,7 +124,7 @@ def rollout_error(
     predicted: Float[Tensor, "batch time channel *space"],
     reference: Float[Tensor, "batch time channel *space"],
     limit: float = 100.0,
-    grid: Grid | None = None,
+    grid: Domain | None = None,
 ) -> RolloutError:
     """Compare rollouts with their references, step by step.
 

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zopde.contracts import Forcing, Solver, State
+from zopde.contracts import Domain, Forcing, Solver, State
 from zopde.errors import InputError
 from zopde.files import load_tensors, reading, save_tensors
-from zopde.grid import Grid
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import Probing, Step, Variable, Varied, entries_of
 from zopde.interface.watch import Watch
@@ -234,7 +233,7 @@ def check_bank_fits(capacity: int, inputs: int, outputs: int, limit_gib: float) 
 
 
 def check_banks_fit(
-    capacity: int, grid: Grid, variables: Sequence[Variable], limit_gib: float
+    capacity: int, grid: Domain, variables: Sequence[Variable], limit_gib: float
 ) -> None:
     """Require that a bank of each varied input fits, where they share so many GiB."""
     outputs = prod(grid.state_shape)

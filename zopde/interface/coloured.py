@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Generator, Tensor
 
-from zopde.contracts import State, counted_apart
+from zopde.contracts import Domain, State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
-from zopde.grid import Grid
 from zopde.interface.chosen import by_variable
-from zopde.interface.colours import combs_of, in_fluid, lattice_colours
+from zopde.interface.colours import combs_of, in_fluid
 from zopde.interface.directions import DensePullback
+from zopde.interface.near import near_of
 from zopde.interface.reach import measure_reach
 from zopde.interface.vjp import (
     Call,
@@ -66,8 +65,8 @@ class ColouredPullback:
 
     Args:
         grid: The solver's grid; its boundary decides what is near.
-        radius: Cells along each axis that the response to one cell may reach; see
-            `measure_radius` and `coloured_for`.
+        radius: Cells along each axis that the response to one cell may reach, or, on a mesh,
+            (neighbours,); see `measure_radius` and `coloured_for`.
         mu: As in `Probing`, like `scheme`, `states` and `scale`.
         scheme: "forward" or "central".
         states: States of a solver call at most.
@@ -88,7 +87,7 @@ class ColouredPullback:
     @checked
     def __init__(
         self,
-        grid: Grid,
+        grid: Domain,
         radius: tuple[int, ...],
         mu: float = 1e-3,
         scheme: Scheme = "forward",
@@ -103,7 +102,7 @@ class ColouredPullback:
         check_not_negative("check_every", check_every)
         self._every, self._products, self.measured = check_every, 0, ""
         self._before = 0  # products since the last comparison
-        self._periodic, self._draws = grid.periodic, torch.Generator().manual_seed(0)
+        self._near, self._draws = near_of(grid), torch.Generator().manual_seed(0)
         self._in_vain = False
         self.lost, self.error = False, 0.0
         self._dense: DensePullback | None = None
@@ -135,8 +134,7 @@ class ColouredPullback:
             self._dense = DensePullback(p.mu, p.scheme, p.states, p.scale, p.executor)
             self.colours = self._grid.fluid_cells
             return
-        colours = lattice_colours(self._grid.shape, radius, self._periodic)
-        self._colour = in_fluid(colours, self._grid.fluid)
+        self._colour = in_fluid(self._near.colours(radius), self._grid.fluid)
         self.colours = int(self._colour.max()) + 1
 
     def unchecked(self, step: Step, cotangent: State) -> Varied:
@@ -166,24 +164,8 @@ class ColouredPullback:
             line, unit, mask = of(numbers)
             self.lost = self.lost or bool(failed(found).any())  # then zeros stand for them
             weighted = (without_failed(found) * cotangent[line // channels]).sum(dim=1)
-            lines.index_add_(0, line, mask * self._box_sums(weighted) / unit)
+            lines.index_add_(0, line, mask * self._near.sums(weighted, self.radius) / unit)
         return lines.view_as(point)
-
-    def _box_sums(self, values: Float[Tensor, "probes ..."]) -> Float[Tensor, "probes ..."]:
-        """Sum over the box of the radius around every cell."""
-        axes = zip(self._grid.shape, self.radius, self._periodic, strict=True)
-        for axis, (n, r, periodic) in enumerate(axes, start=1):
-            if not periodic:
-                shape = *values.shape[:axis], r, *values.shape[axis + 1 :]
-                before = after = values.new_zeros(shape)
-            elif 2 * r + 1 < n:
-                before, after = values.narrow(axis, n - r, r), values.narrow(axis, 0, r)
-            else:
-                values = values.sum(dim=axis, keepdim=True).expand_as(values)
-                continue
-            wide = torch.cat([before, values, after], dim=axis)
-            values = wide.unfold(axis, 2 * r + 1, 1).sum(dim=-1)
-        return values
 
     def checked(self, step: Step, cotangent: State, generator: Generator) -> tuple[Varied, str]:
         """The product, compared with the solver's own derivative along random directions.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
-from zopde.contracts import State
+from zopde.contracts import Domain, State
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.interface.vjp import Step, Varied
 
 
@@ -40,7 +39,7 @@ class IdentityPullback:
         return cotangent
 
 
-def check_source(grid: Grid) -> None:
+def check_source(grid: Domain) -> None:
     """Require a forcing that can be a source term: as many channels as the state has."""
     inputs, outputs = len(grid.forcing_channels), len(grid.channels)
     if inputs != outputs:

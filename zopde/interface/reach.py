@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import SolverError
-from zopde.grid import Grid
-from zopde.interface.colours import combs_of, in_fluid, lattice_colours
+from zopde.interface.colours import combs_of, in_fluid
+from zopde.interface.near import Near, near_of
 from zopde.interface.vjp import Probing, Scale, Step, differences, per_row, without_failed
 from zopde.validate import check_count, check_positive, check_share
 
@@ -79,16 +79,16 @@ def measure_reach(step: Step, probes: int = 32, mu: float = 1e-2, scale: Scale =
     draw = torch.Generator().manual_seed(0)
     fluid = step.fluid_values(torch.arange(space.numel()).view(1, 1, *space)).flatten()
     cells = fluid[torch.randint(len(fluid), (probes,), generator=draw)].to(point.device)
-    energy = list[Tensor]()
+    near, energy = near_of(step.solver.grid), list[Tensor]()
     for p in probing.calls(probes, point):
         directions = point.new_zeros(len(p), channels, space.numel())
         directions[p - p[0], p % channels, cells[p]] = 1
         rows = (p // channels) % len(point)
         squares = _squares(step, rows, directions.view(len(p), channels, *space), probing)
-        energy.append(_by_distance(squares, cells[p], step.solver.grid))
+        energy.append(near.by_distance(squares, cells[p]))
     alone = Reach(torch.cat(energy))
     with counted_apart():
-        return _combed(step, alone, probing)
+        return _combed(step, near, alone, probing)
 
 
 def _squares(
@@ -100,18 +100,15 @@ def _squares(
     return (without_failed(responses) / outputs).double().square().sum(dim=1)
 
 
-def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
+def _combed(step: Step, near: Near, alone: Reach, probing: Probing) -> Reach:
     """What combs add to the reach of single entries; nothing where a step is not local."""
     grid, point, radius = step.solver.grid, step.point, alone.radius()
     channels, draw = point.shape[1], torch.Generator().manual_seed(1)
     larger = max(1.0, _FAR / probing.mu)
     # As long as colours can save half of the probes
-    while 2 * prod(min(2 * r + 1, n) for r, n in zip(radius, grid.shape, strict=True)) <= prod(
-        grid.shape
-    ):
+    while 2 * near.least_colours(radius) <= prod(grid.shape):
         box, found = tuple(r + _RING for r in radius), list[Tensor]()
-        colours = lattice_colours(grid.shape, box, grid.periodic, fewest=False)
-        colours = in_fluid(colours, grid.fluid).to(point.device)
+        colours = in_fluid(near.colours(box, fewest=False), grid.fluid).to(point.device)
         combs = int(colours.max()) + 1
         for numbers in probing.calls(max(2, channels) * combs, point):
             turn, comb = numbers // combs, combs_of(colours, numbers % combs).to(point)
@@ -123,7 +120,7 @@ def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
                 squares = _squares(step, (numbers + turn) % len(point), directions, probing)
             except SolverError:  # a step too far for the solver tells nothing
                 continue
-            found.append(_beyond_teeth(squares, comb, grid).cpu())
+            found.append(near.beyond(squares, comb, _TOLERANCE).cpu())
             if (found[-1].amax(dim=1) > torch.tensor(radius)).any():
                 break
         if not found:
@@ -136,24 +133,6 @@ def _combed(step: Step, alone: Reach, probing: Probing) -> Reach:
             return Reach(alone.energy, combed, reaches.shape[1])
         radius = farthest
     return Reach(alone.energy, radius)
-
-
-def _beyond_teeth(
-    squares: Float[Tensor, "probes ..."], comb: Tensor, grid: Grid
-) -> Int[Tensor, "axes probes"]:
-    """How far along each axis the response lies from the nearest teeth."""
-    reaches = []
-    for axis, (n, periodic) in enumerate(zip(grid.shape, grid.periodic, strict=True)):
-        along = squares.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
-        teeth = comb.movedim(axis + 1, 1).reshape(len(comb), n, -1).sum(dim=2)
-        away = (torch.arange(n)[:, None] - torch.arange(n)).abs().to(along)
-        if periodic:
-            away = torch.minimum(away, n - away)
-        nearest = torch.where(teeth[:, None] > 0, away, n).amin(dim=2)
-        tolerated = _TOLERANCE * along.sum(dim=1)
-        left = [(along * (nearest > far)).sum(dim=1) > tolerated for far in range(n)]
-        reaches.append(torch.stack(left).sum(dim=0))
-    return torch.stack(reaches)
 
 
 def measure_radius(
@@ -178,20 +157,3 @@ def measure_radius(
     """
     step = Step(solver, state, forcing, solver.step(state, forcing))
     return measure_reach(step, probes, mu).radius(tolerance)
-
-
-def _by_distance(
-    squares: Float[Tensor, "probes ..."], cells: Int[Tensor, " probes"], grid: Grid
-) -> Float[Tensor, "probes ..."]:
-    """Sum the cells at the same distances, axis by axis."""
-    energy, stride = squares, squares[0].numel()
-    for axis, (n, periodic) in enumerate(zip(grid.shape, grid.periodic, strict=True), start=1):
-        stride //= n
-        probed = (cells // stride) % n
-        distance = (torch.arange(n, device=cells.device) - probed[:, None]).abs()
-        if periodic:
-            distance = torch.minimum(distance, n - distance)
-        along = energy.movedim(axis, 1)
-        index = distance.view(*distance.shape, *[1] * (along.dim() - 2)).expand(along.shape)
-        energy = torch.zeros_like(along).scatter_add(1, index, along).movedim(1, axis)
-    return energy

@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zopde.contracts import Forcing, Solver, State, filled, seedable, seeded, spread
+from zopde.contracts import Domain, Forcing, Solver, State, filled, seedable, seeded, spread
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.interface.asking import by_workers
 from zopde.interface.scales import is_constant, least_scale, step_scale
 from zopde.validate import check_choice, check_count, check_positive
@@ -62,8 +61,7 @@ class Step:
     @property
     def fluid(self) -> Bool[Tensor, "*space"] | None:
         """The mask of the solver's grid; None where there is none, or a black box has no grid."""
-        grid = getattr(self.solver, "grid", None)
-        return grid.fluid if isinstance(grid, Grid) else None
+        return getattr(getattr(self.solver, "grid", None), "fluid", None)
 
     def fluid_values(self, values: Tensor) -> Float[Tensor, "batch channels cells"]:
         """(batch, channels, *space) -> the values of the cells with fluid alone."""
@@ -105,12 +103,12 @@ class Step:
         return self.solver.step(spread(grid, values), spread(grid, forcing))
 
 
-def varied_shape(grid: Grid, variable: Variable) -> tuple[int, ...]:
+def varied_shape(grid: Domain, variable: Variable) -> tuple[int, ...]:
     """Shape of the varied input of one state."""
     return grid.state_shape if variable == "state" else grid.forcing_shape
 
 
-def entries_of(grid: Grid, variables: Iterable[Variable]) -> int:
+def entries_of(grid: Domain, variables: Iterable[Variable]) -> int:
     """Count the entries of the varied inputs of one state that can be moved, all together."""
     return grid.fluid_cells * sum(varied_shape(grid, variable)[0] for variable in variables)
 
@@ -330,7 +328,7 @@ class InterfaceSolver:
         self.seedable = seedable(solver)
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Domain:
         """The solver's grid."""
         return self._solver.grid
 

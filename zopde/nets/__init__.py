@@ -1,8 +1,10 @@
 """Networks. They know nothing but torch."""
 
 from zopde.nets.classifiers import CifarResNet, SmallCNN
-from zopde.nets.correctors import ConvCorrector, Normalised, ResidualCorrector, build_corrector
+from zopde.nets.correctors import ConvCorrector, Normalised, ResidualCorrector
 from zopde.nets.defences import Decoder, DnCNN, Encoder
+from zopde.nets.graph import GraphCorrector
+from zopde.nets.kinds import build_corrector
 
 __all__ = [
     "CifarResNet",
@@ -10,6 +12,7 @@ __all__ = [
     "Decoder",
     "DnCNN",
     "Encoder",
+    "GraphCorrector",
     "Normalised",
     "ResidualCorrector",
     "SmallCNN",

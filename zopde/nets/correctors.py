@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, final
 
@@ -18,7 +17,8 @@ Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for ea
 Inject = Literal["after", "before", "forcing"]
 _MOST = 10_000  # of whatever a corrector has
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_GIVEN = ("inputs", "outputs", "padding", "dims")
+MESH = ("edges", "positions")
+"""What a network on a mesh is built from, by the names of its arguments."""
 
 
 @final
@@ -50,13 +50,13 @@ class ConvCorrector(nn.Module):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        _check_sizes(inputs=inputs, outputs=outputs, width=width, depth=depth, kernel=kernel)
+        check_sizes(inputs=inputs, outputs=outputs, width=width, depth=depth, kernel=kernel)
         self.padding = padding
         layers: list[nn.Module] = []
         for before, after in pairwise([inputs, *[width] * (depth - 1), outputs]):
             layers += [_conv(before, after, kernel, padding, dims), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
-        _start_at_zero(layers[-2])
+        start_at_zero(layers[-2])
 
     def forward(self, x: Float[Tensor, "b i *space"]) -> Float[Tensor, "b o *space"]:
         """Normalised channels -> a normalised correction."""
@@ -91,7 +91,7 @@ class ResidualCorrector(nn.Module):
         dims: int = 2,
     ) -> None:
         super().__init__()
-        _check_sizes(inputs=inputs, outputs=outputs, width=width, blocks=blocks, kernel=kernel)
+        check_sizes(inputs=inputs, outputs=outputs, width=width, blocks=blocks, kernel=kernel)
         self.padding = padding
         self.enter = _conv(inputs, width, kernel, padding, dims)
         self.blocks = nn.ModuleList(
@@ -104,7 +104,7 @@ class ResidualCorrector(nn.Module):
         )
         self.leave = _conv(width, outputs, kernel, padding, dims)
         self.activation = nn.LeakyReLU(0.3)
-        _start_at_zero(self.leave)
+        start_at_zero(self.leave)
 
     def forward(self, x: Float[Tensor, "b i *space"]) -> Float[Tensor, "b o *space"]:
         """Normalised channels -> a normalised correction."""
@@ -136,6 +136,8 @@ class Normalised(nn.Module):
         mask: True where there is fluid, as in `zopde.Grid`; None: everywhere.
         nearest: (cell,), the number of the cell whose value the body sees in each, in place of 0
             outside of the mask, as `Grid.nearest`; None: 0.
+        mesh: "edges" and "positions" of a `zopde.Mesh`, kept with the weights: whoever builds the
+            body again needs them; None on a grid.
     """
 
     state_scale: Tensor
@@ -154,6 +156,7 @@ class Normalised(nn.Module):
         inject: Inject = "after",
         mask: Bool[Tensor, "*space"] | None = None,
         nearest: Int[Tensor, " cells"] | None = None,
+        mesh: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.body, self.inject = body, inject
@@ -166,6 +169,8 @@ class Normalised(nn.Module):
         self.register_buffer("output_scale", other)
         self.register_buffer("mask", None if mask is None else mask.clone())
         self.register_buffer("nearest", None if nearest is None else nearest.clone())
+        for name, value in (mesh or {}).items():
+            self.register_buffer(name, value.clone())
 
     def forward(
         self, state: Float[Tensor, "b c *space"], forcing: Float[Tensor, "b f *space"] | None = None
@@ -185,44 +190,8 @@ class Normalised(nn.Module):
         return torch.where(self.mask, correction * scale, 0.0)
 
 
-KINDS = {"conv": ConvCorrector, "residual": ResidualCorrector}
-"""What `build_corrector` builds, by name."""
-
-
-def build_corrector(
-    kind: str,
-    inputs: int,
-    outputs: int,
-    padding: Padding,
-    sizes: Mapping[str, int] | None = None,
-    dims: int = 2,
-) -> nn.Module:
-    """Build the layers of a corrector, which know no units, by name.
-
-    Args:
-        kind: "conv" (`ConvCorrector`) or "residual" (`ResidualCorrector`).
-        inputs: Input channels.
-        outputs: Output channels.
-        padding: "periodic" or "zero"; one word, or one for each axis.
-        sizes: The other arguments of the class; absent ones keep their defaults.
-        dims: Number of space dimensions: 1, 2 or 3.
-
-    Raises:
-        InputError: If there is no such kind, a size is unknown to the class, or not a whole
-            number >= 1.
-    """
-    check_choice("corrector.kind", kind, KINDS)
-    known = [n for n in signature(KINDS[kind]).parameters if n not in _GIVEN]
-    for name, size in (sizes or {}).items():
-        if name not in known or type(size) is not int or size < 1:
-            expected = f"whole numbers >= 1 for {', '.join(known)}"
-            raise InputError("corrector.sizes", got=f"{name} = {size!r}", expected=expected)
-        if name == "kernel" and size % 2 == 0:
-            raise InputError("corrector.sizes", got=f"kernel = {size}", expected="an odd width")
-    return KINDS[kind](inputs, outputs, padding=padding, dims=dims, **(sizes or {}))
-
-
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Require whole numbers >= 1 that are not absurd."""
     for name, size in sizes.items():
         check_count(name, size, _MOST)
 
@@ -248,6 +217,7 @@ def _conv(inputs: int, outputs: int, kernel: int, padding: Padding, dims: int) -
     return nn.Sequential(wrapped, convolution(inputs, outputs, kernel, padding=zeros))
 
 
-def _start_at_zero(layer: nn.Module) -> None:
+def start_at_zero(layer: nn.Module) -> None:
+    """Let a last layer answer 0, so that training starts from the uncorrected solver."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from zopde.grid import Grid
+from zopde.contracts import Domain
 from zopde.report.panels import COLOURS, cost_plots, legend, one_plot, save, unit
 
 _SMOOTH = 0.05  # share of the iterations that a running mean covers
@@ -26,7 +26,7 @@ class Curve:
     spread: Float[np.ndarray, " time"]  # standard deviation over the test runs
 
 
-def save_error_over_time(path: Path, curves: list[Curve], grid: Grid) -> None:
+def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
     """Mean absolute error of the state against time, one line per label, spread shaded."""
     figure, axes = one_plot(
         xlabel=f"time of rollout [{unit(grid, 'time')}]",

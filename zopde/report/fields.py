@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from zopde.contracts import Domain
 from zopde.grid import Grid
 from zopde.report.panels import (
     Plane,
@@ -40,13 +41,14 @@ _COLOURS = 61  # few make the file small
 _DPI = 120
 
 
-def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, run: int = 0) -> None:
+def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int = 0) -> None:
     """One unseen run of every label, beside its errors against the first of them.
 
     Of states (time, channel, *space) the last one is drawn, of a box its middle plane; on a line
-    all of them, time upwards. They share one colour scale, the errors another; what is far above
-    the others has the scale's last colour. Of a vector the magnitude is shown, of its error
-    likewise: |u - r|. The number of the run, from 0, is for the title.
+    all of them, time upwards; of a mesh the points, see `draw_points`. They share one colour
+    scale, the errors another; what is far above the others has the scale's last colour. Of a
+    vector the magnitude is shown, of its error likewise: |u - r|. The number of the run, from 0, is
+    for the title.
     """
     chosen = vector_channels(grid)
     fields = _arrays({name: _on_plane(whole, grid)[chosen] for name, whole in states.items()})
@@ -83,7 +85,7 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Grid, run: int =
     save(figure, path)
 
 
-def _weights(grid: Grid) -> np.ndarray | float:
+def _weights(grid: Domain) -> np.ndarray | float:
     """Of the cells of the plane that is shown, of mean 1."""
     if grid.cell_weights is None:
         return 1.0
@@ -91,9 +93,14 @@ def _weights(grid: Grid) -> np.ndarray | float:
     return weights / (weights.mean() or 1.0)
 
 
-def _on_plane(states: Tensor, grid: Grid) -> Tensor:
+def _on_plane(states: Tensor, grid: Domain) -> Tensor:
     """(time, channel, *space) -> (channel, a, b), on `plane_of`."""
-    return states.transpose(0, 1) if len(grid.shape) == 1 else mid_plane(states[-1], grid)
+    return states.transpose(0, 1) if _is_line(grid) else mid_plane(states[-1], grid)
+
+
+def _is_line(grid: Domain) -> bool:
+    """Whether all times are drawn, upwards."""
+    return isinstance(grid, Grid) and len(grid.shape) == 1
 
 
 def _pairs(plane: Plane, count: int) -> tuple[Figure, Any, Any]:
@@ -111,7 +118,7 @@ def _pairs(plane: Plane, count: int) -> tuple[Figure, Any, Any]:
 
 
 def save_vorticity(
-    path: Path, fields: Mapping[str, Tensor], grid: Grid, step: int, run: int = 0
+    path: Path, fields: Mapping[str, Tensor], grid: Domain, step: int, run: int = 0
 ) -> None:
     """Vorticity (y, x) of one unseen run at one time, one panel per label; NaN: no fluid.
 
@@ -140,8 +147,8 @@ def _arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: field.detach().cpu().double().numpy() for name, field in fields.items()}
 
 
-def _moment(grid: Grid, step: int, run: int) -> str:
-    if len(grid.shape) == 1:
+def _moment(grid: Domain, step: int, run: int) -> str:
+    if _is_line(grid):
         return f"Unseen run {run + 1}, {step} steps"
     where = plane_of(grid).where
     return f"Unseen run {run + 1} after {step} steps ({time_of(grid, step)}{where and ', '}{where})"
@@ -174,7 +181,7 @@ class Film:
     # Label -> (time, a, b) on the plane of `plane_of`, NaN where there is nothing to see; the
     # reference first, whose values decide the colours
     fields: Mapping[str, Float[np.ndarray, "time a b"]]
-    grid: Grid
+    grid: Domain
     name: str  # what is shown, with its unit
     signed: bool  # whether the colours are those of a quantity that has a sign
 

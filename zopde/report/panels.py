@@ -16,8 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from torch import Tensor
 
+from zopde.contracts import Domain
 from zopde.files import replacing
 from zopde.grid import Grid
+from zopde.mesh import AXES, Mesh
+from zopde.report.on_mesh import draw_points
 
 # One colour per label in every picture; chosen to stay apart for colour-blind readers.
 COLOURS = {
@@ -85,11 +88,13 @@ class Plane:
     alike: bool = True  # whether both are drawn to one scale; else a panel is square
     where: str = ""  # which plane of a box it is
     fluid: np.ndarray | bool = True  # where there is something to see, on a grid with a mask
+    mesh: Mesh | None = None  # whose points are shown in place of cells
 
     @property
     def lies_down(self) -> bool:
         """Whether the first axis is so much longer that it is drawn from left to right."""
-        return self.alike and self.extent[0] > _LONG * self.extent[1]
+        longer = self.alike and self.extent[0] > _LONG * self.extent[1]
+        return longer and self.mesh is None
 
     @property
     def width_to_height(self) -> float:
@@ -103,9 +108,17 @@ class Plane:
         return self.width_to_height > _LONG
 
 
-def plane_of(grid: Grid, steps: int = 0) -> Plane:
-    """What pictures of a grid show: space and time of a line, a plane itself, a plane of a box."""
+def plane_of(grid: Domain, steps: int = 0) -> Plane:
+    """What pictures of a domain show: space and time of a line, a plane itself, a plane of a box.
+
+    Of a mesh they show all points.
+    """
     space = unit(grid, "space")
+    if isinstance(grid, Mesh):
+        sides = (grid.positions.amax(dim=0) - grid.positions.amin(dim=0)).tolist()
+        extent = (sides[1], sides[0]) if len(sides) == 2 else (1.0, 1.0)
+        return Plane(("y", "x"), (space, space), extent, mesh=grid)
+    assert isinstance(grid, Grid)
     fluid = grid.fluid is None or mid_plane(grid.fluid, grid).numpy()
     if len(grid.shape) == 1:
         names, units = ("time", grid.dims[0]), (unit(grid, "time"), space)
@@ -135,8 +148,10 @@ def _pixels(grid: Grid, axis: int) -> Any:  # noqa: ANN401 - what indexes an axi
     return np.arange(len(edges) - 1)[turned][np.searchsorted(edges[1:-1], centres)]
 
 
-def mid_plane(values: Tensor, grid: Grid) -> Tensor:
-    """(*batch, *space) -> (*batch, a, b): the plane of `plane_of`; a line or a plane stays."""
+def mid_plane(values: Tensor, grid: Domain) -> Tensor:
+    """(*batch, *space) -> (*batch, a, b): the plane of `plane_of`; any other domain stays."""
+    if not isinstance(grid, Grid):
+        return values
     kept = _kept(grid)
     at = (slice(None) if a in kept else n // 2 for a, n in enumerate(grid.shape))
     return values[(..., *at)]
@@ -156,7 +171,9 @@ def field_panels(
     height = width / plane.width_to_height + 0.25
     right, below = (0.1, 1.1) if bar_below else (0.9, 0.4)
     figure = Figure((width * columns + right, height * rows + below), layout="compressed")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    deep = plane.mesh is not None and plane.mesh.positions.shape[1] == 3
+    subplots: dict[str, Any] = {"subplot_kw": {"projection": "3d"}} if deep else {}
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
 def draw(
@@ -167,6 +184,9 @@ def draw(
     colours: str,
 ) -> Any:  # noqa: ANN401 - what a colour bar is made from
     """Draw values on a plane; land is dark grey, what is not finite elsewhere light grey."""
+    if plane.mesh is not None:
+        axes.set(xticks=[], yticks=[])
+        return draw_points(axes, values, plane.mesh, limits, colours)
     (height, width), (low, left) = plane.extent, plane.start
     flat = plane.lies_down
     # A row of cells ends at their edges, a row of a time half a step later.
@@ -210,6 +230,10 @@ def colour_bar(figure: Figure, image: Any, panels: Any, **more: Any) -> None:  #
 
 def label_axes(axes: Any, plane: Plane) -> None:  # noqa: ANN401
     """Names, units and the ends of both axes."""
+    if plane.mesh is not None:
+        names = (f"{name} [{plane.units[0]}]" for name in AXES)
+        axes.set(**dict(zip(("xlabel", "ylabel"), names, strict=False)))
+        return
     order = (0, 1) if plane.lies_down else (1, 0)
     for i, axis in zip(order, (axes.xaxis, axes.yaxis), strict=True):
         low, extent = plane.start[i], plane.extent[i]
@@ -218,13 +242,13 @@ def label_axes(axes: Any, plane: Plane) -> None:  # noqa: ANN401
         axis.set_label_text(f"{plane.names[i]} [{plane.units[i]}]", fontsize=8)
 
 
-def unit(grid: Grid, name: str) -> str:
+def unit(grid: Domain, name: str) -> str:
     """For the label of an axis."""
     declared = grid.unit(name)
     return "-" if declared == "1" else declared
 
 
-def time_of(grid: Grid, step: int) -> str:
+def time_of(grid: Domain, step: int) -> str:
     """When a step ends, for a title."""
     of_time = f" {grid.unit('time')}" if grid.unit("time") != "1" else ""
     return f"t = {step * grid.dt:.6g}{of_time}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from zopde.contracts import Domain
 from zopde.grid import Grid
 from zopde.report.panels import COLOURS, legend, one_plot, save, short_ticks, unit
 
@@ -54,7 +55,7 @@ def energy_spectrum(
     return Spectrum(step * np.arange(len(energy)), energy)
 
 
-def vector_channels(grid: Grid) -> list[int]:
+def vector_channels(grid: Domain) -> list[int]:
     """The channels whose squares make an energy: those named velocity, else those of one unit."""
     named = [i for i, name in enumerate(grid.channels) if name.startswith("velocity")]
     of_first = grid.unit(grid.channels[0])

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.contracts import Forcing, State
-from zopde.grid import Grid
+from zopde.contracts import Domain, Forcing, State
 from zopde.interface.vjp import Variable
 from zopde.validate import check_count, checked
 
@@ -54,7 +53,7 @@ class Tangent(nn.Module):
     @checked
     def __init__(
         self,
-        grid: Grid,
+        grid: Domain,
         scale: Float[Tensor, " channel"],
         forcing_scale: Float[Tensor, " forcing_channel"] | None = None,
         forced: bool = False,

@@ -16,10 +16,9 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from zopde.contracts import Forcing, Solver, State, Tally
+from zopde.contracts import Domain, Forcing, Solver, State, Tally
 from zopde.errors import SolverError
 from zopde.files import key_of, load_tensors, reading, save_tensors
-from zopde.grid import Grid
 from zopde.interface.asking import by_workers
 from zopde.interface.vjp import Probing, Step, Variable, differences, varied_shape
 
@@ -278,7 +277,7 @@ class _Call(NamedTuple):
 
 
 def _calls(
-    grid: Grid,
+    grid: Domain,
     state: State,
     forcing: Forcing | None,
     variable: Variable,

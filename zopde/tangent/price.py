@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zopde.contracts import Solver
-from zopde.grid import Grid
+from zopde.contracts import Domain, Solver
 from zopde.interface import Pullback, Step, Variable, Watch, by_variable
 from zopde.interface.vjp import varied_shape
 from zopde.seeding import generator
@@ -24,7 +23,7 @@ _BASES = 16  # states of the sample: more than an iteration takes
 _STATES = 4  # of a product
 
 
-def unfitted(grid: Grid, inputs: Sequence[Variable], width: int, like: Tensor) -> Tangent:
+def unfitted(grid: Domain, inputs: Sequence[Variable], width: int, like: Tensor) -> Tangent:
     """A tangent as a fit would make it, but for its weights; it knows no solver.
 
     Args:

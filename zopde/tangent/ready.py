@@ -42,7 +42,7 @@ from zopde.interface.vjp import Due, entries_of
 from zopde.interface.watch import OFF
 from zopde.progress import Progress
 from zopde.seeding import generator
-from zopde.tangent.choose import SOME_PRODUCTS, choose, told
+from zopde.tangent.choose import SOME_PRODUCTS, check_learnable, choose, told
 from zopde.tangent.compared import Compared, check_same
 from zopde.tangent.pairs import PairStore
 from zopde.tangent.pullback import TangentPullback
@@ -253,6 +253,7 @@ def bank(case: Case) -> Ready:
 
 def tangent(case: Case) -> Ready:
     """A network that learns the derivative."""
+    check_learnable("way", case.solver.grid)
     settings, watches = Learning(case.budget), case.watches("tangent")
     path = case.kept(f"{settings}.tangent")
     with TemporaryDirectory(prefix="zopde-") as own:
@@ -284,8 +285,9 @@ def auto(case: Case) -> Ready:
         check_banks_fit(count, case.solver.grid, case.inputs, _GIB)
     except InputError:
         snapshots = None
-    way = choose(products, snapshots, case.budget)
-    case.progress.note(told(way, products, snapshots, case.budget))
+    prices = products, snapshots, case.budget, case.solver.grid
+    way = choose(*prices)
+    case.progress.note(told(way, *prices))
     return WAYS[way](case)
 
 

@@ -108,7 +108,7 @@ def learn(
     scale = torch.as_tensor(probing["state"].scale).expand(state.shape[1])
     order = torch.randperm(len(state), generator=generator(seed, "probes"))
     order = order.repeat(-(-counts[-1] // len(order))).to(state.device)
-    steps = 2 * (all(solver.grid.periodic) and solver.grid.mask is None)
+    steps = 2 * (all(solver.grid.periodic) and solver.grid.fluid is None)
     parts: dict[Variable, list[Pairs]] = {variable: [] for variable in inputs}
     known = next((path for path in files if path.exists()), None)
     kept = None if known is None else _read(known)
@@ -186,7 +186,7 @@ def _new(
 def _varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:
     """Whether the step depends on where things are; two solver steps for a periodic domain."""
     grid = solver.grid
-    if not all(grid.periodic) or grid.mask is not None:
+    if not all(grid.periodic) or grid.fluid is not None:
         return True
     axes = tuple(range(2, 2 + len(grid.shape)))
     shifts = tuple(cells // _SHIFT for cells in grid.shape)

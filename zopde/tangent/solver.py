@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.contracts import Forcing, Solver, State, filled
+from zopde.contracts import Domain, Forcing, Solver, State, filled
 from zopde.errors import InputError
 from zopde.grid import Grid, check_forcing, check_state
 from zopde.interface.identity import check_source
 from zopde.interface.vjp import queried
+from zopde.mesh import Mesh
 from zopde.progress import Progress, Silent
 from zopde.tangent.compared import Finite
 from zopde.tangent.ready import EXAMPLES, Case, Ready, made_ready
@@ -93,7 +94,7 @@ class DifferentiableSolver:
         return self._counter.steps + self._counter.counts()["checking"]
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Domain:
         """The solver's grid."""
         return self._box.grid
 
@@ -192,12 +193,12 @@ def differentiable(
     if isinstance(solver, type):
         name = solver.__name__
         raise InputError("solver", got=f"the class {name}", expected=f"an object: {name}(...)")
-    if not isinstance(getattr(solver, "grid", None), Grid) or not callable(
+    if not isinstance(getattr(solver, "grid", None), Grid | Mesh) or not callable(
         getattr(solver, "step", None)
     ):
         got, expected = (
             type(solver).__name__,
-            "an object with a zopde.Grid `grid` and a method `step`",
+            "an object with a zopde.Grid `grid` (or Mesh) and a method `step`",
         )
         raise InputError("solver", got=got, expected=expected)
     check_count("budget", budget)

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zopde.contracts import Solver
-from zopde.grid import Grid
+from zopde.contracts import Domain, Solver
 from zopde.interface import (
     Agreement,
     Bank,
@@ -121,13 +120,13 @@ class BankAt:
         return f"{self._count()} Jacobians, {self.solver_steps:,} solver steps{now}"
 
 
-def check_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> None:
+def check_bank(cut: InterfaceCut, grid: Domain, variables: Iterable[Variable]) -> None:
     """Require that the banks of all variables, which share the limit, fit into it."""
     count = cut.snapshots + cut.more_snapshots
     check_banks_fit(count, grid, list(variables), cut.limit_gib)
 
 
-def steps_of_bank(cut: InterfaceCut, grid: Grid, variables: Iterable[Variable]) -> int:
+def steps_of_bank(cut: InterfaceCut, grid: Domain, variables: Iterable[Variable]) -> int:
     """Solver steps that the first snapshots take, in this process or in one before."""
     return cut.snapshots * cut.sides * entries_of(grid, variables)
 

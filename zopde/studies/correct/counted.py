@@ -17,6 +17,7 @@ from zopde.interface.vjp import entries_of
 from zopde.studies.correct.bank import check_bank, steps_of_bank
 from zopde.studies.correct.problem import InterfaceCut, WeightCut, products_of
 from zopde.studies.correct.tangent import learning_of
+from zopde.tangent.choose import check_learnable
 from zopde.tangent.price import seconds_of
 
 
@@ -101,6 +102,7 @@ def prices_of_interface(
         return gradient.price({}, steps_of_bank(cut, grid, inputs), note, workers)
 
     def tangent() -> CutPrice:
+        check_learnable("tangent", grid)
         fit, product = fit_and_product(cut, solver, inputs, like)
         note = f"at most; {fit:.2g} s of fit; error measured then"
         row = gradient.price({}, cut.budget, note, workers)

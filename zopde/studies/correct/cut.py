@@ -33,6 +33,7 @@ from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.looks import Keeping
 from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, products_of
 from zopde.studies.correct.tangent import TangentAt, learning_of
+from zopde.tangent.choose import check_learnable
 from zopde.training import Fitted, not_measured
 
 REACH = "reach.json"  # what a check widened, and when
@@ -87,6 +88,8 @@ def check_suits(opened: Opened) -> None:
                 expected="noise of at most a tenth of interface.mu",
                 remedy="give the solver with_seed(seed), or name a way that bears noise",
             )
+        if cut.way == "tangent":
+            check_learnable("interface.way", problem.solver.grid)
         if cut.way in ("tangent", "auto"):
             learning_of(cut).bases(cut.sides, len(problem.variables))
         watched = cut.way in ("bank", "tangent")

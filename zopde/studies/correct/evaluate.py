@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from zopde.contracts import Solver
+from zopde.contracts import Domain, Solver
 from zopde.data import Trajectories, save_trajectories
-from zopde.grid import Grid
 from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
 from zopde.nets import Normalised
-from zopde.nets.correctors import KINDS, Inject, Padding
+from zopde.nets.correctors import MESH, Inject, Padding
+from zopde.nets.kinds import KINDS
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
 from zopde.studies.correct.network import body_of, in_precision
@@ -52,13 +52,13 @@ def evaluate(
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     """States of the test runs, predicted or not, as NetCDF, laid out as the reference data."""
-    grid = replace(test.grid, forcing_channels=())
+    grid = replace(cast(Any, test.grid), forcing_channels=())
     settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_trajectories(Trajectories(grid, states, None, settings), path)
 
 
-def summary(evaluations: list[Evaluation], grid: Grid) -> dict[str, Any]:
+def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     """Errors of one label over seeds and test runs, in plain values.
 
     `mean` and `std` are over the test runs, each first averaged over time and seeds;
@@ -108,7 +108,7 @@ def save_corrector(
 
     Args:
         network: What is written.
-        kind: "conv", "residual", "package.module:Class" or "file.py:Class".
+        kind: "conv", "residual", "graph", "package.module:Class" or "file.py:Class".
         sizes: Of the network.
         spec: The solver that it corrects.
         path: The file.
@@ -119,7 +119,7 @@ def save_corrector(
         "sizes": sizes,
         "inputs": len(network.input_scale),  # state and forcing; a mask adds one
         "outputs": len(network.state_scale if scale is None else scale),
-        "padding": network.body.padding if kind in KINDS else None,
+        "padding": getattr(network.body, "padding", None) if kind in KINDS else None,
         "inject": network.inject,
         "solver": spec,
     }
@@ -157,8 +157,10 @@ def load_corrector(path: Path | str) -> Normalised:
         dims = scale.dim() - 1
         land, inputs = (state.get("mask"), state.get("nearest")), plan["inputs"] + ("mask" in state)
         shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
-        body, forcing_scale = body_of(plan["kind"], *shape), plan["inputs"] - len(scale)
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), dims, inject, *land)
+        mesh = {name: state[name] for name in MESH if name in state}
+        body, forcing_scale = body_of(plan["kind"], *shape, mesh), plan["inputs"] - len(scale)
+        what = dims, inject, *land, mesh
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), *what)
         return in_precision(network, scale.dtype)
 
     return built(path, make, state, plan["kind"] in KINDS)

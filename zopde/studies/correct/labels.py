@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from zopde.contracts import Domain
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
 from zopde.validate import check_choice
 
@@ -88,7 +88,7 @@ def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
         )
 
 
-def check_forcing(inject: str, grid: Grid) -> None:
+def check_forcing(inject: str, grid: Domain) -> None:
     """Require a solver that has a forcing, where the network is to act on it."""
     if INJECTIONS[inject].adds_to == "forcing" and not grid.forcing_channels:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import signature
 from typing import TypeVar
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from zopde.errors import InputError, first_line
 from zopde.memory import check_fits
 from zopde.nets import build_corrector
-from zopde.nets.correctors import KINDS, Padding
+from zopde.nets.correctors import Padding
+from zopde.nets.kinds import KINDS
 from zopde.seeding import generator, global_stream
 from zopde.studies.model_file import check_storable, named_network
 
@@ -24,12 +26,23 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def body_of(
-    kind: str, inputs: int, outputs: int, padding: Padding, sizes: Mapping[str, int], dims: int
+    kind: str,
+    inputs: int,
+    outputs: int,
+    padding: Padding,
+    sizes: Mapping[str, int],
+    dims: int,
+    mesh: Mapping[str, Tensor],
 ) -> nn.Module:
-    """The layers of a corrector; one of the user's own is `Class(inputs, outputs, **sizes)`."""
+    """The layers of a corrector; one of the user's own is `Class(inputs, outputs, **sizes)`.
+
+    On a mesh it gets what it names of `edges` and `positions`, too.
+    """
     if ":" in kind:
-        return named_network(kind)(inputs, outputs, **sizes)
-    return build_corrector(kind, inputs, outputs, padding, sizes, dims)
+        own = named_network(kind)
+        asked = {name: mesh[name] for name in mesh if name in signature(own).parameters}
+        return own(inputs, outputs, **asked, **sizes)
+    return build_corrector(kind, inputs, outputs, padding, sizes, dims, mesh)
 
 
 def in_precision(network: Network, dtype: torch.dtype) -> Network:
@@ -47,11 +60,13 @@ class Body:
     inputs: int
     outputs: int
     shape: tuple[int, ...]  # cells of the grid
+    mesh: Mapping[str, Tensor]  # edges and positions; nothing on a grid
 
     def build(self) -> nn.Module:
         """The layers, their weights drawn by the global stream."""
         channels = self.inputs, self.outputs
-        return body_of(self.kind, *channels, self.padding, self.sizes, len(self.shape))
+        dims = len(self.shape)
+        return body_of(self.kind, *channels, self.padding, self.sizes, dims, self.mesh)
 
     def drawn(self, like: Tensor, seed: int) -> nn.Module:
         """The same, drawn by the seed, of the precision and on the device of a tensor."""

@@ -19,6 +19,7 @@ from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError, first_line
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
+from zopde.mesh import Mesh
 from zopde.nets.correctors import Inject
 from zopde.plugins import load_solver
 from zopde.progress import Progress, Silent
@@ -177,7 +178,7 @@ def _opened(
         identity=f"{identity} {run.dtype}",
         content=reference.content,
         new_network=new_network,
-        kind=corrector.kind,
+        kind=corrector.kind_on(solver.grid),
         sizes=corrector.sizes,
         start=schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
         training=schedule(training.unroll, training.batch, training.length, optimise),
@@ -276,7 +277,8 @@ def open_solver(config: CorrectionConfig) -> Solver:
     check_forcing(config.corrector.inject, solver.grid)
     coarse, axes = config.data.coarse, len(solver.grid.shape)
     if isinstance(solver, ReferenceSolver):
-        coarse = coarse or (_COARSE,) * axes
+        own = isinstance(solver.grid, Mesh)
+        coarse = coarse or (solver.grid.shape if own else (_COARSE,) * axes)
         made = {} if config.data.path else {"data.fine": config.data.fine}
         for name, cells in {"data.coarse": coarse, **made}.items():
             if len(cells) != axes:

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from zopde import __version__
 from zopde.blackbox import BlackBox
-from zopde.contracts import Downsampling, ReferenceSolver, Solver
+from zopde.contracts import Domain, Downsampling, ReferenceSolver, Solver
 from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
 from zopde.data.trajectories import Settings
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.hybrid import downsample
 from zopde.memory import check_fits
+from zopde.mesh import Mesh
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.timing import median_seconds
@@ -137,12 +137,17 @@ class Reference:
         def by_cells(fine: Tensor) -> Tensor:
             return downsample(fine, self.coarse, cells)
 
+        by_solver = solver.downsample if isinstance(solver, Downsampling) else by_cells
+        if isinstance(solver.grid, Mesh) and by_solver is by_cells:
+            got = "no `downsample` to bring a fine mesh to a coarse one"
+            raise InputError(f"solver {self.spec!r}", got=got, expected="one, or data of its own")
+
         fine, simulations = math.prod(self.fine), self.train + self.test
         self._check_fits(simulations, (self.steps + 1) * math.prod(self.coarse) + 4 * fine)
         with progress.stage("reference data", self.skip + self.steps) as advance:
             made = simulate(
                 _through_the_border(fine_solver),
-                solver.downsample if isinstance(solver, Downsampling) else by_cells,
+                by_solver,
                 solver.grid,
                 simulations=simulations,
                 skip=self.skip,
@@ -151,14 +156,14 @@ class Reference:
                 dtype=self.dtype,
                 device=self.device,
                 progress=advance,
-                coarse_forcing=by_cells,
+                coarse_forcing=by_solver if isinstance(solver.grid, Mesh) else by_cells,
             )
         return Trajectories(made.grid, made.states, made.forcing, self.made_with or {})
 
-    def _checked_cells(self, fine: Grid) -> Tensor | None:
+    def _checked_cells(self, fine: Domain) -> Tensor | None:
         """Weights of the fine cells; each fluid cell of the coarse grid must have some in it."""
         weights = fine.cell_weights
-        if weights is None:
+        if weights is None or isinstance(self.solver.grid, Mesh):
             return None
         dry = downsample(weights[None, None], self.coarse)[0, 0] == 0
         if bool((dry if self.solver.grid.fluid is None else dry & self.solver.grid.fluid).any()):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zopde.contracts import Vortical
+from zopde.contracts import Domain, Vortical
 from zopde.data import load_rollout
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.hybrid import rollout_error
 from zopde.studies.correct.evaluate import Evaluation
 from zopde.studies.correct.labels import LABELS
@@ -25,7 +24,7 @@ from zopde.studies.settings import build
 class Rollouts:
     """Predictions of the unseen runs."""
 
-    grid: Grid  # where they live
+    grid: Domain  # where they live
     reference: Tensor  # (simulation, time, channel, *space)
     # Label -> one per seed that is there; the states of the first seed alone
     evaluations: dict[str, list[Evaluation]]
@@ -56,7 +55,7 @@ class Rollouts:
 def read_rollouts(run: FoundRun) -> Rollouts | None:
     """What a correction run predicted; None where nothing is there yet, or no reference."""
     reference: Tensor | None = None
-    grid: Grid | None = None
+    grid: Domain | None = None
     found: dict[str, list[Evaluation]] = {}
     for label in run.labels:
         for seed in run.seeds if LABELS[label].gradient != "none" else (0,):

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
-from zopde.contracts import Solver
+from zopde.contracts import Domain, Solver
 from zopde.errors import InputError
 from zopde.files import read_toml
-from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS
+from zopde.mesh import Mesh
 from zopde.nets import Normalised
-from zopde.nets.correctors import KINDS
+from zopde.nets.correctors import MESH
+from zopde.nets.kinds import KINDS
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
 from zopde.studies.correct.network import Body, check_body
@@ -65,50 +66,65 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class CorrectorSettings:
-    """The network: "conv", "residual" or your own; its sizes; its padding ("auto": as the grid).
+    """The network: "conv", "residual", "graph" or your own; its sizes; its padding.
 
-    Any other `kind` is a class "package.module:Class" or "file.py:Class", built as
-    `Class(inputs, outputs, **sizes)`, that maps (batch, inputs, *space), the channels of state and
-    forcing in standard deviations, to (batch, outputs, *space). It pads as it likes.
+    "auto" is "conv" on a grid and "graph" on a mesh, and pads as the grid says. Any other `kind` is
+    a class "package.module:Class" or "file.py:Class", built as `Class(inputs, outputs, **sizes)`,
+    that maps (batch, inputs, *space), the channels of state and forcing in standard deviations, to
+    (batch, outputs, *space). It pads as it likes. On a mesh it is given `edges` (edge, 2) and
+    `positions` (point, axis), if it takes arguments of these names.
     `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
     state, or in the "forcing" of the step, see `zopde.CorrectedSolver`. With the last two NON and
     NOG have no gradient: presets leave them out and start from scratch.
     """
 
-    kind: limits.Text = "conv"
+    kind: limits.Text = "auto"
     sizes: dict[str, limits.Size] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
     inject: Literal["after", "before", "forcing"] = "after"
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
-            check_choice("corrector.kind", self.kind, [*KINDS, "file.py:Class"])
+            check_choice("corrector.kind", self.kind, ["auto", *KINDS, "file.py:Class"])
         elif self.padding != "auto":
             expected = '"auto": a class of your own pads as it likes'
             raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
 
-    def network(self, grid: Grid, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
+    def network(self, grid: Domain, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
-        body = self._body(grid).drawn(scale, seed)
-        land = grid.fluid, grid.nearest
-        return Normalised(body, scale, forcing_scale, len(grid.shape), self.inject, *land)
+        body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
+        what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype)
+        return Normalised(body, scale, forcing_scale, *what)
 
-    def check_on(self, grid: Grid, dtype: torch.dtype, seed: int) -> None:
+    def kind_on(self, grid: Domain) -> str:
+        """The kind by name, also where it goes by the domain."""
+        by_domain = "graph" if isinstance(grid, Mesh) else "conv"
+        return by_domain if self.kind == "auto" else self.kind
+
+    def check_on(self, grid: Domain, dtype: torch.dtype, seed: int) -> None:
         """Build the corrector once: whether it will do must be known before anything is simulated.
 
         Raises:
             InputError: If it will not.
         """
-        check_body(self._body(grid), torch.ones((), dtype=dtype), seed)
+        check_body(self._body(grid, dtype), torch.ones((), dtype=dtype), seed)
 
-    def _body(self, grid: Grid) -> Body:
+    def _body(self, grid: Domain, dtype: torch.dtype) -> Body:
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.mask is not None)
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.fluid is not None)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
         padding = auto if self.padding == "auto" else self.padding
-        return Body(self.kind, self.sizes, padding, inputs, outputs, grid.shape)
+        mesh = _mesh_of(grid, dtype)
+        return Body(self.kind_on(grid), self.sizes, padding, inputs, outputs, grid.shape, mesh)
+
+
+def _mesh_of(grid: Domain, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a network is told of a mesh; nothing of a grid."""
+    if not isinstance(grid, Mesh):
+        return {}
+    return dict(zip(MESH, (grid.edges, grid.positions.to(dtype)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -303,7 +319,7 @@ def load_config(
     if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
         del tree["data"]["coarse"]  # another solver may have a grid of its own
         tree.pop("interface", None)  # and reach as far as it does
-    if look_up(chosen, "corrector.kind") not in (None, tree["corrector"]["kind"]):
+    if look_up(chosen, "corrector.kind") not in (None, tree["corrector"].get("kind")):
         tree["corrector"].pop("sizes", None)  # another network has sizes of its own
     return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
 

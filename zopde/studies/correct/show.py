@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zopde.contracts import Vortical
+from zopde.grid import Grid
 from zopde.numerals import change, measured
 from zopde.oracle.coordinates import Coordinates
 from zopde.report.curves import Curve, save_error_over_time
@@ -206,10 +207,11 @@ def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
     states = {label: rollouts.states(label) for label in ("reference", *rollouts.evaluations)}
     shown, grid, seed = rollouts.shown, rollouts.grid, f"Seed {run.seeds[0]}."
     drawn_of = {1: "Time is upwards. ", 2: "", 3: "The plane in the middle of the box. "}
+    how = drawn_of[len(grid.shape)] if isinstance(grid, Grid) else "The last state. "
     body = picture(
         drawn(lambda path: save_fields(path, states, grid, shown)),
         "State and error, label beside label",
-        f"{seed} {drawn_of[len(grid.shape)]}Above or left the state, below or right its error.",
+        f"{seed} {how}Above or left the state, below or right its error.",
     )
     turning = vorticity(run, {label: whole[-1:] for label, whole in states.items()})
     if turning:
@@ -268,6 +270,8 @@ def _motion(run: FoundRun, rollouts: Rollouts) -> tuple[str, bytes | None]:
 def _spectrum(rollouts: Rollouts | None) -> str:
     if rollouts is None:
         return ""
+    if not isinstance(rollouts.grid, Grid):
+        return text("Left out: on a mesh there are no wave numbers.", "soft")
     grid, chosen = rollouts.grid, vector_channels(rollouts.grid)
     if grid.mask is not None or not all(map(grid.is_uniform, range(len(grid.shape)))):
         return text("None: it would need cells of one size, all of them fluid.")

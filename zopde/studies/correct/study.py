@@ -56,7 +56,7 @@ STUDY = Study(
         "run.store",
         "run.store_gib",
     ),
-    found={"interface.way": "auto"},
+    found={"interface.way": "auto", "corrector.kind": "auto", "corrector.sizes": {}},
     by_content={
         "solver.spec": "solver.digest",
         "data.path": "data.sha256",

@@ -52,7 +52,7 @@ def chosen_of(opened: Opened, cut: InterfaceCut) -> Choice:
         check_bank(cut, problem.solver.grid, problem.variables)
     except InputError:
         bank = None
-    way = choose(coloured, bank, cut.budget)
+    way = choose(coloured, bank, cut.budget, problem.solver.grid)
     return Choice(way, coloured, bank, cut.budget, count.steps + count.counts()["checking"])
 
 
@@ -77,7 +77,8 @@ def decided(opened: Opened, progress: Progress, folder: RunFolder | None = None)
         known = replace(cut, way=choice.way, snapshots=few)
         cuts, checking = {**opened.cuts, label: known}, opened.checking + choice.checking
         opened = replace(opened, cuts=cuts, checking=checking)
-        said = told(choice.way, choice.coloured, choice.bank, choice.tangent)
+        prices = choice.coloured, choice.bank, choice.tangent, opened.problem.solver.grid
+        said = told(choice.way, *prices)
         if opened.chance and choice.coloured is None:
             said += "; the solver is random: its noise looks like a step that is not local"
         progress.note(f"{label}: {said}")

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from zopde.blackbox import Dropping
 from zopde.check.digits import narrower_dtype, significant_digits
-from zopde.contracts import Solver, seedable, seeded
+from zopde.contracts import Domain, Solver, seedable, seeded
 from zopde.errors import SolverError
-from zopde.grid import Grid
 from zopde.seeding import generator
 from zopde.studies.correct.check.states import States
 from zopde.studies.correct.memory import habits_of
@@ -47,7 +46,7 @@ class _Watched:
     fault: str = ""  # in one line
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Domain:
         """The solver's."""
         return self.solver.grid
 

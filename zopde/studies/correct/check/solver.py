@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zopde.blackbox import BlackBox
-from zopde.contracts import Solver, seeded
+from zopde.contracts import Domain, Solver, seeded
 from zopde.errors import InputError
-from zopde.grid import Grid
 from zopde.hybrid import INJECTIONS, Injection
 from zopde.interface import ColouredPullback, Variable
 from zopde.nets import Normalised
@@ -163,7 +162,7 @@ def _points(
 
 
 def _coloured(
-    cut: InterfaceCut, grid: Grid, reach: Point, inputs: list[Variable]
+    cut: InterfaceCut, grid: Domain, reach: Point, inputs: list[Variable]
 ) -> tuple[dict[Variable, int], int, str]:
     """What a coloured product takes, by the radius that is set or the one that was measured."""
     probes: dict[Variable, int] = {}

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from zopde.contracts import Solver
-from zopde.grid import Grid
+from zopde.contracts import Domain, Solver
 from zopde.interface import Step, Variable
 from zopde.interface.scales import channel_scale
 from zopde.seeding import generator
@@ -26,7 +25,7 @@ class States:
     state: Tensor  # (batch, channel, *space)
     forcing: Tensor | None  # (batch, forcing_channel, *space), or None
     source: str  # where they come from
-    grid: Grid  # the solver's
+    grid: Domain  # the solver's
 
     @property
     def scale(self) -> float:
@@ -75,16 +74,15 @@ def typical_states(reference: Reference, from_file: bool, amplitude: float) -> S
     return States(state, given if grid.forcing_channels else None, source, grid)
 
 
-def _waves(channels: int, grid: Grid, draw: Generator) -> Tensor:
+def _waves(channels: int, grid: Domain, draw: Generator) -> Tensor:
     """Sums of a few long waves that fit the domain, of root mean square 1."""
-    axes = [(torch.arange(n) + 0.5) / n for n in grid.shape]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    places = grid.places.float()
     fields = torch.zeros(_STATES, channels, *grid.shape)
     for row in range(_STATES):
         for channel in range(channels):
             for _ in range(_WAVES):
-                wave = torch.randint(-2, 3, (len(axes),), generator=draw).float()
-                turns = (wave.view(-1, *[1] * len(axes)) * places).sum(dim=0)
+                wave = torch.randint(-2, 3, (len(places),), generator=draw).float()
+                turns = (wave.view(-1, *[1] * len(grid.shape)) * places).sum(dim=0)
                 phase = torch.rand(1, generator=draw)
                 fields[row, channel] += torch.sin(2 * torch.pi * (turns + phase))
     return grid.filled(fields * math.sqrt(2 / _WAVES))
