@@ -18,6 +18,7 @@ import zopde
 ROOT = Path(__file__).parent.parent
 GROUND = {
     "cells",
+    "domain",
     "errors",
     "grid",
     "mesh",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zopde.cells import array_of, nearest, nested, recut, resized
+from zopde.domain import Domain
 from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.validate import check_choice, check_count, check_positive, check_type
-
-if TYPE_CHECKING:
-    from zopde.contracts import Domain
 
 __all__ = ["Grid", "check_forcing", "check_state"]
 
