@@ -16,7 +16,7 @@ from zopde.contracts import Domain, State, counted_apart
 from zopde.errors import InputError
 from zopde.files import write_text
 from zopde.interface.chosen import by_variable
-from zopde.interface.colours import combs_of, in_fluid
+from zopde.interface.colours import in_fluid
 from zopde.interface.directions import DensePullback
 from zopde.interface.near import near_of
 from zopde.interface.reach import measure_reach
@@ -30,6 +30,7 @@ from zopde.interface.vjp import (
     Variable,
     Varied,
     failed,
+    per_row,
     responses,
     varied_shape,
     without_failed,
@@ -150,7 +151,7 @@ class ColouredPullback:
         def of(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """The channels of a state that probes move, by how much, and the colours' cells."""
             line = numbers // self.colours
-            cells = combs_of(colour, numbers % self.colours).to(point)
+            cells = (colour == per_row(numbers % self.colours, point[:1, 0])).to(point)
             return line, units[line // channels, line % channels], cells
 
         def calls() -> Iterator[Call]:

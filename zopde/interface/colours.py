@@ -67,13 +67,6 @@ def in_fluid(
     return found
 
 
-def combs_of(
-    colours: Int[Tensor, "*space"], numbers: Int[Tensor, " combs"]
-) -> Bool[Tensor, "combs ..."]:
-    """The cells of some colours; all colours of a large grid together may not fit into memory."""
-    return colours == numbers.view(-1, *[1] * colours.dim())
-
-
 def _along(n: int, apart: int, periodic: bool) -> list[int]:
     """Colours along one axis; equal ones are at least `apart` cells from each other."""
     if not periodic:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zopde.contracts import Forcing, Solver, State, counted_apart
 from zopde.errors import SolverError
-from zopde.interface.colours import combs_of, in_fluid
+from zopde.interface.colours import in_fluid
 from zopde.interface.near import Near, near_of
 from zopde.interface.vjp import Probing, Scale, Step, differences, per_row, without_failed
 from zopde.validate import check_count, check_positive, check_share
@@ -111,7 +111,8 @@ def _combed(step: Step, near: Near, alone: Reach, probing: Probing) -> Reach:
         colours = in_fluid(near.colours(box, fewest=False), grid.fluid).to(point.device)
         combs = int(colours.max()) + 1
         for numbers in probing.calls(max(2, channels) * combs, point):
-            turn, comb = numbers // combs, combs_of(colours, numbers % combs).to(point)
+            turn = numbers // combs
+            comb = (colours == per_row(numbers % combs, point[:1, 0])).to(point)
             signs = 2 * torch.randint(0, 2, comb.shape, generator=draw).to(point) - 1
             sizes = torch.where((numbers + turn) % 2 == 1, larger, 1.0).to(point)
             directions = point.new_zeros(len(numbers), *point.shape[1:])
