@@ -27,6 +27,18 @@ def array_of(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:  # n
     return array
 
 
+def in_order(values: Any, dims: Sequence[str]) -> Any:  # noqa: ANN401
+    """An array of xarray with the grid's dims in the grid's order; all else as it is."""
+    named = getattr(values, "dims", ())
+    if not isinstance(named, tuple) or not set(named) & set(dims):
+        return values
+    if unknown := set(named) - set(dims):
+        got = f"dims {named}"
+        raise InputError("grid mask or weights", got=got, expected=f"of {dims}, not {unknown}")
+    array = np.asarray(values.transpose(*(dim for dim in dims if dim in named)))
+    return array[tuple(slice(None) if dim in named else None for dim in dims)]
+
+
 def nested(values: Any) -> Any:  # noqa: ANN401 - down to a number
     """Lists of lists as tuples of tuples."""
     return tuple(map(nested, values)) if isinstance(values, list) else values

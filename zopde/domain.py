@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from zopde.errors import InputError
+from zopde.validate import check_type
 
 
 class Domain(Protocol):
@@ -78,3 +82,26 @@ class Domain(Protocol):
 
     def fluid_values(self, values: Tensor) -> Float[Tensor, "... cells"]:
         """(..., *space) -> (..., cells): the values of the cells that have some."""
+
+
+def check_names(what: str, names: Sequence[str], needed: bool) -> tuple[str, ...]:
+    """Require names, each once, and at least one where they are needed; they as a tuple."""
+    check_type(what, names, tuple[str, ...])
+    if "" in names or len(set(names)) < len(names) or (needed and not names):
+        expected = f"names, each once{', at least one' if needed else ''}"
+        raise InputError(what, got=tuple(names), expected=expected)
+    return tuple(names)
+
+
+def check_channels(what: str, domain: Domain, others: Sequence[str]) -> None:
+    """Require names of channels that a data file can have beside those of its coordinates."""
+    names = (*domain.channels, *domain.forcing_channels)
+    for place, name in enumerate(names):
+        got = f"a channel {name!r}"
+        if name in names[:place]:
+            raise InputError(
+                f"{what} forcing_channels", got=got, expected="no channel of the state"
+            )
+        if "/" in name or name in ("time", "simulation", *others):
+            expected = "another name for it, without '/': a data file has a coordinate of it"
+            raise InputError(what, got=got, expected=expected)

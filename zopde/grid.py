@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from zopde.cells import array_of, nearest, nested, recut, resized
-from zopde.domain import Domain
+from zopde.cells import array_of, in_order, nearest, nested, recut, resized
+from zopde.domain import Domain, check_channels, check_names
 from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.validate import check_choice, check_count, check_positive, check_type
@@ -25,6 +25,7 @@ __all__ = ["Grid", "check_forcing", "check_state"]
 _BOUNDARIES = ("periodic", "open")
 _DIMS = ("z", "y", "x")
 _FILLS = ("zero", "nearest")
+SMALLEST = 1e-100  # weight: the mean of smaller ones, or of their inverses, is no number
 _ALIKE = 1e-3  # by how much the cells of a uniform axis may differ, as files round them
 Boundary = str | tuple[str, ...]
 Cells = tuple[Any, ...] | None  # a value of every cell, as nested tuples; None: all are alike
@@ -94,6 +95,7 @@ class Grid:
             needed = name != "forcing_channels"
             kept = check_names(f"grid {name}", getattr(self, name), needed)
             object.__setattr__(self, name, kept)
+        check_channels("grid", self, (*self.dims, "mask", "weights"))
         for name in self.units:
             known = (*self.channels, *self.forcing_channels, "space", "time")
             check_choice("grid unit of", name, known)
@@ -134,10 +136,8 @@ class Grid:
 
     def _check_cells(self) -> None:
         """Require a mask and weights of the grid's shape, and keep both as nested tuples."""
-        for name in ("mask", "weights"):  # their names in a data file
-            if getattr(self, name) is not None and name in self.channels + self.forcing_channels:
-                raise InputError("grid", got=f"a channel {name!r}", expected="another name for it")
-        mask = None if self.mask is None else array_of("mask", self.mask, self.shape)
+        given = in_order(self.mask, self.dims)
+        mask = None if given is None else array_of("mask", given, self.shape)
         if mask is not None and not (np.isin(mask, (0, 1)).all() and mask.any()):
             expected = "True where there is fluid and False elsewhere, one True at least"
             raise InputError("grid mask", got="other values, or no fluid", expected=expected)
@@ -146,10 +146,10 @@ class Grid:
             object.__setattr__(self, "mask", kept)
         if self.weights is None:
             return
-        weights = array_of("weights", self.weights, self.shape)
+        weights = array_of("weights", in_order(self.weights, self.dims), self.shape)
         weights = weights if mask is None else np.where(mask, weights, 0.0)
         fluid = weights if mask is None else weights[mask.astype(bool)]
-        if not (np.isfinite(fluid).all() and (fluid > 0).all()):
+        if not ((fluid > SMALLEST) & (fluid < 1 / SMALLEST)).all():
             got = f"{fluid.min():g} to {fluid.max():g}"
             raise InputError("grid weights", got=got, expected="finite numbers > 0 in the fluid")
         object.__setattr__(self, "weights", nested(weights.tolist()))
@@ -305,15 +305,6 @@ class Grid:
                 if dim in self.coordinates
             }
         return replace(self, shape=shape, **cells)
-
-
-def check_names(what: str, names: Sequence[str], needed: bool) -> tuple[str, ...]:
-    """Require names, each once, and at least one where they are needed; they as a tuple."""
-    check_type(what, names, tuple[str, ...])
-    if "" in names or len(set(names)) < len(names) or (needed and not names):
-        expected = f"names, each once{', at least one' if needed else ''}"
-        raise InputError(what, got=tuple(names), expected=expected)
-    return tuple(names)
 
 
 def as_grid(grid: Grid | Mapping[str, Any], home: Path | str = "") -> Grid:

@@ -15,8 +15,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from zopde.cells import nested
+from zopde.domain import check_channels, check_names
 from zopde.errors import InputError
-from zopde.grid import Cells, check_names
+from zopde.grid import SMALLEST, Cells
 from zopde.memory import check_fits
 from zopde.validate import check_choice, check_positive
 
@@ -72,6 +73,7 @@ class Mesh:
         for name in ("channels", "forcing_channels"):
             names = check_names(f"mesh {name}", getattr(self, name), name == "channels")
             object.__setattr__(self, name, names)
+        check_channels("mesh", self, ("point", *AXES, "cells", "neighbours", "weights"))
         for name in self.units:
             check_choice("mesh unit of", name, (*self.channels, *self.forcing_channels, *_UNITS))
         points = _points(self.points)
@@ -205,6 +207,10 @@ def _numbers(name: str, values: object, corners: tuple[int, ...], count: int) ->
 def _cells(values: object, points: np.ndarray) -> np.ndarray:
     corners = (3,) if points.shape[1] < 3 else (3, 4)
     cells = _numbers("cells", values, corners, len(points))
+    rows, times = np.unique(np.sort(cells, axis=1), axis=0, return_counts=True)
+    if len(rows) < len(cells):
+        got = f"cell {rows[times.argmax()].tolist()} {times.max()} times"
+        raise InputError("mesh cells", got=got, expected="each cell once")
     longest = np.ptp(points[cells], axis=1).max(axis=1)
     flat = _sizes(cells, points) <= _FLAT * longest ** (cells.shape[1] - 1)
     if flat.any():
@@ -254,7 +260,7 @@ def _weights(values: object, count: int) -> np.ndarray:
         weights = np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError, RuntimeError):
         weights = np.empty(0)
-    if weights.shape != (count,) or not (np.isfinite(weights) & (weights > 0)).all():
+    if weights.shape != (count,) or not ((weights > SMALLEST) & (weights < 1 / SMALLEST)).all():
         got = f"shape {weights.shape}" + ", not all positive" * (weights.shape == (count,))
         expected = f"({count},), finite numbers > 0, one for each point"
         raise InputError("mesh weights", got=got, expected=expected)

@@ -4,10 +4,11 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import xarray as xr
 
-from zopde import Normalised, load_corrector, load_solver
+from zopde import Normalised, load_corrector, load_solver, plugins
 from zopde.cli.app import _run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -17,6 +18,13 @@ run.labels=["SRC","NOG","ZO-interface"] non.length="20_iterations" training.leng
 """
 
 
+@pytest.fixture
+def forgotten(monkeypatch):
+    """What a test loads from files; workers of later tests would load it again."""
+    monkeypatch.setattr(plugins, "_loaded", {})
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_the_ocean_of_the_page_is_checked_corrected_and_drawn(
     tmp_path, monkeypatch, capsys, caplog
 ):

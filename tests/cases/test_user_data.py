@@ -160,7 +160,9 @@ def test_times_too_coarse_to_tell_are_refused(dataset, tmp_path):
 def test_descending_coordinates_are_turned_round_exact(dataset, states, tmp_path, dims, caplog):
     turned = dataset.isel({dim: slice(None, None, -1) for dim in dims})
     assert torch.equal(loaded(turned, tmp_path / "mine.nc"), states)
-    assert [f"{dim} descends" in caplog.text for dim in ("y", "x")] == [d in dims for d in "yx"]
+    assert [f"{dim} runs the other way" in caplog.text for dim in ("y", "x")] == [
+        d in dims for d in "yx"
+    ]
 
 
 def test_coordinates_that_only_count_or_are_not_there(dataset, states, tmp_path):

@@ -55,6 +55,7 @@ def fitted(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
         _check_marked(fluid)
         _check_values(fluid)
     _check_mask(dataset, grid)
+    _check_weights(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
 
@@ -82,6 +83,19 @@ def _check_mask(dataset: xr.Dataset, grid: Domain) -> None:
     if others := int((known.transpose(*grid.dims).values != own).sum()):
         expected, remedy = "the grid's, 1 where there is fluid", f"{others:,} cells are not"
         raise InputError("data mask", got="another one", expected=expected, remedy=remedy)
+
+
+def _check_weights(dataset: xr.Dataset, grid: Domain) -> None:
+    """Require the grid's weights where the file has some of its cells; ratios alone matter."""
+    if "weights" not in dataset or set(dataset["weights"].dims) != set(grid.dims):
+        return
+    known = dataset["weights"].transpose(*grid.dims).values.astype(np.float64)
+    fluid = np.ones(grid.shape, bool) if grid.fluid is None else grid.fluid.numpy()
+    own = np.ones(grid.shape) if grid.cell_weights is None else grid.cell_weights.numpy()
+    mine, known = own[fluid] / own[fluid].mean(), known[fluid] / known[fluid].mean()
+    if not np.allclose(mine, known, rtol=1e-3):
+        expected, remedy = "the grid's", 'the grid\'s own weights, or .drop_vars("weights")'
+        raise InputError("data weights", got="other ones", expected=expected, remedy=remedy)
 
 
 def _on_fluid(variable: xr.DataArray, grid: Domain) -> xr.DataArray:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from zopde.contracts import Domain
 from zopde.data.fitting import with_name
+from zopde.data.units import same_unit
 from zopde.data.well import is_well, read_well
 from zopde.errors import InputError
 from zopde.netcdf import read_netcdf
 from zopde.validate import check_choice
 
+Said = Mapping[str, Any]
 Files = Path | str | list[Path | str] | tuple[Path | str, ...]
 
 
@@ -46,3 +51,37 @@ def read_data(path: Path, names: Mapping[str, str], known: Iterable[str]) -> xr.
             got, expected = f"{old!r} as {new!r}", "another name: there is one in the file"
             raise InputError(f"names in data file {path}", got=got, expected=expected) from error
     return dataset
+
+
+def said_by(dataset: xr.Dataset, grid: Domain) -> Said:
+    """What the files of one data set must say alike: units, places of cells, simulations."""
+    names = (*grid.channels, *grid.forcing_channels)
+    units = {f"units of {n}": dataset[n].attrs.get("units") for n in names}
+    told: dict[str, Any] = {key: str(unit) for key, unit in units.items() if unit is not None}
+    for dim in ("simulation", *grid.dims):
+        if dim in dataset.coords:
+            told[dim] = dataset[dim].values
+    return told
+
+
+def check_alike(files: Sequence[Path], said: Sequence[Said], in_time: bool) -> None:
+    """Require that no file contradicts the first one.
+
+    An axis may run the other way in it. Of files that are the times of one run, the simulations
+    must be the same, in their order.
+    """
+    for file, told in zip(files, said, strict=True):
+        for key in told.keys() & said[0].keys():
+            mine, first = told[key], said[0][key]
+            if isinstance(mine, str):
+                alike = same_unit(mine, first) is not False
+            elif key == "simulation":
+                alike = not in_time or np.array_equal(mine, first)
+            else:
+                both = np.sort(mine), np.sort(first)
+                near = 1e-3 * np.ptp(first) / len(first) if first.dtype.kind in "iuf" else 0
+                alike = len(mine) == len(first) and bool((abs(both[0] - both[1]) <= near).all())
+            if not alike:
+                got, wanted = (v if isinstance(v, str) else v[:4].tolist() for v in (mine, first))
+                expected = f"that of the first file, {wanted}"
+                raise InputError(f"data file {file}", got=f"{key} {got}", expected=expected)

@@ -132,8 +132,11 @@ def _seconds(one: Times, other: Times) -> float:
         first, last = (_date(*times.since) for times in (one, other))
         return float(np.timedelta64(last - first) / np.timedelta64(1, "s"))
     except Exception as error:  # no date, or one of a calendar that is not known here
-        got = "times since " + " and ".join(" ".join(times.since) for times in (one, other))
-        remedy = "install cftime, or write the times of all files since one date"
+        dates = [" ".join(filter(None, times.since)) for times in (one, other)]
+        got = "times since " + " and ".join(date or "no date" for date in dates)
+        remedy = "write the times of all files since one date"
+        if one.since[0] and other.since[0]:
+            remedy = f"install cftime, or {remedy}"
         raise InputError("data time", got=got, expected="one date", remedy=remedy) from error
 
 

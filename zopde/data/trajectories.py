@@ -17,7 +17,7 @@ from torch import Tensor
 from zopde.contracts import Domain, ReferenceSolver
 from zopde.data.fitting import fitted
 from zopde.data.layout import PARTS, domain_of, layout_of
-from zopde.data.sources import Files, data_files, read_data
+from zopde.data.sources import Files, Said, check_alike, data_files, read_data, said_by
 from zopde.data.times import Times, order_in_time, times_of
 from zopde.data.well import write_well
 from zopde.errors import InputError, first_line
@@ -186,14 +186,16 @@ def load_trajectories(
             was made with other settings.
     """
     known = ("simulation", "time", *grid.dims, *grid.channels, *grid.forcing_channels, *PARTS)
-    files, found = data_files(path), []
+    files, found, said = data_files(path), list[Piece](), list[Said]()
     for file in files:
         dataset = read_data(file, names or {}, known)
         try:
             found.append(_piece(dataset, grid))
+            said.append(said_by(dataset, grid))
         except InputError as error:
             raise error.of(file) from error
-    trajectories = _with_steps(found[0][0] if len(files) == 1 else _joined(files, found, grid))
+    whole = found[0][0] if len(files) == 1 else _joined(files, found, said, grid)
+    trajectories = _with_steps(whole)
     recorded = trajectories.settings
     if settings is None or not recorded:
         return trajectories
@@ -211,9 +213,10 @@ def load_trajectories(
     return trajectories
 
 
-def _joined(files: list[Path], found: list[Piece], grid: Domain) -> Trajectories:
+def _joined(files: list[Path], found: list[Piece], said: list[Said], grid: Domain) -> Trajectories:
     """Files side by side, as simulations, or one after the other, as the times of one run."""
     order = order_in_time(files, [times for _, times in found], grid)
+    check_alike(files, said, bool(order))
     parts = [found[number][0] for number in order or range(len(files))]
     along, across, what = (1, 0, "simulations") if order else (0, 1, "times")
     for file, part in zip(files, parts, strict=True):

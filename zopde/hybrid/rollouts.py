@@ -75,9 +75,13 @@ def downsample(
         (batch, channel, *shape), the same dtype; 0 where all weights are.
 
     Raises:
-        InputError: If a coarse count does not divide the fine one.
+        InputError: If a coarse count does not divide the fine one, or weights have another shape
+            or are negative.
     """
     space = tuple(fine.shape[2:])
+    if weights is not None and not (weights.shape == space and (weights >= 0).all()):
+        got = f"shape {tuple(weights.shape)}, least {float(weights.min()):g}"
+        raise InputError("downsample weights", got=got, expected=f"{space}, numbers >= 0")
     if len(space) != len(shape) or any(f % c for f, c in zip(space, shape, strict=True)):
         raise InputError("downsample", got=f"{space} -> {shape}", expected="divisors, cell by cell")
     split = [part for f, c in zip(space, shape, strict=True) for part in (c, f // c)]

@@ -28,9 +28,11 @@ class Curve:
 
 def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
     """Mean absolute error of the state against time, one line per label, spread shaded."""
+    units = {unit(grid, channel) for channel in grid.channels}
+    of_state = f"[{units.pop()}]" if len(units) == 1 else "of all channels"
     figure, axes = one_plot(
         xlabel=f"time of rollout [{unit(grid, 'time')}]",
-        ylabel=f"mean absolute error [{unit(grid, grid.channels[0])}]",
+        ylabel=f"mean absolute error {of_state}",
     )
     top = 1.15 * max((float(c.mean.max()) for c in curves if np.isfinite(c.mean).all()), default=1)
     for curve in curves:

@@ -57,7 +57,9 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
     steps = len(next(iter(states.values()))) - 1
     plane, highest = plane_of(grid, steps), _limit(errors, 3)
-    name, limits, colours = "u", (0.0, _limit(values, 20)), "viridis"
+    names = [grid.channels[i] for i in chosen]
+    name = "u" if names[0].startswith("velocity") else f"({', '.join(names)})"
+    limits, colours = (0.0, _limit(values, 20)), "viridis"
     if len(chosen) == 1:
         name, seen = grid.channels[chosen[0]], np.where(plane.fluid, reference, np.nan)
         limits, colours = _colours_of(seen, signed=bool(np.nanmin(seen) < 0))
@@ -68,7 +70,8 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
         above.set_title(label, fontsize=10)
         if label in errors:
             low = draw(below, errors[label], plane, (0, highest), "magma")
-            mean = float((errors[label] * weights).mean())
+            later = errors[label][plane.mesh is None and len(grid.shape) == 1 :]  # than the start
+            mean = float((later * weights).mean())
             told = f"error, mean {mean:.3g}" if np.isfinite(mean) else "diverged"
             below.set_title(told, fontsize=9)
     for axes in (pairs[0, 1], *pairs[len(fields) :].flat):

@@ -13,6 +13,7 @@ from zopde.contracts import Domain
 from zopde.grid import Grid
 from zopde.report.panels import COLOURS, legend, one_plot, save, short_ticks, unit
 
+_LETTERS = ("u", "v", "w")
 _BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
 
 
@@ -56,10 +57,16 @@ def energy_spectrum(
 
 
 def vector_channels(grid: Domain) -> list[int]:
-    """The channels whose squares make an energy: those named velocity, else those of one unit."""
-    named = [i for i, name in enumerate(grid.channels) if name.startswith("velocity")]
-    of_first = grid.unit(grid.channels[0])
-    return named or [i for i, name in enumerate(grid.channels) if grid.unit(name) == of_first]
+    """The channels whose squares make an energy.
+
+    Those named velocity; else u, v and w, of which there are two at least; else those with the
+    unit of the first, if it has one; else the first alone.
+    """
+    names, first = grid.channels, grid.unit(grid.channels[0])
+    named = [i for i, name in enumerate(names) if name.startswith("velocity")]
+    letters = [i for i, name in enumerate(names) if name in _LETTERS]
+    alike = [i for i, name in enumerate(names) if grid.unit(name) == first != "1"]
+    return named or (letters if len(letters) > 1 else alike or [0])
 
 
 def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> None:

@@ -204,6 +204,7 @@ class Reference:
                 "data",
                 got=f"{simulations} simulations",
                 expected=f"at least data.train + data.test = {self.train + self.test}",
+                remedy="name smaller ones: --set data.train=... --set data.test=...",
             )
         if steps < unroll:
             raise InputError(

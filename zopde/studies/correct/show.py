@@ -164,7 +164,7 @@ def _lead(label: str | None, metrics: Metrics) -> str:
         f"{metrics['test_runs']} unseen runs of {metrics['steps']} steps, a network of "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}. Of the "
         f"labels that need no gradient of the solver, {label} errs least: a mean absolute error "
-        f"of {mean:.4g}{against}."
+        f"of {mean:.4g}{against}." + " The uncorrected solver errs less." * ((percent or 0) > 0)
     )
 
 

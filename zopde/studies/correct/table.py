@@ -46,7 +46,8 @@ def _reached(metrics: Mapping[str, Any], label: str, several: bool) -> list[str]
     trained, percent = metrics["init"][label] != "none", metrics["percent_of_src"][label]
     of_seeds = [error["std_over_seeds"] if trained else None] if several else []
     against = "" if percent is None or label == "SRC" else f"{change(percent)} %"
-    return [*measured(mean, error["std"], *of_seeds, decimals=4), against]
+    of_runs = error["std"] if metrics["test_runs"] > 1 else None
+    return [*measured(mean, of_runs, *of_seeds, decimals=4), against]
 
 
 def _measures(metrics: Mapping[str, Any]) -> Table:
