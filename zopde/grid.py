@@ -290,7 +290,8 @@ class Grid:
         A coarser cell is fluid if at least half of it is; its weight is that of the fluid in it.
 
         Raises:
-            InputError: If there is a mask, or weights, and a count is no multiple or divisor.
+            InputError: If there is a mask, or weights, and a count is no multiple or divisor; or if
+                no centres of so few cells, of sizes that differ much, have the domain's ends.
         """
         shape, fluid, weights = tuple(shape), self.fluid, self.weights
         cells: dict[str, Any] = {}
@@ -304,7 +305,15 @@ class Grid:
                 for axis, dim in enumerate(self.dims)
                 if dim in self.coordinates
             }
-        return replace(self, shape=shape, **cells)
+        other = replace(self, shape=shape, **cells)
+        for axis, dim in enumerate(self.dims):
+            off = np.subtract(
+                self.edges(axis)[:: self.shape[axis]], other.edges(axis)[:: shape[axis]]
+            )
+            if abs(off).max() > _ALIKE * self.extent[axis]:
+                got = f"{shape[axis]} cells along {dim}, which end {abs(off).max():.3g} elsewhere"
+                raise InputError("grid", got=got, expected="a count that keeps the ends")
+        return other
 
 
 def as_grid(grid: Grid | Mapping[str, Any], home: Path | str = "") -> Grid:

@@ -95,3 +95,10 @@ def test_files_of_one_run_do_not_contradict_each_other(tmp_path, change, words):
     second.to_netcdf(paths[1], engine="h5netcdf")
     with pytest.raises(InputError, match=words):
         load_trajectories(paths, grid)
+
+
+def test_other_cells_keep_the_ends_of_a_domain():
+    depths = Grid((4,), (37.5,), 1.0, ("u",), coordinates={"x": [2.5, 7.5, 15.0, 30.0]})
+    assert depths.with_shape((8,)).edges(0)[::8] == pytest.approx(depths.edges(0)[::4])
+    with pytest.raises(InputError, match="elsewhere"):
+        depths.with_shape((2,))
