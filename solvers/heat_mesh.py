@@ -124,7 +124,8 @@ class _HeatMesh:
         check_forcing(self.grid, forcing, len(state))
         before, mass = state.double(), torch.from_numpy(self._mass).to(state.device)
         source = self.grid.dt * self._options["rate"] * (before - before**3)
-        stepped: Tensor = _Solve.apply(mass * (before + source), self._factors)
+        moved = mass * (before + source)
+        stepped: Tensor = _Solve.apply(moved, self._factors)  # type: ignore[no-untyped-call]
         return stepped.to(state.dtype)
 
     @property

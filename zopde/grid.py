@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ _FILLS = ("zero", "nearest")
 SMALLEST = 1e-100  # weight: the mean of smaller ones, or of their inverses, is no number
 _ALIKE = 1e-3  # by how much the cells of a uniform axis may differ, as files round them
 Boundary = str | tuple[str, ...]
-Cells = tuple[Any, ...] | None  # a value of every cell, as nested tuples; None: all are alike
+Cells = Any  # a value of every cell: an array, or nested lists or tuples; None: all are alike
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Grid:
     units: Mapping[str, str] = field(default_factory=dict)
     mask: Cells = field(default=None, repr=False)
     weights: Cells = field(default=None, repr=False)
-    coordinates: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    coordinates: Mapping[str, Any] = field(default_factory=dict, repr=False)
     fill: str = field(default="zero", repr=False)
 
     def __post_init__(self) -> None:
