@@ -4,6 +4,7 @@ import torch
 import xarray as xr
 
 from zopde import (
+    Grid,
     InputError,
     SolverError,
     Trajectories,
@@ -186,3 +187,13 @@ def test_a_solver_that_answers_wrongly_is_found_out(toy, data, spoil, words):
 
     with pytest.raises(SolverError, match=words):
         first_steps(Broken(), data)
+
+
+def test_a_dataset_that_is_read_stays_as_it_is():
+    """Also where a forcing that does not change is repeated."""
+    grid = Grid((3,), (3.0,), 1.0, ("u",), ("f",))
+    dims = ("simulation", "time", "x")
+    dataset = xr.Dataset({"u": (dims, np.ones((2, 4, 3))), "f": ("x", np.arange(3.0))})
+    before = dataset.copy(deep=True)
+    assert from_dataset(dataset, grid).forcing.shape == (2, 4, 1, 3)
+    xr.testing.assert_identical(dataset, before)

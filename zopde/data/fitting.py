@@ -39,7 +39,7 @@ def fitted(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
     dataset = _with_dims(dataset, names[0], dims)
     for name in grid.forcing_channels:  # one that does not change in time, or in space
         if set(dataset[name].dims) < set(dims):
-            dataset[name] = dataset[name].broadcast_like(dataset[names[0]])
+            dataset = dataset.assign({name: dataset[name].broadcast_like(dataset[names[0]])})
     for name in names:
         _check_shape(dataset[name], grid)
         _check_unit(dataset[name], grid)
@@ -72,28 +72,36 @@ def _along_axes(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
     return dataset
 
 
+def _of_cells(dataset: xr.Dataset, name: str, grid: Domain) -> np.ndarray | None:
+    """What a file says of every cell, at its first simulation and time; None: nothing."""
+    if name not in dataset:
+        return None
+    known = dataset[name].isel({d: 0 for d in dataset[name].dims if d not in grid.dims})
+    return known.transpose(*grid.dims).values if set(known.dims) == set(grid.dims) else None
+
+
+def _fluid(grid: Domain) -> np.ndarray:
+    return np.ones(grid.shape, dtype=bool) if grid.fluid is None else grid.fluid.numpy()
+
+
 def _check_mask(dataset: xr.Dataset, grid: Domain) -> None:
     """Require the grid's mask where the file has one: a variable "mask" of 0 and 1 in its cells."""
-    if "mask" not in dataset:
+    known = _of_cells(dataset, "mask", grid)
+    if known is None or not np.isin(known, (0, 1)).all():
         return
-    known = dataset["mask"].isel({d: 0 for d in dataset["mask"].dims if d not in grid.dims})
-    if set(known.dims) != set(grid.dims) or not np.isin(known, (0, 1)).all():
-        return
-    own = np.ones(grid.shape) if grid.fluid is None else grid.fluid.numpy()
-    if others := int((known.transpose(*grid.dims).values != own).sum()):
+    if others := int((known != _fluid(grid)).sum()):
         expected, remedy = "the grid's, 1 where there is fluid", f"{others:,} cells are not"
         raise InputError("data mask", got="another one", expected=expected, remedy=remedy)
 
 
 def _check_weights(dataset: xr.Dataset, grid: Domain) -> None:
     """Require the grid's weights where the file has some of its cells; ratios alone matter."""
-    if "weights" not in dataset or set(dataset["weights"].dims) != set(grid.dims):
+    known = _of_cells(dataset, "weights", grid)
+    if known is None or known.dtype.kind not in "biuf":
         return
-    known = dataset["weights"].transpose(*grid.dims).values.astype(np.float64)
-    fluid = np.ones(grid.shape, bool) if grid.fluid is None else grid.fluid.numpy()
     own = np.ones(grid.shape) if grid.cell_weights is None else grid.cell_weights.numpy()
-    mine, known = own[fluid] / own[fluid].mean(), known[fluid] / known[fluid].mean()
-    if not np.allclose(mine, known, rtol=1e-3):
+    mine, theirs = (values[_fluid(grid)].astype(np.float64) for values in (own, known))
+    if not np.allclose(mine / mine.mean(), theirs / theirs.mean(), rtol=1e-3):
         expected, remedy = "the grid's", 'the grid\'s own weights, or .drop_vars("weights")'
         raise InputError("data weights", got="other ones", expected=expected, remedy=remedy)
 
