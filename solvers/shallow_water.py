@@ -56,8 +56,7 @@ class _ShallowWater:
         check_positive("depth", depth)
         check_not_negative("drag", drag)
         self._depth, self._drag, self._land = float(depth), float(drag), [list(e) for e in land]
-        lat, lon = _centres(shape)
-        cos = np.cos(np.radians(lat))[:, None]
+        lat, cos, wet = self._places(shape)
         self.grid = Grid(
             tuple(shape),
             (_NORTH - _SOUTH, 360.0),
@@ -66,7 +65,7 @@ class _ShallowWater:
             dims=("lat", "lon"),
             boundary=("open", "periodic"),
             units={"eta": "m", "u": "m/s", "v": "m/s", "space": "degree", "time": "s"},
-            mask=~_is_land(lat, lon, self._land),
+            mask=wet,
             weights=cos,
             coordinates={"lat": lat},
         )
@@ -83,6 +82,11 @@ class _ShallowWater:
         rate = 2 * fastest * math.hypot(1 / dy, 1 / float(rows[0].min())) / 1.7
         check_positive("substeps that a step takes", max(1.0, self.grid.dt * rate), 10**5)
         self._substeps = math.ceil(self.grid.dt * rate)
+
+    def _places(self, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of so many cells the latitudes, their cosines (lat, 1), and where there is water."""
+        lat, lon = _centres(shape)
+        return lat, np.cos(np.radians(lat))[:, None], ~_is_land(lat, lon, self._land)
 
     def _checked_step(self, state: State, forcing: Forcing | None) -> State:
         check_state(self.grid, state)
@@ -211,7 +215,8 @@ class ShallowWater(_ShallowWater):
         if any(n % c for n, c in zip(counts, shape, strict=True)):
             raise InputError("fine state", got=f"{counts} cells", expected=f"multiples of {shape}")
         by_y, by_x = (n // c for n, c in zip(counts, shape, strict=True))
-        weights = torch.tensor(self.at(counts).grid.weights).to(fine)
+        _, cos, wet = self._places(counts)
+        weights = torch.from_numpy(cos * wet).to(fine)
         water, whole = fine[:, :1] * weights, weights[None, None]
         water, whole = (functional.avg_pool2d(part, (by_y, by_x)) for part in (water, whole))
         eta = water / whole.clamp(min=1e-6)
