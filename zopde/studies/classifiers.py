@@ -21,7 +21,7 @@ from zopde.nets import CifarResNet, SmallCNN
 from zopde.plugins import load_object
 from zopde.session import Session, is_address
 from zopde.studies.model_file import built, named_network, read_model, write_model
-from zopde.validate import checked
+from zopde.validate import MOST_SECONDS, check_count, check_not_negative, check_positive, checked
 
 Classifier = Callable[[Tensor], Any]
 """Images (n, channel, y, x), pixels in [0, 1] -> (n, class) scores, or (n,) labels."""
@@ -105,6 +105,9 @@ class HttpClassifier:
         if not is_address(url):
             raise InputError("classifier", got=repr(url), expected="http://host:port/path")
         parts = urlsplit(url)
+        check_positive("timeout", timeout, MOST_SECONDS)
+        check_not_negative("retries", retries)
+        check_count("at_once", at_once)
         self._session = Session(f"{parts.scheme}://{parts.netloc}", timeout, retries)
         self._path, self._at_once = parts.path or "/", at_once
 
