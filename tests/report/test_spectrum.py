@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from zopde import Grid
-from zopde.report.spectrum import energy_spectrum, save_spectra, vector_channels
+from zopde.report.spectrum import energy_spectrum, name_of, save_spectra, vector_channels
 
 
 def plane(ny, nx):
@@ -65,6 +65,22 @@ def test_only_one_kind_of_channel_makes_an_energy():
     assert vector_channels(Grid((4, 4), (1, 1), 1, ("u", "height", "v"), units=units)) == [0, 2]
     named = Grid((4, 4), (1, 1), 1, ("density", "velocity_y", "velocity_x"))
     assert vector_channels(named) == [1, 2]
+    water = {"eta": "m", "u": "m/s", "v": "m/s"}
+    assert vector_channels(Grid((4, 4), (1, 1), 1, ("eta", "u", "v"), units=water)) == [0]
+    assert vector_channels(Grid((4, 4), (1, 1), 1, ("u", "v", "b"))) == [0, 1]
+    assert vector_channels(Grid((4, 4), (1, 1), 1, ("a", "b"))) == [0]
+
+
+@pytest.mark.parametrize(
+    ("channels", "chosen", "name"),
+    [
+        (("eta", "u", "v"), [0], "eta"),
+        (("u", "v", "b"), [0, 1], "(u, v)"),
+        (("velocity_y", "velocity_x"), [0, 1], "u"),
+    ],
+)
+def test_pictures_say_what_they_show(channels, chosen, name):
+    assert name_of(Grid((4, 4), (1, 1), 1, channels), chosen) == name
 
 
 def test_picture(tmp_path):

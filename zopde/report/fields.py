@@ -31,7 +31,7 @@ from zopde.report.panels import (
     time_of,
     unit,
 )
-from zopde.report.spectrum import vector_channels
+from zopde.report.spectrum import name_of, vector_channels
 
 # Share of the reference that the colours of vorticity tell apart; thin layers at a wall exceed it.
 _SHOWN = 0.99
@@ -57,11 +57,9 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
     steps = len(next(iter(states.values()))) - 1
     plane, highest = plane_of(grid, steps), _limit(errors, 3)
-    names = [grid.channels[i] for i in chosen]
-    name = "u" if names[0].startswith("velocity") else f"({', '.join(names)})"
-    limits, colours = (0.0, _limit(values, 20)), "viridis"
+    name, limits, colours = name_of(grid, chosen), (0.0, _limit(values, 20)), "viridis"
     if len(chosen) == 1:
-        name, seen = grid.channels[chosen[0]], np.where(plane.fluid, reference, np.nan)
+        seen = np.where(plane.fluid, reference, np.nan)
         limits, colours = _colours_of(seen, signed=bool(np.nanmin(seen) < 0))
     weights = _weights(grid)
     figure, panels, pairs = _pairs(plane, len(fields))

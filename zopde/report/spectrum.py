@@ -59,14 +59,22 @@ def energy_spectrum(
 def vector_channels(grid: Domain) -> list[int]:
     """The channels whose squares make an energy.
 
-    Those named velocity; else u, v and w, of which there are two at least; else those with the
-    unit of the first, if it has one; else the first alone.
+    Those named velocity; else those with the unit of the first, if it has one; else u, v and w, of
+    which there are two at least; else the first alone.
     """
     names, first = grid.channels, grid.unit(grid.channels[0])
     named = [i for i, name in enumerate(names) if name.startswith("velocity")]
-    letters = [i for i, name in enumerate(names) if name in _LETTERS]
     alike = [i for i, name in enumerate(names) if grid.unit(name) == first != "1"]
-    return named or (letters if len(letters) > 1 else alike or [0])
+    letters = [i for i, name in enumerate(names) if name in _LETTERS]
+    return named or alike or (letters if len(letters) > 1 else [0])
+
+
+def name_of(grid: Domain, channels: Sequence[int]) -> str:
+    """What pictures call a channel, or a vector of several."""
+    names = [grid.channels[i] for i in channels]
+    if len(names) == 1:
+        return names[0]
+    return "u" if names[0].startswith("velocity") else f"({', '.join(names)})"
 
 
 def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> None:

@@ -18,7 +18,13 @@ from zopde.report.curves import Curve, save_error_over_time
 from zopde.report.fields import Film, animate, save_fields, save_vorticity
 from zopde.report.page import Section, drawn, folded, moving, picture, table, text
 from zopde.report.panels import mid_plane, unit
-from zopde.report.spectrum import Spectrum, energy_spectrum, save_spectra, vector_channels
+from zopde.report.spectrum import (
+    Spectrum,
+    energy_spectrum,
+    name_of,
+    save_spectra,
+    vector_channels,
+)
 from zopde.studies.correct.evaluate import error_curve, summary
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened
@@ -239,11 +245,12 @@ def _film_of(run: FoundRun, rollouts: Rollouts) -> Film:
         speed, space = grid.unit(grid.channels[0]), grid.unit("space")
         name = "vorticity" + ("" if speed == space == "1" else f" [{speed}/{space}]")
     elif len(chosen) == 1:
-        name = grid.channels[chosen[0]]
+        name = name_of(grid, chosen)
         shown = {label: values[:, chosen[0]] for label, values in states.items()}
         signed = bool(shown["reference"].min() < 0)
     else:
-        name, signed = f"|u| [{unit(grid, grid.channels[chosen[0]])}]", False
+        of_space = unit(grid, grid.channels[chosen[0]])
+        name, signed = f"|{name_of(grid, chosen)}| [{of_space}]", False
         shown = {label: values[:, chosen].norm(dim=1) for label, values in states.items()}
     fields = {label: values.double().cpu().numpy() for label, values in shown.items()}
     return Film(fields, grid, name, signed)
