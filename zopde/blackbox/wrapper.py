@@ -127,12 +127,13 @@ class _Surroundings:
 
 
 def _plain() -> tuple[Any, ...]:
-    streams = sys.stdout, sys.stderr
-    closed = [getattr(stream, "closed", False) for stream in streams]
-    folder = ""
-    with suppress(OSError):  # the working folder was deleted
+    out, err = sys.stdout, sys.stderr
+    try:
         folder = os.getcwd()
-    return torch.get_default_dtype(), torch.get_num_threads(), folder, *streams, *closed
+    except OSError:  # it was deleted
+        folder = ""
+    closed = getattr(out, "closed", False), getattr(err, "closed", False)
+    return torch.get_default_dtype(), torch.get_num_threads(), folder, out, err, *closed
 
 
 def _open(stream: Any, number: int) -> Any:  # noqa: ANN401 - whatever stands for stdout
@@ -172,9 +173,13 @@ class BlackBox(Wrapper):
         """
         around, grid = self._surroundings.before(), self.grid
         try:
-            with torch.no_grad():
-                given = None if forcing is None else spread(grid, forcing.detach().clone())
-                stepped = self._solver.step(spread(grid, state.detach().clone()), given)
+            with torch.no_grad():  # under which a copy is detached
+                given = None if forcing is None else spread(grid, forcing.clone())
+                stepped = self._solver.step(spread(grid, state.clone()), given)
+                if type(stepped) is Tensor:
+                    stepped = stepped.clone()
+                elif isinstance(stepped, Tensor):
+                    stepped = stepped.as_subclass(Tensor).clone()
         except SolverError as error:
             if error.answers is not None and error.answers.shape == state.shape:
                 error.answers = filled(grid, error.answers)
@@ -192,7 +197,7 @@ class BlackBox(Wrapper):
             got, expected = getattr(stepped, name), getattr(state, name)
             if got != expected:
                 raise MistakeError(f"step: got {name} {got}, expected the state's {expected}")
-        return filled(grid, stepped.as_subclass(Tensor).detach().clone())
+        return filled(grid, stepped)
 
 
 @final
@@ -237,5 +242,5 @@ class CountedSolver(Wrapper):
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One step; see `zopde.Solver.step`."""
-        self.steps += len(state)
+        self._counts["steps"] += len(state)
         return self._solver.step(state, forcing)
