@@ -99,12 +99,19 @@ def report(
             "at most 1.4 MB). Default: only in the page."
         ),
     ] = None,
+    vtk: Annotated[
+        Path | None,
+        Option(
+            help="Also write the unseen run that the page shows to this folder, as VTK files for "
+            "ParaView (of one run of correct; it takes the extra vtk). Default: none."
+        ),
+    ] = None,
 ) -> None:
     """Write one HTML page about a run, finished or not; the page needs no other file."""
     from zopde.studies.report import write_report
 
     with prints_to_stderr():  # a solver that tells its vorticity may print
-        page = write_report(runs, out, animation)
+        page = write_report(runs, out, animation, vtk)
     say(f"wrote {page}: {page.stat().st_size / 1e6:.1f} MB")
 
 

@@ -15,10 +15,12 @@ from torch.nn import functional
 from zopde.contracts import Forcing, Scenario, State
 from zopde.errors import InputError
 from zopde.grid import Grid, check_forcing, check_state
-from zopde.validate import check_not_negative, check_positive
+from zopde.memory import check_fits
+from zopde.validate import check_count, check_not_negative, check_positive
 
 _SOUTH, _NORTH = 20.0, 60.0  # degrees; both are walls
 _RADIUS, _GRAVITY, _SPIN = 6.371e6, 9.81, 7.292e-5  # of the Earth: m, m/s^2, 1/s
+_DEEPEST = 1e5  # m; deeper water is not shallow, and its waves take thousands of substeps
 _HILLS, _HEIGHT, _WIDTH = 6, 40.0, 1.2e6  # of a scenario: how many, their heights and widths in m
 _FASTER = 1.1  # than a wave of no height: waves and currents for which the substeps are stable
 LAND = ((60.0, 100.0, 28.0, 35.0), (36.0, 250.0, 6.0, 12.0))  # a continent in the north, an island
@@ -53,7 +55,10 @@ class _ShallowWater:
     ) -> None:
         if len(shape) != 2:
             raise InputError("shape", got=tuple(shape), expected="cells along (lat, lon)")
-        check_positive("depth", depth)
+        for dim, count in zip(("lat", "lon"), shape, strict=True):
+            check_count(f"shape along {dim}", count)
+        check_fits(f"a state of grid {tuple(shape)}", 3 * math.prod(shape))
+        check_positive("depth", depth, _DEEPEST)
         check_not_negative("drag", drag)
         self._depth, self._drag, self._land = float(depth), float(drag), [list(e) for e in land]
         lat, cos, wet = self._places(shape)
@@ -70,8 +75,9 @@ class _ShallowWater:
             coordinates={"lat": lat},
         )
         cells = np.ones(shape) if self.grid.fluid is None else self.grid.fluid.double().numpy()
-        turn, dy = math.radians(360 / shape[1]), _RADIUS * math.radians(lat[1] - lat[0])
-        upper = np.radians(lat + (lat[1] - lat[0]) / 2)[:, None]
+        size = (_NORTH - _SOUTH) / shape[0]
+        turn, dy = math.radians(360 / shape[1]), _RADIUS * math.radians(size)
+        upper = np.radians(lat + size / 2)[:, None]
         above = np.concatenate([cells[1:], np.zeros_like(cells[:1])])
         face_v = cells * above
         rows = (_RADIUS * turn * cos, _RADIUS * turn * np.cos(upper), 2 * _SPIN * np.sin(upper))
@@ -184,7 +190,7 @@ class ShallowWater(_ShallowWater):
     Args:
         shape: Cells along (lat, lon).
         dt: Time of one step, in s.
-        depth: H, in m; > 0.
+        depth: H, in m; > 0, at most 100 km.
         drag: r, in 1/s; >= 0.
         land: Ellipses (lat, lon, half height, half width) in degrees: a cell is land if its centre
             is in one. Those of the default are a continent in the north and an island.

@@ -51,7 +51,7 @@ THIRD_PARTY = {
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL", "h5py"},
     "training": {"torch", "jaxtyping"},
     "tangent": {"torch", "jaxtyping"},
-    "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL"},
+    "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL", "meshio"},
     "studies": {
         *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
     },

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import torch
 
 import zopde
 from zopde import load_config, load_defence, load_solver
+from zopde.studies.correct import CorrectionConfig
+from zopde.studies.report.found import dotted
+from zopde.studies.settings import as_tree, literal
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -81,6 +85,16 @@ def rooms_table():
 def test_the_page_of_rooms_is_the_table_that_is_enforced():
     (shown,) = _ROOMS.findall((DOCS / "architecture.md").read_text())
     assert shown == rooms_table(), f"docs/architecture.md should have:\n{rooms_table()}"
+
+
+def test_the_list_of_settings_has_them_all_with_default_limits_and_a_sentence():
+    listed = runpy.run_path(str(DOCS / "hooks.py"))["settings_of"]
+    (asked,) = re.findall(r"settings of (.*)\.(\w+) ", (DOCS / "reference/settings.md").read_text())
+    rows = re.findall(r"(?m)^\| `(.*?)` \| `(.*)` \| (.+) \| (.+) \|$", listed(*asked))
+    settings = dotted(as_tree(CorrectionConfig()))
+    assert {name: value for name, value, *_ in rows} == {k: literal(v) for k, v in settings.items()}
+    assert all(told.endswith(".") for *_, told in rows)
+    assert ("run.failure_limit", "a number in (0, 1]") in {(name, may) for name, _, may, _ in rows}
 
 
 def titled_blocks():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
@@ -66,6 +66,10 @@ class Domain(Protocol):
     @property
     def cell_weights(self) -> Float[Tensor, "*space"] | None:
         """By how much each cell counts in a mean, of mean 1; None where all count alike."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Unit by name, as far as units were declared."""
 
     def unit(self, name: str) -> str:
         """Unit of a channel, of "space" or of "time"; "1" where none was declared."""

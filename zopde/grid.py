@@ -106,7 +106,8 @@ class Grid:
         check_positive("grid dt", self.dt)
         for dim, cells, length in zip(self.dims, self.shape, self.extent, strict=True):
             check_count(f"grid cells along {dim}", cells)
-            check_positive(f"grid extent along {dim}", length)
+            check_positive(f"grid extent along {dim}", length, 1 / SMALLEST)
+            check_positive(f"grid cells per length along {dim}", cells / length, 1 / SMALLEST)
         self._check_boundary()
         check_fits(f"a state of grid {self.shape}", math.prod(self.state_shape))
         self._check_cells()

@@ -60,6 +60,29 @@ def test_another_unit_is_refused_by_both_names_raises(dataset):
         from_dataset(dataset, GRID)
 
 
+@pytest.mark.parametrize(
+    ("given", "own", "alike"),
+    [
+        ("%", "1", False),
+        ("1", "%", False),
+        ("1", "g/kg", False),
+        ("m/s", "1", False),
+        ("kg kg-1", "1", True),
+        ("1", "1", True),
+        ("0.01", "%", True),  # not known: told, not refused
+        ("1", "m/s", True),  # zopde writes it where a grid names no unit
+    ],
+)
+def test_a_share_is_not_a_percentage_raises(dataset, given, own, alike):
+    grid = replace(GRID, units={"tracer": own})
+    dataset["tracer"].attrs["units"] = given
+    if alike:
+        from_dataset(dataset, grid)
+        return
+    with pytest.raises(InputError, match=f"got units '{given}', expected the grid's '{own}'"):
+        from_dataset(dataset, grid)
+
+
 def test_a_unit_that_is_not_known_is_told(dataset, caplog):
     grid = replace(GRID, units={"tracer": "PSU"})
     from_dataset(dataset, grid)

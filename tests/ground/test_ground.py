@@ -29,7 +29,10 @@ def test_grid_geometry_exact():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dt": 0.0}, {"shape": (4,)}, {"extent": (1.0, -1.0)}, {"shape": (0, 6)}, {"shape": (4, 6.5)}],
+    [
+        *({"dt": 0.0}, {"shape": (4,)}, {"shape": (0, 6)}, {"shape": (4, 6.5)}),
+        *({"extent": (1.0, length)} for length in (-1.0, 0.0, 1e-300, 1e300)),
+    ],
 )
 def test_grid_raises(changes):
     with pytest.raises(InputError):

@@ -46,9 +46,17 @@ def test_normalisation_travels_with_the_weights(corrector):
     assert {"state_scale", "input_scale"} <= set(corrector.state_dict())
 
 
-@pytest.mark.parametrize("sizes", [{"widht": 4}, {"width": 0}, {"width": 1.5}, {"kernel": 4}])
-def test_bad_sizes_raise(sizes):
-    with pytest.raises(ValueError, match=r"corrector\.sizes: got"):
+@pytest.mark.parametrize(
+    ("sizes", "line"),
+    [
+        ({"widht": 4}, r"corrector\.sizes: got 'widht', expected one of .* did you mean 'width'"),
+        ({"width": 0}, r"corrector\.sizes\.width: got 0, expected a whole number"),
+        ({"depth": 2, "width": 1.5}, r"corrector\.sizes\.width: got 1\.5"),
+        ({"kernel": 4}, r"corrector\.sizes\.kernel: got 4, expected an odd width"),
+    ],
+)
+def test_bad_sizes_raise(sizes, line):
+    with pytest.raises(InputError, match=line):
         build_corrector("conv", 4, 2, "zero", sizes)
 
 

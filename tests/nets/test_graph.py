@@ -29,6 +29,12 @@ def test_starts_at_zero_and_has_the_weights_that_are_said(mesh):
     assert sum(p.numel() for p in network.parameters()) == 2593
 
 
+@pytest.mark.parametrize("edges", [[[0, 30]], [[0, -1]], [[0, 1, 2]], [0, 1]])
+def test_edges_that_are_none_of_the_points_raise(mesh, edges):
+    with pytest.raises(InputError, match=r"edges: got .* from the 30 points"):
+        GraphCorrector(1, 1, torch.tensor(edges), mesh.positions.float())
+
+
 def test_numbering_of_the_points_does_not_matter(mesh):
     order = torch.randperm(30, generator=torch.Generator().manual_seed(3))
     other = Mesh(mesh.positions[order].numpy(), 0.1, ("u", "v"))
@@ -74,5 +80,5 @@ def test_kinds_that_do_not_suit_the_domain_are_refused(mesh):
         build_corrector("conv", 1, 1, "zero", mesh=parts)
     with pytest.raises(InputError, match="'graph' on a grid, expected \"conv\""):
         build_corrector("graph", 1, 1, "zero")
-    with pytest.raises(InputError, match="for width, rounds"):
+    with pytest.raises(InputError, match=r"got 'depth', expected one of \['width', 'rounds'\]"):
         build_corrector("graph", 1, 1, "zero", {"depth": 3}, mesh=parts)

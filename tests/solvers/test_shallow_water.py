@@ -51,6 +51,25 @@ def test_contract(solver):
     assert 0.8 < solver.grid.fluid_cells / math.prod(solver.grid.shape) < 0.95
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"shape": (0, 0)}, "shape along lat: got 0, expected a whole number >= 1"),
+        ({"shape": (16, 0)}, "shape along lon: got 0"),
+        ({"shape": (10**9, 10**9)}, "GiB"),
+        ({"depth": 1e12}, r"depth: got 1000000000000\.0, expected .* at most 100000"),
+    ],
+)
+def test_what_no_step_can_be_made_of_raises(options, line):
+    with pytest.raises(InputError, match=line):
+        ShallowWater(**options)
+
+
+def test_one_row_of_cells():
+    solver = ShallowWater((1, 8), land=())
+    assert solver.step(waves(solver)).isfinite().all()
+
+
 def test_an_exact_current_stays_as_it_is_order():
     """Solid-body rotation in balance with the height: of the nonlinear equations, on the sphere.
 

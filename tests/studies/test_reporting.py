@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import meshio
 import pytest
 import torch
 import xarray as xr
@@ -88,6 +89,27 @@ def test_a_correction_run_on_one_page(corrected):
     assert metrics["versions"]["torch"] in html
     assert gif.read_bytes().startswith(b"GIF89a")
     assert len(html) < 4_000_000
+
+
+def test_the_run_that_the_pictures_show_as_vtk_files_agrees(corrected, copied, tmp_path):
+    folder, _ = corrected
+    rollouts = read_rollouts(find_run(folder))
+    write_report([folder], tmp_path / "page.html", vtk=tmp_path / "vtk")
+    names = {file.stem for file in (tmp_path / "vtk").glob("*.pvd")}
+    assert names == {"reference", *LABELS}
+    for name in names:
+        expected = rollouts.states(name)
+        files = sorted((tmp_path / "vtk" / name).glob("*.vtu"))
+        assert len(files) == len(expected)
+        velocity = meshio.read(files[-1]).cell_data["velocity"][0]
+        assert torch.equal(torch.tensor(velocity[:, [1, 0]].T), expected[-1].flatten(1))
+    with pytest.raises(InputError, match="vtk: got no fields"):
+        write_report([folder, copied], tmp_path / "page.html", vtk=tmp_path / "both")
+    for file in copied.glob("**/rollout.nc"):
+        file.unlink()
+    with pytest.raises(InputError, match="vtk: got no fields"):
+        write_report([copied], vtk=tmp_path / "none")
+    assert not any((tmp_path / name).exists() for name in ("both", "none"))
 
 
 def test_what_a_run_keeps_of_its_reference_agrees(corrected):
@@ -220,6 +242,8 @@ def test_a_classification_run_on_one_page(classified):
     assert f"<td>{metrics['accuracy']['DeepZero']['mean']:.2f}</td>" in place.read_text()
     with pytest.raises(InputError, match="nothing to show in motion"):
         write_report([folder], animation=folder / "a.gif")
+    with pytest.raises(InputError, match=r"vtk: got no fields to write, expected one run of"):
+        write_report([folder], vtk=folder / "vtk")
 
 
 def test_several_runs_side_by_side(corrected, copied, classified, tmp_path):

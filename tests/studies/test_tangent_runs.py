@@ -196,5 +196,6 @@ def test_a_forcing_is_learned_with_the_state(toy_spec, tiny, tmp_path):
 
 
 def test_a_budget_that_is_too_small_is_refused_before_anything_runs(toy_spec, tiny, tmp_path):
-    with pytest.raises(InputError, match="solver steps"):
+    line = r"interface\.budget: got 10 solver steps, expected at least \d+ for a tangent; raise it"
+    with pytest.raises(InputError, match=line):
         run_correction(config_of(toy_spec, tiny, "interface.budget=10"), tmp_path / "run")

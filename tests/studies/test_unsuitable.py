@@ -8,6 +8,7 @@ import torch
 from zopde import Grid, InputError, SolverError, Trajectories, load_config, run_correction
 from zopde.data import save_trajectories
 from zopde.progress import Silent
+from zopde.studies.correct.open import open_sample
 
 SOLVERS = """
 import torch
@@ -53,7 +54,7 @@ def run(tmp_path):
     start = torch.randn(5, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     moving = start * 0.5 ** torch.arange(9.0).view(1, 9, 1, 1, 1)
 
-    def run(name="Halve", labels=("SRC",), states=moving, **tables):
+    def run(name="Halve", labels=("SRC",), states=moving, dry=False, **tables):
         save_trajectories(Trajectories(GRID, states), tmp_path / "data.nc")
         data = {"path": str(tmp_path / "data.nc"), "train": 3, "test": 2, "coarse": []}
         spec = f"{tmp_path / 'solvers.py'}:{name}"
@@ -63,7 +64,10 @@ def run(tmp_path):
         small += ["corrector.sizes={width=2,depth=2}"]
         notes = Notes()
         config = load_config("quick", None, small, chosen)
-        run_correction(config, tmp_path / "run", overwrite=True, progress=notes)
+        if dry:
+            open_sample(config, tmp_path / "run", notes)
+        else:
+            run_correction(config, tmp_path / "run", overwrite=True, progress=notes)
         return notes.lines
 
     run.states = moving
@@ -80,14 +84,15 @@ def test_data_that_never_change_are_told_in_one_line(run, size):
     assert not any("never change" in line for line in run())
 
 
-def test_an_unseen_simulation_that_was_seen_raises(run):
+@pytest.mark.parametrize("dry", [False, True])
+def test_an_unseen_simulation_that_was_seen_raises(run, dry):
     states = run.states.clone()
     states[4] = states[1]
     with pytest.raises(InputError, match="simulation 4, to be unseen, the same as 1 in training"):
-        run(states=states)
+        run(states=states, dry=dry)
     assert not run.folder.exists()
     states[4], states[2] = run.states[4], states[1]
-    run(states=states)  # twice in training is no claim
+    run(states=states, dry=dry)  # twice in training is no claim
 
 
 def test_a_solver_that_fails_at_once_is_told_by_its_reason_raises(run):
@@ -100,18 +105,20 @@ def test_a_share_above_1_raises(run):
         run(run={"failure_limit": 2})
 
 
+@pytest.mark.parametrize("dry", [False, True])
 @pytest.mark.parametrize("labels", [("SRC",), ("SRC", "ZO-interface")])
-def test_a_solver_that_mixes_the_states_of_a_batch_is_called_so_raises(run, labels):
+def test_a_solver_that_mixes_the_states_of_a_batch_is_called_so_raises(run, labels, dry):
     with pytest.raises(SolverError, match="depends on the other states of its batch, by"):
-        run("Mixing", labels)
+        run("Mixing", labels, dry=dry)
     assert not run.folder.exists()
 
 
-def test_a_random_solver_is_called_so_where_a_run_should_choose_the_way_raises(run):
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_random_solver_is_called_so_where_a_run_should_choose_the_way_raises(run, dry):
     with pytest.raises(InputError, match="'auto' with a random solver, whose"):
-        run("Random", ("SRC", "ZO-interface"))
+        run("Random", ("SRC", "ZO-interface"), dry=dry)
     assert not run.folder.exists()
-    assert any("random" in line for line in run("Random", ("SRC", "NOG")))
+    assert any("random" in line for line in run("Random", ("SRC", "NOG"), dry=dry))
 
 
 def test_a_little_noise_is_told_beside_the_way(run):

@@ -11,7 +11,7 @@ import xarray as xr
 from zopde.contracts import Domain
 from zopde.data.layout import check_points
 from zopde.data.times import blur_of, check_times
-from zopde.data.units import METRES, same_unit
+from zopde.data.units import METRES, is_share, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.mesh import AXES, Mesh
@@ -168,9 +168,13 @@ def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
 
 
 def _check_unit(variable: xr.DataArray, grid: Domain) -> None:
-    """Require the grid's unit of a variable where both name one; "1" is what an absent one is."""
-    given, own = str(variable.attrs.get("units", "")).strip(), grid.unit(str(variable.name))
-    if given in ("", "1") or own in ("", "1"):
+    """Require the grid's unit of a variable where both name one.
+
+    zopde writes "1" where a grid names none, so in a file it contradicts shares alone, such as "%".
+    """
+    given = str(variable.attrs.get("units", "")).strip()
+    own = grid.units.get(str(variable.name), "").strip()
+    if not given or not own or (given == "1" and not is_share(own)):
         return
     what, same = f"data {variable.name!r}", same_unit(given, own)
     if same is None:

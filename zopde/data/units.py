@@ -41,6 +41,12 @@ def same_unit(one: str, other: str) -> bool | None:
     return left[1] == right[1] and math.isclose(left[0], right[0])
 
 
+def is_share(unit: str) -> bool:
+    """Whether a unit is one of numbers alone, such as "1", "%" or "g/kg"."""
+    measure = _measure(unit)
+    return measure is not None and not measure[1]
+
+
 def _measure(text: str) -> Measure | None:
     """How many, and the powers of the bases; None where a word is not known."""
     text = text.strip().replace("**", "^")

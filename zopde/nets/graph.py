@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from zopde.errors import InputError
 from zopde.nets.correctors import check_sizes, start_at_zero
 from zopde.validate import checked
 
@@ -32,6 +33,9 @@ class GraphCorrector(nn.Module):
         positions: (point, axis), as `Mesh.positions`.
         width: Channels of h and of the messages.
         rounds: How often messages are sent: a correction sees so many neighbours far, >= 1.
+
+    Raises:
+        InputError: If a size is no whole number >= 1, or an edge names no point.
     """
 
     senders: Tensor
@@ -51,6 +55,11 @@ class GraphCorrector(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(inputs=inputs, outputs=outputs, width=width, rounds=rounds)
+        count = len(positions)
+        if edges.shape[1:] != (2,) or not ((edges >= 0) & (edges < count)).all():
+            got = f"shape {tuple(edges.shape)}, points {edges.min()} to {edges.max()}"
+            expected = f"(edge, 2), from the {count} points of positions"
+            raise InputError("edges", got=got, expected=expected)
         senders, receivers = edges.T
         way = positions[receivers] - positions[senders]
         length = way.norm(dim=1, keepdim=True)

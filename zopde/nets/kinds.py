@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zopde.errors import InputError
 from zopde.nets.correctors import MESH, ConvCorrector, Padding, ResidualCorrector
 from zopde.nets.graph import GraphCorrector
-from zopde.validate import check_choice
+from zopde.validate import check_choice, check_count
 
 _GIVEN = ("inputs", "outputs", "padding", "dims", *MESH)
 
@@ -55,11 +55,10 @@ def build_corrector(
         raise InputError("corrector.kind", got=f"{kind!r} on a {where}", expected=expected)
     known = [n for n in signature(KINDS[kind]).parameters if n not in _GIVEN]
     for name, size in (sizes or {}).items():
-        if name not in known or type(size) is not int or size < 1:
-            expected = f"whole numbers >= 1 for {', '.join(known)}"
-            raise InputError("corrector.sizes", got=f"{name} = {size!r}", expected=expected)
+        check_choice("corrector.sizes", name, known)
+        check_count(f"corrector.sizes.{name}", size)
         if name == "kernel" and size % 2 == 0:
-            raise InputError("corrector.sizes", got=f"kernel = {size}", expected="an odd width")
+            raise InputError("corrector.sizes.kernel", got=size, expected="an odd width")
     given: Mapping[str, Any] = mesh or {"padding": padding, "dims": dims}
     network: nn.Module = KINDS[kind](inputs, outputs, **given, **(sizes or {}))
     return network

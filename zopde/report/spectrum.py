@@ -13,7 +13,7 @@ from zopde.contracts import Domain
 from zopde.grid import Grid
 from zopde.report.panels import COLOURS, legend, one_plot, save, short_ticks, unit
 
-_LETTERS = ("u", "v", "w")
+LETTERS = ("u", "v", "w")
 _BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
 
 
@@ -65,7 +65,7 @@ def vector_channels(grid: Domain) -> list[int]:
     names, first = grid.channels, grid.unit(grid.channels[0])
     named = [i for i, name in enumerate(names) if name.startswith("velocity")]
     alike = [i for i, name in enumerate(names) if grid.unit(name) == first != "1"]
-    letters = [i for i, name in enumerate(names) if name in _LETTERS]
+    letters = [i for i, name in enumerate(names) if name in LETTERS]
     return named or alike or (letters if len(letters) > 1 else [0])
 
 

@@ -96,6 +96,8 @@ class Page:
     lead: str  # HTML under the heading
     sections: Sequence[Section]  # the rest
     animation: bytes | None = None  # A GIF of the run, where there is one
+    # (folder) -> VTK files of the unseen run that it shows, where there is one
+    vtk: Callable[[Path], list[Path]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

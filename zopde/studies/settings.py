@@ -42,9 +42,9 @@ class ImageSettings:
 class SeedSettings:
     """Which seeds, where, and the seconds between two checkpoints: what every run has."""
 
-    seeds: tuple[limits.Seed, ...] = (0,)
-    device: limits.Text = "cpu"
-    checkpoint_seconds: limits.Positive = 30.0
+    seeds: tuple[limits.Seed, ...] = (0,)  # Each trains every label once.
+    device: limits.Text = "cpu"  # Where torch computes.
+    checkpoint_seconds: limits.Positive = 30.0  # Time from one checkpoint to the next.
 
     def __post_init__(self) -> None:
         check_names("run.seeds", self.seeds)
@@ -55,10 +55,10 @@ class SeedSettings:
 class ProbeSettings(SeedSettings):
     """And who answers the probes of weights; see `Workers`."""
 
-    workers: limits.Processes = 0
-    threads: limits.Size = 1
-    executor: limits.Text = ""
-    scratch: limits.Text = ""
+    workers: limits.Processes = 0  # Processes that evaluate probes; 0 is this one alone.
+    threads: limits.Size = 1  # Each worker has so many.
+    executor: limits.Text = ""  # "", "dask" or "dask://host:port" evaluates probes.
+    scratch: limits.Text = ""  # A folder that all machines share.
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,14 +48,20 @@ class Learning:
             check_count(name, getattr(self, name))
         check_positive("target", self.target)
 
-    def bases(self, sides: int, inputs: int) -> list[int]:
-        """States that are measured at for each input, at the end of each round."""
+    def bases(self, sides: int, inputs: int, name: str = "budget") -> list[int]:
+        """States that are measured at for each input, at the end of each round.
+
+        Raises:
+            InputError: If the budget, which its owner calls `name`, is too small.
+        """
         each = (1 + self.directions * sides) * inputs
         counts = [int(self.budget * share) // each for share in _ROUNDS]
         if counts[0] < 2 * _HELD_OUT:
             least = int(2 * _HELD_OUT * each / _ROUNDS[0])
             got, expected = f"{self.budget} solver steps", f"at least {least} for a tangent"
-            raise InputError("budget", got=got, expected=expected)
+            raise InputError(
+                name, got=got, expected=expected, remedy="raise it, or name another way"
+            )
         return counts
 
 

@@ -142,5 +142,5 @@ def fit_and_product(
 ) -> tuple[float, float]:
     """Seconds of a tangent's fit, and of a product of one state."""
     settings = learning_of(cut)
-    settings.bases(cut.sides, len(inputs))  # a budget that will not do
+    settings.bases(cut.sides, len(inputs), "interface.budget")  # a budget that will not do
     return seconds_of(solver, inputs, settings, like)

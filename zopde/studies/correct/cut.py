@@ -91,7 +91,7 @@ def check_suits(opened: Opened) -> None:
         if cut.way == "tangent":
             check_learnable("interface.way", problem.solver.grid)
         if cut.way in ("tangent", "auto"):
-            learning_of(cut).bases(cut.sides, len(problem.variables))
+            learning_of(cut).bases(cut.sides, len(problem.variables), "interface.budget")
         watched = cut.way in ("bank", "tangent")
         if cut.way == "coloured" or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)

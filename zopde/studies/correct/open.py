@@ -16,7 +16,7 @@ from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, s
 from zopde.data import Trajectories, first_steps
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
-from zopde.errors import InputError, MistakeError, SolverError, first_line
+from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
 from zopde.mesh import Mesh
@@ -28,7 +28,7 @@ from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
-from zopde.studies.correct.reference import Parts, Reference
+from zopde.studies.correct.reference import Parts, Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
@@ -52,11 +52,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
-    # Before the reach is measured, which such a solver makes look far
-    # Not from the store, which would answer in the solver's place
-    solver = replace(config.run, store="").guarded(opened.bare)
-    steps, chance = _checked(solver, opened.problem, progress)
-    opened = replace(opened, code=code, checking=steps, chance=chance)
+    opened = replace(_checked(config, opened, progress), code=code)
     opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
     if opened.split:
@@ -91,14 +87,16 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     config = replace(config, run=replace(config.run, store=""))
     reference, training = _planned(config, root, progress), config.training
     if reference.missing:
-        simulations, steps = reference.train + reference.test, reference.steps
+        reference.planned()  # what a run would find out before it makes them
+        steps = reference.steps
         data = reference.stand_in(training.batch + 1, training.unroll + 2, _STAND_IN_SECONDS)
     else:
         data = reference.load()
-        simulations, steps = data.simulations, data.steps
-    reference.check(simulations, steps, training.unroll)
+        steps = data.steps
+        reference.check(data.simulations, steps, training.unroll)
+        reference.check_unseen(data, training.unroll, progress)
     shortened = replace(reference, train=data.simulations - 1, test=1)
-    opened = _opened(config, shortened, data, steps, Silent())
+    opened = _checked(config, _opened(config, shortened, data, steps, Silent()), progress)
     check_suits(opened)
     if opened.split:
         progress.note(opened.split)
@@ -136,7 +134,10 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
-    return reference_of(config, solver, root.parent)
+    reference = reference_of(config, solver, root.parent)
+    if reference.missing:  # too few must be known before they are made
+        reference.check(reference.train + reference.test, reference.steps, config.training.unroll)
+    return reference
 
 
 def _opened(
@@ -232,13 +233,17 @@ def _problem(
     )
 
 
-def _checked(solver: Solver, problem: Problem, progress: Progress) -> tuple[int, float]:
-    """Whether answers depend on the state alone, seen at two stored states; steps, and chance.
+def _checked(config: CorrectionConfig, opened: Opened, progress: Progress) -> Opened:
+    """The same with steps, and chance, of a check that answers depend on the state alone.
+
+    It is seen at two stored states, before the reach is measured: such a solver looks far. The
+    store would answer in the solver's place, so it is not asked.
 
     Raises:
         SolverError: If they depend on what was asked before, or on the states beside, by more than
             a probe can bear, or not on the state at all.
     """
+    problem, solver = opened.problem, replace(config.run, store="").guarded(opened.bare)
     if problem.is_indifferent:
         raise SolverError("the answers to all stored states are the same: does it use the state?")
     last = problem.train.simulations * problem.train.steps - 1
@@ -249,7 +254,7 @@ def _checked(solver: Solver, problem: Problem, progress: Progress) -> tuple[int,
     except MistakeError:
         raise
     except SolverError:  # whoever trains meets it, too, and does as `run.failures` says
-        return 0, 0.0
+        return opened
     told = "the same answer twice, whatever was asked before"
     if habits.chance:
         told = f"random: answers to one state differ by {habits.chance:.1e} standard deviations"
@@ -262,7 +267,7 @@ def _checked(solver: Solver, problem: Problem, progress: Progress) -> tuple[int,
     if max(habits.memory, habits.beside) > _BORNE:
         raise SolverError(told)
     progress.note(f"solver, checked in {habits.steps} steps: {told}")
-    return habits.steps, habits.chance
+    return replace(opened, checking=habits.steps, chance=habits.chance)
 
 
 def open_solver(config: CorrectionConfig) -> Solver:
@@ -284,22 +289,11 @@ def open_solver(config: CorrectionConfig) -> Solver:
             if len(cells) != axes:
                 expected = f"one number of cells for each of {', '.join(solver.grid.dims)}"
                 raise InputError(name, got=list(cells), expected=expected)
-        return _at(solver, coarse)
+        return on_cells(solver, "data.coarse", coarse)
     if coarse not in ((), solver.grid.shape):
         expected = f"{list(solver.grid.shape)}, the solver's own, or nothing"
         raise InputError("data.coarse", got=list(coarse), expected=expected)
     return solver
-
-
-def _at(solver: ReferenceSolver, shape: tuple[int, ...]) -> ReferenceSolver:
-    """The solver on other cells; what its constructor may raise in one line."""
-    try:
-        return solver.at(shape)
-    except (InputError, SolverError):
-        raise
-    except Exception as error:  # a user's solver may raise anything
-        got, expected = f"{shape} ({first_line(error)})", "cells that the solver can be cut into"
-        raise InputError("data.coarse", got=got, expected=expected) from error
 
 
 def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Reference:

@@ -38,14 +38,15 @@ class WeightCut:
     share a pass; 0 finds out when the run starts. Two runs agree bit for bit where it is the same.
     """
 
-    mu: limits.Difference = 1e-3
-    mu_relative: bool = False
-    scheme: Literal["forward", "central"] = "forward"
-    sparsity: limits.Share = 0.9
+    mu: limits.Difference = 1e-3  # A probe moves a weight by so much.
+    mu_relative: bool = False  # Whether `mu` counts in the tensor's root mean square.
+    scheme: Literal["forward", "central"] = "forward"  # Which difference is taken.
+    sparsity: limits.Share = 0.9  # This share of the weights is not probed.
+    # How layers share the probed weights.
     score: Literal["none", "random", "magnitude", "grasp", "zo-grasp"] = "none"
-    score_directions: limits.Count = 192
-    resample: limits.Length = "10 iterations"
-    chunk: limits.Whole = 0
+    score_directions: limits.Count = 192  # Random directions of "zo-grasp".
+    resample: limits.Length = "10 iterations"  # So long a mask is kept.
+    chunk: limits.Whole = 0  # Probes that share a pass; 0 measures the best.
 
     @property
     def sides(self) -> int:
@@ -84,28 +85,30 @@ class InterfaceCut:
     `[interface.labels.ZO-bank]` with `snapshots = 6`, for instance.
     """
 
+    # How the product with the derivative of a step is got.
     way: Literal["auto", "coloured", "dense", "bank", "random", "identity", "tangent"] = "auto"
-    mu: limits.Difference = 1e-3
-    mu_of: Literal["channel", "mean"] = "channel"
-    scheme: Literal["forward", "central"] = "forward"
+    mu: limits.Difference = 1e-3  # A probe moves an entry by so many standard deviations.
+    mu_of: Literal["channel", "mean"] = "channel"  # Whether these are the channel's own.
+    scheme: Literal["forward", "central"] = "forward"  # Which difference is taken.
+    # A step reaches so many cells along each axis; [] measures it.
     radius: tuple[limits.Whole, ...] = ()
-    allow_bias: bool = False
-    directions: limits.Count = 64
-    snapshots: limits.Count = 10
-    more_snapshots: limits.Whole = 0
-    budget: limits.Count = 1280
-    target: limits.Positive = 0.03
-    width: limits.Count = 16
-    fit: limits.Count = 400
-    watch_error: limits.Positive = 0.5
-    stop_error: limits.Positive = 0.7
-    lookup: Literal["nearest", "fitted"] = "fitted"
-    watch_every: limits.Whole = 10
-    watch_below: limits.NotNegative = 0.9
-    fallback: Literal["none", "dense", "coloured"] = "none"
-    limit_gib: limits.Positive = 4.0
-    states: limits.Count = 512
-    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    allow_bias: bool = False  # Whether a step may reach farther than `radius`.
+    directions: limits.Count = 64  # The way random asks along so many.
+    snapshots: limits.Count = 10  # A bank measures so many Jacobians.
+    more_snapshots: limits.Whole = 0  # The watch may add so many.
+    budget: limits.Count = 1280  # A tangent takes at most so many solver steps.
+    target: limits.Positive = 0.03  # A tangent with this error is good enough.
+    width: limits.Count = 16  # Channels of a tangent.
+    fit: limits.Count = 400  # Iterations in which a tangent is fitted.
+    watch_error: limits.Positive = 0.5  # Above this error a tangent is fitted again.
+    stop_error: limits.Positive = 0.7  # Above this error, after that, `fallback` serves.
+    lookup: Literal["nearest", "fitted"] = "fitted"  # How a bank finds its Jacobians.
+    watch_every: limits.Whole = 10  # Iterations from one look to the next; 0 never looks.
+    watch_below: limits.NotNegative = 0.9  # Below this cosine a product is mended.
+    fallback: Literal["none", "dense", "coloured"] = "none"  # What serves where mending fails.
+    limit_gib: limits.Positive = 4.0  # A larger bank is refused.
+    states: limits.Count = 512  # A solver call takes at most so many states.
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)  # What one label has otherwise.
 
     @property
     def sides(self) -> int:

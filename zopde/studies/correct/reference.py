@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count, product
 from pathlib import Path
@@ -18,14 +18,16 @@ from zopde.blackbox import BlackBox
 from zopde.contracts import Domain, Downsampling, ReferenceSolver, Solver
 from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
 from zopde.data.trajectories import Settings
-from zopde.errors import InputError
+from zopde.errors import InputError, SolverError, first_line
 from zopde.hybrid import downsample
 from zopde.memory import check_fits
 from zopde.mesh import Mesh
 from zopde.progress import Progress
 from zopde.seeding import generator
 from zopde.timing import median_seconds
+from zopde.validate import check_folder_writable
 
+Coarsening = Callable[[Tensor], Tensor]
 _SAMPLE_STEPS = 4
 _LAST = 5  # of one long run, the last of so many parts is unseen
 
@@ -115,6 +117,7 @@ class Reference:
             read = f": {data.simulations} simulations, {data.steps} steps" * bool(self.files[1:])
             progress.note(f"reference data: {self.source}{read}{own if known else early}")
             return data
+        check_folder_writable("folder of the data file", self.path.parent)
         data = self.make(progress)
         save_trajectories(data, self.path)
         progress.note(f"reference data: made {self.path}")
@@ -122,7 +125,30 @@ class Reference:
 
     def make(self, progress: Progress) -> Trajectories:
         """Simulate the reference on the fine grid and bring it to the coarse one."""
-        solver = self.solver
+        fine_solver, coarse, coarse_forcing = self.planned()
+        with progress.stage("reference data", self.skip + self.steps) as advance:
+            made = simulate(
+                _through_the_border(fine_solver),
+                coarse,
+                self.solver.grid,
+                simulations=self.train + self.test,
+                skip=self.skip,
+                steps=self.steps,
+                generator=generator(self.seed, "data"),
+                dtype=self.dtype,
+                device=self.device,
+                progress=advance,
+                coarse_forcing=coarse_forcing,
+            )
+        return Trajectories(made.grid, made.states, made.forcing, self.made_with or {})
+
+    def planned(self) -> tuple[ReferenceSolver, Coarsening, Coarsening]:
+        """The solver on the fine grid; what brings its states, and its forcing, to the coarse one.
+
+        Raises:
+            InputError: If the data cannot be made: nothing has been simulated yet.
+        """
+        solver, grid = self.solver, self.solver.grid
         if not isinstance(solver, ReferenceSolver):
             raise InputError(
                 f"solver {self.spec!r}",
@@ -130,35 +156,35 @@ class Reference:
                 expected="reference data in a NetCDF file",
                 remedy="name it with --data, or give the solver both methods",
             )
-
-        fine_solver = solver.at(self.fine)
-        cells = self._checked_cells(fine_solver.grid)
-
-        def by_cells(fine: Tensor) -> Tensor:
-            return downsample(fine, self.coarse, cells)
-
-        by_solver = solver.downsample if isinstance(solver, Downsampling) else by_cells
-        if isinstance(solver.grid, Mesh) and by_solver is by_cells:
+        if isinstance(grid, Mesh) and not isinstance(solver, Downsampling):
             got = "no `downsample` to bring a fine mesh to a coarse one"
             raise InputError(f"solver {self.spec!r}", got=got, expected="one, or data of its own")
+        fine_solver = on_cells(solver, "data.fine", self.fine)
+        fine = fine_solver.grid
+        try:
+            cells = self._checked_cells(fine)
 
-        fine, simulations = math.prod(self.fine), self.train + self.test
-        self._check_fits(simulations, (self.steps + 1) * math.prod(self.coarse) + 4 * fine)
-        with progress.stage("reference data", self.skip + self.steps) as advance:
-            made = simulate(
-                _through_the_border(fine_solver),
-                by_solver,
-                solver.grid,
-                simulations=simulations,
-                skip=self.skip,
-                steps=self.steps,
-                generator=generator(self.seed, "data"),
-                dtype=self.dtype,
-                device=self.device,
-                progress=advance,
-                coarse_forcing=by_solver if isinstance(solver.grid, Mesh) else by_cells,
-            )
-        return Trajectories(made.grid, made.states, made.forcing, self.made_with or {})
+            def by_cells(values: Tensor) -> Tensor:
+                return downsample(values, self.coarse, cells)
+
+            coarse = solver.downsample if isinstance(solver, Downsampling) else by_cells
+            coarse_forcing = coarse if isinstance(grid, Mesh) else by_cells
+            self._check_shape(coarse, fine.state_shape, grid.state_shape)
+            if grid.forcing_channels:
+                self._check_shape(coarse_forcing, fine.forcing_shape, grid.forcing_shape)
+        except InputError as error:
+            raise error.of("data.coarse") from error
+        numbers = (self.steps + 1) * math.prod(self.coarse) + 4 * math.prod(self.fine)
+        self._check_fits(self.train + self.test, numbers)
+        return fine_solver, coarse, coarse_forcing
+
+    def _check_shape(
+        self, coarse: Coarsening, fine: tuple[int, ...], wanted: tuple[int, ...]
+    ) -> None:
+        """Require that a field of the fine grid arrives on the coarse one."""
+        got = tuple(coarse(torch.zeros(1, *fine, dtype=self.dtype)).shape[1:])
+        if got != wanted:
+            raise InputError("downsample", got=f"{fine} -> {got}", expected=f"{wanted}")
 
     def _checked_cells(self, fine: Domain) -> Tensor | None:
         """Weights of the fine cells; each fluid cell of the coarse grid must have some in it."""
@@ -259,3 +285,14 @@ class Reference:
 def _through_the_border(solver: ReferenceSolver) -> Any:  # noqa: ANN401 - what `simulate` asks
     """A solver's scenario, and its steps as a run takes them."""
     return SimpleNamespace(scenario=solver.scenario, step=BlackBox(solver).step)
+
+
+def on_cells(solver: ReferenceSolver, name: str, shape: tuple[int, ...]) -> ReferenceSolver:
+    """The solver on other cells, those of a setting; what its constructor may raise in one line."""
+    try:
+        return solver.at(shape)
+    except (InputError, SolverError):
+        raise
+    except Exception as error:  # a user's solver may raise anything
+        got, expected = f"{shape} ({first_line(error)})", "cells that the solver can be cut into"
+        raise InputError(name, got=got, expected=expected) from error

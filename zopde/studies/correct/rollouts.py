@@ -51,6 +51,11 @@ class Rollouts:
             return self.reference[self.shown]
         return self.evaluations[label][0].predicted[self.shown]
 
+    @property
+    def shown_states(self) -> dict[str, Tensor]:
+        """The same of the reference and every label."""
+        return {label: self.states(label) for label in ("reference", *self.evaluations)}
+
 
 def read_rollouts(run: FoundRun) -> Rollouts | None:
     """What a correction run predicted; None where nothing is there yet, or no reference."""

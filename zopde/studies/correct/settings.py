@@ -36,8 +36,8 @@ PRESETS = ("quick", "paper")
 class SolverSettings:
     """The coarse solver: `spec` as `zopde solvers` names it, and its class's options."""
 
-    spec: limits.Text = "burgers"
-    options: dict[str, Any] = field(default_factory=dict)
+    spec: limits.Text = "burgers"  # A name of `zopde solvers`, or a solver of your own.
+    options: dict[str, Any] = field(default_factory=dict)  # What its class is given.
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class DataSettings:
     data on any grid, 32 x 32.
     """
 
-    path: limits.Files = ""
-    dims: dict[str, limits.Text] = field(default_factory=dict)
-    names: dict[str, limits.Text] = field(default_factory=dict)
-    fine: tuple[limits.Count, ...] = (128, 128)
-    coarse: tuple[limits.Count, ...] = ()
-    skip: limits.Whole = 30
-    steps: limits.Count = 200
-    train: limits.Count = 10
-    test: limits.Count = 5
-    seed: limits.Seed = 0
+    path: limits.Files = ""  # The data files; with "" one beside the run folder is made.
+    dims: dict[str, limits.Text] = field(default_factory=dict)  # The grid's name for a dim.
+    names: dict[str, limits.Text] = field(default_factory=dict)  # The grid's name for a variable.
+    fine: tuple[limits.Count, ...] = (128, 128)  # Cells of the reference.
+    coarse: tuple[limits.Count, ...] = ()  # Cells of the solver; [] leaves it its own.
+    skip: limits.Whole = 30  # So many steps pass before the first state that is kept.
+    steps: limits.Count = 200  # So many steps of a simulation are kept.
+    train: limits.Count = 10  # So many simulations are learned from.
+    test: limits.Count = 5  # So many simulations, the last ones, are unseen.
+    seed: limits.Seed = 0  # It draws the scenarios.
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class CorrectorSettings:
     NOG have no gradient: presets leave them out and start from scratch.
     """
 
-    kind: limits.Text = "auto"
-    sizes: dict[str, limits.Size] = field(default_factory=dict)
-    padding: Literal["auto", "periodic", "zero"] = "auto"
-    inject: Literal["after", "before", "forcing"] = "after"
+    kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
+    sizes: dict[str, limits.Size] = field(default_factory=dict)  # Arguments of its class.
+    padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
+    inject: Literal["after", "before", "forcing"] = "after"  # Where its answer enters.
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
@@ -134,10 +134,10 @@ class NonSettings:
     `batch` counts windows of one step.
     """
 
-    length: limits.LengthOrNone = "600 iterations"
-    batch: limits.Count = 16
-    lr: limits.Rate = 1e-2
-    warmup: limits.Whole = 10
+    length: limits.LengthOrNone = "600 iterations"  # How long this stage lasts.
+    batch: limits.Count = 16  # Windows of an iteration.
+    lr: limits.Rate = 1e-2  # The learning rate at its highest.
+    warmup: limits.Whole = 10  # The rate rises for so many iterations, then it falls.
 
 
 @dataclass(frozen=True)
@@ -148,15 +148,15 @@ class TrainingSettings:
     one step, as many reference states). `init`: "non" or "scratch".
     """
 
-    length: limits.Length = "200 iterations"
-    batch: limits.Count = 4
-    unroll: limits.Count = 8
-    init: Literal["non", "scratch"] = "non"
-    optimizer: Literal["adam", "sgd"] = "adam"
-    lr: limits.Rate = 3e-3
-    warmup: limits.Whole = 10
-    clip: limits.NotNegative = 0.0
-    weight_decay: limits.NotNegative = 0.0
+    length: limits.Length = "200 iterations"  # How long this stage lasts.
+    batch: limits.Count = 4  # Windows of an iteration.
+    unroll: limits.Count = 8  # Solver steps of a window.
+    init: Literal["non", "scratch"] = "non"  # Weights begin as NON left them, or anew.
+    optimizer: Literal["adam", "sgd"] = "adam"  # How a gradient becomes an update.
+    lr: limits.Rate = 3e-3  # The learning rate at its highest.
+    warmup: limits.Whole = 10  # The rate rises for so many iterations, then it falls.
+    clip: limits.NotNegative = 0.0  # A longer gradient is cut to this; 0 leaves all.
+    weight_decay: limits.NotNegative = 0.0  # The factor of an L2 penalty.
 
 
 @dataclass(frozen=True)
@@ -176,16 +176,16 @@ class RunSettings(ProbeSettings):
     most `store_gib`, so that nothing is asked twice; for solvers that take long.
     """
 
-    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")
-    dtype: Literal["float32", "float64"] = "float32"
-    checkpoint_seconds: limits.Positive = 10.0
-    failures: Literal["raise", "retry", "drop"] = "raise"
-    retries: limits.Whole = 2
-    failure_limit: limits.PositiveShare = 0.25
-    apart: bool = False
-    timeout: limits.TimeoutOrNone = 0.0
-    store: limits.Text = ""
-    store_gib: limits.Positive = 10.0
+    labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")  # The rows of the table.
+    dtype: Literal["float32", "float64"] = "float32"  # The precision of states and weights.
+    checkpoint_seconds: limits.Positive = 10.0  # Time from one checkpoint to the next.
+    failures: Literal["raise", "retry", "drop"] = "raise"  # What follows a failed step.
+    retries: limits.Whole = 2  # A failed step is repeated so often.
+    failure_limit: limits.PositiveShare = 0.25  # If more steps fail, the run ends.
+    apart: bool = False  # Whether the solver has a process of its own.
+    timeout: limits.TimeoutOrNone = 0.0  # Seconds that a step may take; 0 is any time.
+    store: limits.Text = ""  # A file that keeps all answers; "" keeps none.
+    store_gib: limits.Positive = 10.0  # It grows no larger than this.
 
     def guarded(self, solver: Solver, identity: str = "") -> Solver:
         """The user's solver as a run steps it, from the inside out: apart, checked, kept, retried.

@@ -25,6 +25,7 @@ from zopde.report.spectrum import (
     save_spectra,
     vector_channels,
 )
+from zopde.report.vtk import save_vtk
 from zopde.studies.correct.evaluate import error_curve, summary
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened
@@ -142,7 +143,10 @@ def page_of(run: FoundRun) -> Page:
         failures_section(run),
     ]
     page = page_of_run(run, partial(_lead, rollouts.best if rollouts else None), sections)
-    return replace(page, animation=gif)
+    if rollouts is None:
+        return page
+    vtk = partial(save_vtk, states=rollouts.shown_states, grid=rollouts.grid)
+    return replace(page, animation=gif, vtk=vtk)
 
 
 def glimpse(run: FoundRun) -> str:
@@ -210,7 +214,7 @@ def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
         return kept_picture(run, "fields.png", "Fields of one unseen run") + kept_picture(
             run, "vorticity.png", "Vorticity of one unseen run"
         )
-    states = {label: rollouts.states(label) for label in ("reference", *rollouts.evaluations)}
+    states = rollouts.shown_states
     shown, grid, seed = rollouts.shown, rollouts.grid, f"Seed {run.seeds[0]}."
     drawn_of = {1: "Time is upwards. ", 2: "", 3: "The plane in the middle of the box. "}
     how = drawn_of[len(grid.shape)] if isinstance(grid, Grid) else "The last state. "

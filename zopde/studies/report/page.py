@@ -10,6 +10,7 @@ from zopde.errors import InputError
 from zopde.files import write_bytes
 from zopde.report.curves import Paid, save_price
 from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
+from zopde.report.vtk import check_meshio
 from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
 from zopde.studies.run import Page, Table
 from zopde.studies.settings import literal
@@ -18,7 +19,10 @@ from zopde.validate import check_folder_writable, checked
 
 @checked
 def write_report(
-    runs: Sequence[Path | str], out: Path | str | None = None, animation: Path | str | None = None
+    runs: Sequence[Path | str],
+    out: Path | str | None = None,
+    animation: Path | str | None = None,
+    vtk: Path | str | None = None,
 ) -> Path:
     """Write what run folders hold as one self-contained HTML page.
 
@@ -27,13 +31,15 @@ def write_report(
             `run_certification`, finished or not; several of one kind are compared.
         out: The page; `report.html` in the first folder by default.
         animation: Also a GIF of the unseen run that the page shows, of one correction run.
+        vtk: Also a folder with VTK files of that run, all its states by reference and every label:
+            <label>.pvd is a series for ParaView. It takes the extra `zopde[vtk]`.
 
     Returns:
         Where the page is.
 
     Raises:
-        InputError: If a folder holds no run, the runs are of different kinds, or `animation` is
-            asked for where there is none.
+        InputError: If a folder holds no run, the runs are of different kinds, or `animation` or
+            `vtk` is asked for where there is none, or no meshio.
     """
     if not runs:
         raise InputError("run folders", got="none", expected="one or more")
@@ -43,6 +49,8 @@ def write_report(
         raise InputError("report", got=f"{place}, a folder", expected="an HTML file to write")
     for path in (place, *([Path(animation)] if animation is not None else [])):
         check_folder_writable("folder of the report", path.parent)
+    if vtk is not None:
+        check_meshio()
     if len(found) > 1:
         title = "zopde: " + ", ".join(run.name for run in found)
         shown = _compared(found)
@@ -59,6 +67,11 @@ def write_report(
                 expected="one run of `zopde correct` in 2 or 3 dimensions, with its reference.nc",
             )
         write_bytes(Path(animation), shown.animation)
+    if vtk is not None:
+        if shown.vtk is None:
+            expected = "one run of `zopde correct`, with its reference.nc"
+            raise InputError("vtk", got="no fields to write", expected=expected)
+        shown.vtk(Path(vtk))
     write_page(place, page(title, shown.lead, shown.sections))
     return place
 
