@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     ("kind", "setup", "asked"),
     [
         *(("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("bank", 1280, 0)),
-        ("identity", 0, 0),
+        *(("identity", 0, 0), ("regressed", 64, 33)),
     ],
 )
 def test_training_by_queries_ends_where_sol_does(
@@ -39,6 +39,7 @@ def test_training_by_queries_ends_where_sol_does(
     assert metrics["solver_steps"]["ZO-interface"] == setup + 12 * 2 * 3 * (1 + asked)
     assert planned["ZO-interface"].solver_steps == metrics["solver_steps"]["ZO-interface"]
     assert planned["NOG"].solver_steps == metrics["solver_steps"]["NOG"] == 12 * 2 * 3
+    assert planned["ZO-interface"].checking == metrics["checking"]["ZO-interface"]
     assert metrics["queries"]["ZO-interface"] == metrics["queries"]["SOL"]
     if kind not in ("random", "identity"):
         nog, zo, sol = (
@@ -57,7 +58,7 @@ WATCHED = (
 )
 
 
-@pytest.mark.parametrize("kind", ["coloured", "random", "bank"])
+@pytest.mark.parametrize("kind", ["coloured", "random", "bank", "regressed"])
 def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, monkeypatch):
     config = config_of(toy_spec, tiny, WATCHED % kind)
     whole = run_correction(config, folder / f"whole-{kind}")
@@ -82,7 +83,7 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
     for name in ("whole", "cut"):
         path = folder / f"{name}-{kind}" / "ZO-interface" / "seed-0" / "history.csv"
         rows.append(list(csv.DictReader(path.read_text().splitlines())))
-    if kind == "bank":
+    if kind in ("bank", "regressed"):
         watched = [
             (folder / f"{name}-{kind}/ZO-interface/seed-0/watch.csv").read_text().splitlines()
             for name in ("whole", "cut")
@@ -94,7 +95,10 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
             assert all(seen[::2])
             assert not any(seen[1::2])
         assert watched[0][0] == "iteration,agreement,error,snapshots,fallback"
-        assert watched[0][1] == f"0,{rows[0][0]['agreement']},{rows[0][0]['error']},3,0"
+        assert (
+            watched[0][1]
+            == f"0,{rows[0][0]['agreement']},{rows[0][0]['error']},{3 * (kind == 'bank')},0"
+        )
     assert all(bool(row["variance"]) == (kind == "random") for row in rows[0])
     names = ("loss", "gradient_norm", "solver_steps", "agreement", "error", "variance")
     assert [[r[n] for n in names] for r in rows[0]] == [[r[n] for n in names] for r in rows[1]]
