@@ -160,6 +160,21 @@ def test_the_fallback_is_counted_and_told(tmp_path, toy_spec, tiny, fallback, pr
     assert products in (36, 35, 34), "the first look is at one of three products"
 
 
+@pytest.mark.parametrize("inject", ["after", "forcing"])
+def test_a_bad_fit_is_told_and_the_fallback_serves(tmp_path, toy_spec, tiny, inject):
+    """A step reaches one cell, and the fit is allowed none: dense serves from the first look on."""
+    narrow = ["interface.radius=[0,0]", "interface.allow_bias=true", "interface.watch_below=0.999"]
+    narrow += [f"corrector.inject={inject}", "training.init=scratch", "interface.way=regressed"]
+    config = config_of(
+        toy_spec, tiny, *narrow, "interface.fallback=dense", 'run.labels=["SRC","ZO-interface"]'
+    )
+    notes = Notes()
+    run_correction(config, tmp_path / "run", progress=notes)
+    assert notes.about("iteration 0: the fit by the state is bad along a direction")
+    assert not notes.about("by the forcing is bad")
+    assert notes.about("dense served after 2 of 2 looks")
+
+
 def test_a_fallback_that_serves_does_so_after_a_resume(tmp_path, toy_spec, tiny, monkeypatch):
     """Looks at iterations 0, 5 and 10; killed in iteration 3."""
     watched = ["interface.watch_every=5", "interface.watch_below=1.1", "interface.fallback=dense"]
