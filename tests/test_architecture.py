@@ -174,8 +174,9 @@ zo oracle check interface sparsity training tangent hybrid blackbox nets data sm
 AT_THE_TOP = """
 InputError SolverError Grid Mesh Solver Scenario Window load_solver cge rge WeightOracle
 ExecutorOracle WorkerPool selfcheck InterfaceSolver ColouredPullback DensePullback BankPullback
-RandomPullback IdentityPullback CorrectedPullback CorrectedSolver UnrolledObjective rollout
-rollout_error differentiable downsample BlackBox OneAtATime Retrying Dropping ConvCorrector
+RandomPullback IdentityPullback CorrectedPullback RegressedPullback CorrectedSolver
+UnrolledObjective rollout rollout_error differentiable downsample BlackBox OneAtATime Retrying
+Dropping ConvCorrector
 GraphCorrector ResidualCorrector Normalised Trajectories simulate save_trajectories
 load_trajectories load_images Smooth load_config run_correction load_corrector check_solver
 load_classification run_classification load_classifier load_defence run_defence load_defended

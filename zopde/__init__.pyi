@@ -45,6 +45,7 @@ if typing.TYPE_CHECKING:
     from .interface import IdentityPullback as IdentityPullback
     from .interface import InterfaceSolver as InterfaceSolver
     from .interface import RandomPullback as RandomPullback
+    from .interface import RegressedPullback as RegressedPullback
     from .mesh import Mesh as Mesh
     from .nets import ConvCorrector as ConvCorrector
     from .nets import GraphCorrector as GraphCorrector

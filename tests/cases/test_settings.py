@@ -149,6 +149,7 @@ def front_door(toy):
         "ExecutorOracle": {**oracle, "executor": None},
         "Normalised": {"body": network, **scales},
         "RandomPullback": {"generator": draw},
+        "RegressedPullback": {"grid": toy.grid, "radius": (1, 1)},
         "ResidualCorrector": {"inputs": 2, "outputs": 2, "width": 2, "blocks": 1},
         "Retrying": {"solver": toy},
         "Smooth": {"base_classifier": lambda x: x, "num_classes": 2, "sigma": 0.1},

@@ -10,6 +10,7 @@ from zopde import (
     CorrectedPullback,
     DensePullback,
     RandomPullback,
+    RegressedPullback,
     SolverError,
     WorkerPool,
     load_solver,
@@ -43,6 +44,7 @@ def products(solver, executor):
         ColouredPullback(solver.grid, (1, 1), check_every=0, **settings),
         RandomPullback(draw, 7, **settings),
         CorrectedPullback(draw, 25, **settings),
+        RegressedPullback(solver.grid, (1, 1), **settings),
     ]
     found, counts = [], []
     for pullback in pullbacks:

@@ -14,6 +14,7 @@ from zopde import (
     IdentityPullback,
     InputError,
     InterfaceSolver,
+    RegressedPullback,
     UnrolledObjective,
     Window,
     differentiable,
@@ -65,7 +66,7 @@ def product(basin, pullback, state, cotangent):
     return leaf.grad, counter.steps - len(state)
 
 
-@pytest.mark.parametrize("way", ["dense", "coloured", "bank", "corrected"])
+@pytest.mark.parametrize("way", ["dense", "coloured", "regressed", "bank", "corrected"])
 def test_products_know_of_no_land_exact(basin, states, way):
     state, fluid = states[:2], basin.grid.fluid_cells
     cotangent = torch.randn(state.shape, generator=torch.Generator().manual_seed(1))
@@ -79,6 +80,10 @@ def test_products_know_of_no_land_exact(basin, states, way):
         price = 2 * pullback.probes_for()
         assert pullback.radius == (1, 1)
         assert price < 2 * fluid
+    elif way == "regressed":
+        watch = interface.Watch(torch.Generator(), at=())
+        pullback = RegressedPullback(basin.grid, (1, 1), watch=watch)
+        price = 2 * pullback.probes_for()
     elif way == "bank":
         bank = interface.Bank(2, interface.Key(torch.tensor([0.3, 2.0])))
         bank.add(step)

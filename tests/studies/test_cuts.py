@@ -31,6 +31,7 @@ def test_counts_exact(toy_spec, tiny, tmp_path, scheme, factor):
         "interface, identity": (0, 6),
         "interface, dense": (0, 6 + 6 * 128 * factor),
         "interface, coloured": (64, 6 + 6 * 32 * factor),
+        "interface, regressed": (64, 6 + 6 * 33 * factor),
         "interface, bank": (5 * 128 * factor, 6),
         "interface, tangent": (1280, 6),
         "interface, random": (0, 6 + 6 * 64 * factor),

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     ("kind", "setup", "asked"),
     [
         *(("coloured", 64, 32), ("dense", 0, 128), ("random", 0, 64), ("bank", 1280, 0)),
-        ("identity", 0, 0),
+        *(("identity", 0, 0), ("regressed", 64, 33)),
     ],
 )
 def test_training_by_queries_ends_where_sol_does(
@@ -39,6 +39,7 @@ def test_training_by_queries_ends_where_sol_does(
     assert metrics["solver_steps"]["ZO-interface"] == setup + 12 * 2 * 3 * (1 + asked)
     assert planned["ZO-interface"].solver_steps == metrics["solver_steps"]["ZO-interface"]
     assert planned["NOG"].solver_steps == metrics["solver_steps"]["NOG"] == 12 * 2 * 3
+    assert planned["ZO-interface"].checking == metrics["checking"]["ZO-interface"]
     assert metrics["queries"]["ZO-interface"] == metrics["queries"]["SOL"]
     if kind not in ("random", "identity"):
         nog, zo, sol = (
@@ -57,7 +58,7 @@ WATCHED = (
 )
 
 
-@pytest.mark.parametrize("kind", ["coloured", "random", "bank"])
+@pytest.mark.parametrize("kind", ["coloured", "random", "bank", "regressed"])
 def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, monkeypatch):
     config = config_of(toy_spec, tiny, WATCHED % kind)
     whole = run_correction(config, folder / f"whole-{kind}")
@@ -82,7 +83,7 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
     for name in ("whole", "cut"):
         path = folder / f"{name}-{kind}" / "ZO-interface" / "seed-0" / "history.csv"
         rows.append(list(csv.DictReader(path.read_text().splitlines())))
-    if kind == "bank":
+    if kind in ("bank", "regressed"):
         watched = [
             (folder / f"{name}-{kind}/ZO-interface/seed-0/watch.csv").read_text().splitlines()
             for name in ("whole", "cut")
@@ -94,7 +95,10 @@ def test_an_interrupted_training_resumes_exactly(folder, toy_spec, tiny, kind, m
             assert all(seen[::2])
             assert not any(seen[1::2])
         assert watched[0][0] == "iteration,agreement,error,snapshots,fallback"
-        assert watched[0][1] == f"0,{rows[0][0]['agreement']},{rows[0][0]['error']},3,0"
+        assert (
+            watched[0][1]
+            == f"0,{rows[0][0]['agreement']},{rows[0][0]['error']},{3 * (kind == 'bank')},0"
+        )
     assert all(bool(row["variance"]) == (kind == "random") for row in rows[0])
     names = ("loss", "gradient_norm", "solver_steps", "agreement", "error", "variance")
     assert [[r[n] for n in names] for r in rows[0]] == [[r[n] for n in names] for r in rows[1]]
@@ -154,6 +158,21 @@ def test_the_fallback_is_counted_and_told(tmp_path, toy_spec, tiny, fallback, pr
     asked = metrics["solver_steps"]["ZO-interface"] - setup - 12 * 2 * 3
     products = asked / (2 * probes)
     assert products in (36, 35, 34), "the first look is at one of three products"
+
+
+@pytest.mark.parametrize("inject", ["after", "forcing"])
+def test_a_bad_fit_is_told_and_the_fallback_serves(tmp_path, toy_spec, tiny, inject):
+    """A step reaches one cell, and the fit is allowed none: dense serves from the first look on."""
+    narrow = ["interface.radius=[0,0]", "interface.allow_bias=true", "interface.watch_below=0.999"]
+    narrow += [f"corrector.inject={inject}", "training.init=scratch", "interface.way=regressed"]
+    config = config_of(
+        toy_spec, tiny, *narrow, "interface.fallback=dense", 'run.labels=["SRC","ZO-interface"]'
+    )
+    notes = Notes()
+    run_correction(config, tmp_path / "run", progress=notes)
+    assert notes.about("iteration 0: the fit by the state is bad along a direction")
+    assert not notes.about("by the forcing is bad")
+    assert notes.about("dense served after 2 of 2 looks")
 
 
 def test_a_fallback_that_serves_does_so_after_a_resume(tmp_path, toy_spec, tiny, monkeypatch):

@@ -7,6 +7,7 @@ from zopde.interface.corrected import CorrectedPullback
 from zopde.interface.directions import DensePullback, EntryOracle, RandomPullback
 from zopde.interface.identity import IdentityPullback
 from zopde.interface.reach import measure_radius, measure_reach
+from zopde.interface.regressed import RegressedPullback
 from zopde.interface.store import JacobianStore
 from zopde.interface.vjp import (
     InterfaceSolver,
@@ -37,6 +38,7 @@ __all__ = [
     "PullbackAt",
     "PullbackByVariable",
     "RandomPullback",
+    "RegressedPullback",
     "Step",
     "Variable",
     "Watch",

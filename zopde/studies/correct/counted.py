@@ -110,6 +110,10 @@ def prices_of_interface(
         once = (row.setup_seconds or 0.0) + fit
         return replace(row, setup_seconds=once, seconds=(row.seconds or 0.0) + products)
 
+    def regressed() -> CutPrice:
+        probes, once, note = coloured()
+        return gradient.price({v: count + cut.sides for v, count in probes.items()}, once, note)
+
     def identity() -> CutPrice:
         if "forcing" in inputs:
             check_source(grid)
@@ -123,6 +127,7 @@ def prices_of_interface(
         "identity": identity,
         "dense": dense,
         "coloured": lambda: gradient.price(*coloured()),
+        "regressed": regressed,
         "bank": bank,
         "tangent": tangent,
         "random": random,

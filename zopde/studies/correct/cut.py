@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,16 +21,19 @@ from zopde.interface import (
     IdentityPullback,
     Pullback,
     PullbackAt,
+    RegressedPullback,
+    Step,
     Variable,
     always,
     by_variable,
     coloured_for,
 )
+from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.identity import check_source
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, check_bank
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.looks import Keeping
+from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, products_of
 from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.tangent.choose import check_learnable
@@ -55,6 +58,7 @@ class Interface:
     # Mean squared error of the entries of the latest iteration's corrected products, estimated;
     # None without any
     variance: Callable[[], float | None] = not_measured
+    of_a_look: int = 0  # solver steps that compare a product of every input, counted apart
 
 
 def check_suits(opened: Opened) -> None:
@@ -92,8 +96,8 @@ def check_suits(opened: Opened) -> None:
             check_learnable("interface.way", problem.solver.grid)
         if cut.way in ("tangent", "auto"):
             learning_of(cut).bases(cut.sides, len(problem.variables), "interface.budget")
-        watched = cut.way in ("bank", "tangent")
-        if cut.way == "coloured" or (watched and cut.fallback == "coloured"):
+        watched = cut.way in ("bank", "tangent", "regressed")
+        if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
 
 
@@ -104,6 +108,7 @@ def open_interface(
     assert cut.way != "auto", "see `ways.decided`"
     began, counter = time.monotonic(), CountedSolver(problem.solver)
     keeping, odd = keeping or Keeping(), problem.odd_channels(cut)
+    inputs = len(problem.variables)
 
     def cost(steps: int) -> Fitted:
         compared = {"interface": counter.compared} if counter.compared else {}
@@ -124,21 +129,27 @@ def open_interface(
         file, say = None if keeping.own is None else keeping.own / REACH, keeping.progress.note
         draws = partial(generator, seed, "probes")
         checked = CheckedAt(coloured, draws, cut.watch_every, file, say)
-        return Interface(checked, cost(counter.steps), f"{note}{odd}")
+        look = STEPS_OF_A_CHECK * inputs
+        return Interface(checked, cost(counter.steps), f"{note}{odd}", of_a_look=look)
     fallback: Pullback | None = None
     if cut.fallback == "coloured":
         fallback = by_variable(coloured_of(cut, problem, counter, seed, keeping.executor))
     elif cut.fallback == "dense":
         fallback = _dense(cut, problem, keeping.executor)
     before = counter.steps
-    products = products_of(problem.injection, unroll)
-    if cut.way == "tangent":
-        tangent = TangentAt(cut, problem, counter, seed, products, keeping, fallback)
-        spent, text = cost(counter.steps), f"{tangent.note}{odd}"
-        return Interface(tangent, spent, text, tangent.finish, tangent.agreement)
-    bank = BankAt(cut, problem, counter, seed, products, keeping, fallback)
-    spent = cost(before + bank.solver_steps)
-    return Interface(bank, spent, f"{bank.note}{odd}", bank.finish, bank.agreement)
+    what = cut, problem, counter, seed, products_of(problem.injection, unroll), keeping, fallback
+    watched: BankAt | TangentAt | _RegressedAt
+    if cut.way == "bank":
+        watched = BankAt(*what)
+        spent = cost(before + watched.solver_steps)
+    else:
+        watched = TangentAt(*what) if cut.way == "tangent" else _RegressedAt(*what)
+        spent = cost(counter.steps)
+    look = 2 * cut.sides * inputs
+    if isinstance(watched, _RegressedAt):
+        look += watched.probes
+    saw = watched.finish, watched.agreement
+    return Interface(watched, spent, f"{watched.note}{odd}", *saw, of_a_look=look)
 
 
 class _RandomAt:
@@ -164,6 +175,52 @@ class _RandomAt:
     def variance(self) -> float | None:
         """Of the latest iteration's products with respect to the state."""
         return self._pullbacks["state"].variance if self._pullbacks else None
+
+
+class _RegressedAt:
+    """Fits local Jacobians at every iteration, and on some compares one with the solver."""
+
+    def __init__(
+        self,
+        cut: InterfaceCut,
+        problem: Problem,
+        counter: CountedSolver,
+        seed: int,
+        products: Mapping[Variable, int],
+        keeping: Keeping,
+        fallback: Pullback | None,
+    ) -> None:
+        coloured, scales = coloured_of(cut, problem, counter, seed), problem.scales(cut)
+        grid, how = problem.solver.grid, (cut.mu, cut.scheme, cut.states)
+        self._fits = {
+            v: RegressedPullback(grid, c.radius, *how, scales[v], executor=keeping.executor)
+            for v, c in coloured.items()
+        }
+        self._looks = Looks(cut, seed, products, keeping.own, self._badly, fallback)
+        self._keeping = keeping
+        asked = {variable: fit.probes_for(variable) for variable, fit in self._fits.items()}
+        self.probes = sum(asked.values())
+        self.note = "; ".join(_describe(v, c, asked[v]) for v, c in coloured.items())
+
+    def __call__(self, iteration: int) -> Pullback:
+        """The pullback of one iteration."""
+        for variable, watch in self._looks.watches(iteration).items():
+            self._fits[variable].watch = watch
+        return by_variable(self._fits)
+
+    def _badly(self, iteration: int, variable: Variable, single: Step) -> bool:  # noqa: ARG002
+        text = f"iteration {iteration}: the fit by the {variable} is bad along a direction that is "
+        text += "not in it: give a larger interface.mu against noise, or a larger radius"
+        self._keeping.progress.note(text)
+        return False
+
+    def agreement(self) -> Agreement | None:
+        """What this iteration's watch saw, the worst; None without a look."""
+        return self._looks.agreement(0)
+
+    def finish(self, iteration: int) -> str:
+        """Say in a line what the watch saw."""
+        return self._looks.said(iteration, "fits")[0]
 
 
 def coloured_of(
@@ -206,8 +263,8 @@ def _dense(cut: InterfaceCut, problem: Problem, executor: Executor | None) -> Pu
     )
 
 
-def _describe(variable: Variable, coloured: ColouredPullback) -> str:
-    radius, steps = " x ".join(map(str, coloured.radius)), coloured.probes_for(variable)
+def _describe(variable: Variable, coloured: ColouredPullback, steps: int = 0) -> str:
+    radius, steps = " x ".join(map(str, coloured.radius)), steps or coloured.probes_for(variable)
     text = f"{variable}: radius {radius} cells, {steps} solver steps per state and step"
     text += f", {100 * coloured.bias:.2g} % of a response lies outside"
     return f"{text}; {coloured.measured}"

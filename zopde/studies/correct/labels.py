@@ -26,7 +26,9 @@ class Label:
     twin: bool = False  # steps the differentiable twin instead of the black box
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
     # or "as set", by `interface.way`
-    way: Literal["", "as set", "identity", "coloured", "dense", "bank", "random", "tangent"] = ""
+    way: Literal[
+        "", "as set", "identity", "coloured", "regressed", "dense", "bank", "random", "tangent"
+    ] = ""
     always_scratch: bool = False  # starts from scratch even where the others start from NON
 
     @property
@@ -49,6 +51,7 @@ LABELS = {
     "ZO-weights-scratch": Label("zo", always_scratch=True),
     "ZO-interface": Label("backprop", way="as set"),
     "ZO-coloured": Label("backprop", way="coloured"),
+    "ZO-regressed": Label("backprop", way="regressed"),
     "ZO-dense": Label("backprop", way="dense"),
     "ZO-bank": Label("backprop", way="bank"),
     "ZO-tangent": Label("backprop", way="tangent"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -12,7 +12,6 @@ from torch import nn
 from zopde.blackbox import CountedSolver
 from zopde.contracts import ReferenceSolver, State
 from zopde.interface import Probing, Variable, always
-from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.vjp import entries_of
 from zopde.oracle import WeightOracle
 from zopde.progress import Progress
@@ -83,7 +82,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     iterations = stage.schedule.iterations
     checking *= comparisons(iterations)
     if interface:
-        checking = interface.cost.checking + _compared(opened, opened.cuts[name], iterations)
+        checking = interface.cost.checking + _compared(interface, opened.cuts[name], iterations)
     seconds, all_queries = seconds * iterations, queries * iterations
     if opened.needs_scores(label):
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
@@ -166,18 +165,17 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
         products = as_dear(unfitted(problem.solver.grid, inputs, cut.width, like), inputs)
         measuring = cut.budget * _seconds_of_a_step(problem, cut.states)
         seconds = fit + measuring / opened.workers.side_by_side
-        return Interface(always(products), Fitted(0, 0, 0, 0.0), ""), seconds, cut.budget
+        look, free = 2 * cut.sides * len(inputs), Fitted(0, 0, 0, 0.0)
+        return Interface(always(products), free, "", of_a_look=look), seconds, cut.budget
     if cut.way == "bank":
         whole, cut = cut.snapshots, replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
     interface = open_interface(cut, problem, 0, opened.training.unroll)
     return interface, interface.cost.seconds * whole, interface.cost.solver_steps * whole
 
 
-def _compared(opened: Opened, cut: InterfaceCut, iterations: int) -> int:
+def _compared(interface: Interface, cut: InterfaceCut, iterations: int) -> int:
     """Solver steps that compare products while training, if none is found to be off."""
-    of_a_look = {"coloured": STEPS_OF_A_CHECK, "bank": 2 * cut.sides, "tangent": 2 * cut.sides}
-    each = of_a_look.get(cut.way, 0) * len(opened.problem.variables)
-    return -(-iterations // cut.watch_every) * each if cut.watch_every else 0
+    return -(-iterations // cut.watch_every) * interface.of_a_look if cut.watch_every else 0
 
 
 def _steps_per_query(stage: Stage, network: nn.Module) -> int:
@@ -221,7 +219,7 @@ def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
         advance(1, "a gradient")
         prices = [_measured_weights(opened, gradient)]
         advance(1, "weights")
-        coloured, workers = partial(_measured_coloured, opened), opened.workers.side_by_side
+        coloured, workers = cache(partial(_measured_coloured, opened)), opened.workers.side_by_side
         what = cut, problem.solver, gradient, coloured, workers, problem.train.states
         for row in prices_of_interface(*what):
             if row.cut == "interface, bank" and row.seconds is not None:

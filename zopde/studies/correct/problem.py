@@ -62,7 +62,9 @@ class InterfaceCut:
     coloured, bank and tangent when it begins, by their solver steps, and keeps to it; see
     docs/which-cut.md), "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
-    axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "dense"
+    axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "regressed"
+    (as coloured, but every probe moves all entries, and least squares tell them apart: for solvers
+    with noise, see `zopde.RegressedPullback`), "dense"
     (every entry by itself), "random" (the identity, corrected along so many `directions`, see
     `zopde.CorrectedPullback`), "tangent" (a network learns the derivative from at most `budget`
     solver steps, until its error on pairs that were held out is `target`; `width` channels, `fit`
@@ -70,13 +72,14 @@ class InterfaceCut:
     at `snapshots` states of the training data and found again by `lookup`, see
     `zopde.BankPullback`), "identity" (not at all: the gradient is passed on as it is, see
     `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.
-    Every `watch_every` iterations (0: never) one product of a bank or a tangent, drawn at random,
-    is compared with the solver, see `zopde.interface.Watch`. Where the cosine is below
-    `watch_below`, or a tangent's relative error above `watch_error`, the tangent is refitted at
-    that state, and if its error there is still above `stop_error`, `fallback` serves, or the run
-    ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them; after that
-    `fallback` serves until a later look finds agreement. A product of the coloured way is compared
-    as often, and its radius grows where it is wrong. The steps of these looks are counted apart.
+    Every `watch_every` iterations (0: never) one product of a bank, a tangent or the regressed way,
+    drawn at random, is compared with the solver, see `zopde.interface.Watch`. Where the cosine is
+    below `watch_below`, or a tangent's relative error above `watch_error`, the tangent is
+    refitted at that state, and if its error there is still above `stop_error`, `fallback` serves,
+    or the run ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them;
+    after that, and with the regressed way at once, `fallback` serves until a later look finds
+    agreement. A product of the coloured way is compared as often, and its radius grows where it is
+    wrong. The steps of these looks are counted apart.
     `mu` is in standard deviations of the training data, `mu_of` each channel by itself; "mean",
     their root mean square over the channels, is for runs of before. A solver call takes at most
     `states` states.
@@ -86,7 +89,9 @@ class InterfaceCut:
     """
 
     # How the product with the derivative of a step is got.
-    way: Literal["auto", "coloured", "dense", "bank", "random", "identity", "tangent"] = "auto"
+    way: Literal[
+        "auto", "coloured", "regressed", "dense", "bank", "random", "identity", "tangent"
+    ] = "auto"
     mu: limits.Difference = 1e-3  # A probe moves an entry by so many standard deviations.
     mu_of: Literal["channel", "mean"] = "channel"  # Whether these are the channel's own.
     scheme: Literal["forward", "central"] = "forward"  # Which difference is taken.
