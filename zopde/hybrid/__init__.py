@@ -7,6 +7,7 @@ from zopde.hybrid.corrected import (
     InjectBefore,
     InjectForcing,
     Injection,
+    InjectParameter,
     UnrolledObjective,
 )
 from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
@@ -17,6 +18,7 @@ __all__ = [
     "InjectAfter",
     "InjectBefore",
     "InjectForcing",
+    "InjectParameter",
     "Injection",
     "RolloutError",
     "UnrolledObjective",

@@ -93,6 +93,6 @@ def check_forcing(inject: str, grid: Domain) -> None:
     if INJECTIONS[inject].adds_to == "forcing" and not grid.forcing_channels:
         raise InputError(
             "corrector.inject",
-            got="'forcing' with a solver whose grid has no forcing channels",
+            got=f"{inject!r} with a solver whose grid has no forcing channels",
             expected="'after' or 'before'",
         )

@@ -126,7 +126,7 @@ class Problem:
     train: Trajectories  # reference data to learn from
     test: Trajectories  # reference data of the unseen runs
     stepped: Tensor  # the solver's answer to every training state; see `first_steps`
-    inject: Inject  # where the correction enters: "after", "before" or "forcing"
+    inject: Inject  # where the correction enters; a key of `INJECTIONS`
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:

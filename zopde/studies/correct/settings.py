@@ -18,7 +18,7 @@ from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
 from zopde.mesh import Mesh
 from zopde.nets import Normalised
-from zopde.nets.correctors import MESH
+from zopde.nets.correctors import MESH, Inject
 from zopde.nets.kinds import KINDS
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
@@ -74,14 +74,15 @@ class CorrectorSettings:
     (batch, outputs, *space). It pads as it likes. On a mesh it is given `edges` (edge, 2) and
     `positions` (point, axis), if it takes arguments of these names.
     `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
-    state, or in the "forcing" of the step, see `zopde.CorrectedSolver`. With the last two NON and
-    NOG have no gradient: presets leave them out and start from scratch.
+    state, or in the "forcing" of the step, or as the exponent of a factor of it, a "parameter" that
+    stays positive; see `zopde.CorrectedSolver`. But for "after", NON and NOG have no gradient:
+    presets leave them out and start from scratch.
     """
 
     kind: limits.Text = "auto"
     sizes: dict[str, limits.Size] = field(default_factory=dict)
     padding: Literal["auto", "periodic", "zero"] = "auto"
-    inject: Literal["after", "before", "forcing"] = "after"
+    inject: Inject = "after"
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
