@@ -10,6 +10,7 @@ from zopde.hybrid.corrected import (
     InjectParameter,
     UnrolledObjective,
 )
+from zopde.hybrid.losses import Last, Loss, Moments, Relative, Sensors, Spectrum
 from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
 
 __all__ = [
@@ -20,7 +21,13 @@ __all__ = [
     "InjectForcing",
     "InjectParameter",
     "Injection",
+    "Last",
+    "Loss",
+    "Moments",
+    "Relative",
     "RolloutError",
+    "Sensors",
+    "Spectrum",
     "UnrolledObjective",
     "downsample",
     "rollout",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, Protocol, final
 
@@ -24,6 +24,7 @@ from zopde.contracts import (
     seeded,
 )
 from zopde.errors import InputError
+from zopde.hybrid.losses import Loss
 
 
 class Injection(Protocol):
@@ -218,6 +219,8 @@ class UnrolledObjective:
         injection: Where the correction enters; None is after the step.
         seeds: One for every step of the unroll, with which the solver's noise is fixed: the same
             for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
+        loss: What judges the states in place of L, in the state's units; the mean over the windows
+            is the objective. See `zopde.hybrid.Loss`.
 
     Raises:
         InputError: If the window lacks what the first step starts from.
@@ -230,8 +233,9 @@ class UnrolledObjective:
         scale: Float[Tensor, " channel"],
         injection: Injection | None = None,
         seeds: Sequence[int] = (),
+        loss: Loss | None = None,
     ) -> None:
-        self._solver, self._window = solver, window
+        self._solver, self._window, self._loss = solver, window, loss
         self._seeds = tuple(seeds) if seedable(solver) else ()
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
         weights = getattr(solver.grid, "cell_weights", None)
@@ -243,7 +247,22 @@ class UnrolledObjective:
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """Evaluate `num_probes` losses; see `zopde.contracts.Objective`."""
-        window, errors = self._window, list[Tensor]()
+        targets, states = self._window.targets, self._states(network, num_probes)
+        if self._loss is not None:
+            reference, domain = repeat_states(targets, num_probes), self._solver.grid
+            assert reference is not None
+            losses = self._loss(torch.stack(list(states), dim=1), reference, domain)
+            return losses.view(num_probes, -1).mean(dim=1)
+        errors = []
+        for k, state in enumerate(states):
+            off = state.view(num_probes, *targets[:, k].shape) - targets[:, k]
+            off = filled(self._solver.grid, off)
+            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
+        return sum(errors[1:], errors[0]) / len(errors)
+
+    def _states(self, network: Network, num_probes: int) -> Iterator[State]:
+        """(num_probes * batch, channel, *space) after each corrected step."""
+        window = self._window
         state = window.stepped if window.initial is None else window.initial
         assert state is not None, "see Window"
         for k in range(window.unroll):
@@ -256,10 +275,7 @@ class UnrolledObjective:
             else:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
-            off = state.view(num_probes, *window.targets[:, k].shape) - window.targets[:, k]
-            off = filled(self._solver.grid, off)
-            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
-        return sum(errors[1:], errors[0]) / len(errors)
+            yield state
 
     def solver_at(self, k: int) -> Solver:
         """The solver of step k, counted from 0, with that step's noise."""

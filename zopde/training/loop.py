@@ -143,12 +143,9 @@ def fit(
         rows.writerow((done.iterations, *figures, *seen, round(done.seconds, 3)))
         in_a_row = in_a_row + 1 if measured.skipped else 0
         zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
-        if zeros == _ZERO_IN_A_ROW:  # the weights are those of the checkpoint, or untrained
-            raise _nothing_moves(measured.loss)
-        if math.isinf(measured.loss) or not math.isfinite(norm):
-            cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
-        elif in_a_row == _SKIPPED_IN_A_ROW:
-            cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
+        _check_moving(zeros, measured.loss)
+        if stopped := _why_stopped(measured.loss, norm, in_a_row, cost.iterations):
+            cost = replace(done, stopped=stopped)
         else:
             if not measured.skipped:
                 optimise.update(optimizer, network, measured.active, cost.iterations, iterations)
@@ -167,14 +164,21 @@ def fit(
     return cost
 
 
-def _nothing_moves(loss: float) -> InputError:
-    return InputError(
-        "gradient",
-        got=f"exactly 0 at {_ZERO_IN_A_ROW} iterations in a row, while the loss is {loss:.3g}",
-        expected="weights that move the loss",
-        remedy="see that what the network answers reaches the loss and, of queries, that zo.mu or "
-        "interface.mu moves the loss by more than rounding",
-    )
+def _why_stopped(loss: float, norm: float, skipped: int, iteration: int) -> str:
+    if math.isinf(loss) or not math.isfinite(norm):
+        return f"gradient not finite at iteration {iteration}"
+    return f"{skipped} iterations in a row failed" if skipped == _SKIPPED_IN_A_ROW else ""
+
+
+def _check_moving(zeros: int, loss: float) -> None:
+    if zeros == _ZERO_IN_A_ROW:
+        raise InputError(
+            "gradient",
+            got=f"exactly 0 at {zeros} iterations in a row, while the loss is {loss:.3g}",
+            expected="weights that move the loss",
+            remedy="see that what the network answers reaches the loss and, of queries, that zo.mu "
+            "or interface.mu moves the loss by more than rounding",
+        )
 
 
 def _cosine_and_error(seen: Agreement | None) -> tuple[float | None, float | None]:

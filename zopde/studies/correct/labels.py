@@ -35,6 +35,11 @@ class Label:
         return self.gradient != "none"
 
     @property
+    def back_propagates_windows(self) -> bool:
+        """Whether it takes the gradient of the loss of an unroll; NON sees single steps."""
+        return self.gradient == "backprop" and self.unrolled
+
+    @property
     def through_solver(self) -> bool:
         """Whether the gradient, if any, takes the solver's derivative into account."""
         return self.gradient != "backprop" or self.twin or bool(self.way)

@@ -16,6 +16,7 @@ from zopde.contracts import Domain, Solver
 from zopde.errors import InputError
 from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
+from zopde.hybrid.losses import LOSSES
 from zopde.mesh import Mesh
 from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject
@@ -147,6 +148,11 @@ class TrainingSettings:
 
     `batch` windows of `unroll` corrected steps per iteration (NON: batch * unroll windows of
     one step, as many reference states). `init`: "non" or "scratch".
+    `loss` judges the windows: "squares" (of every cell at every step, in standard deviations; see
+    `zopde.UnrolledObjective`), "relative", "last", "moments", "spectrum" or "sensors" (see
+    `zopde.hybrid`), or your own function or class, "package.module:name" or "file.py:name", as
+    `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON,
+    which sees single steps, keeps to squares.
     """
 
     length: limits.Length = "200 iterations"
@@ -158,6 +164,12 @@ class TrainingSettings:
     warmup: limits.Whole = 10
     clip: limits.NotNegative = 0.0
     weight_decay: limits.NotNegative = 0.0
+    loss: limits.Text = "squares"
+    loss_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if ":" not in self.loss:
+            check_choice("training.loss", self.loss, ["squares", *LOSSES, "file.py:name"])
 
 
 @dataclass(frozen=True)
