@@ -72,6 +72,14 @@ def test_fipy_golden():
     assert errors["ZO-interface"] == pytest.approx(0.00272, abs=3e-4)
 
 
+@pytest.mark.slow
+def test_viscosity_golden(tmp_path):
+    """Made by this example on 2026-11-29: from half of the viscosity wrong to two hundredths."""
+    errors = run("13_viscosity.py", tmp_path)
+    assert errors["SRC"] == pytest.approx(0.499, abs=2e-3)
+    assert errors["ZO-interface"] < 0.03
+
+
 @pytest.mark.parametrize(
     ("hide", "name", "arguments"),
     [

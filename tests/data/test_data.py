@@ -115,6 +115,18 @@ def test_a_users_own_dataset_needs_no_settings(data):
     assert found.forcing[:, :, 1].unique().tolist() == [3.0]
 
 
+def test_a_constant_channel_has_its_size_for_a_scale():
+    """Its standard deviation is round-off, and a correction in units of that moves nothing."""
+    grid = Grid((8, 8), (1.0, 1.0), 0.1, ("u", "v", "w"), ("viscosity",))
+    states = torch.zeros(2, 5, 3, 8, 8)
+    states[:, :, 0], states[:, :, 1] = 300.0, torch.randn(2, 5, 8, 8)
+    data = Trajectories(grid, states, torch.full((2, 5, 1, 8, 8), 0.2))
+    assert float(data.forcing.std()) < 1e-7
+    torch.testing.assert_close(data.forcing_scale(), torch.tensor([0.2]))
+    expected = torch.tensor([300.0, float(states[:, :, 1].std()), 1.0])
+    torch.testing.assert_close(data.state_scale(), expected)
+
+
 def test_scales_are_standard_deviations(data):
     expected = data.states[:, :, 1].std()
     torch.testing.assert_close(data.state_scale()[1], expected)

@@ -18,7 +18,7 @@ from zopde import (
     rollout,
 )
 from zopde.blackbox import BlackBox, CountedSolver
-from zopde.hybrid import INJECTIONS, InjectAfter, InjectBefore, InjectForcing
+from zopde.hybrid import INJECTIONS, InjectBefore, InjectForcing, InjectParameter
 
 HERE = Path(__file__).parent.parent
 ONES = torch.ones(2, dtype=torch.float64)
@@ -35,7 +35,7 @@ def network(inject, corrector):
     scales = torch.tensor([1.5, 0.7]), torch.tensor([0.3, 0.4])
     body = ConvCorrector(4, 2, width=3, depth=3)
     found = Normalised(body, *scales, inject=inject).double()
-    own = {"output_scale": found.output_scale} if inject == "forcing" else {}
+    own = {} if found.output_scale is None else {"output_scale": found.output_scale}
     found.load_state_dict({**corrector.state_dict(), **own})
     return found
 
@@ -50,7 +50,9 @@ def step_by_hand(inject, solver, network, state, forcing):
         return stepped + network(stepped, forcing)
     if inject == "before":
         return solver.step(state + network(state, forcing), forcing)
-    return solver.step(state, forcing + network(state, forcing))
+    if inject == "forcing":
+        return solver.step(state, forcing + network(state, forcing))
+    return solver.step(state, forcing * network(state, forcing).exp())
 
 
 def test_corrected_solver_is_its_formula_exact(inject, toy, network, window):
@@ -154,7 +156,7 @@ def test_after_the_step_either_start_will_do(toy, corrector, window):
     assert torch.equal(losses[0], losses[2])
 
 
-@pytest.mark.parametrize("injection", [InjectBefore(), InjectForcing()])
+@pytest.mark.parametrize("injection", [InjectBefore(), InjectForcing(), InjectParameter()])
 def test_what_is_missing_is_named(injection, toy, corrector, window):
     with pytest.raises(InputError, match="window: got no initial state"):
         UnrolledObjective(toy, Window(window.stepped, window.targets), ONES, injection)
@@ -162,7 +164,7 @@ def test_what_is_missing_is_named(injection, toy, corrector, window):
         Window(None, window.targets)
 
 
-@pytest.mark.parametrize("injection", [InjectAfter(), InjectBefore(), InjectForcing()])
+@pytest.mark.parametrize("injection", INJECTIONS.values())
 def test_an_answer_of_another_shape_raises(injection, toy, window):
     hybrid = CorrectedSolver(toy, lambda state, forcing: state[:, :1], injection)
     with pytest.raises(InputError, match=r"corrector: got an answer of \(1, 8, 8\)"):
@@ -170,5 +172,5 @@ def test_an_answer_of_another_shape_raises(injection, toy, window):
 
 
 def test_a_correction_of_no_forcing_raises(toy, corrector, window):
-    with pytest.raises(InputError, match="inject: got 'forcing' without a forcing"):
+    with pytest.raises(InputError, match="inject: got a step without a forcing"):
         CorrectedSolver(toy, corrector, InjectForcing()).step(window.initial)

@@ -171,6 +171,21 @@ def test_not_finite_stops_at_the_last_finite_weights(tmp_path):
     assert fit(network(), objective_at, gradient, Optimise(), 10, tmp_path).stopped
 
 
+def test_weights_that_move_nothing_are_told(tmp_path):
+    """A loss that does not see the network has a gradient of zeros, and trains nothing."""
+
+    def deaf(at):
+        return lambda network, num_probes: network(torch.zeros(1, 4).double()).sum(dim=1) * 0 + 0.25
+
+    with pytest.raises(InputError, match=r"exactly 0 at 10 iterations in a row.* loss is 0\.25"):
+        fit(network(), deaf, Backprop(), Optimise("adam", 1e-2), 20, tmp_path)
+
+    def late(at):  # nine in a row may be chance, and a loss of zero is as good as can be
+        return objective_at(at) if at % 10 == 9 else deaf(at)
+
+    assert fit(network(), late, Backprop(), Optimise("adam", 1e-2), 20, tmp_path).iterations == 20
+
+
 def test_checkpoint_is_written_whole(tmp_path):
     path = tmp_path / "checkpoint.pt"
     assert load_checkpoint(path) is None

@@ -25,6 +25,7 @@ from zopde.netcdf import read_netcdf, write_netcdf
 from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
 
 Settings = dict[str, Any]
+_ROUNDING = 1e-6  # of a channel's size: what varies less is constant
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,10 @@ def simulate(
 
 def _scale(grid: Domain, values: Tensor) -> Tensor:
     per_channel = grid.fluid_values(values).transpose(0, 2).flatten(1)
-    # A constant channel carries nothing to scale; dividing by 1 leaves it alone.
-    deviation = per_channel.std(dim=1)
-    return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    deviation, size = per_channel.std(dim=1), per_channel.square().mean(dim=1).sqrt()
+    # What varies by round-off alone is constant: its size is its scale, and 1 that of nothing.
+    constant = deviation <= _ROUNDING * size
+    return torch.where(constant, torch.where(size > 0, size, 1.0), deviation)
 
 
 @checked

@@ -7,8 +7,10 @@ from zopde.hybrid.corrected import (
     InjectBefore,
     InjectForcing,
     Injection,
+    InjectParameter,
     UnrolledObjective,
 )
+from zopde.hybrid.losses import Last, Loss, Moments, Relative, Sensors, Spectrum
 from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
 
 __all__ = [
@@ -17,8 +19,15 @@ __all__ = [
     "InjectAfter",
     "InjectBefore",
     "InjectForcing",
+    "InjectParameter",
     "Injection",
+    "Last",
+    "Loss",
+    "Moments",
+    "Relative",
     "RolloutError",
+    "Sensors",
+    "Spectrum",
     "UnrolledObjective",
     "downsample",
     "rollout",

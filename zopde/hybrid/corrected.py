@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, Protocol, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,13 +24,14 @@ from zopde.contracts import (
     seeded,
 )
 from zopde.errors import InputError
+from zopde.hybrid.losses import Loss
 
 
 class Injection(Protocol):
     """Makes one step of a solver with a network in it.
 
     Attributes:
-        adds_to: What the correction is added to, and has the channels of.
+        adds_to: What the correction changes, and has the channels of.
         through_solver: Whether the correction reaches the next state through the solver alone.
             Then a loss has no gradient at all where the solver has none.
     """
@@ -94,26 +96,59 @@ class InjectForcing:
         self, solver: Solver, network: Network, state: State, forcing: Forcing | None
     ) -> State:
         """See `Injection`; raises `InputError` if the solver has no forcing."""
-        if forcing is None:
-            raise InputError(
-                "inject", got="'forcing' without a forcing", expected="one to add to, such as zeros"
-            )
-        corrected = _add(forcing, network(state, forcing))
-        states = repeat_states(state, len(corrected) // len(state))
-        assert states is not None
-        return solver.step(states, corrected)
+        return _driven(solver, network, state, forcing, torch.add)
+
+
+@final
+class InjectParameter:
+    """Learns a positive field of the solver, such as a viscosity: u' = S(u, f exp(C(u, f))).
+
+    The field is the solver's forcing. What the data hold of it, f, is the first guess: a network
+    that answers 0 leaves it as it is, one that answers ln 2 doubles it. Its sign never changes.
+    """
+
+    adds_to: Literal["state", "forcing"] = "forcing"
+    through_solver = True
+
+    def step(
+        self, solver: Solver, network: Network, state: State, forcing: Forcing | None
+    ) -> State:
+        """See `Injection`; raises `InputError` if the solver has no forcing."""
+        return _driven(solver, network, state, forcing, _scaled)
 
 
 INJECTIONS: dict[str, Injection] = {
     "after": InjectAfter(),
     "before": InjectBefore(),
     "forcing": InjectForcing(),
+    "parameter": InjectParameter(),
 }
 """The injections by the name that `corrector.inject` gives them."""
 
 
-def _add(base: Tensor, correction: Tensor) -> Tensor:
-    """The sum, where every probe of the correction has the same base."""
+Joined = Callable[[Tensor, Tensor], Tensor]
+"""(correction, base) -> the corrected base."""
+
+
+def _driven(
+    solver: Solver, network: Network, state: State, forcing: Forcing | None, joined: Joined
+) -> State:
+    """The solver's step with a forcing that the network has changed."""
+    if forcing is None:
+        got, expected = "a step without a forcing", "one to be corrected, such as zeros"
+        raise InputError("inject", got=got, expected=expected)
+    corrected = _add(forcing, network(state, forcing), joined)
+    states = repeat_states(state, len(corrected) // len(state))
+    assert states is not None
+    return solver.step(states, corrected)
+
+
+def _scaled(exponent: Tensor, field: Tensor) -> Tensor:
+    return field * exponent.exp()
+
+
+def _add(base: Tensor, correction: Tensor, joined: Joined = torch.add) -> Tensor:
+    """The corrected base, the same one for every probe of the correction."""
     shape, is_complex = tuple(correction.shape[1:]), correction.is_complex()
     if shape != base.shape[1:] or is_complex > base.is_complex():
         raise InputError(
@@ -122,7 +157,7 @@ def _add(base: Tensor, correction: Tensor) -> Tensor:
             expected=f"{tuple(base.shape[1:])}, as what it is added to",
         )
     probes: Tensor = correction.unflatten(0, (-1, len(base)))
-    return (probes + base).flatten(0, 1)
+    return joined(probes, base).flatten(0, 1)
 
 
 @final
@@ -135,7 +170,8 @@ class CorrectedSolver:
         solver: The solver S.
         network: The corrector C, from (state, forcing) to a correction of the state's shape, or
             of the forcing's.
-        injection: `InjectAfter()`, `InjectBefore()` or `InjectForcing()`, each with its formula.
+        injection: `InjectAfter()`, `InjectBefore()`, `InjectForcing()` or `InjectParameter()`,
+            each with its formula.
             None: where the network belongs by its own account (`network.inject`, which
             `load_corrector` brings back), or after the step if it gives none.
     """
@@ -183,6 +219,8 @@ class UnrolledObjective:
         injection: Where the correction enters; None is after the step.
         seeds: One for every step of the unroll, with which the solver's noise is fixed: the same
             for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
+        loss: What judges the states in place of L, in the state's units; the mean over the windows
+            is the objective. See `zopde.hybrid.Loss`.
 
     Raises:
         InputError: If the window lacks what the first step starts from.
@@ -195,8 +233,9 @@ class UnrolledObjective:
         scale: Float[Tensor, " channel"],
         injection: Injection | None = None,
         seeds: Sequence[int] = (),
+        loss: Loss | None = None,
     ) -> None:
-        self._solver, self._window = solver, window
+        self._solver, self._window, self._loss = solver, window, loss
         self._seeds = tuple(seeds) if seedable(solver) else ()
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
         weights = getattr(solver.grid, "cell_weights", None)
@@ -208,7 +247,22 @@ class UnrolledObjective:
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """Evaluate `num_probes` losses; see `zopde.contracts.Objective`."""
-        window, errors = self._window, list[Tensor]()
+        targets, states = self._window.targets, self._states(network, num_probes)
+        if self._loss is not None:
+            reference, domain = repeat_states(targets, num_probes), self._solver.grid
+            assert reference is not None
+            losses = self._loss(torch.stack(list(states), dim=1), reference, domain)
+            return losses.view(num_probes, -1).mean(dim=1)
+        errors = []
+        for k, state in enumerate(states):
+            off = state.view(num_probes, *targets[:, k].shape) - targets[:, k]
+            off = filled(self._solver.grid, off)
+            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
+        return sum(errors[1:], errors[0]) / len(errors)
+
+    def _states(self, network: Network, num_probes: int) -> Iterator[State]:
+        """(num_probes * batch, channel, *space) after each corrected step."""
+        window = self._window
         state = window.stepped if window.initial is None else window.initial
         assert state is not None, "see Window"
         for k in range(window.unroll):
@@ -221,10 +275,7 @@ class UnrolledObjective:
             else:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
-            off = state.view(num_probes, *window.targets[:, k].shape) - window.targets[:, k]
-            off = filled(self._solver.grid, off)
-            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
-        return sum(errors[1:], errors[0]) / len(errors)
+            yield state
 
     def solver_at(self, k: int) -> Solver:
         """The solver of step k, counted from 0, with that step's noise."""

@@ -14,7 +14,7 @@ from zopde.errors import InputError
 from zopde.validate import check_choice, check_count, checked
 
 Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
-Inject = Literal["after", "before", "forcing"]
+Inject = Literal["after", "before", "forcing", "parameter"]
 _MOST = 10_000  # of whatever a corrector has
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MESH = ("edges", "positions")
@@ -122,8 +122,9 @@ class Normalised(nn.Module):
         C(v, f) = s * body( [v / s_v, f / s_f] )
 
     The standard deviations are buffers, saved with the weights: whoever loads the model has
-    them. s is s_v, or s_f for a correction of the forcing. Where there is a mask, the body sees 0
-    outside of it, and the mask as its last channel; the correction is 0 there.
+    them. s is s_v; s_f for a correction of the forcing; 1 for the exponent of a parameter. Where
+    there is a mask, the body sees 0 outside of it, and the mask as its last channel; the
+    correction is 0 there.
 
     Args:
         body: Maps (batch, state + forcing channels, *space) to (batch, state channels, *space),
@@ -131,7 +132,7 @@ class Normalised(nn.Module):
         state_scale: (channel,), training standard deviation of every state channel.
         forcing_scale: (forcing_channel,), likewise; empty without forcing.
         dims: Number of space dimensions.
-        inject: "after", "before" or "forcing": where the correction belongs; see
+        inject: "after", "before", "forcing" or "parameter": where the correction belongs; see
             `CorrectedSolver`.
         mask: True where there is fluid, as in `zopde.Grid`; None: everywhere.
         nearest: (cell,), the number of the cell whose value the body sees in each, in place of 0
@@ -165,7 +166,9 @@ class Normalised(nn.Module):
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
         both = torch.cat([state_scale.flatten(), forcing_scale.flatten()])
         self.register_buffer("input_scale", both.reshape(-1, *space))
-        other = forcing_scale.reshape(-1, *space).clone() if inject == "forcing" else None
+        of_forcing = {"forcing": forcing_scale, "parameter": torch.ones_like(forcing_scale)}
+        scale = of_forcing.get(inject)
+        other = None if scale is None else scale.reshape(-1, *space).clone()
         self.register_buffer("output_scale", other)
         self.register_buffer("mask", None if mask is None else mask.clone())
         self.register_buffer("nearest", None if nearest is None else nearest.clone())

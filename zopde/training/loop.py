@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from zopde.contracts import Objective
-from zopde.errors import SolverError
+from zopde.errors import InputError, SolverError
 from zopde.files import append_text, load_tensors, read_rows, reading, save_tensors, write_text
 from zopde.interface import Agreement
 from zopde.progress import Progress
@@ -25,6 +25,7 @@ from zopde.training.descent import Gradient, GradientSource, Optimise
 _AGAIN = "move it away to train this label again, or start over with --overwrite"
 _WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
+_ZERO_IN_A_ROW = 10  # gradients: then no weight moves the loss
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def fit(
 
     Raises:
         SolverError: If the solver fails; the checkpoint is then of the last whole iteration.
+        InputError: If 10 gradients in a row are exactly zero, though the loss is not.
     """
     path, history, pending = folder / "checkpoint.pt", folder / "history.csv", StringIO()
     optimizer = optimise.build(network)
@@ -128,7 +130,7 @@ def fit(
         save_checkpoint(path, {**states, **vars(cost)})
 
     _begin_history(history, before.iterations)
-    rows, cost, in_a_row = csv.writer(pending), before, 0
+    rows, cost, in_a_row, zeros = csv.writer(pending), before, 0, 0
     while cost.iterations < iterations and not cost.stopped:
         try:
             measured = gradient(network, objective_at(cost.iterations), cost.iterations)
@@ -140,10 +142,10 @@ def fit(
         seen = *_cosine_and_error(agreement()), variance(), done.checking
         rows.writerow((done.iterations, *figures, *seen, round(done.seconds, 3)))
         in_a_row = in_a_row + 1 if measured.skipped else 0
-        if math.isinf(measured.loss) or not math.isfinite(norm):
-            cost = replace(done, stopped=f"gradient not finite at iteration {cost.iterations}")
-        elif in_a_row == _SKIPPED_IN_A_ROW:
-            cost = replace(done, stopped=f"{in_a_row} iterations in a row failed")
+        zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
+        _check_moving(zeros, measured.loss)
+        if stopped := _why_stopped(measured.loss, norm, in_a_row, cost.iterations):
+            cost = replace(done, stopped=stopped)
         else:
             if not measured.skipped:
                 optimise.update(optimizer, network, measured.active, cost.iterations, iterations)
@@ -160,6 +162,23 @@ def fit(
             saved = time.monotonic()
     save(cost)
     return cost
+
+
+def _why_stopped(loss: float, norm: float, skipped: int, iteration: int) -> str:
+    if math.isinf(loss) or not math.isfinite(norm):
+        return f"gradient not finite at iteration {iteration}"
+    return f"{skipped} iterations in a row failed" if skipped == _SKIPPED_IN_A_ROW else ""
+
+
+def _check_moving(zeros: int, loss: float) -> None:
+    if zeros == _ZERO_IN_A_ROW:
+        raise InputError(
+            "gradient",
+            got=f"exactly 0 at {zeros} iterations in a row, while the loss is {loss:.3g}",
+            expected="weights that move the loss",
+            remedy="see that what the network answers reaches the loss and, of queries, that zo.mu "
+            "or interface.mu moves the loss by more than rounding",
+        )
 
 
 def _cosine_and_error(seen: Agreement | None) -> tuple[float | None, float | None]:

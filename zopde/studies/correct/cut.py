@@ -34,6 +34,7 @@ from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, check_bank
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.looks import Keeping, Looks
+from zopde.studies.correct.loss import check_judged
 from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, products_of
 from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.tangent.choose import check_learnable
@@ -63,6 +64,7 @@ class Interface:
 
 def check_suits(opened: Opened) -> None:
     """Require, before anything is trained, that solver and data suit every label."""
+    check_judged(opened)
     problem = opened.problem
     scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
     if scored and opened.weights.score == "grasp" and problem.twin is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Domain, Solver
 from zopde.data import Trajectories, save_trajectories
-from zopde.hybrid import CorrectedSolver, RolloutError, rollout, rollout_error
+from zopde.hybrid import CorrectedSolver, Loss, RolloutError, rollout, rollout_error
 from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS
@@ -29,10 +29,15 @@ class Evaluation:
 
     predicted: Tensor  # (simulation, time, channel, *space), the initial state included
     error: RolloutError  # against the reference, the initial state left out
+    loss: Tensor | None = None  # (simulation,), what a loss of the user's choice says of it
 
 
 def evaluate(
-    solver: Solver, test: Trajectories, network: nn.Module | None, advance: Advance | None = None
+    solver: Solver,
+    test: Trajectories,
+    network: nn.Module | None,
+    advance: Advance | None = None,
+    loss: Loss | None = None,
 ) -> Evaluation:
     """Roll every test run out, from its first reference state; no network corrects nothing."""
     forcing = test.forcing
@@ -45,9 +50,10 @@ def evaluate(
         progress=advance,
         seeds=noise_seeds(0, 0, test.steps),
     )
-    return Evaluation(
-        predicted, rollout_error(predicted[:, 1:], test.states[:, 1:], grid=test.grid)
-    )
+    runs = predicted[:, 1:], test.states[:, 1:]
+    with torch.no_grad():
+        judged = None if loss is None else loss(*runs, test.grid)
+    return Evaluation(predicted, rollout_error(*runs, grid=test.grid), judged)
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -63,7 +69,7 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
 
     `mean` and `std` are over the test runs, each first averaged over time and seeds;
     `std_over_seeds` is of the seeds' means. A mean with a diverged run in it is None. That of
-    `nrmse` is over the channels, too.
+    `nrmse` is over the channels, too. `loss` is there where `training.loss` is no default.
     """
     mae = torch.stack([e.error.mean_mae for e in evaluations]).double()
     relative = torch.stack([e.error.relative.mean(dim=1) for e in evaluations]).double()
@@ -72,7 +78,9 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     correlated = torch.stack([e.error.steps_correlated() for e in evaluations]).double()
     times = grid.dt * correlated.mean(dim=0)
     diverged = torch.stack([e.error.diverged for e in evaluations])
+    judged = [float(e.loss.double().mean()) for e in evaluations if e.loss is not None]
     return {
+        **({"loss": finite(sum(judged) / len(judged))} if judged else {}),
         "mae": {
             "mean": finite(per_run.mean()),
             "std": finite(per_run.std(correction=0)),

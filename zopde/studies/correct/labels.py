@@ -37,6 +37,11 @@ class Label:
         return self.gradient != "none"
 
     @property
+    def back_propagates_windows(self) -> bool:
+        """Whether it takes the gradient of the loss of an unroll; NON sees single steps."""
+        return self.gradient == "backprop" and self.unrolled
+
+    @property
     def through_solver(self) -> bool:
         """Whether the gradient, if any, takes the solver's derivative into account."""
         return self.gradient != "backprop" or self.twin or bool(self.way)
@@ -96,6 +101,6 @@ def check_forcing(inject: str, grid: Domain) -> None:
     if INJECTIONS[inject].adds_to == "forcing" and not grid.forcing_channels:
         raise InputError(
             "corrector.inject",
-            got="'forcing' with a solver whose grid has no forcing channels",
+            got=f"{inject!r} with a solver whose grid has no forcing channels",
             expected="'after' or 'before'",
         )

@@ -21,11 +21,12 @@ from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
 from zopde.mesh import Mesh
 from zopde.nets.correctors import Inject
-from zopde.plugins import load_solver
+from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_forcing
+from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
@@ -41,9 +42,10 @@ _BORNE = 1e-4  # standard deviations that a memory may change in an answer: a te
 
 def open_correction(config: CorrectionConfig, root: Path, progress: Progress) -> Opened:
     """Load the data, or make them beside the run folder `root`, and build all that trains."""
-    kind = config.corrector.kind
+    kind, loss = config.corrector.kind, config.training.loss
     # Loaded before the solver: its imports are not the solver's
     code = content_of_code(named_network(kind)) if ":" in kind else ""
+    judge = content_of_code(load_object(loss, what="loss")) if ":" in loss else ""
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
@@ -52,7 +54,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
-    opened = replace(_checked(config, opened, progress), code=code)
+    opened = replace(_checked(config, opened, progress), code=code, judge=judge)
     opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
     if opened.split:
@@ -164,6 +166,8 @@ def _opened(
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
 
+    loss = loss_of(training.loss, training.loss_options, problem.scale)
+
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
         windows = (1 if parts.told else config.data.train) * (seen - unroll + 1)
         per_epoch = max(1, windows // min(batch, windows))
@@ -182,7 +186,9 @@ def _opened(
         kind=corrector.kind_on(solver.grid),
         sizes=corrector.sizes,
         start=schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
-        training=schedule(training.unroll, training.batch, training.length, optimise),
+        training=replace(
+            schedule(training.unroll, training.batch, training.length, optimise), loss=loss
+        ),
         from_scratch=training.init == "scratch",
         weights=config.zo,
         interface=config.interface,

@@ -13,7 +13,7 @@ from torch import Tensor
 from zopde.contracts import Solver, seedable
 from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
-from zopde.hybrid import INJECTIONS, Injection, UnrolledObjective
+from zopde.hybrid import INJECTIONS, Injection, Loss, UnrolledObjective
 from zopde.interface import Step, Variable
 from zopde.interface.scales import channel_scale
 from zopde.nets import Normalised
@@ -134,7 +134,7 @@ class Problem:
     train: Trajectories  # reference data to learn from
     test: Trajectories  # reference data of the unseen runs
     stepped: Tensor  # the solver's answer to every training state; see `first_steps`
-    inject: Inject  # where the correction enters: "after", "before" or "forcing"
+    inject: Inject  # where the correction enters; a key of `INJECTIONS`
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
@@ -222,6 +222,7 @@ class Schedule:
     iterations: int  # updates
     per_epoch: int  # updates that make an epoch
     optimise: Optimise  # how gradients become updates
+    loss: Loss | None = None  # what judges a window; None: squares
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
@@ -239,6 +240,7 @@ class Opened(Trainings):
     content: str  # a digest of the files that the solver is made of, wherever they lie
     late: str = field(default="", kw_only=True)  # a digest of what it imports as it steps
     code: str = field(default="", kw_only=True)  # a digest of the files of the user's own corrector
+    judge: str = field(default="", kw_only=True)  # likewise of the user's own loss
     # Seed -> an untrained corrector, the same for every label
     new_network: Callable[[int], Normalised]
     kind: str  # of corrector
@@ -293,6 +295,7 @@ class Opened(Trainings):
             "solver.digest": (self.content, f"solver {self.spec!r}"),
             **({"imports.digest": (self.late, imports)} if self.late else {}),
             **({"network.digest": (self.code, f"network {self.kind!r}")} if self.code else {}),
+            **({"loss.digest": (self.judge, "the loss")} if self.judge else {}),
         }
 
     def starts_from_non(self, name: str) -> bool:
@@ -303,12 +306,15 @@ class Opened(Trainings):
         """Whether a label begins with scoring its layers."""
         return label.gradient == "zo" and self.weights.score != "none"
 
-    def objective(self, windows: Windows, solver: Solver, seed: int, at: int) -> UnrolledObjective:
+    def objective(
+        self, windows: Windows, solver: Solver, seed: int, at: int, loss: Loss | None = None
+    ) -> UnrolledObjective:
         """The unrolled loss of one iteration, with the steps taken by `solver`."""
-        window = windows.batch(at)
+        window, problem = windows.batch(at), self.problem
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
-        return UnrolledObjective(solver, window, self.problem.scale, self.problem.injection, seeds)
+        return UnrolledObjective(solver, window, problem.scale, problem.injection, seeds, loss)
 
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
         """The unrolled loss on a label's first batch."""
-        return self.objective(self.training.windows(self.problem, seed), solver, seed, 0)
+        windows = self.training.windows(self.problem, seed)
+        return self.objective(windows, solver, seed, 0, self.training.loss)

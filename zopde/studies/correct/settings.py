@@ -16,9 +16,10 @@ from zopde.contracts import Domain, Solver
 from zopde.errors import InputError
 from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
+from zopde.hybrid.losses import LOSSES
 from zopde.mesh import Mesh
 from zopde.nets import Normalised
-from zopde.nets.correctors import MESH
+from zopde.nets.correctors import MESH, Inject
 from zopde.nets.kinds import KINDS
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
@@ -74,14 +75,15 @@ class CorrectorSettings:
     (batch, outputs, *space). It pads as it likes. On a mesh it is given `edges` (edge, 2) and
     `positions` (point, axis), if it takes arguments of these names.
     `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
-    state, or in the "forcing" of the step, see `zopde.CorrectedSolver`. With the last two NON and
-    NOG have no gradient: presets leave them out and start from scratch.
+    state, or in the "forcing" of the step, or as the exponent of a factor of it, a "parameter" that
+    stays positive; see `zopde.CorrectedSolver`. But for "after", NON and NOG have no gradient:
+    presets leave them out and start from scratch.
     """
 
     kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
     sizes: dict[str, limits.Size] = field(default_factory=dict)  # Arguments of its class.
     padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
-    inject: Literal["after", "before", "forcing"] = "after"  # Where its answer enters.
+    inject: Inject = "after"  # Where its answer enters.
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
@@ -146,6 +148,11 @@ class TrainingSettings:
 
     `batch` windows of `unroll` corrected steps per iteration (NON: batch * unroll windows of
     one step, as many reference states). `init`: "non" or "scratch".
+    `loss` judges the windows: "squares" (of every cell at every step, in standard deviations; see
+    `zopde.UnrolledObjective`), "relative", "last", "moments", "spectrum" or "sensors" (see
+    `zopde.hybrid`), or your own function or class, "package.module:name" or "file.py:name", as
+    `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON,
+    which sees single steps, keeps to squares.
     """
 
     length: limits.Length = "200 iterations"  # How long this stage lasts.
@@ -157,6 +164,12 @@ class TrainingSettings:
     warmup: limits.Whole = 10  # The rate rises for so many iterations, then it falls.
     clip: limits.NotNegative = 0.0  # A longer gradient is cut to this; 0 leaves all.
     weight_decay: limits.NotNegative = 0.0  # The factor of an L2 penalty.
+    loss: limits.Text = "squares"  # What judges a window.
+    loss_options: dict[str, Any] = field(default_factory=dict)  # Its arguments.
+
+    def __post_init__(self) -> None:
+        if ":" not in self.loss:
+            check_choice("training.loss", self.loss, ["squares", *LOSSES, "file.py:name"])
 
 
 @dataclass(frozen=True)

@@ -54,15 +54,17 @@ def _measures(metrics: Mapping[str, Any]) -> Table:
     """The same rollouts in other measures; `zopde.hybrid.rollout_error` defines them."""
     time, labels = metrics["time"], metrics["labels"]
     channels, rows = list(metrics["nrmse"][labels[0]]["channels"]), []
+    losses: Mapping[str, float | None] = metrics.get("loss", {})
     for label in labels:
         found = {name: metrics[name][label] for name in _MEASURES}
         seeds = 1 if metrics["init"][label] == "none" else len(metrics["seeds"])
-        rows.append([label, *measures(found, seeds * metrics["test_runs"])])
+        judged = [_shown(losses[label])] if losses else []
+        rows.append([label, *judged, *measures(found, seeds * metrics["test_runs"])])
     of_time = "" if time["unit"] == "1" else f" {time['unit']}"
     return Table(
         "Rollouts that diverged; mean time until the correlation with the reference is below 0.8, "
         f"of {time['length']:.4g}{of_time}; error in standard deviations of the reference",
-        ["label", *measure_heads(channels, time["unit"])],
+        ["label", *(["loss"] if losses else []), *measure_heads(channels, time["unit"])],
         rows,
     )
 
@@ -78,8 +80,12 @@ def measures(found: Mapping[str, Any], rollouts: int) -> list[str]:
     """What `summary` found of one label, whose rollouts are so many."""
     nrmse, time = found["nrmse"], found["correlation_time"]["mean"]
     single = nrmse["channels"].values() if len(measure_heads(nrmse["channels"], "")) > 3 else ()
-    errors = ("-" if value is None else f"{value:.3g}" for value in (nrmse["mean"], *single))
+    errors = map(_shown, (nrmse["mean"], *single))
     return [f"{found['diverged']}/{rollouts}", f"{time:.4g}", *errors]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def notes_of(metrics: Mapping[str, Any]) -> list[str]:

@@ -117,7 +117,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     # A step that fails again and again is a rollout that diverged.
     solver = Dropping(problem.solver) if opened.bear else problem.solver
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
-        evaluation = evaluate(solver, problem.test, network, advance)
+        evaluation = evaluate(solver, problem.test, network, advance, opened.training.loss)
     save_states(evaluation.predicted, problem.test, folder / "rollout.nc")
     failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
     return Trained(cost, evaluation, failures)
@@ -188,7 +188,8 @@ def label_stage(
     assert solver is not None, "labels without a solver are left out before"
     schedule = opened.training
     if not label.unrolled:  # as many reference states
-        schedule = replace(schedule, unroll=1, batch=schedule.batch * schedule.unroll)
+        batch = schedule.batch * schedule.unroll
+        schedule = replace(schedule, unroll=1, batch=batch, loss=None)
     stage = _backprop_stage(opened, schedule, solver, seed, interface)
     if label.gradient != "zo":
         return stage
@@ -217,7 +218,7 @@ def _backprop_stage(
         passed: Solver = counter
         if interface:
             passed = InterfaceSolver(counter, interface.pullback_at(iteration))
-        return opened.objective(windows, passed, seed, iteration)
+        return opened.objective(windows, passed, seed, iteration, schedule.loss)
 
     return Stage(objective_at, Backprop(), schedule, counter, interface)
 

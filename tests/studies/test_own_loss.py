@@ -1,0 +1,88 @@
+"""A correction run that is judged by something else than every cell at every step."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zopde import InputError, load_config, plugins
+from zopde.studies.correct import run_correction
+
+HERE = Path(__file__).parent.parent
+JUDGE = """
+def late(predicted, reference, domain, power=1.0):
+    error = (predicted - reference).abs().flatten(2).mean(dim=2)
+    return error[:, -1] ** power
+
+
+def deaf(predicted, reference, domain):
+    return ((predicted - reference).detach() ** 2).mean(dim=(1, 2, 3, 4))
+"""
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch, tmp_path):
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.chdir(tmp_path)
+    Path("judge.py").write_text(JUDGE)
+
+
+def settings(loss, options=None, labels=("SRC", "NON", "ZO-weights", "ZO-interface")):
+    return load_config(
+        tables={
+            "data": {"fine": [16, 16], "coarse": [8, 8], "steps": 8, "train": 3, "test": 2},
+            "corrector": {"sizes": {"width": 2, "depth": 2}},
+            "non": {"length": "3 iterations"},
+            "training": {
+                "length": "4 iterations",
+                "unroll": 3,
+                "loss": loss,
+                "loss_options": options or {},
+            },
+            "interface": {"way": "dense"},
+            "run": {"labels": list(labels)},
+        }
+    )
+
+
+def test_a_run_is_trained_and_judged_by_a_function(tmp_path):
+    metrics = run_correction(settings("judge.py:late", {"power": 2.0}), tmp_path / "run")
+    source = metrics["loss"]["SRC"]
+    assert metrics["loss"]["ZO-interface"] != source
+    assert "loss.digest" in {path.name for path in (tmp_path / "run").iterdir()}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["loss"]["SRC"] == source
+    again = run_correction(settings("judge.py:late"), tmp_path / "first")  # power 1
+    assert again["loss"]["SRC"] > source > 0
+    Path("judge.py").write_text(JUDGE + "\n# edited\n")
+    with pytest.raises(InputError, match="the loss"):
+        run_correction(settings("judge.py:late", {"power": 2.0}), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("loss", ["relative", "last", "moments", "spectrum"])
+def test_every_ready_made_loss_trains(loss, tmp_path):
+    metrics = run_correction(settings(loss, labels=("SRC", "ZO-interface")), tmp_path / "run")
+    assert metrics["loss"]["ZO-interface"] != metrics["loss"]["SRC"] > 0
+
+
+def test_a_loss_without_a_gradient_trains_by_its_values_alone(tmp_path):
+    with pytest.raises(InputError, match=r"without a gradient.*which ZO-interface would need"):
+        run_correction(settings("judge.py:deaf"), tmp_path / "run")
+    labels = ("SRC", "NON", "ZO-weights")
+    metrics = run_correction(settings("judge.py:deaf", labels=labels), tmp_path / "other")
+    assert metrics["loss"]["ZO-weights"] != metrics["loss"]["NON"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "what"),
+    [
+        ("squares", {"power": 2.0}, "training.loss_options: got power"),
+        ("judge.py:late", {"strength": 2.0}, "strength"),
+        ("judge.py:none", {}, "none"),
+        ("sensors", {}, "training.loss_options"),
+        ("sensors", {"positions": [[99.0, 0.1]]}, "99 along y"),
+        ("last ", {}, "did you mean 'last'"),
+    ],
+)
+def test_what_names_no_loss_is_refused(loss, options, what, tmp_path):
+    with pytest.raises(InputError, match=what):
+        run_correction(settings(loss, options), tmp_path / "run")

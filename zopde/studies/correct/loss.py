@@ -1,0 +1,61 @@
+"""The loss of a run by name, zopde's or the user's own, tried before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from inspect import isclass, signature
+from typing import Any, cast
+
+from torch import Tensor
+
+from zopde.errors import InputError, first_line
+from zopde.hybrid import Loss
+from zopde.hybrid.losses import LOSSES, check_loss
+from zopde.plugins import load_object
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.problem import Opened
+
+_WINDOWS = 3  # on which a loss is tried
+
+
+def loss_of(name: str, options: Mapping[str, Any], scale: Tensor) -> Loss | None:
+    """What `training.loss` names, with the options and, if it takes one, the scale."""
+    if name == "squares":
+        if options:
+            got, expected = ", ".join(options), "none with 'squares'"
+            raise InputError("training.loss_options", got=got, expected=expected)
+        return None
+    made = load_object(name, what="loss") if ":" in name else LOSSES[name]
+    try:
+        scaled = {"scale": scale} if "scale" in signature(made).parameters else {}
+        return cast(Loss, made(**scaled, **options) if isclass(made) else partial(made, **options))
+    except TypeError as error:
+        got = f"{dict(options)} ({first_line(error)})"
+        expected = f"the arguments of {name!r}"
+        raise InputError("training.loss_options", got=got, expected=expected) from error
+
+
+def check_judged(opened: Opened) -> None:
+    """Try the loss on windows of the training data, before anything is trained by it.
+
+    Raises:
+        InputError: If it fails; or if a label would back-propagate it, and it has no gradient.
+    """
+    training, name = opened.training, "training.loss"
+    if training.loss is None:
+        return
+    problem = opened.problem
+    windows = training.windows(problem, opened.seeds[0]).batch(0).targets[:_WINDOWS]
+    check_loss(name, training.loss, problem.test.states[:1, 1:], problem.test.grid)
+    if check_loss(name, training.loss, windows, problem.train.grid):
+        return
+    without = [label for label in opened.labels if LABELS[label].back_propagates_windows]
+    if without:
+        raise InputError(
+            name,
+            got="an answer without a gradient (NumPy inside, or detached?), which "
+            f"{', '.join(without)} would need",
+            expected="torch operations, or labels that train by queries of the loss alone",
+            remedy='--set \'run.labels=["SRC", "ZO-weights"]\'',
+        )
