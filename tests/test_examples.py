@@ -6,16 +6,29 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from zopde import load_solver
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name, *arguments):
+def loaded(name):
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where a dataclass looks its annotations up
     spec.loader.exec_module(module)
-    return module.main(*arguments)
+    return module
+
+
+def run(name, *arguments):
+    return loaded(name).main(*arguments)
+
+
+def plugged_in(name):
+    """The coarse model of an example, as its own run names it."""
+    function, grid = f"{EXAMPLES / name}:advance", loaded(name).GRID
+    return load_solver("callable", {"function": function, "grid": grid})
 
 
 def test_your_solver_golden():
@@ -75,7 +88,7 @@ def test_fipy_golden():
 @pytest.mark.slow
 def test_viscosity_golden(tmp_path):
     """Made by this example on 2026-11-29: from half of the viscosity wrong to two hundredths."""
-    errors = run("13_viscosity.py", tmp_path)
+    errors = run("11_viscosity.py", tmp_path)
     assert errors["SRC"] == pytest.approx(0.499, abs=2e-3)
     assert errors["ZO-interface"] < 0.03
 
@@ -86,6 +99,8 @@ def test_viscosity_golden(tmp_path):
         ("shutil.which", "05_openfoam.py", [Path("nowhere")]),
         ("shutil.which", "06_fortran.py", [Path("nowhere")]),
         ("importlib.util.find_spec", "07_fipy.py", []),
+        ("importlib.util.find_spec", "12_pypde.py", [[0]]),
+        ("importlib.util.find_spec", "13_quasi_geostrophic.py", [[0]]),
     ],
 )
 def test_what_is_absent_is_said_in_one_line(hide, name, arguments, monkeypatch, capsys):
@@ -94,6 +109,43 @@ def test_what_is_absent_is_said_in_one_line(hide, name, arguments, monkeypatch, 
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("skipped: ")
     assert "install" in line
+
+
+def test_pypde_turns_a_uniform_wave():
+    """Of amplitude 1 it is a solution: its phase advances by 0.8 a unit of time."""
+    pytest.importorskip("pde")
+    pytest.importorskip("jax")
+    solver = plugged_in("12_pypde.py")
+    uniform = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, *solver.grid.state_shape)
+    turned = solver.step(uniform)
+    assert torch.allclose(turned[0, 0], torch.tensor(0.32).cos(), atol=1e-4)
+    assert torch.allclose(turned[0, 1], torch.tensor(0.32).sin(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_pypde_golden():
+    """Made by this example on 2026-11-29 with py-pde 0.59.0 and JAX 0.10.2, one thread."""
+    pytest.importorskip("pde")
+    pytest.importorskip("jax")
+    found = run("12_pypde.py", [0])
+    error = {label: mean for label, (mean, _, _) in found.items()}
+    assert error["SRC"] == pytest.approx(0.1441, abs=2e-3)
+    assert error["NON"] == pytest.approx(0.0690, abs=5e-3)
+    assert error["ZO-interface"] == pytest.approx(0.0488, abs=5e-3)
+    assert error["NOG, longer"] > 1.1 * error["ZO-interface"]
+    assert found["NOG, longer"][2] == pytest.approx(found["ZO-interface"][2], abs=7)
+    assert found["ZO-interface"][2] <= 150 * 14 + 1280 + 30
+
+
+def test_quasi_geostrophic_keeps_the_mean_vorticity():
+    """Nothing but the mean: eddies of 1e-5 / s move within a day."""
+    pytest.importorskip("pyqg_jax")
+    solver = plugged_in("13_quasi_geostrophic.py")
+    y, x = torch.meshgrid(*(torch.arange(32.0) * 2 * torch.pi / 32,) * 2, indexing="ij")
+    eddies = torch.stack([(3 * x).sin() + (2 * y).cos(), 0.1 + 0.2 * (2 * x + y).sin()])[None]
+    after = solver.step(eddies)
+    assert torch.allclose(after.mean((2, 3)), eddies.mean((2, 3)), atol=1e-5)
+    assert (after - eddies).abs().mean() > 0.01
 
 
 def test_wake_golden():

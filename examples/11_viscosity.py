@@ -1,7 +1,7 @@
 """Learn the viscosity inside a flow solver that nobody can differentiate.
 
-    python examples/13_viscosity.py                      # one seed, a minute
-    python examples/13_viscosity.py --seeds 0 1 2
+    python examples/11_viscosity.py                      # one seed, a minute
+    python examples/11_viscosity.py --seeds 0 1 2
 
 The flow is incompressible, two-dimensional, periodic, solved in NumPy. Its viscosity differs from
 place to place by a factor of up to 5, but the model assumes the same everywhere. What is known of
