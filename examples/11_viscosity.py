@@ -124,7 +124,7 @@ def main(folder: Path, *seeds: int) -> dict[str, float]:
             errors.append(float(((nu - truth()).abs() / truth()).mean()))
         velocities, steps = metrics["mae"][label]["mean"], metrics["solver_steps"][label]
         found[label] = sum(errors) / len(errors)
-        print(f"{label:<12} {velocities:20.4f} {100 * found[label]:16.1f} % {steps:14,}")
+        print(f"{label:<12} {velocities:20.4f} {100 * found[label]:16.1f} % {steps:14,.0f}")
     return found
 
 
