@@ -18,6 +18,7 @@ SETTING_OF = {
     "chunk": "zo.chunk",
     "executor": "run.executor",
     "failures": "run.failures",
+    "seeds": "run.seeds",
     "store": "run.store",
 }
 
@@ -67,6 +68,10 @@ ImageFile = Annotated[
 Device = Annotated[
     str | None,
     Option(help="Compute on this device: cpu, cuda, cuda:1, ... Default: as in the settings."),
+]
+Seeds = Annotated[
+    int | None,
+    Option(help="Train with so many seeds, from 0. Default: as in the settings."),
 ]
 Resume = Annotated[bool, Option("--resume", help="Continue the interrupted run in --out.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Delete what zopde wrote to --out before.")]

@@ -21,6 +21,7 @@ from zopde.cli.options import (
     ImageFile,
     Overwrite,
     Resume,
+    Seeds,
     SolverSpec,
     tables_of,
 )
@@ -45,6 +46,7 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
         ] = "quick",
         config_file: ConfigFile = None,
         changes: Changes = None,
+        seeds: Seeds = None,
         out: Annotated[
             Path | None, Option(help=f"Write to this run folder. Default: runs/{subject}-<preset>.")
         ] = None,
@@ -61,6 +63,7 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
 
         study = study_named(name)
         assert study.load is not None
+        given["seeds"] = None if seeds is None else list(range(seeds))
         settings = study.load(preset, config_file, changes or (), tables_of(**given))
         stem = Path(given.get("solver", name).replace(":", "-")).name
         folder = out or Path("runs") / f"{stem}-{preset}"

@@ -85,6 +85,13 @@ def test_without_options_the_settings_are_the_preset_exact(name, monkeypatch):
     assert (folder, resume, overwrite) == (Path("there"), True, False)
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_so_many_seeds_are_the_first_ones_exact(name, monkeypatch):
+    words = [VALUES["solver"]] if "solver" in own_options(name) else []
+    _, settings, *_ = asked_of(name, [*words, "--seeds", "3", "--out", "there"], monkeypatch)
+    assert as_tree(settings)["run"]["seeds"] == [0, 1, 2]
+
+
 def test_certify_hands_every_option_on_exact(monkeypatch):
     from zopde.studies.certify import CertifyConfig
 
