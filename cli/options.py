@@ -18,7 +18,6 @@ SETTING_OF = {
     "chunk": "zo.chunk",
     "executor": "run.executor",
     "failures": "run.failures",
-    "seeds": "run.seeds",
     "store": "run.store",
 }
 

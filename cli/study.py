@@ -63,8 +63,10 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
 
         study = study_named(name)
         assert study.load is not None
-        given["seeds"] = None if seeds is None else list(range(seeds))
-        settings = study.load(preset, config_file, changes or (), tables_of(**given))
+        tables = tables_of(**given)
+        if seeds is not None:
+            tables.setdefault("run", {})["seeds"] = list(range(seeds))
+        settings = study.load(preset, config_file, changes or (), tables)
         stem = Path(given.get("solver", name).replace(":", "-")).name
         folder = out or Path("runs") / f"{stem}-{preset}"
         if dry_run:

@@ -15,7 +15,7 @@ from zopde.studies.settings import as_tree
 
 STUDIES = ("correct", "classify", "defend")
 OF_ALL = {
-    *("preset", "config_file", "changes", "out"),
+    *("preset", "config_file", "changes", "seeds", "out"),
     *("resume", "overwrite", "dry_run", "as_json"),
 }
 VALUES = {
