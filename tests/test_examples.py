@@ -114,27 +114,11 @@ def test_what_is_absent_is_said_in_one_line(hide, name, arguments, monkeypatch, 
 def test_pypde_turns_a_uniform_wave():
     """Of amplitude 1 it is a solution: its phase advances by 0.8 a unit of time."""
     pytest.importorskip("pde")
-    pytest.importorskip("jax")
     solver = plugged_in("12_pypde.py")
     uniform = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, *solver.grid.state_shape)
     turned = solver.step(uniform)
     assert torch.allclose(turned[0, 0], torch.tensor(0.32).cos(), atol=1e-4)
     assert torch.allclose(turned[0, 1], torch.tensor(0.32).sin(), atol=1e-4)
-
-
-@pytest.mark.slow
-def test_pypde_golden():
-    """Made by this example on 2026-11-29 with py-pde 0.59.0 and JAX 0.10.2, one thread."""
-    pytest.importorskip("pde")
-    pytest.importorskip("jax")
-    found = run("12_pypde.py", [0])
-    error = {label: mean for label, (mean, _, _) in found.items()}
-    assert error["SRC"] == pytest.approx(0.1441, abs=2e-3)
-    assert error["NON"] == pytest.approx(0.0690, abs=5e-3)
-    assert error["ZO-interface"] == pytest.approx(0.0488, abs=5e-3)
-    assert error["NOG, longer"] > 1.1 * error["ZO-interface"]
-    assert found["NOG, longer"][2] == pytest.approx(found["ZO-interface"][2], abs=7)
-    assert found["ZO-interface"][2] <= 150 * 14 + 1280 + 30
 
 
 def test_quasi_geostrophic_keeps_the_mean_vorticity():
@@ -146,6 +130,27 @@ def test_quasi_geostrophic_keeps_the_mean_vorticity():
     after = solver.step(eddies)
     assert torch.allclose(after.mean((2, 3)), eddies.mean((2, 3)), atol=1e-5)
     assert (after - eddies).abs().mean() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "needs", "source", "non", "measured", "apart"),
+    [
+        ("12_pypde.py", "pde", 0.1441, 0.0690, 0.0488, 5e-3),
+        ("13_quasi_geostrophic.py", "pyqg_jax", 0.1875, 0.2607, 0.1702, 0.01),
+    ],
+)
+def test_packages_golden(name, needs, source, non, measured, apart):
+    """Made on 2026-11-29 with py-pde 0.59.0, pyqg-jax 0.8.1 and JAX 0.10.2, one thread."""
+    pytest.importorskip(needs)
+    found = run(name, [0])
+    error, steps = ({label: row[i] for label, row in found.items()} for i in (0, 2))
+    assert error["SRC"] == pytest.approx(source, abs=2e-3)
+    assert error["NON"] == pytest.approx(non, abs=2 * apart)
+    assert error["ZO-interface"] == pytest.approx(measured, abs=apart)
+    assert error["ID"] > error["ZO-interface"]
+    assert steps["NOG, longer"] == pytest.approx(steps["ZO-interface"], abs=7)
+    assert steps["ZO-interface"] <= 150 * 14 + 1280 + 2 + 30
 
 
 def test_wake_golden():
