@@ -137,6 +137,14 @@ def test_a_loss_that_will_not_do_is_named(loss, what):
         check_loss("training.loss", loss, states(), GRID)
 
 
+def test_a_loss_of_positive_numbers_meets_positive_numbers():
+    def of_logarithms(u, r, _):
+        return (u.log() - r.log()).square().mean(dim=(1, 2, 3, 4))
+
+    assert check_loss("loss", of_logarithms, states().exp(), GRID)
+    assert check_loss("loss", of_logarithms, states(1, 1).exp(), GRID)
+
+
 def test_a_loss_without_a_gradient_is_told():
     def of_numpy(u, r, _):
         return torch.from_numpy((u.detach() - r).numpy() ** 2).mean(dim=(1, 2, 3, 4))

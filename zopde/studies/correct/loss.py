@@ -7,6 +7,7 @@ from functools import partial
 from inspect import isclass, signature
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from zopde.errors import InputError, first_line
@@ -46,7 +47,8 @@ def check_judged(opened: Opened) -> None:
     if training.loss is None:
         return
     problem = opened.problem
-    windows = training.windows(problem, opened.seeds[0]).batch(0).targets[:_WINDOWS]
+    batches = training.windows(problem, opened.seeds[0])
+    windows = torch.cat([batches.batch(i).targets for i in range(_WINDOWS)])[:_WINDOWS]
     check_loss(name, training.loss, problem.test.states[:1, 1:], problem.test.grid)
     if check_loss(name, training.loss, windows, problem.train.grid):
         return
