@@ -199,7 +199,7 @@ class _RegressedAt:
             for v, c in coloured.items()
         }
         self._looks = Looks(cut, seed, products, keeping.own, self._badly, fallback)
-        self._keeping = keeping
+        self._keeping, self._told = keeping, set[Variable]()
         asked = {variable: fit.probes_for(variable) for variable, fit in self._fits.items()}
         self.probes = sum(asked.values())
         self.note = "; ".join(_describe(v, c, asked[v]) for v, c in coloured.items())
@@ -213,7 +213,9 @@ class _RegressedAt:
     def _badly(self, iteration: int, variable: Variable, single: Step) -> bool:  # noqa: ARG002
         text = f"iteration {iteration}: the fit by the {variable} is bad along a direction that is "
         text += "not in it: give a larger interface.mu against noise, or a larger radius"
-        self._keeping.progress.note(text)
+        if variable not in self._told:
+            self._keeping.progress.note(text)
+        self._told.add(variable)
         return False
 
     def agreement(self) -> Agreement | None:
