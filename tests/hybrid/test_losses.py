@@ -16,18 +16,18 @@ from zopde import (
     WeightOracle,
     Window,
 )
-from zopde.hybrid import Last, Moments, Relative, Sensors, Spectrum
+from zopde.hybrid import LastLoss, MomentsLoss, RelativeLoss, SensorsLoss, SpectrumLoss
 from zopde.hybrid.losses import check_loss
 from zopde.report.spectrum import energy_spectrum
 
 GRID = Grid((12, 16), (3.0, 4.0), 0.1, ("u", "v"), boundary="periodic")
 SCALE = torch.tensor([2.0, 0.5], dtype=torch.float64)
 READY = {
-    "relative": Relative(SCALE),
-    "last": Last(SCALE),
-    "moments": Moments(SCALE),
-    "spectrum": Spectrum(),
-    "sensors": Sensors([[0.3, 0.4], [2.9, 3.95]], SCALE),
+    "relative": RelativeLoss(SCALE),
+    "last": LastLoss(SCALE),
+    "moments": MomentsLoss(SCALE),
+    "spectrum": SpectrumLoss(),
+    "sensors": SensorsLoss([[0.3, 0.4], [2.9, 3.95]], SCALE),
 }
 
 
@@ -50,7 +50,7 @@ def test_formulas_by_hand_exact():
     square, size = (x.square().mean(dim=(2, 3, 4)) for x in (off, r / SCALE[:, None, None]))
     torch.testing.assert_close(READY["relative"](u, r, GRID), (square / size).mean(dim=1))
     torch.testing.assert_close(READY["last"](u, r, GRID), square[:, -1])
-    assert float(Relative()(2 * r, r, GRID)[0]) == pytest.approx(1.0)
+    assert float(RelativeLoss()(2 * r, r, GRID)[0]) == pytest.approx(1.0)
 
 
 def test_moments_see_no_order_and_do_see_covariance():
@@ -74,9 +74,9 @@ def test_spectrum_is_that_of_the_report():
     louder = torch.fft.ifftn(torch.where(shell, modes * math.e**0.5, modes), dim=(-2, -1)).real
     stronger = energy_spectrum(louder[0, 0, :1].numpy(), GRID.extent).energy / wave.energy
     np.testing.assert_allclose(stronger[1:7], [1, math.e, 1, 1, 1, 1])
-    assert float(Spectrum()(louder, r, GRID)[0]) == pytest.approx(1 / 6)
+    assert float(SpectrumLoss()(louder, r, GRID)[0]) == pytest.approx(1 / 6)
     with pytest.raises(InputError, match="a grid without a mask"):
-        Spectrum()(r, r, Grid((12, 16), (3.0, 4.0), 0.1, ("u", "v"), mask=np.eye(12, 16) == 0))
+        SpectrumLoss()(r, r, Grid((12, 16), (3.0, 4.0), 0.1, ("u", "v"), mask=np.eye(12, 16) == 0))
 
 
 @pytest.mark.parametrize("falling", [False, True])
@@ -89,7 +89,7 @@ def test_sensors_interpolate_linearly_and_across_a_periodic_edge(falling):
     field = (3 * y + (x - 4).abs()).double()[None, None, None]
 
     def felt(*position):
-        return float(Sensors([position])(field, torch.zeros_like(field), grid)[0].sqrt())
+        return float(SensorsLoss([position])(field, torch.zeros_like(field), grid)[0].sqrt())
 
     assert felt(2.0, 2.25) == pytest.approx(3 * 2.0 + 1.75)
     assert felt(3.5, 7.9) == pytest.approx(3 * 3.5 + 3.5)  # between 7.5 and 0.5, both 3.5 off
@@ -105,12 +105,12 @@ def test_sensors_on_land_are_refused_and_a_mesh_has_the_nearest_point():
     grid = Grid((4, 4), (4.0, 4.0), 0.1, ("u",), mask=mask)
     field = states(1, 1, grid)
     with pytest.raises(InputError, match="beside land"):
-        Sensors([[0.6, 0.6]])(field, field, grid)
-    Sensors([[1.5, 0.5]])(field, field, grid)  # on a centre: land has no share
+        SensorsLoss([[0.6, 0.6]])(field, field, grid)
+    SensorsLoss([[1.5, 0.5]])(field, field, grid)  # on a centre: land has no share
     points = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
     mesh = Mesh(points, 0.1, ("u",), cells=[[0, 1, 2]])
     here = torch.tensor([1.0, 2.0, 5.0]).reshape(1, 1, 1, 3)
-    assert float(Sensors([[0.1, 0.8]])(here, torch.zeros_like(here), mesh)[0]) == 25.0
+    assert float(SensorsLoss([[0.1, 0.8]])(here, torch.zeros_like(here), mesh)[0]) == 25.0
 
 
 def test_cells_count_by_their_weight_and_land_not_at_all():
@@ -119,7 +119,7 @@ def test_cells_count_by_their_weight_and_land_not_at_all():
     weights = np.array([[9.0, 1.0], [1.0, 2.0]])
     grid = Grid((2, 2), (2.0, 2.0), 0.1, ("u",), mask=mask, weights=weights)
     off = torch.tensor([[100.0, 1.0], [2.0, 3.0]]).reshape(1, 1, 1, 2, 2)
-    assert float(Last()(off, torch.zeros_like(off), grid)[0]) == pytest.approx((1 + 4 + 18) / 4)
+    assert float(LastLoss()(off, torch.zeros_like(off), grid)[0]) == pytest.approx((1 + 4 + 18) / 4)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_probes_side_by_side_are_probes_alone():
     network = Normalised(ConvCorrector(2, 2, 2, 2), torch.ones(2), torch.ones(0)).double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    objective = UnrolledObjective(Sine(), window, SCALE, loss=Moments(SCALE))
+    objective = UnrolledObjective(Sine(), window, SCALE, loss=MomentsLoss(SCALE))
     oracle = WeightOracle(network, objective, chunk=7)
     some = torch.arange(0, 50, 3)
     together = oracle.coordinates(some, 1e-3)
@@ -185,5 +185,5 @@ def test_probes_side_by_side_are_probes_alone():
         stepped = Sine().step(state)
         state = stepped + network(stepped)
         predicted.append(state)
-    by_hand = Moments(SCALE)(torch.stack(predicted, dim=1), targets, GRID).mean()
+    by_hand = MomentsLoss(SCALE)(torch.stack(predicted, dim=1), targets, GRID).mean()
     torch.testing.assert_close(objective(network)[0], by_hand)

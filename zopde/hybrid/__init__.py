@@ -10,7 +10,7 @@ from zopde.hybrid.corrected import (
     InjectParameter,
     UnrolledObjective,
 )
-from zopde.hybrid.losses import Last, Loss, Moments, Relative, Sensors, Spectrum
+from zopde.hybrid.losses import LastLoss, Loss, MomentsLoss, RelativeLoss, SensorsLoss, SpectrumLoss
 from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
 
 __all__ = [
@@ -21,13 +21,13 @@ __all__ = [
     "InjectForcing",
     "InjectParameter",
     "Injection",
-    "Last",
+    "LastLoss",
     "Loss",
-    "Moments",
-    "Relative",
+    "MomentsLoss",
+    "RelativeLoss",
     "RolloutError",
-    "Sensors",
-    "Spectrum",
+    "SensorsLoss",
+    "SpectrumLoss",
     "UnrolledObjective",
     "downsample",
     "rollout",

@@ -35,7 +35,7 @@ class Loss(Protocol):
 
 @final
 @dataclass(frozen=True)
-class Relative:
+class RelativeLoss:
     """The squared error in proportion to the reference: mean_t ||(u - r) / s||^2 / ||r / s||^2.
 
     Args:
@@ -53,7 +53,7 @@ class Relative:
 
 @final
 @dataclass(frozen=True)
-class Last:
+class LastLoss:
     """The squared error of the last state alone: mean_{c, x} ((u[n] - r[n]) / s)^2.
 
     Args:
@@ -70,7 +70,7 @@ class Last:
 
 @final
 @dataclass(frozen=True)
-class Moments:
+class MomentsLoss:
     """Mean and covariance in time of every cell: what is left of a chaotic run.
 
         L = mean_{c, x} ((m_u - m_r) / s)^2 + mean_{c, c', x} ((C_u - C_r) / (s s'))^2,
@@ -100,7 +100,7 @@ def _moments(states: Tensor) -> tuple[Tensor, Tensor]:
 
 @final
 @dataclass(frozen=True)
-class Spectrum:
+class SpectrumLoss:
     """Energy by wave number, in logarithms: mean_{c, k} (ln E_u(k) - ln E_r(k))^2.
 
     E is the mean over the window of |u^|^2 over the shell n - 1/2 <= |k| / dk < n + 1/2, for every
@@ -143,7 +143,7 @@ def _energies(
 
 @final
 @dataclass(frozen=True)
-class Sensors:
+class SensorsLoss:
     """The squared error where sensors stand: mean_{t, c, p} ((u(p) - r(p)) / s)^2.
 
     A value between cells is linear between the centres around it, which must be fluid; beyond the
@@ -222,11 +222,11 @@ def _between(grid: Grid, axis: int, value: float) -> list[tuple[int, float]]:
 
 
 LOSSES: dict[str, Any] = {
-    "relative": Relative,
-    "last": Last,
-    "moments": Moments,
-    "spectrum": Spectrum,
-    "sensors": Sensors,
+    "relative": RelativeLoss,
+    "last": LastLoss,
+    "moments": MomentsLoss,
+    "spectrum": SpectrumLoss,
+    "sensors": SensorsLoss,
 }
 """The ready-made losses by the name that `training.loss` gives them."""
 
