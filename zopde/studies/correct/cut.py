@@ -64,8 +64,8 @@ class Interface:
 
 def check_suits(opened: Opened) -> None:
     """Require, before anything is trained, that solver and data suit every label."""
-    check_judged(opened)
     problem = opened.problem
+    check_judged(opened.training, problem, opened.seeds[0], opened.labels)
     scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
     if scored and opened.weights.score == "grasp" and problem.twin is None:
         raise InputError(

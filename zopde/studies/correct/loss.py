@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import isclass, signature
 from typing import Any, cast
@@ -15,7 +15,7 @@ from zopde.hybrid import Loss
 from zopde.hybrid.losses import LOSSES, check_loss
 from zopde.plugins import load_object
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.problem import Opened
+from zopde.studies.correct.problem import Problem, Schedule
 
 _WINDOWS = 3  # on which a loss is tried
 
@@ -37,22 +37,21 @@ def loss_of(name: str, options: Mapping[str, Any], scale: Tensor) -> Loss | None
         raise InputError("training.loss_options", got=got, expected=expected) from error
 
 
-def check_judged(opened: Opened) -> None:
+def check_judged(training: Schedule, problem: Problem, seed: int, labels: Sequence[str]) -> None:
     """Try the loss on windows of the training data, before anything is trained by it.
 
     Raises:
         InputError: If it fails; or if a label would back-propagate it, and it has no gradient.
     """
-    training, name = opened.training, "training.loss"
+    name = "training.loss"
     if training.loss is None:
         return
-    problem = opened.problem
-    batches = training.windows(problem, opened.seeds[0])
+    batches = training.windows(problem, seed)
     windows = torch.cat([batches.batch(i).targets for i in range(_WINDOWS)])[:_WINDOWS]
     check_loss(name, training.loss, problem.test.states[:1, 1:], problem.test.grid)
     if check_loss(name, training.loss, windows, problem.train.grid):
         return
-    without = [label for label in opened.labels if LABELS[label].back_propagates_windows]
+    without = [label for label in labels if LABELS[label].back_propagates_windows]
     if without:
         raise InputError(
             name,

@@ -30,7 +30,7 @@ from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
-from zopde.studies.correct.settings import CorrectionConfig, RunSettings
+from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
@@ -54,7 +54,9 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
     opened = _opened(config, reference, data, data.steps, progress, jacobians)
-    opened = replace(_checked(config.run, opened, progress), code=code, judge=judge)
+    # Not from the store, which would answer in the solver's place
+    asked = replace(config.run, store="").guarded(opened.bare)
+    opened = replace(_checked(opened, asked, progress), code=code, judge=judge)
     opened = _with_late_files(opened, before, config.solver.options, config.run.store, progress)
     check_suits(opened)
     if opened.split:
@@ -98,7 +100,8 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
         reference.check(data.simulations, steps, training.unroll)
         reference.check_unseen(data, training.unroll, progress)
     shortened = replace(reference, train=data.simulations - 1, test=1)
-    opened = _checked(config.run, _opened(config, shortened, data, steps, Silent()), progress)
+    opened = _opened(config, shortened, data, steps, Silent())
+    opened = _checked(opened, config.run.guarded(opened.bare), progress)
     check_suits(opened)
     if opened.split:
         progress.note(opened.split)
@@ -239,17 +242,16 @@ def _problem(
     )
 
 
-def _checked(run: RunSettings, opened: Opened, progress: Progress) -> Opened:
+def _checked(opened: Opened, solver: Solver, progress: Progress) -> Opened:
     """The same with steps, and chance, of a check that answers depend on the state alone.
 
-    It is seen at two stored states, before the reach is measured: such a solver looks far. The
-    store would answer in the solver's place, so it is not asked.
+    It is seen at two stored states, before the reach is measured: such a solver looks far.
 
     Raises:
         SolverError: If they depend on what was asked before, or on the states beside, by more than
             a probe can bear, or not on the state at all.
     """
-    problem, solver = opened.problem, replace(run, store="").guarded(opened.bare)
+    problem = opened.problem
     if problem.is_indifferent:
         raise SolverError("the answers to all stored states are the same: does it use the state?")
     last = problem.train.simulations * problem.train.steps - 1
