@@ -109,7 +109,7 @@ def picture(place: Path, coarse: Trajectories) -> None:
         shown[label], error = found[-1, -1], (found - coarse.states).abs().mean(dim=(0, 2, 3, 4))
         axes[3].plot([0.1 * k for k in range(len(error))], error, label=label)
     axes[3].set(title="mean absolute error", xlabel="time, s", ylabel="m/s", ylim=(0, None))
-    axes[3].legend(loc=(0.45, 0.4))
+    axes[3].legend(loc="upper left")
     for ax, name in zip(axes, ("finer mesh", "SRC", "ZO-interface"), strict=False):
         image = ax.imshow(shown[name].norm(dim=0).numpy(), origin="lower", vmin=0, vmax=0.7)
         ax.set(title=name, xticks=[], yticks=[])
