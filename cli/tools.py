@@ -102,8 +102,8 @@ def report(
     vtk: Annotated[
         Path | None,
         Option(
-            help="Also write the unseen run that the page shows to this folder, as VTK files for "
-            "ParaView (of one run of correct; it takes the extra vtk). Default: none."
+            help="Also write the unseen run that the page shows to this new folder, as VTK files "
+            "for ParaView (of one run of correct; it takes the extra vtk). Default: none."
         ),
     ] = None,
 ) -> None:
@@ -113,6 +113,8 @@ def report(
     with prints_to_stderr():  # a solver that tells its vorticity may print
         page = write_report(runs, out, animation, vtk)
     say(f"wrote {page}: {page.stat().st_size / 1e6:.1f} MB")
+    if vtk is not None:
+        say(f"wrote {', '.join(map(str, sorted(vtk.glob('*.pvd'))))}")
 
 
 @data.command()

@@ -94,9 +94,10 @@ def test_sensors_interpolate_linearly_and_across_a_periodic_edge(falling):
     assert felt(2.0, 2.25) == pytest.approx(3 * 2.0 + 1.75)
     assert felt(3.5, 7.9) == pytest.approx(3 * 3.5 + 3.5)  # between 7.5 and 0.5, both 3.5 off
     assert felt(0.1, 2.5) == pytest.approx(3 * 0.5 + 1.5)  # beyond the last centre
-    for bad, what in (((1.0,), "positions of 2 numbers"), ((6.0, 1.0), "6 along y")):
+    bad = {(1.0,): "positions of 2 numbers", ("a", "b"): "positions", (6.0, 1.0): "6 along y"}
+    for position, what in {**bad, (math.nan, 1.0): "nan along y"}.items():
         with pytest.raises(InputError, match=what):
-            felt(*bad)
+            felt(*position)
 
 
 def test_sensors_on_land_are_refused_and_a_mesh_has_the_nearest_point():
@@ -111,6 +112,9 @@ def test_sensors_on_land_are_refused_and_a_mesh_has_the_nearest_point():
     mesh = Mesh(points, 0.1, ("u",), cells=[[0, 1, 2]])
     here = torch.tensor([1.0, 2.0, 5.0]).reshape(1, 1, 1, 3)
     assert float(SensorsLoss([[0.1, 0.8]])(here, torch.zeros_like(here), mesh)[0]) == 25.0
+    for outside in ([0.1, 1.8], [math.nan, 0.1]):
+        with pytest.raises(InputError, match="places between"):
+            SensorsLoss([outside])(here, here, mesh)
 
 
 def test_cells_count_by_their_weight_and_land_not_at_all():
@@ -125,11 +129,13 @@ def test_cells_count_by_their_weight_and_land_not_at_all():
 @pytest.mark.parametrize(
     ("loss", "what"),
     [
-        (lambda u, r, _: (u - r).square().mean(), "a tensor of one number a window"),
+        (lambda u, r, _: (u - r).square().mean(), "a floating-point tensor of one number a window"),
         (lambda u, r, _: u.detach().numpy().sum(axis=(1, 2, 3, 4)), "got ndarray"),
         (lambda u, r, _: (u - r).sum(dim=(1, 2, 3, 4)) / 0, "finite numbers"),
         (lambda u, r, _: (u - r).square().mean().expand(len(u)), "each window judged by itself"),
         (lambda u, r, _: u.nonsense, "AttributeError"),
+        (lambda u, r, _: (u > r).sum(dim=(1, 2, 3, 4)), "a floating-point tensor"),
+        (lambda u, r, _: torch.rand(len(u)), "depend on the windows alone"),
     ],
 )
 def test_a_loss_that_will_not_do_is_named(loss, what):
@@ -149,10 +155,14 @@ def test_a_loss_without_a_gradient_is_told():
     def of_numpy(u, r, _):
         return torch.from_numpy((u.detach() - r).numpy() ** 2).mean(dim=(1, 2, 3, 4))
 
+    def of_plain_numpy(u, r, _):
+        return torch.from_numpy((u.numpy() - r.numpy()) ** 2).mean(dim=(1, 2, 3, 4))
+
     def of_nothing(u, r, _):
         return (0 * u + r.square()).mean(dim=(1, 2, 3, 4))
 
     assert not check_loss("loss", of_numpy, states(), GRID)
+    assert not check_loss("loss", of_plain_numpy, states(), GRID)
     assert not check_loss("loss", of_nothing, states(), GRID)
 
 

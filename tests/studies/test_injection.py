@@ -7,6 +7,7 @@ from zopde import CorrectedSolver, InputError, load_corrector, load_solver, roll
 from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.check import check_gradient
+from zopde.studies.correct.labels import check_first_guess
 
 SIZES = ["data.coarse=[8,8]", "training.unroll=4", "interface.way=coloured"]
 LABELS = ["SRC", "ID", "ZO-weights", "ZO-interface", "SOL"]
@@ -25,6 +26,21 @@ class Notes(Silent):
 
     def note(self, text):
         self.lines.append(text)
+
+
+def test_a_parameter_needs_a_first_guess():
+    """No factor changes a zero, and none changes a sign."""
+    guesses = torch.full((2, 3, 2, 8), 0.1)
+    assert check_first_guess(("viscosity", "drag"), guesses) == ""
+    guesses[:, :, 1, :2] = -1.0
+    said = check_first_guess(("viscosity", "drag"), guesses)
+    assert (
+        said
+        == "drag is 0 or negative in 25 % of its numbers: a factor changes neither 0 nor the sign"
+    )
+    guesses[:, :, 1] = 0.0
+    with pytest.raises(InputError, match="drag is 0 everywhere in the data"):
+        check_first_guess(("viscosity", "drag"), guesses)
 
 
 @pytest.fixture(scope="module", params=["before", "forcing"])

@@ -15,6 +15,11 @@ def late(predicted, reference, domain, power=1.0):
     return error[:, -1] ** power
 
 
+class Picky:
+    def __init__(self, file):
+        raise ValueError("no such file")
+
+
 def deaf(predicted, reference, domain):
     return ((predicted - reference).detach() ** 2).mean(dim=(1, 2, 3, 4))
 """
@@ -76,7 +81,9 @@ def test_a_loss_without_a_gradient_trains_by_its_values_alone(tmp_path):
     ("loss", "options", "what"),
     [
         ("squares", {"power": 2.0}, "training.loss_options: got power"),
-        ("judge.py:late", {"strength": 2.0}, "strength"),
+        ("judge.py:late", {"strength": 2.0}, "training.loss_options: .*strength"),
+        ("judge.py:Picky", {"file": "none"}, "training.loss_options: .*no such file"),
+        ("sensors", {"positions": [7.5, 7.5]}, "sensors positions"),
         ("judge.py:none", {}, "none"),
         ("sensors", {}, "training.loss_options"),
         ("sensors", {"positions": [[99.0, 0.1]]}, "99 along y"),

@@ -103,7 +103,11 @@ def test_the_run_that_the_pictures_show_as_vtk_files_agrees(corrected, copied, t
         assert len(files) == len(expected)
         velocity = meshio.read(files[-1]).cell_data["velocity"][0]
         assert torch.equal(torch.tensor(velocity[:, [1, 0]].T), expected[-1].flatten(1))
-    with pytest.raises(InputError, match="vtk: got no fields"):
+    with pytest.raises(InputError, match="vtk, which is not empty, expected a new folder"):
+        write_report([folder], tmp_path / "page.html", vtk=tmp_path / "vtk")
+    with pytest.raises(InputError, match=r"page.html, which is a file, expected a new folder"):
+        write_report([folder], tmp_path / "page.html", vtk=tmp_path / "page.html")
+    with pytest.raises(InputError, match="vtk: got 2 run folders"):
         write_report([folder, copied], tmp_path / "page.html", vtk=tmp_path / "both")
     for file in copied.glob("**/rollout.nc"):
         file.unlink()

@@ -112,7 +112,8 @@ class SpectrumLoss:
     def __call__(self, predicted: Rollouts, reference: Rollouts, domain: Domain) -> PerWindow:
         """See `Loss`."""
         if not isinstance(domain, Grid) or domain.fluid is not None:
-            raise InputError("loss", got="'spectrum' here", expected="a grid without a mask")
+            got = "'spectrum' on a " + ("grid with land" if isinstance(domain, Grid) else "mesh")
+            raise InputError("loss", got=got, expected="a grid without a mask")
         shells, count = _shells(domain)
         energies = (_energies(x, shells.to(x.device), count) for x in (predicted, reference))
         of_u, of_r = (e.clamp_min(torch.finfo(e.dtype).tiny).log() for e in energies)
@@ -176,22 +177,30 @@ def _corners(
 ) -> tuple[Int[Tensor, "sensor corner"], Float[Tensor, "sensor corner"]]:
     """The cells around each position, flattened, and their shares of the value there."""
     axes = len(domain.places)
-    if not positions or any(len(position) != axes for position in positions):
-        got = f"{len(positions)} of {sorted({len(p) for p in positions})} numbers"
-        raise InputError("sensors", got=got, expected=f"positions of {axes} numbers each")
+    try:
+        places = torch.tensor(positions, dtype=torch.float64)
+    except (TypeError, ValueError):
+        places = torch.empty(0)
+    if places.dim() != 2 or places.shape[1] != axes or not len(places):
+        expected = f"a list of positions of {axes} numbers each"
+        raise InputError("sensors positions", got=repr(positions), expected=expected)
     if not isinstance(domain, Grid):
-        points = domain.positions  # type: ignore[attr-defined]  # a mesh
-        off = torch.cdist(torch.tensor(positions, dtype=points.dtype), points)
-        return off.argmin(dim=1, keepdim=True), torch.ones(len(positions), 1)
+        points: Tensor = domain.positions  # type: ignore[attr-defined]  # a mesh
+        least, most = points.amin(dim=0), points.amax(dim=0)
+        if not bool(((places >= least) & (places <= most)).all()):
+            expected = f"places between {least.tolist()} and {most.tolist()}"
+            raise InputError("sensors positions", got=repr(positions), expected=expected)
+        off = torch.cdist(places, points.to(places))
+        return off.argmin(dim=1, keepdim=True), torch.ones(len(places), 1)
     found, shares = [], []
-    for position in positions:
+    for position in places.tolist():
         around = [_between(domain, axis, value) for axis, value in enumerate(position)]
         whole = list(product(*around))
         cells = torch.tensor([[cell for cell, _ in corner] for corner in whole])
         share = torch.tensor([math.prod(weight for _, weight in corner) for corner in whole])
         if domain.fluid is not None and not domain.fluid[cells[share > 0].unbind(1)].all():
             got, expected = f"{list(position)}, beside land", "fluid in the cells around it"
-            raise InputError("sensors", got=got, expected=expected)
+            raise InputError("sensors positions", got=got, expected=expected)
         strides = [math.prod(domain.shape[axis + 1 :]) for axis in range(axes)]
         found.append((cells * torch.tensor(strides)).sum(dim=1))
         shares.append(share)
@@ -203,7 +212,7 @@ def _between(grid: Grid, axis: int, value: float) -> list[tuple[int, float]]:
     centres, edges, cells = grid.centres(axis), grid.edges(axis), grid.shape[axis]
     if not min(edges) <= value <= max(edges):
         got = f"{value:g} along {grid.dims[axis]}"
-        raise InputError("sensors", got=got, expected=f"{min(edges):g} to {max(edges):g}")
+        raise InputError("sensors positions", got=got, expected=f"{min(edges):g} to {max(edges):g}")
     up = 1 if edges[-1] > edges[0] else -1  # a latitude may fall
     centres, value = [up * centre for centre in centres], up * value
     above = sum(centre <= value for centre in centres)
@@ -244,40 +253,55 @@ def check_loss(name: str, loss: Loss, sample: Rollouts, domain: Domain) -> bool:
         Whether it has a gradient, so that it can be back-propagated.
 
     Raises:
-        InputError: If it raises, answers something else than one finite number a window, or mixes
-            the windows.
+        InputError: If it raises, answers something else than one finite number a window, answers
+            otherwise when it is asked again, or mixes the windows.
     """
     predicted = 0.9 * sample + 0.1 * sample.flip((0, 1))  # what is positive stays so
     if torch.equal(predicted, sample):
         predicted = 1.01 * sample
-    predicted.requires_grad_()
 
     def asked(rows: slice) -> Tensor:
-        try:
-            answer = loss(predicted[rows], sample[rows], domain)
-        except InputError:
-            raise
-        except Exception as error:  # a user's function may raise anything
-            got = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(name, got=got, expected="a number for each window") from error
-        wanted = (len(predicted[rows]),)
-        if not isinstance(answer, Tensor) or answer.shape != wanted or answer.is_complex():
-            got = f"{tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-            raise InputError(name, got=got, expected=f"a tensor of one number a window, {wanted}")
-        if not bool(answer.isfinite().all()):
-            expected = f"finite numbers for windows of {sample.shape[1]} states"
-            raise InputError(name, got=str(answer.tolist()), expected=expected)
-        return answer
+        return _answer(name, loss, predicted[rows], sample[rows], domain)
 
-    whole = asked(slice(None))
+    whole, again = asked(slice(None)), asked(slice(None))
+    if not torch.equal(whole, again):
+        got = f"{whole.tolist()}, and then {again.tolist()} for the same windows"
+        raise InputError(name, got=got, expected="numbers that depend on the windows alone")
     alone = torch.cat([asked(slice(row, row + 1)) for row in range(len(sample))])
-    if not torch.allclose(whole.detach(), alone.detach(), rtol=1e-3, atol=0.0):
+    if not torch.allclose(whole, alone, rtol=1e-3, atol=0.0):
         got = f"{whole.tolist()} together and {alone.tolist()} alone"
         raise InputError(name, got=got, expected="each window judged by itself")
-    if not whole.requires_grad:
+    try:
+        judged = loss(predicted.requires_grad_(), sample, domain).sum()
+        (slope,) = torch.autograd.grad(judged, predicted, allow_unused=True)
+    except (RuntimeError, TypeError):  # NumPy takes no tensor with a gradient
         return False
-    (slope,) = torch.autograd.grad(whole.sum(), predicted, allow_unused=True)
     return slope is not None and bool((slope != 0).any())
+
+
+def _answer(
+    name: str, loss: Loss, predicted: Rollouts, sample: Rollouts, domain: Domain
+) -> PerWindow:
+    """What a loss says, if it is what a loss may say."""
+    try:
+        with torch.no_grad():
+            answer = loss(predicted, sample, domain)
+    except InputError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        got = f"{type(error).__name__}: {first_line(error)}"
+        expected = f"a number for each window of {sample.shape[1]} states"
+        raise InputError(name, got=got, expected=expected) from error
+    wanted, got = (len(sample),), type(answer).__name__
+    if isinstance(answer, Tensor):
+        got = f"{tuple(answer.shape)}, {answer.dtype}"
+    if not (isinstance(answer, Tensor) and answer.shape == wanted and answer.is_floating_point()):
+        expected = f"a floating-point tensor of one number a window, {wanted}"
+        raise InputError(name, got=got, expected=expected)
+    if not bool(answer.isfinite().all()):
+        expected = f"finite numbers for windows of {sample.shape[1]} states"
+        raise InputError(name, got=str(answer.tolist()), expected=expected)
+    return answer
 
 
 def _scaled(states: Rollouts, scale: Tensor | None) -> Rollouts:

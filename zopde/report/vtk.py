@@ -28,7 +28,7 @@ def check_meshio() -> Any:  # noqa: ANN401 - of a library without types
     try:
         import meshio
     except ImportError as error:
-        expected, remedy = "the package `meshio`", 'install it: pip install "zopde[vtk]"'
+        expected, remedy = "the package `meshio`", "install it: pip install meshio"
         raise InputError("vtk", got="no meshio", expected=expected, remedy=remedy) from error
     return meshio
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from zopde.contracts import Domain
 from zopde.errors import InputError
 from zopde.hybrid import INJECTIONS
@@ -94,6 +96,27 @@ def check_injection(inject: str, labels: Sequence[str], init: str) -> None:
             expected="'scratch'",
             remedy="--set training.init=scratch",
         )
+
+
+def check_first_guess(names: Sequence[str], guesses: Tensor) -> str:
+    """Require a first guess of every parameter; what there is to say of one that is not positive.
+
+    Args:
+        names: The forcing channels, all parameters.
+        guesses: (simulation, time, channel, cell), of the data.
+    """
+    said = []
+    for name, numbers in zip(names, guesses.transpose(0, 2), strict=True):
+        share = float((numbers <= 0).double().mean())
+        if not bool((numbers != 0).any()):
+            raise InputError(
+                "corrector.inject",
+                got=f"'parameter', and {name} is 0 everywhere in the data, which no factor changes",
+                expected="a first guess of the parameter, a positive number",
+            )
+        if share > 0:
+            said.append(f"{name} is 0 or negative in {100 * share:.2g} % of its numbers")
+    return f"{'; '.join(said)}: a factor changes neither 0 nor the sign" if said else ""
 
 
 def check_forcing(inject: str, grid: Domain) -> None:

@@ -30,8 +30,11 @@ def loss_of(name: str, options: Mapping[str, Any], scale: Tensor) -> Loss | None
     made = load_object(name, what="loss") if ":" in name else LOSSES[name]
     try:
         scaled = {"scale": scale} if "scale" in signature(made).parameters else {}
-        return cast(Loss, made(**scaled, **options) if isclass(made) else partial(made, **options))
-    except TypeError as error:
+        if isclass(made):
+            return cast(Loss, made(**scaled, **options))
+        signature(made).bind(None, None, None, **options)
+        return cast(Loss, partial(made, **options))
+    except Exception as error:  # a user's class may raise anything
         got = f"{dict(options)} ({first_line(error)})"
         expected = f"the arguments of {name!r}"
         raise InputError("training.loss_options", got=got, expected=expected) from error

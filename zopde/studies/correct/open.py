@@ -25,7 +25,7 @@ from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
-from zopde.studies.correct.labels import check_forcing
+from zopde.studies.correct.labels import check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
@@ -46,6 +46,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Loaded before the solver: its imports are not the solver's
     code = content_of_code(named_network(kind)) if ":" in kind else ""
     judge = content_of_code(load_object(loss, what="loss")) if ":" in loss else ""
+    loss_of(loss, config.training.loss_options, torch.ones(1))  # before anything is simulated
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
@@ -163,12 +164,15 @@ def _opened(
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll)
     parts = reference.split(data.to(run.device, config.dtype), training.unroll)
+    if corrector.inject == "parameter" and (forcing := parts.seen.forcing) is not None:
+        guess = solver.grid.fluid_values(forcing)
+        if said := check_first_guess(solver.grid.forcing_channels, guess):
+            progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
     problem = _problem(solver, parts, black_box, corrector.inject, bear, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
-
     loss = loss_of(training.loss, training.loss_options, problem.scale)
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:

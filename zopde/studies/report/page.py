@@ -32,7 +32,8 @@ def write_report(
         out: The page; `report.html` in the first folder by default.
         animation: Also a GIF of the unseen run that the page shows, of one correction run.
         vtk: Also a folder with VTK files of that run, all its states by reference and every label:
-            <label>.pvd is a series for ParaView. It takes the extra `zopde[vtk]`.
+            <label>.pvd is a series for ParaView; the folder must be new, or empty. It takes the
+            extra `zopde[vtk]`.
 
     Returns:
         Where the page is.
@@ -51,6 +52,10 @@ def write_report(
         check_folder_writable("folder of the report", path.parent)
     if vtk is not None:
         check_meshio()
+        _check_empty(Path(vtk))
+        if len(found) > 1:
+            expected = "one run of `zopde correct`"
+            raise InputError("vtk", got=f"{len(found)} run folders", expected=expected)
     if len(found) > 1:
         title = "zopde: " + ", ".join(run.name for run in found)
         shown = _compared(found)
@@ -74,6 +79,14 @@ def write_report(
         shown.vtk(Path(vtk))
     write_page(place, page(title, shown.lead, shown.sections))
     return place
+
+
+def _check_empty(folder: Path) -> None:
+    """Require a folder in which no file of another run can pass for one of this."""
+    if (folder.is_dir() and not any(folder.iterdir())) or not folder.exists():
+        return
+    got = f"{folder}, which is {'not empty' if folder.is_dir() else 'a file'}"
+    raise InputError("vtk", got=got, expected="a new folder, or an empty one")
 
 
 def _compared(runs: Sequence[FoundRun]) -> Page:
