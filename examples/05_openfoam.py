@@ -16,56 +16,21 @@ import os
 import shutil
 import tempfile
 from argparse import ArgumentParser
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zopde import (
-    Trajectories,
-    downsample,
-    load_config,
-    load_solver,
-    load_trajectories,
-    rollout,
-    run_correction,
-    save_trajectories,
-)
+import zopde
 
 LABELS = ("SRC", "NON", "NOG", "ID", "ZO-interface")
-
-
-@dataclass
-class Size:
-    """How much is computed.
-
-    Args:
-        cells: Of the coarse mesh, along a side.
-        finer: The reference has so many times as many.
-        substeps: icoFoam's in a tenth of a second; at most 0.8 cells are crossed in one.
-        runs: To train on; a quarter as many unseen ones.
-        steps: In each run.
-        length: Iterations.
-        unroll: Steps that a gradient goes back.
-        interface: How the derivative is measured.
-    """
-
-    cells: int = 16
-    finer: int = 4
-    substeps: int = 2
-    runs: int = 16
-    steps: int = 20
-    length: int = 150
-    unroll: int = 8
-    interface: dict[str, Any] = field(default_factory=lambda: {"way": "bank", "snapshots": 6})
-
-
-SIZES = {
-    "short": Size(8, 4, 2, 8, 8, 20, 4, {"way": "bank", "snapshots": 2}),
-    "full": Size(),
-    "large": Size(64, 2, 8, 12, 20, 100, 8, {"way": "tangent"}),
+# Cells a side, times as many in the reference, icoFoam's steps in 0.1 s, runs, steps of each,
+# iterations, unrolled steps, how the derivative is measured
+SIZES: dict[str, Any] = {
+    "short": (8, 4, 2, 8, 8, 20, 4, {"way": "bank", "snapshots": 2}),
+    "full": (16, 4, 2, 16, 20, 150, 8, {"way": "bank", "snapshots": 6}),
+    "large": (64, 2, 8, 12, 20, 100, 8, {"way": "tangent"}),
 }
 
 
@@ -88,16 +53,15 @@ def vortices(cells: int, count: int) -> Tensor:
     return torch.stack([u, v], dim=1) / 2
 
 
-def reference(size: Size, simulations: int) -> Trajectories:
+def reference(cells: int, finer: int, substeps: int, runs: int, steps: int) -> zopde.Trajectories:
     """icoFoam on a finer mesh, with smaller steps, brought to the coarse one."""
-    cells, fine_cells = size.cells, size.finer * size.cells
-    fine = load_solver("openfoam", options(fine_cells, size.substeps * size.finer))
-    states = rollout(fine, vortices(fine_cells, simulations), size.steps)
-    kept = downsample(states.flatten(0, 1), (cells, cells)).unflatten(0, states.shape[:2])
-    return Trajectories(fine.grid.with_shape((cells, cells)), kept)
+    fine = zopde.load_solver("openfoam", options(finer * cells, finer * substeps))
+    states = zopde.rollout(fine, vortices(finer * cells, runs), steps)
+    kept = zopde.downsample(states.flatten(0, 1), (cells, cells)).unflatten(0, states.shape[:2])
+    return zopde.Trajectories(fine.grid.with_shape((cells, cells)), kept)
 
 
-def picture(place: Path, coarse: Trajectories) -> None:
+def picture(place: Path, coarse: zopde.Trajectories) -> None:
     """Speed at the end of the last unseen run, and every label's error over time; one seed."""
     import matplotlib.pyplot as plt
 
@@ -105,7 +69,7 @@ def picture(place: Path, coarse: Trajectories) -> None:
     shown = {"finer mesh": coarse.states[-1, -1]}
     for label in LABELS:
         (first, *_) = sorted((place / "run" / label).glob("seed-*/rollout.nc"))
-        found = load_trajectories(first, coarse.grid).states
+        found = zopde.load_trajectories(first, coarse.grid).states
         shown[label], error = found[-1, -1], (found - coarse.states).abs().mean(dim=(0, 2, 3, 4))
         axes[3].plot([0.1 * k for k in range(len(error))], error, label=label)
     axes[3].set(title="mean absolute error", xlabel="time, s", ylabel="m/s", ylim=(0, None))
@@ -117,23 +81,24 @@ def picture(place: Path, coarse: Trajectories) -> None:
     figure.savefig(place / "openfoam.png", dpi=120)
 
 
-def main(place: Path, size: Size = SIZES["short"], *seeds: int) -> dict[str, float]:
+def main(place: Path, name: str = "short", *seeds: int) -> dict[str, float]:
     """Reference data, training in every way, and the unseen runs; errors by label."""
     if shutil.which("icoFoam") is None:
         print("skipped: no icoFoam here (Debian, Ubuntu: apt install openfoam)")
         return {}
-    runs, unseen = size.runs, size.runs // 4
-    data = reference(size, runs + unseen)
-    save_trajectories(data, place / "cavity.nc")
+    cells, finer, substeps, runs, steps, length, unroll, interface = SIZES[name]
+    unseen = runs // 4
+    data = reference(cells, finer, substeps, runs + unseen, steps)
+    zopde.save_trajectories(data, place / "cavity.nc")
     tables: dict[str, Any] = {
-        "solver": {"spec": "openfoam", "options": options(size.cells, size.substeps)},
+        "solver": {"spec": "openfoam", "options": options(cells, substeps)},
         "data": {"path": str(place / "cavity.nc"), "train": runs, "test": unseen},
         "non": {"length": "800 iterations", "batch": 32},
-        "training": {"length": f"{size.length} iterations", "unroll": size.unroll},
-        "interface": size.interface,
+        "training": {"length": f"{length} iterations", "unroll": unroll},
+        "interface": interface,
         "run": {"labels": list(LABELS), "seeds": list(seeds or [0]), "dtype": "float64"},
     }
-    metrics = run_correction(load_config(tables=tables), place / "run")
+    metrics = zopde.run_correction(zopde.load_config(tables=tables), place / "run")
     picture(place, data.take(slice(runs, None)))
     print("label         error, m/s   +- seeds   icoFoam runs   seconds")
     for label in LABELS:
@@ -151,4 +116,4 @@ if __name__ == "__main__":
     parser.add_argument("--size", choices=SIZES, default="short")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = parser.parse_args()
-    main(given.folder or Path(tempfile.mkdtemp()), SIZES[given.size], *given.seeds)
+    main(given.folder or Path(tempfile.mkdtemp()), given.size, *given.seeds)

@@ -65,7 +65,6 @@ class Interface:
 def check_suits(opened: Opened) -> None:
     """Require, before anything is trained, that solver and data suit every label."""
     problem = opened.problem
-    check_judged(opened.training, problem, opened.seeds[0], opened.labels)
     scored = any(opened.needs_scores(LABELS[label]) for label in opened.labels)
     if scored and opened.weights.score == "grasp" and problem.twin is None:
         raise InputError(
@@ -101,6 +100,7 @@ def check_suits(opened: Opened) -> None:
         watched = cut.way in ("bank", "tangent", "regressed")
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
+    check_judged(opened.training, problem, opened.seeds[0], opened.labels)
 
 
 def open_interface(
