@@ -18,7 +18,7 @@ _ACCELERATORS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 _PACKAGES = {
     "distributed": ("--executor dask: probes on a cluster", 'pip install "zopde[dask]"'),
     "fipy": ("examples/07_fipy.py", "pip install fipy"),
-    "meshio": ("zopde report --vtk: files for ParaView", 'pip install "zopde[vtk]"'),
+    "meshio": ("zopde report --vtk: files for ParaView", "pip install meshio"),
     "py-pde": ("examples/12_pypde.py", "pip install py-pde jax"),
     "pyqg-jax": ("examples/13_quasi_geostrophic.py", "pip install pyqg-jax"),
     "umbridge": ("tests of the http solver by its reference", 'pip install "zopde[test]"'),
