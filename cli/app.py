@@ -13,7 +13,7 @@ from zopde.cli.check import check
 from zopde.cli.console import complain, complain_of_usage, say
 from zopde.cli.study import classify, correct, defend
 from zopde.cli.tools import data, doctor, report, serve, simulate, solvers
-from zopde.errors import InputError, SolverError, check_system, refusal
+from zopde.errors import InputError, PausedError, SolverError, check_system, refusal
 
 app = typer.Typer(
     name="zopde",
@@ -52,7 +52,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: 0 done, 1 the solver's fault, 2 the caller's, 130 interrupted."""
+    """Run the command line: 0 done, 1 the solver's fault, 2 the caller's, 3 paused, 130 Ctrl-C."""
     if "--debug" in sys.argv:
         app()
     sys.exit(_run())
@@ -81,6 +81,8 @@ def _told(error: BaseException) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
     if isinstance(error, InputError):
         said, code = str(error), 2
+    elif isinstance(error, PausedError):
+        said, code = f"paused: {error}; the same command with --resume goes on", 3
     elif isinstance(error, SolverError):
         said, code = f"{error.whose} failed: {error}", 1
     elif refused := refusal(error):

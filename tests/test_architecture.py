@@ -49,7 +49,7 @@ THIRD_PARTY = {
     "smoothing": {"torch", "jaxtyping", "scipy"},
     "nets": {"torch", "jaxtyping"},
     "data": {"torch", "numpy", "jaxtyping", "xarray", "PIL", "h5py"},
-    "training": {"torch", "jaxtyping"},
+    "training": {"torch", "jaxtyping", "trackio"},
     "tangent": {"torch", "jaxtyping"},
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL", "meshio"},
     "studies": {

@@ -131,6 +131,10 @@ class ClassifierError(SolverError):
     whose = "the classifier"
 
 
+class PausedError(Exception):
+    """A run has spent what it may spend; its checkpoints are written, and --resume goes on."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library below says, in one line."""
     lines = str(error).splitlines()

@@ -186,6 +186,15 @@ def results(folder):
     return metrics, models
 
 
+def test_a_run_that_pauses_ends_with_exit_code_3_and_a_line(toy_spec, tiny, tmp_path):
+    command = ["correct", toy_spec, *sets([*tiny, "run.solver_steps=10"])]
+    done = zopde(*command, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 3
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("zopde: paused: ")
+    assert last.endswith("run.solver_steps allows 10; the same command with --resume goes on")
+
+
 @pytest.mark.parametrize(
     ("stop", "workers"),
     [

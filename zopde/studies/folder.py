@@ -36,7 +36,7 @@ class Job:
     # Names in a run folder that the job writes, and that --overwrite may delete
     files: tuple[str, ...]
     # Settings that a resumption may change without changing a single number
-    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.scratch")
+    free: tuple[str, ...] = ("data.path", "run.checkpoint_seconds", "run.hours", "run.scratch")
     # Setting -> the value that leaves it to the run: a run resumed with it has what was recorded
     found: Mapping[str, Any] = field(default_factory=dict)
     # Setting -> the record by which what it stands for, such as a file, is compared

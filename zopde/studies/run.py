@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,6 +22,7 @@ from zopde.files import digest_of
 from zopde.memory import keep_freed_memory
 from zopde.progress import Progress, Silent
 from zopde.report.page import Section
+from zopde.studies.budget import Budget
 from zopde.studies.folder import (
     CHECKSUMS,
     METRICS,
@@ -33,6 +35,8 @@ from zopde.studies.folder import (
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
 from zopde.training import Fitted
+from zopde.training.callbacks import Callback, Event
+from zopde.training.loop import Row
 from zopde.validate import check_folder_writable
 
 Metrics = dict[str, Any]
@@ -45,10 +49,26 @@ class Place:
     folder: RunFolder  # the run folder
     progress: Progress  # who is watching
     pool: Executor | None = None  # worker processes; None is this process
+    callbacks: Sequence[Callback] = ()  # who hears of every iteration
 
     def of(self, label: str, seed: int) -> Path:
         """Folder of one training: its checkpoint, history, model."""
         return self.folder.of(label, seed)
+
+    def tell(self, event: Event) -> None:
+        """Let the callbacks hear of an event."""
+        for callback in self.callbacks:
+            callback(event)
+
+    def done(self, label: str, seed: int, cost: Fitted, **scores: float) -> None:
+        """Let the callbacks hear that a training has ended, what it cost and how good it is."""
+        self.tell(Event("training", label, seed, {**vars(cost), **scores}))
+
+    def telling(self, label: str, seed: int) -> Callable[[Fitted, Row], None] | None:
+        """What `fit` calls after each iteration of a training; nothing where nobody listens."""
+        if not self.callbacks:
+            return None
+        return lambda _, row: self.tell(Event("iteration", label, seed, vars(row)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +79,8 @@ class Trainings:
     seeds: tuple[int, ...]  # of the trainings
     workers: Workers = field(default_factory=Workers)  # who evaluates probes
     every_seconds: float = 30.0  # time between two checkpoints
+    hours: float = 0.0  # that a start may take; 0: any
+    step_limit: int = 0  # solver steps of all trainings; 0: any
 
     @property
     def trainings(self) -> list[tuple[str, int]]:
@@ -160,6 +182,7 @@ def run_study(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Do a whole job in a folder, from the settings to `metrics.json`, whose content it returns."""
     keep_freed_memory()
@@ -170,6 +193,7 @@ def run_study(
         with locked(root):
             # A folder that is taken must be known now, and not after minutes of data.
             settings = check_folder(root, study, settings, resume, overwrite)
+            began = time.monotonic()
             opened = study.open(settings, root, watcher)
             run = open_folder(root, study, settings, overwrite)
             goes_on = resume and any(root.glob(study.resumes_from))
@@ -178,15 +202,19 @@ def run_study(
                     watcher.note(f"{what}: not compared, {root} has no {name} of an earlier start")
             if resume and not goes_on:
                 watcher.note(f"nothing to resume in {root}: starting")
-            return _run(study, study.begin(opened, Place(run, watcher), resume), run, watcher)
+            limited = opened.hours or opened.step_limit
+            budget = [Budget(opened.hours, opened.step_limit, began)] if limited else []
+            place = Place(run, watcher, callbacks=(*callbacks, *budget))
+            return _run(study, study.begin(opened, place, resume), place)
 
 
-def _run(study: Study, opened: Any, run: RunFolder, watcher: Progress) -> Metrics:  # noqa: ANN401
+def _run(study: Study, opened: Any, place: Place) -> Metrics:  # noqa: ANN401 - of the study's class
+    run = place.folder
     # A kill between the figures and their checksums must not leave those of before.
     (run.root / CHECKSUMS).unlink(missing_ok=True)
     results: dict[str, list[Any]] = {label: [] for label, _ in opened.trainings}
     with opened.workers.pool() as pool:
-        place = Place(run, watcher, pool)
+        place = replace(place, pool=pool)
         for label, seed in opened.trainings:
             results[label].append(study.train(opened, label, seed, place))
     # What is needed to repeat the run elsewhere.
@@ -196,6 +224,7 @@ def _run(study: Study, opened: Any, run: RunFolder, watcher: Progress) -> Metric
     study.draw(opened, results, run)
     run.write_json(METRICS, metrics)
     run.write_checksums()
+    place.tell(Event("run", figures=metrics))
     return metrics
 
 

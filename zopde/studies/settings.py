@@ -45,6 +45,7 @@ class SeedSettings:
     seeds: tuple[limits.Seed, ...] = (0,)  # Each trains every label once.
     device: limits.Text = "cpu"  # Where torch computes.
     checkpoint_seconds: limits.Positive = 30.0  # Time from one checkpoint to the next.
+    hours: limits.NotNegative = 0.0  # After so many a start pauses, for --resume; 0 is any time.
 
     def __post_init__(self) -> None:
         check_names("run.seeds", self.seeds)

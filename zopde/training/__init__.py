@@ -1,5 +1,6 @@
 """One training loop for every way of getting a gradient."""
 
+from zopde.training.callbacks import Callback, Event, TensorBoardCallback, TrackioCallback
 from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise, cosine
 from zopde.training.gradients import (
     CrossEntropy,
@@ -23,7 +24,9 @@ from zopde.training.loop import (
 
 __all__ = [
     "Backprop",
+    "Callback",
     "CrossEntropy",
+    "Event",
     "Fitted",
     "Gradient",
     "GradientSource",
@@ -35,6 +38,8 @@ __all__ = [
     "Row",
     "RunningStatistics",
     "Skipping",
+    "TensorBoardCallback",
+    "TrackioCallback",
     "ZerothOrder",
     "cosine",
     "fit",

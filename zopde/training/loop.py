@@ -66,7 +66,7 @@ def fit(
     failures: Callable[[], Mapping[str, int]] = dict,
     agreement: Callable[[], Agreement | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
-    after: Callable[[Fitted], None] | None = None,
+    after: Callable[[Fitted, Row], None] | None = None,
     compared: Callable[[], Mapping[str, int]] = dict,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
@@ -89,8 +89,9 @@ def fit(
         agreement: Reads for the history how far a bank of Jacobians and the solver agreed; called
             once an iteration, before the checkpoint.
         variance: Reads for the history how noisy the latest products were.
-        after: Called with the cost so far after every iteration, for example to evaluate the
-            network now and then. Its own time does not count.
+        after: Called with the cost so far, and the history's row, after every iteration, for
+            example to evaluate the network now and then. Its own time does not count. If it
+            raises, the checkpoint is written first.
         compared: Reads a counter of what else was checked, as `Fitted.checked` names it.
 
     Returns:
@@ -140,7 +141,8 @@ def fit(
         norm, done = _gradient_norm(network), now(cost, measured)
         figures = measured.loss, norm, done.queries, done.solver_steps
         seen = *_cosine_and_error(agreement()), variance(), done.checking
-        rows.writerow((done.iterations, *figures, *seen, round(done.seconds, 3)))
+        row = Row(done.iterations, *figures, *seen, round(done.seconds, 3))
+        rows.writerow(vars(row).values())
         in_a_row = in_a_row + 1 if measured.skipped else 0
         zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
         _check_moving(zeros, measured.loss)
@@ -154,14 +156,25 @@ def fit(
             if progress:
                 progress(measured.loss)
             if after:
-                paused = time.monotonic()
-                after(cost)
-                began += time.monotonic() - paused
+                began += _seconds_of(after, cost, row, save)
         if time.monotonic() - saved > every_seconds:
             save(cost)
             saved = time.monotonic()
     save(cost)
     return cost
+
+
+def _seconds_of(
+    after: Callable[[Fitted, Row], None], cost: Fitted, row: Row, save: Callable[[Fitted], None]
+) -> float:
+    """Call `after`, and save the training if it raises; the time that it took."""
+    began = time.monotonic()
+    try:
+        after(cost, row)
+    except BaseException:
+        save(cost)
+        raise
+    return time.monotonic() - began
 
 
 def _why_stopped(loss: float, norm: float, skipped: int, iteration: int) -> str:

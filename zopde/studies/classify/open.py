@@ -115,6 +115,7 @@ def open_classification(
         seeds=config.run.seeds,
         workers=config.run.probed_by(),
         every_seconds=config.run.checkpoint_seconds,
+        hours=config.run.hours,
     )
 
 

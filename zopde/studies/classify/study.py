@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from zopde.studies.classify.settings import PRESETS, ClassificationConfig, load_
 from zopde.studies.classify.train import train
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
+from zopde.training.callbacks import Callback
 
 STUDY = Study(
     name="classify",
@@ -43,6 +45,7 @@ def run_classification(
     overwrite: bool = False,
     progress: Progress | None = None,
     images: ImageData | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Train a classifier from scratch by every configured method and compare them.
 
@@ -55,4 +58,4 @@ def run_classification(
         `confusion` by method, and what is needed to repeat the run.
     """
     study = replace(STUDY, open=partial(open_classification, data=images))
-    return run_study(study, config, folder, resume, overwrite, progress)
+    return run_study(study, config, folder, resume, overwrite, progress, callbacks)

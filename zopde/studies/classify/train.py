@@ -28,7 +28,7 @@ from zopde.training import (
     RunningStatistics,
     ZerothOrder,
 )
-from zopde.training.loop import fit_watched
+from zopde.training.loop import Row, fit_watched
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     model = StandardisedClassifier(network, images.mean, images.deviation, images.data.classes)
     channels = images.data.channels
     save_classifier(model, opened.kind, opened.sizes, channels, folder / "model.safetensors")
-    return Trained(cost, evaluate(images, network), curve.points, scoring)
+    verdict = evaluate(images, network)
+    place.done(name, seed, cost, accuracy=verdict.accuracy, loss=verdict.loss)
+    return Trained(cost, verdict, curve.points, scoring)
 
 
 def _fit(
@@ -70,12 +72,15 @@ def _fit(
     before: Fitted,
 ) -> Fitted:
     batches, length = opened.batches(seed), opened.iterations
+    tell = place.telling(name, seed)
 
-    def judge(cost: Fitted) -> None:
+    def judge(cost: Fitted, row: Row) -> None:
         if cost.iterations % batches.per_epoch == 0 or cost.iterations == length:
             verdict, total = evaluate(opened.images, network), total_cost([before, cost])
             paid = cost.iterations, total.queries, round(total.seconds, 3)
             curve.add(Point(*paid, verdict.accuracy, verdict.loss))
+        if tell:
+            tell(cost, row)
 
     cost = fit_watched(
         network,

@@ -204,6 +204,8 @@ def _opened(
         seeds=run.seeds,
         workers=config.run.probed_by(),
         every_seconds=run.checkpoint_seconds,
+        hours=run.hours,
+        step_limit=run.solver_steps,
         drop=run.failures == "drop",
         bear=bear,
         jacobians=jacobians,

@@ -192,6 +192,7 @@ class RunSettings(ProbeSettings):
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")  # The rows of the table.
     dtype: Literal["float32", "float64"] = "float32"  # The precision of states and weights.
     checkpoint_seconds: limits.Positive = 10.0  # Time from one checkpoint to the next.
+    solver_steps: limits.Whole = 0  # After so many, trainings pause; a larger one goes on; 0: any.
     failures: Literal["raise", "retry", "drop"] = "raise"  # What follows a failed step.
     retries: limits.Whole = 2  # A failed step is repeated so often.
     failure_limit: limits.PositiveShare = 0.25  # If more steps fail, the run ends.

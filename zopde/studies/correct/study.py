@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from zopde.progress import Progress
@@ -15,6 +16,7 @@ from zopde.studies.correct.train import CHUNK, REFERENCE, START, begin, train
 from zopde.studies.correct.ways import WAY
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
+from zopde.training.callbacks import Callback
 
 _PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
 
@@ -48,6 +50,8 @@ STUDY = Study(
     free=(
         "data.path",
         "run.checkpoint_seconds",
+        "run.hours",
+        "run.solver_steps",
         "run.scratch",
         "run.failures",  # whoever was stopped by one may go on in another way
         "run.retries",
@@ -72,6 +76,7 @@ def run_correction(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Train a corrector in every configured way and compare them on unseen runs.
 
@@ -81,6 +86,7 @@ def run_correction(
         resume: Go on with an interrupted run of the same settings.
         overwrite: Delete an earlier run in `folder` first.
         progress: Who is watching; nobody by default.
+        callbacks: Who hears of each iteration, see `zopde.training.Callback`.
 
     Returns:
         The content of the folder's `metrics.json`: `mae`, `relative_error`, `nrmse`,
@@ -90,5 +96,6 @@ def run_correction(
     Raises:
         InputError: On settings, data or a folder that will not do; nothing is overwritten.
         SolverError: If the solver fails.
+        PausedError: If `run.hours` or `run.solver_steps` are spent; resume goes on.
     """
-    return run_study(STUDY, config, folder, resume, overwrite, progress)
+    return run_study(STUDY, config, folder, resume, overwrite, progress, callbacks)

@@ -120,6 +120,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         evaluation = evaluate(solver, problem.test, network, advance, opened.training.loss)
     save_states(evaluation.predicted, problem.test, folder / "rollout.nc")
     failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
+    place.done(name, seed, cost, mae=float(evaluation.error.mean_mae.mean()))
     return Trained(cost, evaluation, failures)
 
 
@@ -165,6 +166,7 @@ def _fit(
         agreement=interface.agreement if interface else not_measured,
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
+        after=place.telling(name, seed),
         compared=lambda: {"interface": stage.counter.compared} if interface else {},
     )
 

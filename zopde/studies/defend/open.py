@@ -207,6 +207,7 @@ def open_defence(
         labels=run.methods,
         seeds=run.seeds,
         every_seconds=run.checkpoint_seconds,
+        hours=run.hours,
     )
 
 

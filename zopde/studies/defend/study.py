@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from zopde.studies.defend.settings import PRESETS, DefenceConfig, load_defence
 from zopde.studies.defend.train import CLASSIFIER, begin, train
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
+from zopde.training.callbacks import Callback
 
 STUDY = Study(
     name="defend",
@@ -40,7 +42,7 @@ STUDY = Study(
     price=price,
     price_of="one seed, the start in every row",
     free=(
-        *("data.path", "run.checkpoint_seconds", "run.store", "run.store_gib"),
+        *("data.path", "run.checkpoint_seconds", "run.hours", "run.store", "run.store_gib"),
         *("classifier.price", "classifier.timeout", "classifier.retries"),
     ),
     by_content={"classifier.spec": CONTENT, "data.path": "data.sha256"},
@@ -55,6 +57,7 @@ def run_defence(
     progress: Progress | None = None,
     images: ImageData | None = None,
     classifier: Classifier | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Make a classifier certifiably robust by every configured method and compare them.
 
@@ -68,4 +71,4 @@ def run_defence(
         `price`, `seconds` and so on by method, and what is needed to repeat the run.
     """
     study = replace(STUDY, open=partial(open_defence, data=images, classifier=classifier))
-    return run_study(study, config, folder, resume, overwrite, progress)
+    return run_study(study, config, folder, resume, overwrite, progress, callbacks)

@@ -117,6 +117,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         place.progress,
         f"certify {name}, seed {seed}",
     )
+    place.done(name, seed, cost, mean_radius=fmean(row.radius * row.correct for row in rows))
     return Trained(cost, defence, best, rows)
 
 
@@ -157,6 +158,7 @@ def _pretrain(
         *(network, objective_at, Backprop(), opened.start_optimise, iterations),
         *(place.of(stage, seed), place.progress, f"{stage}, seed {seed}", "mean square"),
         every_seconds=opened.every_seconds,
+        after=place.telling(stage, seed),
     )
 
 
@@ -195,6 +197,7 @@ def _fit(
             *(front, losses.at, source, opened.optimise[name], length),
             *(folder, place.progress, f"{name}, seed {seed}"),
             every_seconds=opened.every_seconds,
+            after=place.telling(name, seed),
         )
         source.judge(front, cost.iterations)
     except BudgetSpentError as spent:
