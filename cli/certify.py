@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, show, table_of
+from zopde.cli.console import prints_to_stderr, say, say_json, show, table_of
 from zopde.cli.options import AsJson, ImageFile, Overwrite, Resume
+from zopde.progress import Watcher
 
 
 def certify(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table_of
+from zopde.cli.console import prints_to_stderr, say, say_json, table_of
 from zopde.cli.options import (
     CUT_HEADS,
     AsJson,
@@ -19,6 +19,7 @@ from zopde.cli.options import (
     SolverSpec,
     tables_of,
 )
+from zopde.progress import Watcher
 
 check = typer.Typer(
     help="Examine a gradient or a solver before a run; write nothing.", no_args_is_help=True

@@ -1,20 +1,16 @@
-"""The only place that prints: bars on a terminal, plain lines otherwise."""
+"""All that a command prints, but for the progress of long work."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from zopde.errors import InputError
 from zopde.numerals import number
-from zopde.progress import Advance
-
-_LINE_EVERY = 15.0  # seconds between plain progress lines
 
 
 def complain(message: str) -> None:
@@ -109,57 +105,3 @@ def _cell(value: Any) -> str:  # noqa: ANN401 - text, a number or nothing
     if isinstance(value, int | float):
         return number(value)
     return "-" if value is None else str(value)
-
-
-class Watcher:
-    """Draws the progress of long work on stderr; see `zopde.progress.Progress`."""
-
-    @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar with the time to go on a terminal; a line now and then in a log."""
-        draw = self._bar if sys.stderr.isatty() else self._lines
-        with draw(title, total) as advance:
-            yield advance
-
-    def note(self, text: str) -> None:
-        """One line."""
-        print(text, file=sys.stderr, flush=True)
-
-    @contextmanager
-    def _bar(self, title: str, total: int) -> Iterator[Advance]:
-        from rich import progress
-        from rich.console import Console
-
-        columns = (
-            progress.TextColumn("{task.description:<28}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[text]}"),
-        )
-        with progress.Progress(*columns, console=Console(stderr=True)) as bars:
-            task = bars.add_task(title, total=total, text="")
-
-            def advance(steps: int = 1, text: str = "") -> None:
-                bars.update(task, advance=steps, text=text)
-
-            yield advance
-
-    @contextmanager
-    def _lines(self, title: str, total: int) -> Iterator[Advance]:
-        began = spoke = time.monotonic()
-        done = 0
-
-        def advance(steps: int = 1, text: str = "") -> None:
-            nonlocal done, spoke
-            done += steps
-            now = time.monotonic()
-            if now - spoke > _LINE_EVERY and done < total:
-                spoke = now
-                left = (now - began) / done * (total - done)
-                tail = f", {text}" if text else ""
-                self.note(f"{title}: {done}/{total}, about {left:.0f} s left{tail}")
-
-        yield advance
-        self.note(f"{title}: {done}/{total} in {time.monotonic() - began:.1f} s")

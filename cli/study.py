@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, show, table_of
+from zopde.cli.console import prints_to_stderr, say, say_json, show, table_of
 from zopde.cli.options import (
     CUT_HEADS,
     AsJson,
@@ -25,6 +25,7 @@ from zopde.cli.options import (
     SolverSpec,
     tables_of,
 )
+from zopde.progress import Watcher
 
 
 def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[..., None]:  # noqa: ANN401

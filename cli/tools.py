@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from zopde.cli.console import Watcher, prints_to_stderr, say, say_json, table
+from zopde.cli.console import prints_to_stderr, say, say_json, table
 from zopde.cli.options import AsJson, Changes, ConfigFile, Overwrite, Preset, SolverSpec, tables_of
+from zopde.progress import Watcher
 
 data = typer.Typer(help="Download data sets from their authors.", no_args_is_help=True)
 

@@ -20,7 +20,7 @@ from zopde.data import ImageData
 from zopde.doctor import versions
 from zopde.files import digest_of
 from zopde.memory import keep_freed_memory
-from zopde.progress import Progress, Silent
+from zopde.progress import Progress, watching
 from zopde.report.page import Section
 from zopde.studies.budget import Budget
 from zopde.studies.folder import (
@@ -186,7 +186,7 @@ def run_study(
 ) -> Metrics:
     """Do a whole job in a folder, from the settings to `metrics.json`, whose content it returns."""
     keep_freed_memory()
-    watcher, root = progress or Silent(), Path(folder)
+    watcher, root = progress or watching(), Path(folder)
     with _new_folders(root):
         if not root.is_file():
             check_folder_writable("run folder", root)

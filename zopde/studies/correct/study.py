@@ -85,7 +85,7 @@ def run_correction(
         folder: The run folder; docs/tutorial.md lists its files.
         resume: Go on with an interrupted run of the same settings.
         overwrite: Delete an earlier run in `folder` first.
-        progress: Who is watching; nobody by default.
+        progress: Who is watching; by default bars are drawn on a terminal, and lines in a notebook.
         callbacks: Who hears of each iteration, see `zopde.training.Callback`.
 
     Returns:
