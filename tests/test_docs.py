@@ -186,6 +186,18 @@ def test_the_network_that_is_shown_corrects(tmp_path, monkeypatch):
     assert type(network.body).__name__ == "UNet"
 
 
+def test_the_callback_that_is_shown_listens(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile((FILES / "data.py").read_text(), "data", "exec"), {})
+    changes = ["data.train=3", "data.test=1", "data.path=mine.nc", 'run.labels=["SRC","NOG"]']
+    changes += ["training.init=scratch", 'training.length="12 iterations"', "training.unroll=2"]
+    arguments = ["listening.py", f"{FILES / 'tracer.py'}:Tracer", "data.coarse=[16,16]", *changes]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(FILES / "listening.py"), run_name="__main__")
+    lines = re.findall(r"(SRC|NOG), seed 0: (loss|error) [0-9.e-]+", capsys.readouterr().out)
+    assert lines == [("SRC", "error"), ("NOG", "loss"), ("NOG", "loss"), ("NOG", "error")]
+
+
 def test_the_mesh_that_is_shown_is_corrected(tmp_path, monkeypatch):
     """The walk of meshes.md, with few nodes."""
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """Every example runs and ends with its golden number."""
 
 import importlib.util
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -188,6 +189,26 @@ def test_classify_golden():
     assert queries["FO"] == updates
     assert queries["CGE"] == updates * (274 + 2)
     assert queries["CGE, a tenth"] == queries["RGE"] == updates * (27 + 2)
+
+
+def test_notebook_golden(tmp_path):
+    """Made by this notebook on 2026-11-30; the cells run in a kernel of their own."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(EXAMPLES / "15_own_loop.ipynb", 4)
+    kept = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    done = nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    outputs = [cell.outputs for cell in done.cells if cell.cell_type == "code"]
+    pictures = [sum("image/png" in o.get("data", {}) for o in cell) for cell in outputs]
+    assert pictures == [sum("image/png" in o.get("data", {}) for o in cell) for cell in kept]
+    assert sum(pictures) == 3
+    shown = "".join(o.get("text", "") for cell in outputs for o in cell)
+    errors = dict(re.findall(r"^(SRC|ID|ZO-interface) +([0-9.]+), ", shown, re.MULTILINE))
+    assert float(errors["SRC"]) == pytest.approx(0.0198, abs=1e-4)
+    assert float(errors["ID"]) == pytest.approx(0.0020, abs=4e-4)
+    assert float(errors["ZO-interface"]) == pytest.approx(0.0012, abs=4e-4)
+    assert "ZO-interface, seed 0: 100/100" in shown, "a notebook sees how far a run is"
 
 
 def test_engine_golden(capsys):

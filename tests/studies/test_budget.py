@@ -1,6 +1,7 @@
 """Who hears of a run while it goes on, and what a run may spend before it pauses."""
 
 import json
+import sys
 from contextlib import suppress
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from zopde.errors import InputError, PausedError
 from zopde.studies.budget import Budget
 from zopde.studies.correct import load_config, run_correction
-from zopde.training import Event, TensorBoardCallback
+from zopde.training import Event, TensorBoardCallback, TrackioCallback
 
 
 def config_of(spec, tiny, *more):
@@ -118,6 +119,30 @@ def test_tensorboard_gets_curves_and_scores(tmp_path):
 
 
 def test_without_its_package_a_callback_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="pip install tensorboard"):
         TensorBoardCallback(tmp_path)
+
+
+def test_trackio_gets_a_run_for_each_training(monkeypatch):
+    told = []
+
+    class Trackio:
+        def __getattr__(self, name):
+            return lambda *given, **named: told.append((name, *given, *named.values()))
+
+    monkeypatch.setitem(sys.modules, "trackio", Trackio())
+    callback = TrackioCallback("flows")
+    callback(Event("iteration", "NOG", 0, {"iteration": 0, "loss": 3.0, "error": None}))
+    callback(Event("training", "NOG", 0, {"mae": 0.5, "stopped": ""}))
+    callback(Event("iteration", "ID", 1, {"iteration": 0, "loss": 2.0}))
+    callback(Event("run", figures={"mae": {}}))
+    assert told == [
+        ("init", "flows", "NOG, seed 0", "allow"),
+        ("log", {"iteration/loss": 3.0}),
+        ("log", {"training/mae": 0.5}),
+        ("finish",),
+        ("init", "flows", "ID, seed 1", "allow"),
+        ("log", {"iteration/loss": 2.0}),
+        ("finish",),
+    ]
