@@ -146,7 +146,7 @@ def check_reach(solver: Solver, states: States, mu: float, injection: Injection)
         return Point("reach", "pass", f"local: {told}", "", values)
     if 2 * loose <= cells:
         told += f"; but for 3 % of a response {_cells(wide)}, {loose} colours"
-        remedy = f"interface.radius={list(wide)} with interface.allow_bias=true, or the bank"
+        remedy = f'interface.way = "auto", or interface.radius={list(wide)}, allow_bias=true'
         return Point("reach", "warn", told, remedy, values)
     remedy = 'interface.way = "bank" or "tangent" measure once, "auto" chooses: see their prices'
     return Point("reach", "warn", f"not local: {told}", remedy, values)
