@@ -136,7 +136,14 @@ class Windows:
 
     def batch(self, i: int) -> Window:
         """Batch i."""
-        chosen = self._windows[_chosen(self._count, self._batch, self.per_epoch, self._seed, i)]
+        return self._cut(_chosen(self._count, self._batch, self.per_epoch, self._seed, i))
+
+    def spread(self, most: int) -> Window:
+        """At most so many windows, the same ones always, from the first start to the last."""
+        return self._cut(torch.linspace(0, self._count - 1, min(most, self._count)).round().long())
+
+    def _cut(self, numbers: Int[Tensor, " batch"]) -> Window:
+        chosen = self._windows[numbers]
         simulation, start = chosen // self._starts, chosen % self._starts
         rows, times = simulation[:, None], start[:, None] + torch.arange(self._unroll)
         states, forcing = self._data.states, self._data.forcing

@@ -61,6 +61,8 @@ class CostCurve:
     # The loss before each update, or the accuracy on the test images in percent
     values: Sequence[float] | Float[np.ndarray, " point"]
     apart: bool = False  # whether its loss is another one than the others': only its fall tells
+    # The loss on validation data at some of the points, NaN at the others; None: there are none
+    validation: Float[np.ndarray, " point"] | None = None
 
 
 def save_learning_curves(path: Path, curves: Sequence[CostCurve]) -> None:
@@ -83,6 +85,10 @@ def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
         for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
             colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"
             axes.plot(cost, smooth, style, color=colour, label=name, lw=1.6)
+            if curve.validation is not None:
+                there = np.isfinite(curve.validation)
+                at, seen = np.asarray(cost)[there], curve.validation[there]
+                axes.plot(at, seen, ":o", color=colour, label=f"{curve.label}, validation", ms=3)
     legend(panels[1])
     save(figure, path)
 

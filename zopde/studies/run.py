@@ -254,6 +254,8 @@ def total_cost(costs: Sequence[Fitted]) -> Fitted:
         dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
         sum(cost.skipped for cost in costs),
         dict(sum((Counter(cost.checked) for cost in costs), Counter[str]())),
+        *next(((c.best, c.validation) for c in costs if c.best is not None), (None, None)),
+        sum(cost.validating for cost in costs),
     )
 
 

@@ -20,6 +20,7 @@ from zopde.training.loop import (
     read_history,
     save_checkpoint,
 )
+from zopde.training.validation import Validation
 
 __all__ = [
     "Backprop",
@@ -35,6 +36,7 @@ __all__ = [
     "Row",
     "RunningStatistics",
     "Skipping",
+    "Validation",
     "ZerothOrder",
     "cosine",
     "fit",

@@ -28,7 +28,7 @@ from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
-from zopde.studies.correct.problem import Opened, Problem, Schedule
+from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
@@ -101,6 +101,8 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
         reference.check(data.simulations, steps, training.unroll)
         reference.check_unseen(data, training.unroll, progress)
     shortened = replace(reference, train=data.simulations - 1, test=1)
+    if reference.missing:  # few stand in, and all of them in the training's place
+        shortened = replace(shortened, validation=0)
     opened = _opened(config, shortened, data, steps, Silent())
     opened = _checked(opened, config.run.guarded(opened.bare), progress)
     check_suits(opened)
@@ -118,12 +120,12 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     if config.data.path:
         data, source = reference.load(), reference.source
         count = min(count, max(1, data.simulations - 1))
-        reference = replace(reference, train=count, test=1)
+        reference = replace(reference, train=count, test=1, validation=0)
     else:
         steps = config.training.unroll + 2
-        reference = replace(reference, train=count, test=1, steps=steps)
+        reference = replace(reference, train=count, test=1, steps=steps, validation=0)
         data, source = reference.make(progress), f"{count} short runs of the reference"
-    config = replace(config, data=replace(config.data, train=count))
+    config = replace(config, data=replace(config.data, train=count, validation=0))
     opened = _opened(config, reference, data, data.steps, progress)
     check_suits(opened)
     return opened, source
@@ -171,12 +173,15 @@ def _opened(
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
     problem = _problem(solver, parts, black_box, corrector.inject, bear, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
+    held = parts.held.steps if parts.told and parts.held is not None else steps
+    windows = (1 if parts.told else config.data.validation) * (held - training.unroll + 1)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
-        windows = (1 if parts.told else config.data.train) * (seen - unroll + 1)
+        runs = 1 if parts.told else config.data.train - config.data.validation
+        windows = runs * (seen - unroll + 1)
         per_epoch = max(1, windows // min(batch, windows))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
@@ -209,6 +214,9 @@ def _opened(
         jacobians=jacobians,
         rollout_steps=unseen,
         split=parts.told,
+        validate_every=training.validate_every,
+        patience=training.patience,
+        looked_at=min(LOOKED_AT, windows) if config.data.validation else 0,
     )
 
 
@@ -241,6 +249,7 @@ def _problem(
         twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
         train=seen,
         test=parts.unseen,
+        held=parts.held,
         stepped=stepped,
         inject=inject,
     )
@@ -328,6 +337,7 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         steps=data.steps,
         train=data.train,
         test=data.test,
+        validation=data.validation,
         seed=data.seed,
         device=config.run.device,
         dtype=config.dtype,

@@ -26,7 +26,7 @@ from zopde.report.spectrum import (
     vector_channels,
 )
 from zopde.report.vtk import save_vtk
-from zopde.studies.correct.evaluate import error_curve, summary
+from zopde.studies.correct.evaluate import error_curve, finite, summary
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.rollouts import Rollouts, read_rollouts, vorticity
@@ -45,6 +45,7 @@ from zopde.studies.report.sections import (
     scoring_cost,
 )
 from zopde.studies.run import Metrics, Page, mean_costs, stopped_early
+from zopde.training import Fitted
 
 _LATE = 0.2  # share of the rollout, its end, over which a spectrum is a mean
 
@@ -62,6 +63,13 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         for label, error in metrics["mae"].items()
     }
     metrics |= mean_costs(results, ("iterations", "queries", "checking", "solver_steps", "seconds"))
+    if problem.held is not None:
+        metrics |= mean_costs(results, ["validating"])
+        metrics["validation"] = {
+            label: [_kept(one.cost, opened.iterations_of(label)) for one in trained]
+            for label, trained in results.items()
+            if LABELS[label].trained
+        }
     metrics["init"] = {
         label: ("non" if opened.starts_from_non(label) else "scratch")
         if LABELS[label].trained
@@ -87,6 +95,13 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics["parameters"] = Coordinates(opened.new_network(opened.seeds[0])).total
     metrics["workers"] = opened.workers.processes
     return metrics
+
+
+def _kept(cost: Fitted, iterations: int) -> Metrics:
+    """Which weights a training kept, their loss, and whether its patience ended before it did."""
+    loss = None if cost.validation is None else finite(cost.validation)
+    short = cost.iterations < iterations and not cost.stopped
+    return {"iteration": cost.best, "loss": loss, "short": short}
 
 
 def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
