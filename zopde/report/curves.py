@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from zopde.contracts import Domain
 from zopde.report.panels import COLOURS, cost_plots, legend, one_plot, save, unit
@@ -24,6 +24,8 @@ class Curve:
     label: str
     mean: Float[np.ndarray, " time"]  # over the test runs
     spread: Float[np.ndarray, " time"]  # standard deviation over the test runs
+    # The number of each step, from 1; None: all of them
+    steps: Int[np.ndarray, " time"] | None = None
 
 
 def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
@@ -36,7 +38,8 @@ def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
     )
     top = 1.15 * max((float(c.mean.max()) for c in curves if np.isfinite(c.mean).all()), default=1)
     for curve in curves:
-        time = grid.dt * np.arange(1, len(curve.mean) + 1)
+        every = np.arange(1, len(curve.mean) + 1)
+        time = grid.dt * (every if curve.steps is None else curve.steps)
         colour = COLOURS.get(curve.label)
         diverged = not np.isfinite(curve.mean).all()
         name = f"{curve.label} (diverged)" if diverged else curve.label

@@ -130,12 +130,12 @@ def fit(
         )
 
     cost, in_a_row, zeros = before, 0, 0
-    while not (cost.stopped or validation.is_tired(best)):
+    while not (cost.stopped or best.tired):
         try:
             paused = time.monotonic()
-            looked = validation.look(network, cost.iterations, iterations, best)
+            looked = _looked(validation, network, cost.iterations, iterations, best)
             began += time.monotonic() - paused
-            if cost.iterations >= iterations or validation.is_tired(looked):
+            if cost.iterations >= iterations or looked.tired:
                 best = looked
                 break
             measured = gradient(network, objective_at(cost.iterations), cost.iterations)
@@ -144,8 +144,9 @@ def fit(
             raise
         best, norm, done = looked, _gradient_norm(network), now(cost, measured)
         figures = measured.loss, norm, done.queries, done.solver_steps
-        seen = *_cosine_and_error(agreement()), variance(), done.checking
-        files.add(done.iterations, *figures, *seen, best.seen_at(done.iterations), done.seconds)
+        of_look = best.latest if best.looked == done.iterations else None
+        seen = *_cosine_and_error(agreement()), variance(), done.checking, of_look
+        files.add(done.iterations, *figures, *seen, done.seconds)
         in_a_row = in_a_row + 1 if measured.skipped else 0
         zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
         _check_moving(zeros, measured.loss)
@@ -205,6 +206,14 @@ class _Files:
         self.save(cost, best)
         self._network.load_state_dict(best.weights)
         return cost
+
+
+def _looked(
+    validation: Validation, network: nn.Module, iteration: int, iterations: int, best: Best
+) -> Best:
+    """The best after a look where one is due."""
+    due = validation.every and (iteration == iterations or iteration % validation.every == 0)
+    return validation.look(network, iteration, best) if due else best
 
 
 def _why_stopped(loss: float, norm: float, skipped: int, iteration: int) -> str:

@@ -19,10 +19,7 @@ class Best:
     looked: int = -1  # updates at the latest look; -1 before any
     latest: float = math.inf  # the loss then
     solver_steps: int = 0  # of all looks, in states
-
-    def seen_at(self, iteration: int) -> float | None:
-        """The loss of the network that has had so many updates; None if it was not looked at."""
-        return self.latest if self.looked == iteration else None
+    tired: bool = False  # whether the best is as many looks old as one may wait
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,9 @@ class Validation:
     patience: int = 0
     solver_steps: Callable[[], int] = lambda: 0
 
-    def look(self, network: nn.Module, iteration: int, iterations: int, best: Best) -> Best:
-        """The best, after a look where one is due; a loss that is not finite counts as infinite."""
-        due = self.every and (iteration == iterations or iteration % self.every == 0)
-        if not due or best.looked == iteration:
+    def look(self, network: nn.Module, iteration: int, best: Best) -> Best:
+        """The best after a look, the first one at that iteration; a loss of NaN is infinite."""
+        if best.looked == iteration:
             return best
         before = self.solver_steps()
         loss = self.loss_of(network)
@@ -53,13 +49,10 @@ class Validation:
         spent = best.solver_steps + self.solver_steps() - before
         seen = replace(best, looked=iteration, latest=loss, solver_steps=spent)
         if best.weights and not loss < best.loss:
-            return seen
+            waited = iteration - best.iteration
+            return replace(seen, tired=0 < self.patience * self.every <= waited)
         weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
         return replace(seen, loss=loss, iteration=iteration, weights=weights)
-
-    def is_tired(self, best: Best) -> bool:
-        """Whether the best is so many looks old."""
-        return 0 < self.patience * self.every <= best.looked - best.iteration
 
 
 UNWATCHED = Validation(lambda _: math.nan, every=0)

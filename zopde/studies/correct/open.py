@@ -14,6 +14,7 @@ import torch
 from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
 from zopde.data import Trajectories, first_steps
+from zopde.data.batches import usable_starts
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError
@@ -25,7 +26,7 @@ from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
-from zopde.studies.correct.labels import check_first_guess, check_forcing
+from zopde.studies.correct.labels import LABELS, check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
@@ -171,7 +172,8 @@ def _opened(
         if said := check_first_guess(solver.grid.forcing_channels, guess):
             progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
-    problem = _problem(solver, parts, black_box, corrector.inject, bear, progress)
+    gaps = config.data.partial
+    problem = _problem(solver, parts, black_box, corrector.inject, bear, gaps, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
     held = parts.held.steps if parts.told and parts.held is not None else steps
     windows = (1 if parts.told else config.data.validation) * (held - training.unroll + 1)
@@ -182,13 +184,15 @@ def _opened(
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
         runs = 1 if parts.told else config.data.train - config.data.validation
         windows = runs * (seen - unroll + 1)
-        per_epoch = max(1, windows // min(batch, windows))
+        if gaps:  # such data are there, and all of them are known
+            windows = int(usable_starts(problem.train, problem.stepped, unroll).sum())
+        per_epoch = max(1, windows // max(1, min(batch, windows)))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
-    return Opened(
+    opened = Opened(
         problem=problem,
         bare=solver,
         spec=spec,
@@ -218,6 +222,18 @@ def _opened(
         patience=training.patience,
         looked_at=min(LOOKED_AT, windows) if config.data.validation else 0,
     )
+    if gaps:
+        _check_starts(opened)
+    return opened
+
+
+def _check_starts(opened: Opened) -> None:
+    """Require windows to start at for every stage, where data were measured in part."""
+    names = [name for name in opened.possible if LABELS[name].trained]
+    if any(opened.starts_from_non(name) or not LABELS[name].unrolled for name in names):
+        opened.start.windows(opened.problem, 0)
+    opened.training.windows(opened.problem, 0)
+    opened.validation()
 
 
 def _problem(
@@ -226,22 +242,27 @@ def _problem(
     black_box: Solver,
     inject: Inject,
     again: bool,
+    gaps: bool,
     progress: Progress,
 ) -> Problem:
     """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-    seen = parts.seen
-    stored = seen.simulations * seen.steps
+    seen, whole = parts.seen, parts.seen.whole[:, :-1]
+    stored = int(whole.sum())
+    if gaps:
+        share = 100 * float(seen.measured.double().mean())
+        told = f"{share:.3g} % of the training data were measured; {stored:,} of {whole.numel():,} "
+        progress.note(f"{told}states are whole, and windows start there")
     with progress.stage("coarse steps of the stored data", stored) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
         drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
         try:
-            stepped = first_steps(asked, seen, progress=advance, drop=drop)
+            stepped = first_steps(asked, seen, progress=advance, drop=drop, partial=gaps)
         except MistakeError:
             raise
         except SolverError as error:
             hint = "run.failures=retry asks again, drop goes on without the step"
             raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
-    if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
+    if lost := int((whole & ~stepped.flatten(2).isfinite().all(dim=2)).sum()):
         told = f"{lost} of {stored} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")
     return Problem(
@@ -267,8 +288,7 @@ def _checked(opened: Opened, solver: Solver, progress: Progress) -> Opened:
     problem = opened.problem
     if problem.is_indifferent:
         raise SolverError("the answers to all stored states are the same: does it use the state?")
-    last = problem.train.simulations * problem.train.steps - 1
-    asked = problem.stored_steps(seeded(solver, 0), torch.tensor([0, last]))
+    asked = problem.stored_steps(seeded(solver, 0), problem.answered[[0, -1]])
     try:
         stepped = None if seedable(solver) else asked.stepped  # of another seed
         habits = habits_of(asked.solver, asked.state, asked.forcing, False, stepped)
@@ -338,6 +358,7 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         train=data.train,
         test=data.test,
         validation=data.validation,
+        partial=data.partial,
         seed=data.seed,
         device=config.run.device,
         dtype=config.dtype,

@@ -265,15 +265,14 @@ def _measured_gradient(opened: Opened) -> BareGradient:
 
 def _seconds_of_a_step(problem: Problem, states: int) -> float:
     """Of one state, in as large a batch as the probes'."""
-    data = problem.train
 
     def stepping(count: int) -> Callable[[], object]:
-        rows = torch.arange(count) % data.simulations
-        forcing = None if data.forcing is None else data.forcing[rows, -1]
-        return lambda: problem.solver.step(data.states[rows, -1], forcing)
+        rows = problem.answered[torch.arange(count) % len(problem.answered)]
+        asked = problem.stored_steps(problem.solver, rows)
+        return lambda: problem.solver.step(asked.state, asked.forcing)
 
     alone = median_seconds(stepping(1))
-    states = Probing(states=states).per_call(data.states[0, 0].numel())
+    states = Probing(states=states).per_call(problem.train.states[0, 0].numel())
     return alone if alone > _SLOW else median_seconds(stepping(states)) / states
 
 

@@ -159,19 +159,25 @@ class Problem:
 
     @cached_property
     def answered(self) -> Tensor:
-        """Numbers of the training states that the solver has an answer to: all, but in "drop"."""
+        """Numbers of the training states that the solver has an answer to.
+
+        All, but for those that were measured in part and those of failed steps in "drop".
+        """
         return self.stepped.flatten(0, 1).flatten(1).isfinite().all(dim=1).nonzero().flatten().cpu()
 
     @property
     def is_indifferent(self) -> bool:
         """Whether the solver's answers to all stored states are the same, though these differ."""
-        states, stepped = self.train.states.flatten(0, 1), self.stepped.flatten(0, 1)
+        asked = self.stored_steps(self.solver, self.answered)
+        states, stepped = asked.state, asked.stepped
         return bool((stepped == stepped[0]).all()) and not bool((states == states[0]).all())
 
     def _numbers(self, variable: Variable) -> Tensor:
         """(channel, n), the training data of an input."""
         values = self.train.states if variable == "state" else self.train.forcing
         assert values is not None, "no forcing, no influence of it"
+        if not bool(self.train.whole.all()):
+            values = values[self.train.whole][None]
         return self.train.grid.fluid_values(values).transpose(0, 2).flatten(1)
 
     def scale_of(self, variable: Variable, cut: InterfaceCut) -> Tensor:

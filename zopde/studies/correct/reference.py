@@ -62,6 +62,7 @@ class Reference:
     device: str  # where they are simulated
     dtype: torch.dtype  # in which precision
     validation: int = 0  # of those to learn from, so many are looked at only
+    partial: bool = False  # whether states may be NaN where nothing was measured
 
     @property
     def path(self) -> Path:
@@ -104,7 +105,8 @@ class Reference:
 
     def read(self, made_with: Settings | None = None) -> Trajectories:
         """The data of the files, whatever they were made with if that is not given."""
-        return load_trajectories(self.files, self.solver.grid, made_with, self.names)
+        grid, names = self.solver.grid, self.names
+        return load_trajectories(self.files, grid, made_with, names, self.partial)
 
     def load(self) -> Trajectories:
         """The data of the files, which must be there and made with the same."""
@@ -255,7 +257,7 @@ class Reference:
             unseen, first = data.take(slice(self.train, self.train + self.test)), self.train
             first -= self.validation
             held = data.take(slice(first, self.train)) if self.validation else None
-            return Parts(data.take(slice(first)), unseen, held)
+            return Parts(data.take(slice(first)), _from_whole(unseen), held)
 
         def middle(steps: int) -> int:
             """Steps of the validation and the gap before it."""
@@ -275,17 +277,29 @@ class Reference:
             held = data.take(slice(1), slice(first + unroll, first + middle(steps) + 1))
             told += f"{held.steps} for the validation, {unroll} left out, "
         told += f"the last {last} unseen; data.train and data.test are not used"
-        return Parts(seen, unseen, held, told)
+        return Parts(seen, _from_whole(unseen), held, told)
 
     def check_unseen(self, data: Trajectories, unroll: int, progress: Progress) -> None:
         """Require unseen states that are none of those seen; say where nothing moves."""
         if torch.equal(data.states[:, 1:], data.states[:, :-1]):
             progress.note("reference data: they never change in time, so there is little to learn")
             return
+        if self.partial:  # NaN is not the same as NaN
+            data = replace(data, states=data.states.nan_to_num(0.0))
         parts = self.split(data, unroll)
         seen, held = list(parts.seen.states), [] if parts.held is None else list(parts.held.states)
         _check_new(held, seen, "for the validation", parts.told)
         _check_new(list(parts.unseen.states), [*seen, *held], "to be unseen", parts.told)
+
+
+def _from_whole(unseen: Trajectories) -> Trajectories:
+    """The runs from the first time on at which all of them are whole: rollouts begin there."""
+    whole = unseen.whole.all(dim=0).nonzero().flatten().tolist()
+    if not whole or whole[0] == unseen.steps:
+        got = f"{int(unseen.whole.sum()):,} whole states in the {unseen.simulations} unseen runs, "
+        expected = "a time, not the last, at which all are whole: a rollout begins there"
+        raise InputError("data", got=f"{got}none to begin at", expected=expected)
+    return unseen.take(slice(None), slice(whole[0], None))
 
 
 def _check_new(later: list[Tensor], earlier: list[Tensor], what: str, told: str) -> None:

@@ -62,6 +62,8 @@ class DataSettings:
     steps: limits.Count = 200  # So many steps of a simulation are kept.
     train: limits.Count = 10  # So many simulations are learned from.
     test: limits.Count = 5  # So many simulations, the last ones, are unseen.
+    # Whether states may be NaN where nothing was measured; windows start at whole ones alone.
+    partial: bool = False
     # So many of `train`, the last ones, only choose which weights are kept.
     validation: limits.Whole = 0
     seed: limits.Seed = 0  # It draws the scenarios.
