@@ -166,9 +166,7 @@ def usable_starts(
     """Which states begin a window: the solver has answered, and something was measured in it."""
     starts = trajectories.steps - unroll + 1
     known = stepped[:, :starts].flatten(2).isfinite().all(dim=2)
-    grid, there = trajectories.grid, trajectories.measured[:, 1:]
-    seen = grid.fluid_values(there).flatten(2).any(dim=2)
-    return known & seen.unfold(1, unroll, 1).any(dim=2)
+    return known & trajectories.seen[:, 1:].unfold(1, unroll, 1).any(dim=2)
 
 
 def first_steps(
@@ -210,7 +208,7 @@ def first_steps(
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
         if len(bad) and not drop:
-            where = f"stored state {int(now[bad[0]])}"
+            where = f"stored state {int(now[int(bad[0])])}"
             raise SolverError(f"step: got NaN or infinity for {where}, expected numbers")
         stepped[now] = answer
         if progress:

@@ -56,14 +56,19 @@ class Trajectories:
         return self.states.shape[1] - 1
 
     @property
-    def measured(self) -> Bool[Tensor, "simulation time channel *space"]:
-        """Where there is a number."""
-        return ~self.states.isnan()
+    def measured(self) -> Bool[Tensor, "simulation time channel cells"]:
+        """Where there is a number, of the cells with fluid."""
+        return ~self.grid.fluid_values(self.states).isnan()
 
     @property
     def whole(self) -> Bool[Tensor, "simulation time"]:
         """Which states can be stepped: every number of theirs was measured."""
         return self.measured.flatten(2).all(dim=2)
+
+    @property
+    def seen(self) -> Bool[Tensor, "simulation time"]:
+        """Which states tell anything at all."""
+        return self.measured.flatten(2).any(dim=2)
 
     def take(self, simulations: slice, times: slice = slice(None)) -> Trajectories:
         """Some of the simulations, or some of their times."""

@@ -76,7 +76,8 @@ class LastLoss:
         last = there.shape[1] - 1 - there.flip(1).int().argmax(dim=1)
         of = reference[rows, last, None]
         off = _scaled(_off(predicted[rows, last, None], of), self.scale)
-        return _mean_of(off.square(), ~of.isnan(), domain)
+        square, share = (_mean(x, domain) for x in (off.square(), (~of.isnan()).to(off)))
+        return square.mean(dim=(1, 2)) / share.mean(dim=(1, 2))
 
 
 @final
@@ -341,12 +342,6 @@ def _check_whole(name: str, reference: Rollouts) -> None:
         got = f"{name!r} with a reference that was measured in part"
         expected = "squares, relative, last or sensors, or a function of your own"
         raise InputError("loss", got=got, expected=expected)
-
-
-def _mean_of(values: Rollouts, there: Tensor, domain: Domain) -> PerWindow:
-    """The mean of a window's values, 0 where there are none, over those that are there."""
-    count = _mean(there.to(values.dtype), domain).mean(dim=(1, 2))
-    return _mean(values, domain).mean(dim=(1, 2)) / count
 
 
 def _mean(values: Tensor, domain: Domain) -> Tensor:

@@ -294,11 +294,11 @@ class Reference:
 
 def _from_whole(unseen: Trajectories) -> Trajectories:
     """The runs from the first time on at which all of them are whole: rollouts begin there."""
-    whole = unseen.whole.all(dim=0).nonzero().flatten().tolist()
-    if not whole or whole[0] == unseen.steps:
-        got = f"{int(unseen.whole.sum()):,} whole states in the {unseen.simulations} unseen runs, "
-        expected = "a time, not the last, at which all are whole: a rollout begins there"
-        raise InputError("data", got=f"{got}none to begin at", expected=expected)
+    whole = [*unseen.whole.all(dim=0).nonzero().flatten().tolist(), unseen.steps]
+    if not bool(unseen.seen[:, whole[0] + 1 :].any(dim=1).all()):
+        got = f"{int(unseen.whole.sum()):,} whole states in the {unseen.simulations} unseen runs"
+        expected = "a time at which all are whole, for rollouts to begin, and measurements behind"
+        raise InputError("data", got=got, expected=expected)
     return unseen.take(slice(None), slice(whole[0], None))
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zopde.contracts import Vortical
+from zopde.contracts import Domain, Vortical
+from zopde.data import Trajectories
 from zopde.grid import Grid
 from zopde.numerals import change, measured
 from zopde.oracle.coordinates import Coordinates
@@ -121,7 +122,7 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
     states = {"reference": problem.test.states[number]}
     for label, trained in results.items():
         states[label] = trained[0].evaluation.predicted[number]
-    states = _until_measured(states)
+    states = _until_measured(states, grid)
     save_fields(folder.root / "fields.png", states, grid, number)
     if len(grid.shape) == 2 and isinstance(opened.bare, Vortical):
         tell = opened.bare.vorticity
@@ -130,9 +131,9 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
         save_vorticity(folder.root / "vorticity.png", fields, grid, step, number)
 
 
-def _until_measured(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _until_measured(states: Mapping[str, Tensor], grid: Domain) -> dict[str, Tensor]:
     """The states (time, ...) of every label until the last one of which the reference tells."""
-    last = int((~states["reference"].isnan()).flatten(1).any(dim=1).nonzero()[-1])
+    last = int(Trajectories(grid, states["reference"][None]).seen[0].nonzero()[-1])
     return {label: whole[: last + 1] for label, whole in states.items()}
 
 
@@ -239,7 +240,7 @@ def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
         return kept_picture(run, "fields.png", "Fields of one unseen run") + kept_picture(
             run, "vorticity.png", "Vorticity of one unseen run"
         )
-    states = _until_measured(rollouts.shown_states)
+    states = _until_measured(rollouts.shown_states, rollouts.grid)
     shown, grid, seed = rollouts.shown, rollouts.grid, f"Seed {run.seeds[0]}."
     drawn_of = {1: "Time is upwards. ", 2: "", 3: "The plane in the middle of the box. "}
     how = drawn_of[len(grid.shape)] if isinstance(grid, Grid) else "The last state. "
