@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,35 @@ def test_a_run_whose_end_was_seen_is_refused(run, config, tmp_path):
     run["u"][-9:] += 1.0
     run.to_netcdf(config.data.path, engine="h5netcdf")
     open_correction(config, tmp_path / "out", Silent())
+
+
+def test_the_validation_of_one_run_lies_between_and_a_window_apart(run, config, tmp_path):
+    config = replace(config, data=replace(config.data, validation=1))
+    notes = Notes()
+    opened = open_correction(config, tmp_path / "out", notes)
+    told = "the first 22 to learn from, 3 left out, 4 for the validation, 3 left out, the last 8 un"
+    assert any(told in line for line in notes.lines)
+    whole = torch.from_numpy(run["u"].fillna(0).values).float()
+    parts = [getattr(opened.problem, part).states[0, :, 0] for part in ("train", "held", "test")]
+    wanted = [whole[:23], whole[25:30], whole[-9:]]
+    assert all(torch.equal(part, states) for part, states in zip(parts, wanted, strict=True))
+    assert opened.looked_at == 4 - UNROLL + 1
+    prices = price_study(study_named("correct"), opened, Silent())
+    assert prices[1].validating == 2 * opened.looked_at * UNROLL
+    for name in ("u", "wind"):
+        run[name][25:30] = run[name][4:9].values
+    run.to_netcdf(config.data.path, engine="h5netcdf")
+    with pytest.raises(InputError, match="for the validation, also before step 8"):
+        open_correction(config, tmp_path / "out", Silent())
+
+
+def test_a_run_too_short_for_a_validation_is_refused(run, config, tmp_path):
+    config = replace(config, data=replace(config.data, validation=1))
+    for steps in (13, 14):
+        run.isel(time=slice(steps + 1)).to_netcdf(config.data.path, engine="h5netcdf")
+        if steps == 14:
+            problem = open_correction(config, tmp_path / "out", Silent()).problem
+            assert (problem.train.steps, problem.held.steps, problem.test.steps) == (3, 3, 2)
+            continue
+        with pytest.raises(InputError, match="got one run of 13 steps, expected at least 14"):
+            open_correction(config, tmp_path / "out", Silent())

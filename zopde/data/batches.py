@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import final
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
@@ -105,7 +105,8 @@ class Windows:
     Args:
         trajectories: The reference.
         stepped: (simulation, time, channel, *space), the solver's answer to every reference
-            state; see `first_steps`. Pieces that start where it is not finite are left out.
+            state; see `first_steps`. Pieces that start where it is not finite are left out, and
+            those without any measurement.
         unroll: Steps in a window, >= 1.
         batch: Windows side by side, >= 1.
         seed: Decides the order.
@@ -122,11 +123,15 @@ class Windows:
             raise InputError("unroll", got=unroll, expected=f"at most the data's {steps} steps")
         self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
         self._starts = steps - unroll + 1
-        known = stepped[:, : self._starts].flatten(2).isfinite().all(dim=2)
-        self._windows = known.flatten().nonzero().flatten().cpu()
+        usable = usable_starts(trajectories, stepped, unroll)
+        self._windows = usable.flatten().nonzero().flatten().cpu()
         self._count = len(self._windows)
         if not self._count:
-            raise InputError("stored states", got="no answer to any", expected="a solver's")
+            whole, of = int(trajectories.whole[:, :-1].sum()), trajectories.simulations * steps
+            got = f"{whole:,} of {of:,} whole, and none that the solver answers and a measurement "
+            got += f"follows within {unroll} step{'s'[: unroll - 1]}"
+            remedy = "a larger training.unroll; without single steps: training.init=scratch, no NON"
+            raise InputError("stored states", got=got, expected="some to start at", remedy=remedy)
         self._batch = min(batch, self._count)
 
     @property
@@ -136,7 +141,14 @@ class Windows:
 
     def batch(self, i: int) -> Window:
         """Batch i."""
-        chosen = self._windows[_chosen(self._count, self._batch, self.per_epoch, self._seed, i)]
+        return self._cut(_chosen(self._count, self._batch, self.per_epoch, self._seed, i))
+
+    def spread(self, most: int) -> Window:
+        """At most so many windows, the same ones always, from the first start to the last."""
+        return self._cut(torch.linspace(0, self._count - 1, min(most, self._count)).round().long())
+
+    def _cut(self, numbers: Int[Tensor, " batch"]) -> Window:
+        chosen = self._windows[numbers]
         simulation, start = chosen // self._starts, chosen % self._starts
         rows, times = simulation[:, None], start[:, None] + torch.arange(self._unroll)
         states, forcing = self._data.states, self._data.forcing
@@ -148,12 +160,22 @@ class Windows:
         )
 
 
+def usable_starts(
+    trajectories: Trajectories, stepped: Tensor, unroll: int
+) -> Bool[Tensor, "simulation start"]:
+    """Which states begin a window: the solver has answered, and something was measured in it."""
+    starts = trajectories.steps - unroll + 1
+    known = stepped[:, :starts].flatten(2).isfinite().all(dim=2)
+    return known & trajectories.seen[:, 1:].unfold(1, unroll, 1).any(dim=2)
+
+
 def first_steps(
     solver: Solver,
     trajectories: Trajectories,
     chunk: int = 256,
     progress: Callable[[int], None] | None = None,
     drop: bool = False,
+    partial: bool = False,
 ) -> Float[Tensor, "simulation time channel *space"]:
     """Step every reference state once, S(u[t], f[t]), but the last of each simulation.
 
@@ -166,24 +188,29 @@ def first_steps(
         chunk: States per solver call.
         progress: Called with the number of states after every call.
         drop: Whether an answer that is not finite stays, for `Windows` to leave out.
+        partial: Whether a state with NaN in it was measured in part: it is not stepped, and its
+            answer is NaN.
 
     Raises:
         SolverError: If an answer is not finite, or the solver changed the state it was given.
     """
     states = trajectories.states[:, :-1].flatten(0, 1)
     forcing = None if trajectories.forcing is None else trajectories.forcing[:, :-1].flatten(0, 1)
-    answers = []
-    for a in range(0, len(states), chunk):
-        state = states[a : a + chunk]
+    rows, stepped = torch.arange(len(states)), states * torch.nan
+    if partial:
+        rows = trajectories.whole[:, :-1].flatten().nonzero().flatten()
+    for a in range(0, len(rows), chunk):
+        now = rows[a : a + chunk]
+        state = states[now]
         before = state.clone()
-        answer = seeded(solver, a).step(state, None if forcing is None else forcing[a : a + chunk])
+        answer = seeded(solver, a).step(state, None if forcing is None else forcing[now])
         if not torch.allclose(state, before, rtol=0, atol=0, equal_nan=True):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
         if len(bad) and not drop:
-            where = f"stored state {a + int(bad[0])}"
+            where = f"stored state {int(now[int(bad[0])])}"
             raise SolverError(f"step: got NaN or infinity for {where}, expected numbers")
-        answers.append(answer)
+        stepped[now] = answer
         if progress:
             progress(len(state))
-    return torch.cat(answers).view_as(trajectories.states[:, :-1])
+    return stepped.view_as(trajectories.states[:, :-1])

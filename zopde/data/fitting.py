@@ -23,8 +23,10 @@ _TIMES = ("t", "time", "times")
 _MISSING = (99, 999, 999.9, 9999, 9999.9, 99999, 999999, 32767, 32768, 2147483647, 2147483648)
 
 
-def fitted(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
+def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Dataset:
     """The dataset in the grid's dims and direction, where it says without doubt what is what.
+
+    With `partial`, states may be NaN where nothing was measured; a forcing never.
 
     Raises:
         InputError: If it does not: a variable, dim, time or cell that is not the grid's, a gap
@@ -53,7 +55,7 @@ def fitted(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
-        _check_values(fluid)
+        _check_values(fluid, partial and name in grid.channels)
     _check_mask(dataset, grid)
     _check_weights(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
@@ -295,14 +297,17 @@ def _limits(variable: xr.DataArray, what: str) -> np.ndarray:
     return ends.astype(variable.dtype)
 
 
-def _check_values(variable: xr.DataArray) -> None:
+def _check_values(variable: xr.DataArray, partial: bool) -> None:
     values, what = variable.values, f"data {variable.name!r}"
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(np.isinf(values) if partial else ~np.isfinite(values))
     if len(bad):
         got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
         remedy = "a _FillValue is read as NaN: fill or cut out those cells, or leave them out by "
-        remedy += "the mask of the grid"
+        remedy += "the mask of the grid; states that were measured in part need data.partial=true"
         raise InputError(what, got=got, expected="finite values", remedy=remedy)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return
     for value in (float(values.max()), float(values.min())):
         if abs(value) < 1e10 and not np.isclose(-value, _MISSING, rtol=1e-6).any():
             continue

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zopde.contracts import Domain, ReferenceSolver
@@ -34,7 +34,7 @@ class Trajectories:
 
     Args:
         grid: The (coarse) grid.
-        states: (simulation, time, channel, *space).
+        states: (simulation, time, channel, *space); NaN where nothing was measured.
         forcing: (simulation, time, forcing_channel, *space), or None; entry t drove the step
             from t to t + 1.
         settings: Everything that decided the numbers; plain values, by name.
@@ -55,6 +55,21 @@ class Trajectories:
         """Number of steps of each simulation; it has one more state than that."""
         return self.states.shape[1] - 1
 
+    @property
+    def measured(self) -> Bool[Tensor, "simulation time channel cells"]:
+        """Where there is a number, of the cells with fluid."""
+        return ~self.grid.fluid_values(self.states).isnan()
+
+    @property
+    def whole(self) -> Bool[Tensor, "simulation time"]:
+        """Which states can be stepped: every number of theirs was measured."""
+        return self.measured.flatten(2).all(dim=2)
+
+    @property
+    def seen(self) -> Bool[Tensor, "simulation time"]:
+        """Which states tell anything at all."""
+        return self.measured.flatten(2).any(dim=2)
+
     def take(self, simulations: slice, times: slice = slice(None)) -> Trajectories:
         """Some of the simulations, or some of their times."""
         forcing = None if self.forcing is None else self.forcing[simulations, times]
@@ -66,7 +81,7 @@ class Trajectories:
         return replace(self, states=self.states.to(device, dtype), forcing=forcing)
 
     def state_scale(self) -> Float[Tensor, " channel"]:
-        """Standard deviation of every state channel over simulations, time and fluid cells."""
+        """Standard deviation of every state channel over all that was measured in the fluid."""
         return _scale(self.grid, self.states)
 
     def forcing_scale(self) -> Float[Tensor, " forcing_channel"]:
@@ -142,7 +157,12 @@ def simulate(
 
 def _scale(grid: Domain, values: Tensor) -> Tensor:
     per_channel = grid.fluid_values(values).transpose(0, 2).flatten(1)
-    deviation, size = per_channel.std(dim=1), per_channel.square().mean(dim=1).sqrt()
+    if bool(per_channel.isnan().any()):
+        there = [row[~row.isnan()] for row in per_channel]
+        deviation = torch.stack([row.std() for row in there])
+        size = torch.stack([row.square().mean().sqrt() for row in there])
+    else:
+        deviation, size = per_channel.std(dim=1), per_channel.square().mean(dim=1).sqrt()
     # What varies by round-off alone is constant: its size is its scale, and 1 that of nothing.
     constant = deviation <= _ROUNDING * size
     return torch.where(constant, torch.where(size > 0, size, 1.0), deviation)
@@ -171,6 +191,7 @@ def load_trajectories(
     grid: Domain,
     settings: Settings | None = None,
     names: Mapping[str, str] | None = None,
+    partial: bool = False,
 ) -> Trajectories:
     """Read trajectories for a solver's grid.
 
@@ -182,6 +203,7 @@ def load_trajectories(
         settings: What the file's recorded settings must be. A file without any, a user's
             own, is taken as it is.
         names: Name of a dim or variable of the file -> the grid's, "time" or "simulation".
+        partial: Whether states may be NaN, where nothing was measured; a forcing never.
 
     Raises:
         InputError: If a file is missing, unreadable, does not fit the grid or the other files, or
@@ -192,7 +214,7 @@ def load_trajectories(
     for file in files:
         dataset = read_data(file, names or {}, known)
         try:
-            found.append(_piece(dataset, grid))
+            found.append(_piece(dataset, grid, partial))
             said.append(said_by(dataset, grid))
         except InputError as error:
             raise error.of(file) from error
@@ -323,9 +345,9 @@ def _with_steps(trajectories: Trajectories) -> Trajectories:
     return trajectories
 
 
-def _piece(dataset: xr.Dataset, grid: Domain) -> Piece:
+def _piece(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> Piece:
     """The states of a dataset that fits the grid, and their times, where it has some."""
-    dataset, dims = fitted(dataset, grid), ("simulation", "time", *grid.dims)
+    dataset, dims = fitted(dataset, grid, partial), ("simulation", "time", *grid.dims)
     for name, own in layout_of(grid)[1].items():
         expected = np.atleast_1d(own).tolist()
         value = dataset.attrs.get(name, expected)

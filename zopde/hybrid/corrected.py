@@ -205,7 +205,8 @@ class UnrolledObjective:
         u[k] = the corrected step from u[k-1], see `CorrectedSolver`
 
     (Um et al. 2020, eq. 5, with s the training data's standard deviation per channel; the mean is
-    over the fluid, by the weights of the cells, where the solver's grid has a mask or weights.)
+    over the fluid, by the weights of the cells, where the solver's grid has a mask or weights.
+    Where r is NaN, nothing was measured: the mean of each window is over the rest.)
     Under autograd the kind of solver decides what the gradient means, nothing else does:
     with n = 1 it is NON; with a `BlackBox`, which carries no gradient, NOG; with an
     `InterfaceSolver`, ZO-interface; with the differentiable twin, SOL. NON and NOG have no
@@ -223,7 +224,7 @@ class UnrolledObjective:
             is the objective. See `zopde.hybrid.Loss`.
 
     Raises:
-        InputError: If the window lacks what the first step starts from.
+        InputError: If the window lacks what the first step starts from, or any measurement.
     """
 
     def __init__(
@@ -241,6 +242,14 @@ class UnrolledObjective:
         weights = getattr(solver.grid, "cell_weights", None)
         if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
             self._scale = self._scale / weights.to(scale).sqrt()
+        missing = window.targets.isnan()
+        self._missing = missing if bool(missing.any()) else None
+        if self._missing is not None:  # the rest counts the more
+            there = (~missing).to(scale) * (1.0 if weights is None else weights.to(scale))
+            share = there.flatten(1).mean(dim=1)
+            if not bool(share.all()):
+                raise InputError("window", got="no measurement", expected="some in each window")
+            self._scale = self._scale * share.sqrt().view(-1, 1, *[1] * (there.dim() - 3))
         self._injection = injection or INJECTIONS["after"]
         if window.initial is None and self._injection.through_solver:
             raise InputError("window", got="no initial state", expected="one, to be corrected")
@@ -256,6 +265,8 @@ class UnrolledObjective:
         errors = []
         for k, state in enumerate(states):
             off = state.view(num_probes, *targets[:, k].shape) - targets[:, k]
+            if self._missing is not None:  # before the square: its derivative at NaN is NaN
+                off = torch.where(self._missing[:, k], 0.0, off)
             off = filled(self._solver.grid, off)
             errors.append((off / self._scale).square().flatten(1).mean(dim=1))
         return sum(errors[1:], errors[0]) / len(errors)

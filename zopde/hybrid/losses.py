@@ -28,7 +28,7 @@ class Loss(Protocol):
 
         Args:
             predicted: (window, time, channel, *space), the states after 1 .. n corrected steps.
-            reference: The same of the reference data.
+            reference: The same of the reference data; NaN where nothing was measured.
             domain: The grid or mesh of both.
         """
 
@@ -38,6 +38,8 @@ class Loss(Protocol):
 class RelativeLoss:
     """The squared error in proportion to the reference: mean_t ||(u - r) / s||^2 / ||r / s||^2.
 
+    Norms are over what was measured, the mean is over the times at which something was.
+
     Args:
         scale: (channel,), s; None: 1.
     """
@@ -46,9 +48,12 @@ class RelativeLoss:
 
     def __call__(self, predicted: Rollouts, reference: Rollouts, domain: Domain) -> PerWindow:
         """See `Loss`."""
-        off, of = (_scaled(x, self.scale) for x in (predicted - reference, reference))
+        there = ~reference.isnan()
+        known = torch.where(there, reference, 0.0)
+        off, of = (_scaled(x, self.scale) for x in (_off(predicted, reference), known))
         square, size = (_mean(x.square(), domain).mean(dim=2) for x in (off, of))
-        return (square / size.clamp_min(torch.finfo(size.dtype).tiny)).mean(dim=1)
+        times = domain.fluid_values(there).flatten(2).any(dim=2).sum(dim=1)
+        return (square / size.clamp_min(torch.finfo(size.dtype).tiny)).sum(dim=1) / times
 
 
 @final
@@ -56,6 +61,8 @@ class RelativeLoss:
 class LastLoss:
     """The squared error of the last state alone: mean_{c, x} ((u[n] - r[n]) / s)^2.
 
+    n is the last time at which something was measured, and the mean is over that.
+
     Args:
         scale: (channel,), s; None: 1.
     """
@@ -64,8 +71,13 @@ class LastLoss:
 
     def __call__(self, predicted: Rollouts, reference: Rollouts, domain: Domain) -> PerWindow:
         """See `Loss`."""
-        off = _scaled(predicted[:, -1:] - reference[:, -1:], self.scale)
-        return _mean(off.square(), domain).mean(dim=(1, 2))
+        there = domain.fluid_values(~reference.isnan()).flatten(2).any(dim=2)
+        rows = torch.arange(len(there), device=there.device)
+        last = there.shape[1] - 1 - there.flip(1).int().argmax(dim=1)
+        of = reference[rows, last, None]
+        off = _scaled(_off(predicted[rows, last, None], of), self.scale)
+        square, share = (_mean(x, domain) for x in (off.square(), (~of.isnan()).to(off)))
+        return square.mean(dim=(1, 2)) / share.mean(dim=(1, 2))
 
 
 @final
@@ -83,7 +95,8 @@ class MomentsLoss:
     scale: Tensor | None = None
 
     def __call__(self, predicted: Rollouts, reference: Rollouts, domain: Domain) -> PerWindow:
-        """See `Loss`; a window of one state has no covariance."""
+        """See `Loss`; a window of one state has no covariance; the reference must be whole."""
+        _check_whole("moments", reference)
         (mean, covariance), (of, and_of) = (
             _moments(_scaled(states, self.scale)) for states in (predicted, reference)
         )
@@ -114,6 +127,7 @@ class SpectrumLoss:
         if not isinstance(domain, Grid) or domain.fluid is not None:
             got = "'spectrum' on a " + ("grid with land" if isinstance(domain, Grid) else "mesh")
             raise InputError("loss", got=got, expected="a grid without a mask")
+        _check_whole("spectrum", reference)
         shells, count = _shells(domain)
         energies = (_energies(x, shells.to(x.device), count) for x in (predicted, reference))
         of_u, of_r = (e.clamp_min(torch.finfo(e.dtype).tiny).log() for e in energies)
@@ -149,7 +163,8 @@ class SensorsLoss:
 
     A value between cells is linear between the centres around it, which must be fluid; beyond the
     last centre of an axis that is not periodic it is that of the centre. On a mesh it is that of
-    the nearest point.
+    the nearest point. Where r has no number around it, it does not count; nor does a window in
+    which none has.
 
     Args:
         positions: One (axis, ...) for each sensor, in units of space, in the order of the grid's
@@ -167,9 +182,11 @@ class SensorsLoss:
     def __call__(self, predicted: Rollouts, reference: Rollouts, domain: Domain) -> PerWindow:
         """See `Loss`."""
         cells, shares = (x.to(predicted.device) for x in _corners(self.positions, domain))
-        off = _scaled(predicted - reference, self.scale).flatten(3)
+        off = _scaled(_off(predicted, reference), self.scale).flatten(3)
         at = (off[..., cells] * shares.to(off)).sum(dim=-1)
-        return at.square().mean(dim=(1, 2, 3))
+        there = ~(reference.isnan().flatten(3)[..., cells] & (shares > 0)).any(dim=-1)
+        total = torch.where(there, at.square(), 0.0).sum(dim=(1, 2, 3))
+        return total / there.sum(dim=(1, 2, 3)).clamp_min(1)
 
 
 def _corners(
@@ -254,28 +271,32 @@ def check_loss(name: str, loss: Loss, sample: Rollouts, domain: Domain) -> bool:
 
     Raises:
         InputError: If it raises, answers something else than one finite number a window, answers
-            otherwise when it is asked again, or mixes the windows.
+            otherwise when it is asked again, mixes the windows, or has a gradient that is NaN.
     """
-    predicted = 0.9 * sample + 0.1 * sample.flip((0, 1))  # what is positive stays so
-    if torch.equal(predicted, sample):
-        predicted = 1.01 * sample
+    whole = torch.where(sample.isnan(), sample.nanmean(), sample)
+    predicted = 0.9 * whole + 0.1 * whole.flip((0, 1))  # what is positive stays so
+    if torch.equal(predicted, whole):
+        predicted = 1.01 * whole
 
     def asked(rows: slice) -> Tensor:
         return _answer(name, loss, predicted[rows], sample[rows], domain)
 
-    whole, again = asked(slice(None)), asked(slice(None))
-    if not torch.equal(whole, again):
-        got = f"{whole.tolist()}, and then {again.tolist()} for the same windows"
+    together, again = asked(slice(None)), asked(slice(None))
+    if not torch.equal(together, again):
+        got = f"{together.tolist()}, and then {again.tolist()} for the same windows"
         raise InputError(name, got=got, expected="numbers that depend on the windows alone")
     alone = torch.cat([asked(slice(row, row + 1)) for row in range(len(sample))])
-    if not torch.allclose(whole, alone, rtol=1e-3, atol=0.0):
-        got = f"{whole.tolist()} together and {alone.tolist()} alone"
+    if not torch.allclose(together, alone, rtol=1e-3, atol=0.0):
+        got = f"{together.tolist()} together and {alone.tolist()} alone"
         raise InputError(name, got=got, expected="each window judged by itself")
     try:
         judged = loss(predicted.requires_grad_(), sample, domain).sum()
         (slope,) = torch.autograd.grad(judged, predicted, allow_unused=True)
     except (RuntimeError, TypeError):  # NumPy takes no tensor with a gradient
         return False
+    if slope is not None and bool(slope.isnan().any()):
+        expected = "numbers, also where the reference is NaN: torch.where on the error itself"
+        raise InputError(name, got="a gradient of NaN", expected=expected)
     return slope is not None and bool((slope != 0).any())
 
 
@@ -308,6 +329,19 @@ def _scaled(states: Rollouts, scale: Tensor | None) -> Rollouts:
     if scale is None:
         return states
     return states / scale.reshape(-1, *[1] * (states.dim() - 3)).to(states)
+
+
+def _off(predicted: Rollouts, reference: Rollouts) -> Rollouts:
+    """The error, 0 where nothing was measured: a square of NaN has no derivative but NaN."""
+    return torch.where(reference.isnan(), 0.0, predicted - reference)
+
+
+def _check_whole(name: str, reference: Rollouts) -> None:
+    """Require a reference without NaN."""
+    if bool(reference.isnan().any()):
+        got = f"{name!r} with a reference that was measured in part"
+        expected = "squares, relative, last or sensors, or a function of your own"
+        raise InputError("loss", got=got, expected=expected)
 
 
 def _mean(values: Tensor, domain: Domain) -> Tensor:

@@ -98,18 +98,25 @@ def downsample(
 class RolloutError:
     """Tells how far a batch of rollouts is from its references; see `rollout_error`."""
 
-    mae: Float[Tensor, "batch time"]  # in the state's units
+    mae: Float[Tensor, "batch time"]  # in the state's units; NaN where nothing was measured
     relative: Float[Tensor, "batch time"]  # without a unit
     # In standard deviations of the reference; infinite where the rollout diverged, NaN for a
     # channel whose reference never varies
     nrmse: Float[Tensor, "batch channel"]
     correlation: Float[Tensor, "batch time"]  # in [-1, 1]; NaN where the reference is uniform
     diverged: Bool[Tensor, " batch"]  # whether the rollout did
+    seen: Bool[Tensor, "batch time"]  # whether anything of the reference was measured
+
+    def over_time(self, values: Float[Tensor, "batch time"]) -> Float[Tensor, " batch"]:
+        """Mean of each run over the times at which its reference was measured."""
+        if bool(self.seen.all()):
+            return values.mean(dim=1)
+        return torch.where(self.seen, values, 0.0).sum(dim=1) / self.seen.sum(dim=1)
 
     @property
     def mean_mae(self) -> Float[Tensor, " batch"]:
         """Mean over time of each run; infinite for a run that diverged, never left out."""
-        mean = self.mae.mean(dim=1)
+        mean = self.over_time(self.mae)
         return torch.where(self.diverged, torch.full_like(mean, float("inf")), mean)
 
     def steps_correlated(self, least: float = 0.8) -> Int[Tensor, " batch"]:
@@ -141,7 +148,8 @@ def rollout_error(
     factor that all of u' has. A channel whose reference never varies is left out of it. The
     correlation of a state that is uniform or not finite is 0.
 
-    Means and norms are over the fluid, and by the weights of the cells, where the grid has them.
+    Means and norms are over the fluid, and by the weights of the cells, where the grid has them;
+    and over what was measured, if the reference is NaN elsewhere.
 
     Args:
         predicted: (batch, time, channel, *space); drop the common initial state first.
@@ -159,43 +167,62 @@ def rollout_error(
         if grid.cell_weights is not None:
             weights = grid.fluid_values(grid.cell_weights).to(reference.device)
             weights = weights / weights.mean()
-    difference, of = predicted - reference, torch.as_tensor(weights).to(reference)
+    there, of = ~reference.isnan(), torch.as_tensor(weights).to(reference)
+    reference = torch.where(there, reference, 0.0)
+    difference = torch.where(there, predicted - reference, 0.0)
     norm = (reference * of.sqrt()).flatten(2).norm(dim=2)
     largest = predicted.flatten(1).abs().amax(dim=1)
     bound = limit * reference.flatten(1).abs().amax(dim=1)
     diverged = ~(largest <= bound)  # the negation also catches NaN
-    nrmse, correlation = _in_deviations(predicted, reference, weights)
+    nrmse, correlation = _in_deviations(predicted, reference, weights, there)
+    seen = there.flatten(2).any(dim=2)
+    relative = (difference * of.sqrt()).flatten(2).norm(dim=2)
+    relative = relative / norm.clamp_min(torch.finfo(reference.dtype).tiny)
     return RolloutError(
-        mae=(difference.abs() * of).flatten(2).mean(dim=2),
-        relative=(difference * of.sqrt()).flatten(2).norm(dim=2)
-        / norm.clamp_min(torch.finfo(reference.dtype).tiny),
+        mae=_mean(difference.abs().flatten(2), (there * of).flatten(2), there, 2).squeeze(2),
+        relative=torch.where(seen, relative, torch.nan),
         nrmse=nrmse.masked_fill(diverged[:, None], float("inf")),
         correlation=correlation,
         diverged=diverged,
+        seen=seen,
     )
 
 
+def _mean(values: Tensor, shares: Tensor, there: Tensor, *dims: int) -> Tensor:
+    """Over dims, which are kept; each value by its share, which is 0 where nothing is there."""
+    total = (values * shares).mean(dim=dims, keepdim=True)
+    return total if bool(there.all()) else total / shares.mean(dim=dims, keepdim=True)
+
+
 def _in_deviations(
-    predicted: Tensor, reference: Tensor, weights: Tensor | float
+    predicted: Tensor, reference: Tensor, weights: Tensor | float, there: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`nrmse` and `correlation` of (batch, time, channel, cell), run by run: it is in doubles."""
-    lowest, highest = reference.amin(dim=(0, 1, 3)), reference.amax(dim=(0, 1, 3))
-    varies = highest > lowest
+    lowest, highest = (torch.where(there, reference, end) for end in (torch.inf, -torch.inf))
+    varies = highest.amax(dim=(0, 1, 3)) > lowest.amin(dim=(0, 1, 3))
     deviation = reference.std(dim=(0, 1, 3), correction=0).double()
+    if not bool(there.all()):
+        known = zip(reference.unbind(2), there.unbind(2), strict=True)
+        deviation = torch.stack([r[where].double().std(correction=0) for r, where in known])
     nrmse, correlation = [], []
-    for run in zip(predicted, reference, strict=True):
+    for *run, where in zip(predicted, reference, there, strict=True):
         u, r = (states.double() for states in run)
-        of_run = ((u - r).square() * weights).mean(dim=(0, 2)).sqrt() / deviation
+        off = torch.where(where, u - r, 0.0).square()
+        of_run = _mean(off, where * weights, where, 0, 2).flatten().sqrt() / deviation
         nrmse.append(of_run.masked_fill(~varies, float("nan")))
-        a, b = (_anomalies(states[:, varies], deviation[varies], weights) for states in (u, r))
+        known_here = where[:, varies], weights
+        a, b = (_anomalies(states[:, varies], deviation[varies], *known_here) for states in (u, r))
         of_u, of_r = a.norm(dim=1), b.norm(dim=1)
         found = ((a * b).sum(dim=1) / (of_u * of_r)).nan_to_num(0.0, 0.0, 0.0)
         correlation.append(found.masked_fill((of_r == 0) & of_u.isfinite(), float("nan")))
     return torch.stack(nrmse), torch.stack(correlation)
 
 
-def _anomalies(states: Tensor, deviation: Tensor, weights: Tensor | float) -> Tensor:
-    """(time, channel * cell): without each channel's mean; exactly 0 where it is uniform."""
-    uniform = states.amin(dim=2, keepdim=True) == states.amax(dim=2, keepdim=True)
-    around = (states - (states * weights).mean(dim=2, keepdim=True)) / deviation[:, None]
-    return (around * weights**0.5).masked_fill(uniform, 0.0).flatten(1)
+def _anomalies(states: Tensor, deviation: Tensor, there: Tensor, weights: Tensor | float) -> Tensor:
+    """(time, channel * cell): without each channel's mean; 0 where it is uniform or unknown."""
+    low, high = (torch.where(there, states, end) for end in (torch.inf, -torch.inf))
+    uniform = low.amin(dim=2, keepdim=True) >= high.amax(dim=2, keepdim=True)
+    states = torch.where(there, states, 0.0)
+    mean = _mean(states, there * weights, there, 2)
+    around = (states - mean) / deviation[:, None]
+    return (around * weights**0.5).masked_fill(uniform | ~there, 0.0).flatten(1)

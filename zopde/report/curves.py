@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from zopde.contracts import Domain
 from zopde.report.panels import COLOURS, cost_plots, legend, one_plot, save, unit
@@ -24,6 +24,8 @@ class Curve:
     label: str
     mean: Float[np.ndarray, " time"]  # over the test runs
     spread: Float[np.ndarray, " time"]  # standard deviation over the test runs
+    # The number of each step, from 1; None: all of them
+    steps: Int[np.ndarray, " time"] | None = None
 
 
 def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
@@ -36,7 +38,8 @@ def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
     )
     top = 1.15 * max((float(c.mean.max()) for c in curves if np.isfinite(c.mean).all()), default=1)
     for curve in curves:
-        time = grid.dt * np.arange(1, len(curve.mean) + 1)
+        every = np.arange(1, len(curve.mean) + 1)
+        time = grid.dt * (every if curve.steps is None else curve.steps)
         colour = COLOURS.get(curve.label)
         diverged = not np.isfinite(curve.mean).all()
         name = f"{curve.label} (diverged)" if diverged else curve.label
@@ -61,6 +64,8 @@ class CostCurve:
     # The loss before each update, or the accuracy on the test images in percent
     values: Sequence[float] | Float[np.ndarray, " point"]
     apart: bool = False  # whether its loss is another one than the others': only its fall tells
+    # The loss on validation data at some of the points, NaN at the others; None: there are none
+    validation: Float[np.ndarray, " point"] | None = None
 
 
 def save_learning_curves(path: Path, curves: Sequence[CostCurve]) -> None:
@@ -83,6 +88,10 @@ def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
         for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
             colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"
             axes.plot(cost, smooth, style, color=colour, label=name, lw=1.6)
+            if curve.validation is not None:
+                there = np.isfinite(curve.validation)
+                at, seen = np.asarray(cost)[there], curve.validation[there]
+                axes.plot(at, seen, ":o", color=colour, label=f"{curve.label}, validation", ms=3)
     legend(panels[1])
     save(figure, path)
 

@@ -55,12 +55,13 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
     reference = next(iter(fields.values()))
     values = {n: np.linalg.norm(f, axis=0) if len(f) > 1 else f[0] for n, f in fields.items()}
     errors = {n: np.linalg.norm(f - reference, axis=0) for n, f in list(fields.items())[1:]}
+    there = np.isfinite(reference).all(axis=0)  # where it was measured
     steps = len(next(iter(states.values()))) - 1
-    plane, highest = plane_of(grid, steps), _limit(errors, 3)
+    plane, highest = plane_of(grid, steps), _limit({n: e[there] for n, e in errors.items()}, 3)
     name, limits, colours = name_of(grid, chosen), (0.0, _limit(values, 20)), "viridis"
     if len(chosen) == 1:
         seen = np.where(plane.fluid, reference, np.nan)
-        limits, colours = _colours_of(seen, signed=bool(np.nanmin(seen) < 0))
+        limits, colours = _colours_of(seen, signed=bool((seen < 0).any()))
     weights = _weights(grid)
     figure, panels, pairs = _pairs(plane, len(fields))
     for (above, below), label in zip(pairs, fields, strict=False):
@@ -69,7 +70,9 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
         if label in errors:
             low = draw(below, errors[label], plane, (0, highest), "magma")
             later = errors[label][plane.mesh is None and len(grid.shape) == 1 :]  # than the start
-            mean = float((later * weights).mean())
+            known = there[len(there) - len(later) :]
+            shares = np.broadcast_to(weights, later.shape)[known]
+            mean = float((later[known] * shares).sum() / (shares.sum() or 1.0))
             told = f"error, mean {mean:.3g}" if np.isfinite(mean) else "diverged"
             below.set_title(told, fontsize=9)
     for axes in (pairs[0, 1], *pairs[len(fields) :].flat):
@@ -157,7 +160,7 @@ def _moment(grid: Domain, step: int, run: int) -> str:
 
 def _limit(fields: Mapping[str, Any], most: float) -> float:
     """Common top of a colour scale, not spoilt by one `most` times above the least."""
-    peaks = [float(np.max(f)) for f in fields.values()]
+    peaks = [float(np.max(f)) for f in fields.values() if f.size]
     finite = [p for p in peaks if np.isfinite(p)]
     least = min(finite, default=1.0)
     return max([p for p in finite if p <= most * least] or [1.0])
@@ -168,6 +171,7 @@ def _colours_of(
 ) -> tuple[tuple[float, float], str]:
     """Colours, and the range that they tell apart; thin layers of the reference exceed it."""
     finite = reference[np.isfinite(reference)]
+    finite = finite if finite.size else np.zeros(1)  # a plane of which nothing was measured
     if signed:
         top = float(np.quantile(np.abs(finite), _SHOWN)) or 1.0
         return (-top, top), "RdBu_r"

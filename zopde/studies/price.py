@@ -34,6 +34,7 @@ class Price:
     # Evaluations that verify stacked probes, as many as the sample took; of an interface, solver
     # steps that compare its products
     checking: int = 0
+    validating: int = 0  # solver steps of the validation, in the whole training
 
 
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:

@@ -283,6 +283,9 @@ def total_cost(costs: Sequence[Fitted]) -> Fitted:
         dict(sum((Counter(cost.failures) for cost in costs), Counter[str]())),
         sum(cost.skipped for cost in costs),
         dict(sum((Counter(cost.checked) for cost in costs), Counter[str]())),
+        next((cost.best for cost in costs if cost.best is not None), None),
+        next((cost.validation for cost in costs if cost.validation is not None), None),
+        sum(cost.validating for cost in costs),
     )
 
 

@@ -21,6 +21,7 @@ from zopde.training.loop import (
     read_history,
     save_checkpoint,
 )
+from zopde.training.validation import Validation
 
 __all__ = [
     "Backprop",
@@ -40,6 +41,7 @@ __all__ = [
     "Skipping",
     "TensorBoardCallback",
     "TrackioCallback",
+    "Validation",
     "ZerothOrder",
     "cosine",
     "fit",

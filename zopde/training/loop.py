@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from zopde.files import append_text, load_tensors, read_rows, reading, save_tens
 from zopde.interface import Agreement
 from zopde.progress import Progress
 from zopde.training.descent import Gradient, GradientSource, Optimise
+from zopde.training.validation import UNWATCHED, Best, Validation
 
 _AGAIN = "move it away to train this label again, or start over with --overwrite"
 _WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
@@ -42,6 +44,9 @@ class Fitted:
     # Calls of the network -> evaluations that verified their probes, besides `queries`; "interface"
     # -> solver steps that compared its products, besides `solver_steps`
     checked: dict[str, int] = field(default_factory=dict)
+    best: int | None = None  # updates of the weights that were kept; None without a validation
+    validation: float | None = None  # their loss on the validation data
+    validating: int = 0  # solver steps of the validation, besides `solver_steps`
 
     @property
     def checking(self) -> int:
@@ -68,6 +73,7 @@ def fit(
     variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted, Row], None] | None = None,
     compared: Callable[[], Mapping[str, int]] = dict,
+    validation: Validation = UNWATCHED,
 ) -> Fitted:
     """Train `network` in place, from its checkpoint in `folder` if there is one.
 
@@ -93,6 +99,8 @@ def fit(
             example to evaluate the network now and then. Its own time does not count. If it
             raises, the checkpoint is written first.
         compared: Reads a counter of what else was checked, as `Fitted.checked` names it.
+        validation: Looks at the network now and then. It ends with the weights that were best at a
+            look, and not with the last ones; the time and the solver steps of looks count apart.
 
     Returns:
         What it cost. A loss or gradient that is not finite ends the training at the last
@@ -103,9 +111,9 @@ def fit(
         SolverError: If the solver fails; the checkpoint is then of the last whole iteration.
         InputError: If 10 gradients in a row are exactly zero, though the loss is not.
     """
-    path, history, pending = folder / "checkpoint.pt", folder / "history.csv", StringIO()
     optimizer = optimise.build(network)
-    before = _restore(path, network, optimizer)
+    files = _Files(folder, network, optimizer)
+    before, best = files.begin()
     steps_at_start, *at = solver_steps(), Counter(failures()), Counter(compared())
     began = saved = time.monotonic()
     if progress:
@@ -123,26 +131,25 @@ def fit(
             failures=_grown(before.failures, failures, at[0]),
         )
 
-    def save(cost: Fitted) -> None:
-        append_text(history, pending.getvalue())
-        pending.seek(0)
-        pending.truncate()
-        states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(path, {**states, **vars(cost)})
-
-    _begin_history(history, before.iterations)
-    rows, cost, in_a_row, zeros = csv.writer(pending), before, 0, 0
-    while cost.iterations < iterations and not cost.stopped:
+    cost, in_a_row, zeros = before, 0, 0
+    while not (cost.stopped or best.tired):
         try:
+            paused = time.monotonic()
+            looked = _looked(validation, network, cost.iterations, iterations, best)
+            began += time.monotonic() - paused
+            if cost.iterations >= iterations or looked.tired:
+                best = looked
+                break
             measured = gradient(network, objective_at(cost.iterations), cost.iterations)
         except SolverError:
-            save(cost)
+            files.save(cost, best)
             raise
-        norm, done = _gradient_norm(network), now(cost, measured)
+        best, norm, done = looked, _gradient_norm(network), now(cost, measured)
         figures = measured.loss, norm, done.queries, done.solver_steps
-        seen = *_cosine_and_error(agreement()), variance(), done.checking
+        of_look = best.latest if best.looked == done.iterations else None
+        seen = *_cosine_and_error(agreement()), variance(), done.checking, of_look
         row = Row(done.iterations, *figures, *seen, round(done.seconds, 3))
-        rows.writerow(vars(row).values())
+        files.add(row)
         in_a_row = in_a_row + 1 if measured.skipped else 0
         zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
         _check_moving(zeros, measured.loss)
@@ -156,12 +163,58 @@ def fit(
             if progress:
                 progress(measured.loss)
             if after:
-                began += _seconds_of(after, cost, row, save)
+                began += _seconds_of(after, cost, row, partial(files.save, best=best))
         if time.monotonic() - saved > every_seconds:
-            save(cost)
+            files.save(cost, best)
             saved = time.monotonic()
-    save(cost)
-    return cost
+    return files.end(cost, best)
+
+
+class _Files:
+    """The checkpoint and the history of a training; both are of one iteration."""
+
+    def __init__(self, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._checkpoint, self._history = folder / "checkpoint.pt", folder / "history.csv"
+        self._network, self._optimizer, self._pending = network, optimizer, StringIO()
+
+    def begin(self) -> tuple[Fitted, Best]:
+        """Go on from the checkpoint; what it cost so far, and the best network."""
+        cost, best = _restore(self._checkpoint, self._network, self._optimizer)
+        _begin_history(self._history, cost.iterations)
+        return cost, best
+
+    def add(self, row: Row) -> None:
+        """A row of the history; it is written with a checkpoint."""
+        csv.writer(self._pending).writerow(vars(row).values())
+
+    def save(self, cost: Fitted, best: Best) -> None:
+        """Write both."""
+        append_text(self._history, self._pending.getvalue())
+        self._pending.seek(0)
+        self._pending.truncate()
+        kept = {"kept": vars(best)} if best.weights else {}
+        network, optimizer = self._network.state_dict(), self._optimizer.state_dict()
+        states = {"network": network, "optimizer": optimizer, **kept}
+        save_checkpoint(self._checkpoint, {**states, **vars(cost)})
+
+    def end(self, cost: Fitted, best: Best) -> Fitted:
+        """Write both, and give the network its best weights; the checkpoint has the last, too."""
+        if not best.weights:
+            self.save(cost, best)
+            return cost
+        cost = replace(cost, best=best.iteration, validation=best.loss)
+        cost = replace(cost, validating=best.solver_steps)
+        self.save(cost, best)
+        self._network.load_state_dict(best.weights)
+        return cost
+
+
+def _looked(
+    validation: Validation, network: nn.Module, iteration: int, iterations: int, best: Best
+) -> Best:
+    """The best after a look where one is due."""
+    due = validation.every and (iteration == iterations or iteration % validation.every == 0)
+    return validation.look(network, iteration, best) if due else best
 
 
 def _seconds_of(
@@ -210,16 +263,19 @@ def _gradient_norm(network: nn.Module) -> float:
     return float(torch.cat(grads).norm()) if grads else 0.0
 
 
-def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Fitted:
+def _restore(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Fitted, Best]:
     state = load_checkpoint(path)
     if state is None:
-        return Fitted(0, 0, 0, 0.0)
+        return Fitted(0, 0, 0, 0.0), Best()
     with reading("checkpoint", path, "a checkpoint of this training", _AGAIN):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if not all(bool(p.isfinite().all()) for p in network.parameters()):
             raise ValueError("weights that are not finite")
-        return Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
+        cost = Fitted(**{f.name: state[f.name] for f in fields(Fitted) if f.name in state})
+        return cost, Best(**state.get("kept", {}))
 
 
 def fit_watched(
@@ -240,7 +296,15 @@ def fit_watched(
         cost = fit(*what, progress=lambda loss: advance(1, f"{shown} {loss:.4g}"), **more)
     if cost.stopped:
         watcher.note(f"{title}: stopped early, {cost.stopped}")
+    if cost.best is not None:
+        ended = f"{cost.iterations} of {iterations}"
+        watcher.note(f"{title}: ended after {ended} iterations, {told_of(cost)}")
     return cost
+
+
+def told_of(cost: Fitted) -> str:
+    """Which weights a training with a validation has kept."""
+    return f"kept the weights of {cost.best}, validation loss {cost.validation:.4g}"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -277,10 +341,12 @@ class Row:
     variance: float | None  # of the entries of a product from random directions
     # Queries that verified stacked probes, and solver steps that compared an interface, so far
     checking: int
+    validation: float | None  # the loss before the update where a look was due
     seconds: float  # of training, so far
 
 
 _COLUMNS = [column.name for column in fields(Row)]
+_OFTEN_EMPTY = ("agreement", "error", "variance", "checking", "validation")
 
 
 def _begin_history(path: Path, start: int) -> None:
@@ -299,7 +365,7 @@ def read_history(path: Path) -> list[Row]:
     whole = ("iteration", "queries", "solver_steps", "checking")
 
     def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
-        if name in ("agreement", "error", "variance", "checking") and not text:
+        if name in _OFTEN_EMPTY and not text:
             return 0 if name in whole else None
         return (int if name in whole else float)(text or "")
 

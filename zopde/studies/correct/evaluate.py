@@ -72,7 +72,7 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     `nrmse` is over the channels, too. `loss` is there where `training.loss` is no default.
     """
     mae = torch.stack([e.error.mean_mae for e in evaluations]).double()
-    relative = torch.stack([e.error.relative.mean(dim=1) for e in evaluations]).double()
+    relative = torch.stack([e.error.over_time(e.error.relative) for e in evaluations]).double()
     per_run = mae.mean(dim=0)
     nrmse = torch.stack([e.error.nrmse for e in evaluations]).mean(dim=(0, 1))
     correlated = torch.stack([e.error.steps_correlated() for e in evaluations]).double()
@@ -98,10 +98,21 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     }
 
 
-def error_curve(evaluations: list[Evaluation]) -> tuple[Any, Any]:
-    """Mean over seeds and test runs of the MAE at each step, and its spread over the runs."""
+def error_curve(evaluations: list[Evaluation]) -> tuple[Any, Any, Any]:
+    """Mean over seeds and test runs of the MAE at each step, its spread over the runs, the steps.
+
+    Of a reference that was measured in part these are the steps, from 1, at which it was, and the
+    mean is over the runs in which it was.
+    """
     mae = torch.stack([e.error.mae for e in evaluations]).double().cpu().mean(dim=0)
-    return mae.mean(dim=0).numpy(), mae.std(dim=0, correction=0).numpy()
+    seen = evaluations[0].error.seen.cpu()
+    steps = seen.any(dim=0).nonzero().flatten()
+    mean, spread = mae.mean(dim=0), mae.std(dim=0, correction=0)
+    if not bool(seen.all()):
+        runs = [mae[seen[:, t], t] for t in steps]
+        mean = torch.stack([run.mean() for run in runs])
+        spread = torch.stack([run.std(correction=0) for run in runs])
+    return mean.numpy(), spread.numpy(), steps.numpy() + 1
 
 
 def finite(value: Tensor | float) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from zopde.contracts import Domain
 from zopde.errors import InputError, first_line
 from zopde.hybrid import Loss
 from zopde.hybrid.losses import LOSSES, check_loss
@@ -40,6 +41,15 @@ def loss_of(name: str, options: Mapping[str, Any], scale: Tensor) -> Loss | None
         raise InputError("training.loss_options", got=got, expected=expected) from error
 
 
+def _with_gaps(windows: Tensor, domain: Domain) -> Tensor:
+    """The windows, those that are whole without every other number of their first state."""
+    missing, windows = windows.isnan().flatten(1).any(dim=1), windows.clone()
+    first = windows[~missing, 0]
+    first.flatten(1)[:, ::2] = torch.nan
+    windows[~missing, 0] = domain.filled(first)
+    return windows
+
+
 def check_judged(training: Schedule, problem: Problem, seed: int, labels: Sequence[str]) -> None:
     """Try the loss on windows of the training data, before anything is trained by it.
 
@@ -52,6 +62,8 @@ def check_judged(training: Schedule, problem: Problem, seed: int, labels: Sequen
     batches = training.windows(problem, seed)
     windows = torch.cat([batches.batch(i).targets for i in range(_WINDOWS)])[:_WINDOWS]
     check_loss(name, training.loss, problem.test.states[:1, 1:], problem.test.grid)
+    if not bool(problem.train.measured.all()):  # the windows may happen to be whole
+        check_loss(name, training.loss, _with_gaps(windows, problem.train.grid), problem.train.grid)
     if check_loss(name, training.loss, windows, problem.train.grid):
         return
     without = [label for label in labels if LABELS[label].back_propagates_windows]

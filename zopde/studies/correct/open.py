@@ -14,6 +14,7 @@ import torch
 from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
 from zopde.data import Trajectories, first_steps
+from zopde.data.batches import usable_starts
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError
@@ -25,10 +26,10 @@ from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
-from zopde.studies.correct.labels import check_first_guess, check_forcing
+from zopde.studies.correct.labels import LABELS, check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
-from zopde.studies.correct.problem import Opened, Problem, Schedule
+from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
@@ -101,6 +102,8 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
         reference.check(data.simulations, steps, training.unroll)
         reference.check_unseen(data, training.unroll, progress)
     shortened = replace(reference, train=data.simulations - 1, test=1)
+    if reference.missing:  # few stand in, and all of them in the training's place
+        shortened = replace(shortened, validation=0)
     opened = _opened(config, shortened, data, steps, Silent())
     opened = _checked(opened, config.run.guarded(opened.bare), progress)
     check_suits(opened)
@@ -118,12 +121,12 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     if config.data.path:
         data, source = reference.load(), reference.source
         count = min(count, max(1, data.simulations - 1))
-        reference = replace(reference, train=count, test=1)
+        reference = replace(reference, train=count, test=1, validation=0)
     else:
         steps = config.training.unroll + 2
-        reference = replace(reference, train=count, test=1, steps=steps)
+        reference = replace(reference, train=count, test=1, steps=steps, validation=0)
         data, source = reference.make(progress), f"{count} short runs of the reference"
-    config = replace(config, data=replace(config.data, train=count))
+    config = replace(config, data=replace(config.data, train=count, validation=0))
     opened = _opened(config, reference, data, data.steps, progress)
     check_suits(opened)
     return opened, source
@@ -169,21 +172,27 @@ def _opened(
         if said := check_first_guess(solver.grid.forcing_channels, guess):
             progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
-    problem = _problem(solver, parts, black_box, corrector.inject, bear, progress)
+    gaps = config.data.partial
+    problem = _problem(solver, parts, black_box, corrector.inject, bear, gaps, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
+    held = parts.held.steps if parts.told and parts.held is not None else steps
+    windows = (1 if parts.told else config.data.validation) * (held - training.unroll + 1)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
-        windows = (1 if parts.told else config.data.train) * (seen - unroll + 1)
-        per_epoch = max(1, windows // min(batch, windows))
+        runs = 1 if parts.told else config.data.train - config.data.validation
+        windows = runs * (seen - unroll + 1)
+        if gaps:  # such data are there, and all of them are known
+            windows = int(usable_starts(problem.train, problem.stepped, unroll).sum())
+        per_epoch = max(1, windows // max(1, min(batch, windows)))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
-    return Opened(
+    opened = Opened(
         problem=problem,
         bare=solver,
         spec=spec,
@@ -211,7 +220,22 @@ def _opened(
         jacobians=jacobians,
         rollout_steps=unseen,
         split=parts.told,
+        validate_every=training.validate_every,
+        patience=training.patience,
+        looked_at=min(LOOKED_AT, windows) if config.data.validation else 0,
     )
+    if gaps:
+        _check_starts(opened)
+    return opened
+
+
+def _check_starts(opened: Opened) -> None:
+    """Require windows to start at for every stage, where data were measured in part."""
+    names = [name for name in opened.possible if LABELS[name].trained]
+    if any(opened.starts_from_non(name) or not LABELS[name].unrolled for name in names):
+        opened.start.windows(opened.problem, 0)
+    opened.training.windows(opened.problem, 0)
+    opened.validation()
 
 
 def _problem(
@@ -220,22 +244,27 @@ def _problem(
     black_box: Solver,
     inject: Inject,
     again: bool,
+    gaps: bool,
     progress: Progress,
 ) -> Problem:
     """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-    seen = parts.seen
-    stored = seen.simulations * seen.steps
+    seen, whole = parts.seen, parts.seen.whole[:, :-1]
+    stored = int(whole.sum())
+    if gaps:
+        share = 100 * float(seen.measured.double().mean())
+        told = f"{share:.3g} % of the training data were measured; {stored:,} of {whole.numel():,} "
+        progress.note(f"{told}states are whole, and windows start there")
     with progress.stage("coarse steps of the stored data", stored) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
         drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
         try:
-            stepped = first_steps(asked, seen, progress=advance, drop=drop)
+            stepped = first_steps(asked, seen, progress=advance, drop=drop, partial=gaps)
         except MistakeError:
             raise
         except SolverError as error:
             hint = "run.failures=retry asks again, drop goes on without the step"
             raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
-    if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
+    if lost := int((whole & ~stepped.flatten(2).isfinite().all(dim=2)).sum()):
         told = f"{lost} of {stored} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")
     return Problem(
@@ -243,6 +272,7 @@ def _problem(
         twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
         train=seen,
         test=parts.unseen,
+        held=parts.held,
         stepped=stepped,
         inject=inject,
     )
@@ -260,8 +290,7 @@ def _checked(opened: Opened, solver: Solver, progress: Progress) -> Opened:
     problem = opened.problem
     if problem.is_indifferent:
         raise SolverError("the answers to all stored states are the same: does it use the state?")
-    last = problem.train.simulations * problem.train.steps - 1
-    asked = problem.stored_steps(seeded(solver, 0), torch.tensor([0, last]))
+    asked = problem.stored_steps(seeded(solver, 0), problem.answered[[0, -1]])
     try:
         stepped = None if seedable(solver) else asked.stepped  # of another seed
         habits = habits_of(asked.solver, asked.state, asked.forcing, False, stepped)
@@ -330,6 +359,8 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         steps=data.steps,
         train=data.train,
         test=data.test,
+        validation=data.validation,
+        partial=data.partial,
         seed=data.seed,
         device=config.run.device,
         dtype=config.dtype,

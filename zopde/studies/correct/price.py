@@ -94,6 +94,9 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         extra = start.schedule.iterations
         seconds += _seconds_and_queries(opened, start, network)[0] * extra
         iterations, all_queries = iterations + extra, all_queries + extra
+    validating = _validating(opened, stage.schedule.iterations)
+    if validating:
+        seconds += validating * _seconds_of_a_step(opened.problem, opened.looked_at)
     return Price(
         name,
         iterations * seeds,
@@ -101,7 +104,14 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         (seconds + once + last) * seeds,
         (solver_steps + steps_once) * seeds,
         checking=checking * seeds,
+        validating=validating * seeds,
     )
+
+
+def _validating(opened: Opened, iterations: int) -> int:
+    """Solver steps of the looks at the validation: before, after, and between."""
+    looks = 1 + -(-iterations // opened.validate_every)
+    return looks * opened.looked_at * opened.training.unroll
 
 
 def _price_of_data(to_make: Reference, like: State) -> Price:
@@ -255,15 +265,14 @@ def _measured_gradient(opened: Opened) -> BareGradient:
 
 def _seconds_of_a_step(problem: Problem, states: int) -> float:
     """Of one state, in as large a batch as the probes'."""
-    data = problem.train
 
     def stepping(count: int) -> Callable[[], object]:
-        rows = torch.arange(count) % data.simulations
-        forcing = None if data.forcing is None else data.forcing[rows, -1]
-        return lambda: problem.solver.step(data.states[rows, -1], forcing)
+        rows = problem.answered[torch.arange(count) % len(problem.answered)]
+        asked = problem.stored_steps(problem.solver, rows)
+        return lambda: problem.solver.step(asked.state, asked.forcing)
 
     alone = median_seconds(stepping(1))
-    states = Probing(states=states).per_call(data.states[0, 0].numel())
+    states = Probing(states=states).per_call(problem.train.states[0, 0].numel())
     return alone if alone > _SLOW else median_seconds(stepping(states)) / states
 
 

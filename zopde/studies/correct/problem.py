@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from zopde.blackbox import CountedSolver, Dropping
 from zopde.contracts import Solver, seedable
 from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
@@ -23,7 +25,10 @@ from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
 from zopde.studies.run import Trainings
-from zopde.training import Optimise
+from zopde.training import Optimise, Validation
+from zopde.training.validation import UNWATCHED
+
+LOOKED_AT = 16  # windows of the validation, at the most: each look steps them all
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,7 @@ class Problem:
     test: Trajectories  # reference data of the unseen runs
     stepped: Tensor  # the solver's answer to every training state; see `first_steps`
     inject: Inject  # where the correction enters; a key of `INJECTIONS`
+    held: Trajectories | None = None  # reference data to choose the best weights by
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
@@ -153,19 +159,25 @@ class Problem:
 
     @cached_property
     def answered(self) -> Tensor:
-        """Numbers of the training states that the solver has an answer to: all, but in "drop"."""
+        """Numbers of the training states that the solver has an answer to.
+
+        All, but for those that were measured in part and those of failed steps in "drop".
+        """
         return self.stepped.flatten(0, 1).flatten(1).isfinite().all(dim=1).nonzero().flatten().cpu()
 
     @property
     def is_indifferent(self) -> bool:
         """Whether the solver's answers to all stored states are the same, though these differ."""
-        states, stepped = self.train.states.flatten(0, 1), self.stepped.flatten(0, 1)
+        asked = self.stored_steps(self.solver, self.answered)
+        states, stepped = asked.state, asked.stepped
         return bool((stepped == stepped[0]).all()) and not bool((states == states[0]).all())
 
     def _numbers(self, variable: Variable) -> Tensor:
         """(channel, n), the training data of an input."""
         values = self.train.states if variable == "state" else self.train.forcing
         assert values is not None, "no forcing, no influence of it"
+        if not bool(self.train.whole.all()):
+            values = values[self.train.whole][None]
         return self.train.grid.fluid_values(values).transpose(0, 2).flatten(1)
 
     def scale_of(self, variable: Variable, cut: InterfaceCut) -> Tensor:
@@ -201,7 +213,7 @@ class Problem:
 
     def digest(self) -> str:
         """SHA-256 of the reference data's numbers."""
-        parts = self.train, self.test
+        parts = self.train, self.test, *filter(None, [self.held])
         return digest_of(values for part in parts for values in (part.states, part.forcing))
 
 
@@ -260,6 +272,9 @@ class Opened(Trainings):
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
     chance: float = 0.0  # deviations by which answers of a random solver without a seed differ
     checking: int = 0  # solver steps in which the solver was checked before the training
+    validate_every: int = 20  # iterations from one look at the validation to the next
+    patience: int = 0  # looks without a better one that end a training; 0: none do
+    looked_at: int = 0  # windows of a look; 0 where there is no validation
 
     @property
     def possible(self) -> list[str]:
@@ -302,6 +317,11 @@ class Opened(Trainings):
         """Whether a label begins with the NON stage's network."""
         return not self.from_scratch and not LABELS[name].always_scratch
 
+    def iterations_of(self, name: str) -> int:
+        """Updates of a label, with those of its start."""
+        start = self.start.iterations if self.starts_from_non(name) else 0
+        return start + self.training.iterations
+
     def needs_scores(self, label: Label) -> bool:
         """Whether a label begins with scoring its layers."""
         return label.gradient == "zo" and self.weights.score != "none"
@@ -313,6 +333,26 @@ class Opened(Trainings):
         window, problem = windows.batch(at), self.problem
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
         return UnrolledObjective(solver, window, problem.scale, problem.injection, seeds, loss)
+
+    def validation(self) -> Validation:
+        """Looks at windows that no training sees, as long as its own, and by its loss."""
+        problem, unroll = self.problem, self.training.unroll
+        if problem.held is None:
+            return UNWATCHED
+        counter = CountedSolver(Dropping(problem.solver) if self.bear else problem.solver)
+        window = Windows(problem.held, problem.held.states[:, :-1], unroll, 1, 0).spread(LOOKED_AT)
+        window = replace(window, stepped=None)
+        what = window, problem.scale, problem.injection, noise_seeds(0, 0, unroll)
+        objective = UnrolledObjective(counter, *what, self.training.loss)
+
+        def loss_of(network: nn.Module) -> float:
+            training = network.training
+            with torch.no_grad():
+                loss = float(objective(network.eval(), 1))
+            network.train(training)
+            return loss
+
+        return Validation(loss_of, self.validate_every, self.patience, lambda: counter.steps)
 
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
         """The unrolled loss on a label's first batch."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import count, product
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from zopde.validate import check_folder_writable
 Coarsening = Callable[[Tensor], Tensor]
 _SAMPLE_STEPS = 4
 _LAST = 5  # of one long run, the last of so many parts is unseen
+_HELD = 10  # and one of so many is for the validation, if there is one
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Parts:
 
     seen: Trajectories  # to learn from
     unseen: Trajectories  # to test on
+    held: Trajectories | None = None  # to choose the best weights by
     told: str = ""  # how one run was split; "" where there are several
 
 
@@ -59,6 +61,8 @@ class Reference:
     seed: int  # draws the scenarios
     device: str  # where they are simulated
     dtype: torch.dtype  # in which precision
+    validation: int = 0  # of those to learn from, so many are looked at only
+    partial: bool = False  # whether states may be NaN where nothing was measured
 
     @property
     def path(self) -> Path:
@@ -101,7 +105,8 @@ class Reference:
 
     def read(self, made_with: Settings | None = None) -> Trajectories:
         """The data of the files, whatever they were made with if that is not given."""
-        return load_trajectories(self.files, self.solver.grid, made_with, self.names)
+        grid, names = self.solver.grid, self.names
+        return load_trajectories(self.files, grid, made_with, names, self.partial)
 
     def load(self) -> Trajectories:
         """The data of the files, which must be there and made with the same."""
@@ -242,41 +247,72 @@ class Reference:
     def split(self, data: Trajectories, unroll: int) -> Parts:
         """The simulations that are learned from, and the last ones; of one run, the last fifth.
 
-        Between the two parts of one run lies a window, of `unroll` steps, that neither has.
+        The validation lies between. Between two parts of one run lies a window, of `unroll` steps,
+        that neither has.
 
         Raises:
             InputError: If one run is too short.
         """
         if data.simulations > 1:
-            unseen = data.take(slice(self.train, self.train + self.test))
-            return Parts(data.take(slice(self.train)), unseen)
+            unseen, first = data.take(slice(self.train, self.train + self.test)), self.train
+            first -= self.validation
+            held = data.take(slice(first, self.train)) if self.validation else None
+            return Parts(data.take(slice(first)), _from_whole(unseen), held)
+
+        def middle(steps: int) -> int:
+            """Steps of the validation and the gap before it."""
+            return max(unroll, steps // _HELD) + unroll if self.validation else 0
+
         steps, last = data.steps, data.steps // _LAST
-        first = steps - last - unroll
-        least = next(n for n in count(_LAST) if n - n // _LAST >= 2 * unroll)
+        first = steps - last - unroll - middle(steps)
+        least = next(n for n in count(_LAST) if n - n // _LAST - middle(n) >= 2 * unroll)
         if steps < least:
             got, remedy = f"one run of {steps} steps", "a longer run, or a smaller training.unroll"
             expected = f"at least {least}, to learn from some and test on others"
             raise InputError("data", got=got, expected=expected, remedy=remedy)
         seen, unseen = (data.take(slice(1), t) for t in (slice(first + 1), slice(-last - 1, None)))
-        told = f"one run of {steps} steps: the first {first} to learn from, {unroll} left out, the "
-        told += f"last {last} unseen; data.train and data.test are not used"
-        return Parts(seen, unseen, told)
+        told = f"one run of {steps} steps: the first {first} to learn from, {unroll} left out, "
+        held = None
+        if self.validation:
+            held = data.take(slice(1), slice(first + unroll, first + middle(steps) + 1))
+            told += f"{held.steps} for the validation, {unroll} left out, "
+        told += f"the last {last} unseen; data.train and data.test are not used"
+        return Parts(seen, _from_whole(unseen), held, told)
 
     def check_unseen(self, data: Trajectories, unroll: int, progress: Progress) -> None:
         """Require unseen states that are none of those seen; say where nothing moves."""
         if torch.equal(data.states[:, 1:], data.states[:, :-1]):
             progress.note("reference data: they never change in time, so there is little to learn")
             return
+        if self.partial:  # NaN is not the same as NaN
+            data = replace(data, states=data.states.nan_to_num(0.0))
         parts = self.split(data, unroll)
-        seen, unseen = parts.seen.states, parts.unseen.states
-        steps = unseen.shape[1] - 1
-        for number, states in enumerate(unseen, start=len(seen)):
-            for (other, before), end in product(enumerate(seen), range(steps, seen.shape[1])):
+        seen, held = list(parts.seen.states), [] if parts.held is None else list(parts.held.states)
+        _check_new(held, seen, "for the validation", parts.told)
+        _check_new(list(parts.unseen.states), [*seen, *held], "to be unseen", parts.told)
+
+
+def _from_whole(unseen: Trajectories) -> Trajectories:
+    """The runs from the first time on at which all of them are whole: rollouts begin there."""
+    whole = [*unseen.whole.all(dim=0).nonzero().flatten().tolist(), unseen.steps]
+    if not bool(unseen.seen[:, whole[0] + 1 :].any(dim=1).all()):
+        got = f"{int(unseen.whole.sum()):,} whole states in the {unseen.simulations} unseen runs"
+        expected = "a time at which all are whole, for rollouts to begin, and measurements behind"
+        raise InputError("data", got=got, expected=expected)
+    return unseen.take(slice(None), slice(whole[0], None))
+
+
+def _check_new(later: list[Tensor], earlier: list[Tensor], what: str, told: str) -> None:
+    """Require runs of which none is the same as an earlier one, or as a stretch of it."""
+    for number, states in enumerate(later, start=len(earlier)):
+        steps = len(states) - 1
+        for other, before in enumerate(earlier):
+            for end in range(steps, len(before)):
                 same = torch.equal(before[end], states[-1])
                 if same and torch.equal(before[end - steps : end + 1], states):
-                    got = f"simulation {number}, to be unseen, the same as {other} in training"
-                    if parts.told:
-                        got = f"the last {steps} steps, to be unseen, also before step {end}"
+                    got = f"simulation {number}, {what}, the same as {other} in training"
+                    if told:
+                        got = f"the last {steps} steps, {what}, also before step {end}"
                     expected = "states at the end that no training has seen"
                     remedy = "put others in their place"
                     raise InputError("data", got=got, expected=expected, remedy=remedy)

@@ -48,9 +48,9 @@ class DataSettings:
     `path` is the file, or several: a pattern such as "run*.nc", or a list; "" means
     <solver>-<fine>-<coarse>-seed<seed>.nc beside the run folder. `dims` and `names` bring the dims
     and the variables of a file to the grid's names: {lat = "y"}, {T2 = "temperature"}. Of one long
-    run the last fifth is for the test, whatever `train` and `test` are. `skip` steps pass before
-    the first kept state. A `coarse` of [] is that of the solver and, for one that makes its own
-    data on any grid, 32 x 32.
+    run the last fifth is for the test, whatever `train` and `test` are, and a tenth before it for
+    any `validation`. `skip` steps pass before the first kept state. A `coarse` of [] is that of the
+    solver and, for one that makes its own data on any grid, 32 x 32.
     """
 
     path: limits.Files = ""  # The data files; with "" one beside the run folder is made.
@@ -62,6 +62,10 @@ class DataSettings:
     steps: limits.Count = 200  # So many steps of a simulation are kept.
     train: limits.Count = 10  # So many simulations are learned from.
     test: limits.Count = 5  # So many simulations, the last ones, are unseen.
+    # Whether states may be NaN where nothing was measured; windows start at whole ones alone.
+    partial: bool = False
+    # So many of `train`, the last ones, only choose which weights are kept.
+    validation: limits.Whole = 0
     seed: limits.Seed = 0  # It draws the scenarios.
 
 
@@ -153,6 +157,9 @@ class TrainingSettings:
     `zopde.hybrid`), or your own function or class, "package.module:name" or "file.py:name", as
     `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON,
     which sees single steps, keeps to squares.
+    With `data.validation`, the same loss of windows of `unroll` steps is looked at every
+    `validate_every` iterations, for NON as well: the weights that did best are kept. After
+    `patience` looks without a better one the training ends.
     """
 
     length: limits.Length = "200 iterations"  # How long this stage lasts.
@@ -166,6 +173,8 @@ class TrainingSettings:
     weight_decay: limits.NotNegative = 0.0  # The factor of an L2 penalty.
     loss: limits.Text = "squares"  # What judges a window.
     loss_options: dict[str, Any] = field(default_factory=dict)  # Its arguments.
+    validate_every: limits.Count = 20  # Iterations from one look at the validation to the next.
+    patience: limits.Whole = 0  # So many looks without a better one end it; 0: never.
 
     def __post_init__(self) -> None:
         if ":" not in self.loss:
@@ -246,6 +255,19 @@ class CorrectionConfig:
                 got=self.run.timeout,
                 expected="0 where the solver runs in this process",
                 remedy="add run.apart=true, or use the solver's own time-out",
+            )
+        if self.data.validation >= self.data.train:
+            raise InputError(
+                "data.validation",
+                got=self.data.validation,
+                expected=f"less than data.train = {self.data.train}, of which it is a part",
+            )
+        if self.training.patience and not self.data.validation:
+            raise InputError(
+                "training.patience",
+                got=f"{self.training.patience}, and nothing to look at",
+                expected="some data.validation",
+                remedy="--set data.validation=2",
             )
         check_injection(self.corrector.inject, self.run.labels, self.training.init)
         for label in {*self.run.labels, *self.interface.labels}:

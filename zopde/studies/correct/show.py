@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from zopde.contracts import Vortical
+from zopde.contracts import Domain, Vortical
+from zopde.data import Trajectories
 from zopde.grid import Grid
 from zopde.numerals import change, measured
 from zopde.oracle.coordinates import Coordinates
@@ -26,7 +28,7 @@ from zopde.report.spectrum import (
     vector_channels,
 )
 from zopde.report.vtk import save_vtk
-from zopde.studies.correct.evaluate import error_curve, summary
+from zopde.studies.correct.evaluate import error_curve, finite, summary
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.rollouts import Rollouts, read_rollouts, vorticity
@@ -45,6 +47,7 @@ from zopde.studies.report.sections import (
     scoring_cost,
 )
 from zopde.studies.run import Metrics, Page, mean_costs, stopped_early
+from zopde.training import Fitted
 
 _LATE = 0.2  # share of the rollout, its end, over which a spectrum is a mean
 
@@ -62,6 +65,13 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
         for label, error in metrics["mae"].items()
     }
     metrics |= mean_costs(results, ("iterations", "queries", "checking", "solver_steps", "seconds"))
+    if problem.held is not None:
+        metrics |= mean_costs(results, ["validating"])
+        metrics["validation"] = {
+            label: [_kept(one.cost, opened.iterations_of(label)) for one in trained]
+            for label, trained in results.items()
+            if LABELS[label].trained
+        }
     metrics["init"] = {
         label: ("non" if opened.starts_from_non(label) else "scratch")
         if LABELS[label].trained
@@ -79,7 +89,7 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics["failures"] = {label: reasons for label, reasons in failures.items() if reasons}
     metrics["split"] = opened.split
     metrics["inject"] = problem.inject
-    metrics["stored_solver_steps"] = problem.train.simulations * problem.train.steps
+    metrics["stored_solver_steps"] = int(problem.train.whole[:, :-1].sum())
     metrics["checking_solver_steps"] = opened.checking
     metrics["steps"] = problem.test.steps
     metrics["time"] = {"length": problem.test.steps * grid.dt, "unit": grid.unit("time")}
@@ -89,6 +99,13 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     return metrics
 
 
+def _kept(cost: Fitted, iterations: int) -> Metrics:
+    """Which weights a training kept, their loss, and whether its patience ended before it did."""
+    loss = None if cost.validation is None else finite(cost.validation)
+    short = cost.iterations < iterations and not cost.stopped
+    return {"iteration": cost.best, "loss": loss, "short": short}
+
+
 def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
     """Error over time, one unseen run and, where there is one, the vorticity of its last state."""
     problem, grid = opened.problem, opened.problem.solver.grid
@@ -96,7 +113,8 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
         Curve(label, *error_curve([one.evaluation for one in trained]))
         for label, trained in results.items()
     ]
-    columns = {"time": [grid.dt * (t + 1) for t in range(problem.test.steps)]}
+    (_, _, steps), *_ = (error_curve([one.evaluation for one in of]) for of in results.values())
+    columns = {"time": [grid.dt * step for step in steps.tolist()]}
     columns.update({curve.label: curve.mean.tolist() for curve in curves})
     folder.write_csv("error_over_time.csv", columns)
     save_error_over_time(folder.root / "error_over_time.png", curves, grid)
@@ -104,11 +122,19 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
     states = {"reference": problem.test.states[number]}
     for label, trained in results.items():
         states[label] = trained[0].evaluation.predicted[number]
+    states = _until_measured(states, grid)
     save_fields(folder.root / "fields.png", states, grid, number)
     if len(grid.shape) == 2 and isinstance(opened.bare, Vortical):
         tell = opened.bare.vorticity
         fields = {label: tell(whole[-1:])[0] for label, whole in states.items()}
-        save_vorticity(folder.root / "vorticity.png", fields, grid, problem.test.steps, number)
+        step = len(states["reference"]) - 1
+        save_vorticity(folder.root / "vorticity.png", fields, grid, step, number)
+
+
+def _until_measured(states: Mapping[str, Tensor], grid: Domain) -> dict[str, Tensor]:
+    """The states (time, ...) of every label until the last one of which the reference tells."""
+    last = int(Trajectories(grid, states["reference"][None]).seen[0].nonzero()[-1])
+    return {label: whole[: last + 1] for label, whole in states.items()}
 
 
 def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -214,7 +240,7 @@ def _fields_picture(run: FoundRun, rollouts: Rollouts | None) -> str:
         return kept_picture(run, "fields.png", "Fields of one unseen run") + kept_picture(
             run, "vorticity.png", "Vorticity of one unseen run"
         )
-    states = rollouts.shown_states
+    states = _until_measured(rollouts.shown_states, rollouts.grid)
     shown, grid, seed = rollouts.shown, rollouts.grid, f"Seed {run.seeds[0]}."
     drawn_of = {1: "Time is upwards. ", 2: "", 3: "The plane in the middle of the box. "}
     how = drawn_of[len(grid.shape)] if isinstance(grid, Grid) else "The last state. "
@@ -251,7 +277,7 @@ def _film_of(run: FoundRun, rollouts: Rollouts) -> Film:
     elif len(chosen) == 1:
         name = name_of(grid, chosen)
         shown = {label: values[:, chosen[0]] for label, values in states.items()}
-        signed = bool(shown["reference"].min() < 0)
+        signed = bool((shown["reference"] < 0).any())
     else:
         of_space = unit(grid, grid.channels[chosen[0]])
         name, signed = f"|{name_of(grid, chosen)}| [{of_space}]", False
@@ -286,6 +312,8 @@ def _spectrum(rollouts: Rollouts | None) -> str:
     grid, chosen = rollouts.grid, vector_channels(rollouts.grid)
     if grid.mask is not None or not all(map(grid.is_uniform, range(len(grid.shape)))):
         return text("None: it would need cells of one size, all of them fluid.")
+    if bool(rollouts.reference.isnan().any()):
+        return text("None: the reference was measured in part.")
     late = max(1, round(_LATE * rollouts.reference.shape[1]))
     spectra: dict[str, Spectrum] = {}
     for label in ("reference", "SRC", rollouts.best):

@@ -19,6 +19,8 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
     costs = {"iterations": metrics["iterations"], "queries": metrics["queries"]}
     if any(checking.values()):
         costs["checking"] = checking
+    if "validating" in metrics:
+        costs["validating"] = metrics["validating"]
     costs["solver\nsteps"] = metrics["solver_steps"]
     rows = [
         [
@@ -101,6 +103,11 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
     if scratch:
         stage = "" if "non" in metrics["init"].values() else ", as all trained labels"
         notes.append(f"From scratch, without the iterations of NON: {', '.join(scratch)}{stage}.")
+    for label, kept in metrics.get("validation", {}).items():
+        told = ", ".join(str(one["iteration"]) for one in kept)
+        short = sum(one["short"] for one in kept)
+        ended = f"; {short} of {len(kept)} trainings ended by training.patience" if short else ""
+        notes.append(f"{label}: kept the weights after iteration {told}, by the validation{ended}.")
     for label, reasons in metrics["failures"].items():
         told = ", ".join(f"{n:,} x {reason}" for reason, n in reasons.items())
         missed = metrics["skipped_iterations"].get(label, 0)

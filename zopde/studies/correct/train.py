@@ -38,6 +38,7 @@ from zopde.studies.scores import (
 from zopde.studies.settings import iterations_in
 from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, not_measured
 from zopde.training.loop import fit_watched
+from zopde.training.validation import UNWATCHED
 from zopde.zo.cge import Failed
 
 START = "NON-start"
@@ -148,7 +149,7 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
     if scored:
         stage = label_stage(opened, label, network, seed, ratios, place.pool, interface)
         costs.append(_fit(opened, network, stage, name, seed, place))
-        if interface and (seen := interface.finish(stage.schedule.iterations)):
+        if interface and (seen := interface.finish(costs[-1].iterations)):
             note(f"{name}, seed {seed}: {seen}")
     return total_cost(costs)
 
@@ -168,6 +169,8 @@ def _fit(
         failures=lambda: failures_of(stage.counter),
         after=place.telling(name, seed),
         compared=lambda: {"interface": stage.counter.compared} if interface else {},
+        # The start is part of a training: what is kept of it is where it ends.
+        validation=UNWATCHED if name == START else opened.validation(),
     )
 
 

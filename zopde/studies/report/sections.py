@@ -39,7 +39,9 @@ def losses_picture(
             [[(r.queries, r.seconds, r.loss) for r in rows[:length]] for rows in histories]
         ).mean(axis=0)
         paid = float(queries) + values[:, 0], float(seconds) + values[:, 1]
-        curves.append(CostCurve(label, *paid, values[:, 2], apart=label in one_step))
+        looks = np.array([[r.validation for r in rows[:length]] for rows in histories], float)
+        looked = None if np.isnan(looks).all() else looks.mean(axis=0)
+        curves.append(CostCurve(label, *paid, values[:, 2], label in one_step, looked))
     if not curves:
         return ""
     warning = ""

@@ -58,7 +58,8 @@ def typical_states(reference: Reference, from_file: bool, amplitude: float) -> S
     device, dtype = reference.device, reference.dtype
     if from_file:
         data = reference.read().to(device, dtype)
-        rows = torch.randperm(data.simulations * data.steps, generator=draw)[:_STATES]
+        whole = data.whole[:, :-1].flatten().cpu().nonzero().flatten()
+        rows = whole[torch.randperm(len(whole), generator=draw)[:_STATES]]
         forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[rows]
         state = data.states[:, :-1].flatten(0, 1)[rows].contiguous()
         return States(state, forcing, reference.source, grid)
