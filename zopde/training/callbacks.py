@@ -88,10 +88,11 @@ class TrackioCallback:
 
     def __init__(self, project: str) -> None:
         try:
-            import trackio  # type: ignore[import-not-found, unused-ignore]
+            import trackio  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError as error:
             raise _missing("trackio") from error
-        self._trackio, self._project, self._begun = trackio, project, ("", -1)
+        self._trackio: Any = trackio
+        self._project, self._begun = project, ("", -1)
 
     def __call__(self, event: Event) -> None:
         """See `Callback`."""

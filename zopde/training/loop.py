@@ -147,8 +147,8 @@ def fit(
         best, norm, done = looked, _gradient_norm(network), now(cost, measured)
         figures = measured.loss, norm, done.queries, done.solver_steps
         of_look = best.latest if best.looked == done.iterations else None
-        seen = *_cosine_and_error(agreement()), variance(), done.checking, of_look
-        row = Row(done.iterations, *figures, *seen, round(done.seconds, 3))
+        seen = *_cosine_and_error(agreement()), variance()
+        row = Row(done.iterations, *figures, *seen, done.checking, of_look, round(done.seconds, 3))
         files.add(row)
         in_a_row = in_a_row + 1 if measured.skipped else 0
         zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
