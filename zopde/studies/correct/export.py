@@ -170,7 +170,7 @@ def _write_program(module: _Physical, fields: tuple[Tensor, ...]) -> bytes:
 def _write_script(module: _Physical, fields: tuple[Tensor, ...]) -> bytes:
     buffer = BytesIO()
     # A warning says that a branch by values was taken for good: the file would be wrong elsewhere
-    warnings.simplefilter("error", torch.jit._trace.TracerWarning)
+    warnings.simplefilter("error", torch.jit.TracerWarning)  # type: ignore[attr-defined]
     torch.jit.save(torch.jit.trace(module, fields, check_trace=False), buffer)
     return buffer.getvalue()
 

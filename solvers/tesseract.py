@@ -1,0 +1,149 @@
+"""A Tesseract as a solver: a component that others wrote, with an `apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from zopde.contracts import Forcing, State
+from zopde.errors import InputError, MistakeError, first_line
+from zopde.grid import Grid, as_grid
+from zopde.session import is_address
+from zopde.solvers.callable import PythonFunction
+from zopde.validate import check_choice
+
+_FAILED = "Error running Tesseract API apply: "  # behind a traceback, what the component said
+Names = str | list[str]
+
+
+@final
+class Tesseract:
+    """A component of Tesseract Core, loaded into this process or served; it needs no derivative.
+
+        next state = apply({input: state, forcing: forcing, **others})[output]
+
+    An array is float64 (channel, *space), or with `batched` (batch, channel, *space). A component
+    that has an array for each channel takes a list of names, one for each channel in the grid's
+    order: each array is then (*space). What `apply` raises fails its state; arrays of another
+    shape or type than the component declares, or than the state's, are a mistake, which ends a run.
+
+    Args:
+        api: Path of a tesseract_api.py, relative to `home`; or "http://host:port" of a Tesseract
+            that is served.
+        grid: A `Grid`, or a table of its arguments.
+        input: Where the state goes: the name of an input, or a list, one for each channel.
+        output: Where the next state comes from, likewise; "": the names of `input`.
+        forcing: Where the forcing goes, on a grid with forcing, likewise.
+        others: Inputs of other names, and their values: the same at every step.
+        batched: Whether the arrays have a batch axis.
+        home: Folder that a relative `api` is in; "": the current one.
+
+    Raises:
+        InputError: If the package `tesseract-core` is missing, the component does not load or
+            answer, or does not have these inputs and outputs.
+    """
+
+    def __init__(
+        self,
+        api: str,
+        grid: Grid | Mapping[str, Any],
+        input: Names = "state",  # noqa: A002 - the word of a component
+        output: Names = "",
+        forcing: Names = "",
+        others: Mapping[str, Any] | None = None,
+        batched: bool = False,
+        home: str = "",
+    ) -> None:
+        self.grid, self._others = as_grid(grid, home), dict(others or {})
+        self._api = api if is_address(api) else str(Path(home, api).resolve())
+        self._input, self._output, self._forcing = input, output or input, forcing
+        if bool(forcing) != bool(self.grid.forcing_channels):
+            channels = list(self.grid.forcing_channels)
+            expected = f"the input for {channels}" if channels else '"", as the grid has no forcing'
+            raise InputError("forcing", got=repr(forcing), expected=expected)
+        self._axis = 1 if batched else 0  # of the channels
+        self._check(self._schema("InputSchema"), self._schema("OutputSchema"))
+        self._function = PythonFunction(self._apply, self.grid, batched)
+
+    def step(self, state: State, forcing: Forcing | None = None) -> State:
+        """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
+        return self._function.step(state, forcing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A component belongs to this process; another one loads its own.
+        return {name: value for name, value in self.__dict__.items() if name != "_component"}
+
+    @cached_property
+    def _component(self) -> Any:  # noqa: ANN401 - of a package without types
+        try:
+            from tesseract_core import Tesseract as Component
+        except ImportError as error:
+            expected, remedy = "the package tesseract-core", "pip install 'zopde[tesseract]'"
+            what = "solver tesseract"
+            raise InputError(
+                what, got=first_line(error), expected=expected, remedy=remedy
+            ) from error
+        made = Component.from_url if is_address(self._api) else Component.from_tesseract_api
+        return made(self._api)
+
+    def _schema(self, name: str) -> dict[str, Any]:
+        """What the component says of its inputs or outputs; nothing if it does not say it."""
+        try:
+            schemas = self._component.openapi_schema["components"]["schemas"]
+        except InputError:
+            raise
+        except Exception as error:  # whatever the component's file, or a server, comes to
+            root: BaseException = error
+            while root.__cause__ is not None:
+                root = root.__cause__
+            got = f"{self._api} ({type(root).__name__}: {first_line(root)})"
+            expected = "a tesseract_api.py that loads, or a Tesseract that answers"
+            raise InputError("api", got=got, expected=expected) from error
+        found: dict[str, Any] = schemas.get(f"Apply_{name}", {})
+        return found
+
+    def _check(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Require the names that the component declares, and as many as there are channels."""
+        grid, given = self.grid, set(self._others)
+        sides = {
+            "input": (self._input, grid.channels, inputs),
+            "output": (self._output, grid.channels, outputs),
+            "forcing": (self._forcing, grid.forcing_channels, inputs),
+        }
+        for what, (names, channels, schema) in sides.items():
+            if isinstance(names, list) and len(names) != len(channels):
+                expected = f"one name for each of {list(channels)}"
+                raise InputError(what, got=names, expected=expected)
+            for name in _listed(names):
+                check_choice(what, name, schema.get("properties", [name]))
+                given |= {name} if what != "output" else set()
+        for name in self._others:
+            check_choice("others", name, inputs.get("properties", [name]))
+        if missing := sorted(set(inputs.get("required", ())) - given):
+            got = f"no value of {', '.join(missing)}"
+            raise InputError("others", got=got, expected="one for each input of the component")
+
+    def _apply(self, *fields: np.ndarray) -> np.ndarray:
+        """The next state, or states; what the component raises, in one line."""
+        payload = dict(self._others)
+        for names, values in zip((self._input, self._forcing), fields, strict=False):
+            parts = [values] if isinstance(names, str) else np.moveaxis(values, self._axis, 0)
+            payload |= zip(_listed(names), parts, strict=True)
+        try:
+            # By one name: each call of another leaves a folder behind.
+            answer = self._component.apply(payload, run_id="zopde")
+        except ValueError as error:  # what is no input, or output, as it was declared
+            raise MistakeError(f"of {self._api}: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:
+            said = str(error).rpartition(_FAILED)[2].removesuffix(" (see above for full traceback)")
+            raise RuntimeError(f"{self._api}: {' '.join(said.split())}") from error
+        parts = [np.asarray(answer[name]) for name in _listed(self._output)]
+        return parts[0] if isinstance(self._output, str) else np.stack(parts, self._axis)
+
+
+def _listed(names: Names) -> Sequence[str]:
+    return ([names] if names else []) if isinstance(names, str) else names
