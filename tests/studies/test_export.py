@@ -237,6 +237,14 @@ def test_the_command_prints_the_difference(run, monkeypatch, capsys):
     assert len(torch.jit.load("c.pt")(torch.ones(2, 2, 4, 4), torch.ones(2, 2, 4, 4))) == 2
 
 
+def test_a_run_that_is_not_finished_needs_a_label(run, tmp_path):
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match=r"label: got none, of a run .* one of \['NON', 'SOL'\]"):
+        export_corrector(run, tmp_path / "c.pt")
+    made = export_corrector(run, tmp_path / "c.pt", "NON")
+    assert "The run was not finished: there are no scores." in made.card.read_text()
+
+
 def test_a_run_of_another_job_has_no_corrector(tmp_path):
     (tmp_path / "config.toml").write_text('study = "certify"\nmodel = "a"\nseed = 0\n')
     with pytest.raises(InputError, match="a run of zopde certify, expected a run of zopde correct"):

@@ -137,7 +137,8 @@ def _write_onnx(module: _Physical, fields: tuple[Tensor, ...]) -> bytes:
 
     names, program = ["state", "forcing"][: len(fields)], _program(module, fields)
     answer = "factor" if module.is_factor else "correction"
-    made = onnx.export(program, input_names=names, output_names=[answer], verbose=False)
+    told = {"input_names": names, "output_names": [answer]}
+    made = onnx.export(program, dynamo=True, verbose=False, **told)
     assert made is not None
     content: bytes = made.model_proto.SerializeToString()
     return content
