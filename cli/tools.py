@@ -122,34 +122,23 @@ def export(
     to: Annotated[
         Path,
         Option(
-            help="Write this file, and a page about it, FILE.md, beside it. The suffix says the "
-            "format: .onnx (ONNX), .pt2 (torch.export), .pt or .ts (TorchScript, for C++)."
+            help="Write this file, and a page about it, FILE.md. The suffix says the format: .onnx "
+            "(ONNX), .pt2 (torch.export), .pt or .ts (TorchScript, for C++)."
         ),
     ],
     label: Annotated[
         str | None,
-        Option(
-            help="Take the corrector of this label. Default: the one of least error that needs "
-            "no gradient of the solver."
-        ),
+        Option(help="Take this label. Default: that of least error without the solver's gradient."),
     ] = None,
-    seed: Annotated[
-        int | None, Option(help="Take the one of this seed. Default: the first of the run.")
-    ] = None,
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace the file, and the page about it.")
-    ] = False,
+    seed: Annotated[int | None, Option(help="Take this seed. Default: the run's first.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace both files.")] = False,
 ) -> None:
     """Write a trained corrector as one file that needs no zopde; compare it with the network."""
     from zopde.studies.correct import export_corrector
 
     with prints_to_stderr():  # a network or a solver of the user's may print
         made = export_corrector(run, to, label, seed, overwrite)
-    say(f"wrote {made.path}: {made.path.stat().st_size / 1e6:.2g} MB, of {made.model}")
-    say(
-        f"largest difference from the network: {made.difference:.2g} at {made.states} states, "
-        f"where its largest answer is {made.largest:.3g}"
-    )
+    say(f"wrote {made.path} of {made.model}: {made.agreement}")
     say(f"what it computes, and how to call it: {made.card}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -26,25 +26,23 @@ class Tesseract:
 
         next state = apply({input: state, forcing: forcing, **others})[output]
 
-    An array is float64 (channel, *space), or with `batched` (batch, channel, *space). A component
-    that has an array for each channel takes a list of names, one for each channel in the grid's
-    order: each array is then (*space). What `apply` raises fails its state; arrays of another
-    shape or type than the component declares, or than the state's, are a mistake, which ends a run.
+    An array is float64 (channel, *space), or with `batched` (batch, channel, *space). A list names
+    an array for each channel, without that axis. What `apply` raises fails its state. Arrays that
+    do not suit the component's declaration, or the state, end a run.
 
     Args:
-        api: Path of a tesseract_api.py, relative to `home`; or "http://host:port" of a Tesseract
-            that is served.
+        api: Path of a tesseract_api.py, relative to `home`; or "http://host:port" of one served.
         grid: A `Grid`, or a table of its arguments.
-        input: Where the state goes: the name of an input, or a list, one for each channel.
-        output: Where the next state comes from, likewise; "": the names of `input`.
-        forcing: Where the forcing goes, on a grid with forcing, likewise.
-        others: Inputs of other names, and their values: the same at every step.
+        input: Name of the input that the state goes to, or a list, one for each channel.
+        output: Of the output with the next state, likewise; "": as `input`.
+        forcing: Of the input that the forcing goes to, likewise, on a grid with forcing.
+        others: Inputs of other names, and their values, the same at every step.
         batched: Whether the arrays have a batch axis.
         home: Folder that a relative `api` is in; "": the current one.
 
     Raises:
-        InputError: If the package `tesseract-core` is missing, the component does not load or
-            answer, or does not have these inputs and outputs.
+        InputError: If `tesseract-core` is missing, or the component does not load, does not
+            answer, or has no such inputs and outputs.
     """
 
     def __init__(
@@ -60,14 +58,10 @@ class Tesseract:
     ) -> None:
         self.grid, self._others = as_grid(grid, home), dict(others or {})
         self._api = api if is_address(api) else str(Path(home, api).resolve())
-        self._input, self._output, self._forcing = input, output or input, forcing
-        if bool(forcing) != bool(self.grid.forcing_channels):
-            channels = list(self.grid.forcing_channels)
-            expected = f"the input for {channels}" if channels else '"", as the grid has no forcing'
-            raise InputError("forcing", got=repr(forcing), expected=expected)
+        self._given, self._output = (input, forcing), output or input
         self._axis = 1 if batched else 0  # of the channels
-        self._check(self._schema("InputSchema"), self._schema("OutputSchema"))
         self._function = PythonFunction(self._apply, self.grid, batched)
+        self._check(*(self._schemas.get(f"Apply_{name}Schema", {}) for name in ("Input", "Output")))
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
@@ -79,48 +73,40 @@ class Tesseract:
 
     @cached_property
     def _component(self) -> Any:  # noqa: ANN401 - of a package without types
-        try:
-            from tesseract_core import Tesseract as Component
-        except ImportError as error:
-            expected, remedy = "the package tesseract-core", "pip install 'zopde[tesseract]'"
-            what = "solver tesseract"
-            raise InputError(
-                what, got=first_line(error), expected=expected, remedy=remedy
-            ) from error
+        from tesseract_core import Tesseract as Component
+
         made = Component.from_url if is_address(self._api) else Component.from_tesseract_api
         return made(self._api)
 
-    def _schema(self, name: str) -> dict[str, Any]:
-        """What the component says of its inputs or outputs; nothing if it does not say it."""
+    @property
+    def _schemas(self) -> dict[str, Any]:
+        """What the component says of its inputs and outputs."""
         try:
-            schemas = self._component.openapi_schema["components"]["schemas"]
-        except InputError:
-            raise
+            schemas: dict[str, Any] = self._component.openapi_schema["components"]["schemas"]
         except Exception as error:  # whatever the component's file, or a server, comes to
             root: BaseException = error
             while root.__cause__ is not None:
                 root = root.__cause__
             got = f"{self._api} ({type(root).__name__}: {first_line(root)})"
             expected = "a tesseract_api.py that loads, or a Tesseract that answers"
-            raise InputError("api", got=got, expected=expected) from error
-        found: dict[str, Any] = schemas.get(f"Apply_{name}", {})
-        return found
+            absent = isinstance(root, ImportError) and "tesseract_core" in str(root)
+            remedy = "pip install 'zopde[tesseract]'" if absent else ""
+            raise InputError("api", got=got, expected=expected, remedy=remedy) from error
+        return schemas
 
     def _check(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         """Require the names that the component declares, and as many as there are channels."""
-        grid, given = self.grid, set(self._others)
-        sides = {
-            "input": (self._input, grid.channels, inputs),
-            "output": (self._output, grid.channels, outputs),
-            "forcing": (self._forcing, grid.forcing_channels, inputs),
-        }
-        for what, (names, channels, schema) in sides.items():
-            if isinstance(names, list) and len(names) != len(channels):
-                expected = f"one name for each of {list(channels)}"
-                raise InputError(what, got=names, expected=expected)
+        channels, driving = self.grid.channels, self.grid.forcing_channels
+        (state, forcing), given = self._given, set(self._others)
+        named = ("input", state, channels, inputs), ("forcing", forcing, driving, inputs)
+        for what, names, wanted, schema in (*named, ("output", self._output, channels, outputs)):
+            many = len(names) if isinstance(names, list) else len(wanted) * bool(names)
+            if many != len(wanted) or (names and not wanted):
+                expected = f"one name, or one for each of {list(wanted)}" if wanted else "none"
+                raise InputError(what, got=repr(names), expected=expected)
             for name in _listed(names):
                 check_choice(what, name, schema.get("properties", [name]))
-                given |= {name} if what != "output" else set()
+            given |= set(_listed(names)) if schema is inputs else set()
         for name in self._others:
             check_choice("others", name, inputs.get("properties", [name]))
         if missing := sorted(set(inputs.get("required", ())) - given):
@@ -130,7 +116,7 @@ class Tesseract:
     def _apply(self, *fields: np.ndarray) -> np.ndarray:
         """The next state, or states; what the component raises, in one line."""
         payload = dict(self._others)
-        for names, values in zip((self._input, self._forcing), fields, strict=False):
+        for names, values in zip(self._given, fields, strict=False):
             parts = [values] if isinstance(names, str) else np.moveaxis(values, self._axis, 0)
             payload |= zip(_listed(names), parts, strict=True)
         try:
@@ -145,5 +131,5 @@ class Tesseract:
         return parts[0] if isinstance(self._output, str) else np.stack(parts, self._axis)
 
 
-def _listed(names: Names) -> Sequence[str]:
+def _listed(names: Names) -> list[str]:
     return ([names] if names else []) if isinstance(names, str) else names

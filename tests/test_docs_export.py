@@ -53,7 +53,7 @@ def test_commands_and_snippets_run(home, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     (_, commands), (_, by_onnx), (_, by_torch), _ = BLOCKS
-    assert ran(commands, home).count("largest difference from the network") == 2
+    assert ran(commands, home).count("its answers differ from the network") == 2
     monkeypatch.chdir(home)
     answers = []
     for code in (by_onnx, by_torch):

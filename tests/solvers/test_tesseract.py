@@ -47,9 +47,7 @@ DIFFUSE = "u = inputs.u; return OutputSchema(later=u + inputs.rate * (np.roll(u,
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tesseract_core", None)
-    with pytest.raises(
-        InputError, match=r"solver tesseract: got .*; pip install 'zopde\[tesseract\]'"
-    ):
+    with pytest.raises(InputError, match=r"api: got .*; pip install 'zopde\[tesseract\]'"):
         load_solver("tesseract", {"api": "a.py", "grid": GRID})
 
 
@@ -142,9 +140,9 @@ def test_an_answer_that_it_did_not_mean_is_a_failed_step(work, words, component)
         ({"output": "latr"}, "output: got 'latr', .*; did you mean 'later'"),
         ({"others": {}}, "others: got no value of rate"),
         ({"others": {"rate": 1.0, "rte": 1.0}}, "others: got 'rte'.*; did you mean 'rate'"),
-        ({"input": ["u", "u"]}, r"input: got \['u', 'u'\], expected one name for each of"),
-        ({"forcing": "u"}, 'forcing: got .u., expected "", as the grid has no forcing'),
-        ({"grid": PAIR}, "forcing: got '', expected the input for"),
+        ({"input": ["u", "u"]}, r"input: got \['u', 'u'\], expected one name, or one for each of"),
+        ({"forcing": "u"}, "forcing: got 'u', expected none"),
+        ({"grid": PAIR}, "forcing: got '', expected one name, or one for each of"),
         ({"api": "nothing.py"}, r"api: got .*nothing.py \(FileNotFoundError: .*expected a tesser"),
         ({"api": "http://127.0.0.1:9"}, r"api: got http://127.0.0.1:9 \("),
         ({"input": 3}, "option 'input' of solver 'tesseract'"),
