@@ -138,7 +138,7 @@ def export(
 
     with prints_to_stderr():  # a network or a solver of the user's may print
         made = export_corrector(run, to, label, seed, overwrite)
-    say(f"wrote {made.path} of {made.model}: {made.agreement}")
+    say(f"wrote {to} of {made.model}: {made.agreement}")
     say(f"what it computes, and how to call it: {made.card}")
 
 

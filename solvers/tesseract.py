@@ -61,7 +61,7 @@ class Tesseract:
         self._given, self._output = (input, forcing), output or input
         self._axis = 1 if batched else 0  # of the channels
         self._function = PythonFunction(self._apply, self.grid, batched)
-        self._check(*(self._schemas.get(f"Apply_{name}Schema", {}) for name in ("Input", "Output")))
+        self._check()
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """Advance (batch, channel, *space) by dt; see `zopde.Solver.step`."""
@@ -73,42 +73,40 @@ class Tesseract:
 
     @cached_property
     def _component(self) -> Any:  # noqa: ANN401 - of a package without types
-        from tesseract_core import Tesseract as Component
-
-        made = Component.from_url if is_address(self._api) else Component.from_tesseract_api
-        return made(self._api)
-
-    @property
-    def _schemas(self) -> dict[str, Any]:
-        """What the component says of its inputs and outputs."""
         try:
-            schemas: dict[str, Any] = self._component.openapi_schema["components"]["schemas"]
+            from tesseract_core import Tesseract as Component
+
+            made = Component.from_url if is_address(self._api) else Component.from_tesseract_api
+            component = made(self._api)
+            _ = component.openapi_schema  # a server is asked for the first time
+            return component
         except Exception as error:  # whatever the component's file, or a server, comes to
             root: BaseException = error
             while root.__cause__ is not None:
                 root = root.__cause__
             got = f"{self._api} ({type(root).__name__}: {first_line(root)})"
             expected = "a tesseract_api.py that loads, or a Tesseract that answers"
-            absent = isinstance(root, ImportError) and "tesseract_core" in str(root)
-            remedy = "pip install 'zopde[tesseract]'" if absent else ""
+            remedy = "pip install 'zopde[tesseract]'" * ("tesseract_core" in str(root))
             raise InputError("api", got=got, expected=expected, remedy=remedy) from error
-        return schemas
 
-    def _check(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    def _check(self) -> None:
         """Require the names that the component declares, and as many as there are channels."""
-        channels, driving = self.grid.channels, self.grid.forcing_channels
-        (state, forcing), given = self._given, set(self._others)
-        named = ("input", state, channels, inputs), ("forcing", forcing, driving, inputs)
-        for what, names, wanted, schema in (*named, ("output", self._output, channels, outputs)):
-            many = len(names) if isinstance(names, list) else len(wanted) * bool(names)
-            if many != len(wanted) or (names and not wanted):
+        schemas = self._component.openapi_schema["components"]["schemas"]
+        inputs, outputs = (schemas[f"Apply_{side}Schema"] for side in ("Input", "Output"))
+        (state, forcing), grid = self._given, self.grid
+        for what, names, wanted, schema in (
+            ("input", state, grid.channels, inputs),
+            ("forcing", forcing, grid.forcing_channels, inputs),
+            ("output", self._output, grid.channels, outputs),
+        ):
+            if len(_listed(names)) != (len(wanted) if isinstance(names, list) else bool(wanted)):
                 expected = f"one name, or one for each of {list(wanted)}" if wanted else "none"
                 raise InputError(what, got=repr(names), expected=expected)
             for name in _listed(names):
-                check_choice(what, name, schema.get("properties", [name]))
-            given |= set(_listed(names)) if schema is inputs else set()
+                check_choice(what, name, schema["properties"])
         for name in self._others:
-            check_choice("others", name, inputs.get("properties", [name]))
+            check_choice("others", name, inputs["properties"])
+        given = {*_listed(state), *_listed(forcing), *self._others}
         if missing := sorted(set(inputs.get("required", ())) - given):
             got = f"no value of {', '.join(missing)}"
             raise InputError("others", got=got, expected="one for each input of the component")

@@ -91,7 +91,7 @@ def test_a_file_answers_as_its_network_for_any_batch(suffix, run, gen, tmp_path)
     assert "run on 8 states of the data" in made.agreement
     for batch in (1, 2, 5):
         fields = [torch.randn(batch, 2, 4, 4, generator=gen) for _ in range(2)]
-        answer, wanted = asked(made.path, *fields), network(*fields).detach()
+        answer, wanted = asked(made.card.with_suffix(""), *fields), network(*fields).detach()
         torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-7)
 
 
@@ -106,7 +106,7 @@ def test_a_parameter_is_a_factor_and_land_counts_nothing(suffix, run, gen, tmp_p
     made = export_corrector(run, tmp_path / f"c.{suffix}", "NON")
     fields = [torch.randn(3, 2, 4, 4, generator=gen) for _ in range(2)]
     wet = [torch.where(mask, values, torch.nan) for values in fields]
-    answer = asked(made.path, *wet)
+    answer = asked(made.card.with_suffix(""), *wet)
     torch.testing.assert_close(answer, network(*fields).detach().exp(), rtol=1e-5, atol=1e-6)
     assert (answer[..., ~mask] == 1).all()
     card = made.card.read_text()
@@ -119,7 +119,9 @@ def test_numbers_stay_doubles(run, gen, tmp_path):
     made = export_corrector(run, tmp_path / "c.pt", "NON")
     fields = [torch.randn(2, 2, 4, 4, generator=gen, dtype=torch.float64) for _ in range(2)]
     wanted = network_of(dtype=torch.float64)(*fields).detach()
-    torch.testing.assert_close(asked(made.path, *fields), wanted, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        asked(made.card.with_suffix(""), *fields), wanted, rtol=1e-13, atol=1e-13
+    )
     assert "real(c_double) :: state(4, 4, 2, batch)" in made.card.read_text()
 
 
@@ -137,7 +139,7 @@ def test_a_mesh_and_no_forcing(suffix, tmp_path):
         data.unlink()
     made = export_corrector(tmp_path / "run", tmp_path / f"c.{suffix}")
     state, network = torch.rand(3, 1, 81), load_corrector(tmp_path / "run")
-    torch.testing.assert_close(asked(made.path, state), network(state).detach())
+    torch.testing.assert_close(asked(made.card.with_suffix(""), state), network(state).detach())
     assert "a mesh of 81 points" in made.card.read_text()
 
 

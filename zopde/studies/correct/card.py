@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -65,12 +65,15 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
     fields = {"state": grid.channels, "forcing": grid.forcing_channels, answer: added_to}
     inputs = [name for name in ("state", "forcing") if fields[name]]
     kind, sizes = str(network.state_scale.dtype).removeprefix("torch."), [*map(str, grid.shape)]
-    rows = [
-        f"| {'input' if name in inputs else 'output'} | `{name}` | (batch, {len(channels)}, "
-        f"{', '.join(sizes)}) | {kind} | {', '.join(_named(grid, channels, name == 'factor'))} |"
-        for name, channels in fields.items()
-        if channels
-    ]
+    rows = []
+    for name, channels in fields.items():
+        side, shape = (
+            "input" if name in inputs else "output",
+            ", ".join([f"{len(channels)}", *sizes]),
+        )
+        units = ("1" if name == "factor" else grid.unit(channel) for channel in channels)
+        named = ", ".join(map(_with_unit, channels, units))
+        rows += [f"| {side} | `{name}` | (batch, {shape}) | {kind} | {named} |"] * bool(channels)
     call = _CALL[file.suffix].format(
         answer=answer,
         file=file.name,
@@ -87,17 +90,15 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
         **{"seed": model.seed, "use": use, "call": call, "agreement": agreement},
         "formula": formula.format(f=", f" * (len(inputs) > 1)),
         "time": _with_unit(grid.dt, grid.unit("time")),
-        "fields": "\n".join(rows),
-        "domain": _domain(grid),
+        **{"fields": "\n".join(rows), "domain": _domain(grid), "again": reproduce(run)},
         "model": repr(str(model.path)),
         "data": f"from {data['path']}" if data.get("path") else "that the solver made itself",
         "settings": literal(data),
         "digest": f"SHA-256 of the numbers: {digest.read_text('utf-8').strip()}.",
         "options": literal(run.settings["solver"]["options"]),
         "scores": _scores(metrics, model.label),
-        "again": reproduce(run),
-        "trained": _listed(metrics.get("versions", {"versions": "that are not known"})),
-        "written": _listed(versions("onnx", "onnxruntime")),
+        "trained": literal(metrics.get("versions", {})),
+        "written": literal(versions("onnx", "onnxruntime")),
     }
     page = files("zopde.studies.correct") / "card.md"
     return Template(page.read_text(encoding="utf-8")).substitute(words)
@@ -106,10 +107,6 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
 def _with_unit(value: float | str, unit: str) -> str:
     text = value if isinstance(value, str) else f"{value:g}"
     return text if unit == "1" else f"{text} {unit}"
-
-
-def _named(grid: Domain, channels: Sequence[str], plain: bool) -> list[str]:
-    return [name if plain else _with_unit(name, grid.unit(name)) for name in channels]
 
 
 def _domain(grid: Domain) -> str:
@@ -135,7 +132,3 @@ def _scores(metrics: Mapping[str, Any], label: str) -> str:
         rows = [heads, ["---"] * len(heads), *(r for r in one.rows if r[0] in ("SRC", label))]
         parts += [f"{one.title}.", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
     return "\n\n".join(parts)
-
-
-def _listed(known: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in known.items())

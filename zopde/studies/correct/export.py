@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +36,10 @@ Fields = tuple[Tensor, ...]
 Ask = Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class Exported:
+class Exported(NamedTuple):
     """What was written, and how well it agrees with the network."""
 
-    path: Path  # the file
-    card: Path  # the page that explains it
+    card: Path  # the page that explains the file
     model: Path  # what it was made of
     difference: float  # the largest between file and network
     agreement: str  # the same in words
@@ -58,9 +55,8 @@ def export_corrector(
 ) -> Exported:
     """Write a trained corrector as one file that needs no zopde, and a card about it, `<to>.md`.
 
-    It maps (state), or (state, forcing) where the solver has a forcing, to the correction, or for
-    `inject = "parameter"` to the factor exp(C): physical units, (batch, channel, *space), any
-    batch. It is run on states of the run's data first.
+    It maps state, and forcing if the solver has one, to the correction, or for "parameter" to the
+    factor exp(C), in physical units, for any batch. It is run on states of the run's data first.
 
     Args:
         run: The folder of a run of `run_correction`.
@@ -86,7 +82,7 @@ def export_corrector(
     page = card_of(model, network, grid, to, f"This file was {said}.")
     write_bytes(to, content)
     write_text(card, page)
-    return Exported(to, card, model.path, off, said)
+    return Exported(card, model.path, off, said)
 
 
 class _Physical(nn.Module):
