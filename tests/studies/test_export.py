@@ -78,6 +78,7 @@ def asked(path, *fields):
 
 
 FORMATS = ["onnx", "pt2", "pt", "ts"]
+SLOW_ONNX = pytest.param("onnx", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -95,7 +96,7 @@ def test_a_file_answers_as_its_network_for_any_batch(suffix, run, gen, tmp_path)
         torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "pt"])
+@pytest.mark.parametrize("suffix", [SLOW_ONNX, "pt"])
 def test_a_parameter_is_a_factor_and_land_counts_nothing(suffix, run, gen, tmp_path):
     """Whatever a cell of land holds, its factor is 1."""
     if suffix == "onnx":
@@ -110,7 +111,8 @@ def test_a_parameter_is_a_factor_and_land_counts_nothing(suffix, run, gen, tmp_p
     torch.testing.assert_close(answer, network(*fields).detach().exp(), rtol=1e-5, atol=1e-6)
     assert (answer[..., ~mask] == 1).all()
     card = made.card.read_text()
-    assert "u' = S(u, f F(u, f)),  F = exp(C)" in card
+    assert "u' = S(u, f exp(C(u, f)))" in card
+    assert "The file answers exp(C), as `factor`." in card
     assert "| output | `factor` |" in card
 
 
@@ -125,7 +127,7 @@ def test_numbers_stay_doubles(run, gen, tmp_path):
     assert "real(c_double) :: state(4, 4, 2, batch)" in made.card.read_text()
 
 
-@pytest.mark.parametrize("suffix", ["pt", "pt2", "onnx"])
+@pytest.mark.parametrize("suffix", ["pt", SLOW_ONNX])
 def test_a_mesh_and_no_forcing(suffix, tmp_path):
     """From the run folder alone: its solver and its data are not asked for."""
     if suffix == "onnx":
@@ -158,7 +160,7 @@ def test_the_card_says_what_is_needed(run, finished, tmp_path):
     assert made.card == tmp_path / "mine.pt.md"
     digest = (run / "data.sha256").read_text().strip()
     for words in (
-        *("v = S(u, f),  u' = v + C(v, f)", "y: 4 cells in 8 m, periodic", digest),
+        *("v = S(u, f), u' = v + C(v, f)", "y: 4 cells in 8 m, periodic", digest),
         *(
             "one step of the solver (0.1 s)",
             "velocity_y m/s, velocity_x m/s",

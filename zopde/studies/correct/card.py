@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -11,31 +12,13 @@ from typing import Any
 from zopde.contracts import Domain
 from zopde.doctor import versions
 from zopde.grid import Grid
+from zopde.hybrid import INJECTIONS
 from zopde.nets import Normalised
 from zopde.studies.correct.models import Model
 from zopde.studies.correct.table import table_of
 from zopde.studies.report.found import reproduce
 from zopde.studies.settings import literal
 
-_USE = {  # `inject` -> the formula, and what its caller does
-    "after": (
-        "v = S(u{f}),  u' = v + C(v{f})",
-        "Step the solver, give the network the result, and add its answer to the result.",
-    ),
-    "before": (
-        "u' = S(u + C(u{f}){f})",
-        "Give the network the state, add its answer to the state, and step the solver.",
-    ),
-    "forcing": (
-        "u' = S(u, f + C(u, f))",
-        "Give the network state and forcing, add its answer to the forcing, and step the solver.",
-    ),
-    "parameter": (
-        "u' = S(u, f F(u, f)),  F = exp(C)",
-        "Give the network the state and a first guess f of the parameter, multiply the guess by "
-        "its answer, the factor F, and step the solver.",
-    ),
-}
 _JIT = """```python
 {answer} = torch.jit.load("{file}")({inputs})  # tensors
 ```
@@ -59,7 +42,7 @@ _CALL = {
 def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreement: str) -> str:
     """The page, in Markdown; `agreement` is what was found when the file was run."""
     run, metrics, digest = model.run, model.run.metrics or {}, model.run.root / "data.sha256"
-    formula, use = _USE[network.inject]
+    does = inspect.getdoc(type(INJECTIONS[network.inject])) or ""  # it begins with the formula
     answer = "factor" if network.inject == "parameter" else "correction"
     added_to = grid.channels if network.output_scale is None else grid.forcing_channels
     fields = {"state": grid.channels, "forcing": grid.forcing_channels, answer: added_to}
@@ -67,13 +50,10 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
     kind, sizes = str(network.state_scale.dtype).removeprefix("torch."), [*map(str, grid.shape)]
     rows = []
     for name, channels in fields.items():
-        side, shape = (
-            "input" if name in inputs else "output",
-            ", ".join([f"{len(channels)}", *sizes]),
-        )
         units = ("1" if name == "factor" else grid.unit(channel) for channel in channels)
-        named = ", ".join(map(_with_unit, channels, units))
-        rows += [f"| {side} | `{name}` | (batch, {shape}) | {kind} | {named} |"] * bool(channels)
+        named, many = ", ".join(map(_with_unit, channels, units)), str(len(channels))
+        cells = f"| `{name}` | (batch, {', '.join([many, *sizes])}) | {kind} | {named} |"
+        rows += [f"| {'input' if name in inputs else 'output'} {cells}"] * bool(channels)
     call = _CALL[file.suffix].format(
         answer=answer,
         file=file.name,
@@ -87,14 +67,15 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
     data = run.settings["data"]
     words = {
         **{"file": file.name, "solver": run.subject, "run": run.root, "label": model.label},
-        **{"seed": model.seed, "use": use, "call": call, "agreement": agreement},
-        "formula": formula.format(f=", f" * (len(inputs) > 1)),
+        **{"seed": model.seed, "call": call, "answer": answer, "agreement": agreement},
+        "does": does.splitlines()[0],
+        "c": "exp(C)" if answer == "factor" else "C",
         "time": _with_unit(grid.dt, grid.unit("time")),
         **{"fields": "\n".join(rows), "domain": _domain(grid), "again": reproduce(run)},
         "model": repr(str(model.path)),
         "data": f"from {data['path']}" if data.get("path") else "that the solver made itself",
         "settings": literal(data),
-        "digest": f"SHA-256 of the numbers: {digest.read_text('utf-8').strip()}.",
+        "digest": digest.read_text("utf-8").strip() if digest.exists() else "not recorded",
         "options": literal(run.settings["solver"]["options"]),
         "scores": _scores(metrics, model.label),
         "trained": literal(metrics.get("versions", {})),
@@ -114,9 +95,9 @@ def _domain(grid: Domain) -> str:
         return f"a mesh of {grid.shape[0]} points, numbered as the solver's"
     each = zip(grid.dims, grid.shape, grid.extent, grid.periodic, strict=True)
     told = [
-        f"{dim}: {cells} cells in {_with_unit(extent, grid.unit('space'))}, "
-        f"{'periodic' if periodic else 'open'}"
-        for dim, cells, extent, periodic in each
+        f"{dim}: {cells} cells{' of several sizes' * (not grid.is_uniform(axis))} in "
+        f"{_with_unit(extent, grid.unit('space'))}, {'periodic' if periodic else 'open'}"
+        for axis, (dim, cells, extent, periodic) in enumerate(each)
     ]
     land = "; cells outside of the mask hold anything, and are not corrected"
     return "; ".join(told) + land * (grid.fluid is not None)
