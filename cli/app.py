@@ -12,7 +12,7 @@ from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
 from zopde.cli.console import complain, complain_of_usage, say
 from zopde.cli.study import classify, correct, defend
-from zopde.cli.tools import data, doctor, report, serve, simulate, solvers
+from zopde.cli.tools import data, doctor, export, report, serve, simulate, solvers
 from zopde.errors import InputError, PausedError, SolverError, check_system, refusal
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 studies = (correct, classify, defend, certify, attack)
-for command in (*studies, report, serve, simulate, solvers, doctor):
+for command in (*studies, report, export, serve, simulate, solvers, doctor):
     app.command()(command)
 app.add_typer(check, name="check")
 app.add_typer(data, name="data")

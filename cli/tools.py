@@ -1,4 +1,4 @@
-"""The commands beside the studies: solvers, simulate, serve, report, data and doctor."""
+"""The commands beside the studies: solvers, simulate, serve, report, export, data and doctor."""
 
 from __future__ import annotations
 
@@ -116,6 +116,31 @@ def report(
     say(f"wrote {page}: {page.stat().st_size / 1e6:.1f} MB")
     if vtk is not None:
         say(f"wrote {', '.join(map(str, sorted(vtk.glob('*.pvd'))))}")
+
+
+def export(
+    run: Annotated[Path, Argument(help="The folder of a run of `zopde correct`.")],
+    to: Annotated[
+        Path,
+        Option(
+            help="Write this file, and a page about it, FILE.md. The suffix says the format: .onnx "
+            "(ONNX), .pt2 (torch.export), .pt or .ts (TorchScript, for C++)."
+        ),
+    ],
+    label: Annotated[
+        str | None,
+        Option(help="Take this label. Default: that of least error without the solver's gradient."),
+    ] = None,
+    seed: Annotated[int | None, Option(help="Take this seed. Default: the run's first.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace both files.")] = False,
+) -> None:
+    """Write a trained corrector as one file that needs no zopde; compare it with the network."""
+    from zopde.studies.correct import export_corrector
+
+    with prints_to_stderr():  # a network or a solver of the user's may print
+        made = export_corrector(run, to, label, seed, overwrite)
+    say(f"wrote {to} of {made.model}: {made.agreement}")
+    say(f"what it computes, and how to call it: {made.card}")
 
 
 @data.command()

@@ -54,8 +54,9 @@ THIRD_PARTY = {
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL", "meshio"},
     "studies": {
         *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
+        "onnxruntime",
     },
-    "solvers": {"torch", "numpy", "scipy", "xarray", "jaxtyping", "phi", "phiml"},
+    "solvers": {"torch", "numpy", "scipy", "xarray", "jaxtyping", "phi", "phiml", "tesseract_core"},
     "cli": {"typer", "rich"},
 }
 ROOMS = {

@@ -145,7 +145,7 @@ def test_settings_of_the_defence_are_legal():
     assert load_defence(file=FILES / "defend.toml").training.queries == 60_000
 
 
-@pytest.mark.parametrize("name", ["function", "once", "resident", "library"])
+@pytest.mark.parametrize("name", ["function", "once", "resident", "library", "component"])
 def test_ways_in_that_are_shown_agree(name, tmp_path):
     """One step of each is one step of the Python solver."""
     for file in FILES.glob("*.*"):
@@ -155,6 +155,8 @@ def test_ways_in_that_are_shown_agree(name, tmp_path):
             pytest.skip("no gcc here")
         command = ["gcc", "-O2", "-shared", "-fPIC", "tracer.c", "-o", "libtracer.so"]
         subprocess.run(command, cwd=tmp_path, check=True)
+    if name == "component":
+        pytest.importorskip("tesseract_core.runtime.serve")
     table = tmp_path / f"{name}.toml"
     table.write_text(table.read_text().replace('"python3"', f'"{sys.executable}"'))
     states = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))

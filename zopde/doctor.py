@@ -19,8 +19,10 @@ _PACKAGES = {
     "distributed": ("--executor dask: probes on a cluster", 'pip install "zopde[dask]"'),
     "fipy": ("examples/07_fipy.py", "pip install fipy"),
     "meshio": ("zopde report --vtk: files for ParaView", "pip install meshio"),
+    "onnxruntime": ("zopde export --to FILE.onnx", 'pip install "zopde[export]"'),
     "py-pde": ("examples/12_pypde.py", "pip install py-pde jax"),
     "pyqg-jax": ("examples/13_quasi_geostrophic.py", "pip install pyqg-jax"),
+    "tesseract-core": ("solver tesseract", 'pip install "zopde[tesseract]"'),
     "umbridge": ("tests of the http solver by its reference", 'pip install "zopde[test]"'),
 }
 _PROGRAMS = {

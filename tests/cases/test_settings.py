@@ -209,6 +209,7 @@ BASES = {
     "certify": ["torch.nn:Flatten", "--data", "none.npz"],
     "attack": ["nowhere"],
     "report": ["nowhere"],
+    "export": ["nowhere", "--to", "none.pt"],
     "simulate": [BARE, "--out", "mine.py"],
     "serve": ["none.toml"],
     "solvers": [],

@@ -18,6 +18,7 @@ from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS
 from zopde.progress import Advance
 from zopde.seeding import noise_seeds
+from zopde.studies.correct.models import model_of
 from zopde.studies.correct.network import body_of, in_precision
 from zopde.studies.model_file import built, read_model, write_model
 from zopde.validate import checked
@@ -150,7 +151,8 @@ def load_corrector(path: Path | str) -> Normalised:
     """Load the corrector of a `model.safetensors`, ready for `CorrectedSolver`.
 
     Args:
-        path: A file that a correction run wrote.
+        path: A file that a correction run wrote; or the run's folder: then of the label that errs
+            least without a gradient of the solver, first seed.
 
     Returns:
         The network in eval mode, with the precision it was trained in; its `inject` tells
@@ -166,6 +168,7 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     network = load_corrector(run / "ZO-weights" / "seed-0" / "model.safetensors")
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
+    path = model_of(Path(path)).path if Path(path).is_dir() else path
     words = {"kind": str, "padding": Padding | None, "inject": Inject | None}
     types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
     plan, state = read_model(path, "corrector", {**types, **words})

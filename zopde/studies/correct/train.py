@@ -22,6 +22,7 @@ from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.looks import Keeping
+from zopde.studies.correct.models import MODEL
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.correct.ways import decided
 from zopde.studies.run import Place, total_cost
@@ -111,7 +112,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     if label.trained:
         network = opened.new_network(seed)
         cost = _train(opened, name, network, seed, place)
-        path = folder / "model.safetensors"
+        path = folder / MODEL
         network.eval()  # as whoever loads it has it
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)

@@ -1,0 +1,263 @@
+"""A trained corrector as a file for other programs."""
+
+import shutil
+import sys
+
+import pytest
+import torch
+
+from zopde import ConvCorrector, InputError, Normalised, load_corrector, run_correction
+from zopde.cli.app import main
+from zopde.studies.correct import export, export_corrector, load_config, save_corrector
+from zopde.studies.correct.network import body_of
+
+# Of torch itself: its C++ goes on to read these files
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+BRANCHING = """
+import torch
+from torch import nn
+
+
+class Branching(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.mix = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x):
+        y = self.mix(x)
+        return y if x.mean() > 0 else 2 * y
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, toy_spec, tiny):
+    """A run with forcing, its two seeds trained in two ways."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    changes = [*tiny, 'run.labels=["SRC","NON","SOL"]', "run.seeds=[4,7]"]
+    tables = {"solver": {"spec": toy_spec}}
+    return folder, run_correction(load_config("quick", None, changes, tables), folder)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it, with its data beside it."""
+    shutil.copytree(finished[0].parent, tmp_path / "home")
+    return tmp_path / "home" / "run"
+
+
+def network_of(inject="after", mask=None, dtype=torch.float32):
+    """A corrector that is not zero, of other weights than any run's."""
+    torch.manual_seed(2)
+    body = ConvCorrector(4 + (mask is not None), 2, width=3, depth=2)
+    scales = torch.tensor([1.5, 0.7]), torch.tensor([0.3, 0.4])
+    for weight in body.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return Normalised(body, *scales, inject=inject, mask=mask).to(dtype).eval()
+
+
+def exchanged(run, network, kind="conv", sizes=None):
+    """The same run with another model."""
+    path = run / "NON" / "seed-4" / "model.safetensors"
+    sizes = {"width": 3, "depth": 2} if sizes is None else sizes
+    save_corrector(network, kind, sizes, "toy", path)
+
+
+def asked(path, *fields):
+    """What a file answers, without zopde."""
+    if path.suffix == ".onnx":
+        ort = pytest.importorskip("onnxruntime")
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+        assert names == ["state", "forcing"][: len(fields)]
+        given = {n: v.numpy() for n, v in zip(names, fields, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(*fields)
+    return torch.jit.load(path)(*fields)
+
+
+FORMATS = ["onnx", "pt2", "pt", "ts"]
+SLOW_ONNX = pytest.param("onnx", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_answers_as_its_network_for_any_batch(suffix, run, gen, tmp_path):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime")
+    made = export_corrector(run, tmp_path / f"c.{suffix}", "NON", 7)
+    network = load_corrector(run / "NON" / "seed-7" / "model.safetensors")
+    assert made.model.parent.name == "seed-7"
+    assert made.difference < 1e-7
+    assert "run on 8 states of the data" in made.agreement
+    for batch in (1, 2, 5):
+        fields = [torch.randn(batch, 2, 4, 4, generator=gen) for _ in range(2)]
+        answer, wanted = asked(made.card.with_suffix(""), *fields), network(*fields).detach()
+        torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("suffix", [SLOW_ONNX, "pt"])
+def test_a_parameter_is_a_factor_and_land_counts_nothing(suffix, run, gen, tmp_path):
+    """Whatever a cell of land holds, its factor is 1."""
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime")
+    mask = torch.arange(16).view(4, 4) % 3 > 0
+    network = network_of("parameter", mask)
+    exchanged(run, network)
+    made = export_corrector(run, tmp_path / f"c.{suffix}", "NON")
+    fields = [torch.randn(3, 2, 4, 4, generator=gen) for _ in range(2)]
+    wet = [torch.where(mask, values, torch.nan) for values in fields]
+    answer = asked(made.card.with_suffix(""), *wet)
+    torch.testing.assert_close(answer, network(*fields).detach().exp(), rtol=1e-5, atol=1e-6)
+    assert (answer[..., ~mask] == 1).all()
+    card = made.card.read_text()
+    assert "u' = S(u, f exp(C(u, f)))" in card
+    assert "The file answers exp(C), as `factor`." in card
+    assert "| output | `factor` |" in card
+
+
+def test_numbers_stay_doubles(run, gen, tmp_path):
+    exchanged(run, network_of(dtype=torch.float64))
+    made = export_corrector(run, tmp_path / "c.pt", "NON")
+    fields = [torch.randn(2, 2, 4, 4, generator=gen, dtype=torch.float64) for _ in range(2)]
+    wanted = network_of(dtype=torch.float64)(*fields).detach()
+    torch.testing.assert_close(
+        asked(made.card.with_suffix(""), *fields), wanted, rtol=1e-13, atol=1e-13
+    )
+    assert "real(c_double) :: state(4, 4, 2, batch)" in made.card.read_text()
+
+
+@pytest.mark.parametrize("suffix", ["pt", SLOW_ONNX])
+def test_a_mesh_and_no_forcing(suffix, tmp_path):
+    """From the run folder alone: its solver and its data are not asked for."""
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime")
+    changes = ["data.fine=[289]", "data.coarse=[81]", "data.steps=4", "data.train=1", "data.test=1"]
+    changes += ['run.labels=["SRC","NON"]', 'non.length="3 iterations"', "training.unroll=2"]
+    changes += ['training.length="1 iteration"', "corrector.sizes={width=4,rounds=2}"]
+    config = load_config("quick", None, changes, {"solver": {"spec": "heat-mesh"}})
+    run_correction(config, tmp_path / "run")
+    for data in tmp_path.glob("*.nc"):
+        data.unlink()
+    made = export_corrector(tmp_path / "run", tmp_path / f"c.{suffix}")
+    state, network = torch.rand(3, 1, 81), load_corrector(tmp_path / "run")
+    torch.testing.assert_close(asked(made.card.with_suffix(""), state), network(state).detach())
+    assert "a mesh of 81 points" in made.card.read_text()
+
+
+def test_the_least_error_of_a_black_box_is_taken(run, finished, tmp_path):
+    """SOL errs less, but needs the solver's gradient."""
+    assert finished[1]["mae"]["SOL"]["mean"] < finished[1]["mae"]["NON"]["mean"]
+    made = export_corrector(run, tmp_path / "c.pt")
+    assert made.model == run / "NON" / "seed-4" / "model.safetensors"
+    one, other = (load_corrector(path).state_dict() for path in (run, made.model))
+    assert all(torch.equal(values, other[name]) for name, values in one.items())
+
+
+def test_the_card_says_what_is_needed(run, finished, tmp_path):
+    made = export_corrector(run, tmp_path / "mine.pt", "NON")
+    card, mae = made.card.read_text(), finished[1]["mae"]["NON"]["mean"]
+    assert made.card == tmp_path / "mine.pt.md"
+    digest = (run / "data.sha256").read_text().strip()
+    for words in (
+        *("v = S(u, f), u' = v + C(v, f)", "y: 4 cells in 8 m, periodic", digest),
+        *(
+            "one step of the solver (0.1 s)",
+            "velocity_y m/s, velocity_x m/s",
+            "seeds 4, 7",
+            f"{mae:.4f}",
+        ),
+        *("torch.kFloat32".replace(".", "::"), "real(c_float) :: state(4, 4, 2, batch)"),
+        *("run.seeds=[4, 7]", f"zopde export {run} --label NON --seed 4 --to mine.pt"),
+        *(torch.__version__, f"{made.agreement}."),
+    ):
+        assert words in card, words
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pt2", "onnx"])
+def test_a_branch_by_values_is_told_in_one_line_and_leaves_no_file(suffix, run, tmp_path):
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime")
+    (tmp_path / "mine.py").write_text(BRANCHING)
+    kind = f"{tmp_path / 'mine.py'}:Branching"
+    body = body_of(kind, 4, 2, "periodic", {}, 2, {})
+    network = Normalised(body, torch.ones(2), torch.ones(2))
+    exchanged(run, network, kind, {})
+    with pytest.raises(InputError, match=r"c\.\w+: got a network that it cannot hold") as caught:
+        export_corrector(run, tmp_path / f"c.{suffix}", "NON")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("c.*"))
+
+
+@pytest.mark.parametrize("off", [0.01, float("nan")])
+def test_a_file_that_disagrees_is_not_left(off, run, tmp_path, monkeypatch):
+    def wrong(module, fields):
+        content, ask = export._as_script(module, fields)
+        return content, lambda *fields: off + ask(*fields)
+
+    monkeypatch.setitem(export._FORMATS, ".pt", wrong)
+    with pytest.raises(InputError, match=r"answers off by .* expected the network's, up to round"):
+        export_corrector(run, tmp_path / "c.pt", "NON")
+    assert not list(tmp_path.glob("c.pt*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "c.txt"], "suffix of --to: got '.txt', expected one of ['.onnx', '.pt2', '.pt',"),
+        (["--to", "c.pt", "--label", "SRC"], "label: got 'SRC', expected one of ['NON', 'SOL']"),
+        (["--to", "c.pt", "--seed", "1"], "seed: got 1, expected one of [4, 7]"),
+        (["--to", "taken.pt"], "--to: got taken.pt, which exists, expected a new file; add --over"),
+        (["--to", "card.pt"], "--to: got card.pt.md, which exists"),
+        (["--to", "c.onnx"], "c.onnx: got no onnxruntime, expected the packages onnx, onnxscript"),
+    ],
+)
+def test_what_will_not_do_is_one_line(words, said, run, monkeypatch, capsys):
+    monkeypatch.chdir(run.parent)
+    for name in ("taken.pt", "card.pt.md"):
+        (run.parent / name).write_text("mine")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(sys, "argv", ["zopde", "export", "run", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    if words[-1] == "c.onnx" and "got no onnx," in line:  # neither is here
+        pytest.skip("ONNX is not installed")
+    assert line.startswith(f"zopde: {said}"), line
+    assert (run.parent / "taken.pt").read_text() == "mine"
+
+
+def test_data_that_are_gone_are_named(run, tmp_path):
+    for data in run.parent.glob("*.nc"):
+        data.unlink()
+    with pytest.raises(InputError, match="data file"):
+        export_corrector(run, tmp_path / "c.pt", "NON")
+
+
+def test_the_command_prints_the_difference(run, monkeypatch, capsys):
+    monkeypatch.chdir(run.parent)
+    (run.parent / "c.pt").write_text("old")
+    monkeypatch.setattr(sys, "argv", ["zopde", "export", "run", "--to", "c.pt", "--overwrite"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert (
+        "wrote c.pt of run/NON/seed-4/model.safetensors: run on 8 states of the data, its" in said
+    )
+    assert len(torch.jit.load("c.pt")(torch.ones(2, 2, 4, 4), torch.ones(2, 2, 4, 4))) == 2
+
+
+def test_a_run_that_is_not_finished_needs_a_label(run, tmp_path):
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match=r"label: got '', expected one of \['NON', 'SOL'\]"):
+        export_corrector(run, tmp_path / "c.pt")
+    made = export_corrector(run, tmp_path / "c.pt", "NON")
+    assert "The run was not finished: there are no scores." in made.card.read_text()
+
+
+def test_a_run_of_another_job_has_no_corrector(tmp_path):
+    (tmp_path / "config.toml").write_text('study = "certify"\nmodel = "a"\nseed = 0\n')
+    with pytest.raises(InputError, match="a run of zopde certify, expected a run of zopde correct"):
+        export_corrector(tmp_path, tmp_path / "c.pt")
