@@ -265,7 +265,8 @@ class Window:
             so it is asked for once; None asks every time.
         targets: (batch, unroll, channel, *space), the reference after 1 .. unroll steps.
         forcing: (batch, unroll, forcing_channel, *space), or None. Entry k drove the step
-            from k to k + 1.
+            from k to k + 1. If a step is several of the solver's, as `CorrectedSolver` takes them,
+            (batch, unroll, every, forcing_channel, *space); `stepped` is behind all of the first.
         initial: (batch, channel, *space), the first reference state u[0]; may be None where the
             correction comes after the step.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import final
 
@@ -109,19 +110,29 @@ class Windows:
         unroll: Steps in a window, >= 1.
         batch: Windows side by side, >= 1.
         seed: Decides the order.
+        every: Solver steps that are taken as one: `stepped` is behind so many (`later_steps`), the
+            targets lie so far apart, and the forcing is that of each; windows start anywhere.
 
     Raises:
         InputError: If the trajectories are shorter than one window, or no window is left.
     """
 
     def __init__(
-        self, trajectories: Trajectories, stepped: Tensor, unroll: int, batch: int, seed: int
+        self,
+        trajectories: Trajectories,
+        stepped: Tensor,
+        unroll: int,
+        batch: int,
+        seed: int,
+        every: int = 1,
     ) -> None:
         steps = trajectories.steps
-        if unroll > steps:
-            raise InputError("unroll", got=unroll, expected=f"at most the data's {steps} steps")
+        check_count("every", every)
+        if unroll * every > steps:
+            got = f"{unroll} times {every} steps" if every > 1 else unroll
+            raise InputError("unroll", got=got, expected=f"at most the data's {steps} steps")
         self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
-        self._starts = steps - unroll + 1
+        self._every, self._starts = every, steps - unroll * every + 1
         known = stepped[:, : self._starts].flatten(2).isfinite().all(dim=2)
         self._windows = known.flatten().nonzero().flatten().cpu()
         self._count = len(self._windows)
@@ -138,12 +149,16 @@ class Windows:
         """Batch i."""
         chosen = self._windows[_chosen(self._count, self._batch, self.per_epoch, self._seed, i)]
         simulation, start = chosen // self._starts, chosen % self._starts
-        rows, times = simulation[:, None], start[:, None] + torch.arange(self._unroll)
+        every, rows = self._every, simulation[:, None]
+        times = start[:, None] + torch.arange(self._unroll * every)
         states, forcing = self._data.states, self._data.forcing
+        if forcing is not None:
+            forcing = forcing[rows, times]
+            forcing = forcing if every == 1 else forcing.unflatten(1, (-1, every))
         return Window(
             stepped=self._stepped[simulation, start],
-            targets=states[rows, times + 1],
-            forcing=None if forcing is None else forcing[rows, times],
+            targets=states[rows, times[:, every - 1 :: every] + 1],
+            forcing=forcing,
             initial=states[simulation, start],
         )
 
@@ -154,6 +169,7 @@ def first_steps(
     chunk: int = 256,
     progress: Callable[[int], None] | None = None,
     drop: bool = False,
+    seed: int = 0,
 ) -> Float[Tensor, "simulation time channel *space"]:
     """Step every reference state once, S(u[t], f[t]), but the last of each simulation.
 
@@ -166,6 +182,7 @@ def first_steps(
         chunk: States per solver call.
         progress: Called with the number of states after every call.
         drop: Whether an answer that is not finite stays, for `Windows` to leave out.
+        seed: Of the noise of a stochastic solver at the first of the states.
 
     Raises:
         SolverError: If an answer is not finite, or the solver changed the state it was given.
@@ -176,7 +193,9 @@ def first_steps(
     for a in range(0, len(states), chunk):
         state = states[a : a + chunk]
         before = state.clone()
-        answer = seeded(solver, a).step(state, None if forcing is None else forcing[a : a + chunk])
+        answer = seeded(solver, seed + a).step(
+            state, None if forcing is None else forcing[a : a + chunk]
+        )
         if not torch.allclose(state, before, rtol=0, atol=0, equal_nan=True):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
@@ -187,3 +206,31 @@ def first_steps(
         if progress:
             progress(len(state))
     return torch.cat(answers).view_as(trajectories.states[:, :-1])
+
+
+def later_steps(
+    solver: Solver,
+    trajectories: Trajectories,
+    stepped: Tensor,
+    every: int,
+    progress: Callable[[int], None] | None = None,
+    drop: bool = False,
+) -> Float[Tensor, "simulation time channel *space"]:
+    """Step on what `first_steps` answers, to `every` steps from each state that has so many.
+
+    It costs simulations * (steps - k) solver steps for k = 1 .. every - 1, once.
+
+    Args:
+        solver: As in `first_steps`.
+        trajectories: The reference.
+        stepped: What `first_steps` answered.
+        every: Steps of each state, the first included.
+        progress: As in `first_steps`.
+        drop: As in `first_steps`.
+    """
+    for k in range(1, every):
+        forcing = None if trajectories.forcing is None else trajectories.forcing[:, k:]
+        states = replace(trajectories, states=stepped, forcing=forcing)
+        seed = k * trajectories.simulations * trajectories.steps  # noise of its own
+        stepped = first_steps(solver, states, progress=progress, drop=drop, seed=seed)
+    return stepped

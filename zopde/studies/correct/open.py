@@ -13,14 +13,13 @@ import torch
 
 from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
-from zopde.data import Trajectories, first_steps
+from zopde.data import Trajectories, first_steps, later_steps
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
 from zopde.mesh import Mesh
-from zopde.nets.correctors import Inject
 from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
@@ -30,7 +29,7 @@ from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.settings import CorrectionConfig, CorrectorSettings
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
@@ -50,7 +49,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
-    reference.check_unseen(data, config.training.unroll, progress)
+    reference.check_unseen(data, config.window, progress)
     ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
@@ -94,12 +93,12 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     if reference.missing:
         reference.planned()  # what a run would find out before it makes them
         steps = reference.steps
-        data = reference.stand_in(training.batch + 1, training.unroll + 2, _STAND_IN_SECONDS)
+        data = reference.stand_in(training.batch + 1, config.window + 2, _STAND_IN_SECONDS)
     else:
         data = reference.load()
         steps = data.steps
-        reference.check(data.simulations, steps, training.unroll)
-        reference.check_unseen(data, training.unroll, progress)
+        reference.check(data.simulations, steps, training.unroll, config.corrector.every)
+        reference.check_unseen(data, config.window, progress)
     shortened = replace(reference, train=data.simulations - 1, test=1)
     opened = _opened(config, shortened, data, steps, Silent())
     opened = _checked(opened, config.run.guarded(opened.bare), progress)
@@ -120,7 +119,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
         count = min(count, max(1, data.simulations - 1))
         reference = replace(reference, train=count, test=1)
     else:
-        steps = config.training.unroll + 2
+        steps = config.window + 2
         reference = replace(reference, train=count, test=1, steps=steps)
         data, source = reference.make(progress), f"{count} short runs of the reference"
     config = replace(config, data=replace(config.data, train=count))
@@ -142,7 +141,8 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     reference = reference_of(config, solver, root.parent)
     if reference.missing:  # too few must be known before they are made
-        reference.check(reference.train + reference.test, reference.steps, config.training.unroll)
+        simulations, unroll = reference.train + reference.test, config.training.unroll
+        reference.check(simulations, reference.steps, unroll, config.corrector.every)
     return reference
 
 
@@ -162,21 +162,26 @@ def _opened(
     solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
-    reference.check(data.simulations, data.steps, training.unroll)
-    parts = reference.split(data.to(run.device, config.dtype), training.unroll)
+    reference.check(data.simulations, data.steps, training.unroll, corrector.every)
+    parts = reference.split(data.to(run.device, config.dtype), config.window)
+    every = corrector.every
+    if parts.unseen.steps < every:  # of one run, whose last part is short
+        got, remedy = f"{parts.unseen.steps} unseen steps", "a longer run, or a smaller one"
+        expected = f"at least corrector.every = {every}"
+        raise InputError("data", got=got, expected=expected, remedy=remedy)
     if corrector.inject == "parameter" and (forcing := parts.seen.forcing) is not None:
         guess = solver.grid.fluid_values(forcing)
         if said := check_first_guess(solver.grid.forcing_channels, guess):
             progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
-    problem = _problem(solver, parts, black_box, corrector.inject, bear, progress)
+    problem = _problem(solver, parts, black_box, corrector, bear, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
-        windows = (1 if parts.told else config.data.train) * (seen - unroll + 1)
+        windows = (1 if parts.told else config.data.train) * (seen - unroll * every + 1)
         per_epoch = max(1, windows // min(batch, windows))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
@@ -207,7 +212,7 @@ def _opened(
         drop=run.failures == "drop",
         bear=bear,
         jacobians=jacobians,
-        rollout_steps=unseen,
+        rollout_steps=unseen // every,
         split=parts.told,
     )
 
@@ -216,18 +221,22 @@ def _problem(
     solver: Solver,
     parts: Parts,
     black_box: Solver,
-    inject: Inject,
+    corrector: CorrectorSettings,
     again: bool,
     progress: Progress,
 ) -> Problem:
     """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-    seen = parts.seen
-    stored = seen.simulations * seen.steps
-    with progress.stage("coarse steps of the stored data", stored) as advance:
+    seen, inject, every = parts.seen, corrector.inject, corrector.every
+    stored, further = seen.simulations * seen.steps, 1
+    if not INJECTIONS[inject].through_solver:  # windows go on from there
+        further = every
+    steps = sum(seen.simulations * (seen.steps - k) for k in range(further))
+    with progress.stage("coarse steps of the stored data", steps) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
         drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
         try:
             stepped = first_steps(asked, seen, progress=advance, drop=drop)
+            later = later_steps(asked, seen, stepped, further, advance, drop)
         except MistakeError:
             raise
         except SolverError as error:
@@ -240,9 +249,12 @@ def _problem(
         solver=black_box,
         twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
         train=seen,
-        test=parts.unseen,
+        test=parts.unseen.strided(every),
         stepped=stepped,
+        later=later,
+        prepared=steps,
         inject=inject,
+        every=every,
     )
 
 

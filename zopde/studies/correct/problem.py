@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -132,9 +132,12 @@ class Problem:
     solver: Solver  # the coarse black box
     twin: Solver | None  # its differentiable twin, for SOL alone; None where it has none
     train: Trajectories  # reference data to learn from
-    test: Trajectories  # reference data of the unseen runs
+    test: Trajectories  # of the unseen runs, the states that follow a correction
     stepped: Tensor  # the solver's answer to every training state; see `first_steps`
+    later: Tensor  # likewise `every` steps on; as `stepped` where no window goes on from there
+    prepared: int  # solver steps that these two took
     inject: Inject  # where the correction enters; a key of `INJECTIONS`
+    every: int  # solver steps to a correction
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
@@ -205,12 +208,16 @@ class Problem:
         return digest_of(values for part in parts for values in (part.states, part.forcing))
 
 
-def products_of(injection: Injection, unroll: int) -> dict[Variable, int]:
-    """Vector-Jacobian products of a backward pass, by the input of the solver; of one window."""
+def products_of(injection: Injection, unroll: int, every: int) -> dict[Variable, int]:
+    """Vector-Jacobian products of a backward pass, by the input of the solver; of one window.
+
+    Each is one of a single solver step, of which a corrected one has `every`.
+    """
+    steps = unroll * every
     if injection.adds_to == "forcing":
-        return {"state": unroll - 1, "forcing": unroll}
+        return {"state": steps - 1, "forcing": steps}
     # A network before the solver moves the state of the first step, too.
-    return {"state": unroll - 1 + injection.through_solver}
+    return {"state": steps if injection.through_solver else steps - every}
 
 
 @dataclass(frozen=True)
@@ -226,7 +233,8 @@ class Schedule:
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
-        return Windows(problem.train, problem.stepped, self.unroll, self.batch, seed)
+        what = self.unroll, self.batch, seed, problem.every
+        return Windows(problem.train, problem.later, *what)
 
 
 @dataclass(frozen=True)
@@ -311,8 +319,11 @@ class Opened(Trainings):
     ) -> UnrolledObjective:
         """The unrolled loss of one iteration, with the steps taken by `solver`."""
         window, problem = windows.batch(at), self.problem
+        if problem.injection.through_solver:
+            window = replace(window, stepped=None)  # it starts from a state that is corrected
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
-        return UnrolledObjective(solver, window, problem.scale, problem.injection, seeds, loss)
+        what = problem.scale, problem.injection, seeds, loss, problem.every
+        return UnrolledObjective(solver, window, *what)
 
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
         """The unrolled loss on a label's first batch."""

@@ -223,7 +223,7 @@ class Reference:
         remedy = "fewer cells, steps or simulations (data), a smaller batch or unroll (training)"
         check_fits("reference data", numbers, self.dtype.itemsize, remedy)
 
-    def check(self, simulations: int, steps: int, unroll: int) -> None:
+    def check(self, simulations: int, steps: int, unroll: int, every: int) -> None:
         """Require as many simulations as a run needs, each of at least one window."""
         if 1 < simulations < self.train + self.test:  # one is split
             raise InputError(
@@ -232,17 +232,18 @@ class Reference:
                 expected=f"at least data.train + data.test = {self.train + self.test}",
                 remedy="name smaller ones: --set data.train=... --set data.test=...",
             )
-        if steps < unroll:
+        if steps < unroll * every:
+            times = f" times corrector.every = {every}" if every > 1 else ""
             raise InputError(
                 "data",
                 got=f"{steps} steps in a run",
-                expected=f"at least training.unroll = {unroll}",
+                expected=f"at least training.unroll = {unroll}{times}",
             )
 
-    def split(self, data: Trajectories, unroll: int) -> Parts:
+    def split(self, data: Trajectories, window: int) -> Parts:
         """The simulations that are learned from, and the last ones; of one run, the last fifth.
 
-        Between the two parts of one run lies a window, of `unroll` steps, that neither has.
+        Between the two parts of one run lies a window, of `window` steps, that neither has.
 
         Raises:
             InputError: If one run is too short.
@@ -251,23 +252,23 @@ class Reference:
             unseen = data.take(slice(self.train, self.train + self.test))
             return Parts(data.take(slice(self.train)), unseen)
         steps, last = data.steps, data.steps // _LAST
-        first = steps - last - unroll
-        least = next(n for n in count(_LAST) if n - n // _LAST >= 2 * unroll)
+        first = steps - last - window
+        least = next(n for n in count(_LAST) if n - n // _LAST >= 2 * window)
         if steps < least:
             got, remedy = f"one run of {steps} steps", "a longer run, or a smaller training.unroll"
             expected = f"at least {least}, to learn from some and test on others"
             raise InputError("data", got=got, expected=expected, remedy=remedy)
         seen, unseen = (data.take(slice(1), t) for t in (slice(first + 1), slice(-last - 1, None)))
-        told = f"one run of {steps} steps: the first {first} to learn from, {unroll} left out, the "
+        told = f"one run of {steps} steps: the first {first} to learn from, {window} left out, the "
         told += f"last {last} unseen; data.train and data.test are not used"
         return Parts(seen, unseen, told)
 
-    def check_unseen(self, data: Trajectories, unroll: int, progress: Progress) -> None:
+    def check_unseen(self, data: Trajectories, window: int, progress: Progress) -> None:
         """Require unseen states that are none of those seen; say where nothing moves."""
         if torch.equal(data.states[:, 1:], data.states[:, :-1]):
             progress.note("reference data: they never change in time, so there is little to learn")
             return
-        parts = self.split(data, unroll)
+        parts = self.split(data, window)
         seen, unseen = parts.seen.states, parts.unseen.states
         steps = unseen.shape[1] - 1
         for number, states in enumerate(unseen, start=len(seen)):

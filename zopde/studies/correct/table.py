@@ -30,13 +30,19 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
     ]
     spread = ["± seeds"] if several else []
     return Table(
-        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
+        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps{_often(metrics)}, "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
         ["label", "MAE", "± runs", *spread, "vs SRC", *costs, "seconds"],
         rows,
         notes_of(metrics),
         _measures(metrics) if "nrmse" in metrics else None,  # earlier versions had none
     )
+
+
+def _often(metrics: Mapping[str, Any]) -> str:
+    """How often a correction comes, where it is not at every step."""
+    every = metrics.get("every", 1)  # earlier versions had no choice
+    return f" (one in {every} corrected, and compared)" if every > 1 else ""
 
 
 def _reached(metrics: Mapping[str, Any], label: str, several: bool) -> list[str]:
