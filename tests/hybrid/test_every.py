@@ -56,7 +56,7 @@ def window(gen):
         return torch.randn(*shape, generator=gen, dtype=torch.float64)
 
     forcing = 0.1 * draw(3, UNROLL, EVERY, 2, 8, 8)
-    return Window(None, draw(3, UNROLL, 2, 8, 8), forcing, draw(3, 2, 8, 8))
+    return Window(None, draw(3, UNROLL, 2, 8, 8), forcing, draw(3, 2, 8, 8), EVERY)
 
 
 def steps_by_hand(solver, state, forcing):
@@ -80,8 +80,8 @@ def by_hand(inject, solver, network, state, forcing):
     return steps_by_hand(solver, state, torch.stack([f * factor for f in forcing.unbind(1)], 1))
 
 
-def objective(solver, window, inject, every=EVERY, **more):
-    return UnrolledObjective(solver, window, ONES, INJECTIONS[inject], every=every, **more)
+def objective(solver, window, inject, **more):
+    return UnrolledObjective(solver, window, ONES, INJECTIONS[inject], **more)
 
 
 def known(window, solver):
@@ -262,7 +262,7 @@ def test_a_number_that_counts_no_steps_raises(every, toy, corrector, window):
     for make in (
         lambda: Repeated(toy, every),
         lambda: CorrectedSolver(toy, corrector, every=every),
-        lambda: objective(toy, window, "after", every),
+        lambda: objective(toy, replace(window, every=every), "after"),
         lambda: Normalised(corrector.body, ONES, ONES, every=every),
     ):
         with pytest.raises(InputError, match=r"every: got .* expected") as caught:

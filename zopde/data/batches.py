@@ -131,6 +131,9 @@ class Windows:
         if unroll * every > steps:
             got = f"{unroll} times {every} steps" if every > 1 else unroll
             raise InputError("unroll", got=got, expected=f"at most the data's {steps} steps")
+        if stepped.shape[1] != steps + 1 - every:
+            got, expected = f"{stepped.shape[1]} times", f"{steps + 1 - every}: see later_steps"
+            raise InputError("stepped", got=got, expected=expected)
         self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
         self._every, self._starts = every, steps - unroll * every + 1
         known = stepped[:, : self._starts].flatten(2).isfinite().all(dim=2)
@@ -160,6 +163,7 @@ class Windows:
             targets=states[rows, times[:, every - 1 :: every] + 1],
             forcing=forcing,
             initial=states[simulation, start],
+            every=every,
         )
 
 
@@ -193,9 +197,8 @@ def first_steps(
     for a in range(0, len(states), chunk):
         state = states[a : a + chunk]
         before = state.clone()
-        answer = seeded(solver, seed + a).step(
-            state, None if forcing is None else forcing[a : a + chunk]
-        )
+        driven = None if forcing is None else forcing[a : a + chunk]
+        answer = seeded(solver, seed + a).step(state, driven)
         if not torch.allclose(state, before, rtol=0, atol=0, equal_nan=True):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()

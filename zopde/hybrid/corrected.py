@@ -25,7 +25,7 @@ from zopde.contracts import (
 )
 from zopde.errors import InputError
 from zopde.hybrid.losses import Loss
-from zopde.hybrid.repeated import repeated
+from zopde.hybrid.repeated import Repeated
 
 
 class Injection(Protocol):
@@ -162,8 +162,13 @@ INJECTIONS: dict[str, Injection] = {
 """The injections by the name that `corrector.inject` gives them."""
 
 
+def repeated(solver: Solver, every: int) -> Solver:
+    """`every` steps as one, with a forcing of each; a single step is the solver's own."""
+    return solver if every == 1 else Repeated(solver, every)
+
+
 def held(injection: Injection, every: int) -> Injection:
-    """An injection for `every` steps in one; see `CorrectedSolver`."""
+    """An injection for these `every` steps."""
     return injection if every == 1 else _Held(injection, every)
 
 
@@ -263,7 +268,7 @@ class UnrolledObjective:
 
     Args:
         solver: Advances num_probes * batch states a call: n calls, one less after the step,
-            where the window holds the first step; `every` times as many where that is not 1.
+            where the window holds the first step; `window.every` times as many.
         window: The stretch of reference data to follow.
         scale: (channel,), standard deviation by which each channel's error is divided.
         injection: Where the correction enters; None is after the step.
@@ -271,7 +276,6 @@ class UnrolledObjective:
             for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
         loss: What judges the states in place of L, in the state's units; the mean over the windows
             is the objective. See `zopde.hybrid.Loss`.
-        every: Solver steps to a correction, as the window has them; see `CorrectedSolver`.
 
     Raises:
         InputError: If the window lacks what the first step starts from.
@@ -285,16 +289,16 @@ class UnrolledObjective:
         injection: Injection | None = None,
         seeds: Sequence[int] = (),
         loss: Loss | None = None,
-        every: int = 1,
     ) -> None:
-        self._solver, self._window, self._loss = repeated(solver, every), window, loss
+        self._solver, self._window = repeated(solver, window.every), window
+        self._loss = loss
         self._seeds = tuple(seeds) if seedable(solver) else ()
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
         self._grid = solver.grid
         weights = getattr(self._grid, "cell_weights", None)
         if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
             self._scale = self._scale / weights.to(scale).sqrt()
-        self._injection = held(injection or INJECTIONS["after"], every)
+        self._injection = held(injection or INJECTIONS["after"], window.every)
         if window.initial is None and self._injection.through_solver:
             raise InputError("window", got="no initial state", expected="one, to be corrected")
 

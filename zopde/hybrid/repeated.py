@@ -54,8 +54,3 @@ class Repeated:
             # A copy: a solver may answer in the same memory every time.
             state = solver.step(state.clone() if k else state, driven)
         return state
-
-
-def repeated(solver: Solver, every: int) -> Solver:
-    """`every` steps as one, with a forcing of each; a single step is the solver's own."""
-    return solver if every == 1 else Repeated(solver, every)

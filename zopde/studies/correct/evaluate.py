@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zopde.contracts import Domain, Solver
 from zopde.data import Trajectories, save_trajectories
 from zopde.hybrid import CorrectedSolver, Loss, RolloutError, rollout, rollout_error
-from zopde.hybrid.repeated import repeated
+from zopde.hybrid.corrected import repeated
 from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS

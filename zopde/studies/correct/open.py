@@ -166,9 +166,8 @@ def _opened(
     parts = reference.split(data.to(run.device, config.dtype), config.window)
     every = corrector.every
     if parts.unseen.steps < every:  # of one run, whose last part is short
-        got, remedy = f"{parts.unseen.steps} unseen steps", "a longer run, or a smaller one"
-        expected = f"at least corrector.every = {every}"
-        raise InputError("data", got=got, expected=expected, remedy=remedy)
+        got, expected = f"{parts.unseen.steps} unseen steps", f"at least corrector.every = {every}"
+        raise InputError("data", got=got, expected=expected, remedy="take a longer run")
     if corrector.inject == "parameter" and (forcing := parts.seen.forcing) is not None:
         guess = solver.grid.fluid_values(forcing)
         if said := check_first_guess(solver.grid.forcing_channels, guess):
@@ -237,6 +236,7 @@ def _problem(
         try:
             stepped = first_steps(asked, seen, progress=advance, drop=drop)
             later = later_steps(asked, seen, stepped, further, advance, drop)
+            later = later[:, : seen.steps + 1 - every]
         except MistakeError:
             raise
         except SolverError as error:

@@ -322,8 +322,7 @@ class Opened(Trainings):
         if problem.injection.through_solver:
             window = replace(window, stepped=None)  # it starts from a state that is corrected
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
-        what = problem.scale, problem.injection, seeds, loss, problem.every
-        return UnrolledObjective(solver, window, *what)
+        return UnrolledObjective(solver, window, problem.scale, problem.injection, seeds, loss)
 
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
         """The unrolled loss on a label's first batch."""

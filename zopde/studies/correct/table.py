@@ -30,19 +30,13 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
     ]
     spread = ["± seeds"] if several else []
     return Table(
-        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps{_often(metrics)}, "
+        f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
         ["label", "MAE", "± runs", *spread, "vs SRC", *costs, "seconds"],
         rows,
         notes_of(metrics),
         _measures(metrics) if "nrmse" in metrics else None,  # earlier versions had none
     )
-
-
-def _often(metrics: Mapping[str, Any]) -> str:
-    """How often a correction comes, where it is not at every step."""
-    every = metrics.get("every", 1)  # earlier versions had no choice
-    return f" (one in {every} corrected, and compared)" if every > 1 else ""
 
 
 def _reached(metrics: Mapping[str, Any], label: str, several: bool) -> list[str]:
@@ -101,6 +95,8 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
         "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
         "comes with a backward pass."
     ]
+    if (every := metrics.get("every", 1)) > 1:  # earlier versions had no choice
+        notes.append(f"One in {every} steps is corrected; errors are of the states behind these.")
     if metrics.get("split"):  # earlier versions had none
         notes.append(f"Reference data: {metrics['split']}.")
     scratch = [label for label, start in metrics["init"].items() if start == "scratch"]

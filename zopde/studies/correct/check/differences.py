@@ -14,7 +14,7 @@ from zopde.check.sweep import ladder, sweep_mu
 from zopde.contracts import Oracle, Solver, Window
 from zopde.errors import InputError
 from zopde.hybrid import Injection, UnrolledObjective
-from zopde.hybrid.repeated import repeated
+from zopde.hybrid.corrected import repeated
 from zopde.interface import ColouredPullback, EntryOracle, measure_reach
 from zopde.oracle import WeightOracle
 from zopde.seeding import generator, noise_seeds
@@ -113,10 +113,9 @@ def stand_in_objective(
     offset = _OFFSET * states.scale * noise
     targets = torch.stack([stepped + offset, second + 2 * offset], dim=1)
     forcing = None if given is None else torch.stack([given] * 2, dim=1)
-    window = Window(stepped, targets, forcing, state)
+    window = Window(stepped, targets, forcing, state, every)
     scale = torch.full((state.shape[1],), states.scale).to(state)
-    seeds = noise_seeds(0, 0, 2)
-    return UnrolledObjective(solver, window, scale, injection, seeds, every=every)
+    return UnrolledObjective(solver, window, scale, injection, noise_seeds(0, 0, 2))
 
 
 def draw_zeros(network: nn.Module, draw: Generator) -> None:

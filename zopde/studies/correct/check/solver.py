@@ -81,7 +81,7 @@ def check_solver(
 
     At most about 900 solver steps in single precision and 1,300 in double, most of them for the
     two recommended mu; a third of that where a step takes a second. The combs of `measure_reach`
-    come on top.
+    come on top, and with `corrector.every` more for the mu of the weights.
 
     Args:
         config: The run that is planned: of it the solver, the data file, the corrector and the
