@@ -214,6 +214,8 @@ def test_windows_of_several_steps_that_are_longer_than_the_data_raise(data):
     words = "unroll: got 4 times 2 steps, expected at most the data's 6 steps"
     with pytest.raises(InputError, match=words):
         Windows(data, data.states[:, :-2], unroll=4, batch=2, seed=0, every=2)
+    with pytest.raises(InputError, match="stepped: got 6 times, expected 5: see later_steps"):
+        Windows(data, data.states[:, :-1], unroll=2, batch=2, seed=0, every=2)
     with pytest.raises(InputError, match="every: got 0"):
         Windows(data, data.states[:, :-1], unroll=4, batch=2, seed=0, every=0)
 

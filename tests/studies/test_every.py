@@ -24,6 +24,7 @@ from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction, save_corrector
 from zopde.studies.correct.check import check_gradient, check_solver
 from zopde.studies.correct.open import open_sample
+from zopde.studies.correct.table import notes_of
 
 EVERY, UNROLL, STEPS = 3, 2, 14
 SIZES = [f"data.steps={STEPS}", f"training.unroll={UNROLL}", f"corrector.every={EVERY}"]
@@ -90,6 +91,7 @@ def test_rollouts_lie_at_the_times_of_the_corrections(finished):
     _, folder, metrics = finished
     assert (metrics["every"], metrics["steps"]) == (3, 12)
     assert metrics["time"]["length"] == pytest.approx(12 * 0.1)
+    assert any("One in 3 steps is corrected" in note for note in notes_of(metrics))
     times = (folder / "error_over_time.csv").read_text().split("\n")[1:-1]
     found = [float(line.split(",")[0]) for line in times]
     assert found == pytest.approx([0.3, 0.6, 0.9, 1.2])

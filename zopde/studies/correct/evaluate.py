@@ -165,9 +165,8 @@ def load_corrector(path: Path | str) -> Normalised:
         ...     return CorrectedSolver(load_solver("burgers"), network)
     """
     words = {"kind": str, "padding": Padding | None, "inject": Inject | None}
-    words["every"] = int | None
     types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
-    plan, state = read_model(path, "corrector", {**types, **words})
+    plan, state = read_model(path, "corrector", {**types, **words, "every": int | None})
     inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
     def make() -> Normalised:

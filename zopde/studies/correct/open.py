@@ -226,9 +226,8 @@ def _problem(
 ) -> Problem:
     """Solver and data as all labels see them; `again` repeats a stored step that fails."""
     seen, inject, every = parts.seen, corrector.inject, corrector.every
-    stored, further = seen.simulations * seen.steps, 1
-    if not INJECTIONS[inject].through_solver:  # windows go on from there
-        further = every
+    # Windows go on from these answers where the correction comes after them
+    further = 1 if INJECTIONS[inject].through_solver else every
     steps = sum(seen.simulations * (seen.steps - k) for k in range(further))
     with progress.stage("coarse steps of the stored data", steps) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
@@ -242,8 +241,9 @@ def _problem(
         except SolverError as error:
             hint = "run.failures=retry asks again, drop goes on without the step"
             raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
-    if lost := int((~stepped.flatten(2).isfinite().all(dim=2)).sum()):
-        told = f"{lost} of {stored} stored states have no answer of the solver"
+    failed = ~later.flatten(2).isfinite().all(dim=2)
+    if lost := int(failed.sum()):
+        told = f"{lost} of {failed.numel()} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")
     return Problem(
         solver=black_box,

@@ -233,8 +233,7 @@ class Schedule:
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
-        what = self.unroll, self.batch, seed, problem.every
-        return Windows(problem.train, problem.later, *what)
+        return Windows(problem.train, problem.later, self.unroll, self.batch, seed, problem.every)
 
 
 @dataclass(frozen=True)
