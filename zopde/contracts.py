@@ -265,9 +265,10 @@ class Window:
             so it is asked for once; None asks every time.
         targets: (batch, unroll, channel, *space), the reference after 1 .. unroll steps.
         forcing: (batch, unroll, forcing_channel, *space), or None. Entry k drove the step
-            from k to k + 1.
+            from k to k + 1; (batch, unroll, every, forcing_channel, *space) if `every` > 1.
         initial: (batch, channel, *space), the first reference state u[0]; may be None where the
             correction comes after the step.
+        every: Solver steps that are one step here; see `CorrectedSolver`.
 
     Raises:
         InputError: If there is neither an initial state nor the answer to it.
@@ -277,6 +278,7 @@ class Window:
     targets: Tensor
     forcing: Tensor | None = None
     initial: Tensor | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.stepped is None and self.initial is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
@@ -86,6 +87,13 @@ class Domain(Protocol):
 
     def fluid_values(self, values: Tensor) -> Float[Tensor, "... cells"]:
         """(..., *space) -> (..., cells): the values of the cells that have some."""
+
+
+def strided(domain: Domain, every: int) -> Domain:
+    """The same for who takes `every` steps as one."""
+    other = copy(domain)
+    object.__setattr__(other, "dt", every * domain.dt)  # nothing else goes by it: no new checks
+    return other
 
 
 def check_names(what: str, names: Sequence[str], needed: bool) -> tuple[str, ...]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,15 @@ from zopde import (
     load_trajectories,
     save_trajectories,
 )
-from zopde.data import Windows, first_steps, from_dataset, simulate, to_dataset
+from zopde.data import (
+    Windows,
+    first_steps,
+    from_dataset,
+    later_steps,
+    load_rollout,
+    simulate,
+    to_dataset,
+)
 
 
 @pytest.fixture
@@ -179,6 +189,93 @@ def test_a_state_of_no_number_is_not_a_changed_one(toy, data):
 def test_too_long_a_window_raises(data):
     with pytest.raises(InputError, match="unroll: got 7, expected at most the data's 6 steps"):
         Windows(data, data.states[:, :-1], unroll=7, batch=2, seed=0)
+
+
+def test_a_window_of_several_steps_to_a_target_is_a_stretch_of_the_data(data):
+    """Its targets are every second state of the data, and it may start at any."""
+    stepped, starts = data.states[:, :-2], set()
+    windows = Windows(data, stepped, unroll=2, batch=1, seed=0, every=2)
+    assert windows.per_epoch == 3 * 3
+    for i in range(9):
+        window = windows.batch(i)
+        assert window.targets.shape == (1, 2, 2, 4, 4)
+        assert window.forcing.shape == (1, 2, 2, 2, 4, 4)
+        same = (data.states == window.initial).flatten(2).all(dim=2)
+        s, t = same.nonzero()[0].tolist()
+        starts.add((s, t))
+        assert torch.equal(window.targets[0], data.states[s, [t + 2, t + 4]])
+        forcing = torch.stack([data.forcing[s, t : t + 2], data.forcing[s, t + 2 : t + 4]])
+        assert torch.equal(window.forcing[0], forcing)
+        assert torch.equal(window.stepped[0], stepped[s, t])
+    assert starts == {(s, t) for s in range(3) for t in range(3)}
+
+
+def test_windows_of_several_steps_that_are_longer_than_the_data_raise(data):
+    words = "unroll: got 4 times 2 steps, expected at most the data's 6 steps"
+    with pytest.raises(InputError, match=words):
+        Windows(data, data.states[:, :-2], unroll=4, batch=2, seed=0, every=2)
+    with pytest.raises(InputError, match="stepped: got 6 times, expected 5: see later_steps"):
+        Windows(data, data.states[:, :-1], unroll=2, batch=2, seed=0, every=2)
+    with pytest.raises(InputError, match="every: got 0"):
+        Windows(data, data.states[:, :-1], unroll=4, batch=2, seed=0, every=0)
+
+
+def test_later_steps_are_the_solvers_exact(toy, data):
+    coarse, asked = toy.at((4, 4)), []
+    stepped = first_steps(coarse, data)
+    later = later_steps(coarse, data, stepped, 3, asked.append)
+    assert later.shape == (3, 4, 2, 4, 4)
+    assert sum(asked) == 3 * (5 + 4)
+    expected = data.states[:, 1]
+    for k in range(3):
+        expected = coarse.step(expected, data.forcing[:, 1 + k])
+    assert torch.equal(later[:, 1], expected)
+    assert later_steps(coarse, data, stepped, 1) is stepped
+
+
+def test_later_steps_have_noise_of_their_own(data):
+    class Seeds:
+        def __init__(self, seen):
+            self.grid, self.seen = data.grid, seen
+
+        def with_seed(self, seed):
+            self.seen.append(seed)
+            return self
+
+        def step(self, state, forcing=None):
+            return state
+
+    seen = []
+    solver = Seeds(seen)
+    later_steps(solver, data, first_steps(solver, data, chunk=7), 3)
+    assert seen[:3] == [0, 7, 14]  # as ever
+    assert len(seen) == len(set(seen)) == 5
+
+
+def test_later_steps_of_no_number_stay_where_the_first_ones_do(toy, data):
+    coarse = toy.at((4, 4))
+    stepped = first_steps(coarse, data)
+    stepped[1, 2] = torch.nan
+    later = later_steps(coarse, data, stepped, 2, drop=True)
+    assert [tuple(place) for place in (~later.flatten(2).isfinite().all(2)).nonzero()] == [(1, 2)]
+    windows = Windows(data, later, unroll=2, batch=1, seed=0, every=2)
+    assert windows.per_epoch == 3 * 3 - 1
+
+
+def test_every_third_state_is_at_its_time_in_a_file(data, tmp_path):
+    strided = data.strided(3)
+    assert strided.steps == 2
+    assert torch.equal(strided.states, data.states[:, [0, 3, 6]])
+    assert torch.equal(strided.forcing[:, 1], data.forcing[:, 3:6])
+    only_states = Trajectories(
+        replace(strided.grid, forcing_channels=()), strided.states, None, strided.settings
+    )
+    save_trajectories(only_states, tmp_path / "strided.nc")
+    with xr.open_dataset(tmp_path / "strided.nc") as file:
+        np.testing.assert_allclose(file["time"], 0.1 * (2 + np.array([0, 3, 6])))
+    assert load_rollout(tmp_path / "strided.nc").grid.dt == pytest.approx(0.3)
+    assert data.strided(4).steps == 1
+    assert data.strided(1) is data
 
 
 @pytest.mark.parametrize(

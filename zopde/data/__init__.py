@@ -1,6 +1,6 @@
 """Reference data: made once, kept as NetCDF, handed out in windows. And labelled images."""
 
-from zopde.data.batches import ImageBatches, Windows, first_steps
+from zopde.data.batches import ImageBatches, Windows, first_steps, later_steps
 from zopde.data.image_files import load_images
 from zopde.data.images import ImageData, Images, in_file_units, in_unit_range, standardised
 from zopde.data.trajectories import (
@@ -24,6 +24,7 @@ __all__ = [
     "from_dataset",
     "in_file_units",
     "in_unit_range",
+    "later_steps",
     "load_images",
     "load_rollout",
     "load_trajectories",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import final
 
@@ -110,20 +111,33 @@ class Windows:
         unroll: Steps in a window, >= 1.
         batch: Windows side by side, >= 1.
         seed: Decides the order.
+        every: Solver steps that are taken as one: `stepped` is behind so many (`later_steps`), the
+            targets lie so far apart, and the forcing is that of each; windows start anywhere.
 
     Raises:
         InputError: If the trajectories are shorter than one window, or no window is left.
     """
 
     def __init__(
-        self, trajectories: Trajectories, stepped: Tensor, unroll: int, batch: int, seed: int
+        self,
+        trajectories: Trajectories,
+        stepped: Tensor,
+        unroll: int,
+        batch: int,
+        seed: int,
+        every: int = 1,
     ) -> None:
         steps = trajectories.steps
-        if unroll > steps:
-            raise InputError("unroll", got=unroll, expected=f"at most the data's {steps} steps")
+        check_count("every", every)
+        if unroll * every > steps:
+            got = f"{unroll} times {every} steps" if every > 1 else unroll
+            raise InputError("unroll", got=got, expected=f"at most the data's {steps} steps")
+        if stepped.shape[1] != steps + 1 - every:
+            got, expected = f"{stepped.shape[1]} times", f"{steps + 1 - every}: see later_steps"
+            raise InputError("stepped", got=got, expected=expected)
         self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
-        self._starts = steps - unroll + 1
-        usable = usable_starts(trajectories, stepped, unroll)
+        self._every, self._starts = every, steps - unroll * every + 1
+        usable = usable_starts(trajectories, stepped, unroll, every)
         self._windows = usable.flatten().nonzero().flatten().cpu()
         self._count = len(self._windows)
         if not self._count:
@@ -150,21 +164,26 @@ class Windows:
     def _cut(self, numbers: Int[Tensor, " batch"]) -> Window:
         chosen = self._windows[numbers]
         simulation, start = chosen // self._starts, chosen % self._starts
-        rows, times = simulation[:, None], start[:, None] + torch.arange(self._unroll)
+        every, rows = self._every, simulation[:, None]
+        times = start[:, None] + torch.arange(self._unroll * every)
         states, forcing = self._data.states, self._data.forcing
+        if forcing is not None:
+            forcing = forcing[rows, times]
+            forcing = forcing if every == 1 else forcing.unflatten(1, (-1, every))
         return Window(
             stepped=self._stepped[simulation, start],
-            targets=states[rows, times + 1],
-            forcing=None if forcing is None else forcing[rows, times],
+            targets=states[rows, times[:, every - 1 :: every] + 1],
+            forcing=forcing,
             initial=states[simulation, start],
+            every=every,
         )
 
 
 def usable_starts(
-    trajectories: Trajectories, stepped: Tensor, unroll: int
+    trajectories: Trajectories, stepped: Tensor, unroll: int, every: int = 1
 ) -> Bool[Tensor, "simulation start"]:
     """Which states begin a window: the solver has answered, and something was measured in it."""
-    starts = trajectories.steps - unroll + 1
+    starts = trajectories.steps - unroll * every + 1
     known = stepped[:, :starts].flatten(2).isfinite().all(dim=2)
     return known & trajectories.seen[:, 1:].unfold(1, unroll, 1).any(dim=2)
 
@@ -176,6 +195,7 @@ def first_steps(
     progress: Callable[[int], None] | None = None,
     drop: bool = False,
     partial: bool = False,
+    seed: int = 0,
 ) -> Float[Tensor, "simulation time channel *space"]:
     """Step every reference state once, S(u[t], f[t]), but the last of each simulation.
 
@@ -190,6 +210,7 @@ def first_steps(
         drop: Whether an answer that is not finite stays, for `Windows` to leave out.
         partial: Whether a state with NaN in it was measured in part: it is not stepped, and its
             answer is NaN.
+        seed: Of the noise of a stochastic solver at the first of the states.
 
     Raises:
         SolverError: If an answer is not finite, or the solver changed the state it was given.
@@ -203,7 +224,8 @@ def first_steps(
         now = rows[a : a + chunk]
         state = states[now]
         before = state.clone()
-        answer = seeded(solver, a).step(state, None if forcing is None else forcing[now])
+        driven = None if forcing is None else forcing[now]
+        answer = seeded(solver, seed + a).step(state, driven)
         if not torch.allclose(state, before, rtol=0, atol=0, equal_nan=True):
             raise SolverError("step: got a changed argument, expected the state left as it was")
         bad = (~answer.isfinite()).flatten(1).any(dim=1).nonzero()
@@ -214,3 +236,33 @@ def first_steps(
         if progress:
             progress(len(state))
     return stepped.view_as(trajectories.states[:, :-1])
+
+
+def later_steps(
+    solver: Solver,
+    trajectories: Trajectories,
+    stepped: Tensor,
+    every: int,
+    progress: Callable[[int], None] | None = None,
+    drop: bool = False,
+    partial: bool = False,
+) -> Float[Tensor, "simulation time channel *space"]:
+    """Step on what `first_steps` answers, to `every` steps from each state that has so many.
+
+    It costs simulations * (steps - k) solver steps for k = 1 .. every - 1, once.
+
+    Args:
+        solver: As in `first_steps`.
+        trajectories: The reference.
+        stepped: What `first_steps` answered.
+        every: Steps of each state, the first included.
+        progress: As in `first_steps`.
+        drop: As in `first_steps`.
+        partial: As in `first_steps`.
+    """
+    for k in range(1, every):
+        forcing = None if trajectories.forcing is None else trajectories.forcing[:, k:]
+        states = replace(trajectories, states=stepped, forcing=forcing)
+        seed = k * trajectories.simulations * trajectories.steps  # noise of its own
+        stepped = first_steps(solver, states, 256, progress, drop, partial, seed)
+    return stepped

@@ -20,6 +20,7 @@ from zopde.data.layout import PARTS, domain_of, layout_of
 from zopde.data.sources import Files, Said, check_alike, data_files, read_data, said_by
 from zopde.data.times import Times, order_in_time, times_of
 from zopde.data.well import write_well
+from zopde.domain import strided
 from zopde.errors import InputError, first_line
 from zopde.netcdf import read_netcdf, write_netcdf
 from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
@@ -74,6 +75,21 @@ class Trajectories:
         """Some of the simulations, or some of their times."""
         forcing = None if self.forcing is None else self.forcing[simulations, times]
         return replace(self, states=self.states[simulations, times], forcing=forcing)
+
+    def strided(self, every: int) -> Trajectories:
+        """The states after every few steps, for who takes so many as one.
+
+        The forcing is then (simulation, time, every, forcing_channel, *space), without that of
+        the last state.
+        """
+        if every == 1:
+            return self
+        steps = self.steps // every
+        states, forcing = self.states[:, : steps * every + 1 : every], self.forcing
+        if forcing is not None:
+            forcing = forcing[:, : steps * every].unflatten(1, (steps, every))
+        settings = {**self.settings, "every": every}
+        return Trajectories(strided(self.grid, every), states, forcing, settings)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Trajectories:
         """The same numbers elsewhere."""
@@ -302,7 +318,8 @@ def to_dataset(trajectories: Trajectories) -> xr.Dataset:
         name: (dims, _shown(grid, values), {"units": grid.unit(name)})
         for name, values in fields.items()
     }
-    time = (int(settings.get("skip", 0)) + np.arange(trajectories.steps + 1)) * grid.dt
+    skipped = int(settings.get("skip", 0)) / int(settings.get("every", 1))
+    time = (skipped + np.arange(trajectories.steps + 1)) * grid.dt
     coords: dict[str, Any] = {
         "simulation": np.arange(trajectories.simulations),
         "time": ("time", time, {"units": grid.unit("time")}),

@@ -11,6 +11,7 @@ from zopde.hybrid.corrected import (
     UnrolledObjective,
 )
 from zopde.hybrid.losses import LastLoss, Loss, MomentsLoss, RelativeLoss, SensorsLoss, SpectrumLoss
+from zopde.hybrid.repeated import Repeated
 from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Loss",
     "MomentsLoss",
     "RelativeLoss",
+    "Repeated",
     "RolloutError",
     "SensorsLoss",
     "SpectrumLoss",

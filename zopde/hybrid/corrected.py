@@ -25,6 +25,7 @@ from zopde.contracts import (
 )
 from zopde.errors import InputError
 from zopde.hybrid.losses import Loss
+from zopde.hybrid.repeated import Repeated
 
 
 class Injection(Protocol):
@@ -117,6 +118,41 @@ class InjectParameter:
         return _driven(solver, network, state, forcing, _scaled)
 
 
+@final
+class _Held:
+    """One correction of several steps: the network sees the first of their forcings.
+
+        after      u' = v + C(v, f[1]),   v = S^k(u)
+        before     u' = S^k(u + C(u, f[1]))
+        forcing    as without; the correction is the same for all k forcings
+
+    Args:
+        injection: Where the correction enters.
+        every: k. The forcing of a step is (batch, every, forcing_channel, *space).
+    """
+
+    def __init__(self, injection: Injection, every: int) -> None:
+        self._injection, self._every = injection, every
+        self.adds_to, self.through_solver = injection.adds_to, injection.through_solver
+
+    def step(
+        self, solver: Solver, network: Network, state: State, forcing: Forcing | None
+    ) -> State:
+        """See `Injection`; raises `InputError` if there is not a forcing for each step."""
+        if forcing is not None and forcing.shape[1 : -state.dim() + 1] != (self._every,):
+            got, expected = f"shape {tuple(forcing.shape)}", "forcing_channel, *space"
+            expected = f"(batch, {self._every}, {expected}), one for each of {self._every} steps"
+            raise InputError("forcing", got=got, expected=expected)
+
+        def held(state: State, forcing: Forcing | None) -> Tensor:
+            correction = network(state, None if forcing is None else forcing[:, 0])
+            if self.adds_to == "state":
+                return correction
+            return correction[:, None].expand(-1, self._every, *correction.shape[1:])
+
+        return self._injection.step(solver, held, state, forcing)
+
+
 INJECTIONS: dict[str, Injection] = {
     "after": InjectAfter(),
     "before": InjectBefore(),
@@ -124,6 +160,16 @@ INJECTIONS: dict[str, Injection] = {
     "parameter": InjectParameter(),
 }
 """The injections by the name that `corrector.inject` gives them."""
+
+
+def repeated(solver: Solver, every: int) -> Solver:
+    """`every` steps as one, with a forcing of each; a single step is the solver's own."""
+    return solver if every == 1 else Repeated(solver, every)
+
+
+def held(injection: Injection, every: int) -> Injection:
+    """An injection for these `every` steps."""
+    return injection if every == 1 else _Held(injection, every)
 
 
 Joined = Callable[[Tensor, Tensor], Tensor]
@@ -174,23 +220,32 @@ class CorrectedSolver:
             each with its formula.
             None: where the network belongs by its own account (`network.inject`, which
             `load_corrector` brings back), or after the step if it gives none.
+        every: k, solver steps to a correction. A step of the result is k steps of the solver:
+            its grid has k times the dt, and its forcing is (batch, k, forcing_channel, *space),
+            of which the network sees the first; a corrected forcing is so in all k steps. None:
+            by the network's own account (`network.every`), or 1, where nothing of this holds.
     """
 
     def __init__(
-        self, solver: Solver, network: Network, injection: Injection | None = None
+        self,
+        solver: Solver,
+        network: Network,
+        injection: Injection | None = None,
+        every: int | None = None,
     ) -> None:
-        self._solver, self._network = solver, network
-        self._injection = injection or INJECTIONS[getattr(network, "inject", "after")]
+        every = getattr(network, "every", 1) if every is None else every
+        self._solver, self._network = repeated(solver, every), network
+        self._injection = held(injection or INJECTIONS[getattr(network, "inject", "after")], every)
         self.seedable = seedable(solver)
 
     @property
     def grid(self) -> Domain:
-        """The solver's grid."""
+        """The solver's grid, with the dt of a corrected step."""
         return self._solver.grid
 
     def with_seed(self, seed: int) -> CorrectedSolver:
         """The same with the solver's noise fixed; see `zopde.contracts.Seeded`."""
-        return CorrectedSolver(seeded(self._solver, seed), self._network, self._injection)
+        return CorrectedSolver(seeded(self._solver, seed), self._network, self._injection, 1)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One corrected step; see `zopde.Solver.step`."""
@@ -214,7 +269,7 @@ class UnrolledObjective:
 
     Args:
         solver: Advances num_probes * batch states a call: n calls, one less after the step,
-            where the window holds the first step.
+            where the window holds the first step; `window.every` times as many.
         window: The stretch of reference data to follow.
         scale: (channel,), standard deviation by which each channel's error is divided.
         injection: Where the correction enters; None is after the step.
@@ -236,10 +291,12 @@ class UnrolledObjective:
         seeds: Sequence[int] = (),
         loss: Loss | None = None,
     ) -> None:
-        self._solver, self._window, self._loss = solver, window, loss
+        self._solver, self._window = repeated(solver, window.every), window
+        self._loss = loss
         self._seeds = tuple(seeds) if seedable(solver) else ()
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
-        weights = getattr(solver.grid, "cell_weights", None)
+        self._grid = solver.grid
+        weights = getattr(self._grid, "cell_weights", None)
         if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
             self._scale = self._scale / weights.to(scale).sqrt()
         missing = window.targets.isnan()
@@ -250,7 +307,7 @@ class UnrolledObjective:
             if not bool(share.all()):
                 raise InputError("window", got="no measurement", expected="some in each window")
             self._scale = self._scale * share.sqrt().view(-1, 1, *[1] * (there.dim() - 3))
-        self._injection = injection or INJECTIONS["after"]
+        self._injection = held(injection or INJECTIONS["after"], window.every)
         if window.initial is None and self._injection.through_solver:
             raise InputError("window", got="no initial state", expected="one, to be corrected")
 
@@ -267,7 +324,7 @@ class UnrolledObjective:
             off = state.view(num_probes, *targets[:, k].shape) - targets[:, k]
             if self._missing is not None:  # before the square: its derivative at NaN is NaN
                 off = torch.where(self._missing[:, k], 0.0, off)
-            off = filled(self._solver.grid, off)
+            off = filled(self._grid, off)
             errors.append((off / self._scale).square().flatten(1).mean(dim=1))
         return sum(errors[1:], errors[0]) / len(errors)
 

@@ -139,6 +139,7 @@ class Normalised(nn.Module):
             outside of the mask, as `Grid.nearest`; None: 0.
         mesh: "edges" and "positions" of a `zopde.Mesh`, kept with the weights: whoever builds the
             body again needs them; None on a grid.
+        every: Solver steps to a correction, as it is trained for; see `CorrectedSolver`.
     """
 
     state_scale: Tensor
@@ -158,9 +159,11 @@ class Normalised(nn.Module):
         mask: Bool[Tensor, "*space"] | None = None,
         nearest: Int[Tensor, " cells"] | None = None,
         mesh: Mapping[str, Tensor] | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
-        self.body, self.inject = body, inject
+        check_count("every", every)
+        self.body, self.inject, self.every = body, inject, every
         # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
         space = [1] * dims
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())

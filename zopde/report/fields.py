@@ -153,9 +153,9 @@ def _arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 def _moment(grid: Domain, step: int, run: int) -> str:
     if _is_line(grid):
-        return f"Unseen run {run + 1}, {step} steps"
+        return f"Unseen run {run + 1}, to {time_of(grid, step)}"
     where = plane_of(grid).where
-    return f"Unseen run {run + 1} after {step} steps ({time_of(grid, step)}{where and ', '}{where})"
+    return f"Unseen run {run + 1} at {time_of(grid, step)}{where and ', '}{where}"
 
 
 def _limit(fields: Mapping[str, Any], most: float) -> float:

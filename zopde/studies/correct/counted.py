@@ -61,10 +61,10 @@ class BareGradient:
 
 
 def bare_gradient(
-    injection: Injection, unroll: int, batch: int, seconds_of_a_step: float
+    injection: Injection, unroll: int, batch: int, seconds_of_a_step: float, every: int = 1
 ) -> BareGradient:
     """Counted; the network's own time is left out."""
-    products = {v: batch * count for v, count in products_of(injection, unroll).items()}
+    products = {v: batch * n for v, n in products_of(injection, unroll, every).items()}
     steps = max(products.values())  # the backward pass meets each step of the forward pass
     return BareGradient(steps, products, steps * seconds_of_a_step, seconds_of_a_step)
 

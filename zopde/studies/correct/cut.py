@@ -138,8 +138,8 @@ def open_interface(
         fallback = by_variable(coloured_of(cut, problem, counter, seed, keeping.executor))
     elif cut.fallback == "dense":
         fallback = _dense(cut, problem, keeping.executor)
-    before = counter.steps
-    what = cut, problem, counter, seed, products_of(problem.injection, unroll), keeping, fallback
+    before, products = counter.steps, products_of(problem.injection, unroll, problem.every)
+    what = cut, problem, counter, seed, products, keeping, fallback
     watched: BankAt | TangentAt | _RegressedAt
     if cut.way == "bank":
         watched = BankAt(*what)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zopde.contracts import Domain, Solver
 from zopde.data import Trajectories, save_trajectories
 from zopde.hybrid import CorrectedSolver, Loss, RolloutError, rollout, rollout_error
+from zopde.hybrid.corrected import repeated
 from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS
@@ -39,10 +40,17 @@ def evaluate(
     network: nn.Module | None,
     advance: Advance | None = None,
     loss: Loss | None = None,
+    every: int = 1,
 ) -> Evaluation:
-    """Roll every test run out, from its first reference state; no network corrects nothing."""
+    """Roll every test run out, from its first reference state; no network corrects nothing.
+
+    Of the test runs there are the states that follow a correction; see `Trajectories.strided`.
+    """
     forcing = test.forcing
-    solver = solver if network is None else CorrectedSolver(solver, network)
+    if network is None:
+        solver = repeated(solver, every)
+    else:
+        solver = CorrectedSolver(solver, network, every=every)
     predicted = rollout(
         solver,
         test.states[:, 0],
@@ -60,7 +68,7 @@ def evaluate(
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     """States of the test runs, predicted or not, as NetCDF, laid out as the reference data."""
     grid = replace(cast(Any, test.grid), forcing_channels=())
-    settings = {k: test.settings[k] for k in ("skip",) if k in test.settings}
+    settings = {k: v for k, v in test.settings.items() if k in ("skip", "every")}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_trajectories(Trajectories(grid, states, None, settings), path)
 
@@ -142,6 +150,7 @@ def save_corrector(
         "padding": getattr(network.body, "padding", None) if kind in KINDS else None,
         "inject": network.inject,
         "solver": spec,
+        **({"every": network.every} if network.every > 1 else {}),  # else as files ever were
     }
     write_model(path, "corrector", plan, network.state_dict())
 
@@ -155,8 +164,8 @@ def load_corrector(path: Path | str) -> Normalised:
             least without a gradient of the solver, first seed.
 
     Returns:
-        The network in eval mode, with the precision it was trained in; its `inject` tells
-        `CorrectedSolver` where the correction belongs.
+        The network in eval mode, with the precision it was trained in; its `inject` and `every`
+        tell `CorrectedSolver` where the correction belongs, and how often.
 
     Raises:
         InputError: If the file is missing or no model of zopde; if it names a network of your own
@@ -171,7 +180,7 @@ def load_corrector(path: Path | str) -> Normalised:
     path = model_of(Path(path)).path if Path(path).is_dir() else path
     words = {"kind": str, "padding": Padding | None, "inject": Inject | None}
     types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
-    plan, state = read_model(path, "corrector", {**types, **words})
+    plan, state = read_model(path, "corrector", {**types, **words, "every": int | None})
     inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
     def make() -> Normalised:
@@ -181,7 +190,7 @@ def load_corrector(path: Path | str) -> Normalised:
         shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
         mesh = {name: state[name] for name in MESH if name in state}
         body, forcing_scale = body_of(plan["kind"], *shape, mesh), plan["inputs"] - len(scale)
-        what = dims, inject, *land, mesh
+        what = dims, inject, *land, mesh, 1 if plan["every"] is None else plan["every"]
         network = Normalised(body, scale, scale.new_ones(forcing_scale), *what)
         return in_precision(network, scale.dtype)
 

@@ -13,7 +13,7 @@ import torch
 
 from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
-from zopde.data import Trajectories, first_steps
+from zopde.data import Trajectories, first_steps, later_steps
 from zopde.data.batches import usable_starts
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
@@ -21,7 +21,6 @@ from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
 from zopde.mesh import Mesh
-from zopde.nets.correctors import Inject
 from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
@@ -31,7 +30,7 @@ from zopde.studies.correct.loss import loss_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
-from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.settings import CorrectionConfig, CorrectorSettings
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
@@ -51,7 +50,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
-    reference.check_unseen(data, config.training.unroll, progress)
+    reference.check_unseen(data, config.window, progress, config.corrector.every)
     ours = os.access(reference.path.parent, os.W_OK)  # others' data may lie where nobody writes
     folder = reference.path.parent if ours else root.parent
     jacobians = folder / f"{reference.path.stem}.jacobians"
@@ -95,12 +94,12 @@ def open_sample(config: CorrectionConfig, root: Path, progress: Progress) -> Ope
     if reference.missing:
         reference.planned()  # what a run would find out before it makes them
         steps = reference.steps
-        data = reference.stand_in(training.batch + 1, training.unroll + 2, _STAND_IN_SECONDS)
+        data = reference.stand_in(training.batch + 1, config.window + 2, _STAND_IN_SECONDS)
     else:
         data = reference.load()
         steps = data.steps
-        reference.check(data.simulations, steps, training.unroll)
-        reference.check_unseen(data, training.unroll, progress)
+        reference.check(data.simulations, steps, training.unroll, config.corrector.every)
+        reference.check_unseen(data, config.window, progress, config.corrector.every)
     shortened = replace(reference, train=data.simulations - 1, test=1)
     if reference.missing:  # few stand in, and all of them in the training's place
         shortened = replace(shortened, validation=0)
@@ -123,7 +122,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
         count = min(count, max(1, data.simulations - 1))
         reference = replace(reference, train=count, test=1, validation=0)
     else:
-        steps = config.training.unroll + 2
+        steps = config.window + 2
         reference = replace(reference, train=count, test=1, steps=steps, validation=0)
         data, source = reference.make(progress), f"{count} short runs of the reference"
     config = replace(config, data=replace(config.data, train=count, validation=0))
@@ -145,7 +144,8 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     reference = reference_of(config, solver, root.parent)
     if reference.missing:  # too few must be known before they are made
-        reference.check(reference.train + reference.test, reference.steps, config.training.unroll)
+        simulations, unroll = reference.train + reference.test, config.training.unroll
+        reference.check(simulations, reference.steps, unroll, config.corrector.every)
     return reference
 
 
@@ -165,27 +165,31 @@ def _opened(
     solver, spec, run = reference.solver, config.solver.spec, config.run
     corrector, non, training = config.corrector, config.non, config.training
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
-    reference.check(data.simulations, data.steps, training.unroll)
-    parts = reference.split(data.to(run.device, config.dtype), training.unroll)
+    reference.check(data.simulations, data.steps, training.unroll, corrector.every)
+    parts = reference.split(data.to(run.device, config.dtype), config.window, corrector.every)
+    every = corrector.every
+    if parts.unseen.steps < every:  # of one run, whose last part is short
+        got, expected = f"{parts.unseen.steps} unseen steps", f"at least corrector.every = {every}"
+        raise InputError("data", got=got, expected=expected, remedy="take a longer run")
     if corrector.inject == "parameter" and (forcing := parts.seen.forcing) is not None:
         guess = solver.grid.fluid_values(forcing)
         if said := check_first_guess(solver.grid.forcing_channels, guess):
             progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
     gaps = config.data.partial
-    problem = _problem(solver, parts, black_box, corrector.inject, bear, gaps, progress)
+    problem = _problem(solver, parts, black_box, corrector, bear, gaps, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
     held = parts.held.steps if parts.told and parts.held is not None else steps
-    windows = (1 if parts.told else config.data.validation) * (held - training.unroll + 1)
+    windows = (1 if parts.told else config.data.validation) * (held - config.window + 1)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
 
     def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
         runs = 1 if parts.told else config.data.train - config.data.validation
-        windows = runs * (seen - unroll + 1)
+        windows = runs * (seen - unroll * every + 1)
         if gaps:  # such data are there, and all of them are known
-            windows = int(usable_starts(problem.train, problem.stepped, unroll).sum())
+            windows = int(usable_starts(problem.train, problem.later, unroll, every).sum())
         per_epoch = max(1, windows // max(1, min(batch, windows)))
         return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
 
@@ -218,7 +222,7 @@ def _opened(
         drop=run.failures == "drop",
         bear=bear,
         jacobians=jacobians,
-        rollout_steps=unseen,
+        rollout_steps=unseen // every,
         split=parts.told,
         validate_every=training.validate_every,
         patience=training.patience,
@@ -242,39 +246,48 @@ def _problem(
     solver: Solver,
     parts: Parts,
     black_box: Solver,
-    inject: Inject,
+    corrector: CorrectorSettings,
     again: bool,
     gaps: bool,
     progress: Progress,
 ) -> Problem:
     """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-    seen, whole = parts.seen, parts.seen.whole[:, :-1]
-    stored = int(whole.sum())
+    seen, inject, every = parts.seen, corrector.inject, corrector.every
+    whole = seen.whole[:, :-1]
+    # Windows go on from these answers where the correction comes after them
+    further = 1 if INJECTIONS[inject].through_solver else every
+    steps = sum(int(whole[:, : seen.steps - k].sum()) for k in range(further))
     if gaps:
         share = 100 * float(seen.measured.double().mean())
-        told = f"{share:.3g} % of the training data were measured; {stored:,} of {whole.numel():,} "
-        progress.note(f"{told}states are whole, and windows start there")
-    with progress.stage("coarse steps of the stored data", stored) as advance:
+        told = f"{share:.3g} % of the training data were measured; {int(whole.sum()):,} of "
+        progress.note(f"{told}{whole.numel():,} states are whole, and windows start there")
+    with progress.stage("coarse steps of the stored data", steps) as advance:
         # They are made once, so those that fail are stepped again even where runs drop.
         drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
         try:
             stepped = first_steps(asked, seen, progress=advance, drop=drop, partial=gaps)
+            later = later_steps(asked, seen, stepped, further, advance, drop, gaps)
+            later = later[:, : seen.steps + 1 - every]
         except MistakeError:
             raise
         except SolverError as error:
             hint = "run.failures=retry asks again, drop goes on without the step"
             raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
-    if lost := int((whole & ~stepped.flatten(2).isfinite().all(dim=2)).sum()):
-        told = f"{lost} of {stored} stored states have no answer of the solver"
+    whole = whole[:, : later.shape[1]]
+    if lost := int((whole & ~later.flatten(2).isfinite().all(dim=2)).sum()):
+        told = f"{lost} of {int(whole.sum())} stored states have no answer of the solver"
         progress.note(f"{told}: windows that start there are left out")
     return Problem(
         solver=black_box,
         twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
         train=seen,
-        test=parts.unseen,
+        test=parts.unseen.strided(every),
         held=parts.held,
         stepped=stepped,
+        later=later,
+        prepared=steps,
         inject=inject,
+        every=every,
     )
 
 

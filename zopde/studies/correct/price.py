@@ -57,7 +57,8 @@ _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is
 def begin_sample(opened: Opened, progress: Progress) -> Opened:
     """Measure what all labels share: a rollout, and how many probes share a pass."""
     problem = opened.problem
-    seconds = median_seconds(lambda: evaluate(problem.solver, problem.test, None))
+    what = problem.solver, problem.test, None
+    seconds = median_seconds(lambda: evaluate(*what, every=problem.every))
     opened = replace(opened, rollout_seconds=seconds / problem.test.steps * opened.rollout_steps)
     opened = decided(opened, progress)
     return opened if opened.weights.chunk else with_chunk(opened, measured_chunk(opened, progress))
@@ -259,7 +260,8 @@ def _measured_gradient(opened: Opened) -> BareGradient:
     batch = training.windows(problem, 0).batch(0).batch
     a_step = _seconds_of_a_step(problem, opened.interface.states)
     return replace(
-        bare_gradient(problem.injection, training.unroll, batch, a_step), seconds=seconds
+        bare_gradient(problem.injection, training.unroll, batch, a_step, problem.every),
+        seconds=seconds,
     )
 
 

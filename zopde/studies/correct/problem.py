@@ -137,9 +137,12 @@ class Problem:
     solver: Solver  # the coarse black box
     twin: Solver | None  # its differentiable twin, for SOL alone; None where it has none
     train: Trajectories  # reference data to learn from
-    test: Trajectories  # reference data of the unseen runs
+    test: Trajectories  # of the unseen runs, the states that follow a correction
     stepped: Tensor  # the solver's answer to every training state; see `first_steps`
+    later: Tensor  # likewise `every` steps on; as `stepped` where no window goes on from there
+    prepared: int  # solver steps that these two took
     inject: Inject  # where the correction enters; a key of `INJECTIONS`
+    every: int  # solver steps to a correction
     held: Trajectories | None = None  # reference data to choose the best weights by
 
     @cached_property  # every iteration divides by it
@@ -217,12 +220,16 @@ class Problem:
         return digest_of(values for part in parts for values in (part.states, part.forcing))
 
 
-def products_of(injection: Injection, unroll: int) -> dict[Variable, int]:
-    """Vector-Jacobian products of a backward pass, by the input of the solver; of one window."""
+def products_of(injection: Injection, unroll: int, every: int) -> dict[Variable, int]:
+    """Vector-Jacobian products of a backward pass, by the input of the solver; of one window.
+
+    Each is one of a single solver step, of which a corrected one has `every`.
+    """
+    steps = unroll * every
     if injection.adds_to == "forcing":
-        return {"state": unroll - 1, "forcing": unroll}
+        return {"state": steps - 1, "forcing": steps}
     # A network before the solver moves the state of the first step, too.
-    return {"state": unroll - 1 + injection.through_solver}
+    return {"state": steps if injection.through_solver else steps - every}
 
 
 @dataclass(frozen=True)
@@ -238,7 +245,7 @@ class Schedule:
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
-        return Windows(problem.train, problem.stepped, self.unroll, self.batch, seed)
+        return Windows(problem.train, problem.later, self.unroll, self.batch, seed, problem.every)
 
 
 @dataclass(frozen=True)
@@ -331,18 +338,21 @@ class Opened(Trainings):
     ) -> UnrolledObjective:
         """The unrolled loss of one iteration, with the steps taken by `solver`."""
         window, problem = windows.batch(at), self.problem
+        if problem.injection.through_solver:
+            window = replace(window, stepped=None)  # it starts from a state that is corrected
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
         return UnrolledObjective(solver, window, problem.scale, problem.injection, seeds, loss)
 
     def validation(self) -> Validation:
         """Looks at windows that no training sees, as long as its own, and by its loss."""
-        problem, unroll = self.problem, self.training.unroll
-        if problem.held is None:
+        problem, held, every = self.problem, self.problem.held, self.problem.every
+        if held is None:
             return UNWATCHED
         counter = CountedSolver(Dropping(problem.solver) if self.bear else problem.solver)
-        window = Windows(problem.held, problem.held.states[:, :-1], unroll, 1, 0).spread(LOOKED_AT)
-        window = replace(window, stepped=None)
-        what = window, problem.scale, problem.injection, noise_seeds(0, 0, unroll)
+        starts = held.states[:, : held.steps + 1 - every]
+        windows = Windows(held, starts, self.training.unroll, 1, 0, every)
+        window = replace(windows.spread(LOOKED_AT), stepped=None)
+        what = window, problem.scale, problem.injection, noise_seeds(0, 0, window.unroll)
         objective = UnrolledObjective(counter, *what, self.training.loss)
 
         def loss_of(network: nn.Module) -> float:

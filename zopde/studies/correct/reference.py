@@ -228,7 +228,7 @@ class Reference:
         remedy = "fewer cells, steps or simulations (data), a smaller batch or unroll (training)"
         check_fits("reference data", numbers, self.dtype.itemsize, remedy)
 
-    def check(self, simulations: int, steps: int, unroll: int) -> None:
+    def check(self, simulations: int, steps: int, unroll: int, every: int) -> None:
         """Require as many simulations as a run needs, each of at least one window."""
         if 1 < simulations < self.train + self.test:  # one is split
             raise InputError(
@@ -237,17 +237,18 @@ class Reference:
                 expected=f"at least data.train + data.test = {self.train + self.test}",
                 remedy="name smaller ones: --set data.train=... --set data.test=...",
             )
-        if steps < unroll:
+        if steps < unroll * every:
+            times = f" times corrector.every = {every}" if every > 1 else ""
             raise InputError(
                 "data",
                 got=f"{steps} steps in a run",
-                expected=f"at least training.unroll = {unroll}",
+                expected=f"at least training.unroll = {unroll}{times}",
             )
 
-    def split(self, data: Trajectories, unroll: int) -> Parts:
+    def split(self, data: Trajectories, window: int, every: int = 1) -> Parts:
         """The simulations that are learned from, and the last ones; of one run, the last fifth.
 
-        The validation lies between. Between two parts of one run lies a window, of `unroll` steps,
+        The validation lies between. Between two parts of one run lies a window, of `window` steps,
         that neither has.
 
         Raises:
@@ -257,45 +258,47 @@ class Reference:
             unseen, first = data.take(slice(self.train, self.train + self.test)), self.train
             first -= self.validation
             held = data.take(slice(first, self.train)) if self.validation else None
-            return Parts(data.take(slice(first)), _from_whole(unseen), held)
+            return Parts(data.take(slice(first)), _from_whole(unseen, every), held)
 
         def middle(steps: int) -> int:
             """Steps of the validation and the gap before it."""
-            return max(unroll, steps // _HELD) + unroll if self.validation else 0
+            return max(window, steps // _HELD) + window if self.validation else 0
 
         steps, last = data.steps, data.steps // _LAST
-        first = steps - last - unroll - middle(steps)
-        least = next(n for n in count(_LAST) if n - n // _LAST - middle(n) >= 2 * unroll)
+        first = steps - last - window - middle(steps)
+        least = next(n for n in count(_LAST) if n - n // _LAST - middle(n) >= 2 * window)
         if steps < least:
             got, remedy = f"one run of {steps} steps", "a longer run, or a smaller training.unroll"
             expected = f"at least {least}, to learn from some and test on others"
             raise InputError("data", got=got, expected=expected, remedy=remedy)
         seen, unseen = (data.take(slice(1), t) for t in (slice(first + 1), slice(-last - 1, None)))
-        told = f"one run of {steps} steps: the first {first} to learn from, {unroll} left out, "
+        told = f"one run of {steps} steps: the first {first} to learn from, {window} left out, "
         held = None
         if self.validation:
-            held = data.take(slice(1), slice(first + unroll, first + middle(steps) + 1))
-            told += f"{held.steps} for the validation, {unroll} left out, "
+            held = data.take(slice(1), slice(first + window, first + middle(steps) + 1))
+            told += f"{held.steps} for the validation, {window} left out, "
         told += f"the last {last} unseen; data.train and data.test are not used"
-        return Parts(seen, _from_whole(unseen), held, told)
+        return Parts(seen, _from_whole(unseen, every), held, told)
 
-    def check_unseen(self, data: Trajectories, unroll: int, progress: Progress) -> None:
+    def check_unseen(
+        self, data: Trajectories, window: int, progress: Progress, every: int = 1
+    ) -> None:
         """Require unseen states that are none of those seen; say where nothing moves."""
         if torch.equal(data.states[:, 1:], data.states[:, :-1]):
             progress.note("reference data: they never change in time, so there is little to learn")
             return
         if self.partial:  # NaN is not the same as NaN
             data = replace(data, states=data.states.nan_to_num(0.0))
-        parts = self.split(data, unroll)
+        parts = self.split(data, window, every)
         seen, held = list(parts.seen.states), [] if parts.held is None else list(parts.held.states)
         _check_new(held, seen, "for the validation", parts.told)
         _check_new(list(parts.unseen.states), [*seen, *held], "to be unseen", parts.told)
 
 
-def _from_whole(unseen: Trajectories) -> Trajectories:
+def _from_whole(unseen: Trajectories, every: int) -> Trajectories:
     """The runs from the first time on at which all of them are whole: rollouts begin there."""
     whole = [*unseen.whole.all(dim=0).nonzero().flatten().tolist(), unseen.steps]
-    if not bool(unseen.seen[:, whole[0] + 1 :].any(dim=1).all()):
+    if not bool(unseen.seen[:, whole[0] + every :: every].any(dim=1).all()):
         got = f"{int(unseen.whole.sum()):,} whole states in the {unseen.simulations} unseen runs"
         expected = "a time at which all are whole, for rollouts to begin, and measurements behind"
         raise InputError("data", got=got, expected=expected)

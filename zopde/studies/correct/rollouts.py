@@ -106,8 +106,8 @@ def _reference(run: FoundRun, predicted: Tensor) -> Tensor | None:
         else:
             config = build(CorrectionConfig, run.settings)
             reference = reference_of(config, open_solver(config), run.root.parent)
-            data = reference.split(reference.read(), config.training.unroll)
-            states = data.unseen.states.to(config.dtype)
+            unseen = reference.split(reference.read(), config.window, config.corrector.every).unseen
+            states = unseen.strided(config.corrector.every).states.to(config.dtype)
     except InputError:
         return None
     # A rollout begins with a state of its reference: other data cannot pass for it.

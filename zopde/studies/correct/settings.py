@@ -82,12 +82,16 @@ class CorrectorSettings:
     state, or in the "forcing" of the step, or as the exponent of a factor of it, a "parameter" that
     stays positive; see `zopde.CorrectedSolver`. But for "after", NON and NOG have no gradient:
     presets leave them out and start from scratch.
+    Of `every` solver steps one is corrected: the network sees the forcing of the first of them,
+    rollouts are compared with every so many states of the data, and `training.unroll` counts
+    corrections.
     """
 
     kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
     sizes: dict[str, limits.Size] = field(default_factory=dict)  # Arguments of its class.
     padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
     inject: Inject = "after"  # Where its answer enters.
+    every: limits.Count = 1  # Solver steps to a correction.
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
@@ -99,7 +103,7 @@ class CorrectorSettings:
     def network(self, grid: Domain, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
-        what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype)
+        what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype), self.every
         return Normalised(body, scale, forcing_scale, *what)
 
     def kind_on(self, grid: Domain) -> str:
@@ -164,7 +168,7 @@ class TrainingSettings:
 
     length: limits.Length = "200 iterations"  # How long this stage lasts.
     batch: limits.Count = 4  # Windows of an iteration.
-    unroll: limits.Count = 8  # Solver steps of a window.
+    unroll: limits.Count = 8  # Corrected steps of a window.
     init: Literal["non", "scratch"] = "non"  # Weights begin as NON left them, or anew.
     optimizer: Literal["adam", "sgd"] = "adam"  # How a gradient becomes an update.
     lr: limits.Rate = 3e-3  # The learning rate at its highest.
@@ -319,6 +323,11 @@ class CorrectionConfig:
             if table.get(name) == default:
                 del table[name]
         return {**tree, "interface": table}
+
+    @property
+    def window(self) -> int:
+        """Solver steps of a window."""
+        return self.training.unroll * self.corrector.every
 
     @property
     def dtype(self) -> torch.dtype:

@@ -54,7 +54,7 @@ _LATE = 0.2  # share of the rollout, its end, over which a spectrum is a mean
 
 def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     """The figures of a finished run."""
-    problem, grid = opened.problem, opened.problem.solver.grid
+    problem, grid = opened.problem, opened.problem.test.grid
     metrics: Metrics = {"labels": list(results), "seeds": list(opened.seeds)}
     for label, trained in results.items():
         for name, value in summary([one.evaluation for one in trained], grid).items():
@@ -89,9 +89,10 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics["failures"] = {label: reasons for label, reasons in failures.items() if reasons}
     metrics["split"] = opened.split
     metrics["inject"] = problem.inject
-    metrics["stored_solver_steps"] = int(problem.train.whole[:, :-1].sum())
+    metrics["every"] = problem.every
+    metrics["stored_solver_steps"] = problem.prepared
     metrics["checking_solver_steps"] = opened.checking
-    metrics["steps"] = problem.test.steps
+    metrics["steps"] = problem.test.steps * problem.every
     metrics["time"] = {"length": problem.test.steps * grid.dt, "unit": grid.unit("time")}
     metrics["test_runs"] = problem.test.simulations
     metrics["parameters"] = Coordinates(opened.new_network(opened.seeds[0])).total
@@ -108,7 +109,7 @@ def _kept(cost: Fitted, iterations: int) -> Metrics:
 
 def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
     """Error over time, one unseen run and, where there is one, the vorticity of its last state."""
-    problem, grid = opened.problem, opened.problem.solver.grid
+    problem, grid = opened.problem, opened.problem.test.grid
     curves = [
         Curve(label, *error_curve([one.evaluation for one in trained]))
         for label, trained in results.items()

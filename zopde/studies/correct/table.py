@@ -97,6 +97,8 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
         "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
         "comes with a backward pass."
     ]
+    if (every := metrics.get("every", 1)) > 1:  # earlier versions had no choice
+        notes.append(f"One in {every} steps is corrected; errors are of the states behind these.")
     if metrics.get("split"):  # earlier versions had none
         notes.append(f"Reference data: {metrics['split']}.")
     scratch = [label for label, start in metrics["init"].items() if start == "scratch"]

@@ -41,7 +41,7 @@ def chosen_of(opened: Opened, cut: InterfaceCut) -> Choice:
     coloured: int | None = None
     try:
         found = coloured_of(cut, problem, count, 0)
-        products = products_of(problem.injection, training.unroll)
+        products = products_of(problem.injection, training.unroll, problem.every)
         each = sum(products[v] * pullback.probes_for(v) for v, pullback in found.items())
         coloured = each * training.batch * training.iterations
     except InputError:

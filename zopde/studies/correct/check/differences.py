@@ -14,6 +14,7 @@ from zopde.check.sweep import ladder, sweep_mu
 from zopde.contracts import Oracle, Solver, Window
 from zopde.errors import InputError
 from zopde.hybrid import Injection, UnrolledObjective
+from zopde.hybrid.corrected import repeated
 from zopde.interface import ColouredPullback, EntryOracle, measure_reach
 from zopde.oracle import WeightOracle
 from zopde.seeding import generator, noise_seeds
@@ -99,16 +100,20 @@ def _recommend(
     return Point(name, verdict, found, remedy, values)
 
 
-def stand_in_objective(solver: Solver, states: States, injection: Injection) -> UnrolledObjective:
-    """A two-step loss with a small correction to learn."""
-    first = states.step(solver, 1)
-    state, given, stepped = first.state, first.forcing, first.stepped
-    second = solver.step(stepped, given)
+def stand_in_objective(
+    solver: Solver, states: States, injection: Injection, every: int
+) -> UnrolledObjective:
+    """A loss of two corrected steps with a small correction to learn."""
+    (state, given), several = states.rows(slice(1)), repeated(solver, every)
+    if every > 1 and given is not None:  # the same for all of them
+        given = torch.stack([given] * every, dim=1)
+    stepped = several.step(state, given)
+    second = several.step(stepped, given)
     noise = torch.randn(state.shape, generator=generator(1, "probes")).to(state)
     offset = _OFFSET * states.scale * noise
     targets = torch.stack([stepped + offset, second + 2 * offset], dim=1)
     forcing = None if given is None else torch.stack([given] * 2, dim=1)
-    window = Window(stepped, targets, forcing, state)
+    window = Window(stepped, targets, forcing, state, every)
     scale = torch.full((state.shape[1],), states.scale).to(state)
     return UnrolledObjective(solver, window, scale, injection, noise_seeds(0, 0, 2))
 

@@ -81,7 +81,7 @@ def check_solver(
 
     At most about 900 solver steps in single precision and 1,300 in double, most of them for the
     two recommended mu; a third of that where a step takes a second. The combs of `measure_reach`
-    come on top.
+    come on top, and with `corrector.every` more for the mu of the weights.
 
     Args:
         config: The run that is planned: of it the solver, the data file, the corrector and the
@@ -98,6 +98,7 @@ def check_solver(
     reference, from_file = reference_of(config, solver, Path()), bool(config.data.path)
     states = typical_states(reference, from_file, amplitude)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
+    every = config.corrector.every
     guard = replace(config.run, store="", apart=False, failure_limit=1.0).guarded
     grid, training = solver.grid, config.training
     scale = states.state.new_full((len(grid.channels),), states.scale)
@@ -105,19 +106,19 @@ def check_solver(
     network = config.corrector.network(grid, scale, forcing_scale, 0)
     points: dict[str, Point] = {}
     with (progress or Silent()).stage("checking the solver", 11) as advance:
-        for point in _points(zo, cut, guard, solver, states, injection, network):
+        for point in _points(zo, cut, guard, solver, states, injection, every, network):
             points[point.name] = point
             advance(1, point.name)
     if "reach" not in points:
         return SolverCheck(spec, states.source, tuple(points.values()), (), "")
     weights = Coordinates(network).total
     seconds = points["time"].values["in_batch"]
-    gradient = bare_gradient(injection, training.unroll, training.batch, seconds)
+    gradient = bare_gradient(injection, training.unroll, training.batch, seconds, every)
     active, workers = RandomMasks(weights, zo.sparsity, 1, 0).active, config.run.probed_by()
     coloured = partial(_coloured, cut, grid, points["reach"], list(gradient.products))
     what = cut, solver, gradient, coloured, workers.side_by_side, states.state
     costs = price_of_weights(zo, active, gradient), *prices_of_interface(*what)
-    assumed = f"{weights:,} weights, {training.unroll} steps, {training.batch} windows"
+    assumed = f"{weights:,} weights, {config.window} steps, {training.batch} windows"
     return SolverCheck(spec, states.source, tuple(points.values()), costs, assumed)
 
 
@@ -128,6 +129,7 @@ def _points(
     solver: Solver,
     states: States,
     injection: Injection,
+    every: int,
     network: Normalised,
 ) -> Iterator[Point]:
     contract, states, answer = check_contract(solver, states, guard)
@@ -155,7 +157,8 @@ def _points(
     state_mu = check_state_mu(cut, frozen, states, seconds)
     yield state_mu
     draw_zeros(network, generator(0, "weights"))
-    yield check_weight_mu(zo, network, stand_in_objective(box, states, injection), seconds)
+    objective = stand_in_objective(box, states, injection, every)
+    yield check_weight_mu(zo, network, objective, every * seconds)
     best = state_mu.values.get("recommended_mu", math.nan)
     if math.isfinite(best):
         yield check_reach(frozen, states, best, injection)
