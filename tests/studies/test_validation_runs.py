@@ -14,6 +14,7 @@ from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.open import open_correction, reference_of
 from zopde.studies.correct.problem import LOOKED_AT
 from zopde.studies.correct.table import table_of
+from zopde.studies.report import write_report
 from zopde.training import load_checkpoint, read_history
 
 EVERY, UNROLL = 5, 3
@@ -85,6 +86,7 @@ def test_looks_are_counted_in_their_own_column(finished, forecast):
     assert metrics["validating"] == {"SRC": 0, "NON": of_looks, "ZO-interface": of_looks}
     assert metrics["solver_steps"]["NON"] == 0
     assert metrics["solver_steps"]["ZO-interface"] == 12 * 4 * (1 + 2 * 4 * 4)
+    assert "Dotted: the loss on the validation data" in write_report([folder]).read_text()
     table = table_of(metrics)
     assert "validating" in table.columns
     assert any("by the validation" in note for note in table.notes)

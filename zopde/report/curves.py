@@ -91,7 +91,7 @@ def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
             if curve.validation is not None:
                 there = np.isfinite(curve.validation)
                 at, seen = np.asarray(cost)[there], curve.validation[there]
-                axes.plot(at, seen, ":o", color=colour, label=f"{curve.label}, validation", ms=3)
+                axes.plot(at, seen, ":o", color=colour, ms=3)
     legend(panels[1])
     save(figure, path)
 

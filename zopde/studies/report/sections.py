@@ -47,6 +47,8 @@ def losses_picture(
     warning = ""
     if any(curve.apart for curve in curves):
         warning = " NON's loss is that of one step: it cannot be compared with the others'."
+    if any(curve.validation is not None for curve in curves):
+        warning += " Dotted: the loss on the validation data, at every look."
     return picture(
         drawn(lambda path: save_loss_curves(path, curves)),
         "Training loss against queries and against seconds",
