@@ -112,7 +112,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
 def _validating(opened: Opened, iterations: int) -> int:
     """Solver steps of the looks at the validation: before, after, and between."""
     looks = 1 + -(-iterations // opened.validate_every)
-    return looks * opened.looked_at * opened.training.unroll
+    return looks * opened.looked_at * opened.training.unroll * opened.problem.every
 
 
 def _price_of_data(to_make: Reference, like: State) -> Price:
