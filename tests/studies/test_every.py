@@ -1,6 +1,7 @@
 """Runs in which one of several solver steps is corrected."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -252,3 +253,27 @@ def test_one_run_whose_unseen_part_has_no_correction_is_refused(toy, toy_spec, t
     config = config_of(toy_spec, tiny, "after", *changes)
     with pytest.raises(InputError, match=r"got 5 unseen steps, expected .* corrector.every = 6"):
         run_correction(config, tmp_path / "run")
+
+
+def test_a_validation_and_gaps_go_with_it_and_are_counted_exact(toy_spec, tiny, tmp_path, forecast):
+    """Whole every third time, two steps to a correction: the third of a window is measured."""
+    path = tmp_path / "data.nc"
+    changes = [*tiny, "corrector.every=2", "data.validation=1", 'run.labels=["SRC","ZO-interface"]']
+    changes += ["training.validate_every=5", "training.unroll=3", "training.init=scratch"]
+    config = load_config("quick", None, changes, {"solver": {"spec": toy_spec}})
+    config = replace(config, data=replace(config.data, path=str(path), partial=True))
+    whole = replace(config, data=replace(config.data, path="", partial=False))
+    run_correction(whole, tmp_path / "whole")
+    (made,) = tmp_path.glob("*.nc")
+    dataset = xr.load_dataset(made)
+    there = (dataset.time.values * 10).round().astype(int) % 3 == dataset.time.values[0] * 10 % 3
+    for name in NAMES[:2]:
+        dataset[name][:, ~there] = float("nan")
+    dataset.attrs.clear()
+    dataset.to_netcdf(path, engine="h5netcdf")
+    metrics = run_correction(config, tmp_path / "run")
+    assert 0 < metrics["mae"]["ZO-interface"]["mean"] < 1
+    looks, windows = 4, 3  # from 0, 3 and 6: six steps do not follow 9
+    (price,) = (price for price in forecast(config, path) if price.label == "ZO-interface")
+    assert metrics["validating"]["ZO-interface"] == price.validating == looks * windows * 6
+    assert metrics["solver_steps"]["ZO-interface"] == price.solver_steps

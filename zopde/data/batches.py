@@ -185,7 +185,9 @@ def usable_starts(
     """Which states begin a window: the solver has answered, and something was measured in it."""
     starts = trajectories.steps - unroll * every + 1
     known = stepped[:, :starts].flatten(2).isfinite().all(dim=2)
-    return known & trajectories.seen[:, 1:].unfold(1, unroll, 1).any(dim=2)
+    ends = range(every, unroll * every + 1, every)
+    seen = torch.stack([trajectories.seen[:, end : end + starts] for end in ends])
+    return known & seen.any(dim=0)
 
 
 def first_steps(

@@ -181,6 +181,9 @@ def _opened(
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
     held = parts.held.steps if parts.told and parts.held is not None else steps
     windows = (1 if parts.told else config.data.validation) * (held - config.window + 1)
+    if gaps and parts.held is not None:
+        begun = parts.held.states[:, : held + 1 - every]
+        windows = int(usable_starts(parts.held, begun, training.unroll, every).sum())
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
