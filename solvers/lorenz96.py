@@ -20,7 +20,7 @@ class _Lorenz96:
 
     def __init__(
         self,
-        shape: tuple[int, ...] = (36,),
+        shape: tuple[int, ...] = (),
         slow: int = 36,
         dt: float = 0.05,
         force: float = 10.0,
@@ -30,14 +30,15 @@ class _Lorenz96:
         speed: float = 10.0,
         unknown: Literal["", "force", "drag"] = "",
     ) -> None:
+        shape = tuple(shape) or (slow,)
         if len(shape) != 1 or slow < _LEAST or shape[0] < slow or shape[0] % slow:
             expected = f"slow (at least {_LEAST}) or a multiple of it, along one axis"
-            raise InputError("shape", got=f"{tuple(shape)} with slow={slow}", expected=expected)
+            raise InputError("shape", got=f"{shape} with slow={slow}", expected=expected)
         check_positive("speed", speed)
         check_positive("amplitude", amplitude)
         check_choice("unknown", unknown, ("", "force", "drag"))
         given = (unknown,) if unknown else ()
-        self.grid = Grid(tuple(shape), (float(slow),), float(dt), ("X",), given)
+        self.grid = Grid(shape, (float(slow),), float(dt), ("X",), given)
         self._slow, self._unknown = slow, unknown
         self._known = {"force": float(force), "drag": float(drag)}
         self._coupling, self._amplitude, self._speed = coupling, amplitude, speed
@@ -109,7 +110,7 @@ class Lorenz96(_Lorenz96):
     It computes in float64 and answers in the precision of the state.
 
     Args:
-        shape: Cells, (slow,) or (slow * (1 + J),).
+        shape: Cells, (slow,) or (slow * (1 + J),); () is (slow,).
         slow: K, the slow variables, at least 4.
         dt: Time of one step; five days of the atmosphere are one unit.
         force: F.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Literal, Protocol, final
 
@@ -221,9 +222,13 @@ class UnrolledObjective:
             for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
         loss: What judges the states in place of L, in the state's units; the mean over the windows
             is the objective. See `zopde.hybrid.Loss`.
+        nudge: a in [0, 1]: every step but the first starts from u[k] + a (r[k] - u[k]), the state
+            that was judged, pulled towards the reference. Each step back damps a gradient by
+            1 - a, so it does not grow without bound in a chaotic system. 0: a free run; 1: single
+            steps.
 
     Raises:
-        InputError: If the window lacks what the first step starts from.
+        InputError: If the window lacks what the first step starts from, or by a wrong `nudge`.
     """
 
     def __init__(
@@ -234,8 +239,11 @@ class UnrolledObjective:
         injection: Injection | None = None,
         seeds: Sequence[int] = (),
         loss: Loss | None = None,
+        nudge: float = 0.0,
     ) -> None:
-        self._solver, self._window, self._loss = solver, window, loss
+        self._solver, self._window, self._loss, self._nudge = solver, window, loss, nudge
+        if not 0 <= nudge <= 1:
+            raise InputError("nudge", got=nudge, expected="a number in [0, 1]")
         self._seeds = tuple(seeds) if seedable(solver) else ()
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
         weights = getattr(solver.grid, "cell_weights", None)
@@ -276,6 +284,31 @@ class UnrolledObjective:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
             yield state
+            if self._nudge:
+                state = self._pulled(state, window.targets[:, k])
+
+    def _pulled(self, state: State, target: State) -> State:
+        """The states of all probes, moved towards the reference where it tells something."""
+        probes = state.view(-1, *target.shape)
+        known = torch.where(target.isfinite(), target, probes)
+        return torch.lerp(probes, known, self._nudge).view_as(state)
+
+    def pieces(self, most: int, steps: int) -> list[UnrolledObjective]:
+        """The objective of each of the first windows by itself, over its first steps.
+
+        Args:
+            most: So many windows, if there are.
+            steps: So many of their steps, >= 1.
+        """
+        alone = [copy(self) for _ in range(min(most, self._window.batch))]
+        for row, one in enumerate(alone):
+            one._window = self._window.part(row, steps)
+        return alone
+
+    @property
+    def unroll(self) -> int:
+        """Number of corrected steps that the loss sees."""
+        return self._window.unroll
 
     def solver_at(self, k: int) -> Solver:
         """The solver of step k, counted from 0, with that step's noise."""

@@ -20,6 +20,7 @@ from zopde.training.loop import (
     read_history,
     save_checkpoint,
 )
+from zopde.training.signal import Heard, Signal, share_of_look
 
 __all__ = [
     "Backprop",
@@ -27,6 +28,7 @@ __all__ = [
     "Fitted",
     "Gradient",
     "GradientSource",
+    "Heard",
     "Masked",
     "NetworkOracle",
     "Optimise",
@@ -34,6 +36,7 @@ __all__ = [
     "RandomDirections",
     "Row",
     "RunningStatistics",
+    "Signal",
     "Skipping",
     "ZerothOrder",
     "cosine",
@@ -42,4 +45,5 @@ __all__ = [
     "not_measured",
     "read_history",
     "save_checkpoint",
+    "share_of_look",
 ]

@@ -153,6 +153,10 @@ class TrainingSettings:
     `zopde.hybrid`), or your own function or class, "package.module:name" or "file.py:name", as
     `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON,
     which sees single steps, keeps to squares.
+    `nudge` is for chaotic systems, whose gradients explode over many steps: within a window every
+    state is pulled towards the reference, u + nudge (r - u), after it was judged. Every
+    `look_every` iterations the signal and the noise of a gradient through the solver are measured
+    (signal.csv), in solver steps that are counted as checking; see docs/howto/statistics.md.
     """
 
     length: limits.Length = "200 iterations"  # How long this stage lasts.
@@ -166,6 +170,8 @@ class TrainingSettings:
     weight_decay: limits.NotNegative = 0.0  # The factor of an L2 penalty.
     loss: limits.Text = "squares"  # What judges a window.
     loss_options: dict[str, Any] = field(default_factory=dict)  # Its arguments.
+    nudge: limits.Share = 0.0  # A step ends so much nearer to the reference; 0 leaves it free.
+    look_every: limits.Whole = 100  # Iterations between looks at the gradient's noise; 0: none.
 
     def __post_init__(self) -> None:
         if ":" not in self.loss:
