@@ -4,9 +4,8 @@
 
 The problems of Gjini, Morzfeld, Dunbar and Schneider, "The Ensemble Kalman Inversion Race" (2025):
 Lorenz-96 with a forcing F = 8; with F[k] = 8 + 6 sin(4 pi k / 40), a number for each of 40
-variables; and with F(x) = 8 + 6 sin(4 pi x / 10) at 100 places, a network of 61 weights. A fourth
-one is a drag of 1.3, for which the model has 1. Their data are time means, which tell less than
-the states that are given here. Each network answers whatever the state: its weights are sought.
+variables; with F(x) = 8 + 6 sin(4 pi x / 10) at 100 places, a network of 61 weights; and a drag of
+1.3 where the model has 1. Their data are time means, which tell less than the states given here.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ class OfPlace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, place) -> (batch, outputs, place)."""
         places = 10 * torch.arange(x.shape[2]).to(x)[:, None] / x.shape[2] - 5
-        answer: Tensor = self.leave(torch.tanh(self.enter(places)))
-        return answer.T.expand(len(x), -1, -1)
+        return self.leave(torch.tanh(self.enter(places))).T.expand(len(x), -1, -1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Case:
     """What is unknown in the model, "force" or "drag", and the network that finds it."""
 
     unknown: str
-    truth: Tensor  # (place,)
+    truth: Tensor
     guess: float
     kind: str
     sizes: dict[str, int]

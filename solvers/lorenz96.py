@@ -10,9 +10,10 @@ from torch import Tensor
 from zopde.contracts import Forcing, Scenario, State
 from zopde.errors import InputError
 from zopde.grid import Grid, check_forcing, check_state
-from zopde.validate import check_choice, check_positive
+from zopde.validate import check_choice, check_count, check_not_negative, check_positive
 
 _LEAST = 4  # slow variables, so that the four of one equation differ
+_MOST = 10**4
 
 
 class _Lorenz96:
@@ -30,15 +31,17 @@ class _Lorenz96:
         speed: float = 10.0,
         unknown: Literal["", "force", "drag"] = "",
     ) -> None:
-        shape = tuple(shape) or (slow,)
+        numbers = {"force": force, "drag": drag, "amplitude": amplitude, "speed": speed}
+        for name, number in numbers.items():
+            check_positive(name, number, _MOST)
+        check_not_negative("coupling", coupling)
+        check_choice("unknown", unknown, ("", "force", "drag"))
+        check_count("slow", slow, _MOST)
+        given, shape = (unknown,) if unknown else (), tuple(shape) or (slow,)
         if len(shape) != 1 or slow < _LEAST or shape[0] < slow or shape[0] % slow:
             expected = f"slow (at least {_LEAST}) or a multiple of it, along one axis"
             raise InputError("shape", got=f"{shape} with slow={slow}", expected=expected)
-        check_positive("speed", speed)
-        check_positive("amplitude", amplitude)
-        check_choice("unknown", unknown, ("", "force", "drag"))
-        given = (unknown,) if unknown else ()
-        self.grid = Grid(shape, (float(slow),), float(dt), ("X",), given)
+        self.grid = Grid(shape, (float(slow),), dt, ("X",), given)
         self._slow, self._unknown = slow, unknown
         self._known = {"force": float(force), "drag": float(drag)}
         self._coupling, self._amplitude, self._speed = coupling, amplitude, speed

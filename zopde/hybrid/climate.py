@@ -62,7 +62,7 @@ def climate_error(
     square = (of_reference * share).sum(dim=1)
     mean = _bias(torch.stack(means), share) / square.sqrt()
     variance = _bias(torch.stack([both[0] for both in variances]), share) / square
-    finite = bool(predicted.isfinite().all())
+    finite = bool(grid.fluid_values(predicted).isfinite().all())
     found = (e if finite else torch.full_like(e, torch.inf) for e in (mean, variance))
     return ClimateError(*(e.masked_fill(square == 0, torch.nan) for e in found))
 

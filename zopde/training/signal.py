@@ -47,7 +47,12 @@ class Signal(NamedTuple):
 
 
 def share_of_look(unroll: int, batch: int) -> float:
-    """What a look takes, in gradients; 0 where there is nothing to compare."""
+    """Say what a look takes, in gradients; 0 where there is nothing to compare.
+
+    Args:
+        unroll: Steps of a window, at least four.
+        batch: Windows, at least two; of more than eight, eight are looked at.
+    """
     if unroll < _SHORT or batch < 2:
         return 0.0
     return min(_WINDOWS, batch) / batch * (1 + unroll // _SHORT / unroll)
@@ -101,7 +106,7 @@ class Heard:
     solver steps as "checking".
     """
 
-    inner: GradientSource
+    inner: GradientSource  # the other source
     every: int  # iterations from one look to the next
     tell: Callable[[Signal], None]  # told what a look saw
 

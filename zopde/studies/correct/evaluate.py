@@ -37,8 +37,8 @@ class Evaluation:
 
     predicted: Tensor  # (simulation, time, channel, *space), the initial state included
     error: RolloutError  # against the reference, the initial state left out
-    climate: ClimateError  # of all these runs together
     loss: Tensor | None = None  # (simulation,), what a loss of the user's choice says of it
+    climate: ClimateError | None = None  # of all these runs together
 
 
 def evaluate(
@@ -63,7 +63,7 @@ def evaluate(
     with torch.no_grad():
         judged = None if loss is None else loss(*runs, test.grid)
     error, climate = rollout_error(*runs, grid=test.grid), climate_error(*runs, test.grid)
-    return Evaluation(predicted, error, climate, judged)
+    return Evaluation(predicted, error, judged, climate)
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -89,9 +89,11 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     correlated = torch.stack([e.error.steps_correlated() for e in evaluations]).double()
     times = grid.dt * correlated.mean(dim=0)
     diverged = torch.stack([e.error.diverged for e in evaluations])
+    climates = [e.climate for e in evaluations if e.climate is not None]
     climate = {
-        "mean": torch.stack([e.climate.mean for e in evaluations]).mean(dim=0),
-        "variance": torch.stack([e.climate.variance for e in evaluations]).mean(dim=0),
+        name: torch.stack([getattr(one, name) for one in climates]).mean(dim=0)
+        for name in ("mean", "variance")
+        if climates
     }
     judged = [float(e.loss.double().mean()) for e in evaluations if e.loss is not None]
     return {

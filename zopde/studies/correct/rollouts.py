@@ -10,7 +10,7 @@ from torch import Tensor
 from zopde.contracts import Domain, Vortical
 from zopde.data import load_rollout
 from zopde.errors import InputError
-from zopde.hybrid import climate_error, rollout_error
+from zopde.hybrid import rollout_error
 from zopde.studies.correct.evaluate import Evaluation
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_solver, reference_of
@@ -75,9 +75,8 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
             predicted = rollout.states
             target = reference[:, 1:].to(predicted.dtype)
             error = rollout_error(predicted[:, 1:], target, grid=rollout.grid)
-            climate = climate_error(predicted[:, 1:], target, rollout.grid)
             kept = predicted if label not in found else predicted[:0]  # what nobody will look at
-            found.setdefault(label, []).append(Evaluation(kept, error, climate))
+            found.setdefault(label, []).append(Evaluation(kept, error))
     if grid is None or reference is None:
         return None
     return Rollouts(grid, reference, found)
