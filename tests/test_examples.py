@@ -94,6 +94,20 @@ def test_viscosity_golden(tmp_path):
     assert errors["ZO-interface"] < 0.03
 
 
+def test_lorenz96_golden():
+    """Made by this example on 2026-11-30: a drag that is wrong by a quarter, to a thousandth."""
+    assert run("14_lorenz96.py", 0, names=("drag",))["drag"] < 5e-3
+
+
+@pytest.mark.slow
+def test_forcings_of_lorenz96_golden():
+    """Made by this example on 2026-11-30."""
+    worst = run("14_lorenz96.py", 0)
+    assert worst["F, 1 weight"] < 1e-2
+    assert worst["F[k], 40 weights"] < 2e-2
+    assert worst["F(x), 61 weights"] < 3e-2
+
+
 @pytest.mark.parametrize(
     ("hide", "name", "arguments"),
     [

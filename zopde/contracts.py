@@ -294,6 +294,15 @@ class Window:
         """Number of corrected steps that the loss sees."""
         return self.targets.shape[1]
 
+    def part(self, row: int, steps: int) -> Window:
+        """The first steps of a single stretch, which stays a batch of one."""
+        one = slice(row, row + 1)
+        of = [None if whole is None else whole[one] for whole in (self.stepped, self.initial)]
+        forcing = None if self.forcing is None else self.forcing[one, :steps]
+        return replace(
+            self, stepped=of[0], targets=self.targets[one, :steps], forcing=forcing, initial=of[1]
+        )
+
 
 class Objective(Protocol):
     """A loss that is evaluated for many probes at once.

@@ -74,6 +74,7 @@ TABLES = {
     "burgers": {},
     "heat-mesh": {},
     "kuramoto-sivashinsky": {},
+    "lorenz96": {},
     "shallow-water": {},
     "turbulence": {},
     "wake": {},

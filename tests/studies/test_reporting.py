@@ -220,7 +220,7 @@ def test_the_command_of_another_injection_makes_the_same_settings_exact(inject, 
 
 
 @pytest.mark.parametrize(
-    "spec", ["burgers", "wake", "kuramoto-sivashinsky", "turbulence", "shallow-water"]
+    "spec", ["burgers", "wake", "kuramoto-sivashinsky", "lorenz96", "turbulence", "shallow-water"]
 )
 def test_a_run_of_every_solver_has_a_page_whose_command_makes_it_again(spec, tmp_path):
     """A solver may have fewer presets than others."""

@@ -27,6 +27,7 @@ from zopde.studies.settings import (
         ("kuramoto-sivashinsky", "quick"),
         ("turbulence", "quick"),
         ("shallow-water", "quick"),
+        ("lorenz96", "quick"),
     ],
 )
 def test_presets_round_trip(solver, preset, tmp_path):

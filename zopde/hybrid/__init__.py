@@ -1,5 +1,6 @@
 """Solver and network in one loop. Knows no zeroth order."""
 
+from zopde.hybrid.climate import ClimateError, climate_error
 from zopde.hybrid.corrected import (
     INJECTIONS,
     CorrectedSolver,
@@ -16,6 +17,7 @@ from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_err
 
 __all__ = [
     "INJECTIONS",
+    "ClimateError",
     "CorrectedSolver",
     "InjectAfter",
     "InjectBefore",
@@ -31,6 +33,7 @@ __all__ = [
     "SensorsLoss",
     "SpectrumLoss",
     "UnrolledObjective",
+    "climate_error",
     "downsample",
     "rollout",
     "rollout_error",

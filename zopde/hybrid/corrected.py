@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Literal, Protocol, final
 
@@ -277,9 +278,14 @@ class UnrolledObjective:
             for every probe; none leaves the solver as it is. See `zopde.contracts.Seeded`.
         loss: What judges the states in place of L, in the state's units; the mean over the windows
             is the objective. See `zopde.hybrid.Loss`.
+        nudge: a in [0, 1]: every step but the first starts from u[k] + a (r[k] - u[k]), the state
+            that was judged, pulled towards the reference. Each step back damps a gradient by
+            1 - a, so it does not grow without bound in a chaotic system. 0: a free run; 1: single
+            steps.
 
     Raises:
-        InputError: If the window lacks what the first step starts from, or any measurement.
+        InputError: If the window lacks what the first step starts from, or any measurement, or by a
+            wrong `nudge`.
     """
 
     def __init__(
@@ -290,12 +296,22 @@ class UnrolledObjective:
         injection: Injection | None = None,
         seeds: Sequence[int] = (),
         loss: Loss | None = None,
+        nudge: float = 0.0,
     ) -> None:
-        self._solver, self._window = repeated(solver, window.every), window
-        self._loss = loss
+        self._solver, self._loss, self._nudge = repeated(solver, window.every), loss, nudge
+        if not 0 <= nudge <= 1:
+            raise InputError("nudge", got=nudge, expected="a number in [0, 1]")
         self._seeds = tuple(seeds) if seedable(solver) else ()
+        self._plain_scale, self._grid = scale, solver.grid
+        self._injection = held(injection or INJECTIONS["after"], window.every)
+        if window.initial is None and self._injection.through_solver:
+            raise InputError("window", got="no initial state", expected="one, to be corrected")
+        self._judge(window)
+
+    def _judge(self, window: Window) -> None:
+        """Take the windows, and the scale of their errors; what was not measured has none."""
+        self._window, scale = window, self._plain_scale
         self._scale = scale.view(-1, *[1] * (window.targets.dim() - 3))
-        self._grid = solver.grid
         weights = getattr(self._grid, "cell_weights", None)
         if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
             self._scale = self._scale / weights.to(scale).sqrt()
@@ -307,9 +323,6 @@ class UnrolledObjective:
             if not bool(share.all()):
                 raise InputError("window", got="no measurement", expected="some in each window")
             self._scale = self._scale * share.sqrt().view(-1, 1, *[1] * (there.dim() - 3))
-        self._injection = held(injection or INJECTIONS["after"], window.every)
-        if window.initial is None and self._injection.through_solver:
-            raise InputError("window", got="no initial state", expected="one, to be corrected")
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """Evaluate `num_probes` losses; see `zopde.contracts.Objective`."""
@@ -344,6 +357,36 @@ class UnrolledObjective:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
             state = self._injection.step(solver, corrector, state, forcing)
             yield state
+            if self._nudge:
+                state = self._pulled(state, window.targets[:, k])
+
+    def _pulled(self, state: State, target: State) -> State:
+        """The states of all probes, moved towards the reference where it tells something."""
+        probes = state.view(-1, *target.shape)
+        known = torch.where(target.isfinite(), target, probes)
+        return torch.lerp(probes, known, self._nudge).view_as(state)
+
+    def pieces(self, most: int, steps: int) -> list[UnrolledObjective]:
+        """The objective of each of the first windows by itself, over its first steps.
+
+        Windows of which nothing was measured in these steps are left out.
+
+        Args:
+            most: So many windows, if there are.
+            steps: So many of their steps, >= 1.
+        """
+        parts = [self._window.part(row, steps) for row in range(min(most, self._window.batch))]
+        alone = []
+        for part in parts:
+            if not bool(part.targets.isnan().all()):
+                alone.append(copy(self))
+                alone[-1]._judge(part)
+        return alone
+
+    @property
+    def unroll(self) -> int:
+        """Number of corrected steps that the loss sees."""
+        return self._window.unroll
 
     def solver_at(self, k: int) -> Solver:
         """The solver of step k, counted from 0, with that step's noise."""

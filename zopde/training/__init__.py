@@ -21,6 +21,7 @@ from zopde.training.loop import (
     read_history,
     save_checkpoint,
 )
+from zopde.training.signal import Heard, Signal, share_of_look
 from zopde.training.validation import Validation
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Fitted",
     "Gradient",
     "GradientSource",
+    "Heard",
     "Masked",
     "NetworkOracle",
     "Optimise",
@@ -38,6 +40,7 @@ __all__ = [
     "RandomDirections",
     "Row",
     "RunningStatistics",
+    "Signal",
     "Skipping",
     "TensorBoardCallback",
     "TrackioCallback",
@@ -49,4 +52,5 @@ __all__ = [
     "not_measured",
     "read_history",
     "save_checkpoint",
+    "share_of_look",
 ]

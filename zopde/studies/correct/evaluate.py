@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from zopde.contracts import Domain, Solver
 from zopde.data import Trajectories, save_trajectories
-from zopde.hybrid import CorrectedSolver, Loss, RolloutError, rollout, rollout_error
+from zopde.hybrid import (
+    ClimateError,
+    CorrectedSolver,
+    Loss,
+    RolloutError,
+    climate_error,
+    rollout,
+    rollout_error,
+)
 from zopde.hybrid.corrected import repeated
 from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject, Padding
@@ -32,6 +40,7 @@ class Evaluation:
     predicted: Tensor  # (simulation, time, channel, *space), the initial state included
     error: RolloutError  # against the reference, the initial state left out
     loss: Tensor | None = None  # (simulation,), what a loss of the user's choice says of it
+    climate: ClimateError | None = None  # of all these runs together
 
 
 def evaluate(
@@ -62,7 +71,8 @@ def evaluate(
     runs = predicted[:, 1:], test.states[:, 1:]
     with torch.no_grad():
         judged = None if loss is None else loss(*runs, test.grid)
-    return Evaluation(predicted, rollout_error(*runs, grid=test.grid), judged)
+    error, climate = rollout_error(*runs, grid=test.grid), climate_error(*runs, test.grid)
+    return Evaluation(predicted, error, judged, climate)
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -78,7 +88,8 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
 
     `mean` and `std` are over the test runs, each first averaged over time and seeds;
     `std_over_seeds` is of the seeds' means. A mean with a diverged run in it is None. That of
-    `nrmse` is over the channels, too. `loss` is there where `training.loss` is no default.
+    `nrmse` is over the channels, too, as are those of `climate_error`, over seeds. `loss` is there
+    where `training.loss` is no default.
     """
     mae = torch.stack([e.error.mean_mae for e in evaluations]).double()
     relative = torch.stack([e.error.over_time(e.error.relative) for e in evaluations]).double()
@@ -87,6 +98,12 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     correlated = torch.stack([e.error.steps_correlated() for e in evaluations]).double()
     times = grid.dt * correlated.mean(dim=0)
     diverged = torch.stack([e.error.diverged for e in evaluations])
+    climates = [e.climate for e in evaluations if e.climate is not None]
+    climate = {
+        name: torch.stack([getattr(one, name) for one in climates]).mean(dim=0)
+        for name in ("mean", "variance")
+        if climates
+    }
     judged = [float(e.loss.double().mean()) for e in evaluations if e.loss is not None]
     return {
         **({"loss": finite(sum(judged) / len(judged))} if judged else {}),
@@ -100,6 +117,13 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
         "nrmse": {
             "mean": finite(nrmse.nanmean()),
             "channels": dict(zip(grid.channels, map(finite, nrmse), strict=True)),
+        },
+        "climate_error": {
+            name: {
+                "mean": finite(errors.nanmean()),
+                "channels": dict(zip(grid.channels, map(finite, errors), strict=True)),
+            }
+            for name, errors in climate.items()
         },
         "correlation_time": {"mean": float(times.mean()), "std": float(times.std(correction=0))},
         "diverged": int(diverged.sum()),

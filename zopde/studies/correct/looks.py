@@ -20,8 +20,11 @@ from zopde.interface import Agreement, Pullback, Step, Variable, Watch
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.studies.correct.problem import InterfaceCut
+from zopde.training import Signal
 
 WATCH = "watch.csv"
+SIGNAL = "signal.csv"
+_AGAIN = "restore it, or start over with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,44 @@ class Looks:
 
 def _read_looks(path: Path) -> list[Look]:
     """What a watch saw; a last row that is cut short is none."""
-    remedy = "restore it, or start over with --overwrite"
-    with reading("file", path, "what the run wrote", remedy):
+    with reading("file", path, "what the run wrote", _AGAIN):
         head, *whole = read_rows(path)
         if "error" not in head:  # an earlier version: mean and least agreement, then as now
             whole = [[row[0], row[2], "nan", row[3], str(int(row[4] != "0"))] for row in whole]
         return [Look(int(i), float(a), float(e), int(n), int(f)) for i, a, e, n, f in whole]
+
+
+@dataclass
+class Signals:
+    """Keeps what looks at the gradients of a training saw, and says once where chaos drowns them.
+
+    What was seen after the point from which a run is resumed is forgotten, and found again.
+    """
+
+    file: Path
+    unroll: int  # steps of a window
+    say: Callable[[str], None]
+    _said: bool = field(default=False, init=False)
+
+    def tell(self, seen: Signal) -> None:
+        """Write a row, and warn where the gradient is lost."""
+        kept = [row for row in self._before() if int(row[0]) < seen.iteration]
+        table = StringIO(newline="")
+        csv.writer(table).writerows([Signal._fields, *kept, seen])
+        write_text(self.file, table.getvalue())
+        if seen.is_lost and not self._said:
+            self._said = True
+            self.say(
+                f"iteration {seen.iteration}: the gradient over {self.unroll} steps is "
+                f"{seen.growth:.1g} times that over a quarter of them, and its noise "
+                f"{seen.noise:.1g} is above its signal {seen.signal:.1g}: the solver is chaotic, "
+                "and this derivative useless; take fewer steps (training.unroll), or pull every "
+                "step towards the reference, such as training.nudge=0.2"
+            )
+
+    def _before(self) -> list[list[str]]:
+        if not self.file.exists():
+            return []
+        with reading("file", self.file, "what the run wrote", _AGAIN):
+            _, *rows = read_rows(self.file)
+            return [row for row in rows if int(row[0]) >= 0]

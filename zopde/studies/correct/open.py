@@ -210,7 +210,10 @@ def _opened(
         sizes=corrector.sizes,
         start=schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
         training=replace(
-            schedule(training.unroll, training.batch, training.length, optimise), loss=loss
+            schedule(training.unroll, training.batch, training.length, optimise),
+            loss=loss,
+            nudge=training.nudge,
+            look_every=training.look_every,
         ),
         from_scratch=training.init == "scratch",
         weights=config.zo,

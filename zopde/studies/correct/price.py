@@ -34,6 +34,7 @@ from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,
     label_stage,
+    looks_of,
     measured_chunk,
     score_layers,
     start_stage,
@@ -89,7 +90,9 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
         seconds += _scoring_seconds(opened, network, scoring)
         all_queries += scoring
-    solver_steps = all_queries * (_steps_per_query(stage, network) if label.unrolled else 0)
+    a_query = _steps_per_query(stage, network) if label.unrolled else 0
+    solver_steps = all_queries * a_query
+    checking += round(looks_of(opened, name) * a_query)
     if opened.starts_from_non(name):
         start = start_stage(opened, 0)
         extra = start.schedule.iterations

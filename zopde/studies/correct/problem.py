@@ -242,6 +242,8 @@ class Schedule:
     per_epoch: int  # updates that make an epoch
     optimise: Optimise  # how gradients become updates
     loss: Loss | None = None  # what judges a window; None: squares
+    nudge: float = 0.0  # how far a state is pulled towards the reference at every step
+    look_every: int = 0  # iterations from one look at the gradient's noise to the next; 0: none
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
@@ -334,14 +336,15 @@ class Opened(Trainings):
         return label.gradient == "zo" and self.weights.score != "none"
 
     def objective(
-        self, windows: Windows, solver: Solver, seed: int, at: int, loss: Loss | None = None
+        self, windows: Windows, solver: Solver, seed: int, at: int, schedule: Schedule
     ) -> UnrolledObjective:
         """The unrolled loss of one iteration, with the steps taken by `solver`."""
         window, problem = windows.batch(at), self.problem
         if problem.injection.through_solver:
             window = replace(window, stepped=None)  # it starts from a state that is corrected
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
-        return UnrolledObjective(solver, window, problem.scale, problem.injection, seeds, loss)
+        what = problem.scale, problem.injection, seeds, schedule.loss, schedule.nudge
+        return UnrolledObjective(solver, window, *what)
 
     def validation(self) -> Validation:
         """Looks at windows that no training sees, as long as its own, and by its loss."""
@@ -367,4 +370,4 @@ class Opened(Trainings):
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
         """The unrolled loss on a label's first batch."""
         windows = self.training.windows(self.problem, seed)
-        return self.objective(windows, solver, seed, 0, self.training.loss)
+        return self.objective(windows, solver, seed, 0, self.training)

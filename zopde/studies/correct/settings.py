@@ -164,6 +164,10 @@ class TrainingSettings:
     With `data.validation`, the same loss of windows of `unroll` steps is looked at every
     `validate_every` iterations, for NON as well: the weights that did best are kept. After
     `patience` looks without a better one the training ends.
+    `nudge` is for chaotic systems, whose gradients explode over many steps: within a window every
+    state is pulled towards the reference, u + nudge (r - u), after it was judged. Every
+    `look_every` iterations the signal and the noise of a gradient through the solver are measured
+    (signal.csv), in solver steps that are counted as checking; see docs/howto/statistics.md.
     """
 
     length: limits.Length = "200 iterations"  # How long this stage lasts.
@@ -179,6 +183,8 @@ class TrainingSettings:
     loss_options: dict[str, Any] = field(default_factory=dict)  # Its arguments.
     validate_every: limits.Count = 20  # Iterations from one look at the validation to the next.
     patience: limits.Whole = 0  # So many looks without a better one end it; 0: never.
+    nudge: limits.Share = 0.0  # A step ends so much nearer to the reference; 0 leaves it free.
+    look_every: limits.Whole = 100  # Iterations between looks at the gradient's noise; 0: none.
 
     def __post_init__(self) -> None:
         if ":" not in self.loss:

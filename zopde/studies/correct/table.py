@@ -56,19 +56,30 @@ def _measures(metrics: Mapping[str, Any]) -> Table:
     """The same rollouts in other measures; `zopde.hybrid.rollout_error` defines them."""
     time, labels = metrics["time"], metrics["labels"]
     channels, rows = list(metrics["nrmse"][labels[0]]["channels"]), []
-    losses: Mapping[str, float | None] = metrics.get("loss", {})
+    heads = ["loss", "mean", "variance"][: len(_statistics(metrics, labels[0]))]
     for label in labels:
         found = {name: metrics[name][label] for name in _MEASURES}
         seeds = 1 if metrics["init"][label] == "none" else len(metrics["seeds"])
-        judged = [_shown(losses[label])] if losses else []
+        judged = [_shown(value) for value in _statistics(metrics, label)]
         rows.append([label, *judged, *measures(found, seeds * metrics["test_runs"])])
     of_time = "" if time["unit"] == "1" else f" {time['unit']}"
     return Table(
         "Rollouts that diverged; mean time until the correlation with the reference is below 0.8, "
-        f"of {time['length']:.4g}{of_time}; error in standard deviations of the reference",
-        ["label", *(["loss"] if losses else []), *measure_heads(channels, time["unit"])],
+        f"of {time['length']:.4g}{of_time}; error in standard deviations of the reference"
+        + "; errors of mean and variance in time, in those of the reference"
+        * (len(heads) > 1),
+        ["label", *heads, *measure_heads(channels, time["unit"])],
         rows,
     )
+
+
+def _statistics(metrics: Mapping[str, Any], label: str) -> list[float | None]:
+    """Where a loss of the user's choice judges: the loss, errors of mean and variance in time."""
+    if "loss" not in metrics:
+        return []
+    climate = metrics.get("climate_error", {}).get(label)  # earlier versions had none
+    of_time = [climate[name]["mean"] for name in ("mean", "variance")] if climate else []
+    return [metrics["loss"][label], *of_time]
 
 
 def measure_heads(channels: Sequence[str], unit: str) -> list[str]:

@@ -21,7 +21,7 @@ from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
-from zopde.studies.correct.looks import Keeping
+from zopde.studies.correct.looks import SIGNAL, Keeping, Signals
 from zopde.studies.correct.models import MODEL
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.correct.ways import decided
@@ -37,7 +37,16 @@ from zopde.studies.scores import (
     write_scoring,
 )
 from zopde.studies.settings import iterations_in
-from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, not_measured
+from zopde.training import (
+    Backprop,
+    Fitted,
+    GradientSource,
+    Heard,
+    Skipping,
+    ZerothOrder,
+    not_measured,
+    share_of_look,
+)
 from zopde.training.loop import fit_watched
 from zopde.training.validation import UNWATCHED
 from zopde.zo.cge import Failed
@@ -159,8 +168,16 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
 def _fit(
     opened: Opened, network: nn.Module, stage: Stage, name: str, seed: int, place: Place
 ) -> Fitted:
-    gradient = Skipping(stage.gradient) if opened.drop else stage.gradient
-    schedule, interface = stage.schedule, stage.interface
+    gradient, schedule, interface = stage.gradient, stage.schedule, stage.interface
+    if looks_of(opened, name):
+        note = place.progress.note
+        told = Signals(
+            place.of(name, seed) / SIGNAL,
+            schedule.unroll,
+            lambda text: note(f"{name}, seed {seed}, {text}"),
+        )
+        gradient = Heard(gradient, schedule.look_every, told.tell)
+    gradient = Skipping(gradient) if opened.drop else gradient
     return fit_watched(
         *(network, stage.objective_at, gradient, schedule.optimise, schedule.iterations),
         *(place.of(name, seed), place.progress, f"{name}, seed {seed}"),
@@ -170,10 +187,27 @@ def _fit(
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
         after=place.telling(name, seed),
-        compared=lambda: {"interface": stage.counter.compared} if interface else {},
+        compared=lambda: {"interface": n} if (n := stage.counter.compared) else {},
         # The start is part of a training: what is kept of it is where it ends.
         validation=UNWATCHED if name == START else opened.validation(),
     )
+
+
+def looks_of(opened: Opened, name: str) -> float:
+    """What all looks at the noise of a label's gradients take, in gradients; 0 without any.
+
+    There are none without the solver's derivative, which alone explodes, and none at products from
+    random directions: their own noise belongs to the iteration.
+    """
+    cut, training = opened.cuts.get(name), opened.training
+    if cut is None:
+        through = name in LABELS and LABELS[name].twin
+    else:
+        through = cut.way not in ("random", "identity")
+    if not (through and training.look_every):
+        return 0.0
+    looks = -(-training.iterations // training.look_every)
+    return looks * share_of_look(training.unroll, training.batch)
 
 
 def start_stage(opened: Opened, seed: int) -> Stage:
@@ -225,7 +259,7 @@ def _backprop_stage(
         passed: Solver = counter
         if interface:
             passed = InterfaceSolver(counter, interface.pullback_at(iteration))
-        return opened.objective(windows, passed, seed, iteration, schedule.loss)
+        return opened.objective(windows, passed, seed, iteration, schedule)
 
     return Stage(objective_at, Backprop(), schedule, counter, interface)
 
