@@ -299,9 +299,8 @@ class Window:
         one = slice(row, row + 1)
         of = [None if whole is None else whole[one] for whole in (self.stepped, self.initial)]
         forcing = None if self.forcing is None else self.forcing[one, :steps]
-        return replace(
-            self, stepped=of[0], targets=self.targets[one, :steps], forcing=forcing, initial=of[1]
-        )
+        targets = self.targets[one, :steps]
+        return Window(of[0], targets, forcing, of[1], self.every)
 
 
 class Objective(Protocol):

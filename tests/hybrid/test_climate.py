@@ -70,3 +70,12 @@ def test_a_diverged_run_is_infinitely_wrong_and_a_constant_channel_has_no_error(
     found = climate_error(reference + 1.0, reference, GRID)
     assert found.mean[0] > 0
     assert found.mean[1].isnan()
+
+
+def test_states_that_were_measured_in_part_are_left_out_of_both_exact():
+    predicted, reference = draws(3, 40, 1), draws(3, 40, 2, mean=0.5)
+    kept = climate_error(predicted[:, ::2], reference[:, ::2], GRID)
+    reference[:, 1::2, :, :1] = torch.nan
+    found = climate_error(predicted, reference, GRID)
+    assert torch.equal(found.mean, kept.mean)
+    assert torch.equal(found.variance, kept.variance)

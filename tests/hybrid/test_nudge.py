@@ -99,3 +99,28 @@ def test_where_the_reference_tells_nothing_nothing_is_pulled(solver, window):
 def test_a_wrong_nudge_raises(solver, window, nudge):
     with pytest.raises(InputError, match="nudge"):
         UnrolledObjective(solver, window, SCALE, nudge=nudge)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("measured", [1.0, 0.5])
+def test_pieces_are_the_windows_one_by_one_exact(every, measured, solver, window):
+    """Also where a part was measured, and where one step is two of the solver's."""
+    draw = torch.rand(window.targets.shape, generator=torch.Generator().manual_seed(1))
+    targets = torch.where(draw < measured, window.targets, torch.nan)[:, every - 1 :: every]
+    cut = Window(None, targets[:, :8], initial=window.initial, every=every)
+    whole = UnrolledObjective(solver, cut, SCALE, nudge=0.2)
+    pieces = whole.pieces(8, 8)
+    losses = torch.cat([piece(Drift(), 1) for piece in pieces])
+    torch.testing.assert_close(losses.mean(), whole(Drift(), 1)[0])
+    shorter = Window(None, targets[:, :3], initial=window.initial, every=every)
+    losses = torch.cat([piece(Drift(), 1) for piece in whole.pieces(8, 3)])
+    expected = UnrolledObjective(solver, shorter, SCALE, nudge=0.2)(Drift(), 1)[0]
+    torch.testing.assert_close(losses.mean(), expected)
+
+
+def test_a_window_of_which_nothing_was_measured_is_no_piece(solver, window):
+    targets = window.targets.clone()
+    targets[0, :4] = torch.nan
+    whole = UnrolledObjective(solver, Window(None, targets, initial=window.initial), SCALE)
+    assert len(whole.pieces(8, 4)) == 1
+    assert len(whole.pieces(8, 5)) == 2

@@ -43,7 +43,7 @@ def climate_error(
 
     Args:
         predicted: Runs of any length; drop the common initial state first.
-        reference: Same shape.
+        reference: Same shape. States with NaN, measured in part, are left out of both.
         grid: Of both.
 
     Returns:
@@ -54,7 +54,8 @@ def climate_error(
     share = share / share.sum()
     means, variances = [], []
     for run in zip(predicted, reference, strict=True):
-        u, r = (grid.fluid_values(states).double() for states in run)
+        whole = ~grid.fluid_values(run[1]).isnan().flatten(1).any(dim=1)
+        u, r = (grid.fluid_values(states[whole]).double() for states in run)
         means.append(u.mean(dim=0) - r.mean(dim=0))
         of_u, of_r = (x.var(dim=0, correction=0) for x in (u, r))
         variances.append(torch.stack([of_u - of_r, of_r]))
