@@ -86,7 +86,7 @@ class Tesseract:
                 root = root.__cause__
             got = f"{self._api} ({type(root).__name__}: {first_line(root)})"
             expected = "a tesseract_api.py that loads, or a Tesseract that answers"
-            remedy = "pip install 'zopde[tesseract]'" * ("tesseract_core" in str(root))
+            remedy = "pip install 'zopde[tesseract]'" * isinstance(error, ImportError)
             raise InputError("api", got=got, expected=expected, remedy=remedy) from error
 
     def _check(self) -> None:

@@ -156,7 +156,7 @@ def test_ways_in_that_are_shown_agree(name, tmp_path):
         command = ["gcc", "-O2", "-shared", "-fPIC", "tracer.c", "-o", "libtracer.so"]
         subprocess.run(command, cwd=tmp_path, check=True)
     if name == "component":
-        pytest.importorskip("tesseract_core.runtime.serve")
+        pytest.importorskip("tesseract_core.runtime.serve", exc_type=ImportError)
     table = tmp_path / f"{name}.toml"
     table.write_text(table.read_text().replace('"python3"', f'"{sys.executable}"'))
     states = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -53,7 +53,9 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch, tmp_path
 
 @pytest.fixture
 def component(tmp_path):
-    pytest.importorskip("tesseract_core.runtime.serve")  # all of it: "tesseract-core[runtime]"
+    pytest.importorskip(
+        "tesseract_core.runtime.serve", exc_type=ImportError
+    )  # all of it: "tesseract-core[runtime]"
     (tmp_path / "helper.py").write_text("")
 
     def write(work=DIFFUSE, inputs=f"u: {FIELD}; rate: float", outputs=f"later: {FIELD}"):
@@ -225,7 +227,7 @@ def test_a_served_one_is_the_same(component, tmp_path):
 
 @pytest.fixture(scope="module")
 def tracer():
-    pytest.importorskip("tesseract_core.runtime.serve")
+    pytest.importorskip("tesseract_core.runtime.serve", exc_type=ImportError)
     from tesseract_core import Tesseract
 
     return Tesseract.from_tesseract_api(FILES / "tesseract_api.py")
@@ -246,7 +248,7 @@ def test_the_component_that_is_shown_steps_and_is_differentiated(tracer):
 
 @pytest.mark.slow
 def test_it_needs_no_jax():
-    pytest.importorskip("tesseract_core.runtime.serve")
+    pytest.importorskip("tesseract_core.runtime.serve", exc_type=ImportError)
     script = (
         "import sys; sys.modules['jax'] = None; import numpy as np\n"
         "from tesseract_core import Tesseract\n"
@@ -265,7 +267,7 @@ def test_it_needs_no_jax():
 def test_jax_differentiates_through_it_as_the_page_says(monkeypatch):
     """Along a random direction, against central differences of the loss of the page."""
     for package in ("jax", "tesseract_jax", "tesseract_core.runtime.serve"):
-        pytest.importorskip(package)
+        pytest.importorskip(package, exc_type=ImportError)
     page = (FILES.parent / "howto" / "other-codes.md").read_text()
     (code,) = re.findall(r"```python\n(import jax\n.*?)```", page, flags=re.DOTALL)
     u, d = np.random.default_rng(1).normal(size=(2, 1, 1, 16, 16)).astype("float32")
