@@ -1,12 +1,18 @@
 """A correction run that is judged by something else than every cell at every step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from zopde import InputError, load_config, plugins
+from zopde import Grid, InputError, Trajectories, load_config, plugins
+from zopde.data.trajectories import load_rollout
 from zopde.studies.correct import run_correction
+from zopde.studies.correct.evaluate import evaluate
+from zopde.studies.correct.table import table_of
 
 HERE = Path(__file__).parent.parent
 JUDGE = """
@@ -18,6 +24,10 @@ def late(predicted, reference, domain, power=1.0):
 class Picky:
     def __init__(self, file):
         raise ValueError("no such file")
+
+
+def scalar(predicted, reference, domain):
+    return (predicted - reference).square().mean()
 
 
 def deaf(predicted, reference, domain):
@@ -61,6 +71,61 @@ def test_a_run_is_trained_and_judged_by_a_function(tmp_path):
     Path("judge.py").write_text(JUDGE + "\n# edited\n")
     with pytest.raises(InputError, match="the loss"):
         run_correction(settings("judge.py:late", {"power": 2.0}), tmp_path / "run", resume=True)
+
+
+def measured_by(*metrics):
+    config = settings("squares", labels=("SRC", "NON"))
+    return replace(config, run=replace(config.run, metrics=metrics))
+
+
+def test_own_metrics_are_columns_of_the_second_table_and_may_be_added_later(tmp_path):
+    plain = run_correction(measured_by(), tmp_path / "run")
+    assert "own" not in plain
+    names = "judge.py:late", "spectrum"
+    metrics = run_correction(measured_by(*names), tmp_path / "run", resume=True)
+    assert metrics["mae"] == plain["mae"]
+    late = {label: found["late"] for label, found in metrics["own"].items()}
+    states = {
+        label: load_rollout(path).states
+        for label, path in {
+            "reference": tmp_path / "run" / "reference.nc",
+            "SRC": tmp_path / "run" / "SRC" / "seed-0" / "rollout.nc",
+            "NON": tmp_path / "run" / "NON" / "seed-0" / "rollout.nc",
+        }.items()
+    }
+    for label in ("SRC", "NON"):
+        expected = (states[label] - states["reference"])[:, -1].abs().mean()
+        assert late[label] == pytest.approx(float(expected), rel=1e-5)
+    second = table_of(metrics).also
+    assert second.columns[1:3] == ["late", "spectrum"]
+    assert second.rows[0][1] == f"{late['SRC']:.3g}"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (["judge.py:none"], "judge.py"),
+        (["spectre"], "run.metrics"),
+        (["judge.py:late", "judge.py:late"], "'late' twice"),
+        (["judge.py:Picky"], "run.metrics"),
+        (["judge.py:scalar"], "a floating-point tensor of one number a window"),
+    ],
+)
+def test_a_metric_that_will_not_do_is_refused_before_anything_is_made(metrics, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        run_correction(measured_by(*metrics), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_cannot_judge_a_diverged_run_says_nothing(tmp_path):
+    def strict(predicted, reference, domain):
+        assert bool(predicted.isfinite().all())
+        return predicted.flatten(1).mean(dim=1)
+
+    grid, whole = Grid((4,), (1.0,), 0.1, ("u",)), torch.ones(1, 3, 1, 4)
+    test, solver = Trajectories(grid, whole), SimpleNamespace(grid=grid, step=lambda u, f: u / 0)
+    (said,) = evaluate(solver, test, None, judges={"strict": strict}).judged.values()
+    assert bool(said.isnan().all())
 
 
 @pytest.mark.parametrize("loss", ["relative", "last", "moments", "spectrum"])

@@ -100,7 +100,7 @@ def check_suits(opened: Opened) -> None:
         watched = cut.way in ("bank", "tangent", "regressed")
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
-    check_judged(opened.training, problem, opened.seeds[0], opened.labels)
+    check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
 
 
 def open_interface(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,8 @@ class Evaluation:
 
     predicted: Tensor  # (simulation, time, channel, *space), the initial state included
     error: RolloutError  # against the reference, the initial state left out
-    loss: Tensor | None = None  # (simulation,), what a loss of the user's choice says of it
+    # Name -> (simulation,), what a loss or a metric of the user's choice says of it
+    judged: Mapping[str, Tensor] = field(default_factory=dict)
     climate: ClimateError | None = None  # of all these runs together
 
 
@@ -48,7 +50,7 @@ def evaluate(
     test: Trajectories,
     network: nn.Module | None,
     advance: Advance | None = None,
-    loss: Loss | None = None,
+    judges: Mapping[str, Loss] | None = None,
     every: int = 1,
 ) -> Evaluation:
     """Roll every test run out, from its first reference state; no network corrects nothing.
@@ -70,9 +72,19 @@ def evaluate(
     )
     runs = predicted[:, 1:], test.states[:, 1:]
     with torch.no_grad():
-        judged = None if loss is None else loss(*runs, test.grid)
+        judged = {name: _said(judge, *runs, test.grid) for name, judge in (judges or {}).items()}
     error, climate = rollout_error(*runs, grid=test.grid), climate_error(*runs, test.grid)
     return Evaluation(predicted, error, judged, climate)
+
+
+def _said(judge: Loss, predicted: Tensor, reference: Tensor, grid: Domain) -> Tensor:
+    """What a loss says of each run; not a number where it cannot judge one that diverged."""
+    try:
+        return judge(predicted, reference, grid)
+    except Exception:  # a user's function may raise anything
+        if bool(predicted.isfinite().all()):
+            raise
+        return predicted.new_full((len(predicted),), math.nan)
 
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
@@ -89,7 +101,7 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     `mean` and `std` are over the test runs, each first averaged over time and seeds;
     `std_over_seeds` is of the seeds' means. A mean with a diverged run in it is None. That of
     `nrmse` is over the channels, too, as are those of `climate_error`, over seeds. `loss` is there
-    where `training.loss` is no default.
+    where `training.loss` is no default, `own` where there are `run.metrics`.
     """
     mae = torch.stack([e.error.mean_mae for e in evaluations]).double()
     relative = torch.stack([e.error.over_time(e.error.relative) for e in evaluations]).double()
@@ -104,9 +116,13 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
         for name in ("mean", "variance")
         if climates
     }
-    judged = [float(e.loss.double().mean()) for e in evaluations if e.loss is not None]
+    judged = {
+        name: finite(torch.stack([e.judged[name] for e in evaluations]).double().mean())
+        for name in evaluations[0].judged
+    }
     return {
-        **({"loss": finite(sum(judged) / len(judged))} if judged else {}),
+        **({"loss": judged.pop("loss")} if "loss" in judged else {}),
+        **({"own": judged} if judged else {}),
         "mae": {
             "mean": finite(per_run.mean()),
             "std": finite(per_run.std(correction=0)),

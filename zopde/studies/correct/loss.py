@@ -21,7 +21,9 @@ from zopde.studies.correct.problem import Problem, Schedule
 _WINDOWS = 3  # on which a loss is tried
 
 
-def loss_of(name: str, options: Mapping[str, Any], scale: Tensor) -> Loss | None:
+def loss_of(
+    name: str, options: Mapping[str, Any], scale: Tensor, setting: str = "training.loss_options"
+) -> Loss | None:
     """What `training.loss` names, with the options and, if it takes one, the scale."""
     if name == "squares":
         if options:
@@ -38,7 +40,24 @@ def loss_of(name: str, options: Mapping[str, Any], scale: Tensor) -> Loss | None
     except Exception as error:  # a user's class may raise anything
         got = f"{dict(options)} ({first_line(error)})"
         expected = f"the arguments of {name!r}"
-        raise InputError("training.loss_options", got=got, expected=expected) from error
+        raise InputError(setting, got=got, expected=expected) from error
+
+
+def metrics_of(names: Sequence[str], scale: Tensor) -> dict[str, Loss]:
+    """What `run.metrics` names, by the last part of each name.
+
+    Raises:
+        InputError: If there is none of that name, or two have the same.
+    """
+    found: dict[str, Loss] = {}
+    for name in names:
+        short = name.rpartition(":")[2]
+        if short in (*found, "loss"):
+            raise InputError("run.metrics", got=f"{short!r} twice", expected="different names")
+        metric = loss_of(name, {}, scale, "run.metrics")
+        assert metric is not None, "a name of its own"
+        found[short] = metric
+    return found
 
 
 def _with_gaps(windows: Tensor, domain: Domain) -> Tensor:
@@ -50,12 +69,20 @@ def _with_gaps(windows: Tensor, domain: Domain) -> Tensor:
     return windows
 
 
-def check_judged(training: Schedule, problem: Problem, seed: int, labels: Sequence[str]) -> None:
-    """Try the loss on windows of the training data, before anything is trained by it.
+def check_judged(
+    training: Schedule,
+    problem: Problem,
+    seed: int,
+    labels: Sequence[str],
+    metrics: Mapping[str, Loss],
+) -> None:
+    """Try loss and metrics on some of the data, before anything is trained.
 
     Raises:
-        InputError: If it fails; or if a label would back-propagate it, and it has no gradient.
+        InputError: If one fails; or if a label would back-propagate a loss without a gradient.
     """
+    for metric, judge in metrics.items():
+        check_loss(f"run.metrics {metric}", judge, problem.test.states[:2, 1:], problem.test.grid)
     name = "training.loss"
     if training.loss is None:
         return

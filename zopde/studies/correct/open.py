@@ -26,7 +26,7 @@ from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import LABELS, check_first_guess, check_forcing
-from zopde.studies.correct.loss import loss_of
+from zopde.studies.correct.loss import loss_of, metrics_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
@@ -46,7 +46,9 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Loaded before the solver: its imports are not the solver's
     code = content_of_code(named_network(kind)) if ":" in kind else ""
     judge = content_of_code(load_object(loss, what="loss")) if ":" in loss else ""
-    loss_of(loss, config.training.loss_options, torch.ones(1))  # before anything is simulated
+    # Before anything is simulated
+    loss_of(loss, config.training.loss_options, torch.ones(1))
+    metrics_of(config.run.metrics, torch.ones(1))
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
@@ -228,6 +230,7 @@ def _opened(
         drop=run.failures == "drop",
         bear=bear,
         jacobians=jacobians,
+        metrics=metrics_of(run.metrics, problem.scale),
         rollout_steps=unseen // every,
         split=parts.told,
         validate_every=training.validate_every,

@@ -276,6 +276,7 @@ class Opened(Trainings):
     bear: bool  # whether a rollout bears a step that fails again and again
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data
     rollout_steps: int  # steps of an unseen run that is planned
+    metrics: Mapping[str, Loss] = field(default_factory=dict)  # the user's own, of rollouts
     split: str = ""  # how one long run was split; "" where there are several
     to_make: Reference | None = None  # reference data that have to be made first, in a dry run
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run
@@ -366,6 +367,12 @@ class Opened(Trainings):
             return loss
 
         return Validation(loss_of, self.validate_every, self.patience, lambda: counter.steps)
+
+    @property
+    def judges(self) -> dict[str, Loss]:
+        """Who judges rollouts, besides the errors of every run."""
+        loss = self.training.loss
+        return {**({"loss": loss} if loss else {}), **self.metrics}
 
     def first_objective(self, solver: Solver, seed: int) -> UnrolledObjective:
         """The unrolled loss on a label's first batch."""

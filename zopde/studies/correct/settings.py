@@ -206,10 +206,14 @@ class RunSettings(ProbeSettings):
     solver in a process of its own beside each that asks, so that a crash, or a step of more than
     `timeout` seconds (0: any), is a failed step. `store` is a file that keeps every answer, at
     most `store_gib`, so that nothing is asked twice; for solvers that take long.
+
+    `metrics` are measures of your own, functions as `zopde.hybrid.Loss` describes one: a column
+    each in the second table, of the rollouts of the unseen runs.
     """
 
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")  # The rows of the table.
     dtype: Literal["float32", "float64"] = "float32"  # The precision of states and weights.
+    metrics: tuple[limits.Text, ...] = ()  # Own measures of rollouts, each a "file.py:name".
     checkpoint_seconds: limits.Positive = 10.0  # Time from one checkpoint to the next.
     solver_steps: limits.Whole = 0  # After so many, trainings pause; a larger one goes on; 0: any.
     failures: Literal["raise", "retry", "drop"] = "raise"  # What follows a failed step.
@@ -219,6 +223,12 @@ class RunSettings(ProbeSettings):
     timeout: limits.TimeoutOrNone = 0.0  # Seconds that a step may take; 0 is any time.
     store: limits.Text = ""  # A file that keeps all answers; "" keeps none.
     store_gib: limits.Positive = 10.0  # It grows no larger than this.
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.metrics:
+            if ":" not in name:
+                check_choice("run.metrics", name, [*LOSSES, "file.py:name"])
 
     def guarded(self, solver: Solver, identity: str = "") -> Solver:
         """The user's solver as a run steps it, from the inside out: apart, checked, kept, retried.

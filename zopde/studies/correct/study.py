@@ -50,6 +50,7 @@ STUDY = Study(
     free=(
         "data.path",
         "run.checkpoint_seconds",
+        "run.metrics",  # rollouts are judged again by every start
         "run.hours",
         "run.solver_steps",
         "run.scratch",

@@ -57,10 +57,12 @@ def _measures(metrics: Mapping[str, Any]) -> Table:
     time, labels = metrics["time"], metrics["labels"]
     channels, rows = list(metrics["nrmse"][labels[0]]["channels"]), []
     heads = ["loss", "mean", "variance"][: len(_statistics(metrics, labels[0]))]
+    own = list(metrics.get("own", {}).get(labels[0], {}))
     for label in labels:
         found = {name: metrics[name][label] for name in _MEASURES}
         seeds = 1 if metrics["init"][label] == "none" else len(metrics["seeds"])
         judged = [_shown(value) for value in _statistics(metrics, label)]
+        judged += [_shown(metrics["own"][label][name]) for name in own]
         rows.append([label, *judged, *measures(found, seeds * metrics["test_runs"])])
     of_time = "" if time["unit"] == "1" else f" {time['unit']}"
     return Table(
@@ -68,7 +70,7 @@ def _measures(metrics: Mapping[str, Any]) -> Table:
         f"of {time['length']:.4g}{of_time}; error in standard deviations of the reference"
         + "; errors of mean and variance in time, in those of the reference"
         * (len(heads) > 1),
-        ["label", *heads, *measure_heads(channels, time["unit"])],
+        ["label", *heads, *own, *measure_heads(channels, time["unit"])],
         rows,
     )
 

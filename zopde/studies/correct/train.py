@@ -128,7 +128,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     # A step that fails again and again is a rollout that diverged.
     solver = Dropping(problem.solver) if opened.bear else problem.solver
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
-        how = advance, opened.training.loss, problem.every
+        how = advance, opened.judges, problem.every
         evaluation = evaluate(solver, problem.test, network, *how)
     save_states(evaluation.predicted, problem.test, folder / "rollout.nc")
     failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
