@@ -175,8 +175,6 @@ def _opened(
     gaps = config.data.partial
     problem = _problem(solver, parts, black_box, corrector.inject, bear, gaps, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
-    held = parts.held.steps if parts.told and parts.held is not None else steps
-    windows = (1 if parts.told else config.data.validation) * (held - training.unroll + 1)
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
@@ -220,20 +218,27 @@ def _opened(
         split=parts.told,
         validate_every=training.validate_every,
         patience=training.patience,
-        looked_at=min(LOOKED_AT, windows) if config.data.validation else 0,
+        looked_at=_looked_at(parts.held, training.unroll, config.data.validation, steps),
     )
-    if gaps:
-        _check_starts(opened)
-    return opened
+    return _with_starts(opened) if gaps else opened
 
 
-def _check_starts(opened: Opened) -> None:
-    """Require windows to start at for every stage, where data were measured in part."""
+def _looked_at(held: Trajectories | None, unroll: int, simulations: int, steps: int) -> int:
+    """Windows of a look; of so many planned simulations where these stand for others."""
+    windows = simulations * (steps - unroll + 1)
+    if held is not None:
+        windows = int(usable_starts(held, held.states[:, :-1], unroll).sum())
+    return min(LOOKED_AT, windows)
+
+
+def _with_starts(opened: Opened) -> Opened:
+    """The same, if every stage has windows to start at, where data were measured in part."""
     names = [name for name in opened.possible if LABELS[name].trained]
     if any(opened.starts_from_non(name) or not LABELS[name].unrolled for name in names):
         opened.start.windows(opened.problem, 0)
     opened.training.windows(opened.problem, 0)
     opened.validation()
+    return opened
 
 
 def _problem(
