@@ -181,11 +181,6 @@ def _opened(
     gaps = config.data.partial
     problem = _problem(solver, parts, black_box, corrector, bear, gaps, progress)
     seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
-    held = parts.held.steps if parts.told and parts.held is not None else steps
-    windows = (1 if parts.told else config.data.validation) * (held - config.window + 1)
-    if gaps and parts.held is not None:
-        begun = parts.held.states[:, : held + 1 - every]
-        windows = int(usable_starts(parts.held, begun, training.unroll, every).sum())
     scales = problem.scale, problem.train.forcing_scale()
     new_network = partial(corrector.network, solver.grid, *scales)
     loss = loss_of(training.loss, training.loss_options, problem.scale)
@@ -235,20 +230,30 @@ def _opened(
         split=parts.told,
         validate_every=training.validate_every,
         patience=training.patience,
-        looked_at=min(LOOKED_AT, windows) if config.data.validation else 0,
+        looked_at=_looked_at(parts.held, config.data.validation, steps, training.unroll, every),
     )
-    if gaps:
-        _check_starts(opened)
-    return opened
+    return _with_starts(opened) if gaps else opened
 
 
-def _check_starts(opened: Opened) -> None:
-    """Require windows to start at for every stage, where data were measured in part."""
+def _looked_at(
+    held: Trajectories | None, simulations: int, steps: int, unroll: int, every: int
+) -> int:
+    """Windows of a look; of so many planned simulations where these stand for others."""
+    windows = simulations * (steps - unroll * every + 1)
+    if held is not None:
+        begun = held.states[:, : held.steps + 1 - every]
+        windows = int(usable_starts(held, begun, unroll, every).sum())
+    return min(LOOKED_AT, windows)
+
+
+def _with_starts(opened: Opened) -> Opened:
+    """The same, if every stage has windows to start at, where data were measured in part."""
     names = [name for name in opened.possible if LABELS[name].trained]
     if any(opened.starts_from_non(name) or not LABELS[name].unrolled for name in names):
         opened.start.windows(opened.problem, 0)
     opened.training.windows(opened.problem, 0)
     opened.validation()
+    return opened
 
 
 def _problem(
