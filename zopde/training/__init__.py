@@ -20,7 +20,6 @@ from zopde.training.loop import (
     read_history,
     save_checkpoint,
 )
-from zopde.training.signal import Heard, Signal, share_of_look
 
 __all__ = [
     "Backprop",
@@ -28,7 +27,6 @@ __all__ = [
     "Fitted",
     "Gradient",
     "GradientSource",
-    "Heard",
     "Masked",
     "NetworkOracle",
     "Optimise",
@@ -36,7 +34,6 @@ __all__ = [
     "RandomDirections",
     "Row",
     "RunningStatistics",
-    "Signal",
     "Skipping",
     "ZerothOrder",
     "cosine",
@@ -45,5 +42,4 @@ __all__ = [
     "not_measured",
     "read_history",
     "save_checkpoint",
-    "share_of_look",
 ]

@@ -64,7 +64,8 @@ def _measures(metrics: Mapping[str, Any]) -> Table:
     return Table(
         "Rollouts that diverged; mean time until the correlation with the reference is below 0.8, "
         f"of {time['length']:.4g}{of_time}; error in standard deviations of the reference"
-        + "; errors of mean and variance in time, in those of the reference" * (len(heads) > 1),
+        + "; errors of mean and variance in time, in those of the reference"
+        * (len(heads) > 1),
         ["label", *heads, *measure_heads(channels, time["unit"])],
         rows,
     )
@@ -74,9 +75,8 @@ def _statistics(metrics: Mapping[str, Any], label: str) -> list[float | None]:
     """Where a loss of the user's choice judges: the loss, errors of mean and variance in time."""
     if "loss" not in metrics:
         return []
-    climate = metrics.get("climate_error", {}).get(label)  # earlier versions had none
-    of_time = [climate[name]["mean"] for name in ("mean", "variance")] if climate else []
-    return [metrics["loss"][label], *of_time]
+    climate = metrics.get("climate_error", {}).get(label, {})  # earlier versions had none
+    return [metrics["loss"][label], *(of["mean"] for of in climate.values())]
 
 
 def measure_heads(channels: Sequence[str], unit: str) -> list[str]:
