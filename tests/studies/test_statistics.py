@@ -6,9 +6,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from zopde import load_config
+from zopde import InputError, load_config
 from zopde.studies.correct import run_correction
+from zopde.studies.correct.looks import Signals
 from zopde.studies.correct.table import table_of
+from zopde.training.signal import Signal
 
 WARNING = "the solver is chaotic, and this derivative useless"
 
@@ -93,3 +95,16 @@ def test_errors_of_the_statistics_stand_in_the_table_of_a_loss_of_statistics(cha
     assert second.rows[0][3] == f"{found['variance']['mean']:.3g}"
     plain = {name: value for name, value in metrics.items() if name != "loss"}
     assert table_of(plain).also.columns[1] == "diverged"
+
+
+def test_what_was_seen_after_the_point_of_a_resume_is_forgotten(tmp_path):
+    said = []
+    signals = Signals(tmp_path / "signal.csv", "SOL, seed 0", 64, said.append)
+    for iteration in (0, 100, 200, 100):
+        signals.tell(Signal(iteration, 0.0, 1.0, 1e6))
+    with signals.file.open() as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["0", "100"]
+    assert len(said) == 1
+    signals.file.write_text("iteration\nmany\n")
+    with pytest.raises(InputError, match="restore it, or start over with --overwrite"):
+        signals.tell(Signal(200, 1.0, 0.0, 1.0))

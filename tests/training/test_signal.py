@@ -9,8 +9,8 @@ import torch
 from zopde import UnrolledObjective, Window, rollout
 from zopde.blackbox import CountedSolver
 from zopde.solvers.lorenz96 import Lorenz96
-from zopde.training import Backprop, Heard, Signal, share_of_look
-from zopde.training.signal import signal_of
+from zopde.training import Backprop
+from zopde.training.signal import Heard, Signal, share_of_look, signal_of
 
 
 @dataclass

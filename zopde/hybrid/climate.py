@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,15 +11,12 @@ from torch import Tensor
 from zopde.contracts import Domain
 from zopde.validate import checked
 
-PerChannel = Float[Tensor, " channel"]
 
-
-@dataclass(frozen=True)
-class ClimateError:
+class ClimateError(NamedTuple):
     """Tells how far means and variances in time are off; see `climate_error`."""
 
-    mean: PerChannel  # in standard deviations of the reference
-    variance: PerChannel  # in variances of the reference
+    mean: Tensor  # (channel,), in standard deviations of the reference
+    variance: Tensor  # (channel,), in variances of the reference
 
 
 @checked
@@ -68,10 +65,8 @@ def climate_error(
     return ClimateError(*(e.masked_fill(square == 0, torch.nan) for e in found))
 
 
-def _bias(
-    differences: Float[Tensor, "batch channel cell"], share: Float[Tensor, " cell"]
-) -> PerChannel:
-    """The root mean square over the cells of a bias, free of the chance of a few runs."""
+def _bias(differences: Tensor, share: Tensor) -> Tensor:
+    """Of (batch, channel, cell): root mean square over the cells, free of the chance of runs."""
     square = differences.mean(dim=0).square()
     if len(differences) > 1:
         square = square - differences.var(dim=0) / len(differences)

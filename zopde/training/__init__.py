@@ -21,7 +21,6 @@ from zopde.training.loop import (
     read_history,
     save_checkpoint,
 )
-from zopde.training.signal import Heard, Signal, share_of_look
 from zopde.training.validation import Validation
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "Fitted",
     "Gradient",
     "GradientSource",
-    "Heard",
     "Masked",
     "NetworkOracle",
     "Optimise",
@@ -40,7 +38,6 @@ __all__ = [
     "RandomDirections",
     "Row",
     "RunningStatistics",
-    "Signal",
     "Skipping",
     "TensorBoardCallback",
     "TrackioCallback",
@@ -52,5 +49,4 @@ __all__ = [
     "not_measured",
     "read_history",
     "save_checkpoint",
-    "share_of_look",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,6 @@ _SHORT = 4  # a window is compared with its first steps, so many times fewer
 _GROWN = 30.0  # more than the square of `_SHORT`, by which a gradient may grow without chaos
 
 
-class Windowed(Objective, Protocol):
-    """An objective over windows of some steps, such as `zopde.UnrolledObjective`."""
-
-    @property
-    def unroll(self) -> int:
-        """Steps of a window."""
-
-    def pieces(self, most: int, steps: int) -> Sequence[Objective]:
-        """The objectives of some windows, each by itself, over their first steps."""
-
-
 class Signal(NamedTuple):
     """What a look at the gradient saw; a row of its file."""
 
@@ -41,34 +30,31 @@ class Signal(NamedTuple):
     @property
     def is_lost(self) -> bool:
         """Whether the gradient is noise, and grows with the window: chaos."""
-        if not math.isfinite(self.noise):
-            return True
-        return self.noise > self.signal and self.growth > _GROWN
+        noisy = self.noise > self.signal and self.growth > _GROWN
+        return noisy or not math.isfinite(self.noise)
 
 
 def share_of_look(unroll: int, batch: int) -> float:
-    """Say what a look takes, in gradients; 0 where there is nothing to compare.
-
-    Args:
-        unroll: Steps of a window, at least four.
-        batch: Windows, at least two; of more than eight, eight are looked at.
-    """
+    """What a look takes, in gradients; 0 where there is nothing to compare."""
     if unroll < _SHORT or batch < 2:
         return 0.0
     return min(_WINDOWS, batch) / batch * (1 + unroll // _SHORT / unroll)
 
 
-def signal_of(network: nn.Module, objective: Windowed, iteration: int) -> Signal | None:
+def signal_of(network: nn.Module, objective: Any, iteration: int) -> Signal | None:  # noqa: ANN401
     """Measure signal and noise of the gradient g of a batch of n windows.
 
         signal^2 = |mean g_i|^2 - noise^2,  noise^2 = sum |g_i - mean g|^2 / (n (n - 1)),
         growth = rms |g_i| / rms |g_i of the first quarter of its steps|
 
-    of back-propagation through whatever the objective holds: at least two windows of four steps.
-    Queries: 2 n windows, half of them of a quarter of the steps.
+    Args:
+        network: Its weights are derived by.
+        objective: An `UnrolledObjective` of at least two windows of four steps.
+        iteration: Of which it is.
 
     Returns:
-        None where a loss is not finite, or where too little was measured.
+        None where a loss is not finite, or too little was measured. Queries: 2 n windows, half of
+        them of a quarter as long.
     """
     steps = objective.unroll
     whole, short = (
@@ -101,8 +87,6 @@ def _gradients(network: nn.Module, pieces: Sequence[Objective]) -> Tensor | None
 class Heard:
     """Passes another source's gradient on, and now and then looks how much of it is signal.
 
-    The objective is one of at least two windows of four steps.
-
     A look comes after the gradient, at the same weights, and changes nothing. A `Tally` counts its
     solver steps as "checking".
     """
@@ -115,10 +99,8 @@ class Heard:
         """At the inner source's price."""
         measured = self.inner(network, objective, iteration)
         if iteration % self.every == 0:
-            windowed: Any = objective
             # In this thread, which knows that steps are counted apart.
             with counted_apart(), torch.autograd.set_multithreading_enabled(False):
-                seen = signal_of(network, windowed, iteration)
-            if seen is not None:
-                self.tell(seen)
+                if (seen := signal_of(network, objective, iteration)) is not None:
+                    self.tell(seen)
         return measured

@@ -111,11 +111,6 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
     times = grid.dt * correlated.mean(dim=0)
     diverged = torch.stack([e.error.diverged for e in evaluations])
     climates = [e.climate for e in evaluations if e.climate is not None]
-    climate = {
-        name: torch.stack([getattr(one, name) for one in climates]).mean(dim=0)
-        for name in ("mean", "variance")
-        if climates
-    }
     judged = {
         name: finite(torch.stack([e.judged[name] for e in evaluations]).double().mean())
         for name in evaluations[0].judged
@@ -130,21 +125,21 @@ def summary(evaluations: list[Evaluation], grid: Domain) -> dict[str, Any]:
             "runs": [[finite(value) for value in seed] for seed in mae],
         },
         "relative_error": {"mean": finite(relative.mean())},
-        "nrmse": {
-            "mean": finite(nrmse.nanmean()),
-            "channels": dict(zip(grid.channels, map(finite, nrmse), strict=True)),
-        },
+        "nrmse": _of_channels(nrmse, grid),
         "climate_error": {
-            name: {
-                "mean": finite(errors.nanmean()),
-                "channels": dict(zip(grid.channels, map(finite, errors), strict=True)),
-            }
-            for name, errors in climate.items()
+            name: _of_channels(torch.stack(of).mean(dim=0), grid)
+            for name, of in zip(ClimateError._fields, zip(*climates, strict=True), strict=False)
         },
         "correlation_time": {"mean": float(times.mean()), "std": float(times.std(correction=0))},
         "diverged": int(diverged.sum()),
         "diverged_share": float(diverged.double().mean()),
     }
+
+
+def _of_channels(errors: Tensor, grid: Domain) -> dict[str, Any]:
+    """Of each channel, and their mean."""
+    channels = dict(zip(grid.channels, map(finite, errors), strict=True))
+    return {"mean": finite(errors.nanmean()), "channels": channels}
 
 
 def error_curve(evaluations: list[Evaluation]) -> tuple[Any, Any, Any]:

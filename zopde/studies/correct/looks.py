@@ -20,7 +20,7 @@ from zopde.interface import Agreement, Pullback, Step, Variable, Watch
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.studies.correct.problem import InterfaceCut
-from zopde.training import Signal
+from zopde.training.signal import Signal
 
 WATCH = "watch.csv"
 SIGNAL = "signal.csv"
@@ -151,29 +151,25 @@ class Signals:
     """
 
     file: Path
+    title: str  # of the training
     unroll: int  # steps of a window
     say: Callable[[str], None]
     _said: bool = field(default=False, init=False)
 
     def tell(self, seen: Signal) -> None:
         """Write a row, and warn where the gradient is lost."""
-        kept = [row for row in self._before() if int(row[0]) < seen.iteration]
+        with reading("file", self.file, "what the run wrote", _AGAIN):
+            rows = read_rows(self.file)[1:] if self.file.exists() else []
+            kept = [row for row in rows if int(row[0]) < seen.iteration]
         table = StringIO(newline="")
         csv.writer(table).writerows([Signal._fields, *kept, seen])
         write_text(self.file, table.getvalue())
         if seen.is_lost and not self._said:
             self._said = True
             self.say(
-                f"iteration {seen.iteration}: the gradient over {self.unroll} steps is "
-                f"{seen.growth:.1g} times that over a quarter of them, and its noise "
+                f"{self.title}, iteration {seen.iteration}: the gradient over {self.unroll} steps "
+                f"is {seen.growth:.1g} times that over a quarter of them, and its noise "
                 f"{seen.noise:.1g} is above its signal {seen.signal:.1g}: the solver is chaotic, "
                 "and this derivative useless; take fewer steps (training.unroll), or pull every "
                 "step towards the reference, such as training.nudge=0.2"
             )
-
-    def _before(self) -> list[list[str]]:
-        if not self.file.exists():
-            return []
-        with reading("file", self.file, "what the run wrote", _AGAIN):
-            _, *rows = read_rows(self.file)
-            return [row for row in rows if int(row[0]) >= 0]

@@ -79,9 +79,8 @@ def _statistics(metrics: Mapping[str, Any], label: str) -> list[float | None]:
     """Where a loss of the user's choice judges: the loss, errors of mean and variance in time."""
     if "loss" not in metrics:
         return []
-    climate = metrics.get("climate_error", {}).get(label)  # earlier versions had none
-    of_time = [climate[name]["mean"] for name in ("mean", "variance")] if climate else []
-    return [metrics["loss"][label], *of_time]
+    climate = metrics.get("climate_error", {}).get(label, {})  # earlier versions had none
+    return [metrics["loss"][label], *(of["mean"] for of in climate.values())]
 
 
 def measure_heads(channels: Sequence[str], unit: str) -> list[str]:

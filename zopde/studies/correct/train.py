@@ -37,17 +37,9 @@ from zopde.studies.scores import (
     write_scoring,
 )
 from zopde.studies.settings import iterations_in
-from zopde.training import (
-    Backprop,
-    Fitted,
-    GradientSource,
-    Heard,
-    Skipping,
-    ZerothOrder,
-    not_measured,
-    share_of_look,
-)
+from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, not_measured
 from zopde.training.loop import fit_watched
+from zopde.training.signal import Heard, share_of_look
 from zopde.training.validation import UNWATCHED
 from zopde.zo.cge import Failed
 
@@ -170,13 +162,9 @@ def _fit(
 ) -> Fitted:
     gradient, schedule, interface = stage.gradient, stage.schedule, stage.interface
     if looks_of(opened, name):
-        note = place.progress.note
-        told = Signals(
-            place.of(name, seed) / SIGNAL,
-            schedule.unroll,
-            lambda text: note(f"{name}, seed {seed}, {text}"),
-        )
-        gradient = Heard(gradient, schedule.look_every, told.tell)
+        file, title = place.of(name, seed) / SIGNAL, f"{name}, seed {seed}"
+        signals = Signals(file, title, schedule.unroll, place.progress.note)
+        gradient = Heard(gradient, schedule.look_every, signals.tell)
     gradient = Skipping(gradient) if opened.drop else gradient
     return fit_watched(
         *(network, stage.objective_at, gradient, schedule.optimise, schedule.iterations),
