@@ -93,7 +93,7 @@ def test_a_line_is_drawn_in_space_and_time_exact(monkeypatch):
     assert not nothing.images
     np.testing.assert_array_equal(error.images[0].get_array(), 2 * pulse[:, 0])
     assert error.images[0].norm.vmax == 2
-    assert figure.get_suptitle() == "Unseen run 3, 4 steps"
+    assert figure.get_suptitle() == "Unseen run 3, to t = 2 s"
 
 
 def test_a_box_is_drawn_by_its_middle_plane_exact(monkeypatch):
@@ -106,7 +106,7 @@ def test_a_box_is_drawn_by_its_middle_plane_exact(monkeypatch):
     np.testing.assert_allclose(found, values[0, :, 2].norm(dim=0), rtol=1e-6)
     error = figure.axes[3].images[0].get_array()
     np.testing.assert_allclose(error, np.full((6, 8), 12**0.5), rtol=1e-6)
-    assert figure.get_suptitle() == "Unseen run 3 after 0 steps (t = 0, z = 0.625 m)"
+    assert figure.get_suptitle() == "Unseen run 3 at t = 0, z = 0.625 m"
     assert torch.equal(mid_plane(values[:, 0], BOX), values[:, 0, 2])
 
 
