@@ -136,3 +136,18 @@ def test_black_box_lets_no_gradient_through(toy):
 def test_a_solvers_fault_is_named(toy, answer, words):
     with pytest.raises(SolverError, match=words):
         BlackBox(Written(toy.grid, answer)).step(torch.zeros(1, 2, 8, 8))
+
+
+def test_a_corrected_solver_is_a_module_that_holds_its_network(toy, corrector, window):
+    corrected = CorrectedSolver(toy, corrector, every=2)
+    assert dict(corrected.named_parameters()).keys() == {
+        f"network.{name}" for name, _ in corrector.named_parameters()
+    }
+    forcing = window.forcing[:, :2]
+    assert torch.equal(corrected(window.initial, forcing), corrected.step(window.initial, forcing))
+    shown = repr(corrected)
+    assert "InjectAfter, once in 2 steps, velocity_y, velocity_x on 8 x 8 cells, dt 0.2" in shown
+    assert "(network): Normalised(" in shown
+    function = CorrectedSolver(toy, lambda state, forcing: 0 * state)
+    assert not list(function.parameters())
+    assert "velocity_y" in repr(function)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from zopde.contracts import (
     Domain,
@@ -208,10 +208,11 @@ def _add(base: Tensor, correction: Tensor, joined: Joined = torch.add) -> Tensor
 
 
 @final
-class CorrectedSolver:
+class CorrectedSolver(nn.Module):
     """Lets a network correct every step of a solver.
 
-    The solver stays a black box; the result is again a `Solver`.
+    The solver stays a black box; the result is again a `Solver`, and a module that holds the
+    network: `corrected(state, forcing)` is one step.
 
     Args:
         solver: The solver S.
@@ -234,8 +235,9 @@ class CorrectedSolver:
         injection: Injection | None = None,
         every: int | None = None,
     ) -> None:
+        super().__init__()
         every = getattr(network, "every", 1) if every is None else every
-        self._solver, self._network = repeated(solver, every), network
+        self._solver, self.network, self._every = repeated(solver, every), network, every
         self._injection = held(injection or INJECTIONS[getattr(network, "inject", "after")], every)
         self.seedable = seedable(solver)
 
@@ -246,11 +248,23 @@ class CorrectedSolver:
 
     def with_seed(self, seed: int) -> CorrectedSolver:
         """The same with the solver's noise fixed; see `zopde.contracts.Seeded`."""
-        return CorrectedSolver(seeded(self._solver, seed), self._network, self._injection, 1)
+        return CorrectedSolver(seeded(self._solver, seed), self.network, self._injection, 1)
+
+    def extra_repr(self) -> str:
+        """What a notebook shows above the network."""
+        grid, times = self.grid, f", once in {self._every} steps" if self._every > 1 else ""
+        cells = " x ".join(map(str, grid.shape))
+        of = f"{', '.join(grid.channels)} on {cells} cells, dt {grid.dt:.4g}"
+        injection = getattr(self._injection, "_injection", self._injection)
+        return f"{type(injection).__name__}{times}, {of}"
+
+    def forward(self, state: State, forcing: Forcing | None = None) -> State:
+        """One corrected step, as `step`."""
+        return self.step(state, forcing)
 
     def step(self, state: State, forcing: Forcing | None = None) -> State:
         """One corrected step; see `zopde.Solver.step`."""
-        return self._injection.step(self._solver, self._network, state, forcing)
+        return self._injection.step(self._solver, self.network, state, forcing)
 
 
 @final
