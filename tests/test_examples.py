@@ -96,7 +96,7 @@ def test_viscosity_golden(tmp_path):
 
 def test_lorenz96_golden():
     """Made by this example on 2026-11-30: a drag that is wrong by a quarter, to a thousandth."""
-    assert run("14_lorenz96.py", 0, names=("drag",))["drag"] < 5e-3
+    assert loaded("14_lorenz96.py").main(0, names=("drag",))["drag"] < 5e-3
 
 
 @pytest.mark.slow
