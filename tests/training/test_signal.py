@@ -68,8 +68,8 @@ def test_a_loss_that_is_not_finite_tells_nothing(network):
 
 
 def test_what_a_look_takes():
-    assert share_of_look(8, 4) == 1.25
-    assert share_of_look(8, 16) == pytest.approx(0.625)  # eight windows of sixteen
+    assert share_of_look(8, 4) == pytest.approx(8 / 7)
+    assert share_of_look(8, 16) == pytest.approx(4 / 7)  # eight windows of sixteen
     assert share_of_look(3, 4) == share_of_look(8, 1) == 0.0
 
 

@@ -35,10 +35,10 @@ class Signal(NamedTuple):
 
 
 def share_of_look(unroll: int, batch: int) -> float:
-    """What a look takes, in gradients; 0 where there is nothing to compare."""
+    """What a look takes, in gradients whose first step is stored; 0 where none can be taken."""
     if unroll < _SHORT or batch < 2:
         return 0.0
-    return min(_WINDOWS, batch) / batch * (1 + unroll // _SHORT / unroll)
+    return min(_WINDOWS, batch) / batch * (1 + (unroll // _SHORT - 1) / (unroll - 1))
 
 
 def signal_of(network: nn.Module, objective: Any, iteration: int) -> Signal | None:  # noqa: ANN401
