@@ -25,7 +25,7 @@ from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
 from zopde.studies.run import Trainings
-from zopde.training import Optimise, Validation
+from zopde.training import Updating, Validation
 from zopde.training.validation import UNWATCHED
 
 LOOKED_AT = 16  # windows of the validation, at the most: each look steps them all
@@ -240,7 +240,7 @@ class Schedule:
     batch: int  # windows side by side
     iterations: int  # updates
     per_epoch: int  # updates that make an epoch
-    optimise: Optimise  # how gradients become updates
+    optimise: Updating  # how gradients become updates
     loss: Loss | None = None  # what judges a window; None: squares
     nudge: float = 0.0  # how far a state is pulled towards the reference at every step
     look_every: int = 0  # iterations from one look at the gradient's noise to the next; 0: none
