@@ -27,6 +27,7 @@ from zopde.contracts import (
 from zopde.errors import InputError
 from zopde.hybrid.losses import Loss
 from zopde.hybrid.repeated import Repeated
+from zopde.hybrid.still import Still
 
 
 class Injection(Protocol):
@@ -389,6 +390,12 @@ class UnrolledObjective:
                 alone.append(copy(self))
                 alone[-1]._judge(part)
         return alone
+
+    def still(self) -> UnrolledObjective:
+        """The same without a solver step, see `Still`, to compare ways of asking a network by."""
+        other = copy(self)
+        other._solver, other._seeds = repeated(Still(self._grid), self._window.every), ()
+        return other
 
     @property
     def unroll(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, final, runtime_checkable
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Network, Objective, one_gradient
 from zopde.errors import InputError
-from zopde.oracle.by_objective import WeightOracles
+from zopde.oracle import WeightOracle, WeightOracles
 from zopde.oracle.coordinates import Coordinates, from_reals, reals, relative_mu
 from zopde.seeding import generator
 from zopde.training.descent import Gradient
@@ -30,10 +31,19 @@ _KEPT = "ensemble"  # in the optimiser's state
 
 @runtime_checkable
 class HasResiduals(Objective, Protocol):
-    """An objective that is the mean square of residuals, and tells them."""
+    """An objective that is the mean square of residuals, and tells them.
+
+    `zopde.UnrolledObjective` is one, with its squared loss.
+    """
 
     def residuals(self, network: Network, num_probes: int = 1) -> Float[Tensor, "num_probes n"]:
         """The residuals of every probe."""
+
+    def still(self) -> Objective:
+        """Another objective that calls the network likewise, and is cheap.
+
+        By it passes that several members share are compared with members one at a time.
+        """
 
 
 @final
@@ -69,7 +79,9 @@ class EnsembleKalman:
     _moved: Ensemble | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._oracles = WeightOracles(self.together, verify=lambda recording: recording.plain)
+        self._oracles: Callable[[nn.Module, Objective], WeightOracle] = WeightOracles(
+            self.together, verify=lambda recording: recording.still()
+        )
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """Draw the ensemble around the network's weights; see `Updating`."""
@@ -147,13 +159,17 @@ class _Recording:
     """The losses of an objective; it keeps the residuals that they are the mean squares of."""
 
     def __init__(self, plain: HasResiduals) -> None:
-        self.plain, self._rows = plain, list[Tensor]()
+        self._plain, self._rows = plain, list[Tensor]()
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """See `zopde.contracts.Objective`."""
-        residuals = self.plain.residuals(network, num_probes)
+        residuals = self._plain.residuals(network, num_probes)
         self._rows.append(residuals.double().cpu())
         return residuals.square().mean(dim=1)
+
+    def still(self) -> Objective:
+        """What stands in for it where ways are compared."""
+        return self._plain.still()
 
     def latest(self, count: int) -> Float[Tensor, "count n"]:
         """Of the latest so many probes: what had to be asked again counts once."""

@@ -128,7 +128,8 @@ def refilled(ensemble: Ensemble, members: int, generator: Generator) -> Ensemble
     """
     mean, kept = ensemble.mean(dim=0), len(ensemble)
     draws = torch.randn(members - kept, kept, generator=generator, dtype=torch.float64)
-    return torch.cat([ensemble, mean + draws.to(ensemble) @ (ensemble - mean) / sqrt(kept - 1)])
+    drawn: Tensor = mean + draws.to(ensemble) @ (ensemble - mean) / sqrt(kept - 1)
+    return torch.cat([ensemble, drawn])
 
 
 def finite_members(predictions: Predictions) -> Bool[Tensor, " members"]:

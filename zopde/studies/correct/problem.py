@@ -131,6 +131,22 @@ class InterfaceCut:
 
 
 @dataclass(frozen=True)
+class EnsembleCut:
+    """The weights of many networks are moved by what these predict: the labels EKI and ETKI.
+
+    `length` takes the place of `training.length`: an iteration unrolls each of the `members`, and
+    their mean. `spread` is in units of each tensor's root mean square. See
+    `zopde.training.EnsembleKalman`.
+    """
+
+    length: limits.Length = "20 iterations"  # How long they are trained.
+    members: limits.Members = 100  # Networks of an ensemble.
+    spread: limits.Positive = 0.3  # So much the members differ at first.
+    noise: limits.NotNegative = 0.0  # Of the data, in standard deviations; 0: as the misfits say.
+    inflation: limits.Inflation = 1.0  # An update's deviations are made larger by this factor.
+
+
+@dataclass(frozen=True)
 class Problem:
     """What every label shares."""
 
@@ -272,6 +288,8 @@ class Opened(Trainings):
     weights: WeightCut  # the weight cut
     interface: InterfaceCut  # the interface cut, for all labels
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
+    ensemble: EnsembleCut  # the cut of EKI and ETKI
+    ensemble_iterations: int  # updates of these
     drop: bool  # whether failed steps are left out
     bear: bool  # whether a rollout bears a step that fails again and again
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data
@@ -330,7 +348,9 @@ class Opened(Trainings):
     def iterations_of(self, name: str) -> int:
         """Updates of a label, with those of its start."""
         start = self.start.iterations if self.starts_from_non(name) else 0
-        return start + self.training.iterations
+        return start + (
+            self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
+        )
 
     def needs_scores(self, label: Label) -> bool:
         """Whether a label begins with scoring its layers."""
