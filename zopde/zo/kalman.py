@@ -82,10 +82,10 @@ def etki_update(
     """
     of, shapes, misfits = _scaled(ensemble, predictions, data, variance)
     mean, around = of.mean(dim=0), of - of.mean(dim=0)
-    moved = _solved(shapes, misfits.mean(dim=0, keepdim=True))[:, 0]
+    shift = _solved(shapes, misfits.mean(dim=0, keepdim=True))[:, 0] @ around / sqrt(len(of) - 1)
     values, vectors = torch.linalg.eigh(shapes @ shapes.T)
-    root = (vectors / (1 + values.clamp_min(0)).sqrt()) @ vectors.T
-    return mean + moved @ around / sqrt(len(of) - 1) + root @ around
+    root: Tensor = (vectors / (1 + values.clamp_min(0)).sqrt()) @ vectors.T
+    return mean + shift + root @ around
 
 
 def misfit_variance(predictions: Predictions, data: Float[Tensor, " d"]) -> float:
