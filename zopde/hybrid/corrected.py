@@ -27,6 +27,7 @@ from zopde.contracts import (
 from zopde.errors import InputError
 from zopde.hybrid.losses import Loss
 from zopde.hybrid.repeated import Repeated
+from zopde.hybrid.still import Still
 
 
 class Injection(Protocol):
@@ -340,20 +341,27 @@ class UnrolledObjective:
 
     def __call__(self, network: Network, num_probes: int = 1) -> Float[Tensor, " num_probes"]:
         """Evaluate `num_probes` losses; see `zopde.contracts.Objective`."""
-        targets, states = self._window.targets, self._states(network, num_probes)
         if self._loss is not None:
+            targets, states = self._window.targets, self._states(network, num_probes)
             reference, domain = repeat_states(targets, num_probes), self._solver.grid
             assert reference is not None
             losses = self._loss(torch.stack(list(states), dim=1), reference, domain)
             return losses.view(num_probes, -1).mean(dim=1)
-        errors = []
-        for k, state in enumerate(states):
+        errors = [off.square().mean(dim=1) for off in self._residuals(network, num_probes)]
+        return sum(errors[1:], errors[0]) / len(errors)
+
+    def residuals(self, network: Network, num_probes: int = 1) -> Float[Tensor, "num_probes n"]:
+        """What L squares: its terms' roots (u - r) / s, of every step; 0 where nothing counts."""
+        return torch.cat(list(self._residuals(network, num_probes)), dim=1)
+
+    def _residuals(self, network: Network, num_probes: int) -> Iterator[Tensor]:
+        """(num_probes, m) of each corrected step."""
+        targets = self._window.targets
+        for k, state in enumerate(self._states(network, num_probes)):
             off = state.view(num_probes, *targets[:, k].shape) - targets[:, k]
             if self._missing is not None:  # before the square: its derivative at NaN is NaN
                 off = torch.where(self._missing[:, k], 0.0, off)
-            off = filled(self._grid, off)
-            errors.append((off / self._scale).square().flatten(1).mean(dim=1))
-        return sum(errors[1:], errors[0]) / len(errors)
+            yield (filled(self._grid, off) / self._scale).flatten(1)
 
     def _states(self, network: Network, num_probes: int) -> Iterator[State]:
         """(num_probes * batch, channel, *space) after each corrected step."""
@@ -396,6 +404,12 @@ class UnrolledObjective:
                 alone.append(copy(self))
                 alone[-1]._judge(part)
         return alone
+
+    def still(self) -> UnrolledObjective:
+        """The same without a solver step, see `Still`, to compare ways of asking a network by."""
+        other = copy(self)
+        other._solver, other._seeds = repeated(Still(self._grid), self._window.every), ()
+        return other
 
     @property
     def unroll(self) -> int:

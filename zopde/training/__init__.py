@@ -1,7 +1,8 @@
 """One training loop for every way of getting a gradient."""
 
 from zopde.training.callbacks import Callback, Event, TensorBoardCallback, TrackioCallback
-from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise, cosine
+from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise, Updating, cosine
+from zopde.training.ensemble import EnsembleKalman, HasResiduals
 from zopde.training.gradients import (
     CrossEntropy,
     Masked,
@@ -27,10 +28,12 @@ __all__ = [
     "Backprop",
     "Callback",
     "CrossEntropy",
+    "EnsembleKalman",
     "Event",
     "Fitted",
     "Gradient",
     "GradientSource",
+    "HasResiduals",
     "Masked",
     "NetworkOracle",
     "Optimise",
@@ -41,6 +44,7 @@ __all__ = [
     "Skipping",
     "TensorBoardCallback",
     "TrackioCallback",
+    "Updating",
     "Validation",
     "ZerothOrder",
     "cosine",

@@ -73,6 +73,23 @@ def cosine(iteration: int, iterations: int, warmup: int = 0) -> float:
     return 0.5 * (1 + math.cos(math.pi * (iteration - warmup) / max(1, iterations - warmup)))
 
 
+class Updating(Protocol):
+    """Turns gradients into updates; all that it remembers is in the torch optimiser's state."""
+
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Make the torch optimiser, as it is before the first iteration."""
+
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        network: nn.Module,
+        active: Bool[Tensor, " d"] | None,
+        iteration: int,
+        iterations: int,
+    ) -> None:
+        """Move the weights by their gradients; see `Optimise.update`."""
+
+
 @dataclass(frozen=True)
 class Optimise:
     """Says how a gradient becomes an update."""

@@ -21,7 +21,7 @@ from zopde.errors import InputError, SolverError
 from zopde.files import append_text, load_tensors, read_rows, reading, save_tensors, write_text
 from zopde.interface import Agreement
 from zopde.progress import Progress
-from zopde.training.descent import Gradient, GradientSource, Optimise
+from zopde.training.descent import Gradient, GradientSource, Updating
 from zopde.training.validation import UNWATCHED, Best, Validation
 
 _AGAIN = "move it away to train this label again, or start over with --overwrite"
@@ -62,7 +62,7 @@ def fit(
     network: nn.Module,
     objective_at: Callable[[int], Objective],
     gradient: GradientSource,
-    optimise: Optimise,
+    optimise: Updating,
     iterations: int,
     folder: Path,
     solver_steps: Callable[[], int] = lambda: 0,
@@ -282,7 +282,7 @@ def fit_watched(
     network: nn.Module,
     objective_at: Callable[[int], Objective],
     gradient: GradientSource,
-    optimise: Optimise,
+    optimise: Updating,
     iterations: int,
     folder: Path,
     watcher: Progress,

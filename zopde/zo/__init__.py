@@ -1,7 +1,19 @@
-"""Zeroth-order gradients: an estimator puts questions to an oracle. Knows no physics."""
+"""Zeroth-order gradients: an estimator puts questions to an oracle. Knows no physics.
+
+Without a gradient: ensemble Kalman inversion, from what an ensemble of weights predicts.
+"""
 
 from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
+from zopde.zo.kalman import eki_update, etki_update, misfit_variance, refilled
 from zopde.zo.rge import rge
 
-__all__ = ["Estimate", "cge", "rge"]
+__all__ = [
+    "Estimate",
+    "cge",
+    "eki_update",
+    "etki_update",
+    "misfit_variance",
+    "refilled",
+    "rge",
+]

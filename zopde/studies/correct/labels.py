@@ -23,7 +23,8 @@ from zopde.validate import check_choice
 class Label:
     """One row of the table."""
 
-    gradient: Literal["none", "backprop", "zo"]  # "none" (nothing is trained), "backprop" or "zo"
+    # "none" (nothing is trained), "backprop", "zo", or, without a gradient, "eki" or "etki"
+    gradient: Literal["none", "backprop", "zo", "eki", "etki"]
     unrolled: bool = True  # false trains on one step of stored data
     twin: bool = False  # steps the differentiable twin instead of the black box
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
@@ -37,6 +38,11 @@ class Label:
     def trained(self) -> bool:
         """Whether there is anything to train."""
         return self.gradient != "none"
+
+    @property
+    def by_residuals(self) -> bool:
+        """Whether an ensemble of networks is moved by their residuals."""
+        return self.gradient in ("eki", "etki")
 
     @property
     def back_propagates_windows(self) -> bool:
@@ -63,6 +69,8 @@ LABELS = {
     "ZO-bank": Label("backprop", way="bank"),
     "ZO-tangent": Label("backprop", way="tangent"),
     "ZO-random": Label("backprop", way="random"),
+    "EKI": Label("eki"),
+    "ETKI": Label("etki"),
     "SOL": Label("backprop", twin=True),
 }
 """Row of the table of results -> what sets it apart from the others."""
@@ -74,6 +82,19 @@ def check_labels(labels: Sequence[str]) -> None:
         check_choice("run.labels", label, LABELS)
     if len(set(labels)) < len(labels) or "SRC" not in labels:
         raise InputError("run.labels", got=list(labels), expected="SRC and others, each once")
+
+
+def check_squares(loss: str, labels: Sequence[str]) -> None:
+    """Require the squared loss where a label needs the residuals that it is the mean square of."""
+    able = [label for label in labels if not LABELS[label].by_residuals]
+    if loss != "squares" and len(able) < len(labels):
+        without = ", ".join(label for label in labels if label not in able)
+        raise InputError(
+            "training.loss",
+            got=f"{loss!r} with {without}, which needs residuals and not their judgement",
+            expected="'squares'",
+            remedy=f"leave {without} out of run.labels",
+        )
 
 
 def check_injection(inject: str, labels: Sequence[str], init: str) -> None:

@@ -216,6 +216,10 @@ def _opened(
         weights=config.zo,
         interface=config.interface,
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
+        ensemble=config.eki,
+        ensemble_iterations=schedule(
+            training.unroll, training.batch, config.eki.length, optimise
+        ).iterations,
         labels=run.labels,
         seeds=run.seeds,
         workers=config.run.probed_by(),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zopde.blackbox import CountedSolver
-from zopde.contracts import ReferenceSolver, State
+from zopde.contracts import Objective, ReferenceSolver, State
 from zopde.interface import Probing, Variable, always
 from zopde.interface.vjp import entries_of
 from zopde.oracle import WeightOracle
@@ -46,7 +46,7 @@ from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.tangent.price import as_dear, unfitted
 from zopde.timing import median_seconds
-from zopde.training import Fitted, ZerothOrder
+from zopde.training import EnsembleKalman, Fitted, ZerothOrder
 from zopde.zo import cge
 
 _SAMPLE_PROBES = 32
@@ -140,6 +140,8 @@ def _seconds_and_queries(
 ) -> tuple[float, int, int]:
     """Of one gradient, from as few probes as tell; and queries that verify them, each time."""
     objective = stage.objective_at(0)
+    if isinstance(stage.gradient, EnsembleKalman):
+        return _ensemble_seconds(stage.gradient, objective, network)
     if not isinstance(stage.gradient, ZerothOrder):
         return median_seconds(lambda: stage.gradient(network, objective, 0)), 1, 0
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
@@ -162,6 +164,19 @@ def _seconds_and_queries(
         probing -= base
     seconds = base + probing * active / probes / workers.side_by_side
     return seconds, queries_of_cut(cut, active), checking
+
+
+def _ensemble_seconds(
+    source: EnsembleKalman, objective: Objective, network: nn.Module
+) -> tuple[float, int, int]:
+    """The same of an ensemble, from few of its members; each pass costs alike."""
+    few = replace(source, members=min(source.members, max(2, source.together - 1)))
+    few.build(network)
+    checking = sum(few(network, objective, 0).checked.values())
+    # At the third iteration nothing is verified
+    seconds = median_seconds(lambda: few(network, objective, 2))
+    queries = source.members + 1
+    return seconds * queries / (few.members + 1), queries, checking
 
 
 def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, float, int]:
@@ -195,7 +210,7 @@ def _compared(interface: Interface, cut: InterfaceCut, iterations: int) -> int:
 def _steps_per_query(stage: Stage, network: nn.Module) -> int:
     """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
     before = stage.counter.steps
-    if isinstance(stage.gradient, ZerothOrder):
+    if isinstance(stage.gradient, ZerothOrder | EnsembleKalman):
         with torch.no_grad():
             stage.objective_at(0)(network, 1)
     else:

@@ -25,7 +25,7 @@ from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.reference import Reference
 from zopde.studies.run import Trainings
-from zopde.training import Optimise, Validation
+from zopde.training import Updating, Validation
 from zopde.training.validation import UNWATCHED
 
 LOOKED_AT = 16  # windows of the validation, at the most: each look steps them all
@@ -128,6 +128,22 @@ class InterfaceCut:
     def hears_above(self, noise: float) -> bool:
         """Whether a probe moves a state by ten times a noise, in standard deviations."""
         return 10 * noise <= self.mu
+
+
+@dataclass(frozen=True)
+class EnsembleCut:
+    """The weights of many networks are moved by what these predict: the labels EKI and ETKI.
+
+    `length` takes the place of `training.length`: an iteration unrolls each of the `members`, and
+    their mean. `spread` is in units of each tensor's root mean square. See
+    `zopde.training.EnsembleKalman`.
+    """
+
+    length: limits.Length = "20 iterations"  # How long they are trained.
+    members: limits.Members = 100  # Networks of an ensemble.
+    spread: limits.Positive = 0.3  # So much the members differ at first.
+    noise: limits.NotNegative = 0.0  # Of the data, in standard deviations; 0: as the misfits say.
+    inflation: limits.Inflation = 1.0  # An update's deviations are made larger by this factor.
 
 
 @dataclass(frozen=True)
@@ -240,7 +256,7 @@ class Schedule:
     batch: int  # windows side by side
     iterations: int  # updates
     per_epoch: int  # updates that make an epoch
-    optimise: Optimise  # how gradients become updates
+    optimise: Updating  # how gradients become updates
     loss: Loss | None = None  # what judges a window; None: squares
     nudge: float = 0.0  # how far a state is pulled towards the reference at every step
     look_every: int = 0  # iterations from one look at the gradient's noise to the next; 0: none
@@ -272,6 +288,8 @@ class Opened(Trainings):
     weights: WeightCut  # the weight cut
     interface: InterfaceCut  # the interface cut, for all labels
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
+    ensemble: EnsembleCut  # the cut of EKI and ETKI
+    ensemble_iterations: int  # updates of these
     drop: bool  # whether failed steps are left out
     bear: bool  # whether a rollout bears a step that fails again and again
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data
@@ -330,7 +348,9 @@ class Opened(Trainings):
     def iterations_of(self, name: str) -> int:
         """Updates of a label, with those of its start."""
         start = self.start.iterations if self.starts_from_non(name) else 0
-        return start + self.training.iterations
+        return start + (
+            self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
+        )
 
     def needs_scores(self, label: Label) -> bool:
         """Whether a label begins with scoring its layers."""

@@ -22,9 +22,9 @@ from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject
 from zopde.nets.kinds import KINDS
 from zopde.studies import limits
-from zopde.studies.correct.labels import LABELS, check_injection, check_labels
+from zopde.studies.correct.labels import LABELS, check_injection, check_labels, check_squares
 from zopde.studies.correct.network import Body, check_body
-from zopde.studies.correct.problem import InterfaceCut, WeightCut
+from zopde.studies.correct.problem import EnsembleCut, InterfaceCut, WeightCut
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
 from zopde.validate import check_choice
@@ -247,7 +247,7 @@ class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
     They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `zo`,
-    `interface` and `run`.
+    `interface`, `eki` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -260,6 +260,7 @@ class CorrectionConfig:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     zo: WeightCut = field(default_factory=WeightCut)
     interface: InterfaceCut = field(default_factory=InterfaceCut)
+    eki: EnsembleCut = field(default_factory=EnsembleCut)
     run: RunSettings = field(default_factory=RunSettings)
 
     RENAMED = (
@@ -269,6 +270,7 @@ class CorrectionConfig:
 
     def __post_init__(self) -> None:
         check_labels(self.run.labels)
+        check_squares(self.training.loss, self.run.labels)
         if self.run.timeout and not self.run.apart:
             raise InputError(
                 "run.timeout",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import nn
 
@@ -37,7 +38,15 @@ from zopde.studies.scores import (
     write_scoring,
 )
 from zopde.studies.settings import iterations_in
-from zopde.training import Backprop, Fitted, GradientSource, Skipping, ZerothOrder, not_measured
+from zopde.training import (
+    Backprop,
+    EnsembleKalman,
+    Fitted,
+    GradientSource,
+    Skipping,
+    ZerothOrder,
+    not_measured,
+)
 from zopde.training.loop import fit_watched
 from zopde.training.signal import Heard, share_of_look
 from zopde.training.validation import UNWATCHED
@@ -45,6 +54,7 @@ from zopde.zo.cge import Failed
 
 START = "NON-start"
 CHUNK = "chunk.txt"
+_TOGETHER = 16  # members of an ensemble that share a pass
 REFERENCE = "reference.nc"  # of the unseen runs, for whoever looks at the folder alone
 
 
@@ -220,6 +230,8 @@ def label_stage(
         batch = schedule.batch * schedule.unroll
         schedule = replace(schedule, unroll=1, batch=batch, loss=None)
     stage = _backprop_stage(opened, schedule, solver, seed, interface)
+    if label.gradient in ("eki", "etki"):
+        return _ensemble_stage(opened, label.gradient, stage, seed)
     if label.gradient != "zo":
         return stage
     cut, every = opened.weights, iterations_in(opened.weights.resample, schedule.per_epoch)
@@ -232,6 +244,18 @@ def label_stage(
     failed: Failed = "drop" if opened.drop else "keep"
     gradient = ZerothOrder(masks, cut.mu, cut.scheme, oracles, cut.mu_relative, failed)
     return replace(stage, gradient=gradient)
+
+
+def _ensemble_stage(
+    opened: Opened, method: Literal["eki", "etki"], stage: Stage, seed: int
+) -> Stage:
+    """The same windows, on which an ensemble is moved."""
+    cut, states = opened.ensemble, opened.interface.states
+    together = max(1, min(_TOGETHER, states // stage.schedule.batch))
+    how = cut.members, cut.spread, cut.noise, cut.inflation, seed, together
+    source = EnsembleKalman(method, *how)
+    schedule = replace(stage.schedule, iterations=opened.ensemble_iterations, optimise=source)
+    return replace(stage, gradient=source, schedule=schedule)
 
 
 def _backprop_stage(
