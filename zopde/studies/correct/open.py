@@ -28,9 +28,10 @@ from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import LABELS, check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of, metrics_of
 from zopde.studies.correct.memory import habits_of
+from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
-from zopde.studies.correct.settings import CorrectionConfig, CorrectorSettings
+from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
