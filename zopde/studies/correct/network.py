@@ -16,7 +16,7 @@ from zopde.errors import InputError, first_line
 from zopde.hybrid import INJECTIONS
 from zopde.memory import check_fits
 from zopde.mesh import Mesh
-from zopde.nets import Normalised, build_corrector
+from zopde.nets import Normalised, build_corrector, coordinate_channels
 from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS
 from zopde.seeding import generator, global_stream
@@ -186,6 +186,9 @@ class CorrectorSettings:
     Of `every` solver steps one is corrected: the network sees the forcing of the first of them,
     rollouts are compared with every so many states of the data, and `training.unroll` counts
     corrections.
+    `inputs` are further channels that the network sees: "coordinates" tells it where it is, by the
+    sine and the cosine of 2 pi x / L along a periodic axis, and by a number from -1 to 1 along any
+    other and on a mesh; see `zopde.nets.coordinate_channels`.
     """
 
     kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
@@ -193,6 +196,8 @@ class CorrectorSettings:
     padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
     inject: Inject = "after"  # Where its answer enters.
     every: limits.Count = 1  # Solver steps to a correction.
+    # What the network sees beside state and forcing.
+    inputs: tuple[Literal["coordinates"], ...] = ()
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
@@ -205,7 +210,7 @@ class CorrectorSettings:
         """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
         body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
         what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype), self.every
-        return Normalised(body, scale, forcing_scale, *what)
+        return Normalised(body, scale, forcing_scale, *what, self._fixed(grid))
 
     def kind_on(self, grid: Domain) -> str:
         """The kind by name, also where it goes by the domain."""
@@ -220,10 +225,14 @@ class CorrectorSettings:
         """
         check_body(self._body(grid, dtype), torch.ones((), dtype=dtype), seed)
 
+    def _fixed(self, grid: Domain) -> Tensor | None:
+        return coordinate_channels(grid) if "coordinates" in self.inputs else None
+
     def _body(self, grid: Domain, dtype: torch.dtype) -> Body:
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
         inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.fluid is not None)
+        inputs += 0 if (fixed := self._fixed(grid)) is None else len(fixed)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
         padding = auto if self.padding == "auto" else self.padding
