@@ -181,8 +181,8 @@ class CorrectorSettings:
     `positions` (point, axis), if it takes arguments of these names.
     `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
     state, or in the "forcing" of the step, or as the exponent of a factor of it, a "parameter" that
-    stays positive; see `zopde.CorrectedSolver`. But for "after", NON and NOG have no gradient:
-    presets leave them out and start from scratch.
+    stays positive; see `zopde.CorrectedSolver`. But for "after", NON, NOG and PUSH have no
+    gradient: presets leave them out and start from scratch.
     Of `every` solver steps one is corrected: the network sees the forcing of the first of them,
     rollouts are compared with every so many states of the data, and `training.unroll` counts
     corrections.

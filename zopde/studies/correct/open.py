@@ -139,8 +139,8 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
     inject = config.corrector.inject
     if INJECTIONS[inject].through_solver:
         progress.note(
-            f"corrector.inject={inject!r}: the loss is reached through the solver alone, so NON "
-            "and NOG have no gradient, and every label starts from scratch"
+            f"corrector.inject={inject!r}: the loss is reached through the solver alone, so NON, "
+            "NOG and PUSH have no gradient, and every label starts from scratch"
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
@@ -214,6 +214,7 @@ def _opened(
             look_every=training.look_every,
         ),
         from_scratch=training.init == "scratch",
+        push=config.push,
         weights=config.zo,
         interface=config.interface,
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
@@ -250,9 +251,10 @@ def _looked_at(
 def _with_starts(opened: Opened) -> Opened:
     """The same, if every stage has windows to start at, where data were measured in part."""
     names = [name for name in opened.possible if LABELS[name].trained]
-    if any(opened.starts_from_non(name) or not LABELS[name].unrolled for name in names):
+    if any(map(opened.starts_from_non, names)):
         opened.start.windows(opened.problem, 0)
-    opened.training.windows(opened.problem, 0)
+    for schedule in (opened.training, *(opened.schedule_of(LABELS[name]) for name in names)):
+        schedule.windows(opened.problem, 0)
     opened.validation()
     return opened
 

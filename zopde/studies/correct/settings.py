@@ -20,6 +20,7 @@ from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels
 from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.problem import InterfaceCut, WeightCut
+from zopde.studies.correct.push import PushSettings
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
 from zopde.validate import check_choice
@@ -82,12 +83,12 @@ class TrainingSettings:
     """The stage in which the labels differ.
 
     `batch` windows of `unroll` corrected steps per iteration (NON: batch * unroll windows of
-    one step, as many reference states). `init`: "non" or "scratch".
+    one step, as many reference states; PUSH: see `[push]`). `init`: "non" or "scratch".
     `loss` judges the windows: "squares" (of every cell at every step, in standard deviations; see
     `zopde.UnrolledObjective`), "relative", "last", "moments", "spectrum" or "sensors" (see
     `zopde.hybrid`), or your own function or class, "package.module:name" or "file.py:name", as
-    `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON,
-    which sees single steps, keeps to squares.
+    `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON
+    and PUSH, which learn single steps, keep to squares.
     With `data.validation`, the same loss of windows of `unroll` steps is looked at every
     `validate_every` iterations, for NON as well: the weights that did best are kept. After
     `patience` looks without a better one the training ends.
@@ -173,8 +174,8 @@ class RunSettings(ProbeSettings):
 class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
-    They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `zo`,
-    `interface` and `run`.
+    They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `push`,
+    `zo`, `interface` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -185,6 +186,7 @@ class CorrectionConfig:
     corrector: CorrectorSettings = field(default_factory=CorrectorSettings)
     non: NonSettings = field(default_factory=NonSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    push: PushSettings = field(default_factory=PushSettings)
     zo: WeightCut = field(default_factory=WeightCut)
     interface: InterfaceCut = field(default_factory=InterfaceCut)
     run: RunSettings = field(default_factory=RunSettings)
@@ -203,6 +205,8 @@ class CorrectionConfig:
                 expected="0 where the solver runs in this process",
                 remedy="add run.apart=true, or use the solver's own time-out",
             )
+        if "PUSH" in self.run.labels:
+            self.push.check(self.training.unroll)
         if self.data.validation >= self.data.train:
             raise InputError(
                 "data.validation",
