@@ -56,7 +56,7 @@ def test_a_preset_keeps_what_has_a_gradient(finished):
     assert metrics["labels"] == LABELS
     assert metrics["inject"] == inject
     assert metrics["init"] == {"SRC": "none", **dict.fromkeys(LABELS[1:], "scratch")}
-    assert len([line for line in notes if "NON and NOG have no gradient" in line]) == 1
+    assert len([line for line in notes if "NON, NOG and PUSH have no gradient" in line]) == 1
 
 
 def test_every_step_asks_the_solver_exact(finished, toy_spec, tiny, tmp_path, forecast):

@@ -1,6 +1,7 @@
-"""Networks. They know nothing but torch."""
+"""Networks. They know torch, and of a domain where its cells lie."""
 
 from zopde.nets.classifiers import CifarResNet, SmallCNN
+from zopde.nets.coordinates import coordinate_channels
 from zopde.nets.correctors import ConvCorrector, Normalised, ResidualCorrector
 from zopde.nets.defences import Decoder, DnCNN, Encoder
 from zopde.nets.graph import GraphCorrector
@@ -17,4 +18,5 @@ __all__ = [
     "ResidualCorrector",
     "SmallCNN",
     "build_corrector",
+    "coordinate_channels",
 ]

@@ -119,7 +119,7 @@ class ResidualCorrector(nn.Module):
 class Normalised(nn.Module):
     """Lets a corrector work in physical units, and keeps the statistics that this takes.
 
-        C(v, f) = s * body( [v / s_v, f / s_f] )
+        C(v, f) = s * body( [v / s_v, f / s_f, fixed] )
 
     The standard deviations are buffers, saved with the weights: whoever loads the model has
     them. s is s_v; s_f for a correction of the forcing; 1 for the exponent of a parameter. Where
@@ -140,6 +140,9 @@ class Normalised(nn.Module):
         mesh: "edges" and "positions" of a `zopde.Mesh`, kept with the weights: whoever builds the
             body again needs them; None on a grid.
         every: Solver steps to a correction, as it is trained for; see `CorrectedSolver`.
+        fixed: (fixed_channel, *space), further channels that the body sees, the same beside every
+            state and kept with the weights, such as `zopde.nets.coordinate_channels(grid)`; None:
+            none. A mask comes behind them.
     """
 
     state_scale: Tensor
@@ -147,6 +150,7 @@ class Normalised(nn.Module):
     output_scale: Tensor | None
     mask: Tensor | None
     nearest: Tensor | None
+    fixed: Tensor | None
 
     @checked
     def __init__(
@@ -160,6 +164,7 @@ class Normalised(nn.Module):
         nearest: Int[Tensor, " cells"] | None = None,
         mesh: Mapping[str, Tensor] | None = None,
         every: int = 1,
+        fixed: Float[Tensor, "fixed_channel ..."] | None = None,
     ) -> None:
         super().__init__()
         check_count("every", every)
@@ -175,6 +180,7 @@ class Normalised(nn.Module):
         self.register_buffer("output_scale", other)
         self.register_buffer("mask", None if mask is None else mask.clone())
         self.register_buffer("nearest", None if nearest is None else nearest.clone())
+        self.register_buffer("fixed", None if fixed is None else fixed.to(both, copy=True))
         for name, value in (mesh or {}).items():
             self.register_buffer(name, value.clone())
 
@@ -184,16 +190,17 @@ class Normalised(nn.Module):
         """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
         scale = self.state_scale if self.output_scale is None else self.output_scale
-        if self.mask is None:
-            correction: Tensor = self.body(raw / self.input_scale)
-            return correction * scale
-        if self.nearest is None:
-            seen = torch.where(self.mask, raw / self.input_scale, 0.0)
-        else:
-            flat = (raw / self.input_scale).flatten(-self.mask.dim())
+        seen = raw / self.input_scale
+        if self.nearest is not None and self.mask is not None:
+            flat = seen.flatten(-self.mask.dim())
             seen = flat.index_select(-1, self.nearest).unflatten(-1, self.mask.shape)
-        correction = self.body(torch.cat([seen, self.mask.expand_as(seen[:, :1]).to(seen)], dim=1))
-        return torch.where(self.mask, correction * scale, 0.0)
+        elif self.mask is not None:
+            seen = torch.where(self.mask, seen, 0.0)
+        for channels in (self.fixed, self.mask):
+            if channels is not None:  # a sum, since torch.fx follows no expand(len(seen), ...)
+                seen = torch.cat([seen, torch.zeros_like(seen[:, :1]) + channels], dim=1)
+        correction: Tensor = self.body(seen) * scale
+        return correction if self.mask is None else torch.where(self.mask, correction, 0.0)
 
 
 def check_sizes(**sizes: int) -> None:

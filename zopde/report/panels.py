@@ -28,6 +28,7 @@ COLOURS = {
     "SRC": "#555555",
     "NON": "#E69F00",
     "NOG": "#009E73",
+    "PUSH": "#117733",
     "ID": "#882255",
     "ZO-weights": "#0072B2",
     "ZO-weights-scratch": "#56B4E9",

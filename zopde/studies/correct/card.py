@@ -64,6 +64,7 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
         type=kind.capitalize(),
         c="double" if kind == "float64" else "float",
     )
+    known = "" if network.fixed is None else "; the file holds where they lie"
     data = run.settings["data"]
     words = {
         **{"file": file.name, "solver": run.subject, "run": run.root, "label": model.label},
@@ -71,7 +72,7 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
         "does": does.splitlines()[0],
         "c": "exp(C)" if answer == "factor" else "C",
         "time": _with_unit(grid.dt, grid.unit("time")),
-        **{"fields": "\n".join(rows), "domain": _domain(grid), "again": reproduce(run)},
+        **{"fields": "\n".join(rows), "domain": _domain(grid) + known, "again": reproduce(run)},
         "model": repr(str(model.path)),
         "data": f"from {data['path']}" if data.get("path") else "that the solver made itself",
         "settings": literal(data),

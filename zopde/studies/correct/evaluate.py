@@ -180,7 +180,7 @@ def save_corrector(
     plan = {
         "kind": kind,
         "sizes": sizes,
-        "inputs": len(network.input_scale),  # state and forcing; a mask adds one
+        "inputs": len(network.input_scale),  # of state and forcing alone
         "outputs": len(network.state_scale if scale is None else scale),
         "padding": getattr(network.body, "padding", None) if kind in KINDS else None,
         "inject": network.inject,
@@ -221,11 +221,12 @@ def load_corrector(path: Path | str) -> Normalised:
     def make() -> Normalised:
         scale = state["state_scale"]  # (channel, 1, 1): it tells the dimensions, too
         dims = scale.dim() - 1
-        land, inputs = (state.get("mask"), state.get("nearest")), plan["inputs"] + ("mask" in state)
+        land, fixed = (state.get("mask"), state.get("nearest")), state.get("fixed")
+        inputs = plan["inputs"] + ("mask" in state) + (0 if fixed is None else len(fixed))
         shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
         mesh = {name: state[name] for name in MESH if name in state}
         body, forcing_scale = body_of(plan["kind"], *shape, mesh), plan["inputs"] - len(scale)
-        what = dims, inject, *land, mesh, 1 if plan["every"] is None else plan["every"]
+        what = dims, inject, *land, mesh, 1 if plan["every"] is None else plan["every"], fixed
         network = Normalised(body, scale, scale.new_ones(forcing_scale), *what)
         return in_precision(network, scale.dtype)
 

@@ -1,8 +1,8 @@
 """The compared ways of getting a corrector, and what sets each apart.
 
 With a correction before the solver's step, or in its forcing, the loss is reached through the
-solver alone. NON and NOG, which do not differentiate it, have no gradient then: they cannot be
-trained, and nothing can start from NON. ID, which takes the derivative for the identity, can.
+solver alone. NON, NOG and PUSH, which do not differentiate it, have no gradient then: they cannot
+be trained, and nothing can start from NON. ID, which takes the derivative for the identity, can.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Label:
     way: Literal[
         "", "as set", "identity", "coloured", "regressed", "dense", "bank", "random", "tangent"
     ] = ""
+    pushed: bool = False  # judges the last step of its own windows alone; see `PushSettings`
     always_scratch: bool = False  # starts from scratch even where the others start from NON
 
     @property
@@ -46,8 +47,8 @@ class Label:
 
     @property
     def back_propagates_windows(self) -> bool:
-        """Whether it takes the gradient of the loss of an unroll; NON sees single steps."""
-        return self.gradient == "backprop" and self.unrolled
+        """Whether it takes the gradient of the loss of an unroll; NON and PUSH have their own."""
+        return self.gradient == "backprop" and self.unrolled and not self.pushed
 
     @property
     def through_solver(self) -> bool:
@@ -59,6 +60,7 @@ LABELS = {
     "SRC": Label("none", unrolled=False),
     "NON": Label("backprop", unrolled=False),
     "NOG": Label("backprop"),
+    "PUSH": Label("backprop", pushed=True),
     "ID": Label("backprop", way="identity"),
     "ZO-weights": Label("zo"),
     "ZO-weights-scratch": Label("zo", always_scratch=True),

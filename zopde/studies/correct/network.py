@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from zopde.contracts import Domain
 from zopde.errors import InputError, first_line
+from zopde.hybrid import INJECTIONS
 from zopde.memory import check_fits
-from zopde.nets import build_corrector
-from zopde.nets.correctors import Padding
+from zopde.mesh import Mesh
+from zopde.nets import Normalised, build_corrector, coordinate_channels
+from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS
 from zopde.seeding import generator, global_stream
+from zopde.studies import limits
 from zopde.studies.model_file import check_storable, named_network
+from zopde.validate import check_choice
 
 _MOST_DIMS = 3  # of the convolutions that torch has
 _MOVE = 0.1  # of the weights of a copy
@@ -163,3 +168,80 @@ def _check_apart(kind: str, network: nn.Module, x: Tensor) -> None:
             expected="each state of a batch corrected by itself",
             remedy="take GroupNorm or LayerNorm in place of BatchNorm, means over the last axes",
         )
+
+
+@dataclass(frozen=True)
+class CorrectorSettings:
+    """The network: "conv", "residual", "graph" or your own; its sizes; its padding.
+
+    "auto" is "conv" on a grid and "graph" on a mesh, and pads as the grid says. Any other `kind` is
+    a class "package.module:Class" or "file.py:Class", built as `Class(inputs, outputs, **sizes)`,
+    that maps (batch, inputs, *space), the channels of state and forcing in standard deviations, to
+    (batch, outputs, *space). It pads as it likes. On a mesh it is given `edges` (edge, 2) and
+    `positions` (point, axis), if it takes arguments of these names.
+    `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
+    state, or in the "forcing" of the step, or as the exponent of a factor of it, a "parameter" that
+    stays positive; see `zopde.CorrectedSolver`. But for "after", NON, NOG and PUSH have no
+    gradient: presets leave them out and start from scratch.
+    Of `every` solver steps one is corrected: the network sees the forcing of the first of them,
+    rollouts are compared with every so many states of the data, and `training.unroll` counts
+    corrections.
+    `inputs` are further channels that the network sees: "coordinates" tells it where it is, by the
+    sine and the cosine of 2 pi x / L along a periodic axis, and by a number from -1 to 1 along any
+    other and on a mesh; see `zopde.nets.coordinate_channels`.
+    """
+
+    kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
+    sizes: dict[str, limits.Size] = field(default_factory=dict)  # Arguments of its class.
+    padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
+    inject: Inject = "after"  # Where its answer enters.
+    every: limits.Count = 1  # Solver steps to a correction.
+    # What the network sees beside state and forcing.
+    inputs: tuple[Literal["coordinates"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if ":" not in self.kind:
+            check_choice("corrector.kind", self.kind, ["auto", *KINDS, "file.py:Class"])
+        elif self.padding != "auto":
+            expected = '"auto": a class of your own pads as it likes'
+            raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
+
+    def network(self, grid: Domain, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
+        """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
+        body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
+        what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype), self.every
+        return Normalised(body, scale, forcing_scale, *what, self._fixed(grid))
+
+    def kind_on(self, grid: Domain) -> str:
+        """The kind by name, also where it goes by the domain."""
+        by_domain = "graph" if isinstance(grid, Mesh) else "conv"
+        return by_domain if self.kind == "auto" else self.kind
+
+    def check_on(self, grid: Domain, dtype: torch.dtype, seed: int) -> None:
+        """Build the corrector once: whether it will do must be known before anything is simulated.
+
+        Raises:
+            InputError: If it will not.
+        """
+        check_body(self._body(grid, dtype), torch.ones((), dtype=dtype), seed)
+
+    def _fixed(self, grid: Domain) -> Tensor | None:
+        return coordinate_channels(grid) if "coordinates" in self.inputs else None
+
+    def _body(self, grid: Domain, dtype: torch.dtype) -> Body:
+        words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
+        auto = words if len(set(words)) > 1 else words[0]
+        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.fluid is not None)
+        inputs += 0 if (fixed := self._fixed(grid)) is None else len(fixed)
+        added_to = INJECTIONS[self.inject].adds_to
+        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        padding = auto if self.padding == "auto" else self.padding
+        mesh = _mesh_of(grid, dtype)
+        return Body(self.kind_on(grid), self.sizes, padding, inputs, outputs, grid.shape, mesh)
+
+
+def _mesh_of(grid: Domain, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a network is told of a mesh; nothing of a grid."""
+    if not isinstance(grid, Mesh):
+        return {}
+    return dict(zip(MESH, (grid.edges, grid.positions.to(dtype)), strict=True))

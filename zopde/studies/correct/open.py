@@ -28,9 +28,10 @@ from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import LABELS, check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of, metrics_of
 from zopde.studies.correct.memory import habits_of
+from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts, Reference, on_cells
-from zopde.studies.correct.settings import CorrectionConfig, CorrectorSettings
+from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.model_file import named_network
 from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
@@ -138,8 +139,8 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
     inject = config.corrector.inject
     if INJECTIONS[inject].through_solver:
         progress.note(
-            f"corrector.inject={inject!r}: the loss is reached through the solver alone, so NON "
-            "and NOG have no gradient, and every label starts from scratch"
+            f"corrector.inject={inject!r}: the loss is reached through the solver alone, so NON, "
+            "NOG and PUSH have no gradient, and every label starts from scratch"
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
@@ -213,6 +214,7 @@ def _opened(
             look_every=training.look_every,
         ),
         from_scratch=training.init == "scratch",
+        push=config.push,
         weights=config.zo,
         interface=config.interface,
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
@@ -253,9 +255,10 @@ def _looked_at(
 def _with_starts(opened: Opened) -> Opened:
     """The same, if every stage has windows to start at, where data were measured in part."""
     names = [name for name in opened.possible if LABELS[name].trained]
-    if any(opened.starts_from_non(name) or not LABELS[name].unrolled for name in names):
+    if any(map(opened.starts_from_non, names)):
         opened.start.windows(opened.problem, 0)
-    opened.training.windows(opened.problem, 0)
+    for schedule in (opened.training, *(opened.schedule_of(LABELS[name]) for name in names)):
+        schedule.windows(opened.problem, 0)
     opened.validation()
     return opened
 

@@ -15,14 +15,15 @@ from zopde.blackbox import CountedSolver, Dropping
 from zopde.contracts import Solver, seedable
 from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
-from zopde.hybrid import INJECTIONS, Injection, Loss, UnrolledObjective
+from zopde.hybrid import INJECTIONS, Injection, LastLoss, Loss, UnrolledObjective
 from zopde.interface import Step, Variable
 from zopde.interface.scales import channel_scale
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
-from zopde.seeding import noise_seeds
+from zopde.seeding import generator, noise_seeds
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, Label
+from zopde.studies.correct.push import PushSettings, moved_off
 from zopde.studies.correct.reference import Reference
 from zopde.studies.run import Trainings
 from zopde.training import Updating, Validation
@@ -259,6 +260,7 @@ class Schedule:
     optimise: Updating  # how gradients become updates
     loss: Loss | None = None  # what judges a window; None: squares
     nudge: float = 0.0  # how far a state is pulled towards the reference at every step
+    noise: float = 0.0  # standard deviations by which the first states are moved
     look_every: int = 0  # iterations from one look at the gradient's noise to the next; 0: none
 
     def windows(self, problem: Problem, seed: int) -> Windows:
@@ -285,6 +287,7 @@ class Opened(Trainings):
     start: Schedule  # NON on stored data, from which labels start
     training: Schedule  # the stage in which the labels differ
     from_scratch: bool  # whether every label starts from scratch
+    push: PushSettings  # the windows of PUSH
     weights: WeightCut  # the weight cut
     interface: InterfaceCut  # the interface cut, for all labels
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
@@ -352,6 +355,17 @@ class Opened(Trainings):
             self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
         )
 
+    def schedule_of(self, label: Label) -> Schedule:
+        """The stage in which the labels differ; without an unroll, as many judged states."""
+        schedule, push = self.training, self.push
+        if label.unrolled and not label.pushed:
+            return schedule
+        schedule = replace(schedule, unroll=1, batch=schedule.batch * schedule.unroll, loss=None)
+        if not label.pushed:
+            return schedule
+        last = LastLoss(self.problem.scale)
+        return replace(schedule, unroll=push.steps, loss=last, nudge=0.0, noise=push.noise)
+
     def needs_scores(self, label: Label) -> bool:
         """Whether a label begins with scoring its layers."""
         return label.gradient == "zo" and self.weights.score != "none"
@@ -363,6 +377,9 @@ class Opened(Trainings):
         window, problem = windows.batch(at), self.problem
         if problem.injection.through_solver:
             window = replace(window, stepped=None)  # it starts from a state that is corrected
+        if schedule.noise:
+            draw = generator(seed, "push", at)
+            window = moved_off(window, schedule.noise, problem.scale, draw)
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
         what = problem.scale, problem.injection, seeds, schedule.loss, schedule.nudge
         return UnrolledObjective(solver, window, *what)

@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from zopde.blackbox import Apart, BlackBox, Dropping, Retrying, Store, Stored
-from zopde.contracts import Domain, Solver
+from zopde.contracts import Solver
 from zopde.errors import InputError
 from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
 from zopde.hybrid.losses import LOSSES
-from zopde.mesh import Mesh
-from zopde.nets import Normalised
-from zopde.nets.correctors import MESH, Inject
-from zopde.nets.kinds import KINDS
 from zopde.studies import limits
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels, check_squares
-from zopde.studies.correct.network import Body, check_body
+from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.problem import EnsembleCut, InterfaceCut, WeightCut
+from zopde.studies.correct.push import PushSettings
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
 from zopde.validate import check_choice
@@ -70,74 +66,6 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class CorrectorSettings:
-    """The network: "conv", "residual", "graph" or your own; its sizes; its padding.
-
-    "auto" is "conv" on a grid and "graph" on a mesh, and pads as the grid says. Any other `kind` is
-    a class "package.module:Class" or "file.py:Class", built as `Class(inputs, outputs, **sizes)`,
-    that maps (batch, inputs, *space), the channels of state and forcing in standard deviations, to
-    (batch, outputs, *space). It pads as it likes. On a mesh it is given `edges` (edge, 2) and
-    `positions` (point, axis), if it takes arguments of these names.
-    `inject` says where its answer enters: "after" the solver's step or "before" it, added to the
-    state, or in the "forcing" of the step, or as the exponent of a factor of it, a "parameter" that
-    stays positive; see `zopde.CorrectedSolver`. But for "after", NON and NOG have no gradient:
-    presets leave them out and start from scratch.
-    Of `every` solver steps one is corrected: the network sees the forcing of the first of them,
-    rollouts are compared with every so many states of the data, and `training.unroll` counts
-    corrections.
-    """
-
-    kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
-    sizes: dict[str, limits.Size] = field(default_factory=dict)  # Arguments of its class.
-    padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
-    inject: Inject = "after"  # Where its answer enters.
-    every: limits.Count = 1  # Solver steps to a correction.
-
-    def __post_init__(self) -> None:
-        if ":" not in self.kind:
-            check_choice("corrector.kind", self.kind, ["auto", *KINDS, "file.py:Class"])
-        elif self.padding != "auto":
-            expected = '"auto": a class of your own pads as it likes'
-            raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
-
-    def network(self, grid: Domain, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
-        """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
-        body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
-        what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype), self.every
-        return Normalised(body, scale, forcing_scale, *what)
-
-    def kind_on(self, grid: Domain) -> str:
-        """The kind by name, also where it goes by the domain."""
-        by_domain = "graph" if isinstance(grid, Mesh) else "conv"
-        return by_domain if self.kind == "auto" else self.kind
-
-    def check_on(self, grid: Domain, dtype: torch.dtype, seed: int) -> None:
-        """Build the corrector once: whether it will do must be known before anything is simulated.
-
-        Raises:
-            InputError: If it will not.
-        """
-        check_body(self._body(grid, dtype), torch.ones((), dtype=dtype), seed)
-
-    def _body(self, grid: Domain, dtype: torch.dtype) -> Body:
-        words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
-        auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.fluid is not None)
-        added_to = INJECTIONS[self.inject].adds_to
-        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
-        padding = auto if self.padding == "auto" else self.padding
-        mesh = _mesh_of(grid, dtype)
-        return Body(self.kind_on(grid), self.sizes, padding, inputs, outputs, grid.shape, mesh)
-
-
-def _mesh_of(grid: Domain, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What a network is told of a mesh; nothing of a grid."""
-    if not isinstance(grid, Mesh):
-        return {}
-    return dict(zip(MESH, (grid.edges, grid.positions.to(dtype)), strict=True))
-
-
-@dataclass(frozen=True)
 class NonSettings:
     """The NON stage, one step on stored data, from which labels start where init = "non".
 
@@ -155,12 +83,12 @@ class TrainingSettings:
     """The stage in which the labels differ.
 
     `batch` windows of `unroll` corrected steps per iteration (NON: batch * unroll windows of
-    one step, as many reference states). `init`: "non" or "scratch".
+    one step, as many reference states; PUSH: see `[push]`). `init`: "non" or "scratch".
     `loss` judges the windows: "squares" (of every cell at every step, in standard deviations; see
     `zopde.UnrolledObjective`), "relative", "last", "moments", "spectrum" or "sensors" (see
     `zopde.hybrid`), or your own function or class, "package.module:name" or "file.py:name", as
-    `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON,
-    which sees single steps, keeps to squares.
+    `zopde.hybrid.Loss` says. `loss_options` are its arguments: {positions = [[0.5, 0.5]]}. NON
+    and PUSH, which learn single steps, keep to squares.
     With `data.validation`, the same loss of windows of `unroll` steps is looked at every
     `validate_every` iterations, for NON as well: the weights that did best are kept. After
     `patience` looks without a better one the training ends.
@@ -246,8 +174,8 @@ class RunSettings(ProbeSettings):
 class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
-    They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `zo`,
-    `interface`, `eki` and `run`.
+    They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `push`,
+    `zo`, `interface`, `eki` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -258,6 +186,7 @@ class CorrectionConfig:
     corrector: CorrectorSettings = field(default_factory=CorrectorSettings)
     non: NonSettings = field(default_factory=NonSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    push: PushSettings = field(default_factory=PushSettings)
     zo: WeightCut = field(default_factory=WeightCut)
     interface: InterfaceCut = field(default_factory=InterfaceCut)
     eki: EnsembleCut = field(default_factory=EnsembleCut)
@@ -278,6 +207,8 @@ class CorrectionConfig:
                 expected="0 where the solver runs in this process",
                 remedy="add run.apart=true, or use the solver's own time-out",
             )
+        if "PUSH" in self.run.labels:
+            self.push.check(self.training.unroll)
         if self.data.validation >= self.data.train:
             raise InputError(
                 "data.validation",

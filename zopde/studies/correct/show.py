@@ -151,7 +151,7 @@ def page_of(run: FoundRun) -> Page:
         run,
         "queries and seconds include those of the start.",
         lambda label, seed: _before(run, label, seed),
-        [label for label in run.labels if not LABELS[label].unrolled],
+        [label for label in run.labels if not LABELS[label].unrolled or LABELS[label].pushed],
     )
     sections = [
         Section("Result", _result(run, rollouts)),

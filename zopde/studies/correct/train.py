@@ -225,10 +225,7 @@ def label_stage(
     """The stage in which the labels differ: weights by `ratios`, the solver by `interface`."""
     solver = opened.problem.twin if label.twin else opened.problem.solver
     assert solver is not None, "labels without a solver are left out before"
-    schedule = opened.training
-    if not label.unrolled:  # as many reference states
-        batch = schedule.batch * schedule.unroll
-        schedule = replace(schedule, unroll=1, batch=batch, loss=None)
+    schedule = opened.schedule_of(label)
     stage = _backprop_stage(opened, schedule, solver, seed, interface)
     if label.gradient in ("eki", "etki"):
         return _ensemble_stage(opened, label.gradient, stage, seed)
