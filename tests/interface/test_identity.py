@@ -12,9 +12,9 @@ from zopde.interface import Step
 from zopde.interface.identity import check_source
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.cut import check_suits
+from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.price import bare_gradient, prices_of_interface
-from zopde.studies.correct.problem import InterfaceCut
 
 
 class Euler:

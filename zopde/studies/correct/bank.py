@@ -24,8 +24,9 @@ from zopde.interface import (
 )
 from zopde.interface.bank import check_banks_fit
 from zopde.interface.vjp import entries_of
+from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.looks import Keeping, Looks
-from zopde.studies.correct.problem import InterfaceCut, Problem
+from zopde.studies.correct.problem import Problem
 
 
 class BankAt:

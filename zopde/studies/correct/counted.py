@@ -15,7 +15,8 @@ from zopde.interface import Variable
 from zopde.interface.identity import check_source
 from zopde.interface.vjp import entries_of
 from zopde.studies.correct.bank import check_bank, steps_of_bank
-from zopde.studies.correct.problem import InterfaceCut, WeightCut, products_of
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut
+from zopde.studies.correct.problem import products_of
 from zopde.studies.correct.tangent import learning_of
 from zopde.tangent.choose import check_learnable
 from zopde.tangent.price import seconds_of

@@ -32,10 +32,11 @@ from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.identity import check_source
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, check_bank
+from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.loss import check_judged
-from zopde.studies.correct.problem import InterfaceCut, Opened, Problem, products_of
+from zopde.studies.correct.problem import Opened, Problem, products_of
 from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.tangent.choose import check_learnable
 from zopde.training import Fitted, not_measured

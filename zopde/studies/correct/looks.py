@@ -19,7 +19,7 @@ from zopde.files import read_rows, reading, write_text
 from zopde.interface import Agreement, Pullback, Step, Variable, Watch
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
-from zopde.studies.correct.problem import InterfaceCut
+from zopde.studies.correct.cuts import InterfaceCut
 from zopde.training.signal import Signal
 
 WATCH = "watch.csv"

@@ -47,8 +47,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     # Loaded before the solver: its imports are not the solver's
     code = content_of_code(named_network(kind)) if ":" in kind else ""
     judge = content_of_code(load_object(loss, what="loss")) if ":" in loss else ""
-    # Before anything is simulated
-    loss_of(loss, config.training.loss_options, torch.ones(1))
+    loss_of(loss, config.training.loss_options, torch.ones(1))  # before anything is simulated
     metrics_of(config.run.metrics, torch.ones(1))
     before = loaded()
     reference = _planned(config, root, progress)

@@ -27,9 +27,10 @@ from zopde.studies.correct.counted import (
     queries_of_cut,
 )
 from zopde.studies.correct.cut import Interface, coloured_of, open_interface
+from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
-from zopde.studies.correct.problem import InterfaceCut, Opened, Problem
+from zopde.studies.correct.problem import Opened, Problem
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,

@@ -17,9 +17,9 @@ from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
 from zopde.hybrid.losses import LOSSES
 from zopde.studies import limits
+from zopde.studies.correct.cuts import EnsembleCut, InterfaceCut, WeightCut
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels, check_squares
 from zopde.studies.correct.network import CorrectorSettings
-from zopde.studies.correct.problem import EnsembleCut, InterfaceCut, WeightCut
 from zopde.studies.correct.push import PushSettings
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge

@@ -15,8 +15,9 @@ from zopde.errors import SolverError
 from zopde.files import digest_of, identity_of, load_tensors, reading, save_tensors
 from zopde.interface import Agreement, Probing, Pullback, Step, Variable, by_variable
 from zopde.seeding import generator
+from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.looks import Keeping, Looks
-from zopde.studies.correct.problem import InterfaceCut, Problem
+from zopde.studies.correct.problem import Problem
 from zopde.tangent import Learned, Learning, PairStore, TangentPullback, learn
 from zopde.tangent.fit import fit, held_out_error
 from zopde.tangent.pairs import joined

@@ -13,7 +13,8 @@ from zopde.files import reading
 from zopde.progress import Progress
 from zopde.studies.correct.bank import check_bank, steps_of_bank
 from zopde.studies.correct.cut import coloured_of
-from zopde.studies.correct.problem import InterfaceCut, Opened, products_of
+from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.problem import Opened, products_of
 from zopde.studies.folder import RunFolder
 from zopde.tangent.choose import Chosen, choose, told
 

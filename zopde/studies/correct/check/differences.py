@@ -20,8 +20,8 @@ from zopde.oracle import WeightOracle
 from zopde.seeding import generator, noise_seeds
 from zopde.studies.correct.check.points import Point, Verdict
 from zopde.studies.correct.check.states import States
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut
 from zopde.studies.correct.evaluate import finite
-from zopde.studies.correct.problem import InterfaceCut, WeightCut
 
 _MOST, _LEAST = 16, 4  # entries, and weights: 2 probes each for every step of the ladder
 _SECONDS = 25.0  # for either

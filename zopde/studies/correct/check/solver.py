@@ -44,8 +44,8 @@ from zopde.studies.correct.counted import (
     prices_of_interface,
 )
 from zopde.studies.correct.cut import REACH_PROBES
+from zopde.studies.correct.cuts import InterfaceCut, WeightCut
 from zopde.studies.correct.open import open_solver, reference_of
-from zopde.studies.correct.problem import InterfaceCut, WeightCut
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.validate import check_positive
 
