@@ -314,5 +314,5 @@ def test_every_file_is_written_through_one_door():
     assert sorted(found) == [
         "zopde/data/fetch.py: path.open",
         "zopde/studies/certificates.py: os.truncate",
-        "zopde/training/loop.py: pending.truncate",
+        "zopde/training/loop.py: self._pending.truncate",
     ]

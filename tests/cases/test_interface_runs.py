@@ -19,7 +19,7 @@ class Notes(Silent):
 
 
 def config_of(spec, tiny, *changes):
-    sizes = ["data.coarse=[8,8]", "training.unroll=4", 'run.labels=["SRC","ZO-interface"]']
+    sizes = ["data.coarse=[8,8]", "training.look_every=0", "training.unroll=4", 'run.labels=["SRC","ZO-interface"]']
     return load_config("quick", None, [*tiny, *sizes, *changes], {"solver": {"spec": spec}})
 
 

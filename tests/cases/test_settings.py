@@ -75,6 +75,7 @@ TABLES = {
     "heat-mesh": {},
     "kuramoto-sivashinsky": {},
     "lorenz96": {},
+    "tesseract": {"api": "nowhere.py", "grid": GRID},
     "shallow-water": {},
     "turbulence": {},
     "wake": {},

@@ -64,11 +64,11 @@ class Place:
         """Let the callbacks hear that a training has ended, what it cost and how good it is."""
         self.tell(Event("training", label, seed, {**vars(cost), **scores}))
 
-    def telling(self, label: str, seed: int) -> Callable[[Fitted, Row], None] | None:
+    def telling(self, label: str, seed: int) -> Callable[[Row], None] | None:
         """What `fit` calls after each iteration of a training; nothing where nobody listens."""
         if not self.callbacks:
             return None
-        return lambda _, row: self.tell(Event("iteration", label, seed, vars(row)))
+        return lambda row: self.tell(Event("iteration", label, seed, vars(row)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,8 @@ def fit(
     failures: Callable[[], Mapping[str, int]] = dict,
     agreement: Callable[[], Agreement | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
-    after: Callable[[Fitted, Row], None] | None = None,
+    after: Callable[[Fitted], None] | None = None,
+    told: Callable[[Row], None] | None = None,
     compared: Callable[[], Mapping[str, int]] = dict,
     validation: Validation = UNWATCHED,
 ) -> Fitted:
@@ -95,8 +96,9 @@ def fit(
         agreement: Reads for the history how far a bank of Jacobians and the solver agreed; called
             once an iteration, before the checkpoint.
         variance: Reads for the history how noisy the latest products were.
-        after: Called with the cost so far, and the history's row, after every iteration, for
-            example to evaluate the network now and then. Its own time does not count. If it
+        after: Called with the cost so far after every iteration, for example to evaluate the
+            network now and then. Its own time does not count.
+        told: Called with the row of the history after that. Its own time does not count. If it
             raises, the checkpoint is written first.
         compared: Reads a counter of what else was checked, as `Fitted.checked` names it.
         validation: Looks at the network now and then. It ends with the weights that were best at a
@@ -162,8 +164,11 @@ def fit(
             cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
             if progress:
                 progress(measured.loss)
+            paused = time.monotonic()
             if after:
-                began += _seconds_of(after, cost, row, partial(files.save, best=best))
+                after(cost)
+            _tell(told, row, partial(files.save, cost, best))
+            began += time.monotonic() - paused
         if time.monotonic() - saved > every_seconds:
             files.save(cost, best)
             saved = time.monotonic()
@@ -217,17 +222,14 @@ def _looked(
     return validation.look(network, iteration, best) if due else best
 
 
-def _seconds_of(
-    after: Callable[[Fitted, Row], None], cost: Fitted, row: Row, save: Callable[[Fitted], None]
-) -> float:
-    """Call `after`, and save the training if it raises; the time that it took."""
-    began = time.monotonic()
+def _tell(told: Callable[[Row], None] | None, row: Row, save: Callable[[], None]) -> None:
+    """Let whoever listens hear of an iteration, and save the training if they raise."""
     try:
-        after(cost, row)
+        if told:
+            told(row)
     except BaseException:
-        save(cost)
+        save()
         raise
-    return time.monotonic() - began
 
 
 def _why_stopped(loss: float, norm: float, skipped: int, iteration: int) -> str:

@@ -33,7 +33,7 @@ def eki_update(
         u_j <- u_j + C_up (C_pp + R)^-1 (y + e_j - G(u_j)),    e_j ~ N(0, R),   R = diag(variance)
 
     C_pp and C_up are the sample covariances of the predictions, and of members and predictions.
-    (Iglesias, Law and Stuart 2013, eq. 4 to 6.) For a linear G and many members one update gives
+    (Iglesias, Law and Stuart 2013.) For a linear G and many members one update gives
     mean and covariance of the Kalman filter.
 
     Args:

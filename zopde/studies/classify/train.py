@@ -28,7 +28,7 @@ from zopde.training import (
     RunningStatistics,
     ZerothOrder,
 )
-from zopde.training.loop import Row, fit_watched
+from zopde.training.loop import fit_watched
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,12 @@ def _fit(
     before: Fitted,
 ) -> Fitted:
     batches, length = opened.batches(seed), opened.iterations
-    tell = place.telling(name, seed)
 
-    def judge(cost: Fitted, row: Row) -> None:
+    def judge(cost: Fitted) -> None:
         if cost.iterations % batches.per_epoch == 0 or cost.iterations == length:
             verdict, total = evaluate(opened.images, network), total_cost([before, cost])
             paid = cost.iterations, total.queries, round(total.seconds, 3)
             curve.add(Point(*paid, verdict.accuracy, verdict.loss))
-        if tell:
-            tell(cost, row)
 
     cost = fit_watched(
         network,
@@ -93,6 +90,7 @@ def _fit(
         f"{name}, seed {seed}",
         every_seconds=opened.every_seconds,
         after=judge,
+        told=place.telling(name, seed),
     )
     return total_cost([before, cost])
 

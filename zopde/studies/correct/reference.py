@@ -298,7 +298,8 @@ class Reference:
 def _from_whole(unseen: Trajectories, every: int) -> Trajectories:
     """The runs from the first time on at which all of them are whole: rollouts begin there."""
     whole = [*unseen.whole.all(dim=0).nonzero().flatten().tolist(), unseen.steps]
-    if not bool(unseen.seen[:, whole[0] + every :: every].any(dim=1).all()):
+    later = unseen.seen[:, whole[0] + every :: every].any(dim=1)
+    if whole[0] == unseen.steps or (whole[0] + every <= unseen.steps and not bool(later.all())):
         got = f"{int(unseen.whole.sum()):,} whole states in the {unseen.simulations} unseen runs"
         expected = "a time at which all are whole, for rollouts to begin, and measurements behind"
         raise InputError("data", got=got, expected=expected)

@@ -184,7 +184,7 @@ def _fit(
         agreement=interface.agreement if interface else not_measured,
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
-        after=place.telling(name, seed),
+        told=place.telling(name, seed),
         compared=lambda: {"interface": n} if (n := stage.counter.compared) else {},
         # The start is part of a training: what is kept of it is where it ends.
         validation=UNWATCHED if name == START else opened.validation(),

@@ -158,7 +158,7 @@ def _pretrain(
         *(network, objective_at, Backprop(), opened.start_optimise, iterations),
         *(place.of(stage, seed), place.progress, f"{stage}, seed {seed}", "mean square"),
         every_seconds=opened.every_seconds,
-        after=place.telling(stage, seed),
+        told=place.telling(stage, seed),
     )
 
 
@@ -197,7 +197,7 @@ def _fit(
             *(front, losses.at, source, opened.optimise[name], length),
             *(folder, place.progress, f"{name}, seed {seed}"),
             every_seconds=opened.every_seconds,
-            after=place.telling(name, seed),
+            told=place.telling(name, seed),
         )
         source.judge(front, cost.iterations)
     except BudgetSpentError as spent:
