@@ -134,9 +134,8 @@ class InterfaceCut:
 class EnsembleCut:
     """The weights of many networks are moved by what these predict: the labels EKI and ETKI.
 
-    `length` takes the place of `training.length`: an iteration unrolls each of the `members`, and
-    their mean. `spread` is in units of each tensor's root mean square. See
-    `zopde.training.EnsembleKalman`.
+    `length` replaces `training.length`: an iteration unrolls each of the `members`, and their mean.
+    `spread` is in units of each tensor's root mean square. See `zopde.training.EnsembleKalman`.
     """
 
     length: limits.Length = "20 iterations"  # How long they are trained.
@@ -348,9 +347,8 @@ class Opened(Trainings):
     def iterations_of(self, name: str) -> int:
         """Updates of a label, with those of its start."""
         start = self.start.iterations if self.starts_from_non(name) else 0
-        return start + (
-            self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
-        )
+        own = self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
+        return start + own
 
     def needs_scores(self, label: Label) -> bool:
         """Whether a label begins with scoring its layers."""
