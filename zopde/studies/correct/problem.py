@@ -235,9 +235,8 @@ class Opened(Trainings):
     def iterations_of(self, name: str) -> int:
         """Updates of a label, with those of its start."""
         start = self.start.iterations if self.starts_from_non(name) else 0
-        return start + (
-            self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
-        )
+        own = self.ensemble_iterations if LABELS[name].by_residuals else self.training.iterations
+        return start + own
 
     def schedule_of(self, label: Label) -> Schedule:
         """The stage in which the labels differ; without an unroll, as many judged states."""
