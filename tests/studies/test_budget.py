@@ -77,6 +77,20 @@ def test_a_run_pauses_at_its_solver_steps_and_goes_on_exactly(whole, tmp_path, t
     assert same(run_correction(more, folder, resume=True), metrics)
 
 
+def test_looks_and_comparisons_count_to_the_budget(tmp_path, toy_spec, tiny):
+    more = ["data.validation=1", "training.validate_every=1", "run.solver_steps=200"]
+    told = []
+    with pytest.raises(PausedError):
+        run_correction(config_of(toy_spec, tiny, *more), tmp_path / "run", callbacks=[told.append])
+    (last,) = (event.figures for event in told[-1:])
+    assert last["all_steps"] >= 200 > last["solver_steps"]
+    done = run_correction(
+        config_of(toy_spec, tiny, *more[:2], "run.solver_steps=0"), tmp_path / "run", resume=True
+    )
+    whole = run_correction(config_of(toy_spec, tiny, *more[:2]), tmp_path / "whole")
+    assert same(done, whole)
+
+
 def test_a_budget_that_is_large_enough_changes_nothing(whole, tmp_path, toy_spec, tiny):
     config = config_of(toy_spec, tiny, "run.solver_steps=1000000", "run.hours=10")
     assert same(run_correction(config, tmp_path / "run"), whole[0])
@@ -98,10 +112,10 @@ def test_a_run_pauses_before_an_iteration_that_would_not_end_in_time(monkeypatch
     clock = iter([100.0, 400.0, 500.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     budget = Budget(hours=700 / 3600, began=0.0)
-    budget(Event("iteration", "NOG", 0, {"solver_steps": 1}))
-    budget(Event("iteration", "NOG", 0, {"solver_steps": 2}))  # it took 300 s
+    budget(Event("iteration", "NOG", 0, {"all_steps": 1}))
+    budget(Event("iteration", "NOG", 0, {"all_steps": 2}))  # it took 300 s
     with pytest.raises(PausedError):
-        budget(Event("iteration", "NOG", 0, {"solver_steps": 3}))  # 500 + 300 > 700
+        budget(Event("iteration", "NOG", 0, {"all_steps": 3}))  # 500 + 300 > 700
 
 
 def test_tensorboard_gets_curves_and_scores(tmp_path):

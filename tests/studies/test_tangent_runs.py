@@ -50,7 +50,7 @@ def same(one, other):
 def whole(tmp_path_factory, toy_spec, tiny):
     folder = tmp_path_factory.mktemp("tangent")
     notes = Notes()
-    config = config_of(toy_spec, tiny, "interface.watch_every=5")
+    config = config_of(toy_spec, tiny, "interface.watch_every=5", "training.look_every=0")
     return folder, run_correction(config, folder / "whole", progress=notes), notes.lines
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zopde.contracts import Domain, ReferenceSolver
+from zopde.data.deviations import deviations
 from zopde.data.fitting import fitted
 from zopde.data.layout import PARTS, domain_of, layout_of
 from zopde.data.sources import Files, Said, check_alike, data_files, read_data, said_by
@@ -26,7 +27,6 @@ from zopde.netcdf import read_netcdf, write_netcdf
 from zopde.validate import check_count, check_folder_writable, check_not_negative, checked
 
 Settings = dict[str, Any]
-_ROUNDING = 1e-6  # of a channel's size: what varies less is constant
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,15 @@ class Trajectories:
 
     def state_scale(self) -> Float[Tensor, " channel"]:
         """Standard deviation of every state channel over all that was measured in the fluid."""
-        return _scale(self.grid, self.states)
+        return deviations(self.grid, self.states)
 
     def forcing_scale(self) -> Float[Tensor, " forcing_channel"]:
         """Likewise of every forcing channel; empty without forcing."""
-        return self.states.new_zeros(0) if self.forcing is None else _scale(self.grid, self.forcing)
+        return (
+            self.states.new_zeros(0)
+            if self.forcing is None
+            else deviations(self.grid, self.forcing)
+        )
 
 
 Piece = tuple[Trajectories, Times | None]  # a file's
@@ -169,19 +173,6 @@ def simulate(
                 progress(1)
     assert states is not None
     return Trajectories(coarse_grid, states, forcings)
-
-
-def _scale(grid: Domain, values: Tensor) -> Tensor:
-    per_channel = grid.fluid_values(values).transpose(0, 2).flatten(1)
-    if bool(per_channel.isnan().any()):
-        there = [row[~row.isnan()] for row in per_channel]
-        deviation = torch.stack([row.std() for row in there])
-        size = torch.stack([row.square().mean().sqrt() for row in there])
-    else:
-        deviation, size = per_channel.std(dim=1), per_channel.square().mean(dim=1).sqrt()
-    # What varies by round-off alone is constant: its size is its scale, and 1 that of nothing.
-    constant = deviation <= _ROUNDING * size
-    return torch.where(constant, torch.where(size > 0, size, 1.0), deviation)
 
 
 @checked

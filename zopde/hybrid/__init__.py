@@ -1,9 +1,12 @@
 """Solver and network in one loop. Knows no zeroth order."""
 
 from zopde.hybrid.climate import ClimateError, climate_error
-from zopde.hybrid.corrected import (
+from zopde.hybrid.corrected import CorrectedSolver
+from zopde.hybrid.losses import LastLoss, Loss, MomentsLoss, RelativeLoss, SensorsLoss, SpectrumLoss
+from zopde.hybrid.repeated import Repeated
+from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
+from zopde.hybrid.unrolled import (
     INJECTIONS,
-    CorrectedSolver,
     InjectAfter,
     InjectBefore,
     InjectForcing,
@@ -11,9 +14,6 @@ from zopde.hybrid.corrected import (
     InjectParameter,
     UnrolledObjective,
 )
-from zopde.hybrid.losses import LastLoss, Loss, MomentsLoss, RelativeLoss, SensorsLoss, SpectrumLoss
-from zopde.hybrid.repeated import Repeated
-from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
 
 __all__ = [
     "INJECTIONS",

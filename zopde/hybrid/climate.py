@@ -54,7 +54,7 @@ def climate_error(
         whole = ~grid.fluid_values(run[1]).isnan().flatten(1).any(dim=1)
         u, r = (grid.fluid_values(states[whole]).double() for states in run)
         means.append(u.mean(dim=0) - r.mean(dim=0))
-        of_u, of_r = (x.var(dim=0, correction=0) for x in (u, r))
+        of_u, of_r = ((x - x.mean(dim=0)).square().mean(dim=0) for x in (u, r))
         variances.append(torch.stack([of_u - of_r, of_r]))
     of_reference = torch.stack([both[1] for both in variances]).mean(dim=0)
     square = (of_reference * share).sum(dim=1)

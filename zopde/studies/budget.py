@@ -41,7 +41,7 @@ class Budget:
             self._longest = max(self._longest, now - self._heard)
         self._heard = now
         if event.kind != "run":
-            self._spent[training] = event.figures.get("solver_steps", 0)
+            self._spent[training] = event.figures.get("all_steps", 0)
         if event.kind != "iteration":
             return  # what is done is done
         total = sum(self._spent.values())

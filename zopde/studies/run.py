@@ -62,13 +62,20 @@ class Place:
 
     def done(self, label: str, seed: int, cost: Fitted, **scores: float) -> None:
         """Let the callbacks hear that a training has ended, what it cost and how good it is."""
-        self.tell(Event("training", label, seed, {**vars(cost), **scores}))
+        self.tell(
+            Event("training", label, seed, {**vars(cost), "all_steps": cost.all_steps, **scores})
+        )
 
-    def telling(self, label: str, seed: int) -> Callable[[Row], None] | None:
+    def telling(self, label: str, seed: int) -> Callable[[Fitted, Row], None] | None:
         """What `fit` calls after each iteration of a training; nothing where nobody listens."""
         if not self.callbacks:
             return None
-        return lambda row: self.tell(Event("iteration", label, seed, vars(row)))
+
+        def tell(cost: Fitted, row: Row) -> None:
+            figures = {**vars(row), "all_steps": cost.all_steps}
+            self.tell(Event("iteration", label, seed, figures))
+
+        return tell
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import csv
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from io import StringIO
@@ -49,6 +50,11 @@ class Fitted:
     validating: int = 0  # solver steps of the validation, besides `solver_steps`
 
     @property
+    def all_steps(self) -> int:
+        """Solver steps, those included that compared products or looked at a validation."""
+        return self.solver_steps + self.checked.get("interface", 0) + self.validating
+
+    @property
     def checking(self) -> int:
         """Evaluations that verified stacked probes, and solver steps that compared products."""
         return sum(self.checked.values())
@@ -72,7 +78,7 @@ def fit(
     agreement: Callable[[], Agreement | None] = not_measured,
     variance: Callable[[], float | None] = not_measured,
     after: Callable[[Fitted], None] | None = None,
-    told: Callable[[Row], None] | None = None,
+    told: Callable[[Fitted, Row], None] | None = None,
     compared: Callable[[], Mapping[str, int]] = dict,
     validation: Validation = UNWATCHED,
 ) -> Fitted:
@@ -98,8 +104,8 @@ def fit(
         variance: Reads for the history how noisy the latest products were.
         after: Called with the cost so far after every iteration, for example to evaluate the
             network now and then. Its own time does not count.
-        told: Called with the row of the history after that. Its own time does not count. If it
-            raises, the checkpoint is written first.
+        told: Called with the cost and the row of the history after that. Its own time does not
+            count. If it raises, the checkpoint is written first.
         compared: Reads a counter of what else was checked, as `Fitted.checked` names it.
         validation: Looks at the network now and then. It ends with the weights that were best at a
             look, and not with the last ones; the time and the solver steps of looks count apart.
@@ -167,7 +173,9 @@ def fit(
             paused = time.monotonic()
             if after:
                 after(cost)
-            _tell(told, row, partial(files.save, cost, best))
+            if told:
+                with _saved_if_stopped(partial(files.save, cost, best)):
+                    told(replace(cost, validating=best.solver_steps), row)
             began += time.monotonic() - paused
         if time.monotonic() - saved > every_seconds:
             files.save(cost, best)
@@ -222,11 +230,11 @@ def _looked(
     return validation.look(network, iteration, best) if due else best
 
 
-def _tell(told: Callable[[Row], None] | None, row: Row, save: Callable[[], None]) -> None:
-    """Let whoever listens hear of an iteration, and save the training if they raise."""
+@contextmanager
+def _saved_if_stopped(save: Callable[[], None]) -> Iterator[None]:
+    """Save the training if whoever listens raises."""
     try:
-        if told:
-            told(row)
+        yield
     except BaseException:
         save()
         raise

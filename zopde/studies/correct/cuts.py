@@ -111,9 +111,8 @@ class InterfaceCut:
 class EnsembleCut:
     """The weights of many networks are moved by what these predict: the labels EKI and ETKI.
 
-    `length` takes the place of `training.length`: an iteration unrolls each of the `members`, and
-    their mean. `spread` is in units of each tensor's root mean square. See
-    `zopde.training.EnsembleKalman`.
+    `length` replaces `training.length`: an iteration unrolls each of the `members`, and their mean.
+    `spread` is in units of each tensor's root mean square. See `zopde.training.EnsembleKalman`.
     """
 
     length: limits.Length = "20 iterations"  # How long they are trained.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from zopde.hybrid import (
     rollout,
     rollout_error,
 )
-from zopde.hybrid.corrected import repeated
+from zopde.hybrid.unrolled import repeated
 from zopde.nets import Normalised
 from zopde.nets.correctors import MESH, Inject, Padding
 from zopde.nets.kinds import KINDS
@@ -89,7 +89,9 @@ def _said(judge: Loss, predicted: Tensor, reference: Tensor, grid: Domain) -> Te
 
 def save_states(states: Tensor, test: Trajectories, path: Path) -> None:
     """States of the test runs, predicted or not, as NetCDF, laid out as the reference data."""
-    grid = replace(cast(Any, test.grid), forcing_channels=())
+    whole: Any = test.grid
+    units = {k: unit for k, unit in whole.units.items() if k not in whole.forcing_channels}
+    grid = replace(whole, forcing_channels=(), units=units)
     settings = {k: v for k, v in test.settings.items() if k in ("skip", "every")}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_trajectories(Trajectories(grid, states, None, settings), path)

@@ -237,6 +237,9 @@ class Reference:
                 expected=f"at least data.train + data.test = {self.train + self.test}",
                 remedy="name smaller ones: --set data.train=... --set data.test=...",
             )
+        if simulations > 1 and self.validation >= self.train:
+            expected = f"less than data.train = {self.train}, of which it is a part"
+            raise InputError("data.validation", got=self.validation, expected=expected)
         if steps < unroll * every:
             times = f" times corrector.every = {every}" if every > 1 else ""
             raise InputError(

@@ -209,7 +209,7 @@ class CorrectionConfig:
             )
         if "PUSH" in self.run.labels:
             self.push.check(self.training.unroll)
-        if self.data.validation >= self.data.train:
+        if self.data.validation >= self.data.train and not self.data.path:  # one run has a tenth
             raise InputError(
                 "data.validation",
                 got=self.data.validation,

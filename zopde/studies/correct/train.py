@@ -171,7 +171,8 @@ def _fit(
     opened: Opened, network: nn.Module, stage: Stage, name: str, seed: int, place: Place
 ) -> Fitted:
     gradient, schedule, interface = stage.gradient, stage.schedule, stage.interface
-    if looks_of(opened, name):
+    looked = bool(looks_of(opened, name))
+    if looked:
         file, title = place.of(name, seed) / SIGNAL, f"{name}, seed {seed}"
         signals = Signals(file, title, schedule.unroll, place.progress.note)
         gradient = Heard(gradient, schedule.look_every, signals.tell)
@@ -185,7 +186,7 @@ def _fit(
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
         told=place.telling(name, seed),
-        compared=lambda: {"interface": n} if (n := stage.counter.compared) else {},
+        compared=lambda: {"interface": stage.counter.compared} if interface or looked else {},
         # The start is part of a training: what is kept of it is where it ends.
         validation=UNWATCHED if name == START else opened.validation(),
     )

@@ -14,7 +14,7 @@ from zopde.check.sweep import ladder, sweep_mu
 from zopde.contracts import Oracle, Solver, Window
 from zopde.errors import InputError
 from zopde.hybrid import Injection, UnrolledObjective
-from zopde.hybrid.corrected import repeated
+from zopde.hybrid.unrolled import repeated
 from zopde.interface import ColouredPullback, EntryOracle, measure_reach
 from zopde.oracle import WeightOracle
 from zopde.seeding import generator, noise_seeds

@@ -1,0 +1,41 @@
+"""What the numbers of a channel vary by."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zopde.contracts import Domain
+from zopde.errors import InputError
+
+_ROUNDING = 1e-6  # of a channel's size: what varies less is constant
+
+
+def deviations(grid: Domain, values: Tensor) -> Float[Tensor, " channel"]:
+    """Standard deviation of every channel over all that was measured in the fluid.
+
+    Args:
+        grid: Where the values live.
+        values: (simulation, time, channel, *space); NaN where nothing was measured.
+
+    Returns:
+        Of a constant channel its size, and 1 of one that is zero.
+
+    Raises:
+        InputError: If fewer than two numbers of a channel were measured.
+    """
+    per_channel = grid.fluid_values(values).transpose(0, 2).flatten(1)
+    if bool(per_channel.isnan().any()):
+        there = [row[~row.isnan()] for row in per_channel]
+        for name, row in zip(grid.channels, there, strict=True):
+            if len(row) < 2:
+                got, expected = f"{len(row)} measured numbers to learn from", "two at least"
+                raise InputError(f"data {name!r}", got=got, expected=expected)
+        deviation = torch.stack([row.std() for row in there])
+        size = torch.stack([row.square().mean().sqrt() for row in there])
+    else:
+        deviation, size = per_channel.std(dim=1), per_channel.square().mean(dim=1).sqrt()
+    # What varies by round-off alone is constant: its size is its scale, and 1 that of nothing.
+    constant = deviation <= _ROUNDING * size
+    return torch.where(constant, torch.where(size > 0, size, 1.0), deviation)
