@@ -65,7 +65,7 @@ class Field(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Whatever the state."""
-        return self.values.expand(len(x), *self.values.shape)
+        return self.values.expand(x.shape[0], *self.values.shape)
 
 
 def truth() -> Tensor:

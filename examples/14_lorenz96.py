@@ -33,7 +33,7 @@ class Values(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, place) -> (batch, outputs, place)."""
-        return self.values.expand(len(x), -1, x.shape[2])
+        return self.values.expand(x.shape[0], -1, x.shape[2])
 
 
 class OfPlace(nn.Module):
@@ -50,7 +50,7 @@ class OfPlace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, place) -> (batch, outputs, place)."""
         places = 10 * torch.arange(x.shape[2]).to(x)[:, None] / x.shape[2] - 5
-        return self.leave(torch.tanh(self.enter(places))).T.expand(len(x), -1, -1)
+        return self.leave(torch.tanh(self.enter(places))).T.expand(x.shape[0], -1, -1)
 
 
 @dataclass(frozen=True)

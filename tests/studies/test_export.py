@@ -1,12 +1,22 @@
 """A trained corrector as a file for other programs."""
 
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import xarray as xr
 
-from zopde import ConvCorrector, InputError, Normalised, load_corrector, run_correction
+from zopde import (
+    ConvCorrector,
+    InputError,
+    Normalised,
+    load_corrector,
+    load_solver,
+    run_correction,
+)
 from zopde.cli.app import main
 from zopde.studies.correct import export, export_corrector, load_config, save_corrector
 from zopde.studies.correct.network import body_of
@@ -46,14 +56,14 @@ def run(finished, tmp_path):
     return tmp_path / "home" / "run"
 
 
-def network_of(inject="after", mask=None, dtype=torch.float32):
+def network_of(inject="after", mask=None, dtype=torch.float32, every=1):
     """A corrector that is not zero, of other weights than any run's."""
     torch.manual_seed(2)
     body = ConvCorrector(4 + (mask is not None), 2, width=3, depth=2)
     scales = torch.tensor([1.5, 0.7]), torch.tensor([0.3, 0.4])
     for weight in body.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    return Normalised(body, *scales, inject=inject, mask=mask).to(dtype).eval()
+    return Normalised(body, *scales, inject=inject, mask=mask, every=every).to(dtype).eval()
 
 
 def exchanged(run, network, kind="conv", sizes=None):
@@ -79,6 +89,7 @@ def asked(path, *fields):
 
 FORMATS = ["onnx", "pt2", "pt", "ts"]
 SLOW_ONNX = pytest.param("onnx", marks=pytest.mark.slow)
+SLOW_ONNX_MESH = pytest.param("onnx", 1, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -127,14 +138,15 @@ def test_numbers_stay_doubles(run, gen, tmp_path):
     assert "real(c_double) :: state(4, 4, 2, batch)" in made.card.read_text()
 
 
-@pytest.mark.parametrize("suffix", ["pt", SLOW_ONNX])
-def test_a_mesh_and_no_forcing(suffix, tmp_path):
+@pytest.mark.parametrize(("suffix", "every"), [("pt", 1), ("pt", 2), SLOW_ONNX_MESH])
+def test_a_mesh_and_no_forcing(suffix, every, tmp_path):
     """From the run folder alone: its solver and its data are not asked for."""
     if suffix == "onnx":
         pytest.importorskip("onnxruntime")
     changes = ["data.fine=[289]", "data.coarse=[81]", "data.steps=4", "data.train=1", "data.test=1"]
     changes += ['run.labels=["SRC","NON"]', 'non.length="3 iterations"', "training.unroll=2"]
     changes += ['training.length="1 iteration"', "corrector.sizes={width=4,rounds=2}"]
+    changes += [f"corrector.every={every}"]
     config = load_config("quick", None, changes, {"solver": {"spec": "heat-mesh"}})
     run_correction(config, tmp_path / "run")
     for data in tmp_path.glob("*.nc"):
@@ -142,7 +154,100 @@ def test_a_mesh_and_no_forcing(suffix, tmp_path):
     made = export_corrector(tmp_path / "run", tmp_path / f"c.{suffix}")
     state, network = torch.rand(3, 1, 81), load_corrector(tmp_path / "run")
     torch.testing.assert_close(asked(made.card.with_suffix(""), state), network(state).detach())
-    assert "a mesh of 81 points" in made.card.read_text()
+    card, dt = made.card.read_text(), load_solver("heat-mesh").grid.dt
+    assert "a mesh of 81 points" in card
+    assert f"S one step of the solver ({dt:g}" in card
+    assert ("S^2(u; f[1], .., f[2])" in card) == (every == 2)
+    assert (f"u' is the state behind them, {2 * dt:g}" in card) == (every == 2)
+    assert "`forcing`" not in card
+
+
+HELD = {
+    "after": "v = S^4(u; f[1], .., f[4]), u' = v + C(v, f[1]).",
+    "before": "u' = S^4(u + C(u, f[1]); f[1], .., f[4]).",
+    "forcing": "u' = S^4(u; f[1] + c, .., f[4] + c), c = C(u, f[1]).",
+    "parameter": "u' = S^4(u; f[1] exp(c), .., f[4] exp(c)), c = C(u, f[1]).",
+}
+
+
+@pytest.mark.parametrize("inject", HELD)
+def test_the_card_says_that_several_steps_share_a_correction(inject, run, tmp_path):
+    exchanged(run, network_of(inject, every=4))
+    card = export_corrector(run, tmp_path / "c.pt", "NON").card.read_text()
+    for words in (
+        *(HELD[inject], "` once in 4 of its steps. zopde trained it"),
+        *("one step of the solver (0.1 s)", "S^4 is 4 such steps in a row", "0.4 s later"),
+        *("asked once in 4 steps, not at each", "`forcing` is f[1], that of the first of them"),
+        "mean absolute error over the times of the corrections of runs",
+    ):
+        assert words in card, words
+    for words in ("each of its steps", "S(u", "all steps"):
+        assert words not in card, words
+
+
+def partial(run, left):
+    """The run's data with a hole in every state but those `left`, as a user's own."""
+    (file,) = run.parent.glob("*.nc")
+    with xr.open_dataset(file) as data:
+        holes = data.load()
+    for name in ("velocity_y", "velocity_x"):
+        values = holes[name].values  # (simulation, time, y, x)
+        values[:, [t for t in range(values.shape[1]) if t not in left], 0, 0] = float("nan")
+    holes.attrs.pop("settings")
+    holes.to_netcdf(run.parent / "part.nc", engine="h5netcdf")
+    config = (run / "config.toml").read_text()
+    path = f'path = "{run.parent / "part.nc"}"'
+    config = re.sub(r"^path = .*$", lambda _: path, config, flags=re.MULTILINE)
+    (run / "config.toml").write_text(config.replace("partial = false", "partial = true"))
+
+
+def test_a_file_is_tried_on_whole_states_alone(run, tmp_path):
+    partial(run, left=(0, 5))
+    made = export_corrector(run, tmp_path / "c.pt", "NON")
+    assert made.difference < 1e-7
+    assert "run on 8 states of the data" in made.agreement
+
+
+def test_without_a_whole_state_there_is_no_file(run, tmp_path):
+    partial(run, left=())
+    with pytest.raises(InputError, match="data: got no whole state"):
+        export_corrector(run, tmp_path / "c.pt", "NON")
+    assert not list(tmp_path.glob("c.pt*"))
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pt2"])
+@pytest.mark.parametrize(
+    ("own", "space"),
+    [
+        ("11_viscosity.py:Field", (16, 16)),
+        ("14_lorenz96.py:Values", (40,)),
+        ("14_lorenz96.py:OfPlace", (40,)),
+    ],
+)
+def test_the_networks_of_the_examples_can_leave(suffix, own, space, tmp_path):
+    examples = Path(__file__).parents[2] / "examples"
+    body = body_of(f"{examples}/{own}", 2, 1, "periodic", {}, len(space), {})
+    for weight in body.parameters():
+        torch.nn.init.normal_(weight)
+    scales, dims = (torch.ones(1), torch.ones(1)), len(space)
+    network = Normalised(body, *scales, dims=dims, inject="parameter").eval()
+    fields = torch.rand(8, 1, *space), torch.rand(8, 1, *space)
+    physical = export._Physical(network.requires_grad_(False))
+    _, off, largest = export._tried(physical, tmp_path / f"c.{suffix}", fields)
+    assert off < 1e-5 * largest
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pt2"])
+def test_a_len_is_told_with_what_to_write_instead(suffix, run, tmp_path):
+    told = BRANCHING.replace(
+        "y if x.mean() > 0 else 2 * y", "y + self.mix.bias.sum().expand(len(x), 1, 1, 1)"
+    )
+    (tmp_path / "mine.py").write_text(told)
+    kind = f"{tmp_path / 'mine.py'}:Branching"
+    body = body_of(kind, 4, 2, "periodic", {}, 2, {})
+    exchanged(run, Normalised(body, torch.ones(2), torch.ones(2)), kind, {})
+    with pytest.raises(InputError, match=r"write x\.shape\[0\] in place of len\(x\)"):
+        export_corrector(run, tmp_path / f"c.{suffix}", "NON")
 
 
 def test_the_least_error_of_a_black_box_is_taken(run, finished, tmp_path):
@@ -186,6 +291,8 @@ def test_a_branch_by_values_is_told_in_one_line_and_leaves_no_file(suffix, run, 
     with pytest.raises(InputError, match=r"c\.\w+: got a network that it cannot hold") as caught:
         export_corrector(run, tmp_path / f"c.{suffix}", "NON")
     assert "\n" not in str(caught.value)
+    others = {"pt": ".onnx, .pt2", "pt2": ".onnx, .pt, .ts", "onnx": ".pt2, .pt, .ts"}[suffix]
+    assert str(caught.value).endswith(f"another format may do: {others}")
     assert not list(tmp_path.glob("c.*"))
 
 

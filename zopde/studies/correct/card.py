@@ -38,11 +38,25 @@ _CALL = {
     **dict.fromkeys((".pt", ".ts"), _JIT),
 }
 
+# The same formulas for one correction to k steps; see `corrector.every`
+_HELD = {
+    "after": "Corrects the state after every {k} steps of the solver: "
+    "v = S^{k}(u; f[1], .., f[{k}]), u' = v + C(v, f[1]).",
+    "before": "Corrects the state before every {k} steps of the solver: "
+    "u' = S^{k}(u + C(u, f[1]); f[1], .., f[{k}]).",
+    "forcing": "Adds a learned source term, or a closure, to the solver's forcing, the same in "
+    "{k} steps: u' = S^{k}(u; f[1] + c, .., f[{k}] + c), c = C(u, f[1]).",
+    "parameter": "Learns a positive field of the solver, such as a viscosity, by a factor that is "
+    "the same in {k} steps: u' = S^{k}(u; f[1] exp(c), .., f[{k}] exp(c)), c = C(u, f[1]).",
+}
+
 
 def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreement: str) -> str:
-    """The page, in Markdown; `agreement` is what was found when the file was run."""
+    """The page, in Markdown; `agreement` is what was found when the file was run.
+
+    The dt of `grid` is the time from one correction to the next.
+    """
     run, metrics, digest = model.run, model.run.metrics or {}, model.run.root / "data.sha256"
-    does = inspect.getdoc(type(INJECTIONS[network.inject])) or ""  # it begins with the formula
     answer = "factor" if network.inject == "parameter" else "correction"
     added_to = grid.channels if network.output_scale is None else grid.forcing_channels
     fields = {"state": grid.channels, "forcing": grid.forcing_channels, answer: added_to}
@@ -69,9 +83,8 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
     words = {
         **{"file": file.name, "solver": run.subject, "run": run.root, "label": model.label},
         **{"seed": model.seed, "call": call, "answer": answer, "agreement": agreement},
-        "does": does.splitlines()[0],
         "c": "exp(C)" if answer == "factor" else "C",
-        "time": _with_unit(grid.dt, grid.unit("time")),
+        **_use(network, grid),
         **{"fields": "\n".join(rows), "domain": _domain(grid) + known, "again": reproduce(run)},
         "model": repr(str(model.path)),
         "data": f"from {data['path']}" if data.get("path") else "that the solver made itself",
@@ -84,6 +97,23 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
     }
     page = files("zopde.studies.correct") / "card.md"
     return Template(page.read_text(encoding="utf-8")).substitute(words)
+
+
+def _use(network: Normalised, grid: Domain) -> dict[str, str]:
+    """The formula, and when the correction is due."""
+    k, unit = network.every, grid.unit("time")
+    words = {"time": _with_unit(grid.dt / k, unit)}
+    if k == 1:
+        does = inspect.getdoc(type(INJECTIONS[network.inject])) or ""  # begins with the formula
+        words |= {"does": does.splitlines()[0], "held": "", "judged": "all steps"}
+        return words | {"when": "at each of its steps"}
+    held = f" S^{k} is {k} such steps in a row, the i-th with the forcing f[i]; u' is the state "
+    held += f"behind them, {_with_unit(grid.dt, unit)} later. The file is asked once in {k} steps, "
+    held += "not at each."
+    if grid.forcing_channels:
+        held += " `forcing` is f[1], that of the first of them."
+    words |= {"does": _HELD[network.inject].format(k=k), "held": held}
+    return words | {"when": f"once in {k} of its steps", "judged": "the times of the corrections"}
 
 
 def _with_unit(value: float | str, unit: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zopde.contracts import Domain
 from zopde.data import load_rollout
+from zopde.domain import strided
 from zopde.errors import InputError, first_line
 from zopde.files import write_bytes, write_text
 from zopde.nets import Normalised
@@ -29,6 +30,8 @@ from zopde.validate import check_choice, check_new_file, checked
 
 _STATES = 8  # of the run's data, at which file and network are compared
 _ROUNDING = 1e3  # units in the last place of the largest answer
+# What torch says, tracing or exporting, of a network that asks for the len of its input
+_FIXED_BATCH = ("Using len to get tensor shape", "specialized it to be a constant")
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _SAID = "run on {states} states of the data, its answers differ from the network's by at most "
 _SAID += "{off:.2g}, where the largest is {largest:.3g}"
@@ -98,17 +101,26 @@ class _Physical(nn.Module):
 
 
 def _sample(model: Model, network: Normalised) -> tuple[Domain, Fields]:
-    """The grid, and some states of the run's data; with their forcing, where the network has it."""
+    """Some whole states of the run's data, with the forcing that the network has; their grid.
+
+    Its dt is the time from one correction to the next.
+    """
     run, scale = model.run, network.state_scale
     if len(network.input_scale) == len(scale) and (run.root / REFERENCE).exists():
-        data = load_rollout(run.root / REFERENCE)
+        data = load_rollout(run.root / REFERENCE)  # the states that follow a correction
+        grid = data.grid
     else:  # the forcing lies in the data file alone
         config = build(CorrectionConfig, run.settings)
         data = reference_of(config, open_solver(config), run.root.parent).read()
+        grid = strided(data.grid, network.every)
     fields = [data.states] if data.forcing is None else [data.states, data.forcing]
-    flat = [values[:, : data.steps].flatten(0, 1) for values in fields]
+    whole = data.whole[:, : data.steps]
+    if not bool(whole.any()):
+        expected = "one in which all was measured, to try the file on"
+        raise InputError("data", got="no whole state", expected=expected)
+    flat = [values[:, : data.steps][whole] for values in fields]
     rows = torch.linspace(0, len(flat[0]) - 1, _STATES).long()
-    return data.grid, tuple(values[rows].to(scale.dtype) for values in flat)
+    return grid, tuple(values[rows].to(scale.dtype) for values in flat)
 
 
 def _program(module: _Physical, fields: Fields) -> torch.export.ExportedProgram:
@@ -168,7 +180,10 @@ def _tried(module: _Physical, to: Path, fields: Fields) -> tuple[bytes, float, f
     except Exception as error:  # a user's network, and a library, may raise anything
         got = f"a network that it cannot hold ({type(error).__name__}: {first_line(error)})"
         expected = "tensor operations of a fixed sequence that this format knows"
-        remedy = f"another format may do: {', '.join(_FORMATS)}"
+        others = (name for name, made in _FORMATS.items() if made is not _FORMATS[to.suffix])
+        remedy = f"another format may do: {', '.join(others)}"
+        if any(words in str(error) for words in _FIXED_BATCH):
+            remedy = "write x.shape[0] in place of len(x), or of what else fixes the batch"
         raise InputError(f"{to}", got=got, expected=expected, remedy=remedy) from error
     off, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
     if not off <= _ROUNDING * torch.finfo(wanted.dtype).eps * largest:
