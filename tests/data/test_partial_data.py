@@ -100,3 +100,11 @@ def test_late_observations_need_windows_that_reach_them(measured, tmp_path):
         starts(late, 3)
     with pytest.raises(InputError, match="0 of 16 whole"):
         starts(Trajectories(GRID, late.states.roll(1, 1)[:, 1:4].repeat(1, 3, 1, 1, 1) * nan), 1)
+
+
+def test_a_channel_of_which_nothing_was_measured_has_no_scale():
+    grid = Grid((4,), (1.0,), 0.1, ("u", "v"))
+    states = torch.rand(2, 3, 2, 4)
+    states[:, :, 1] = torch.nan
+    with pytest.raises(InputError, match="'v': got 0 measured numbers to learn from"):
+        Trajectories(grid, states).state_scale()

@@ -7,8 +7,17 @@ import xarray as xr
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from zopde import CorrectedSolver, InputError, load_corrector, load_solver, rollout
+from zopde import (
+    CorrectedSolver,
+    Grid,
+    InputError,
+    Trajectories,
+    load_corrector,
+    load_solver,
+    rollout,
+)
 from zopde.studies.correct import load_config, run_correction
+from zopde.studies.correct.evaluate import save_states
 
 LABELS = ["SRC", "NON", "NOG", "ID", "ZO-weights", "ZO-weights-scratch", "ZO-interface", "SOL"]
 
@@ -222,3 +231,13 @@ def test_float64_and_sgd_and_central(tmp_path, toy_spec, tiny):
     assert metrics["queries"]["ZO-weights"] == 12 * 2 * active
     model = load_corrector(tmp_path / "run" / "ZO-weights" / "seed-0" / "model.safetensors")
     assert model.state_scale.dtype == torch.float64
+
+
+def test_a_unit_of_a_forcing_channel_does_not_hinder_rollouts_as_files(tmp_path):
+    units = {"velocity": "m/s", "viscosity": "m2/s"}
+    grid = Grid((4,), (1.0,), 0.1, ("velocity",), ("viscosity",), units=units)
+    states = torch.rand(2, 3, 1, 4)
+    save_states(states, Trajectories(grid, states, torch.ones(2, 3, 1, 4)), tmp_path / "runs.nc")
+    written = xr.load_dataset(tmp_path / "runs.nc")
+    assert written["velocity"].attrs["units"] == "m/s"
+    assert "viscosity" not in written

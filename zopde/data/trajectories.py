@@ -102,11 +102,9 @@ class Trajectories:
 
     def forcing_scale(self) -> Float[Tensor, " forcing_channel"]:
         """Likewise of every forcing channel; empty without forcing."""
-        return (
-            self.states.new_zeros(0)
-            if self.forcing is None
-            else deviations(self.grid, self.forcing)
-        )
+        if self.forcing is None:
+            return self.states.new_zeros(0)
+        return deviations(self.grid, self.forcing)
 
 
 Piece = tuple[Trajectories, Times | None]  # a file's

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 
-from zopde.blackbox import Dropping, Filled, Retrying
-from zopde.contracts import Differentiable, ReferenceSolver, Solver, seedable, seeded
-from zopde.data import Trajectories, first_steps, later_steps
-from zopde.data.batches import usable_starts
+from zopde.contracts import ReferenceSolver, Solver, seedable, seeded
+from zopde.data import Trajectories
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
 from zopde.errors import InputError, MistakeError, SolverError
@@ -25,15 +23,14 @@ from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
-from zopde.studies.correct.labels import LABELS, check_first_guess, check_forcing
+from zopde.studies.correct.labels import check_first_guess, check_forcing
 from zopde.studies.correct.loss import loss_of, metrics_of
 from zopde.studies.correct.memory import habits_of
-from zopde.studies.correct.network import CorrectorSettings
-from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
-from zopde.studies.correct.reference import Parts, Reference, on_cells
+from zopde.studies.correct.problem import Opened
+from zopde.studies.correct.reference import Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
+from zopde.studies.correct.stored import Planned, Stored, check_starts
 from zopde.studies.model_file import named_network
-from zopde.studies.settings import iterations_in
 from zopde.training import Optimise
 
 _STAND_IN_SECONDS = 20.0
@@ -169,30 +166,19 @@ def _opened(
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll, corrector.every)
     parts = reference.split(data.to(run.device, config.dtype), config.window, corrector.every)
-    every = corrector.every
-    if parts.unseen.steps < every:  # of one run, whose last part is short
-        got, expected = f"{parts.unseen.steps} unseen steps", f"at least corrector.every = {every}"
-        raise InputError("data", got=got, expected=expected, remedy="take a longer run")
     if corrector.inject == "parameter" and (forcing := parts.seen.forcing) is not None:
         guess = solver.grid.fluid_values(forcing)
         if said := check_first_guess(solver.grid.forcing_channels, guess):
             progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
-    gaps = config.data.partial
-    problem = _problem(solver, parts, black_box, corrector, bear, gaps, progress)
-    seen, unseen = (parts.seen.steps, parts.unseen.steps) if parts.told else (steps, steps)
-    scales = problem.scale, problem.train.forcing_scale()
-    new_network = partial(corrector.network, solver.grid, *scales)
-    loss = loss_of(training.loss, training.loss_options, problem.scale)
-
-    def schedule(unroll: int, batch: int, length: str, optimise: Optimise) -> Schedule:
-        runs = 1 if parts.told else config.data.train - config.data.validation
-        windows = runs * (seen - unroll * every + 1)
-        if gaps:  # such data are there, and all of them are known
-            windows = int(usable_starts(problem.train, problem.later, unroll, every).sum())
-        per_epoch = max(1, windows // max(1, min(batch, windows)))
-        return Schedule(unroll, batch, iterations_in(length, per_epoch), per_epoch, optimise)
-
+    stored = Stored(parts, corrector.inject, corrector.every, config.data.partial)
+    problem = stored.problem(solver, black_box, bear, progress)
+    runs = config.data.train - config.data.validation, config.data.validation
+    planned = Planned(stored, problem, *((1, 1) if parts.told else runs), steps)
+    scales, unrolled = (
+        (problem.scale, problem.train.forcing_scale()),
+        (training.unroll, training.batch),
+    )
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )
@@ -202,13 +188,13 @@ def _opened(
         spec=spec,
         identity=f"{identity} {run.dtype}",
         content=reference.content,
-        new_network=new_network,
+        new_network=partial(corrector.network, solver.grid, *scales),
         kind=corrector.kind_on(solver.grid),
         sizes=corrector.sizes,
-        start=schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
+        start=planned.schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
         training=replace(
-            schedule(training.unroll, training.batch, training.length, optimise),
-            loss=loss,
+            planned.schedule(*unrolled, training.length, optimise),
+            loss=loss_of(training.loss, training.loss_options, problem.scale),
             nudge=training.nudge,
             look_every=training.look_every,
         ),
@@ -218,9 +204,7 @@ def _opened(
         interface=config.interface,
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
         ensemble=config.eki,
-        ensemble_iterations=schedule(
-            training.unroll, training.batch, config.eki.length, optimise
-        ).iterations,
+        ensemble_iterations=planned.schedule(*unrolled, config.eki.length, optimise).iterations,
         labels=run.labels,
         seeds=run.seeds,
         workers=config.run.probed_by(),
@@ -231,84 +215,15 @@ def _opened(
         bear=bear,
         jacobians=jacobians,
         metrics=metrics_of(run.metrics, problem.scale),
-        rollout_steps=unseen // every,
+        rollout_steps=(parts.unseen.steps if parts.told else steps) // corrector.every,
         split=parts.told,
         validate_every=training.validate_every,
         patience=training.patience,
-        looked_at=_looked_at(parts.held, config.data.validation, steps, training.unroll, every),
+        looked_at=planned.looked_at(training.unroll),
     )
-    return _with_starts(opened) if gaps else opened
-
-
-def _looked_at(
-    held: Trajectories | None, simulations: int, steps: int, unroll: int, every: int
-) -> int:
-    """Windows of a look; of so many planned simulations where these stand for others."""
-    windows = simulations * (steps - unroll * every + 1)
-    if held is not None:
-        begun = held.states[:, : held.steps + 1 - every]
-        windows = int(usable_starts(held, begun, unroll, every).sum())
-    return min(LOOKED_AT, windows)
-
-
-def _with_starts(opened: Opened) -> Opened:
-    """The same, if every stage has windows to start at, where data were measured in part."""
-    names = [name for name in opened.possible if LABELS[name].trained]
-    if any(map(opened.starts_from_non, names)):
-        opened.start.windows(opened.problem, 0)
-    for schedule in (opened.training, *(opened.schedule_of(LABELS[name]) for name in names)):
-        schedule.windows(opened.problem, 0)
-    opened.validation()
+    if config.data.partial:
+        check_starts(opened)
     return opened
-
-
-def _problem(
-    solver: Solver,
-    parts: Parts,
-    black_box: Solver,
-    corrector: CorrectorSettings,
-    again: bool,
-    gaps: bool,
-    progress: Progress,
-) -> Problem:
-    """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-    seen, inject, every = parts.seen, corrector.inject, corrector.every
-    whole = seen.whole[:, :-1]
-    # Windows go on from these answers where the correction comes after them
-    further = 1 if INJECTIONS[inject].through_solver else every
-    steps = sum(int(whole[:, : seen.steps - k].sum()) for k in range(further))
-    if gaps:
-        share = 100 * float(seen.measured.double().mean())
-        told = f"{share:.3g} % of the training data were measured; {int(whole.sum()):,} of "
-        progress.note(f"{told}{whole.numel():,} states are whole, and windows start there")
-    with progress.stage("coarse steps of the stored data", steps) as advance:
-        # They are made once, so those that fail are stepped again even where runs drop.
-        drop, asked = isinstance(black_box, Dropping), Retrying(black_box) if again else black_box
-        try:
-            stepped = first_steps(asked, seen, progress=advance, drop=drop, partial=gaps)
-            later = later_steps(asked, seen, stepped, further, advance, drop, gaps)
-            later = later[:, : seen.steps + 1 - every]
-        except MistakeError:
-            raise
-        except SolverError as error:
-            hint = "run.failures=retry asks again, drop goes on without the step"
-            raise SolverError(f"{error}; {hint}", error.failures, error.answers) from error
-    whole = whole[:, : later.shape[1]]
-    if lost := int((whole & ~later.flatten(2).isfinite().all(dim=2)).sum()):
-        told = f"{lost} of {int(whole.sum())} stored states have no answer of the solver"
-        progress.note(f"{told}: windows that start there are left out")
-    return Problem(
-        solver=black_box,
-        twin=Filled(solver.differentiable_twin()) if isinstance(solver, Differentiable) else None,
-        train=seen,
-        test=parts.unseen.strided(every),
-        held=parts.held,
-        stepped=stepped,
-        later=later,
-        prepared=steps,
-        inject=inject,
-        every=every,
-    )
 
 
 def _checked(opened: Opened, solver: Solver, progress: Progress) -> Opened:
