@@ -23,7 +23,7 @@ from zopde.plugins import load_object, load_solver
 from zopde.progress import Progress, Silent
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
-from zopde.studies.correct.labels import check_first_guess, check_forcing
+from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.loss import loss_of, metrics_of
 from zopde.studies.correct.memory import habits_of
 from zopde.studies.correct.problem import Opened
@@ -166,19 +166,13 @@ def _opened(
     identity = solver_identity(spec, config.solver.options, solver, reference.content)
     reference.check(data.simulations, data.steps, training.unroll, corrector.every)
     parts = reference.split(data.to(run.device, config.dtype), config.window, corrector.every)
-    if corrector.inject == "parameter" and (forcing := parts.seen.forcing) is not None:
-        guess = solver.grid.fluid_values(forcing)
-        if said := check_first_guess(solver.grid.forcing_channels, guess):
-            progress.note(said)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
     stored = Stored(parts, corrector.inject, corrector.every, config.data.partial)
     problem = stored.problem(solver, black_box, bear, progress)
     runs = config.data.train - config.data.validation, config.data.validation
     planned = Planned(stored, problem, *((1, 1) if parts.told else runs), steps)
-    scales, unrolled = (
-        (problem.scale, problem.train.forcing_scale()),
-        (training.unroll, training.batch),
-    )
+    scales = problem.scale, problem.train.forcing_scale()
+    unrolled = training.unroll, training.batch
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
     )

@@ -14,7 +14,7 @@ from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
 from zopde.progress import Progress
-from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.labels import LABELS, check_first_guess
 from zopde.studies.correct.problem import LOOKED_AT, Opened, Problem, Schedule
 from zopde.studies.correct.reference import Parts
 from zopde.studies.settings import iterations_in
@@ -42,6 +42,10 @@ class Stored:
     ) -> Problem:
         """Solver and data as all labels see them; `again` repeats a stored step that fails."""
         seen, every = self.parts.seen, self.every
+        if self.inject == "parameter" and seen.forcing is not None:
+            guess = solver.grid.fluid_values(seen.forcing)
+            if said := check_first_guess(solver.grid.forcing_channels, guess):
+                progress.note(said)
         whole = seen.whole[:, :-1]
         # Windows go on from these answers where the correction comes after them
         further = 1 if INJECTIONS[self.inject].through_solver else every
