@@ -6,8 +6,7 @@ import csv
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from io import StringIO
@@ -124,9 +123,9 @@ def fit(
     before, best = files.begin()
     steps_at_start, *at = solver_steps(), Counter(failures()), Counter(compared())
     began = saved = time.monotonic()
-    if progress:
-        for _ in range(before.iterations):
-            progress(math.nan)
+    advance = progress or _unseen
+    for _ in range(before.iterations):
+        advance(math.nan)
 
     def now(cost: Fitted, measured: Gradient) -> Fitted:
         return replace(
@@ -137,6 +136,7 @@ def fit(
             solver_steps=before.solver_steps + solver_steps() - steps_at_start,
             seconds=before.seconds + time.monotonic() - began,
             failures=_grown(before.failures, failures, at[0]),
+            validating=best.solver_steps,
         )
 
     cost, in_a_row, zeros = before, 0, 0
@@ -152,12 +152,12 @@ def fit(
         except SolverError:
             files.save(cost, best)
             raise
-        best, norm, done = looked, _gradient_norm(network), now(cost, measured)
+        best, norm = looked, _gradient_norm(network)
+        done = now(cost, measured)
         figures = measured.loss, norm, done.queries, done.solver_steps
-        of_look = best.latest if best.looked == done.iterations else None
         seen = *_cosine_and_error(agreement()), variance()
-        row = Row(done.iterations, *figures, *seen, done.checking, of_look, round(done.seconds, 3))
-        files.add(row)
+        checks = done.checking, _loss_at(done.iterations, best)
+        files.add(row := Row(done.iterations, *figures, *seen, *checks, round(done.seconds, 3)))
         in_a_row = in_a_row + 1 if measured.skipped else 0
         zeros = zeros + 1 if norm == 0 != measured.loss and not measured.skipped else 0
         _check_moving(zeros, measured.loss)
@@ -168,14 +168,11 @@ def fit(
                 optimise.update(optimizer, network, measured.active, cost.iterations, iterations)
             skipped = cost.skipped + measured.skipped
             cost = replace(done, iterations=cost.iterations + 1, skipped=skipped)
-            if progress:
-                progress(measured.loss)
+            advance(measured.loss)
             paused = time.monotonic()
             if after:
                 after(cost)
-            if told:
-                with _saved_if_stopped(partial(files.save, cost, best)):
-                    told(replace(cost, validating=best.solver_steps), row)
+            _tell(told, cost, row, partial(files.save, best=best))
             began += time.monotonic() - paused
         if time.monotonic() - saved > every_seconds:
             files.save(cost, best)
@@ -230,13 +227,27 @@ def _looked(
     return validation.look(network, iteration, best) if due else best
 
 
-@contextmanager
-def _saved_if_stopped(save: Callable[[], None]) -> Iterator[None]:
-    """Save the training if whoever listens raises."""
+def _loss_at(iteration: int, best: Best) -> float | None:
+    """What a look after so many updates found; None where there was none."""
+    return best.latest if best.looked == iteration else None
+
+
+def _unseen(loss: float) -> None:
+    """Stands for a bar that nobody draws."""
+
+
+def _tell(
+    told: Callable[[Fitted, Row], None] | None,
+    cost: Fitted,
+    row: Row,
+    save: Callable[[Fitted], None],
+) -> None:
+    """Let whoever listens hear of an iteration, and save the training if they raise."""
     try:
-        yield
+        if told:
+            told(cost, row)
     except BaseException:
-        save()
+        save(cost)
         raise
 
 
