@@ -36,7 +36,7 @@ from zopde.studies.price import Price
 from zopde.studies.workers import Workers
 from zopde.training import Fitted
 from zopde.training.callbacks import Callback, Event
-from zopde.training.loop import Row
+from zopde.training.history import Row
 from zopde.validate import check_folder_writable
 
 Metrics = dict[str, Any]

@@ -13,15 +13,8 @@ from zopde.training.gradients import (
     Skipping,
     ZerothOrder,
 )
-from zopde.training.loop import (
-    Fitted,
-    Row,
-    fit,
-    load_checkpoint,
-    not_measured,
-    read_history,
-    save_checkpoint,
-)
+from zopde.training.history import Row, read_history
+from zopde.training.loop import Fitted, fit, load_checkpoint, not_measured, save_checkpoint
 from zopde.training.validation import Validation
 
 __all__ = [

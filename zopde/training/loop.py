@@ -18,14 +18,14 @@ from torch import nn
 
 from zopde.contracts import Objective
 from zopde.errors import InputError, SolverError
-from zopde.files import append_text, load_tensors, read_rows, reading, save_tensors, write_text
+from zopde.files import append_text, load_tensors, reading, save_tensors
 from zopde.interface import Agreement
 from zopde.progress import Progress
 from zopde.training.descent import Gradient, GradientSource, Updating
+from zopde.training.history import Row, begin_history
 from zopde.training.validation import UNWATCHED, Best, Validation
 
 _AGAIN = "move it away to train this label again, or start over with --overwrite"
-_WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
 _SKIPPED_IN_A_ROW = 50  # then something else is wrong than a run now and then
 _ZERO_IN_A_ROW = 10  # gradients: then no weight moves the loss
 
@@ -190,7 +190,7 @@ class _Files:
     def begin(self) -> tuple[Fitted, Best]:
         """Go on from the checkpoint; what it cost so far, and the best network."""
         cost, best = _restore(self._checkpoint, self._network, self._optimizer)
-        _begin_history(self._history, cost.iterations)
+        begin_history(self._history, cost.iterations)
         return cost, best
 
     def add(self, row: Row) -> None:
@@ -346,56 +346,3 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         if not isinstance(state, dict):
             raise ValueError(f"a {type(state).__name__}")
         return state
-
-
-@dataclass(frozen=True)
-class Row:
-    """Holds one iteration of the history; the NON start has a history of its own."""
-
-    iteration: int  # counted from 0
-    loss: float  # the objective before the update
-    gradient_norm: float  # Euclidean, before clipping
-    queries: int  # of the objective, so far
-    solver_steps: int  # in states, so far
-    agreement: float | None  # of a bank of Jacobians with the solver, a cosine
-    error: float | None  # of the bank along the same direction, relative
-    variance: float | None  # of the entries of a product from random directions
-    # Queries that verified stacked probes, and solver steps that compared an interface, so far
-    checking: int
-    validation: float | None  # the loss before the update where a look was due
-    seconds: float  # of training, so far
-
-
-_COLUMNS = [column.name for column in fields(Row)]
-_OFTEN_EMPTY = ("agreement", "error", "variance", "checking", "validation")
-
-
-def _begin_history(path: Path, start: int) -> None:
-    """Make the CSV file of the history; of the rows that are there those below `start` stay."""
-    with reading("history", path, _WRITTEN):
-        rows = [row for row in _rows(path) if int(row["iteration"]) < start]
-    # A kill right here must not lose the earlier rows.
-    text = StringIO()
-    # An older version had fewer columns.
-    csv.writer(text).writerows([_COLUMNS, *([row.get(c, "") for c in _COLUMNS] for row in rows)])
-    write_text(path, text.getvalue())
-
-
-def read_history(path: Path) -> list[Row]:
-    """Read the whole rows of the history at `path`; there are none where there is no file."""
-    whole = ("iteration", "queries", "solver_steps", "checking")
-
-    def value(name: str, text: str | None) -> Any:  # noqa: ANN401 - a number of its column's type
-        if name in _OFTEN_EMPTY and not text:
-            return 0 if name in whole else None
-        return (int if name in whole else float)(text or "")
-
-    with reading("history", path, _WRITTEN):
-        rows = _rows(path)
-        return [Row(**{name: value(name, row.get(name)) for name in _COLUMNS}) for row in rows]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """What is whole in a history: a row cut off by a kill would pass for an earlier iteration."""
-    header, *rows = read_rows(path) or [[]]
-    return [dict(zip(header, row, strict=True)) for row in rows]
