@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,13 @@ def read_rows(path: Path) -> list[list[str]]:
         if len(row) != len(rows[0]):
             raise ValueError(f"line {number} has {len(row)} cells, the head {len(rows[0])}")
     return rows
+
+
+def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file, its head first; see `replacing`."""
+    table = StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def save_tensors(path: Path, content: object) -> None:

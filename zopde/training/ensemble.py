@@ -118,11 +118,7 @@ class EnsembleKalman:
         """The next ensemble; None where fewer than two members have finite residuals."""
         if int(finite_members(residuals).sum()) < 2:
             return None
-        data, draw = (
-            torch.zeros(residuals.shape[1]),
-            generator(self.seed, "ensemble", 1 + iteration),
-        )
-        data = data.to(residuals)
+        data, draw = torch.zeros_like(residuals[0]), generator(self.seed, "ensemble", 1 + iteration)
         variance = self.noise**2 if self.noise else misfit_variance(residuals, data)
         if self.method == "eki":
             moved = eki_update(ensemble, residuals, data, variance, draw)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, fields
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from zopde.files import read_rows, reading, write_text
+from zopde.files import read_rows, reading, write_rows
 
 _WRITTEN = "what the run wrote: restore it, or start over with --overwrite"
 
@@ -40,10 +38,8 @@ def begin_history(path: Path, start: int) -> None:
     with reading("history", path, _WRITTEN):
         rows = [row for row in _rows(path) if int(row["iteration"]) < start]
     # A kill right here must not lose the earlier rows.
-    text = StringIO()
     # An older version had fewer columns.
-    csv.writer(text).writerows([_COLUMNS, *([row.get(c, "") for c in _COLUMNS] for row in rows)])
-    write_text(path, text.getvalue())
+    write_rows(path, [_COLUMNS, *([row.get(c, "") for c in _COLUMNS] for row in rows)])
 
 
 def read_history(path: Path) -> list[Row]:

@@ -212,8 +212,8 @@ class _Files:
         if not best.weights:
             self.save(cost, best)
             return cost
-        cost = replace(cost, best=best.iteration, validation=best.loss)
-        cost = replace(cost, validating=best.solver_steps)
+        steps = best.solver_steps
+        cost = replace(cost, best=best.iteration, validation=best.loss, validating=steps)
         self.save(cost, best)
         self._network.load_state_dict(best.weights)
         return cost

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 import torch
 
-from zopde.files import read_rows, reading, write_text
+from zopde.files import read_rows, reading, write_rows
 from zopde.interface import Agreement, Pullback, Step, Variable, Watch
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
@@ -110,9 +108,7 @@ class Looks:
         serving = any(watch.serving for watch in self._watches)
         self._rows.append(Look(self._at, worst.cosine, worst.error, snapshots, int(serving)))
         if self._file is not None:
-            table = StringIO(newline="")
-            csv.writer(table).writerows([Look._fields, *self._rows])
-            write_text(self._file, table.getvalue())
+            write_rows(self._file, [Look._fields, *self._rows])
         return worst
 
     def said(self, iteration: int, what: str) -> tuple[str, list[Look]]:
@@ -161,9 +157,7 @@ class Signals:
         with reading("file", self.file, "what the run wrote", _AGAIN):
             rows = read_rows(self.file)[1:] if self.file.exists() else []
             kept = [row for row in rows if int(row[0]) < seen.iteration]
-        table = StringIO(newline="")
-        csv.writer(table).writerows([Signal._fields, *kept, seen])
-        write_text(self.file, table.getvalue())
+        write_rows(self.file, [Signal._fields, *kept, seen])
         if seen.is_lost and not self._said:
             self._said = True
             self.say(
