@@ -5,7 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zopde import Grid
-from zopde.report.curves import Curve, save_error_over_time
+from zopde.report.curves import CostCurve, Curve, save_error_over_time, save_loss_curves
 from zopde.report.fields import save_fields, save_vorticity
 from zopde.report.panels import draw, label_axes, mid_plane, plane_of
 
@@ -146,3 +146,20 @@ def test_nine_labels_fit_on_a_page_and_nothing_overprints(monkeypatch, grid):
     for i, one in enumerate(boxes):
         for other in boxes[:i]:
             assert not one.padded(-1).overlaps(other.padded(-1))
+
+
+def test_a_validation_has_the_colour_of_its_training_also_of_an_unknown_label(monkeypatch):
+    kept, cost = [], np.arange(1, 9.0)
+    monkeypatch.setattr("zopde.report.curves.save", lambda figure, path: kept.append(figure))
+    looks = np.where(cost % 4 == 0, 1.5, np.nan)
+    save_loss_curves(
+        None,
+        [
+            CostCurve(label, cost, cost, np.linspace(2, 1, 8), validation=looks)
+            for label in ("mine", "ETKI", "another")
+        ],
+    )
+    for panel in kept[0].axes:
+        colours = [line.get_color() for line in panel.lines]
+        assert colours[0::2] == colours[1::2]
+        assert len(set(colours)) == 3

@@ -87,11 +87,11 @@ def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
         style, more = ("--", " (loss of one step)") if curve.apart else ("-", "")
         for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
             colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"
-            axes.plot(cost, smooth, style, color=colour, label=name, lw=1.6)
+            (line,) = axes.plot(cost, smooth, style, color=colour, label=name, lw=1.6)
             if curve.validation is not None:
                 there = np.isfinite(curve.validation)
                 at, seen = np.asarray(cost)[there], curve.validation[there]
-                axes.plot(at, seen, ":o", color=colour, ms=3)
+                axes.plot(at, seen, ":o", color=line.get_color(), ms=3)
     legend(panels[1])
     save(figure, path)
 

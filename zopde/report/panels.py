@@ -30,6 +30,8 @@ COLOURS = {
     "NOG": "#009E73",
     "PUSH": "#117733",
     "ID": "#882255",
+    "EKI": "#999933",
+    "ETKI": "#332288",
     "ZO-weights": "#0072B2",
     "ZO-weights-scratch": "#56B4E9",
     "ZO-interface": "#D55E00",
