@@ -4,6 +4,7 @@ import html
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import runpy
@@ -236,3 +237,40 @@ if __name__ == "__main__":  # python tests/test_docs.py writes the table of room
     page.write_text(_ROOMS.sub(lambda _: new, page.read_text()))
     for page in DOCS.rglob("*.md"):
         page.write_text(_TITLED.sub(as_its_file, page.read_text()))
+
+
+def test_the_column_that_is_shown_finds_its_diffusivity(tmp_path, monkeypatch):
+    """The walk of parameter.md, with one seed and a tenth of the iterations."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(FILES / "column.py", tmp_path)
+    runpy.run_path("column.py", run_name="__main__")
+    changes = ["data.path=column.nc", "data.train=9", "data.test=3", "corrector.inject=parameter"]
+    changes += ["corrector.kind=column.py:Profile", "corrector.sizes.cells=40", "training.lr=0.1"]
+    changes += ['training.length="20 iterations"', 'run.labels=["SRC","ZO-interface"]']
+    solver = {"solver": {"spec": "column.py:Column"}}
+    metrics = zopde.run_correction(load_config("quick", None, changes, solver), "run")
+    assert metrics["mae"]["ZO-interface"]["mean"] < 0.5 * metrics["mae"]["SRC"]["mean"]
+    network = zopde.load_corrector("run/ZO-interface/seed-0/model.safetensors")
+    guess = torch.full((1, 1, 40), 5e-5)
+    found = guess * network(torch.full_like(guess, 15.0), guess).exp().detach()
+    depth = (torch.arange(40) + 0.5) / 2
+    truth = 1e-5 + 2e-4 * torch.exp(-depth / 5)
+    assert (found / truth).log().abs().mean() < 0.5 * (guess / truth).log().abs().mean()
+
+
+def test_the_search_that_is_shown_scores_by_the_validation(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    exec(compile((FILES / "data.py").read_text(), "data", "exec"), {})
+    changes = ["data.train=3", "data.test=1", "data.path=mine.nc", "data.validation=1"]
+    changes += ['run.labels=["SRC","ZO-interface"]', "training.init=scratch", "training.unroll=2"]
+    changes += ['training.length="3 iterations"', "data.coarse=[16,16]"]
+    arguments = ["search.py", f"{FILES / 'tracer.py'}:Tracer", *changes]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(FILES / "search.py"), run_name="__main__")
+    best = float(capsys.readouterr().out.split("with a loss of ")[1])
+    found = [json.loads(p.read_text()) for p in Path("runs").glob("search-*/metrics.json")]
+    assert len(found) == 8
+    scores = [one["validation"]["ZO-interface"][0]["loss"] for one in found]
+    assert best == pytest.approx(min(scores), abs=1e-5)
+    assert max(scores) > min(scores)
