@@ -86,3 +86,25 @@ def test_another_loss_than_squares_is_refused(toy_spec, tiny):
 def test_settings_outside_their_limits_are_refused(change, toy_spec, tiny):
     with pytest.raises(InputError, match=change.partition("=")[0]):
         config_of(toy_spec, tiny, change)
+
+
+def test_what_cannot_be_localised_is_refused_before_anything_is_trained(
+    toy_spec, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("zopde.zo.kalman.MOST_LOCALISED", 80)
+    few = "training.unroll=3", "eki.localised=true"
+    with pytest.raises(InputError, match="EKI among them"):
+        config_of(toy_spec, tiny, *few, 'run.labels=["SRC","ETKI"]')
+    config = config_of(toy_spec, tiny, *few)
+    with pytest.raises(InputError, match="got 192 numbers in the windows"):
+        run_correction(config, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("history.csv"))
+
+
+def test_a_localised_run_differs_and_leaves_etki_alone(finished, toy_spec, tiny, tmp_path):
+    inject, _, _, metrics = finished
+    config = config_of(toy_spec, tiny, f"corrector.inject={inject}", "eki.localised=true")
+    other = run_correction(config, tmp_path / "run")
+    assert other["mae"]["ETKI"] == metrics["mae"]["ETKI"]
+    assert other["mae"]["EKI"] != metrics["mae"]["EKI"]
+    assert other["solver_steps"] == metrics["solver_steps"]

@@ -64,6 +64,51 @@ def test_both_stay_in_the_affine_span_of_the_ensemble():
         assert float((found - found[0]).abs().max()) > 1e-3
 
 
+def test_a_localised_update_is_the_formula_entry_by_entry(monkeypatch):
+    ensemble, model, data, variance = linear(9)
+    predictions = ensemble @ model.T
+    both = torch.cat([ensemble, predictions], dim=1).T
+    correlation, covariance = both.corrcoef()[:4, 4:], both.cov()[:4, 4:]
+    covariance, within = (
+        covariance * correlation**2,
+        both.cov()[4:, 4:] * both.corrcoef()[4:, 4:] ** 2,
+    )
+    draws = torch.randn(9, 7, generator=drawn(), dtype=torch.float64) * variance.sqrt()
+    gain = covariance @ (within + variance.diag()).inverse()
+    expected = ensemble + (data + draws - predictions) @ gain.T
+    for at_once in (1, 15, 10**6):
+        monkeypatch.setattr("zopde.zo.kalman._AT_ONCE", at_once)
+        found = eki_update(ensemble, predictions, data, variance, drawn(), localised=True)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_localised_it_finds_what_is_outside_of_the_span():
+    """Forty weights that are measured one by one, by twelve members."""
+    ensemble, truth = normal(12, 40, index=1), 3 * normal(40, index=2)
+    found = dict.fromkeys((False, True), ensemble)
+    draw = drawn()
+    for _ in range(15):
+        found = {
+            way: eki_update(members, members, truth, 0.1, draw, localised=way)
+            for way, members in found.items()
+        }
+    left = {way: float((of.mean(dim=0) - truth).norm()) for way, of in found.items()}
+    assert left[True] < 0.6 * left[False]
+
+
+def test_members_and_data_that_do_not_vary_are_no_disaster():
+    ensemble, model, data, variance = linear(9)
+    ensemble[:, 1], model[2] = 0.5, 0
+    found = eki_update(ensemble, ensemble @ model.T, data, variance, drawn(), localised=True)
+    assert torch.equal(found[:, 1], ensemble[:, 1])
+    assert bool(found.isfinite().all())
+
+
+def test_too_many_data_are_not_localised():
+    with pytest.raises(InputError, match=r"got 9,000 numbers .* expected 8,192 at most"):
+        eki_update(normal(3, 2), normal(3, 9000), normal(9000), 0.1, drawn(), localised=True)
+
+
 @pytest.mark.parametrize("update", ["eki", "etki"])
 def test_failed_members_are_left_out(update):
     ensemble, model, data, variance = linear(9)

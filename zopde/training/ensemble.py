@@ -59,11 +59,11 @@ class EnsembleKalman:
 
         u_j = theta + d_j - mean(d),    d_j ~ N(0, diag(m)^2),   m = relative_mu(network, spread)
 
-    and never leave the affine span of these: with J members at most J - 1 directions of the weights
-    are found. See `eki_update` and `etki_update`, whose predictions are the residuals of the
-    objective here, and whose data are 0. After each update the deviations from the mean are made
-    larger by the factor `inflation`. Members whose residuals are not finite are left out, and
-    drawn anew from the others. All members are evaluated in this process.
+    and, unless `localised`, never leave the affine span of these: with J members at most J - 1
+    directions of the weights are found. See `eki_update` and `etki_update`, whose predictions are
+    the residuals of the objective here, and whose data are 0. After each update the deviations from
+    the mean are made larger by the factor `inflation`. Members whose residuals are not finite are
+    left out, and drawn anew from the others. All members are evaluated in this process.
     """
 
     method: Literal["eki", "etki"]  # which update
@@ -75,6 +75,7 @@ class EnsembleKalman:
     inflation: float  # >= 1
     seed: int  # decides all that is random, together with the iteration
     together: int = 16  # members that share a pass
+    localised: bool = False  # of "eki" alone, see `eki_update`
     _optimizer: torch.optim.Optimizer | None = field(default=None, init=False, repr=False)
     _moved: Ensemble | None = field(default=None, init=False, repr=False)
 
@@ -121,7 +122,7 @@ class EnsembleKalman:
         data, draw = torch.zeros_like(residuals[0]), generator(self.seed, "ensemble", 1 + iteration)
         variance = self.noise**2 if self.noise else misfit_variance(residuals, data)
         if self.method == "eki":
-            moved = eki_update(ensemble, residuals, data, variance, draw)
+            moved = eki_update(ensemble, residuals, data, variance, draw, self.localised)
         else:
             moved = etki_update(ensemble, residuals, data, variance)
         moved = refilled(moved, self.members, draw)

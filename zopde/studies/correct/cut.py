@@ -40,6 +40,7 @@ from zopde.studies.correct.problem import Opened, Problem, products_of
 from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.tangent.choose import check_learnable
 from zopde.training import Fitted, not_measured
+from zopde.zo.kalman import check_localised
 
 REACH = "reach.json"  # what a check widened, and when
 REACH_PROBES = 64  # solver steps that measure how far a response reaches
@@ -74,6 +75,9 @@ def check_suits(opened: Opened) -> None:
             expected="a score that needs no gradient",
             remedy="use 'zo-grasp', its estimate from queries",
         )
+    if opened.ensemble.localised:
+        windows = opened.training.batch * opened.training.unroll
+        check_localised(windows * problem.train.states[0, 0].numel())
     axes = len(problem.solver.grid.shape)
     for cut in opened.cuts.values():
         if cut.radius and len(cut.radius) != axes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from zopde.errors import InputError
 from zopde.studies import limits
 
 
@@ -120,3 +122,14 @@ class EnsembleCut:
     spread: limits.Positive = 0.3  # So much the members differ at first.
     noise: limits.NotNegative = 0.0  # Of the data, in standard deviations; 0: as the misfits say.
     inflation: limits.Inflation = 1.0  # An update's deviations are made larger by this factor.
+    # Whether EKI makes correlations that may be chance smaller; ETKI cannot.
+    localised: bool = False
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Require a label that can be localised, if that is asked for."""
+        if self.localised and "EKI" not in labels:
+            raise InputError(
+                "eki.localised",
+                got=f"true with the labels {', '.join(labels)}",
+                expected="EKI among them, the only one that can be localised",
+            )

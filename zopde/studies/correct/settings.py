@@ -207,6 +207,7 @@ class CorrectionConfig:
                 expected="0 where the solver runs in this process",
                 remedy="add run.apart=true, or use the solver's own time-out",
             )
+        self.eki.check(self.run.labels)
         if "PUSH" in self.run.labels:
             self.push.check(self.training.unroll)
         if self.data.validation >= self.data.train and not self.data.path:  # one run has a tenth

@@ -250,7 +250,8 @@ def _ensemble_stage(
     """The same windows, on which an ensemble is moved."""
     cut, states = opened.ensemble, opened.interface.states
     together = max(1, min(_TOGETHER, states // stage.schedule.batch))
-    how = cut.members, cut.spread, cut.noise, cut.inflation, seed, together
+    localised = method == "eki" and cut.localised
+    how = cut.members, cut.spread, cut.noise, cut.inflation, seed, together, localised
     source = EnsembleKalman(method, *how)
     schedule = replace(stage.schedule, iterations=opened.ensemble_iterations, optimise=source)
     return replace(stage, gradient=source, schedule=schedule)
