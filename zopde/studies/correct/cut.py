@@ -32,7 +32,8 @@ from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.identity import check_source
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, check_bank
-from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.cuts import EmulatorCut, InterfaceCut
+from zopde.studies.correct.emulator import EmulatorAt
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.loss import check_judged
@@ -94,18 +95,23 @@ def check_suits(opened: Opened) -> None:
                 expected="noise of at most a tenth of interface.mu",
                 remedy="give the solver with_seed(seed), or name a way that bears noise",
             )
-        if cut.way == "tangent":
-            check_learnable("interface.way", problem.solver.grid)
+        if cut.way in ("tangent", "emulator"):
+            check_learnable("interface.way", problem.solver.grid, cut.way)
         if cut.way in ("tangent", "auto"):
             learning_of(cut).bases(cut.sides, len(problem.variables), "interface.budget")
-        watched = cut.way in ("bank", "tangent", "regressed")
+        watched = cut.way in ("bank", "tangent", "regressed", "emulator")
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
     check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
 
 
 def open_interface(
-    cut: InterfaceCut, problem: Problem, seed: int, unroll: int, keeping: Keeping | None = None
+    cut: InterfaceCut,
+    problem: Problem,
+    seed: int,
+    unroll: int,
+    keeping: Keeping | None = None,
+    emulator: EmulatorCut | None = None,
 ) -> Interface:
     """Measure what a way needs to know; a function of (cut, data, seed, steps of an unroll)."""
     assert cut.way != "auto", "see `ways.decided`"
@@ -141,10 +147,13 @@ def open_interface(
         fallback = _dense(cut, problem, keeping.executor)
     before, products = counter.steps, products_of(problem.injection, unroll, problem.every)
     what = cut, problem, counter, seed, products, keeping, fallback
-    watched: BankAt | TangentAt | _RegressedAt
+    watched: BankAt | TangentAt | _RegressedAt | EmulatorAt
     if cut.way == "bank":
         watched = BankAt(*what)
         spent = cost(before + watched.solver_steps)
+    elif cut.way == "emulator":
+        watched = EmulatorAt(cut, emulator or EmulatorCut(), *what[1:])
+        spent = cost(counter.steps)
     else:
         watched = TangentAt(*what) if cut.way == "tangent" else _RegressedAt(*what)
         spent = cost(counter.steps)

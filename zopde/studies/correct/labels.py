@@ -30,7 +30,16 @@ class Label:
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
     # or "as set", by `interface.way`
     way: Literal[
-        "", "as set", "identity", "coloured", "regressed", "dense", "bank", "random", "tangent"
+        "",
+        "as set",
+        "identity",
+        "coloured",
+        "regressed",
+        "dense",
+        "bank",
+        "random",
+        "tangent",
+        "emulator",
     ] = ""
     pushed: bool = False  # judges the last step of its own windows alone; see `PushSettings`
     always_scratch: bool = False  # starts from scratch even where the others start from NON
@@ -62,6 +71,7 @@ LABELS = {
     "NOG": Label("backprop"),
     "PUSH": Label("backprop", pushed=True),
     "ID": Label("backprop", way="identity"),
+    "EMU": Label("backprop", way="emulator"),
     "ZO-weights": Label("zo"),
     "ZO-weights-scratch": Label("zo", always_scratch=True),
     "ZO-interface": Label("backprop", way="as set"),

@@ -28,6 +28,11 @@ from zopde.studies.correct.counted import (
 )
 from zopde.studies.correct.cut import Interface, coloured_of, open_interface
 from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.emulator import (
+    iterations_of_fits,
+    seconds_of_iteration,
+    unfitted_products,
+)
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened, Problem
@@ -184,7 +189,8 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
     """An interface as the run's will be, and (seconds, solver steps) of getting ready.
 
     Of a bank one Jacobian is measured, and of a tangent nothing: its fit is timed on random
-    numbers, and its solver steps are the most that it may take. What a watch adds cannot be known.
+    numbers, and its solver steps are the most that it may take; the fits of an emulator are timed
+    on the stored states. What a watch adds cannot be known.
     """
     if name not in opened.cuts:
         return None, 0.0, 0
@@ -197,6 +203,13 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
         seconds = fit + measuring / opened.workers.side_by_side
         look, free = 2 * cut.sides * len(inputs), Fitted(0, 0, 0, 0.0)
         return Interface(always(products), free, "", of_a_look=look), seconds, cut.budget
+    if cut.way == "emulator":
+        counter, settings = CountedSolver(problem.solver), opened.emulator
+        products = unfitted_products(problem, settings, cut.mu, counter)
+        iterations = iterations_of_fits(settings, opened.training.iterations)
+        seconds = iterations * seconds_of_iteration(problem, settings, cut.mu)
+        look, free = 2 * cut.sides * len(problem.variables), Fitted(0, 0, 0, 0.0)
+        return Interface(always(products), free, "", of_a_look=look), seconds, counter.steps
     if cut.way == "bank":
         whole, cut = cut.snapshots, replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
     interface = open_interface(cut, problem, 0, opened.training.unroll)

@@ -154,7 +154,7 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
         own = place.of(name, seed)
         keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, place.progress)
         cut, unroll = opened.cuts[name], opened.training.unroll
-        interface = open_interface(cut, opened.problem, seed, unroll, keeping)
+        interface = open_interface(cut, opened.problem, seed, unroll, keeping, opened.emulator)
         note(f"{name}, seed {seed}: {interface.note}")
         costs.append(interface.cost)
     failed = failures_of(opened.problem.solver) - before
