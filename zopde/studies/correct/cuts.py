@@ -136,6 +136,19 @@ class EmulatorCut:
 
 
 @dataclass(frozen=True)
+class ForwardCut:
+    """Exact slopes of the differentiable twin along random directions: the label FG.
+
+    An iteration unrolls the windows once for each of the `directions`. What they say of the
+    gradient is averaged (unbiased), or projected (least squares). See
+    `zopde.training.ForwardGradient`.
+    """
+
+    directions: limits.Count = 16  # Of an iteration.
+    combine: Literal["average", "project"] = "average"  # How slopes become a gradient.
+
+
+@dataclass(frozen=True)
 class EnsembleCut:
     """The weights of many networks are moved by what these predict: the labels EKI and ETKI.
 

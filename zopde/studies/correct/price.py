@@ -149,7 +149,8 @@ def _seconds_and_queries(
     if isinstance(stage.gradient, EnsembleKalman):
         return _ensemble_seconds(stage.gradient, objective, network)
     if not isinstance(stage.gradient, ZerothOrder):
-        return median_seconds(lambda: stage.gradient(network, objective, 0)), 1, 0
+        queries = stage.gradient(network, objective, 0).queries
+        return median_seconds(lambda: stage.gradient(network, objective, 0)), queries, 0
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
     chunk = workers.probes_per_pass(cut.chunk, active)
     oracle = WeightOracle(network, objective, chunk)
@@ -228,7 +229,8 @@ def _steps_per_query(stage: Stage, network: nn.Module) -> int:
         with torch.no_grad():
             stage.objective_at(0)(network, 1)
     else:
-        stage.gradient(network, stage.objective_at(0), 0)
+        queries = stage.gradient(network, stage.objective_at(0), 0).queries
+        return (stage.counter.steps - before) // queries
     return stage.counter.steps - before
 
 
