@@ -73,6 +73,7 @@ LABELS = {
     "PUSH": Label("backprop", pushed=True),
     "ID": Label("backprop", way="identity"),
     "EMU": Label("backprop", way="emulator"),
+    "CV": Label("backprop", way="random"),
     "ZO-weights": Label("zo"),
     "ZO-weights-scratch": Label("zo", always_scratch=True),
     "ZO-interface": Label("backprop", way="as set"),

@@ -26,7 +26,7 @@ from zopde.studies.correct.counted import (
     prices_of_interface,
     queries_of_cut,
 )
-from zopde.studies.correct.cut import Interface, coloured_of, open_interface
+from zopde.studies.correct.cut import Interface, coloured_of, corrected, open_interface
 from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.emulator import (
     iterations_of_fits,
@@ -195,7 +195,15 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
     """
     if name not in opened.cuts:
         return None, 0.0, 0
-    cut, whole, problem = opened.cuts[name], 1, opened.problem
+    return _sample_of(opened, opened.cuts[name])
+
+
+def _sample_of(opened: Opened, cut: InterfaceCut) -> tuple[Interface, float, int]:
+    """The same of a cut."""
+    whole, problem = 1, opened.problem
+    if cut.way == "random" and cut.around != "identity":
+        base, seconds, steps = _sample_of(opened, replace(cut, way=cut.around))
+        return corrected(cut, problem, 0, base=base), seconds, steps
     if cut.way == "tangent":
         like, inputs = problem.train.states, problem.variables
         fit, _ = fit_and_product(cut, problem.solver, inputs, like)
