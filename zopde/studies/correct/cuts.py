@@ -60,10 +60,10 @@ class InterfaceCut:
     regressed way, drawn at random, is compared with the solver, see `zopde.interface.Watch`. Where
     the cosine is below `watch_below`, or a tangent's relative error above `watch_error`, the
     tangent is refitted at that state, and if its error there is still above `stop_error`,
-    `fallback` serves, or the run ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them;
-    after that, and with the emulator and the regressed way at once, `fallback` serves until a later
-    look finds agreement. A product of the coloured way is compared as often, and its radius grows
-    where it is wrong. The steps of these looks are counted apart.
+    `fallback` serves, or the run ends. With a bank, the state becomes a snapshot, up to
+    `more_snapshots` of them; after that, and with the emulator and the regressed way at once,
+    `fallback` serves until a later look finds agreement. A product of the coloured way is compared
+    as often, and its radius grows where it is wrong. The steps of these looks are counted apart.
     `mu` is in standard deviations of the training data, `mu_of` each channel by itself; "mean",
     their root mean square over the channels, is for runs of before. A solver call takes at most
     `states` states.
