@@ -135,3 +135,43 @@ def test_one_direction_has_no_standard_error(quadratic):
 def test_raises(arguments, words, quadratic):
     with pytest.raises(InputError, match=words):
         rge(quadratic(), **{"num_directions": 2, "mu": 1e-3, "generator": seeded(), **arguments})
+
+
+def test_projected_slopes_are_the_projected_gradient_exact(quadratic):
+    """Whatever is measured along the directions is kept, and nothing is invented beside them."""
+    oracle = quadratic(12)
+    for count in (1, 5, 12, 30):
+        found = rge(oracle, count, 1.0, seeded(), "rademacher", "central", combine="project")
+        rows = SAMPLERS["rademacher"](count, 12, seeded(), torch.get_default_dtype()).double()
+        onto = torch.linalg.pinv(rows) @ rows
+        torch.testing.assert_close(found.gradient, onto @ oracle.gradient)
+        assert found.queries == 2 * count
+        assert found.standard_error is None
+        assert found.directions == count
+        cosine = torch.cosine_similarity(found.gradient, oracle.gradient, dim=0)
+        assert cosine == pytest.approx(
+            float((onto @ oracle.gradient).norm() / oracle.gradient.norm())
+        )
+        other = rge(oracle, count, 1.0, seeded(), "rademacher", "central").gradient
+        assert cosine >= torch.cosine_similarity(other, oracle.gradient, dim=0) - 1e-9
+    torch.testing.assert_close(found.gradient, oracle.gradient)
+
+
+def test_a_projection_leaves_out_probes_that_failed(quadratic):
+    class Failing(quadratic):
+        def directions(self, directions, mu):
+            losses = super().directions(directions, mu)
+            losses[2] = torch.nan
+            return losses
+
+    found = rge(Failing(4), 7, 1.0, seeded(), scheme="central", failed="drop", combine="project")
+    torch.testing.assert_close(found.gradient, quadratic(4).gradient, atol=1e-4, rtol=1e-4)
+    assert (found.directions, found.failed) == (6, 2)
+
+
+def test_some_coordinates_are_projected_alone(quadratic):
+    oracle, active = quadratic(), torch.tensor([3, 0])
+    found = rge(oracle, 6, 1.0, seeded(), scheme="central", indices=active, combine="project")
+    exact = torch.zeros(5, dtype=torch.float64)
+    exact[active] = oracle.gradient[active]
+    torch.testing.assert_close(found.gradient, exact, atol=1e-5, rtol=1e-5)

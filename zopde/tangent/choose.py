@@ -64,12 +64,13 @@ def choose(
     return "bank" if coloured is None else "coloured"
 
 
-def check_learnable(name: str, domain: Domain) -> None:
-    """Require a domain on which a tangent can be learned."""
+def check_learnable(name: str, domain: Domain, way: str = "tangent") -> None:
+    """Require a domain on which a tangent can be learned, or an emulator."""
     if isinstance(domain, Mesh):
-        expected = "another way: a tangent is made of convolutions, which a mesh has not"
+        what = "an emulator" if way == "emulator" else "a tangent"
+        expected = f"another way: {what} is made of convolutions, which a mesh has not"
         remedy = "take coloured, or auto, which chooses"
-        raise InputError(name, got="'tangent' on a mesh", expected=expected, remedy=remedy)
+        raise InputError(name, got=f"{way!r} on a mesh", expected=expected, remedy=remedy)
 
 
 def told(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zopde.contracts import Network, Objective
 from zopde.interface import Variable
@@ -115,9 +115,21 @@ def fit(
     share: float = 1.0,
 ) -> None:
     """Train a tangent on pairs, in place, from its checkpoint in `folder` if there is one."""
+    fit_to(tangent, batches(pairs, seed), iterations, folder, watcher or Silent(), title, share)
+
+
+def fit_to(
+    network: nn.Module,
+    objective_at: Callable[[int], Objective],
+    iterations: int,
+    folder: Path,
+    watcher: Progress,
+    title: str,
+    share: float = 1.0,
+) -> None:
+    """Train a multigrid in place; `share` is of the usual learning rate."""
     optimise = Optimise("muon", _LR * share, int(_RISE * iterations), _CLIP)
     with torch.enable_grad():  # a refit is made within a backward pass
         fit_watched(
-            *(tangent, batches(pairs, seed), Backprop(), optimise, iterations, folder),
-            *(watcher or Silent(), title),
+            *(network, objective_at, Backprop(), optimise, iterations, folder, watcher, title)
         )

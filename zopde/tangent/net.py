@@ -6,32 +6,23 @@ from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+from torch import Tensor
 
 from zopde.contracts import Domain, Forcing, State
 from zopde.interface.vjp import Variable
-from zopde.validate import check_count, checked
-
-_CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
-_RAISE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-PLACES = 4  # learned maps of position on every level
-_COARSENED = 4  # cells that an axis must have to be coarsened
-Gates = list[tuple[Tensor, Tensor]]
+from zopde.tangent.multigrid import PLACES, Gates, Multigrid
+from zopde.validate import checked
 
 
 @final
-class Tangent(nn.Module):
+class Tangent(Multigrid):
     """Predicts how a perturbation of a step's input changes its result.
 
         N(u, f) d  =  d_u + s M(u, f) [d_u / s, g d_f / s_f]   ~   J(u, f) d
 
-    M is a multigrid of convolutions without bias: it is linear in d. On each level, the result of
-    each convolution is multiplied, cell by cell, by 1 plus *gates*. A second, small network with
-    GELU makes the gates of the state and the forcing. So N is exactly linear in d, its transpose
-    is exact by back-propagation, and it depends on u and f as a network does. A new one is N d =
-    d_u. Axes are halved on each level until they have fewer than four cells, so that a change
-    anywhere can act everywhere, as a pressure solve does.
+    M is a `Multigrid` of convolutions without bias, whose gates are made of the state and the
+    forcing. So N is exactly linear in d, its transpose is exact by back-propagation, and it depends
+    on u and f as a network does. A new one is N d = d_u.
 
     Outside of the grid's mask d counts as 0, and N d is 0.
 
@@ -48,7 +39,6 @@ class Tangent(nn.Module):
     scale: Tensor
     drive: Tensor
     gain: Tensor
-    fluid: Tensor | None
 
     @checked
     def __init__(
@@ -61,93 +51,22 @@ class Tangent(nn.Module):
         width: int = 16,
         places: int = PLACES,
     ) -> None:
-        super().__init__()
-        check_count("width", width)
-        axes = len(grid.shape)
-        space = [1] * axes
-        self._periodic, self._forced = grid.periodic, forced
-        self._channels, self._forcings = len(grid.channels), len(grid.forcing_channels)
+        channels, forcings = len(grid.channels), len(grid.forcing_channels)
+        moved = channels + forced * forcings
+        super().__init__(grid, channels + forcings, moved, channels, width, places)
+        self._forced, self._channels, self._forcings = forced, channels, forcings
+        space = [1] * len(grid.shape)
         self.register_buffer("scale", scale.reshape(-1, *space).clone())
         drive = scale.new_ones(0) if forcing_scale is None else forcing_scale
         self.register_buffer("drive", drive.reshape(-1, *space).clone())
         self.register_buffer("gain", torch.tensor(float(gain)).to(scale))
-        self.register_buffer("fluid", grid.fluid, persistent=False)
-        shapes = [grid.shape]
-        while max(shapes[-1]) >= _COARSENED:
-            shapes.append(
-                tuple(-(-n // s) for n, s in zip(shapes[-1], _strides(shapes[-1]), strict=True))
-            )
-        self.shapes = shapes
-        seen, moved = self._channels + self._forcings, self._channels + forced * self._forcings
-
-        def kernel(outputs: int, inputs: int, size: int | tuple[int, ...] = 3) -> nn.Parameter:
-            sizes = (size,) * axes if isinstance(size, int) else size
-            weight = torch.empty(outputs, inputs, *sizes)
-            return nn.Parameter(nn.init.kaiming_normal_(weight, nonlinearity="linear"))
-
-        def kernels(inputs: int, fewer: int = 0) -> nn.ParameterList:
-            return nn.ParameterList(kernel(width, inputs) for _ in shapes[fewer:])
-
-        halves = [_strides(shape) for shape in shapes[:-1]]
-        self.enter = kernel(width, moved)
-        self.down = nn.ParameterList(kernel(width, width, half) for half in halves)
-        self.along = kernels(width, 1)
-        self.up = nn.ParameterList(kernel(width, width, half) for half in halves)
-        self.back = nn.ParameterList(kernel(width, 2 * width) for _ in halves)
-        self.leave = nn.Parameter(torch.zeros(self._channels, width, *[3] * axes))
-        # The gates
-        self.places = nn.ParameterList(torch.zeros(places, *shape) for shape in shapes)
-        self.look = nn.ParameterList(
-            kernel(width, (width if n else seen) + places) for n in range(len(shapes))
-        )
-        self.shift = nn.ParameterList(torch.zeros(width) for _ in shapes)
-        self.drop = nn.ParameterList(kernel(width, width, half) for half in halves)
-        self.open = nn.ParameterList(torch.zeros(2 * width, width, *space) for _ in shapes)
-        self._conv, self._raise = _CONVOLVE[axes - 1], _RAISE[axes - 1]
 
     def gates(self, state: State, forcing: Forcing | None = None) -> Gates:
         """What the convolutions are multiplied by at every state: (batch, width, *space) each."""
         seen = state / self.scale
         if forcing is not None:
             seen = torch.cat([seen, forcing / self.drive], dim=1)
-        made: Gates = []
-        for n, shape in enumerate(self.shapes):
-            if n:
-                seen = self._coarser(seen, self.drop[n - 1], self.shapes[n - 1])
-            maps = self.places[n].expand(len(seen), *self.places[n].shape)
-            kernel = self.look[n]
-            seen = self._same(torch.cat([seen, maps], dim=1), kernel)
-            seen = F.gelu(seen + self.shift[n].view(-1, *[1] * len(shape)))
-            first, second = self._conv(seen, self.open[n]).chunk(2, dim=1)
-            made.append((1 + first, 1 + second))
-        return made
-
-    def push(
-        self, gates: Gates, moved: Float[Tensor, "batch directions varied *space"]
-    ) -> Float[Tensor, "batch directions channel *space"]:
-        """The prediction for several perturbations of every state, all in standard deviations."""
-        batch, many = moved.shape[:2]
-
-        def gated(x: Tensor, gate: Tensor) -> Tensor:
-            product: Tensor = x.unflatten(0, (batch, many)) * gate[:, None]
-            return product.flatten(0, 1)
-
-        flat = moved.flatten(0, 1)
-        x = gated(self._same(flat, self.enter), gates[0][0])
-        skips = [x]
-        for n, shape in enumerate(self.shapes[:-1]):
-            x = self._coarser(x, self.down[n], shape)
-            x = gated(self._same(x, self.along[n]), gates[n + 1][0])
-            skips.append(x)
-        for n in reversed(range(len(self.shapes) - 1)):
-            shape = self.shapes[n]
-            fine = self._raise(x, self.up[n], stride=_strides(shape))
-            for axis, cells in enumerate(shape, start=2):
-                fine = fine.narrow(axis, 0, cells)
-            x = self._same(torch.cat([fine, skips[n]], dim=1), self.back[n])
-            x = gated(x, gates[n][1])
-        out: Tensor = self._same(x, self.leave).unflatten(0, (batch, many))
-        return out
+        return self.gates_of(seen)
 
     def forward(
         self,
@@ -181,24 +100,3 @@ class Tangent(nn.Module):
         predicted = self.scale * self.push(gates, moved)
         predicted = perturbation + predicted if of_state else predicted
         return predicted if self.fluid is None else torch.where(self.fluid, predicted, 0.0)
-
-    def _same(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """A convolution of width 3 that keeps the shape."""
-        if not any(self._periodic):
-            return self._conv(x, kernel, padding=1)
-        around = [int(periodic) for periodic in reversed(self._periodic) for _ in range(2)]
-        x = F.pad(x, around, mode="circular")
-        return self._conv(x, kernel, padding=tuple(int(not p) for p in self._periodic))
-
-    def _coarser(self, x: Tensor, kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A convolution over pairs of cells; an odd axis gets one cell more."""
-        strides = _strides(shape)
-        for axis, (cells, stride) in enumerate(zip(shape, strides, strict=True)):
-            if cells % stride:
-                first = x.narrow(axis + 2, 0, 1)
-                x = torch.cat([x, first if self._periodic[axis] else first * 0], dim=axis + 2)
-        return self._conv(x, kernel, stride=strides)
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(2 if cells >= _COARSENED else 1 for cells in shape)

@@ -18,7 +18,8 @@ from zopde.interface.vjp import Probing, Variable
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator, global_stream
 from zopde.tangent.fit import fit, held_out_error
-from zopde.tangent.net import PLACES, Tangent
+from zopde.tangent.multigrid import PLACES
+from zopde.tangent.net import Tangent
 from zopde.tangent.pairs import Pairs, PairStore, joined
 from zopde.validate import check_count, check_positive
 
@@ -132,7 +133,7 @@ def learn(
         pairs, held = ({v: both[k] for v, both in split.items()} for k in (0, 1))
         share = 1.0 if tangent is None else _WARM
         if tangent is None:
-            places = PLACES if _varies(solver, state, forcing) else 0
+            places = PLACES if varies(solver, state, forcing) else 0
             sizes = probing["state"].mu, learning.width, places
             tangent = _new(solver, scale, forcing, pairs, *sizes, seed)
             unlearned = {v: held_out_error(tangent, part) for v, part in held.items()}
@@ -176,7 +177,7 @@ def _new(
     """A tangent that knows the sizes of things, and nothing else."""
     drive, gain = None, 1.0
     if forcing is not None:
-        drive = channel_scale(solver.grid.fluid_values(forcing).transpose(0, 1).flatten(1), mu)
+        drive = sizes_of(solver, forcing, mu)
     forced = pairs.get("forcing")
     if forced is not None and drive is not None:
         _, _, moved, response = forced.at(torch.arange(len(forced)))
@@ -189,7 +190,12 @@ def _new(
         return Tangent(*like).to(scale)
 
 
-def _varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:
+def sizes_of(solver: Solver, forcing: Forcing, mu: float) -> Tensor:
+    """(forcing_channel,), what a forcing is divided by."""
+    return channel_scale(solver.grid.fluid_values(forcing).transpose(0, 1).flatten(1), mu)
+
+
+def varies(solver: Solver, state: State, forcing: Forcing | None) -> bool:
     """Whether the step depends on where things are; two solver steps for a periodic domain."""
     grid = solver.grid
     if not all(grid.periodic) or grid.fluid is not None:

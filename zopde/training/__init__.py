@@ -3,6 +3,7 @@
 from zopde.training.callbacks import Callback, Event, TensorBoardCallback, TrackioCallback
 from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise, Updating, cosine
 from zopde.training.ensemble import EnsembleKalman, HasResiduals
+from zopde.training.forward import ForwardGradient
 from zopde.training.gradients import (
     CrossEntropy,
     Masked,
@@ -24,6 +25,7 @@ __all__ = [
     "EnsembleKalman",
     "Event",
     "Fitted",
+    "ForwardGradient",
     "Gradient",
     "GradientSource",
     "HasResiduals",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from zopde.sparsity import Masks
 from zopde.training.descent import Gradient, GradientSource
 from zopde.zo import cge, rge
 from zopde.zo.cge import Failed, Scheme
+from zopde.zo.rge import Combine
 
 
 class NetworkOracle(Oracle, Protocol):
@@ -82,13 +83,15 @@ class RandomDirections:
     scheme: Scheme  # "forward" or "central"
     oracle_at: OracleAt  # what evaluates the losses
     seed: int  # decides the directions, together with the iteration
+    combine: Combine = "average"  # how their slopes become a gradient; see `rge`
 
     def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
         """q queries, and one for the base."""
         oracle = self.oracle_at(network, objective)
         oracle.at(iteration)
         draw = generator(self.seed, "probes", iteration)
-        estimate = rge(oracle, self.num_directions, self.mu, draw, scheme=self.scheme)
+        how: dict[str, Any] = {"scheme": self.scheme, "combine": self.combine}
+        estimate = rge(oracle, self.num_directions, self.mu, draw, **how)
         oracle.set_gradient(estimate.gradient)
         return Gradient(_number(estimate.loss), estimate.queries, checked=dict(oracle.checked))
 

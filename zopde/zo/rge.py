@@ -16,6 +16,8 @@ from zopde.validate import check_count, check_positive, checked
 from zopde.zo.cge import Failed, Scheme, check_indices, count_failed, one_sided
 from zopde.zo.estimate import Estimate
 
+Combine = Literal["average", "project"]
+"""How slopes along directions become a gradient; see `rge`."""
 SamplerName = Literal["gaussian", "sphere", "rademacher"]
 
 Sampler = Callable[[int, int, Generator, torch.dtype], Float[Tensor, "count d"]]
@@ -63,6 +65,28 @@ def rademacher(
 
 SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "rademacher": rademacher}
 
+
+def combined(
+    directions: Float[Tensor, "q d"], slopes: Float[Tensor, " q"], combine: Combine
+) -> Float[Tensor, " d"]:
+    """Make a gradient of slopes along directions.
+
+        average:  g = (1/q) V^T s                          unbiased, where E[u u^T] = I
+        project:  g = V^T (V V^T)^+ s = argmin |V g - s|   the projection onto the directions
+
+    Args:
+        directions: V, a direction in every row.
+        slopes: s, the derivative along each.
+        combine: "average" or "project".
+    """
+    if combine == "average":
+        return slopes @ directions.to(slopes) / len(slopes)
+    rows = directions.double()
+    solved = torch.linalg.pinv(rows @ rows.T, hermitian=True) @ slopes.to(rows)
+    gradient: Tensor = (solved @ rows).to(slopes)
+    return gradient
+
+
 _ENTRIES = 2**24  # of the directions that are held at once: 64 MiB in single precision
 
 
@@ -76,6 +100,7 @@ def rge(
     scheme: Scheme = "forward",
     failed: Failed = "keep",
     indices: Int[Tensor, " k"] | None = None,
+    combine: Combine = "average",
 ) -> Estimate:
     """Estimate the gradient of a black box l at theta along q random directions.
 
@@ -85,9 +110,16 @@ def rge(
     with E[u u^T] = I for every sampler. (Chen et al., ICLR 2024, eq. 1.) With `indices` the
     directions are those of the k coordinates, zero elsewhere, and so is the estimate.
 
-    Bias: O(mu^2) for both, none on a quadratic, since u and -u are as likely. Variance: about
-    |grad l|^2 / q in every coordinate, whatever mu is, the gradient that of the coordinates
-    in `indices`; the forward scheme adds one of order mu^2.
+    With `combine="project"` it is the least-squares estimate from the same differences s_j:
+
+        g = V^T (V V^T)^+ s,    the rows of V the directions
+
+    That is the gradient, projected onto the directions. Nothing in their span is nearer to it. It
+    is shorter by sqrt(q / d) or so, and exact where they are d independent ones.
+
+    Bias of the average: O(mu^2) for both, none on a quadratic, since u and -u are as likely.
+    Variance: about |grad l|^2 / q in every coordinate, whatever mu is, the gradient that of the
+    coordinates in `indices`; the forward scheme adds one of order mu^2.
     Queries: forward q + 1, central 2 q, and the base where a side is lost. Randomness:
     `generator`, in float32 or in torch's default dtype; two calls with generators in the same
     state take the same directions, which a difference of two gradients (a Hessian-vector
@@ -107,11 +139,13 @@ def rge(
             side that is left makes a one-sided difference. Without any, every coordinate in
             `indices` is `unknown`.
         indices: (k,) integer coordinates, each at most once; None takes all.
+        combine: "average" or "project"; for the latter all directions are in memory at once.
 
     Returns:
         `Estimate` with gradient (d,), the queries used, l(theta) for "forward", and
         standard_error (d,): the sample standard deviation of the q terms, over sqrt(q).
-        With one direction there is none: None. `Estimate.interval` makes intervals of it.
+        With one direction, or a projection, there is none: None. `Estimate.interval` makes
+        intervals of it.
 
     Raises:
         InputError: If q is no whole number >= 1, mu is not positive, a name is unknown, or an
@@ -136,6 +170,7 @@ def rge(
         base = oracle.base() if scheme == "forward" else None
         middle, num_failed = base, 0 if base is None else count_failed(base)
         terms, left = _Terms(), num_directions
+        kept = list[tuple[Tensor, Tensor]]()  # directions and slopes, to be projected
         while left:
             count = min(left, max(1, _ENTRIES // max(d, 1)))
             left -= count
@@ -155,9 +190,15 @@ def rge(
             if num_failed and failed == "drop":
                 known = slope.isfinite()
                 slope, along = slope[known], along[known.to(along.device)]
-            if len(slope):
+            if len(slope) and combine == "project":
+                kept.append((along.to(slope.device), slope))
+            elif len(slope):
                 terms.add(slope[:, None] * along.to(slope.device))
     queries = (2 if scheme == "central" else 1) * num_directions + (middle is not None)
+    if kept:
+        rows, slopes = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        found = Estimate(combined(rows, slopes, combine), queries, base, None, num_failed)
+        return replace(found, directions=len(slopes), checking=checks.queries)
     if not terms.count:
         nothing = torch.zeros(d, dtype=ahead.dtype, device=ahead.device)
         unknown = _among(torch.ones(1, len(indices), dtype=torch.bool), indices, d)[0]

@@ -53,7 +53,8 @@ class QuerySettings:
     pruned (FO-sparse-weights); `score` shares the rest out over the layers, once, on
     `score_images` images of each class, "zo-grasp" from `score_directions` directions (a method
     with back-propagation takes its exact twin "grasp"). The mask is drawn anew every
-    `resample`. `directions` is RGE's q; 0: as many as weights. `chunk` probes share a pass.
+    `resample`. `directions` is RGE's q; 0: as many as weights; `combine` says how these
+    become a gradient, see `zopde.rge`. `chunk` probes share a pass.
     """
 
     mu: limits.Difference = 5e-3
@@ -64,6 +65,7 @@ class QuerySettings:
     score_images: limits.Count = 25
     resample: limits.Length = "5 epochs"
     directions: limits.Whole = 0
+    combine: Literal["average", "project"] = "average"
     chunk: limits.Count = 32
 
 

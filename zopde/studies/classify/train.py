@@ -162,7 +162,8 @@ def gradient_of(
     if label.gradient == "rge":
         q = queries.directions or total
         oracles = opened.workers.oracle_at(queries.chunk, q, pool)
-        directions = RandomDirections(q, queries.mu, queries.scheme, oracles, seed)
+        how = queries.mu, queries.scheme, oracles, seed, queries.combine
+        directions = RandomDirections(q, *how)
         return RunningStatistics(directions)
     masks = masks or RandomMasks(total, sparsity=0.0, every=1, seed=seed)
     oracles = opened.workers.oracle_at(queries.chunk, masks.active, pool)

@@ -32,7 +32,8 @@ from zopde.interface.coloured import STEPS_OF_A_CHECK
 from zopde.interface.identity import check_source
 from zopde.seeding import generator
 from zopde.studies.correct.bank import BankAt, check_bank
-from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.cuts import EmulatorCut, InterfaceCut
+from zopde.studies.correct.emulator import EmulatorAt
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.loss import check_judged
@@ -86,9 +87,10 @@ def check_suits(opened: Opened) -> None:
                 got=list(cut.radius),
                 expected=f"{axes} numbers of cells, one for each axis, or none",
             )
+        ways = cut.ways
         if cut.way == "identity" and "forcing" in problem.variables:
             check_source(problem.solver.grid)
-        if cut.way == "bank":
+        if "bank" in ways:
             check_bank(cut, problem.solver.grid, problem.variables)
         if cut.way == "auto" and not cut.hears_above(opened.chance):
             raise InputError(
@@ -98,18 +100,24 @@ def check_suits(opened: Opened) -> None:
                 expected="noise of at most a tenth of interface.mu",
                 remedy="give the solver with_seed(seed), or name a way that bears noise",
             )
-        if cut.way == "tangent":
-            check_learnable("interface.way", problem.solver.grid)
-        if cut.way in ("tangent", "auto"):
+        if learned := {"tangent", "emulator"}.intersection(ways):
+            name = "interface.around" if cut.way == "random" else "interface.way"
+            check_learnable(name, problem.solver.grid, learned.pop())
+        if {"tangent", "auto"}.intersection(ways):
             learning_of(cut).bases(cut.sides, len(problem.variables), "interface.budget")
-        watched = cut.way in ("bank", "tangent", "regressed")
+        watched = {"bank", "tangent", "regressed", "emulator"}.intersection(ways)
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
     check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
 
 
 def open_interface(
-    cut: InterfaceCut, problem: Problem, seed: int, unroll: int, keeping: Keeping | None = None
+    cut: InterfaceCut,
+    problem: Problem,
+    seed: int,
+    unroll: int,
+    keeping: Keeping | None = None,
+    emulator: EmulatorCut | None = None,
 ) -> Interface:
     """Measure what a way needs to know; a function of (cut, data, seed, steps of an unroll)."""
     assert cut.way != "auto", "see `ways.decided`"
@@ -122,9 +130,11 @@ def open_interface(
         return Fitted(0, 0, steps, time.monotonic() - began, checked=compared)
 
     if cut.way == "random":
-        drawn = _RandomAt(cut, problem, seed, keeping.executor)
-        note = f"{cut.directions} directions; error grows with training.unroll{odd}"
-        return Interface(drawn, cost(0), note, variance=drawn.variance)
+        base = None
+        if cut.around != "identity":
+            inner = replace(cut, way=cut.around)
+            base = open_interface(inner, problem, seed, unroll, keeping, emulator)
+        return corrected(cut, problem, seed, keeping.executor, base)
     if cut.way == "identity":
         return Interface(always(IdentityPullback()), cost(0), "the gradient passes as it is")
     if cut.way == "dense":
@@ -145,10 +155,13 @@ def open_interface(
         fallback = _dense(cut, problem, keeping.executor)
     before, products = counter.steps, products_of(problem.injection, unroll, problem.every)
     what = cut, problem, counter, seed, products, keeping, fallback
-    watched: BankAt | TangentAt | _RegressedAt
+    watched: BankAt | TangentAt | _RegressedAt | EmulatorAt
     if cut.way == "bank":
         watched = BankAt(*what)
         spent = cost(before + watched.solver_steps)
+    elif cut.way == "emulator":
+        watched = EmulatorAt(cut, emulator or EmulatorCut(), *what[1:])
+        spent = cost(counter.steps)
     else:
         watched = TangentAt(*what) if cut.way == "tangent" else _RegressedAt(*what)
         spent = cost(counter.steps)
@@ -159,21 +172,45 @@ def open_interface(
     return Interface(watched, spent, f"{watched.note}{odd}", *saw, of_a_look=look)
 
 
+def corrected(
+    cut: InterfaceCut,
+    problem: Problem,
+    seed: int,
+    executor: Executor | None = None,
+    base: Interface | None = None,
+) -> Interface:
+    """What corrects an interface by queries; None is the identity."""
+    drawn = _RandomAt(cut, problem, seed, executor, None if base is None else base.pullback_at)
+    note = f"{cut.directions} directions; error grows with training.unroll"
+    if base is None:
+        note += problem.odd_channels(cut)
+        return Interface(drawn, Fitted(0, 0, 0, 0.0), note, variance=drawn.variance)
+    note = f"{note}; around: {base.note}"
+    return replace(base, pullback_at=drawn, note=note, variance=drawn.variance)
+
+
 class _RandomAt:
     """Fresh directions at every iteration, and how far off the latest products were."""
 
     def __init__(
-        self, cut: InterfaceCut, problem: Problem, seed: int, executor: Executor | None
+        self,
+        cut: InterfaceCut,
+        problem: Problem,
+        seed: int,
+        executor: Executor | None,
+        around_at: PullbackAt | None,
     ) -> None:
         self._cut, self._seed, self._executor = cut, seed, executor
+        self._around_at = around_at
         self._scales = problem.scales(cut)
         self._pullbacks: dict[Variable, CorrectedPullback] = {}
 
     def __call__(self, iteration: int) -> Pullback:
         draws, cut = generator(self._seed, "probes", iteration), self._cut
+        around = self._around_at and self._around_at(iteration)
         self._pullbacks = {
             variable: CorrectedPullback(
-                draws, cut.directions, None, cut.mu, cut.scheme, cut.states, scale, self._executor
+                draws, cut.directions, around, cut.mu, cut.scheme, cut.states, scale, self._executor
             )
             for variable, scale in self._scales.items()
         }

@@ -49,21 +49,23 @@ class InterfaceCut:
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "regressed"
     (as coloured, but every probe moves all entries, and least squares tell them apart: for solvers
     with noise, see `zopde.RegressedPullback`), "dense"
-    (every entry by itself), "random" (the identity, corrected along so many `directions`, see
-    `zopde.CorrectedPullback`), "tangent" (a network learns the derivative from at most `budget`
-    solver steps, until its error on pairs that were held out is `target`; `width` channels, `fit`
-    iterations; see `zopde.tangent.Tangent`), "bank" (Jacobians are measured once
-    at `snapshots` states of the training data and found again by `lookup`, see
+    (every entry by itself), "random" (the identity, or what `around` names, corrected along so
+    many `directions`, see `zopde.CorrectedPullback`), "tangent" (a network learns the derivative
+    from at most `budget` solver steps, until its error on pairs that were held out is `target`;
+    `width` channels, `fit` iterations; see `zopde.tangent.Tangent`), "bank" (Jacobians are measured
+    once at `snapshots` states of the training data and found again by `lookup`, see
     `zopde.BankPullback`), "identity" (not at all: the gradient is passed on as it is, see
-    `zopde.IdentityPullback`). A bank that would take more than `limit_gib` is refused.
-    Every `watch_every` iterations (0: never) one product of a bank, a tangent or the regressed way,
-    drawn at random, is compared with the solver, see `zopde.interface.Watch`. Where the cosine is
-    below `watch_below`, or a tangent's relative error above `watch_error`, the tangent is
-    refitted at that state, and if its error there is still above `stop_error`, `fallback` serves,
-    or the run ends. With a bank, the state becomes a snapshot, up to `more_snapshots` of them;
-    after that, and with the regressed way at once, `fallback` serves until a later look finds
-    agreement. A product of the coloured way is compared as often, and its radius grows where it is
-    wrong. The steps of these looks are counted apart.
+    `zopde.IdentityPullback`), "emulator" (a network learns the solver's answers, and its derivative
+    stands for the solver's; its settings are `[emu]`). A bank that would take more than `limit_gib`
+    is refused.
+    Every `watch_every` iterations (0: never) one product of a bank, a tangent, an emulator or the
+    regressed way, drawn at random, is compared with the solver, see `zopde.interface.Watch`. Where
+    the cosine is below `watch_below`, or a tangent's relative error above `watch_error`, the
+    tangent is refitted at that state, and if its error there is still above `stop_error`,
+    `fallback` serves, or the run ends. With a bank, the state becomes a snapshot, up to
+    `more_snapshots` of them; after that, and with the emulator and the regressed way at once,
+    `fallback` serves until a later look finds agreement. A product of the coloured way is compared
+    as often, and its radius grows where it is wrong. The steps of these looks are counted apart.
     `mu` is in standard deviations of the training data, `mu_of` each channel by itself; "mean",
     their root mean square over the channels, is for runs of before. A solver call takes at most
     `states` states.
@@ -74,7 +76,15 @@ class InterfaceCut:
 
     # How the product with the derivative of a step is got.
     way: Literal[
-        "auto", "coloured", "regressed", "dense", "bank", "random", "identity", "tangent"
+        "auto",
+        "coloured",
+        "regressed",
+        "dense",
+        "bank",
+        "random",
+        "identity",
+        "tangent",
+        "emulator",
     ] = "auto"
     mu: limits.Difference = 1e-3  # A probe moves an entry by so many standard deviations.
     mu_of: Literal["channel", "mean"] = "channel"  # Whether these are the channel's own.
@@ -83,6 +93,8 @@ class InterfaceCut:
     radius: tuple[limits.Whole, ...] = ()
     allow_bias: bool = False  # Whether a step may reach farther than `radius`.
     directions: limits.Count = 64  # The way random asks along so many.
+    # What the way random corrects.
+    around: Literal["identity", "bank", "tangent", "emulator"] = "identity"
     snapshots: limits.Count = 10  # A bank measures so many Jacobians.
     more_snapshots: limits.Whole = 0  # The watch may add so many.
     budget: limits.Count = 1280  # A tangent takes at most so many solver steps.
@@ -100,6 +112,11 @@ class InterfaceCut:
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)  # What one label has otherwise.
 
     @property
+    def ways(self) -> tuple[str, ...]:
+        """The way, and what it corrects."""
+        return (self.way, self.around) if self.way == "random" else (self.way,)
+
+    @property
     def sides(self) -> int:
         """Probes of an entry."""
         return 2 if self.scheme == "central" else 1
@@ -107,6 +124,48 @@ class InterfaceCut:
     def hears_above(self, noise: float) -> bool:
         """Whether a probe moves a state by ten times a noise, in standard deviations."""
         return 10 * noise <= self.mu
+
+
+@dataclass(frozen=True)
+class EmulatorCut:
+    """A network learns what the solver answers: the label EMU, and the way "emulator".
+
+    It is fitted to the stored states first, whose answers every label needs. Then, after one of
+    every `refit_every` iterations, it is fitted on: a share `visited` of each batch are states that
+    such iterations have visited, with the answers that their forward passes have paid for. See
+    `zopde.tangent.EmulatorPullback`. What watches it stands in `[interface]`.
+    """
+
+    width: limits.Count = 16  # Channels of the emulator.
+    fit: limits.Count = 400  # Iterations in which it is fitted to stored states.
+    refit: limits.Count = 20  # Iterations of a refit.
+    refit_every: limits.Whole = 10  # Iterations of the training from one to the next; 0: none.
+    visited: limits.PositiveShare = 0.5  # So much of a refit's batch was visited in the training.
+
+
+@dataclass(frozen=True)
+class ForwardCut:
+    """Exact slopes of the differentiable twin along random directions: the label FG.
+
+    An iteration unrolls the windows once for each of the `directions`. What they say of the
+    gradient is averaged (unbiased), or projected (least squares). See
+    `zopde.training.ForwardGradient`.
+    """
+
+    directions: limits.Count = 16  # Of an iteration.
+    combine: Literal["average", "project"] = "average"  # How slopes become a gradient.
+
+
+@dataclass(frozen=True)
+class CorrectedCut:
+    """A free or a learned derivative, corrected by a few queries: the label CV.
+
+    It is the way "random" around `base`, whose own settings hold: those of a bank and of a tangent
+    in `[interface]`, those of an emulator in `[emu]`. See `zopde.CorrectedPullback`.
+    """
+
+    base: Literal["identity", "bank", "tangent", "emulator"] = "emulator"  # What is corrected.
+    directions: limits.Count = 16  # Queries of a product; twice as many with the central scheme.
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,24 @@ from zopde.validate import check_choice
 class Label:
     """One row of the table."""
 
-    # "none" (nothing is trained), "backprop", "zo", or, without a gradient, "eki" or "etki"
-    gradient: Literal["none", "backprop", "zo", "eki", "etki"]
+    # "none" (nothing is trained), "backprop", "zo", "forward" (slopes along random directions), or,
+    # without a gradient, "eki" or "etki"
+    gradient: Literal["none", "backprop", "zo", "forward", "eki", "etki"]
     unrolled: bool = True  # false trains on one step of stored data
     twin: bool = False  # steps the differentiable twin instead of the black box
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
     # or "as set", by `interface.way`
     way: Literal[
-        "", "as set", "identity", "coloured", "regressed", "dense", "bank", "random", "tangent"
+        "",
+        "as set",
+        "identity",
+        "coloured",
+        "regressed",
+        "dense",
+        "bank",
+        "random",
+        "tangent",
+        "emulator",
     ] = ""
     pushed: bool = False  # judges the last step of its own windows alone; see `PushSettings`
     always_scratch: bool = False  # starts from scratch even where the others start from NON
@@ -47,8 +57,8 @@ class Label:
 
     @property
     def back_propagates_windows(self) -> bool:
-        """Whether it takes the gradient of the loss of an unroll; NON and PUSH have their own."""
-        return self.gradient == "backprop" and self.unrolled and not self.pushed
+        """Whether it differentiates the loss of an unroll; NON and PUSH have their own."""
+        return self.gradient in ("backprop", "forward") and self.unrolled and not self.pushed
 
     @property
     def through_solver(self) -> bool:
@@ -62,6 +72,8 @@ LABELS = {
     "NOG": Label("backprop"),
     "PUSH": Label("backprop", pushed=True),
     "ID": Label("backprop", way="identity"),
+    "EMU": Label("backprop", way="emulator"),
+    "CV": Label("backprop", way="random"),
     "ZO-weights": Label("zo"),
     "ZO-weights-scratch": Label("zo", always_scratch=True),
     "ZO-interface": Label("backprop", way="as set"),
@@ -73,6 +85,7 @@ LABELS = {
     "ZO-random": Label("backprop", way="random"),
     "EKI": Label("eki"),
     "ETKI": Label("etki"),
+    "FG": Label("forward", twin=True),
     "SOL": Label("backprop", twin=True),
 }
 """Row of the table of results -> what sets it apart from the others."""

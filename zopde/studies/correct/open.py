@@ -197,6 +197,8 @@ def _opened(
         weights=config.zo,
         interface=config.interface,
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
+        emulator=config.emu,
+        forward=config.fg,
         ensemble=config.eki,
         ensemble_iterations=planned.schedule(*unrolled, config.eki.length, optimise).iterations,
         labels=run.labels,

@@ -26,8 +26,13 @@ from zopde.studies.correct.counted import (
     prices_of_interface,
     queries_of_cut,
 )
-from zopde.studies.correct.cut import Interface, coloured_of, open_interface
+from zopde.studies.correct.cut import Interface, coloured_of, corrected, open_interface
 from zopde.studies.correct.cuts import InterfaceCut
+from zopde.studies.correct.emulator import (
+    iterations_of_fits,
+    seconds_of_iteration,
+    unfitted_products,
+)
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened, Problem
@@ -144,7 +149,8 @@ def _seconds_and_queries(
     if isinstance(stage.gradient, EnsembleKalman):
         return _ensemble_seconds(stage.gradient, objective, network)
     if not isinstance(stage.gradient, ZerothOrder):
-        return median_seconds(lambda: stage.gradient(network, objective, 0)), 1, 0
+        queries = stage.gradient(network, objective, 0).queries
+        return median_seconds(lambda: stage.gradient(network, objective, 0)), queries, 0
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
     chunk = workers.probes_per_pass(cut.chunk, active)
     oracle = WeightOracle(network, objective, chunk)
@@ -184,11 +190,20 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
     """An interface as the run's will be, and (seconds, solver steps) of getting ready.
 
     Of a bank one Jacobian is measured, and of a tangent nothing: its fit is timed on random
-    numbers, and its solver steps are the most that it may take. What a watch adds cannot be known.
+    numbers, and its solver steps are the most that it may take; the fits of an emulator are timed
+    on the stored states. What a watch adds cannot be known.
     """
     if name not in opened.cuts:
         return None, 0.0, 0
-    cut, whole, problem = opened.cuts[name], 1, opened.problem
+    return _sample_of(opened, opened.cuts[name])
+
+
+def _sample_of(opened: Opened, cut: InterfaceCut) -> tuple[Interface, float, int]:
+    """The same of a cut."""
+    whole, problem = 1, opened.problem
+    if cut.way == "random" and cut.around != "identity":
+        base, seconds, steps = _sample_of(opened, replace(cut, way=cut.around))
+        return corrected(cut, problem, 0, base=base), seconds, steps
     if cut.way == "tangent":
         like, inputs = problem.train.states, problem.variables
         fit, _ = fit_and_product(cut, problem.solver, inputs, like)
@@ -197,6 +212,13 @@ def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, floa
         seconds = fit + measuring / opened.workers.side_by_side
         look, free = 2 * cut.sides * len(inputs), Fitted(0, 0, 0, 0.0)
         return Interface(always(products), free, "", of_a_look=look), seconds, cut.budget
+    if cut.way == "emulator":
+        counter, settings = CountedSolver(problem.solver), opened.emulator
+        products = unfitted_products(problem, settings, cut.mu, counter)
+        iterations = iterations_of_fits(settings, opened.training.iterations)
+        seconds = iterations * seconds_of_iteration(problem, settings, cut.mu)
+        look, free = 2 * cut.sides * len(problem.variables), Fitted(0, 0, 0, 0.0)
+        return Interface(always(products), free, "", of_a_look=look), seconds, counter.steps
     if cut.way == "bank":
         whole, cut = cut.snapshots, replace(cut, snapshots=1, more_snapshots=0, watch_every=0)
     interface = open_interface(cut, problem, 0, opened.training.unroll)
@@ -215,7 +237,8 @@ def _steps_per_query(stage: Stage, network: nn.Module) -> int:
         with torch.no_grad():
             stage.objective_at(0)(network, 1)
     else:
-        stage.gradient(network, stage.objective_at(0), 0)
+        queries = stage.gradient(network, stage.objective_at(0), 0).queries
+        return (stage.counter.steps - before) // queries
     return stage.counter.steps - before
 
 

@@ -17,7 +17,14 @@ from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
 from zopde.hybrid.losses import LOSSES
 from zopde.studies import limits
-from zopde.studies.correct.cuts import EnsembleCut, InterfaceCut, WeightCut
+from zopde.studies.correct.cuts import (
+    CorrectedCut,
+    EmulatorCut,
+    EnsembleCut,
+    ForwardCut,
+    InterfaceCut,
+    WeightCut,
+)
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels, check_squares
 from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.push import PushSettings
@@ -175,7 +182,7 @@ class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
     They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `push`,
-    `zo`, `interface`, `eki` and `run`.
+    `zo`, `interface`, `emu`, `cv`, `fg`, `eki` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -189,6 +196,9 @@ class CorrectionConfig:
     push: PushSettings = field(default_factory=PushSettings)
     zo: WeightCut = field(default_factory=WeightCut)
     interface: InterfaceCut = field(default_factory=InterfaceCut)
+    emu: EmulatorCut = field(default_factory=EmulatorCut)
+    cv: CorrectedCut = field(default_factory=CorrectedCut)
+    fg: ForwardCut = field(default_factory=ForwardCut)
     eki: EnsembleCut = field(default_factory=EnsembleCut)
     run: RunSettings = field(default_factory=RunSettings)
 
@@ -249,6 +259,8 @@ class CorrectionConfig:
                 remedy="take another label: ZO-interface has any way",
             )
         shared = {**as_tree(self.interface), "labels": {}}
+        if label == "CV":
+            shared |= {"around": self.cv.base, "directions": self.cv.directions}
         return build(InterfaceCut, {**shared, **own, **fixed})
 
     @staticmethod

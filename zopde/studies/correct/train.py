@@ -47,6 +47,7 @@ from zopde.training import (
     ZerothOrder,
     not_measured,
 )
+from zopde.training.forward import ForwardGradient, has_forward_mode
 from zopde.training.loop import fit_watched
 from zopde.training.signal import Heard, share_of_look
 from zopde.training.validation import UNWATCHED
@@ -154,7 +155,7 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
         own = place.of(name, seed)
         keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, place.progress)
         cut, unroll = opened.cuts[name], opened.training.unroll
-        interface = open_interface(cut, opened.problem, seed, unroll, keeping)
+        interface = open_interface(cut, opened.problem, seed, unroll, keeping, opened.emulator)
         note(f"{name}, seed {seed}: {interface.note}")
         costs.append(interface.cost)
     failed = failures_of(opened.problem.solver) - before
@@ -196,11 +197,11 @@ def looks_of(opened: Opened, name: str) -> float:
     """What all looks at the noise of a label's gradients take, in gradients; 0 without any.
 
     There are none without the solver's derivative, which alone explodes, and none at products from
-    random directions: their own noise belongs to the iteration.
+    random directions, nor of FG: their own noise belongs to the iteration.
     """
     cut, training = opened.cuts.get(name), opened.training
     if cut is None:
-        through = name in LABELS and LABELS[name].twin
+        through = name in LABELS and LABELS[name].twin and LABELS[name].gradient == "backprop"
     else:
         through = cut.way not in ("random", "identity")
     if not (through and training.look_every):
@@ -230,6 +231,8 @@ def label_stage(
     stage = _backprop_stage(opened, schedule, solver, seed, interface)
     if label.gradient in ("eki", "etki"):
         return _ensemble_stage(opened, label.gradient, stage, seed)
+    if label.gradient == "forward":
+        return _forward_stage(opened, stage, network, seed)
     if label.gradient != "zo":
         return stage
     cut, every = opened.weights, iterations_in(opened.weights.resample, schedule.per_epoch)
@@ -242,6 +245,17 @@ def label_stage(
     failed: Failed = "drop" if opened.drop else "keep"
     gradient = ZerothOrder(masks, cut.mu, cut.scheme, oracles, cut.mu_relative, failed)
     return replace(stage, gradient=gradient)
+
+
+def _forward_stage(opened: Opened, stage: Stage, network: nn.Module, seed: int) -> Stage:
+    """The same windows; how the twin is differentiated is tried on one, which nobody counts."""
+    twin, cut = opened.problem.twin, opened.forward
+    assert twin is not None, "labels without a solver are left out before"
+    objective = opened.objective(
+        stage.schedule.windows(opened.problem, seed), twin, seed, 0, stage.schedule
+    )
+    forwards = has_forward_mode(network, objective)
+    return replace(stage, gradient=ForwardGradient(cut.directions, seed, cut.combine, forwards))
 
 
 def _ensemble_stage(
