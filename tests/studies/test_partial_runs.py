@@ -12,7 +12,7 @@ from zopde import Grid, InputError
 from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.open import open_correction
-from zopde.studies.correct.show import _until_measured
+from zopde.studies.correct.rollouts import until_measured
 from zopde.studies.report import write_report
 
 FIELDS = ("velocity_y", "velocity_x")
@@ -131,7 +131,7 @@ def test_pictures_end_where_the_reference_does_also_with_land():
     reference = torch.where(land, torch.nan, torch.zeros(5, 1, 3))
     reference[:3, 0, 1] = 2.0
     states = {"reference": reference, "SRC": torch.ones(5, 1, 3)}
-    assert [len(shown) for shown in _until_measured(states, grid).values()] == [3, 3]
+    assert [len(shown) for shown in until_measured(states, grid).values()] == [3, 3]
 
 
 @pytest.mark.parametrize(
