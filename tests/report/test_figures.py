@@ -140,6 +140,16 @@ def test_nine_labels_fit_on_a_page_and_nothing_overprints(grid):
             assert not one.padded(-1).overlaps(other.padded(-1))
 
 
+@pytest.mark.parametrize(("least", "scale"), [(0.1, "log"), (0.0, "linear"), (-1.0, "linear")])
+def test_a_loss_that_is_not_positive_is_on_a_linear_axis_exact(least, scale):
+    cost = np.arange(1, 9.0)
+    looks = np.where(cost % 4 == 0, least, np.nan)
+    for values, seen in ((np.linspace(2, least, 8), None), (cost, looks)):
+        figure = draw_loss_curves([CostCurve("NON", cost, cost, values, validation=seen)])
+        assert [axes.get_yscale() for axes in figure.axes] == [scale, scale]
+        assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
+
+
 def test_a_validation_has_the_colour_of_its_training_also_of_an_unknown_label():
     cost = np.arange(1, 9.0)
     looks = np.where(cost % 4 == 0, 1.5, np.nan)

@@ -79,11 +79,15 @@ def draw_learning_curves(curves: Sequence[CostCurve]) -> Figure:
 
 
 def draw_loss_curves(curves: Sequence[CostCurve]) -> Figure:
-    """Smoothed training loss against queries and against seconds, all axes logarithmic."""
-    figure, panels = cost_plots("training loss (running mean)", log_y=True)
-    for curve in curves:
-        values = np.asarray(curve.values)
-        smooth = running_mean(values, round(_SMOOTH * len(values)))
+    """Smoothed training loss against queries and against seconds, all axes logarithmic.
+
+    The loss is on a linear axis where it is zero or negative somewhere.
+    """
+    means = [running_mean(np.asarray(c.values), round(_SMOOTH * len(c.values))) for c in curves]
+    looks = [curve.validation for curve in curves if curve.validation is not None]
+    positive = not any((values <= 0).any() for values in (*means, *looks))
+    figure, panels = cost_plots("training loss (running mean)", log_y=positive)
+    for curve, smooth in zip(curves, means, strict=True):
         style, more = ("--", " (loss of one step)") if curve.apart else ("-", "")
         for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
             colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"

@@ -35,7 +35,7 @@ from zopde.studies.folder import (
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
 from zopde.training import Fitted
-from zopde.training.callbacks import Callback, Event
+from zopde.training.callbacks import Callback, Event, check_callbacks
 from zopde.training.history import Row
 from zopde.validate import check_folder_writable
 
@@ -192,6 +192,7 @@ def run_study(
     callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Do a whole job in a folder, from the settings to `metrics.json`, whose content it returns."""
+    check_callbacks(callbacks)
     keep_freed_memory()
     watcher, root = progress or watching(), Path(folder)
     with _new_folders(root):

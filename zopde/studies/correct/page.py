@@ -75,7 +75,9 @@ def page_of(run: FoundRun) -> Page:
         ),
         failures_section(run),
     ]
-    page = page_of_run(run, partial(_lead, rollouts.best if rollouts else None), sections)
+    loss = run.settings["training"].get("loss", "squares")  # earlier versions had no other
+    lead = partial(_lead, rollouts.best if rollouts else None, loss)
+    page = page_of_run(run, lead, sections)
     if rollouts is None:
         return page
     vtk = partial(save_vtk, states=rollouts.shown_states, grid=rollouts.grid)
@@ -98,7 +100,7 @@ def _before(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
     return start[0] + scoring[0], start[1] + scoring[1]
 
 
-def _lead(label: str | None, metrics: Metrics) -> str:
+def _lead(label: str | None, loss: str, metrics: Metrics) -> str:
     """What the best label that a black box can have has reached."""
     if label is None:
         return ""
@@ -108,8 +110,20 @@ def _lead(label: str | None, metrics: Metrics) -> str:
         f"{metrics['test_runs']} unseen runs of {metrics['steps']} steps, a network of "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}. Of the "
         f"labels that need no gradient of the solver, {label} errs least: a mean absolute error "
-        f"of {mean:.4g}{against}." + " The uncorrected solver errs less." * ((percent or 0) > 0)
+        f"of {mean:.4g}{against}."
+        + " The uncorrected solver errs less." * ((percent or 0) > 0)
+        + _lead_of_loss(loss, label, metrics)
     )
+
+
+def _lead_of_loss(loss: str, label: str, metrics: Metrics) -> str:
+    """What it was trained by, where that is not the squared error."""
+    if loss == "squares":
+        return ""
+    judged = metrics.get("loss", {})
+    reached = "" if judged.get(label) is None else f", which is {judged[label]:.4g} for it"
+    source = "" if judged.get("SRC") is None else f" and {judged['SRC']:.4g} uncorrected"
+    return f" It was trained by the loss {loss}{reached}{source}."
 
 
 def _result(run: FoundRun, rollouts: Rollouts | None) -> str:

@@ -17,7 +17,7 @@ from zopde.files import reading
 from zopde.interface import InterfaceSolver
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
-from zopde.progress import Progress
+from zopde.progress import Progress, Titled
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
@@ -162,7 +162,8 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
     interface = None
     if name in opened.cuts:
         own = place.of(name, seed)
-        keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, place.progress)
+        told = Titled(place.progress, f"{name}, seed {seed}")
+        keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, told)
         cut, unroll = opened.cuts[name], opened.training.unroll
         interface = open_interface(cut, opened.problem, seed, unroll, keeping)
         note(f"{name}, seed {seed}: {interface.note}")
