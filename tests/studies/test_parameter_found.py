@@ -147,7 +147,7 @@ def test_twins_with_a_seed_keep_in_the_same_place_exact():
 
 
 def domains():
-    flat = Grid((4, 6), (1.0, 2.0), 0.1, ("k", "nu"), units={"k": "m"})
+    flat = Grid((4, 6), (2.0, 2.0), 0.1, ("k", "nu"), units={"k": "m"})
     yield flat
     yield replace(flat, mask=torch.arange(24).reshape(4, 6) > 3)
     yield Grid((4, 6, 8), (1.0, 3.0, 2.0), 0.1, ("k", "nu"))
@@ -176,3 +176,15 @@ def test_a_field_is_drawn_on_any_domain(domain):
             assert high <= 2.0
         if not isinstance(domain, Mesh) and len(domain.shape) == 2:
             assert drawn[0].get_clim()[1] == pytest.approx(1 + float(inside.max()))
+
+
+@pytest.mark.parametrize(("extent", "columns"), [((1.0, 1.0), 4), ((1.0, 8.0), 2)])
+def test_many_labels_go_on_in_a_row_of_their_own_exact(extent, columns):
+    labels = ["first guess", "ID", "ZO-weights", "ZO-interface", "SOL"]
+    grid = Grid((4, 6), extent, 0.1, ("k", "nu"))
+    figure = draw_parameter({label: torch.rand(2, 4, 6) for label in labels}, grid)
+    shown = [axes.get_title() for axes in figure.axes if axes.axison]
+    assert [title for title in shown if title] == labels * 2
+    assert figure.axes[0].get_gridspec().ncols == columns
+    (named,) = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert (named.get_title(), named.get_ylabel()) == ("SOL", "y [-]")

@@ -149,23 +149,26 @@ def draw_vorticity(fields: Mapping[str, Tensor], grid: Domain, step: int, run: i
 def draw_parameter(fields: Mapping[str, Tensor], grid: Domain) -> Figure:
     """Fields (channel, *space) of the first unseen run at its start, label beside label.
 
-    A row for each channel of the grid; all labels of a row have one scale. Of a box its middle
-    plane is drawn; on a line all labels are lines in one panel.
+    A row for each channel of the grid, or several where there are many labels, with one scale. Of a
+    box its middle plane is drawn; on a line all labels are lines in one panel.
     """
     shown = _arrays(fields)
     if _is_line(grid):
         return _parameter_on_a_line(shown, grid)
-    plane = plane_of(grid)
-    figure, panels = field_panels(plane, len(grid.channels), len(shown))
-    for row, (channel, line) in enumerate(zip(grid.channels, panels, strict=True)):
+    plane, channels = plane_of(grid), len(grid.channels)
+    columns = min(len(shown), 2 if plane.is_wide else _COLUMNS)
+    figure, panels = field_panels(plane, channels * -(-len(shown) // columns), columns)
+    blocks = panels.reshape(channels, -1)
+    for row, (channel, block) in enumerate(zip(grid.channels, blocks, strict=True)):
         flat = [mid_plane(torch.from_numpy(v[row]), grid).numpy() for v in shown.values()]
-        there = np.concatenate([np.where(plane.fluid, v, np.nan).ravel() for v in flat])
-        low, high = _ends(there)
-        for axes, label, values in zip(line, shown, flat, strict=True):
-            drawn = draw(axes, values, plane, (low, high), "viridis")
+        limits = _ends(np.concatenate([np.where(plane.fluid, v, np.nan).ravel() for v in flat]))
+        for axes, label, values in zip(block, shown, flat, strict=False):
+            drawn = draw(axes, values, plane, limits, "viridis")
             axes.set_title(label, fontsize=10)
-        colour_bar(figure, drawn, list(line), label=f"{channel} [{unit(grid, channel)}]")
-    label_axes(panels[-1, 0], plane)
+        for axes in block[len(shown) :]:
+            axes.axis("off")
+        colour_bar(figure, drawn, list(block), label=f"{channel} [{unit(grid, channel)}]")
+    label_axes(blocks[-1, (len(shown) - 1) // columns * columns], plane)
     figure.suptitle(_moment(grid, 0, 0), fontsize=10)
     return figure
 
