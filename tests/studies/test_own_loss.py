@@ -69,8 +69,8 @@ def test_a_run_is_trained_and_judged_by_a_function(tmp_path):
     source = metrics["loss"]["SRC"]
     assert metrics["loss"]["ZO-interface"] != source
     best = min(("NON", "ZO-weights", "ZO-interface"), key=lambda k: metrics["mae"][k]["mean"])
-    said = f"trained by the loss judge.py:late, which is {metrics['loss'][best]:.4g} for it and "
-    assert f"{said}{source:.4g} uncorrected." in write_report([tmp_path / "run"]).read_text()
+    said = f"is judge.py:late; {best} has {metrics['loss'][best]:.4g} and the uncorrected solver "
+    assert f"{said}has {source:.4g}." in write_report([tmp_path / "run"]).read_text()
     assert "loss.digest" in {path.name for path in (tmp_path / "run").iterdir()}
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["loss"]["SRC"] == source
     again = run_correction(settings("judge.py:late"), tmp_path / "first")  # power 1

@@ -117,13 +117,13 @@ def _lead(label: str | None, loss: str, metrics: Metrics) -> str:
 
 
 def _lead_of_loss(loss: str, label: str, metrics: Metrics) -> str:
-    """What it was trained by, where that is not the squared error."""
+    """The loss of the run, where that is not the squared error: what `label` reached by it."""
     if loss == "squares":
         return ""
     judged = metrics.get("loss", {})
-    reached = "" if judged.get(label) is None else f", which is {judged[label]:.4g} for it"
-    source = "" if judged.get("SRC") is None else f" and {judged['SRC']:.4g} uncorrected"
-    return f" It was trained by the loss {loss}{reached}{source}."
+    told = {label: judged.get(label), "the uncorrected solver": judged.get("SRC")}
+    has = " and ".join(f"{who} has {v:.4g}" for who, v in told.items() if v is not None)
+    return f" The loss of the training is {loss}; {has or 'nobody has a finite one'}."
 
 
 def _result(run: FoundRun, rollouts: Rollouts | None) -> str:
