@@ -2,14 +2,14 @@
 
 # Annotations are not postponed here: those of a command are made of the factory's arguments.
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Option
+from typer import Exit, Option
 
 from zopde.cli.console import prints_to_stderr, say, say_json, show, table_of
 from zopde.cli.options import (
@@ -77,10 +77,12 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
             metrics = run_study(study, settings, folder, resume, overwrite, Watcher())
         if as_json:
             say_json(metrics)
-            return
-        show(study.table(metrics))
-        say(f"pictures: {', '.join(map(str, sorted(folder.glob('*.png'))))}")
-        say(f"everything else: {folder}; one page of it: zopde report {folder}")
+        else:
+            show(study.table(metrics))
+            say(f"pictures: {', '.join(map(str, sorted(folder.glob('**/*.png'))))}")
+            say(f"everything else: {folder}; one page of it: zopde report {folder}")
+        if _none_ended(metrics):
+            raise Exit(1)
 
     parameters = [p for p in inspect.signature(command).parameters.values() if p.name != "given"]
     for option, kind in own.items():
@@ -90,6 +92,13 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__name__, command.__doc__ = name, about
     return command
+
+
+def _none_ended(metrics: Mapping[str, Any]) -> bool:
+    """Whether of every label that was trained a training was given up."""
+    given_up = {label for label, why in metrics["stopped_early"].items() if why}
+    trained = {label for label, count in metrics["iterations"].items() if count} | given_up
+    return bool(trained) and trained == given_up
 
 
 def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  # noqa: ANN401

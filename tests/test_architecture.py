@@ -54,7 +54,7 @@ THIRD_PARTY = {
     "report": {"torch", "numpy", "jaxtyping", "matplotlib", "PIL", "meshio"},
     "studies": {
         *("torch", "numpy", "safetensors", "jaxtyping", "distributed", "msgspec", "tomli_w"),
-        "onnxruntime",
+        *("onnxruntime", "matplotlib"),
     },
     "solvers": {"torch", "numpy", "scipy", "xarray", "jaxtyping", "phi", "phiml", "tesseract_core"},
     "cli": {"typer", "rich"},
@@ -181,7 +181,7 @@ Dropping ConvCorrector
 GraphCorrector ResidualCorrector Normalised Trajectories simulate save_trajectories
 load_trajectories load_images Smooth load_config run_correction load_corrector check_solver
 load_classification run_classification load_classifier load_defence run_defence load_defended
-CertifyConfig run_certification write_report
+CertifyConfig run_certification write_report draw_figures
 """
 
 

@@ -182,11 +182,15 @@ def test_the_network_that_is_shown_corrects(tmp_path, monkeypatch):
     changes = ["data.train=3", "data.test=1", "data.coarse=[16,16]", "data.path=mine.nc"]
     changes += [f'corrector.kind="{FILES / "unet.py"}:UNet"', 'run.labels=["SRC","NON"]']
     changes += ['non.length="60 iterations"', 'training.length="1 iteration"', "training.unroll=2"]
+    changes.append(f'run.pictures=["{FILES / "drawing.py"}:means"]')
     tables = {"solver": {"spec": f"{FILES / 'tracer.py'}:Tracer"}}
     metrics = zopde.run_correction(load_config("quick", None, changes, tables), "run")
     assert metrics["mae"]["NON"]["mean"] < 0.5 * metrics["mae"]["SRC"]["mean"]
     network = zopde.load_corrector("run/NON/seed-0/model.safetensors")
     assert type(network.body).__name__ == "UNet"
+    means = zopde.draw_figures("run")["pictures/means"].axes[0]
+    assert [line.get_label() for line in means.lines] == ["reference", "SRC", "NON"]
+    assert Path("run/pictures/means.png").exists()
 
 
 def test_the_callback_that_is_shown_listens(tmp_path, monkeypatch, capsys):

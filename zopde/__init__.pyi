@@ -68,6 +68,7 @@ if typing.TYPE_CHECKING:
     from .studies.defend import load_defence as load_defence
     from .studies.defend import load_defended as load_defended
     from .studies.defend import run_defence as run_defence
+    from .studies.report import draw_figures as draw_figures
     from .studies.report import write_report as write_report
     from .tangent import differentiable as differentiable
     from .zo import cge as cge

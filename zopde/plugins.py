@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ def _load_file(path: Path, what: str) -> ModuleType:
         raise InputError(f"{what} file", got=str(path), expected="an existing Python file")
     path = path.resolve()
     # By its path, too: a solver and a network may lie in two files of one name.
-    name = f"{_FILE_MODULE}{path.stem}_{identity_of(str(path))[:8]}"
+    stem = re.sub(r"\W", "_", path.stem)  # a dot would name a module inside of another
+    name = f"{_FILE_MODULE}{stem}_{identity_of(str(path))[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TextIO, final
 
 __all__ = ["Advance", "Progress", "Silent", "Watcher", "watching"]
@@ -51,6 +52,23 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore it."""
+
+
+@final
+@dataclass(frozen=True)
+class Titled:
+    """Passes on what it is told, each line with a title, such as a label and a seed, before it."""
+
+    inside: Progress  # who is watching
+    title: str
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        """Likewise."""
+        return self.inside.stage(f"{self.title}, {title}", total)
+
+    def note(self, text: str) -> None:
+        """Likewise."""
+        self.inside.note(f"{self.title}: {text}")
 
 
 @final

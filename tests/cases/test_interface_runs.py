@@ -40,7 +40,7 @@ def test_a_run_widens_a_radius_and_resumes_exactly(tmp_path, toy_spec, tiny, mon
     whole = run_correction(config, tmp_path / "whole", progress=notes)
     said = [text for text in notes.lines if "off by" in text]
     assert len(said) == 1
-    assert said[0].startswith("iteration 0: coloured, radius (0, 0)")
+    assert said[0].startswith("ZO-interface, seed 0: iteration 0: coloured, radius (0, 0)")
     assert said[0].endswith("radius (1, 1) from now on")
     update, calls = Optimise.update, []
 

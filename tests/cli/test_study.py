@@ -1,6 +1,7 @@
 """The commands that one factory makes: which options they have, and what these stand for."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import get_type_hints
 
@@ -121,3 +122,33 @@ def test_certify_hands_every_option_on_exact(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         CliRunner().invoke(app, ["certify", "mine", *words], catch_exceptions=False)
     assert calls[0][0] == CertifyConfig(model="mine", **values)
+
+
+@pytest.mark.parametrize(("why", "code"), [("a gradient that is not finite", 1), ("", 0)])
+def test_a_run_in_which_every_training_was_given_up_ends_with_1(
+    why, code, toy_spec, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zopde.training.loop._why_stopped", lambda *_: why)
+    changes = [*tiny, 'run.labels=["SRC","NOG"]', "training.init=scratch"]
+    words = [word for change in changes for word in ("--set", change)]
+    done = CliRunner().invoke(app, ["correct", toy_spec, *words])
+    assert done.exit_code == code
+    (metrics,) = (tmp_path / "runs").glob("*/metrics.json")
+    assert (code == 1) == ("NOG" in json.loads(metrics.read_text())["stopped_early"])
+    assert "NOG" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("stopped", "given_up"),
+    [
+        ({"SRC": "", "NON": "why"}, True),
+        ({"NON": "why"}, True),
+        ({"SRC": "", "NON": ""}, False),
+        ({}, False),
+    ],
+)
+def test_a_label_that_is_not_trained_is_not_given_up_exact(stopped, given_up):
+    iterations = {"SRC": 0, "NON": 0 if given_up else 9}
+    assert commands._none_ended({"stopped_early": stopped, "iterations": iterations}) == given_up
+    assert not commands._none_ended({"stopped_early": stopped, "iterations": {"NOG": 9, "NON": 3}})

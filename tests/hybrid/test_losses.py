@@ -143,6 +143,12 @@ def test_a_loss_that_will_not_do_is_named(loss, what):
         check_loss("training.loss", loss, states(), GRID)
 
 
+def test_a_mean_over_two_windows_is_seen():
+    """Two that are off by each other would have the mean of either."""
+    with pytest.raises(InputError, match="each window judged by itself"):
+        check_loss("m", lambda u, r, _: (u - r).abs().mean().expand(len(u)), states(2), GRID)
+
+
 def test_a_loss_of_positive_numbers_meets_positive_numbers():
     def of_logarithms(u, r, _):
         return (u.log() - r.log()).square().mean(dim=(1, 2, 3, 4))

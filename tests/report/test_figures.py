@@ -5,9 +5,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zopde import Grid
-from zopde.report.curves import CostCurve, Curve, save_error_over_time, save_loss_curves
-from zopde.report.fields import save_fields, save_vorticity
-from zopde.report.panels import draw, label_axes, mid_plane, plane_of
+from zopde.report.curves import CostCurve, Curve, draw_error_over_time, draw_loss_curves
+from zopde.report.fields import draw_fields, draw_vorticity
+from zopde.report.panels import draw, label_axes, mid_plane, plane_of, save
 
 GRID = Grid((4, 4), (1.0, 1.0), 0.1, ("v", "u"))
 LONG = Grid((8, 4), (200.0, 100.0), 1.0, ("v", "u"), units={"space": "m"})
@@ -21,7 +21,7 @@ def test_error_over_time_also_with_a_diverged_label(tmp_path):
         Curve("SRC", np.linspace(0, 1, 5), np.full(5, 0.1)),
         Curve("mine", np.array([0.1, np.inf, np.nan, np.nan, np.nan]), np.full(5, np.nan)),
     ]
-    save_error_over_time(tmp_path / "error.png", curves, GRID)
+    save(draw_error_over_time(curves, GRID), tmp_path / "error.png")
     assert (tmp_path / "error.png").read_bytes().startswith(PNG)
 
 
@@ -34,7 +34,7 @@ def test_fields_also_with_a_diverged_label(tmp_path, grid):
         "mine": torch.full(shape, float("nan")),
         "huge": torch.full(shape, 1e30),
     }
-    save_fields(tmp_path / "fields.png", states, grid)
+    save(draw_fields(states, grid), tmp_path / "fields.png")
     assert (tmp_path / "fields.png").read_bytes().startswith(PNG)
 
 
@@ -42,7 +42,7 @@ def test_vorticity_also_with_a_diverged_label_and_where_there_is_no_fluid(tmp_pa
     reference = torch.randn(8, 4)
     reference[2, 2] = float("nan")
     fields = {"reference": reference, "mine": torch.full((8, 4), float("nan"))}
-    save_vorticity(tmp_path / "vorticity.png", fields, LONG, 10, 2)
+    save(draw_vorticity(fields, LONG, 10, 2), tmp_path / "vorticity.png")
     assert (tmp_path / "vorticity.png").read_bytes().startswith(PNG)
 
 
@@ -71,18 +71,10 @@ def test_a_square_domain_stands_exact():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("x [-]", "y [-]")
 
 
-def drawn_figure(monkeypatch, states, grid):
-    """The figure that `save_fields` would write."""
-    kept = []
-    monkeypatch.setattr("zopde.report.fields.save", lambda figure, path: kept.append(figure))
-    save_fields(None, states, grid, 2)
-    return kept[0]
-
-
-def test_a_line_is_drawn_in_space_and_time_exact(monkeypatch):
+def test_a_line_is_drawn_in_space_and_time_exact():
     """A pulse that moves a cell a step: x to the right, time upwards, the error below."""
     pulse = torch.eye(6)[:5, None]
-    figure = drawn_figure(monkeypatch, {"reference": pulse, "SRC": 3 * pulse}, LINE)
+    figure = draw_fields({"reference": pulse, "SRC": 3 * pulse}, LINE, 2)
     reference, source, nothing, error = figure.axes[:4]
     image = reference.images[0]
     np.testing.assert_array_equal(image.get_array(), pulse[:, 0])
@@ -96,10 +88,10 @@ def test_a_line_is_drawn_in_space_and_time_exact(monkeypatch):
     assert figure.get_suptitle() == "Unseen run 3, to t = 2 s"
 
 
-def test_a_box_is_drawn_by_its_middle_plane_exact(monkeypatch):
+def test_a_box_is_drawn_by_its_middle_plane_exact():
     """Across its shortest axis, z: the cells at z = 0.625 m, y upwards, x to the right."""
     values = torch.arange(3 * 4 * 6 * 8.0).reshape(1, 3, 4, 6, 8)
-    figure = drawn_figure(monkeypatch, {"reference": values, "SRC": values + 2}, BOX)
+    figure = draw_fields({"reference": values, "SRC": values + 2}, BOX, 2)
     found = figure.axes[0].images[0].get_array()
     assert plane_of(BOX).names == ("y", "x")
     assert not plane_of(BOX).lies_down
@@ -123,21 +115,21 @@ def test_the_plane_of_a_box_has_its_two_longest_axes_exact(extent, names, where)
     assert (plane.names, plane.where) == (names, where)
 
 
-def test_a_single_channel_keeps_its_sign_and_its_offset_exact(monkeypatch):
+def test_a_single_channel_keeps_its_sign_and_its_offset_exact():
     """300 K and a little is not drawn from 0 K; what has a sign is drawn about 0."""
     grid = Grid((4, 4), (1.0, 1.0), 0.1, ("temperature",), units={"temperature": "K"})
     warm = 300 + torch.linspace(0, 1, 16).reshape(1, 1, 4, 4)
     for states, low, high in ((warm, 300, 301), (warm - 301, -1, 1)):
-        image = drawn_figure(monkeypatch, {"reference": states, "SRC": states}, grid).axes[0]
+        image = draw_fields({"reference": states, "SRC": states}, grid, 2).axes[0]
         norm = image.images[0].norm
         np.testing.assert_allclose((norm.vmin, norm.vmax), (low, high), atol=0.02)
 
 
 @pytest.mark.parametrize("grid", [GRID, LONG, LINE, BOX], ids=["square", "long", "line", "box"])
-def test_nine_labels_fit_on_a_page_and_nothing_overprints(monkeypatch, grid):
+def test_nine_labels_fit_on_a_page_and_nothing_overprints(grid):
     """No two panels, colour bars, titles or labels of axes overlap."""
     states = {f"label {i}": torch.randn(3, *grid.state_shape) for i in range(9)}
-    figure = drawn_figure(monkeypatch, states, grid)
+    figure = draw_fields(states, grid, 2)
     FigureCanvasAgg(figure).draw()
     assert figure.get_figwidth() < 9
     boxes = [a.get_tightbbox() for a in figure.axes if a.axison] + [
@@ -148,18 +140,26 @@ def test_nine_labels_fit_on_a_page_and_nothing_overprints(monkeypatch, grid):
             assert not one.padded(-1).overlaps(other.padded(-1))
 
 
-def test_a_validation_has_the_colour_of_its_training_also_of_an_unknown_label(monkeypatch):
-    kept, cost = [], np.arange(1, 9.0)
-    monkeypatch.setattr("zopde.report.curves.save", lambda figure, path: kept.append(figure))
+@pytest.mark.parametrize(("least", "scale"), [(0.1, "log"), (0.0, "linear"), (-1.0, "linear")])
+def test_a_loss_that_is_not_positive_is_on_a_linear_axis_exact(least, scale):
+    cost = np.arange(1, 9.0)
+    looks = np.where(cost % 4 == 0, least, np.nan)
+    for values, seen in ((np.linspace(2, least, 8), None), (cost, looks)):
+        figure = draw_loss_curves([CostCurve("NON", cost, cost, values, validation=seen)])
+        assert [axes.get_yscale() for axes in figure.axes] == [scale, scale]
+        assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
+
+
+def test_a_validation_has_the_colour_of_its_training_also_of_an_unknown_label():
+    cost = np.arange(1, 9.0)
     looks = np.where(cost % 4 == 0, 1.5, np.nan)
-    save_loss_curves(
-        None,
+    figure = draw_loss_curves(
         [
             CostCurve(label, cost, cost, np.linspace(2, 1, 8), validation=looks)
             for label in ("mine", "ETKI", "another")
         ],
     )
-    for panel in kept[0].axes:
+    for panel in figure.axes:
         colours = [line.get_color() for line in panel.lines]
         assert colours[0::2] == colours[1::2]
         assert len(set(colours)) == 3

@@ -11,7 +11,8 @@ from PIL import Image
 
 from zopde import Grid
 from zopde.report import panels
-from zopde.report.fields import save_fields
+from zopde.report.fields import draw_fields
+from zopde.report.panels import save
 
 DEPTHS = (1.0, 3.0, 7.0)  # of cells of 2, 2 to 5 and 5 to 10
 WET = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool)
@@ -82,7 +83,7 @@ def test_pictures_of_any_proportion_are_neither_thin_nor_huge(extent, tmp_path):
     """A column of the ocean beside a basin that is a thousand times longer."""
     grid = replace(ocean(), extent=extent)
     states = {name: torch.rand(3, 1, 3, 4) for name in ("reference", "SRC", "NON", "NOG", "SOL")}
-    save_fields(tmp_path / "p.png", states, grid)
+    save(draw_fields(states, grid), tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         width, height = picture.size
     assert 0.3 < width / height < 3

@@ -7,11 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from zopde import InputError
-from zopde.report.curves import CostCurve, Paid, running_mean, save_loss_curves, save_price
+from zopde.report.curves import CostCurve, Paid, draw_loss_curves, draw_price, running_mean
 from zopde.report.page import (
     Section,
     code,
-    drawn,
     folded,
     moving,
     page,
@@ -20,7 +19,7 @@ from zopde.report.page import (
     text,
     write_page,
 )
-from zopde.report.panels import short_ticks
+from zopde.report.panels import png_of, save, short_ticks
 
 VOID = {"meta", "img", "source", "link", "br"}
 
@@ -50,7 +49,7 @@ def parsed(html):
 
 def loss_picture():
     curve = CostCurve("NON", np.arange(1, 9.0), np.arange(1, 9.0), np.linspace(2, 1, 8), True)
-    return drawn(lambda path: save_loss_curves(path, [curve]))
+    return png_of(draw_loss_curves([curve]))
 
 
 def test_a_page_is_whole_and_needs_nothing_from_elsewhere():
@@ -97,7 +96,7 @@ def test_running_mean_exact():
 
 def test_price_picture(tmp_path):
     points = [Paid(run, "NON", 10, 2.0, 0.1) for run in map(str, range(16))]
-    save_price(tmp_path / "p.png", points, "error")
+    save(draw_price(points, "error"), tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from zopde import Grid
-from zopde.report.spectrum import energy_spectrum, name_of, save_spectra, vector_channels
+from zopde.report.panels import save
+from zopde.report.spectrum import draw_spectra, energy_spectrum, name_of, vector_channels
 
 
 def plane(ny, nx):
@@ -86,5 +87,5 @@ def test_pictures_say_what_they_show(channels, chosen, name):
 def test_picture(tmp_path):
     found = energy_spectrum(np.random.default_rng(0).normal(size=(2, 8, 8)), (1.0, 1.0))
     grid = Grid((8, 8), (1.0, 1.0), 1.0, ("velocity_y", "velocity_x"))
-    save_spectra(tmp_path / "s.png", {"reference": found, "SRC": found}, grid)
+    save(draw_spectra({"reference": found, "SRC": found}, grid), tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")

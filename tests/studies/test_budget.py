@@ -48,6 +48,25 @@ def test_a_callback_hears_of_each_iteration_training_and_the_run(whole):
     assert events[-1].figures == metrics
 
 
+def test_resuming_what_is_finished_tells_of_trainings_but_of_no_iteration(tmp_path, toy_spec, tiny):
+    config, heard = config_of(toy_spec, tiny), []
+    first = run_correction(config, tmp_path / "run")
+    run_correction(config, tmp_path / "run", resume=True, callbacks=[heard.append])
+    assert [event.kind for event in heard] == ["training"] * 3 + ["run"]
+    assert all(event.figures["all_steps"] == 0 for event in heard[:1])
+    assert heard[1].figures["all_steps"] >= heard[1].figures["solver_steps"] > 0
+    assert heard[-1].figures["mae"] == first["mae"]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "got"), [(print, "a function"), ([None], "None"), ("f", "f")]
+)
+def test_what_is_no_list_of_callbacks_is_refused(callbacks, got, tmp_path, toy_spec, tiny):
+    with pytest.raises(InputError, match=rf"callbacks: got '?{got}.*callbacks=\[function\]"):
+        run_correction(config_of(toy_spec, tiny), tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_callback_that_raises_loses_no_iteration(whole, tmp_path, toy_spec, tiny):
     def impatient(event):
         if event.kind == "iteration" and event.label == "NOG" and event.figures["iteration"] == 6:

@@ -40,6 +40,20 @@ class Branching(nn.Module):
 """
 
 
+LINEAR = """
+import torch
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.mix = torch.nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x):
+        return self.mix(x)
+"""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, toy_spec, tiny):
     """A run with forcing, its two seeds trained in two ways."""
@@ -105,6 +119,17 @@ def test_a_file_answers_as_its_network_for_any_batch(suffix, run, gen, tmp_path)
         fields = [torch.randn(batch, 2, 4, 4, generator=gen) for _ in range(2)]
         answer, wanted = asked(made.card.with_suffix(""), *fields), network(*fields).detach()
         torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_in_a_file_with_dots_in_its_name_is_exported(run, gen, tmp_path):
+    (tmp_path / "my.net-2.1.py").write_text(LINEAR)
+    kind = f"{tmp_path / 'my.net-2.1.py'}:Linear"
+    body = body_of(kind, 4, 2, "zero", {}, 2, {})
+    network = Normalised(body, torch.ones(2), torch.ones(2)).eval()
+    exchanged(run, network, kind, {})
+    export_corrector(run, tmp_path / "c.pt", "NON")
+    fields = [torch.randn(2, 2, 4, 4, generator=gen) for _ in range(2)]
+    torch.testing.assert_close(asked(tmp_path / "c.pt", *fields), network(*fields).detach())
 
 
 @pytest.mark.parametrize("suffix", [SLOW_ONNX, "pt"])

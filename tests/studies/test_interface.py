@@ -171,7 +171,7 @@ def test_a_bad_fit_is_told_and_the_fallback_serves(tmp_path, toy_spec, tiny, inj
     notes = Notes()
     run_correction(config, tmp_path / "run", progress=notes)
     (bad,) = notes.about("the fit by the state is bad along a direction")
-    assert "iteration 0" in bad
+    assert bad.startswith("ZO-interface, seed 0: iteration 0: ")
     assert not notes.about("by the forcing is bad")
     assert notes.about("dense served after 2 of 2 looks")
 

@@ -10,7 +10,8 @@ import torch
 from zopde import InputError, load_config, load_corrector, run_correction, write_report
 from zopde.mesh import Mesh
 from zopde.report import on_mesh
-from zopde.report.fields import save_fields
+from zopde.report.fields import draw_fields
+from zopde.report.panels import save
 from zopde.solvers.heat_mesh import HeatMesh
 
 SMALL = (
@@ -141,7 +142,8 @@ def test_points_of_any_mesh_are_drawn(axes, tmp_path):
     mesh = Mesh(torch.rand(30, axes).numpy(), 0.1, ("u",))
     states = torch.rand(2, 1, 30)
     gone = torch.full_like(states, torch.nan)
-    save_fields(tmp_path / "f.png", {"reference": states, "SRC": states + 1, "NON": gone}, mesh)
+    figure = draw_fields({"reference": states, "SRC": states + 1, "NON": gone}, mesh)
+    save(figure, tmp_path / "f.png")
     assert (tmp_path / "f.png").stat().st_size > 10_000
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zopde import Grid, InputError, Trajectories, load_config, plugins
+from zopde import Grid, InputError, Trajectories, load_config, plugins, write_report
 from zopde.data.trajectories import load_rollout
 from zopde.studies.correct import run_correction
 from zopde.studies.correct.evaluate import evaluate
@@ -24,6 +24,10 @@ def late(predicted, reference, domain, power=1.0):
 class Picky:
     def __init__(self, file):
         raise ValueError("no such file")
+
+
+def mixed(predicted, reference, domain):
+    return (predicted - reference).abs().mean().expand(len(predicted))
 
 
 def scalar(predicted, reference, domain):
@@ -64,6 +68,9 @@ def test_a_run_is_trained_and_judged_by_a_function(tmp_path):
     metrics = run_correction(settings("judge.py:late", {"power": 2.0}), tmp_path / "run")
     source = metrics["loss"]["SRC"]
     assert metrics["loss"]["ZO-interface"] != source
+    best = min(("NON", "ZO-weights", "ZO-interface"), key=lambda k: metrics["mae"][k]["mean"])
+    said = f"is judge.py:late; {best} has {metrics['loss'][best]:.4g} and the uncorrected solver "
+    assert f"{said}has {source:.4g}." in write_report([tmp_path / "run"]).read_text()
     assert "loss.digest" in {path.name for path in (tmp_path / "run").iterdir()}
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["loss"]["SRC"] == source
     again = run_correction(settings("judge.py:late"), tmp_path / "first")  # power 1
@@ -109,11 +116,16 @@ def test_own_metrics_are_columns_of_the_second_table_and_may_be_added_later(tmp_
         (["judge.py:late", "judge.py:late"], "'late' twice"),
         (["judge.py:Picky"], "run.metrics"),
         (["judge.py:scalar"], "a floating-point tensor of one number a window"),
+        (["judge.py:mixed"], "run.metrics mixed: .*each window judged by itself"),
     ],
 )
-def test_a_metric_that_will_not_do_is_refused_before_anything_is_made(metrics, words, tmp_path):
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_metric_that_will_not_do_is_refused_before_anything_is_made(
+    metrics, words, runs, tmp_path
+):
+    few = replace(settings("squares").data, test=runs)
     with pytest.raises(InputError, match=words):
-        run_correction(measured_by(*metrics), tmp_path / "run")
+        run_correction(replace(measured_by(*metrics), data=few), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -12,7 +12,7 @@ from zopde import Grid, InputError
 from zopde.progress import Silent
 from zopde.studies.correct import load_config, run_correction
 from zopde.studies.correct.open import open_correction
-from zopde.studies.correct.show import _until_measured
+from zopde.studies.correct.rollouts import until_measured
 from zopde.studies.report import write_report
 
 FIELDS = ("velocity_y", "velocity_x")
@@ -113,10 +113,15 @@ def test_a_rollout_begins_at_the_first_time_that_is_whole(whole, toy_spec, tiny,
     assert test.steps == 36
     wanted = torch.from_numpy(part["velocity_y"].values[3:, 4]).float()
     assert torch.equal(test.states[:, 0, 0], wanted)
-    part["velocity_y"][4, :-1] = np.nan
+    part["velocity_y"][3, ::8] = part["velocity_y"][4, 4::8] = np.nan  # by turns
     part.to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
     with pytest.raises(InputError, match="a time at which all are whole"):
         open_correction(config, tmp_path / "run", Silent())
+    part["velocity_y"][4] = np.nan
+    part.to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
+    with pytest.raises(InputError, match="unseen run 2 of 2, no state of which is whole"):
+        open_correction(config, tmp_path / "run", Silent())
+    part["velocity_y"][3] = whole["velocity_y"][3]
     for name in FIELDS:
         part[name][4] = whole[name].values[4]
         part[name][4, 1:] = np.nan  # nothing to judge it by
@@ -131,7 +136,7 @@ def test_pictures_end_where_the_reference_does_also_with_land():
     reference = torch.where(land, torch.nan, torch.zeros(5, 1, 3))
     reference[:3, 0, 1] = 2.0
     states = {"reference": reference, "SRC": torch.ones(5, 1, 3)}
-    assert [len(shown) for shown in _until_measured(states, grid).values()] == [3, 3]
+    assert [len(shown) for shown in until_measured(states, grid).values()] == [3, 3]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zopde import Grid, rollout_error
 from zopde.cli import console
-from zopde.studies.correct import show
+from zopde.studies.correct import page
 from zopde.studies.correct.evaluate import Evaluation
 from zopde.studies.correct.rollouts import Rollouts
 from zopde.studies.correct.table import measure_heads, table_of
@@ -91,14 +91,15 @@ def test_pictures_of_a_page_in_any_dimension(shape):
     assert rollouts.best == "NOG"
     if len(shape) == 2:
         run.root = run.settings = None  # no solver to ask for a vorticity
-    assert show._fields_picture(run, rollouts).count("data:image/png") == 1
-    assert show._spectrum(rollouts).count("data:image/png") == 1
-    assert "<td>2/2</td>" in show._result(run, rollouts)
-    html, gif = show._motion(run, rollouts)
+    assert list(page._fields_section(run, rollouts).figures) == ["fields"]
+    assert list(page._spectrum_section(rollouts).figures) == ["energy_spectrum"]
+    assert "<td>2/2</td>" in page._result(run, rollouts)
+    section, gif = page._motion(run, rollouts)
     if len(shape) == 1:
-        assert (html, gif) == ("", None)
+        assert (section.html, gif) == ("", None)
     else:
-        assert Image.open(BytesIO(gif)).n_frames == 9
+        assert Image.open(BytesIO(gif())).n_frames == 9
+        assert section.html.count("data:image/gif") == 1
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,8 @@ def test_waves_are_not_counted_over_land_nor_over_cells_that_differ(cells):
     rollouts = Rollouts(grid, states, {"SRC": [Evaluation(states + 1, error)]})
     run = SimpleNamespace(seeds=[0], metrics=None, root=None, settings=None)
     assert (
-        show._spectrum(rollouts)
+        page._spectrum_section(rollouts).html
         == "<p>None: it would need cells of one size, all of them fluid.</p>"
     )
-    assert show._fields_picture(run, rollouts).count("data:image/png") == 1
-    assert Image.open(BytesIO(show._motion(run, rollouts)[1])).n_frames == 9
+    assert list(page._fields_section(run, rollouts).figures) == ["fields"]
+    assert Image.open(BytesIO(page._motion(run, rollouts)[1]())).n_frames == 9

@@ -101,6 +101,26 @@ def test_a_scenario_is_looked_at_where_the_data_would_be(toy_spec, tiny):
     assert found.forcing is not None
 
 
+def test_a_parameter_is_checked_on_positive_fields(tmp_path):
+    (tmp_path / "decay.py").write_text(
+        "import zopde\n"
+        "class Decay:\n"
+        "    grid = zopde.Grid((8, 8), (1.0, 1.0), 0.1, ('u',), ('rate',))\n"
+        "    def step(self, state, forcing):\n"
+        "        assert (forcing > 0).all(), 'a rate is positive'\n"
+        "        return state * (-0.1 * forcing).exp()\n"
+    )
+    tables = {"solver": {"spec": f"{tmp_path / 'decay.py'}:Decay"}}
+    own = ["corrector.sizes={width=3,depth=2}", "training.init=scratch"]
+    inject = load_config("quick", None, [*own, "corrector.inject=parameter"], tables)
+    found = check_solver(inject)
+    assert found.passed
+    assert "parameters are positive" in found.states
+    assert points(found)["weight mu"].values["recommended_mu"] > 0
+    after = check_solver(load_config("quick", None, own, tables))
+    assert "a rate is positive" in points(after)["contract"].found
+
+
 def test_noise_that_a_seed_fixes_passes():
     found = check_solver(config("Random", seedable=True))
     assert points(found)["repeats"].verdict == "pass"

@@ -115,7 +115,9 @@ def test_a_refit_is_made_again_after_a_kill(toy_spec, tiny, tmp_path, monkeypatc
     config, notes = config_of(toy_spec, tiny, *REFIT), Notes()
     whole = run_correction(config, tmp_path / "whole", progress=notes)
     said = [line for line in notes.lines if "was refitted" in line]
-    assert [line.split(":")[0] for line in said] == ["iteration 0", "iteration 4", "iteration 8"]
+    assert [line.split(": ")[:2] for line in said] == [
+        [f"{LABEL}, seed 0", f"iteration {n}"] for n in (0, 4, 8)
+    ]
     assert whole["solver_steps"][LABEL] == 162 + 12 * 2 * 3 + 3 * 40
     real, calls = Optimise.update, []
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zopde.report.panels import COLOURS, legend, one_plot, save
+from zopde.report.panels import COLOURS, legend, one_plot
 
 # Of models, which have no colour of their own; told apart by colour-blind readers, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
@@ -19,9 +18,9 @@ _DASHED = {"none", "MSE", "AE-MSE"}  # methods that ask the classifier nothing
 _ACCURACY = "certified accuracy [%]"
 
 
-def save_confusion(
-    path: Path, matrices: Mapping[str, Int[Tensor, "true said"]], classes: Sequence[str]
-) -> None:
+def draw_confusion(
+    matrices: Mapping[str, Int[Tensor, "true said"]], classes: Sequence[str]
+) -> Figure:
     """What the images of each class were taken for, in percent of the class, per method."""
     figure = Figure(figsize=(3.4 * len(matrices) + 1.0, 4.0), layout="constrained")
     panels = figure.subplots(1, len(matrices), squeeze=False)[0]
@@ -36,10 +35,10 @@ def save_confusion(
         axes.set_yticks(range(len(names)), names, fontsize=7)
     panels[0].set_ylabel("true")
     figure.colorbar(shown, ax=list(panels), label="% of the class", shrink=0.8)
-    save(figure, path)
+    return figure
 
 
-def save_layer_ratios(path: Path, shares: Mapping[str, Mapping[str, float]]) -> None:
+def draw_layer_ratios(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     """Which share of each layer's weights, in [0, 1], a mask activates, one line per method."""
     names = list(next(iter(shares.values())))
     figure, axes = one_plot(max(5.0, 0.3 * len(names) + 2.0), ylabel="active weights [%]")
@@ -50,7 +49,7 @@ def save_layer_ratios(path: Path, shares: Mapping[str, Mapping[str, float]]) -> 
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_ylim(bottom=0)
     legend(axes)
-    save(figure, path)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Certified:
     high: Float[np.ndarray, " point"]
 
 
-def save_certified_accuracy(path: Path, curves: Sequence[Certified]) -> None:
+def draw_certified_accuracy(curves: Sequence[Certified]) -> Figure:
     """Certified accuracy against the radius, one line per model, its band shaded."""
     figure, axes = one_plot(xlabel="L2 radius, in the units of the model's input", ylabel=_ACCURACY)
     for number, curve in enumerate(curves):
@@ -75,14 +74,13 @@ def save_certified_accuracy(path: Path, curves: Sequence[Certified]) -> None:
     axes.set_title("Shaded: 95 % confidence, by the number of images", fontsize=10)
     axes.set(xlim=(0, None), ylim=(0, 100))
     legend(axes)
-    save(figure, path)
+    return figure
 
 
-def save_certified(
-    path: Path,
+def draw_certified(
     verdicts: Mapping[str, Sequence[tuple[Sequence[float], Sequence[bool]]]],
     sigma: float,
-) -> None:
+) -> Figure:
     """Certified accuracy against the radius, mean over the seeds, one line per method.
 
     Of each method and seed the verdicts are (radii, whether right); sigma is in their units.
@@ -100,7 +98,7 @@ def save_certified(
     axes.set_title(f"Smoothed with sigma = {sigma:g}; mean over the seeds", fontsize=10)
     axes.set(xlim=(0, at[-1]), ylim=(0, 100))
     legend(figure, loc="outside right upper")
-    save(figure, path)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class ImageRow:
     right: Sequence[bool]  # whether it is that
 
 
-def save_images(path: Path, rows: Sequence[ImageRow]) -> None:
+def draw_images(rows: Sequence[ImageRow]) -> Figure:
     """One row per defence; above each image what it is taken for, red where that is wrong."""
     count = len(rows[0].pixels)
     figure = Figure(figsize=(1.0 * count + 1.6, 1.15 * len(rows)), layout="constrained")
@@ -126,4 +124,4 @@ def save_images(path: Path, rows: Sequence[ImageRow]) -> None:
             axes.set_title(row.said[i], fontsize=8, color=colour, pad=2)
             axes.set(xticks=(), yticks=())
         line[0].set_ylabel(row.name, fontsize=8, rotation=0, ha="right", va="center")
-    save(figure, path)
+    return figure

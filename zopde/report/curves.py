@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 from zopde.contracts import Domain
-from zopde.report.panels import COLOURS, cost_plots, legend, one_plot, save, unit
+from zopde.report.panels import COLOURS, cost_plots, legend, one_plot, unit
 
 _SMOOTH = 0.05  # share of the iterations that a running mean covers
 _MARKS = "os^Dv<>pP*Xhd8"
@@ -28,7 +28,7 @@ class Curve:
     steps: Int[np.ndarray, " time"] | None = None
 
 
-def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
+def draw_error_over_time(curves: list[Curve], grid: Domain) -> Figure:
     """Mean absolute error of the state against time, one line per label, spread shaded."""
     units = {unit(grid, channel) for channel in grid.channels}
     of_state = f"[{units.pop()}]" if len(units) == 1 else "of all channels"
@@ -51,7 +51,7 @@ def save_error_over_time(path: Path, curves: list[Curve], grid: Domain) -> None:
     axes.set_title("Unseen runs: mean over the runs, shaded their standard deviation", fontsize=10)
     axes.set(ylim=(0, top or 1), xlim=(0, None))
     legend(axes)
-    save(figure, path)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,26 @@ class CostCurve:
     validation: Float[np.ndarray, " point"] | None = None
 
 
-def save_learning_curves(path: Path, curves: Sequence[CostCurve]) -> None:
+def draw_learning_curves(curves: Sequence[CostCurve]) -> Figure:
     """Test accuracy against queries and against seconds, both on logarithmic axes."""
     figure, panels = cost_plots("test accuracy [%]")
     for curve in curves:
         for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
             axes.plot(cost, curve.values, color=COLOURS.get(curve.label), label=curve.label, lw=1.8)
     legend(panels[1])
-    save(figure, path)
+    return figure
 
 
-def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
-    """Smoothed training loss against queries and against seconds, all axes logarithmic."""
-    figure, panels = cost_plots("training loss (running mean)", log_y=True)
-    for curve in curves:
-        values = np.asarray(curve.values)
-        smooth = running_mean(values, round(_SMOOTH * len(values)))
+def draw_loss_curves(curves: Sequence[CostCurve]) -> Figure:
+    """Smoothed training loss against queries and against seconds, all axes logarithmic.
+
+    The loss is on a linear axis where it is zero or negative somewhere.
+    """
+    means = [running_mean(np.asarray(c.values), round(_SMOOTH * len(c.values))) for c in curves]
+    looks = [curve.validation for curve in curves if curve.validation is not None]
+    positive = not any((values <= 0).any() for values in (*means, *looks))
+    figure, panels = cost_plots("training loss (running mean)", log_y=positive)
+    for curve, smooth in zip(curves, means, strict=True):
         style, more = ("--", " (loss of one step)") if curve.apart else ("-", "")
         for axes, cost in zip(panels, (curve.queries, curve.seconds), strict=True):
             colour, name = COLOURS.get(curve.label), f"{curve.label}{more}"
@@ -93,7 +97,7 @@ def save_loss_curves(path: Path, curves: Sequence[CostCurve]) -> None:
                 at, seen = np.asarray(cost)[there], curve.validation[there]
                 axes.plot(at, seen, ":o", color=line.get_color(), ms=3)
     legend(panels[1])
-    save(figure, path)
+    return figure
 
 
 def running_mean(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, " n"]:
@@ -117,7 +121,7 @@ class Paid:
     reached: float  # the error or the accuracy
 
 
-def save_price(path: Path, points: Sequence[Paid], reached: str) -> None:
+def draw_price(points: Sequence[Paid], reached: str) -> Figure:
     """What all runs reached against queries and seconds: a colour per label, a mark per run."""
     figure, panels = cost_plots(reached, height=4.6)
     runs = list(dict.fromkeys(point.run for point in points))
@@ -132,4 +136,4 @@ def save_price(path: Path, points: Sequence[Paid], reached: str) -> None:
     for label in dict.fromkeys(point.label for point in points):
         panels[1].plot([], [], "-", lw=4, color=COLOURS.get(label, _OTHER), label=label)
     legend(figure, loc="outside lower center", ncols=4, fontsize=8)
-    save(figure, path)
+    return figure

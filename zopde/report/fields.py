@@ -1,14 +1,14 @@
-"""One unseen run, label beside label: its last state, or all states of a line, as PNG; as a GIF."""
+"""One unseen run, label beside label: its last state, or all states of a line; as a GIF."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,15 +19,16 @@ from torch import Tensor
 from zopde.contracts import Domain
 from zopde.grid import Grid
 from zopde.report.panels import (
+    COLOURS,
     Plane,
     colour_bar,
     draw,
     field_panels,
     label_axes,
+    legend,
     mid_plane,
     pixels_of,
     plane_of,
-    save,
     time_of,
     unit,
 )
@@ -41,7 +42,7 @@ _COLOURS = 61  # few make the file small
 _DPI = 120
 
 
-def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int = 0) -> None:
+def draw_fields(states: Mapping[str, Tensor], grid: Domain, run: int = 0) -> Figure:
     """One unseen run of every label, beside its errors against the first of them.
 
     Of states (time, channel, *space) the last one is drawn, of a box its middle plane; on a line
@@ -86,7 +87,7 @@ def save_fields(path: Path, states: Mapping[str, Tensor], grid: Domain, run: int
     colour_bar(figure, top, left, label=f"{shown} [{of_space}]", extend=both, **bar)
     colour_bar(figure, low, right, label=f"{error} [{of_space}]", extend="max", **bar)
     figure.suptitle(_moment(grid, steps, run), fontsize=10)
-    save(figure, path)
+    return figure
 
 
 def _weights(grid: Domain) -> np.ndarray | float:
@@ -121,9 +122,7 @@ def _pairs(plane: Plane, count: int) -> tuple[Figure, Any, Any]:
     return figure, panels, panels.reshape(-1, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
 
 
-def save_vorticity(
-    path: Path, fields: Mapping[str, Tensor], grid: Domain, step: int, run: int = 0
-) -> None:
+def draw_vorticity(fields: Mapping[str, Tensor], grid: Domain, step: int, run: int = 0) -> Figure:
     """Vorticity (y, x) of one unseen run at one time, one panel per label; NaN: no fluid.
 
     The first one, the reference, decides the colours of all.
@@ -144,7 +143,57 @@ def save_vorticity(
     of = "-" if speed == space == "1" else f"{speed} / {space}"
     colour_bar(figure, drawn, panels, label=f"vorticity [{of}]", shrink=0.8, extend="both")
     figure.suptitle(_moment(grid, step, run), fontsize=10)
-    save(figure, path)
+    return figure
+
+
+def draw_parameter(fields: Mapping[str, Tensor], grid: Domain) -> Figure:
+    """Fields (channel, *space) of the first unseen run at its start, label beside label.
+
+    A row for each channel of the grid, or several where there are many labels, with one scale. Of a
+    box its middle plane is drawn; on a line all labels are lines in one panel.
+    """
+    shown = _arrays(fields)
+    if _is_line(grid):
+        return _parameter_on_a_line(shown, grid)
+    plane, channels = plane_of(grid), len(grid.channels)
+    columns = min(len(shown), 2 if plane.is_wide else _COLUMNS)
+    figure, panels = field_panels(plane, channels * -(-len(shown) // columns), columns)
+    blocks = panels.reshape(channels, -1)
+    for row, (channel, block) in enumerate(zip(grid.channels, blocks, strict=True)):
+        flat = [mid_plane(torch.from_numpy(v[row]), grid).numpy() for v in shown.values()]
+        limits = _ends(np.concatenate([np.where(plane.fluid, v, np.nan).ravel() for v in flat]))
+        for axes, label, values in zip(block, shown, flat, strict=False):
+            drawn = draw(axes, values, plane, limits, "viridis")
+            axes.set_title(label, fontsize=10)
+        for axes in block[len(shown) :]:
+            axes.axis("off")
+        colour_bar(figure, drawn, list(block), label=f"{channel} [{unit(grid, channel)}]")
+    label_axes(blocks[-1, (len(shown) - 1) // columns * columns], plane)
+    figure.suptitle(_moment(grid, 0, 0), fontsize=10)
+    return figure
+
+
+def _parameter_on_a_line(fields: Mapping[str, np.ndarray], grid: Domain) -> Figure:
+    assert isinstance(grid, Grid)
+    figure = Figure((7.0, 3.0 * len(grid.channels)), layout="constrained")
+    panels = figure.subplots(len(grid.channels), 1, squeeze=False)[:, 0]
+    for row, (axes, channel) in enumerate(zip(panels, grid.channels, strict=True)):
+        for label, values in fields.items():
+            style = {"color": COLOURS.get(label, "#000000" if label == "first guess" else None)}
+            axes.plot(grid.centres(0), values[row], label=label, **style)
+        axes.set_ylabel(f"{channel} [{unit(grid, channel)}]")
+        axes.grid(alpha=0.25)
+    axes.set_xlabel(f"{grid.dims[0]} [{unit(grid, 'space')}]")
+    legend(panels[0])
+    figure.suptitle(f"Unseen run 1 at {time_of(grid, 0)}", fontsize=10)
+    return figure
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    """Of a colour scale: the least and the largest that is finite."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return (low, high) if high > low else (low, low + (abs(low) or 1.0))
 
 
 def _arrays(fields: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

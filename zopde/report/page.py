@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
+
+from matplotlib.figure import Figure
 
 from zopde.files import write_text
+from zopde.report.panels import png_of
 from zopde.validate import check_folder_writable
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a page."""
+
+    figure: Figure
+    alt: str  # what it shows, for those who do not see it
+    caption: str = ""
+
+    @property
+    def html(self) -> str:
+        """As a picture."""
+        return picture(png_of(self.figure), self.alt, self.caption)
 
 
 @dataclass(frozen=True)
@@ -19,7 +35,14 @@ class Section:
     """A part of a page, with a heading; its body is HTML, made by the functions below."""
 
     title: str
-    body: str
+    body: str | Callable[[], str] = ""  # a function where it takes long
+    figures: Mapping[str, Drawn] = field(default_factory=dict)  # by name; they stand first
+
+    @property
+    def html(self) -> str:
+        """All that stands under the heading."""
+        body = self.body if isinstance(self.body, str) else self.body()
+        return "".join(drawn.html for drawn in self.figures.values()) + body
 
 
 def text(words: str, kind: str = "") -> str:
@@ -75,21 +98,13 @@ def folded(title: str, body: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{body}</details>"
 
 
-def drawn(draw: Callable[[Path], None]) -> bytes:
-    """The PNG that a `save_...` function of this room writes."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        draw(path)
-        return path.read_bytes()
-
-
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The whole document, `lead` before its sections; those without a body are left out."""
-    shown = [section for section in sections if section.body]
-    links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(shown))
+    shown = [(section.title, html) for section in sections if (html := section.html)]
+    links = "".join(f'<a href="#s{i}">{escape(title)}</a>' for i, (title, _) in enumerate(shown))
     parts = "".join(
-        f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.body}</section>'
-        for i, s in enumerate(shown)
+        f'<section id="s{i}"><h2>{escape(title)}</h2>{html}</section>'
+        for i, (title, html) in enumerate(shown)
     )
     style = files("zopde.report").joinpath("page.css").read_text(encoding="utf-8")
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from torch import Tensor
 
 from zopde.contracts import Domain
-from zopde.files import replacing
+from zopde.files import write_bytes
 from zopde.grid import Grid
 from zopde.mesh import AXES, Mesh
 from zopde.report.on_mesh import draw_points
@@ -280,8 +281,14 @@ def legend(owner: Any, **more: Any) -> None:  # noqa: ANN401 - of matplotlib's A
     owner.legend(frameon=False, **{"fontsize": 9, **more})
 
 
+def png_of(figure: Figure) -> bytes:
+    """A figure as PNG."""
+    FigureCanvasAgg(figure)
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """As PNG, whole or not at all."""
-    FigureCanvasAgg(figure)
-    with replacing(path, durable=False) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+    write_bytes(path, png_of(figure), durable=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
 from zopde.contracts import Domain
 from zopde.grid import Grid
-from zopde.report.panels import COLOURS, legend, one_plot, save, short_ticks, unit
+from zopde.report.panels import COLOURS, legend, one_plot, short_ticks, unit
 
 LETTERS = ("u", "v", "w")
 _BROAD = ("reference", "SOL")  # what the others try to reach lies beneath
@@ -77,7 +77,7 @@ def name_of(grid: Domain, channels: Sequence[int]) -> str:
     return "u" if names[0].startswith("velocity") else f"({', '.join(names)})"
 
 
-def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> None:
+def draw_spectra(spectra: Mapping[str, Spectrum], grid: Grid) -> Figure:
     """Energy against wave number, one line per label; the mean (wave number 0) is left out.
 
     Only wave numbers that every direction of the grid resolves are drawn.
@@ -97,4 +97,4 @@ def save_spectra(path: Path, spectra: Mapping[str, Spectrum], grid: Grid) -> Non
     axes.grid(alpha=0.25, which="both")
     short_ticks(axes)
     legend(axes)
-    save(figure, path)
+    return figure

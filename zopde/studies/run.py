@@ -35,7 +35,7 @@ from zopde.studies.folder import (
 from zopde.studies.price import Price
 from zopde.studies.workers import Workers
 from zopde.training import Fitted
-from zopde.training.callbacks import Callback, Event
+from zopde.training.callbacks import Callback, Event, check_callbacks
 from zopde.training.history import Row
 from zopde.validate import check_folder_writable
 
@@ -124,7 +124,7 @@ class Page:
 
     lead: str  # HTML under the heading
     sections: Sequence[Section]  # the rest
-    animation: bytes | None = None  # A GIF of the run, where there is one
+    animation: Callable[[], bytes] | None = None  # a GIF of the run, where there is one
     # (folder) -> VTK files of the unseen run that it shows, where there is one
     vtk: Callable[[Path], list[Path]] | None = None
 
@@ -144,7 +144,7 @@ class Study(Job):
     train: Callable[..., Any]
     # (opened, {label: results by seed}) -> the figures of a finished run
     metrics: Callable[..., Metrics]
-    # (opened, {label: results by seed}, folder): the pictures of a finished run
+    # (opened, {label: results by seed}, place): the pictures of a finished run
     draw: Callable[..., None]
     table: Callable[[Mapping[str, Any]], Table]  # metrics -> the table of results
     page: Callable[[Any], Page]  # (`FoundRun`) -> the page of one run, finished or not
@@ -192,6 +192,7 @@ def run_study(
     callbacks: Sequence[Callback] = (),
 ) -> Metrics:
     """Do a whole job in a folder, from the settings to `metrics.json`, whose content it returns."""
+    check_callbacks(callbacks)
     keep_freed_memory()
     watcher, root = progress or watching(), Path(folder)
     with _new_folders(root):
@@ -228,7 +229,7 @@ def _run(study: Study, opened: Any, place: Place) -> Metrics:  # noqa: ANN401 - 
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     packages = versions("phiflow", "numpy", "xarray")
     metrics = {**study.metrics(opened, results), "versions": packages, "machine": machine}
-    study.draw(opened, results, run)
+    study.draw(opened, results, place)
     run.write_json(METRICS, metrics)
     run.write_checksums()
     place.tell(Event("run", figures=metrics))

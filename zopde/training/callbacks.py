@@ -20,12 +20,17 @@ class Event:
     kind: Literal["iteration", "training", "run"]
     label: str = ""  # the row of the table; "" of a whole run
     seed: int = 0
-    # Of an iteration the columns of history.csv, of a training its scores, of a run its metrics
+    # Of an iteration the columns of history.csv, of a training its scores, of both `all_steps`, the
+    # solver steps so far with those that compared products, looked at noise or at a validation; of
+    # a run its metrics
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Callback(Protocol):
     """Is called after each iteration, each training and the run: pass any function of an `Event`.
+
+    A run that is resumed judges every training again, and so tells of "training" and "run" again;
+    of "iteration" it tells only of new ones.
 
     The time that it takes is not counted as training. If it raises, the run ends, its checkpoint
     is written, and --resume goes on.
@@ -40,6 +45,16 @@ class Callback(Protocol):
 
     def __call__(self, event: Event) -> None:
         """Hear of an event."""
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Require a list of functions."""
+    listed = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    wrong = [one for one in listed if listed is not callbacks or not callable(one)]
+    if wrong:
+        got = "a function" if callable(wrong[0]) else repr(wrong[0])
+        remedy = "callbacks=[function]"
+        raise InputError("callbacks", got=got, expected="a list of functions", remedy=remedy)
 
 
 @final

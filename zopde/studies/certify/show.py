@@ -12,16 +12,17 @@ import numpy as np
 
 from zopde.files import reading
 from zopde.numerals import measured, number
-from zopde.report.classifiers import Certified, save_certified_accuracy
-from zopde.report.page import Section, drawn, picture, text
+from zopde.report.classifiers import Certified, draw_certified_accuracy
+from zopde.report.page import Drawn, Section, text
+from zopde.report.panels import save
 from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
 from zopde.studies.certificates import FILE, RADII, Row, read_rows
 from zopde.studies.certify.open import LABEL, Opened
 from zopde.studies.certify.settings import CertifyConfig
-from zopde.studies.folder import RECORD, RunFolder, read_record
+from zopde.studies.folder import RECORD, read_record
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import page_of_run, result_table
-from zopde.studies.run import Metrics, Page, Table, study_named
+from zopde.studies.run import Metrics, Page, Place, Table, study_named
 
 PICTURE = "certified_accuracy.png"
 _POINTS = 400  # of a curve
@@ -58,11 +59,10 @@ def metrics_of(
     }
 
 
-def draw(
-    _opened: Opened, _rows: object, folder: RunFolder, beside: Sequence[Certified] = ()
-) -> None:
+def draw(_opened: Opened, _rows: object, place: Place, beside: Sequence[Certified] = ()) -> None:
     """Certified accuracy over the radius, beside that of other runs."""
-    save_certified_accuracy(folder.root / PICTURE, [read_curve(folder.root), *beside])
+    root = place.folder.root
+    save(draw_certified_accuracy([read_curve(root), *beside]), root / PICTURE)
 
 
 def read_certification(path: Path) -> tuple[CertifyConfig, list[Row]]:
@@ -118,7 +118,7 @@ def page_of(run: FoundRun) -> Page:
     """The page of one run, finished or not."""
     sections = [
         Section("Result", _result(run)),
-        Section("Certified accuracy", curves_picture([run])),
+        Section("Certified accuracy", figures=_curves_drawn([run])),
         Section("Attack", _attack(run)),
     ]
     return page_of_run(run, _lead, sections)
@@ -126,14 +126,19 @@ def page_of(run: FoundRun) -> Page:
 
 def curves_picture(runs: Sequence[FoundRun]) -> str:
     """Certified accuracy of some runs over the radius, as far as they are."""
+    return "".join(drawn.html for drawn in _curves_drawn(runs).values())
+
+
+def _curves_drawn(runs: Sequence[FoundRun]) -> dict[str, Drawn]:
     curves = [read_curve(run.root) for run in runs if _count(run)]
     if not curves:
-        return ""
-    return picture(
-        drawn(lambda path: save_certified_accuracy(path, curves)),
+        return {}
+    drawn = Drawn(
+        draw_certified_accuracy(curves),
         "Certified accuracy over the radius",
         "Share of the images that are answered rightly with a certificate of that radius or more.",
     )
+    return {"certified_accuracy": drawn}
 
 
 def _count(run: FoundRun) -> int:

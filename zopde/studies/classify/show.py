@@ -12,24 +12,24 @@ from torch import Tensor
 
 from zopde.numerals import change, count, measured, number
 from zopde.oracle.coordinates import reals
-from zopde.report.classifiers import save_confusion, save_layer_ratios
-from zopde.report.curves import CostCurve, save_learning_curves
-from zopde.report.page import Section, drawn, picture, table, text
+from zopde.report.classifiers import draw_confusion, draw_layer_ratios
+from zopde.report.curves import CostCurve, draw_learning_curves
+from zopde.report.page import Drawn, Section, table, text
+from zopde.report.panels import save
 from zopde.studies.classify.evaluate import LearningCurve, Point
 from zopde.studies.classify.open import Opened
 from zopde.studies.classify.train import Trained
-from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import (
     cost_section,
     failures_section,
     kept_picture,
-    losses_picture,
+    losses_drawn,
     page_of_run,
     ratios_section,
     result_table,
 )
-from zopde.studies.run import Metrics, Page, Table, mean_costs, over_seeds, stopped_early
+from zopde.studies.run import Metrics, Page, Place, Table, mean_costs, over_seeds, stopped_early
 
 PICTURES = ("learning_curves.png", "confusion.png", "layer_ratios.png")
 Points = dict[str, list[Sequence[Point]]]
@@ -68,17 +68,17 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     return metrics
 
 
-def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
+def draw(opened: Opened, results: Mapping[str, list[Trained]], place: Place) -> None:
     """Learning curves, confusion matrices and, where there are some, the layers' ratios."""
-    curves, confusion, ratios = (folder.root / name for name in PICTURES)
+    curves, confusion, ratios = (place.folder.root / name for name in PICTURES)
     points = {label: [result.points for result in of] for label, of in results.items()}
-    save_learning_curves(curves, _curves(points))
+    save(draw_learning_curves(_curves(points)), curves)
     matrices = {label: _summed(trained) for label, trained in results.items()}
-    save_confusion(confusion, matrices, opened.images.data.classes)
+    save(draw_confusion(matrices, opened.images.data.classes), confusion)
     shares = {label: trained[0].scoring.active_shares for label, trained in results.items()}
     shares = {label: of_label for label, of_label in shares.items() if of_label}
     if shares:
-        save_layer_ratios(ratios, shares)
+        save(draw_layer_ratios(shares), ratios)
 
 
 def _curves(points: Points) -> list[CostCurve]:
@@ -131,12 +131,12 @@ def reached(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def page_of(run: FoundRun) -> Page:
     """The page of one run, finished or not."""
-    losses = losses_picture(run, "loss on the training batches.")
+    losses = losses_drawn(run, "loss on the training batches.")
     caption = "Percent of the images of each class."
     confusion = kept_picture(run, PICTURES[1], "Confusion matrices", caption)
     sections = [
         Section("Result", _result(run)),
-        Section("Learning", glimpse(run) + losses),
+        Section("Learning", figures={**_accuracy_drawn(run), **losses}),
         Section("What was taken for what", confusion if run.metrics else ""),
         ratios_section(run),
         cost_section(run),
@@ -147,14 +147,19 @@ def page_of(run: FoundRun) -> Page:
 
 def glimpse(run: FoundRun) -> str:
     """Accuracy along the training, as far as it got."""
+    return "".join(drawn.html for drawn in _accuracy_drawn(run).values())
+
+
+def _accuracy_drawn(run: FoundRun) -> dict[str, Drawn]:
     curves = _curves(_points(run))
     if not curves:
-        return ""
-    return picture(
-        drawn(lambda path: save_learning_curves(path, curves)),
+        return {}
+    drawn = Drawn(
+        draw_learning_curves(curves),
         "Test accuracy against queries and against seconds",
         "Mean over the seeds, as far as all of them got; the layers' scores included.",
     )
+    return {"learning_curves": drawn}
 
 
 def _points(run: FoundRun) -> Points:

@@ -3,6 +3,7 @@
 from zopde.studies.correct.evaluate import load_corrector, save_corrector
 from zopde.studies.correct.export import export_corrector
 from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.pictures import Picture
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config
 from zopde.studies.correct.study import run_correction
 
@@ -10,6 +11,7 @@ __all__ = [
     "LABELS",
     "PRESETS",
     "CorrectionConfig",
+    "Picture",
     "export_corrector",
     "load_config",
     "load_corrector",

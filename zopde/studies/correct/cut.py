@@ -37,6 +37,7 @@ from zopde.studies.correct.emulator import EmulatorAt
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.looks import Keeping, Looks
 from zopde.studies.correct.loss import check_judged
+from zopde.studies.correct.pictures import check_pictures
 from zopde.studies.correct.problem import Opened, Problem, products_of
 from zopde.studies.correct.tangent import TangentAt, learning_of
 from zopde.tangent.choose import check_learnable
@@ -109,6 +110,7 @@ def check_suits(opened: Opened) -> None:
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
     check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
+    check_pictures(opened.pictures, opened.possible, problem.test)
 
 
 def open_interface(

@@ -81,8 +81,11 @@ def check_judged(
     Raises:
         InputError: If one fails; or if a label would back-propagate a loss without a gradient.
     """
+    runs = problem.test.states[:2, 1:]
+    if len(runs) == 1:  # two are needed to see whether they are mixed
+        runs = torch.cat([runs, runs.flip(1)])
     for metric, judge in metrics.items():
-        check_loss(f"run.metrics {metric}", judge, problem.test.states[:2, 1:], problem.test.grid)
+        check_loss(f"run.metrics {metric}", judge, runs, problem.test.grid)
     name = "training.loss"
     if training.loss is None:
         return

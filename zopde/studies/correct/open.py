@@ -26,6 +26,7 @@ from zopde.studies.correct.imports import digest_of_files, imported_late, loaded
 from zopde.studies.correct.labels import check_forcing
 from zopde.studies.correct.loss import loss_of, metrics_of
 from zopde.studies.correct.memory import habits_of
+from zopde.studies.correct.pictures import pictures_of
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.reference import Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
@@ -46,6 +47,7 @@ def open_correction(config: CorrectionConfig, root: Path, progress: Progress) ->
     judge = content_of_code(load_object(loss, what="loss")) if ":" in loss else ""
     loss_of(loss, config.training.loss_options, torch.ones(1))  # before anything is simulated
     metrics_of(config.run.metrics, torch.ones(1))
+    pictures_of(config.run.pictures)
     before = loaded()
     reference = _planned(config, root, progress)
     data = reference.load_or_make(progress)
@@ -211,6 +213,7 @@ def _opened(
         bear=bear,
         jacobians=jacobians,
         metrics=metrics_of(run.metrics, problem.scale),
+        pictures=pictures_of(run.pictures),
         rollout_steps=(parts.unseen.steps if parts.told else steps) // corrector.every,
         split=parts.told,
         validate_every=training.validate_every,

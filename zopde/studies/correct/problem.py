@@ -28,6 +28,7 @@ from zopde.studies.correct.cuts import (
     WeightCut,
 )
 from zopde.studies.correct.labels import LABELS, Label
+from zopde.studies.correct.pictures import Picture
 from zopde.studies.correct.push import PushSettings, moved_off
 from zopde.studies.correct.reference import Reference
 from zopde.studies.run import Trainings
@@ -190,6 +191,7 @@ class Opened(Trainings):
     jacobians: Path  # where the Jacobians of banks lie, for every run with this solver and data
     rollout_steps: int  # steps of an unseen run that is planned
     metrics: Mapping[str, Loss] = field(default_factory=dict)  # the user's own, of rollouts
+    pictures: Mapping[str, Picture] = field(default_factory=dict)  # the user's own, of a rollout
     split: str = ""  # how one long run was split; "" where there are several
     to_make: Reference | None = None  # reference data that have to be made first, in a dry run
     rollout_seconds: float = 0.0  # of the unseen runs, in a dry run

@@ -300,6 +300,10 @@ class Reference:
 
 def _from_whole(unseen: Trajectories, every: int) -> Trajectories:
     """The runs from the first time on at which all of them are whole: rollouts begin there."""
+    for number, states in enumerate(unseen.whole, start=1):
+        if not bool(states.any()):
+            got = f"unseen run {number} of {unseen.simulations}, no state of which is whole"
+            raise InputError("data", got=got, expected="a whole state, for its rollout to begin")
     whole = [*unseen.whole.all(dim=0).nonzero().flatten().tolist(), unseen.steps]
     later = unseen.seen[:, whole[0] + every :: every].any(dim=1)
     if whole[0] == unseen.steps or (whole[0] + every <= unseen.steps and not bool(later.all())):

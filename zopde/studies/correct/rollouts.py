@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zopde.contracts import Domain, Vortical
-from zopde.data import load_rollout
+from zopde.data import Trajectories, load_rollout
 from zopde.errors import InputError
 from zopde.hybrid import rollout_error
 from zopde.studies.correct.evaluate import Evaluation
@@ -80,6 +81,12 @@ def read_rollouts(run: FoundRun) -> Rollouts | None:
     if grid is None or reference is None:
         return None
     return Rollouts(grid, reference, found)
+
+
+def until_measured(states: Mapping[str, Tensor], grid: Domain) -> dict[str, Tensor]:
+    """The states (time, ...) of every label until the last one of which the reference tells."""
+    last = int(Trajectories(grid, states["reference"][None]).seen[0].nonzero()[-1])
+    return {label: whole[: last + 1] for label, whole in states.items()}
 
 
 def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:

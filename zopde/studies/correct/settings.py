@@ -143,12 +143,15 @@ class RunSettings(ProbeSettings):
     most `store_gib`, so that nothing is asked twice; for solvers that take long.
 
     `metrics` are measures of your own, functions as `zopde.hybrid.Loss` describes one: a column
-    each in the second table, of the rollouts of the unseen runs.
+    each in the second table, of the rollouts of the unseen runs. `pictures` are pictures of your
+    own, functions as `zopde.studies.correct.Picture` describes one: of the unseen run that the
+    other pictures show, kept in the run's folder and on its page.
     """
 
     labels: tuple[str, ...] = ("SRC", "NON", "NOG", "ZO-weights", "SOL")  # The rows of the table.
     dtype: Literal["float32", "float64"] = "float32"  # The precision of states and weights.
     metrics: tuple[limits.Text, ...] = ()  # Own measures of rollouts, each a "file.py:name".
+    pictures: tuple[limits.Text, ...] = ()  # Own pictures of a rollout, each a "file.py:name".
     checkpoint_seconds: limits.Positive = 10.0  # Time from one checkpoint to the next.
     solver_steps: limits.Whole = 0  # After so many, trainings pause; a larger one goes on; 0: any.
     failures: Literal["raise", "retry", "drop"] = "raise"  # What follows a failed step.

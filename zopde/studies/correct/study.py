@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zopde.progress import Progress
-from zopde.studies.correct import show
+from zopde.studies.correct import page, show
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction, open_sample
+from zopde.studies.correct.parameter import GUESS
+from zopde.studies.correct.pictures import FOLDER
 from zopde.studies.correct.price import begin_sample, price, price_cuts
 from zopde.studies.correct.settings import PRESETS, CorrectionConfig, load_config, presets_of
 from zopde.studies.correct.table import table_of
@@ -18,7 +20,7 @@ from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Study, run_study
 from zopde.training.callbacks import Callback
 
-_PICTURES = ("error_over_time.png", "fields.png", "vorticity.png")
+_PICTURES = ("error_over_time.png", "fields.png", "vorticity.png", "parameter.png", FOLDER)
 
 
 STUDY = Study(
@@ -26,7 +28,7 @@ STUDY = Study(
     settings=CorrectionConfig,
     files=(
         *(*LABELS, START, "data.sha256", "solver.digest", "imports.digest", "network.digest"),
-        *(CHUNK, WAY, REFERENCE, METRICS),
+        *(CHUNK, WAY, REFERENCE, GUESS, METRICS),
         *("error_over_time.csv", "report.html", *_PICTURES),
     ),
     open=open_correction,
@@ -34,8 +36,8 @@ STUDY = Study(
     metrics=show.metrics_of,
     draw=show.draw,
     table=table_of,
-    page=show.page_of,
-    glimpse=show.glimpse,
+    page=page.page_of,
+    glimpse=page.glimpse,
     reached=("mean absolute error", show.reached),
     presets=PRESETS,
     presets_of=presets_of,
@@ -51,6 +53,7 @@ STUDY = Study(
         "data.path",
         "run.checkpoint_seconds",
         "run.metrics",  # rollouts are judged again by every start
+        "run.pictures",  # and drawn again
         "run.hours",
         "run.solver_steps",
         "run.scratch",

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from zopde.blackbox import CountedSolver, Dropping, failures_of
 from zopde.contracts import Objective, Solver
@@ -17,13 +17,15 @@ from zopde.files import reading
 from zopde.interface import InterfaceSolver
 from zopde.oracle import WeightOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates
-from zopde.progress import Progress
+from zopde.progress import Progress, Titled
 from zopde.sparsity import LayerMasks, LayerRatios, Masks, RandomMasks
 from zopde.studies.correct.cut import Interface, open_interface
 from zopde.studies.correct.evaluate import Evaluation, evaluate, save_corrector, save_states
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.looks import SIGNAL, Keeping, Signals
 from zopde.studies.correct.models import MODEL
+from zopde.studies.correct.parameter import FILE as FOUND
+from zopde.studies.correct.parameter import GUESS, Recorded, first_guess, save_given
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.correct.ways import decided
 from zopde.studies.run import Place, total_cost
@@ -66,6 +68,8 @@ class Trained:
     cost: Fitted  # with the NON start it began from, the scores and what the interface took once
     evaluation: Evaluation  # the unseen runs
     failures: Counter[str]  # failed solver steps by reason, of training and rollouts
+    # (simulation, time, parameter, *space), what each step of the rollouts had; None without any
+    parameter: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,10 @@ class Stage:
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
     """Keep the reference; find the way and the probes of a pass that the settings leave open."""
-    reference = place.folder.root / REFERENCE
-    save_states(opened.problem.test.states, opened.problem.test, reference)
+    root, test = place.folder.root, opened.problem.test
+    save_states(test.states, test, root / REFERENCE)
+    if opened.problem.inject == "parameter":
+        save_given(first_guess(test), test, root / GUESS)
     for label, why in opened.skipped.items():
         place.progress.note(f"{label}: left out, {why}")
     opened = decided(opened, place.progress, place.folder)
@@ -130,13 +136,17 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     before = failures_of(problem.solver)
     # A step that fails again and again is a rollout that diverged.
     solver = Dropping(problem.solver) if opened.bear else problem.solver
+    recorded = Recorded(solver) if network and problem.inject == "parameter" else None
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
         how = advance, opened.judges, problem.every
-        evaluation = evaluate(solver, problem.test, network, *how)
+        evaluation = evaluate(recorded or solver, problem.test, network, *how)
     save_states(evaluation.predicted, problem.test, folder / "rollout.nc")
+    parameter = recorded.given(problem.every) if recorded else None
+    if parameter is not None:
+        save_given(parameter, problem.test, folder / FOUND)
     failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
     place.done(name, seed, cost, mae=float(evaluation.error.mean_mae.mean()))
-    return Trained(cost, evaluation, failures)
+    return Trained(cost, evaluation, failures, parameter)
 
 
 def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
@@ -153,7 +163,8 @@ def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Plac
     interface = None
     if name in opened.cuts:
         own = place.of(name, seed)
-        keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, place.progress)
+        told = Titled(place.progress, f"{name}, seed {seed}")
+        keeping = Keeping(opened.identity, opened.jacobians, own, place.pool, told)
         cut, unroll = opened.cuts[name], opened.training.unroll
         interface = open_interface(cut, opened.problem, seed, unroll, keeping, opened.emulator)
         note(f"{name}, seed {seed}: {interface.note}")

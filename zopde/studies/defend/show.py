@@ -10,24 +10,24 @@ from typing import Any
 import torch
 
 from zopde.numerals import count, measured, number
-from zopde.report.classifiers import ImageRow, save_certified, save_images
-from zopde.report.page import Section, drawn, picture, table, text
+from zopde.report.classifiers import ImageRow, draw_certified, draw_images
+from zopde.report.page import Drawn, Section, table, text
+from zopde.report.panels import save
 from zopde.seeding import generator
 from zopde.smoothing import votes
 from zopde.studies.certificates import FILE, RADII, Row, read_rows
 from zopde.studies.defend.open import Opened
 from zopde.studies.defend.train import Trained
-from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import (
     failures_section,
     kept_picture,
-    losses_picture,
+    losses_drawn,
     page_of_run,
     ratios_section,
     result_table,
 )
-from zopde.studies.run import Metrics, Page, Table, over_seeds, stopped_early
+from zopde.studies.run import Metrics, Page, Place, Table, over_seeds, stopped_early
 
 PICTURES = ("certified_accuracy.png", "images.png")
 RANKING = 1  # of RADII, by which labels are compared: the first that is not 0
@@ -76,11 +76,11 @@ def _percent(rows: Sequence[Row], radius: float) -> float:
 
 
 @torch.no_grad()
-def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
+def draw(opened: Opened, results: Mapping[str, list[Trained]], place: Place) -> None:
     """Certified accuracy over the radius, and what each defence makes of some noisy images."""
     images, judged, seed = opened.images, opened.judged, opened.seeds[0]
     certified = {label: [result.rows for result in of] for label, of in results.items()}
-    save_certified(folder.root / PICTURES[0], _curves(certified), images.sigma)
+    save(draw_certified(_curves(certified), images.sigma), place.folder.root / PICTURES[0])
     clean = images.inputs(judged.pixels[:_SHOWN])
     noise = torch.randn(clean.shape, generator=generator(seed, "smoothing", 2**31)).to(clean)
     shown = {"clean": clean, "noisy": clean + images.sigma * noise}
@@ -93,7 +93,7 @@ def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder
         names = [images.data.classes[int(answer)] for answer in answers]
         right = (answers == judged.labels[: len(pixels)]).tolist()
         rows.append(ImageRow(name, pixels.cpu().numpy(), names, right))
-    save_images(folder.root / PICTURES[1], rows)
+    save(draw_images(rows), place.folder.root / PICTURES[1])
 
 
 def _curves(certified: Certified) -> dict[str, list[tuple[list[float], list[bool]]]]:
@@ -146,15 +146,15 @@ def page_of(run: FoundRun) -> Page:
     """The page of one run, finished or not."""
     # Histories count from the first query on, so nothing came before them.
     queries = "queries are images that the classifier sees."
-    losses = losses_picture(run, queries, lambda *_: (0, 0.0))
+    losses = losses_drawn(run, queries, lambda *_: (0, 0.0))
     caption = "Above each what the classifier takes it for, red where that is wrong."
     title = "Some test images: clean, noisy, and as each defence restores them"
     images = kept_picture(run, PICTURES[1], title, caption)
     sections = [
         Section("Result", _result(run)),
-        Section("Certified accuracy", glimpse(run)),
+        Section("Certified accuracy", figures=_certified_drawn(run)),
         Section("Images", images if run.metrics else ""),
-        Section("Learning", losses),
+        Section("Learning", figures=losses),
         ratios_section(run),
         failures_section(run),
     ]
@@ -163,17 +163,22 @@ def page_of(run: FoundRun) -> Page:
 
 def glimpse(run: FoundRun) -> str:
     """Certified accuracy of every label over the radius, as far as images are certified."""
+    return "".join(drawn.html for drawn in _certified_drawn(run).values())
+
+
+def _certified_drawn(run: FoundRun) -> dict[str, Drawn]:
     certified: Certified = {}
     for label, _, rows in _certificates(run):
         certified.setdefault(label, []).append(rows)
     if not certified:
-        return ""
+        return {}
     sigma = float(run.settings["defence"]["sigma"])
-    return picture(
-        drawn(lambda path: save_certified(path, _curves(certified), sigma)),
+    drawn = Drawn(
+        draw_certified(_curves(certified), sigma),
         "Certified accuracy of every method over the radius",
         "Mean over the seeds, as far as they are certified.",
     )
+    return {"certified_accuracy": drawn}
 
 
 def _certificates(run: FoundRun) -> Iterator[tuple[str, int, list[Row]]]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from zopde.errors import InputError
 from zopde.files import write_bytes
-from zopde.report.curves import Paid, save_price
-from zopde.report.page import Section, code, drawn, folded, page, picture, table, text, write_page
+from zopde.report.curves import Paid, draw_price
+from zopde.report.page import Drawn, Section, code, folded, page, table, text, write_page
 from zopde.report.vtk import check_meshio
 from zopde.studies.report.found import FoundRun, dotted, find_run, reproduce
 from zopde.studies.run import Page, Table
@@ -71,7 +73,7 @@ def write_report(
                 got="nothing to show in motion",
                 expected="one run of `zopde correct` in 2 or 3 dimensions, with its reference.nc",
             )
-        write_bytes(Path(animation), shown.animation)
+        write_bytes(Path(animation), shown.animation())
     if vtk is not None:
         if shown.vtk is None:
             expected = "one run of `zopde correct`, with its reference.nc"
@@ -79,6 +81,30 @@ def write_report(
         shown.vtk(Path(vtk))
     write_page(place, page(title, shown.lead, shown.sections))
     return place
+
+
+@checked
+def draw_figures(run: Path | str) -> dict[str, Figure]:
+    """Draw the pictures of a run's report as figures of matplotlib; nothing is written.
+
+    A notebook shows them, and you may change them before you save them. The film of the report is
+    none of them: `write_report(..., animation=...)` writes it.
+
+    Args:
+        run: The folder of a run, as `write_report` takes it.
+
+    Returns:
+        Name -> figure, in the order of the report; as far as the run got. Of a correction these are
+        "error_over_time", "training_loss", "fields" and, where there are any, "vorticity",
+        "energy_spectrum", "layer_ratios", "parameter", and "pictures/NAME" of your own
+        (`run.pictures`).
+
+    Raises:
+        InputError: If the folder holds no run.
+    """
+    found = find_run(Path(run))
+    sections = found.study.page(found).sections
+    return {name: drawn.figure for section in sections for name, drawn in section.figures.items()}
 
 
 def _check_empty(folder: Path) -> None:
@@ -110,7 +136,7 @@ def _compared(runs: Sequence[FoundRun]) -> Page:
     sections = [
         Section("What differs", _differences(names)),
         Section("Result", _result(done)),
-        Section("What it cost", _cost(done)),
+        Section("What it cost", figures=_cost(done)),
     ]
     for name, run in names.items():
         command = folded("the command that makes it again", code(reproduce(run), command=True))
@@ -150,7 +176,7 @@ def _joined(tables: Mapping[str, Table]) -> str:
     return table(("run", *columns), rows)
 
 
-def _cost(done: dict[str, FoundRun]) -> str:
+def _cost(done: dict[str, FoundRun]) -> dict[str, Drawn]:
     """What every label of every run has reached, against its queries and seconds."""
     points, what = [], ""
     for name, run in done.items():
@@ -162,9 +188,6 @@ def _cost(done: dict[str, FoundRun]) -> str:
             if mean is not None and queries:
                 points.append(Paid(name, label, queries, seconds, mean))
     if not points:
-        return ""
-    return picture(
-        drawn(lambda path: save_price(path, points, what)),
-        f"{what} against queries and seconds",
-        "A colour per label, a mark per run; mean over the seeds.",
-    )
+        return {}
+    alt, caption = f"{what} against queries and seconds", "A colour per label, a mark per run; "
+    return {"cost": Drawn(draw_price(points, what), alt, caption + "mean over the seeds.")}

@@ -8,20 +8,20 @@ import numpy as np
 import tomli_w
 
 from zopde.numerals import number
-from zopde.report.classifiers import save_layer_ratios
-from zopde.report.curves import CostCurve, save_loss_curves
-from zopde.report.page import Section, code, drawn, folded, picture, table, text
+from zopde.report.classifiers import draw_layer_ratios
+from zopde.report.curves import CostCurve, draw_loss_curves
+from zopde.report.page import Drawn, Section, code, folded, picture, table, text
 from zopde.studies.report.found import FoundRun, changes_from_preset, reproduce
 from zopde.studies.run import Metrics, Page
 from zopde.training import Fitted
 
 
-def losses_picture(
+def losses_drawn(
     run: FoundRun,
     caption: str,
     before: Callable[[str, int], tuple[float, float]] | None = None,
     one_step: Collection[str] = (),
-) -> str:
+) -> dict[str, Drawn]:
     """The training loss of every label against what it cost.
 
     `before` gives the (queries, seconds) that a (label, seed) spent before the first iteration;
@@ -43,17 +43,18 @@ def losses_picture(
         looked = None if np.isnan(looks).all() else looks.mean(axis=0)
         curves.append(CostCurve(label, *paid, values[:, 2], label in one_step, looked))
     if not curves:
-        return ""
+        return {}
     warning = ""
     if any(curve.apart for curve in curves):
         warning = " NON's loss is that of one step: it cannot be compared with the others'."
     if any(curve.validation is not None for curve in curves):
         warning += " Dotted: the loss on the validation data, at every look."
-    return picture(
-        drawn(lambda path: save_loss_curves(path, curves)),
+    drawn = Drawn(
+        draw_loss_curves(curves),
         "Training loss against queries and against seconds",
         f"Mean over the seeds, running mean over the iterations; {caption}{warning}",
     )
+    return {"training_loss": drawn}
 
 
 def scoring_cost(run: FoundRun, label: str, seed: int) -> tuple[float, float]:
@@ -136,10 +137,10 @@ def ratios_section(run: FoundRun) -> Section:
         if scoring and scoring.ratios
     }
     if not shares:
-        return Section("Layer ratios", "")
-    png = drawn(lambda path: save_layer_ratios(path, shares))
+        return Section("Layer ratios")
     caption = f"Share of each layer's weights that a mask activates, seed {seed}."
-    return Section("Layer ratios", picture(png, "Share of active weights by layer", caption))
+    drawn = Drawn(draw_layer_ratios(shares), "Share of active weights by layer", caption)
+    return Section("Layer ratios", figures={"layer_ratios": drawn})
 
 
 def failures_section(run: FoundRun) -> Section:

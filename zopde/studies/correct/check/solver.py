@@ -96,7 +96,8 @@ def check_solver(
     solver, spec = open_solver(config), config.solver.spec
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     reference, from_file = reference_of(config, solver, Path()), bool(config.data.path)
-    states = typical_states(reference, from_file, amplitude)
+    positive = config.corrector.inject == "parameter"
+    states = typical_states(reference, from_file, amplitude, positive)
     zo, cut, injection = config.zo, config.interface, INJECTIONS[config.corrector.inject]
     every = config.corrector.every
     guard = replace(config.run, store="", apart=False, failure_limit=1.0).guarded

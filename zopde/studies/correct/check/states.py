@@ -49,10 +49,13 @@ class States:
         return Step(solver, state, forcing, solver.step(state, forcing))
 
 
-def typical_states(reference: Reference, from_file: bool, amplitude: float) -> States:
+def typical_states(
+    reference: Reference, from_file: bool, amplitude: float, positive: bool = False
+) -> States:
     """States of the data file; else as far into the solver's scenario; else smooth waves.
 
     `from_file`: whether there is a data file. `amplitude`, of the waves, is in the state's units.
+    `positive`: whether the forcing is a parameter, which is the amplitude times exp of a wave.
     """
     grid, draw = reference.solver.grid, generator(reference.seed, "probes")
     device, dtype = reference.device, reference.dtype
@@ -70,8 +73,10 @@ def typical_states(reference: Reference, from_file: bool, amplitude: float) -> S
         source = f"the solver's own scenario after {steps} steps"
         return States(data.states[:, -1].contiguous(), forcing, source, grid)
     state = amplitude * _waves(len(grid.channels), grid, draw).to(device, dtype)
-    given = amplitude * _waves(len(grid.forcing_channels), grid, draw).to(device, dtype)
+    waves = _waves(len(grid.forcing_channels), grid, draw).to(device, dtype)
+    given = amplitude * (grid.filled(waves.exp()) if positive else waves)
     source = f"smooth random fields of amplitude {amplitude:g}"
+    source += "; parameters are positive" if positive else ""
     return States(state, given if grid.forcing_channels else None, source, grid)
 
 
