@@ -77,9 +77,6 @@ def check_suits(opened: Opened) -> None:
             expected="a score that needs no gradient",
             remedy="use 'zo-grasp', its estimate from queries",
         )
-    if opened.ensemble.localised:
-        windows = opened.training.batch * opened.training.unroll
-        check_localised(windows * problem.train.states[0, 0].numel())
     axes = len(problem.solver.grid.shape)
     for cut in opened.cuts.values():
         if cut.radius and len(cut.radius) != axes:
@@ -109,6 +106,9 @@ def check_suits(opened: Opened) -> None:
         watched = {"bank", "tangent", "regressed", "emulator"}.intersection(ways)
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
+    if opened.ensemble.localised:
+        windows = opened.training.batch * opened.training.unroll
+        check_localised(windows * problem.train.states[0, 0].numel())
     check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
     check_pictures(opened.pictures, opened.possible, problem.test)
 
