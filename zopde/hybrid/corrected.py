@@ -7,6 +7,7 @@ from typing import final
 from torch import nn
 
 from zopde.contracts import Domain, Forcing, Network, Solver, State, seedable, seeded
+from zopde.hybrid.told import told_of
 from zopde.hybrid.unrolled import INJECTIONS, Injection, held, repeated
 
 
@@ -15,7 +16,8 @@ class CorrectedSolver(nn.Module):
     """Lets a network correct every step of a solver.
 
     The solver stays a black box; the result is again a `Solver`, and a module that holds the
-    network: `corrected(state, forcing)` is one step.
+    network: `corrected(state, forcing)` is one step. Where the network is told more than the solver
+    (`network.told`, names), these are further forcing channels of its grid, behind the solver's.
 
     Args:
         solver: The solver S.
@@ -40,6 +42,7 @@ class CorrectedSolver(nn.Module):
     ) -> None:
         super().__init__()
         every = getattr(network, "every", 1) if every is None else every
+        solver = told_of(solver, getattr(network, "told", ()))
         self._solver, self.network, self._every = repeated(solver, every), network, every
         self._injection = held(injection or INJECTIONS[getattr(network, "inject", "after")], every)
         self.seedable = seedable(solver)

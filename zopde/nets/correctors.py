@@ -119,7 +119,7 @@ class ResidualCorrector(nn.Module):
 class Normalised(nn.Module):
     """Lets a corrector work in physical units, and keeps the statistics that this takes.
 
-        C(v, f) = s * body( [v / s_v, f / s_f, fixed] )
+        C(v, f) = s * body( [v / s_v, f / s_f, (g - m) / s_g, fixed] )
 
     The standard deviations are buffers, saved with the weights: whoever loads the model has
     them. s is s_v; s_f for a correction of the forcing; 1 for the exponent of a parameter. Where
@@ -143,6 +143,9 @@ class Normalised(nn.Module):
         fixed: (fixed_channel, *space), further channels that the body sees, the same beside every
             state and kept with the weights, such as `zopde.nets.coordinate_channels(grid)`; None:
             none. A mask comes behind them.
+        told: Name -> mean m of each forcing channel g that the network sees and the solver is not
+            given; they are the last of the forcing, and a correction of the forcing is 0 for them.
+            See `zopde.hybrid.Told`.
     """
 
     state_scale: Tensor
@@ -151,6 +154,7 @@ class Normalised(nn.Module):
     mask: Tensor | None
     nearest: Tensor | None
     fixed: Tensor | None
+    mean: Tensor | None
 
     @checked
     def __init__(
@@ -165,15 +169,21 @@ class Normalised(nn.Module):
         mesh: Mapping[str, Tensor] | None = None,
         every: int = 1,
         fixed: Float[Tensor, "fixed_channel ..."] | None = None,
+        told: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         check_count("every", every)
         self.body, self.inject, self.every = body, inject, every
+        means = list((told or {}).values())
+        self.told = tuple(told or {})
         # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
         space = [1] * dims
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
         both = torch.cat([state_scale.flatten(), forcing_scale.flatten()])
         self.register_buffer("input_scale", both.reshape(-1, *space))
+        mean = torch.cat([both.new_zeros(len(both) - len(means)), both.new_tensor(means)])
+        self.register_buffer("mean", mean.reshape(-1, *space) if means else None)
+        forcing_scale = forcing_scale[: len(forcing_scale) - len(means)]
         of_forcing = {"forcing": forcing_scale, "parameter": torch.ones_like(forcing_scale)}
         scale = of_forcing.get(inject)
         other = None if scale is None else scale.reshape(-1, *space).clone()
@@ -190,7 +200,7 @@ class Normalised(nn.Module):
         """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
         scale = self.state_scale if self.output_scale is None else self.output_scale
-        seen = raw / self.input_scale
+        seen = (raw if self.mean is None else raw - self.mean) / self.input_scale
         if self.nearest is not None and self.mask is not None:
             flat = seen.flatten(-self.mask.dim())
             seen = flat.index_select(-1, self.nearest).unflatten(-1, self.mask.shape)
@@ -200,6 +210,9 @@ class Normalised(nn.Module):
             if channels is not None:  # a sum, since torch.fx follows no expand(len(seen), ...)
                 seen = torch.cat([seen, torch.zeros_like(seen[:, :1]) + channels], dim=1)
         correction: Tensor = self.body(seen) * scale
+        if self.output_scale is not None and self.told:
+            none = [torch.zeros_like(correction[:, :1])] * len(self.told)
+            correction = torch.cat([correction, *none], dim=1)
         return correction if self.mask is None else torch.where(self.mask, correction, 0.0)
 
 

@@ -188,6 +188,7 @@ def save_corrector(
         "inject": network.inject,
         "solver": spec,
         **({"every": network.every} if network.every > 1 else {}),  # else as files ever were
+        **({"told": list(network.told)} if network.told else {}),
     }
     write_model(path, "corrector", plan, network.state_dict())
 
@@ -217,7 +218,9 @@ def load_corrector(path: Path | str) -> Normalised:
     path = model_of(Path(path)).path if Path(path).is_dir() else path
     words = {"kind": str, "padding": Padding | None, "inject": Inject | None}
     types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
-    plan, state = read_model(path, "corrector", {**types, **words, "every": int | None})
+    plan, state = read_model(
+        path, "corrector", {**types, **words, "every": int | None, "told": list[str] | None}
+    )
     inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
     def make() -> Normalised:
@@ -229,7 +232,8 @@ def load_corrector(path: Path | str) -> Normalised:
         mesh = {name: state[name] for name in MESH if name in state}
         body, forcing_scale = body_of(plan["kind"], *shape, mesh), plan["inputs"] - len(scale)
         what = dims, inject, *land, mesh, 1 if plan["every"] is None else plan["every"], fixed
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), *what)
+        told = dict.fromkeys(plan["told"] or (), 0.0)
+        network = Normalised(body, scale, scale.new_ones(forcing_scale), *what, told)
         return in_precision(network, scale.dtype)
 
     return built(path, make, state, plan["kind"] in KINDS)

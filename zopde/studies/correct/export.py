@@ -94,9 +94,13 @@ class _Physical(nn.Module):
     def __init__(self, network: Normalised) -> None:
         super().__init__()
         self.network, self.is_factor = network, network.inject == "parameter"
+        # What the network is told is not corrected, so the file leaves it out of the answer
+        self.own = None if network.output_scale is None else len(network.output_scale)
 
     def forward(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:
         correction: Tensor = self.network(state, forcing)
+        if self.own is not None:
+            correction = correction[:, : self.own]
         return correction.exp() if self.is_factor else correction
 
 

@@ -41,7 +41,8 @@ class Stored:
         self, solver: Solver, black_box: Solver, again: bool, progress: Progress
     ) -> Problem:
         """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-        seen, every = self.parts.seen, self.every
+        whole_data, every = self.parts.seen, self.every
+        seen = whole_data.of_solver(solver.grid)
         if self.inject == "parameter" and seen.forcing is not None:
             guess = solver.grid.fluid_values(seen.forcing)
             if said := check_first_guess(solver.grid.forcing_channels, guess):
@@ -75,7 +76,7 @@ class Stored:
         return Problem(
             solver=black_box,
             twin=None if twin is None else Filled(twin),
-            train=seen,
+            train=whole_data,
             test=self.parts.unseen.strided(every),
             held=self.parts.held,
             stepped=stepped,

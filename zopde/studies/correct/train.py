@@ -128,7 +128,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)
     # A step that fails again and again is a rollout that diverged.
-    solver = Dropping(problem.solver) if opened.bear else problem.solver
+    solver = problem.told(Dropping(problem.solver) if opened.bear else problem.solver)
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
         how = advance, opened.judges, problem.every
         evaluation = evaluate(solver, problem.test, network, *how)
