@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_count, checked
+from zopde.validate import check_choice, check_count, check_not_negative, checked
 
 Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
 Inject = Literal["after", "before", "forcing", "parameter"]
@@ -146,6 +146,8 @@ class Normalised(nn.Module):
         told: Name -> mean m of each forcing channel g that the network sees and the solver is not
             given; they are the last of the forcing, and a correction of the forcing is 0 for them.
             See `zopde.hybrid.Told`.
+        history: Earlier states that the body sees as well, the newest first, divided by s_v; they
+            come as further channels of the forcing, behind all others. See `CorrectedSolver`.
     """
 
     state_scale: Tensor
@@ -170,20 +172,23 @@ class Normalised(nn.Module):
         every: int = 1,
         fixed: Float[Tensor, "fixed_channel ..."] | None = None,
         told: Mapping[str, float] | None = None,
+        history: int = 0,
     ) -> None:
         super().__init__()
         check_count("every", every)
-        self.body, self.inject, self.every = body, inject, every
-        means = list((told or {}).values())
+        check_not_negative("history", history)
+        self.body, self.inject, self.every, self.history = body, inject, every, history
         self.told = tuple(told or {})
         # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
         space = [1] * dims
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
-        both = torch.cat([state_scale.flatten(), forcing_scale.flatten()])
+        past = state_scale.flatten().repeat(history)
+        both = torch.cat([state_scale.flatten(), forcing_scale.flatten(), past])
         self.register_buffer("input_scale", both.reshape(-1, *space))
-        mean = torch.cat([both.new_zeros(len(both) - len(means)), both.new_tensor(means)])
-        self.register_buffer("mean", mean.reshape(-1, *space) if means else None)
-        forcing_scale = forcing_scale[: len(forcing_scale) - len(means)]
+        own, before = len(forcing_scale) - len(self.told), len(both) - len(past) - len(self.told)
+        mean = [both.new_zeros(before), both.new_tensor([*(told or {}).values()]), 0 * past]
+        self.register_buffer("mean", torch.cat(mean).reshape(-1, *space) if told else None)
+        forcing_scale = forcing_scale[:own]
         of_forcing = {"forcing": forcing_scale, "parameter": torch.ones_like(forcing_scale)}
         scale = of_forcing.get(inject)
         other = None if scale is None else scale.reshape(-1, *space).clone()
@@ -199,6 +204,7 @@ class Normalised(nn.Module):
     ) -> Float[Tensor, "b o *space"]:
         """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
+        _check_channels(raw, self.input_scale)
         scale = self.state_scale if self.output_scale is None else self.output_scale
         seen = (raw if self.mean is None else raw - self.mean) / self.input_scale
         if self.nearest is not None and self.mask is not None:
@@ -214,6 +220,16 @@ class Normalised(nn.Module):
             none = [torch.zeros_like(correction[:, :1])] * len(self.told)
             correction = torch.cat([correction, *none], dim=1)
         return correction if self.mask is None else torch.where(self.mask, correction, 0.0)
+
+
+def _check_channels(seen: Tensor, scale: Tensor) -> None:
+    """Require as many channels as there are scales: a single one would be repeated in silence."""
+    # Who traces a module has no shape to compare
+    tracing = torch.jit.is_tracing() or not isinstance(seen, Tensor)
+    if not tracing and seen.shape[1] != len(scale):
+        got = f"{seen.shape[1]} channels of state and forcing together"
+        expected = f"{len(scale)}, with all that it is told and the states before"
+        raise InputError("corrector", got=got, expected=expected)
 
 
 def check_sizes(**sizes: int) -> None:

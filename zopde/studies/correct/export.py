@@ -79,6 +79,9 @@ def export_corrector(
     for path in (to, card):
         check_new_file("--to", path, overwrite)
     network = load_corrector(model.path).requires_grad_(False)
+    if network.history:
+        got, expected = f"corrector.history = {network.history}", "0: a file keeps no earlier state"
+        raise InputError("export", got=got, expected=expected)
     grid, fields = _sample(model, network)
     content, off, largest = _tried(_Physical(network).eval(), to, fields)
     said = _SAID.format(states=len(fields[0]), off=off, largest=largest)

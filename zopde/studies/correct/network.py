@@ -194,6 +194,9 @@ class CorrectorSettings:
     data, such as a parameter of each simulation, of which the solver is not told.
     `periods` tell it the time t of the data: sin and cos of 2 pi t / P for each period P, in the
     unit of the grid's `dt`, such as a day; see `zopde.data.clock_channels`.
+    With a `history` of k it sees the k states before the one that the step starts from, too, each a
+    corrected step earlier: of the data in training, as far as they go back, and of the rollout
+    after it. Where a run begins, its first state stands for those before it.
     """
 
     kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
@@ -204,6 +207,7 @@ class CorrectorSettings:
     # What the network sees beside state and forcing: "coordinates", or variables of the data.
     inputs: tuple[limits.Text, ...] = ()
     periods: tuple[limits.Positive, ...] = ()  # Of the clocks that it sees, in time.
+    history: limits.History = 0  # So many earlier states it sees.
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
@@ -221,7 +225,7 @@ class CorrectorSettings:
     def alone(self) -> CorrectorSettings:
         """The same network, which is told nothing, for who has no data to tell it."""
         places = tuple(name for name in self.inputs if name == _COORDINATES)
-        return replace(self, inputs=places, periods=())
+        return replace(self, inputs=places, periods=(), history=0)
 
     def network(
         self, grid: Domain, scale: Tensor, forcing_scale: Tensor, means: Tensor, seed: int
@@ -233,7 +237,7 @@ class CorrectorSettings:
         body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
         what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype), self.every
         told = dict(zip(self.told, means[len(means) - len(self.told) :].tolist(), strict=True))
-        return Normalised(body, scale, forcing_scale, *what, self._fixed(grid), told)
+        return Normalised(body, scale, forcing_scale, *what, self._fixed(grid), told, self.history)
 
     def kind_on(self, grid: Domain) -> str:
         """The kind by name, also where it goes by the domain."""
@@ -254,7 +258,8 @@ class CorrectorSettings:
     def _body(self, grid: Domain, dtype: torch.dtype) -> Body:
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.fluid is not None)
+        inputs = len(grid.channels) * (1 + self.history) + len(grid.forcing_channels)
+        inputs += grid.fluid is not None
         inputs += 0 if (fixed := self._fixed(grid)) is None else len(fixed)
         added_to = INJECTIONS[self.inject].adds_to
         outputs = len(grid.channels)

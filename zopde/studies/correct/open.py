@@ -179,7 +179,8 @@ def _opened(
     reference.check(data.simulations, data.steps, training.unroll, corrector.every)
     parts = reference.split(data.to(run.device, config.dtype), config.window, corrector.every)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
-    stored = Stored(parts, corrector.inject, corrector.every, config.data.partial)
+    what = corrector.inject, corrector.every, config.data.partial, corrector.history
+    stored = Stored(parts, *what)
     problem = stored.problem(solver, black_box, bear, progress)
     runs = config.data.train - config.data.validation, config.data.validation
     planned = Planned(stored, problem, *((1, 1) if parts.told else runs), steps)

@@ -45,6 +45,7 @@ class Problem:
     inject: Inject  # where the correction enters; a key of `INJECTIONS`
     every: int  # solver steps to a correction
     held: Trajectories | None = None  # reference data to choose the best weights by
+    history: int = 0  # earlier states that the network sees
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
@@ -162,7 +163,8 @@ class Schedule:
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
-        return Windows(problem.train, problem.later, self.unroll, self.batch, seed, problem.every)
+        what = self.unroll, self.batch, seed, problem.every, problem.history
+        return Windows(problem.train, problem.later, *what)
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,7 @@ class Opened(Trainings):
             return UNWATCHED
         counter = CountedSolver(Dropping(problem.solver) if self.bear else problem.solver)
         starts = held.states[:, : held.steps + 1 - every]
-        windows = Windows(held, starts, self.training.unroll, 1, 0, every)
+        windows = Windows(held, starts, self.training.unroll, 1, 0, every, problem.history)
         window = replace(windows.spread(LOOKED_AT), stepped=None)
         what = window, problem.scale, problem.injection, noise_seeds(0, 0, window.unroll)
         objective = UnrolledObjective(problem.told(counter), *what, self.training.loss)

@@ -208,7 +208,7 @@ class CorrectionConfig:
                 remedy="add run.apart=true, or use the solver's own time-out",
             )
         if "PUSH" in self.run.labels:
-            self.push.check(self.training.unroll)
+            self.push.check(self.training.unroll, self.corrector.history)
         if self.data.validation >= self.data.train and not self.data.path:  # one run has a tenth
             raise InputError(
                 "data.validation",

@@ -29,6 +29,7 @@ class Stored:
     inject: Inject  # where the correction enters
     every: int  # solver steps to a correction
     gaps: bool  # whether states may have been measured in part
+    history: int = 0  # earlier states that the network sees
 
     def __post_init__(self) -> None:
         steps = self.parts.unseen.steps
@@ -84,6 +85,7 @@ class Stored:
             prepared=steps,
             inject=self.inject,
             every=every,
+            history=self.history,
         )
 
 
