@@ -88,5 +88,5 @@ class CorrectedSolver(nn.Module):
                 step earlier, the newest first; None where `history` is 0.
         """
         check_past(state, past, self.history)
-        network = remembering(self.network, past)
+        network = self.network if past is None else remembering(self.network, past)
         return self._injection.step(self._solver, network, state, forcing)

@@ -32,10 +32,8 @@ def next_past(past: Past, start: State, num_probes: int) -> Past:
     return moved
 
 
-def remembering(network: Network, past: Past | None) -> Network:
+def remembering(network: Network, past: Past) -> Network:
     """A network that is given its past, as further channels behind those of the forcing."""
-    if past is None:
-        return network
     channels = past.flatten(1, 2)
 
     def seeing(state: State, forcing: Forcing | None) -> Tensor:

@@ -318,10 +318,10 @@ class UnrolledObjective:
                 corrector: Network = partial(ask_shared, network, num_probes)
             else:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
-            start, corrector = state, remembering(corrector, past)
-            state = self._injection.step(solver, corrector, state, forcing)
             if past is not None:
-                past = next_past(past, start, num_probes if k == 0 else 1)
+                corrector = remembering(corrector, past)
+                past = next_past(past, state, num_probes if k == 0 else 1)
+            state = self._injection.step(solver, corrector, state, forcing)
             yield state
             if self._nudge:
                 state = self._pulled(state, window.targets[:, k])

@@ -225,7 +225,7 @@ class Normalised(nn.Module):
 def _check_channels(seen: Tensor, scale: Tensor) -> None:
     """Require as many channels as there are scales: a single one would be repeated in silence."""
     # Who traces a module has no shape to compare
-    tracing = torch.jit.is_tracing() or not isinstance(seen, Tensor)
+    tracing = torch.jit.is_tracing() or not isinstance(seen, Tensor)  # type: ignore[no-untyped-call, attr-defined]
     if not tracing and seen.shape[1] != len(scale):
         got = f"{seen.shape[1]} channels of state and forcing together"
         expected = f"{len(scale)}, with all that it is told and the states before"
