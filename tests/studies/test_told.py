@@ -19,6 +19,7 @@ from zopde import (
 from zopde.data import clock_channels, from_dataset
 from zopde.domain import with_forcing
 from zopde.hybrid import Told
+from zopde.progress import Silent
 from zopde.studies.correct import export_corrector, load_config
 
 SOLVERS = """
@@ -89,12 +90,23 @@ def data_of(shape, dims, units="hours since 1970-01-01 03:00", steps=24):
             "u": (("simulation", "time", *dims), np.stack(states, axis=1)),
             "rate": ("simulation", RATES),
             "push": ("simulation", 0.01 * RATES),
+            "flat": ("simulation", 0 * RATES + 3),
         },
         coords={"time": ("time", times, {"units": units})},
     )
 
 
-def run_of(home, name, kind, *changes):
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def run_of(home, name, kind, *changes, progress=None):
     (home / "decay.py").write_text(SOLVERS)
     spec, options = f"{home / 'decay.py'}:Decay", {"kind": kind}
     grid = load_solver(spec, options).grid
@@ -106,7 +118,9 @@ def run_of(home, name, kind, *changes):
     data.to_netcdf(home / "data.nc", engine="h5netcdf")
     tables = {"solver": {"spec": spec, "options": options}}
     changes = [*CHANGES, f"data.path={home / 'data.nc'}", *changes]
-    return run_correction(load_config("quick", None, changes, tables), home / name)
+    return run_correction(
+        load_config("quick", None, changes, tables), home / name, progress=progress
+    )
 
 
 def test_a_solver_is_not_given_what_a_network_is_told_exact(toy, gen):
@@ -270,9 +284,19 @@ def test_a_solver_that_makes_its_data_can_tell_the_time_alone(tmp_path, forecast
         ('["time"]', r"corrector\.inputs.*'time'.*another name"),
         ('["u"]', r"corrector\.inputs.*channel 'u'"),
         ('["rate", "rate"]', r"corrector\.inputs.*each once"),
-        ('["Rate"]', r"data.*got variables u, rate, push, expected a variable 'Rate'"),
+        ('["Rate"]', r"data.*got variables u, rate, push, flat, expected a variable 'Rate'"),
     ],
 )
 def test_names_that_will_not_do_are_refused(names, said, tmp_path):
     with pytest.raises(InputError, match=said):
         run_of(tmp_path, "run", "ring", f"corrector.inputs={names}")
+
+
+def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
+    notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']
+    told = 'corrector.inputs=["rate","flat"]'
+    run_of(tmp_path, "run", "pushed", told, *few, progress=notes)
+    assert [line for line in notes.said if "is told" in line] == [
+        "the network is told what is the same in all training data, "
+        "so it cannot learn what that does: flat"
+    ]

@@ -44,6 +44,9 @@ class Stored:
         """Solver and data as all labels see them; `again` repeats a stored step that fails."""
         whole_data, every = self.parts.seen, self.every
         seen = whole_data.of_solver(solver.grid)
+        if constant := _constant(whole_data, len(solver.grid.forcing_channels)):
+            told = "what is the same in all training data, so it cannot learn what that does"
+            progress.note(f"the network is told {told}: {', '.join(constant)}")
         if self.inject == "parameter" and seen.forcing is not None:
             guess = solver.grid.fluid_values(seen.forcing)
             if said := check_first_guess(solver.grid.forcing_channels, guess):
@@ -87,6 +90,15 @@ class Stored:
             every=every,
             history=self.history,
         )
+
+
+def _constant(data: Trajectories, own: int) -> list[str]:
+    """Names of what a network is told, and what is the same number in all the data."""
+    if data.forcing is None:
+        return []
+    numbers = data.grid.fluid_values(data.forcing).transpose(0, 2).flatten(1)[own:]
+    names = data.grid.forcing_channels[own:]
+    return [name for name, row in zip(names, numbers, strict=True) if bool((row == row[0]).all())]
 
 
 @dataclass(frozen=True)
