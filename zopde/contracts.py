@@ -269,9 +269,11 @@ class Window:
         initial: (batch, channel, *space), the first reference state u[0]; may be None where the
             correction comes after the step.
         every: Solver steps that are one step here; see `CorrectedSolver`.
+        past: (batch, history, channel, *space), the states before `initial`, each such a step
+            earlier, the newest first, for a network that sees them; None for any other.
 
     Raises:
-        InputError: If there is neither an initial state nor the answer to it.
+        InputError: If there is neither an initial state nor the answer to it, or a past of none.
     """
 
     stepped: Tensor | None
@@ -279,9 +281,10 @@ class Window:
     forcing: Tensor | None = None
     initial: Tensor | None = None
     every: int = 1
+    past: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.stepped is None and self.initial is None:
+        if self.initial is None and (self.stepped is None or self.past is not None):
             raise InputError("window", got="no initial state", expected="`initial` or `stepped`")
 
     @property
@@ -300,7 +303,8 @@ class Window:
         of = [None if whole is None else whole[one] for whole in (self.stepped, self.initial)]
         forcing = None if self.forcing is None else self.forcing[one, :steps]
         targets = self.targets[one, :steps]
-        return Window(of[0], targets, forcing, of[1], self.every)
+        past = None if self.past is None else self.past[one]
+        return Window(of[0], targets, forcing, of[1], self.every, past)
 
 
 class Objective(Protocol):

@@ -96,6 +96,21 @@ def strided(domain: Domain, every: int) -> Domain:
     return other
 
 
+def with_forcing(domain: Domain, names: Sequence[str]) -> Domain:
+    """The same with further forcing channels, such as a solver is not given but a network sees.
+
+    Raises:
+        InputError: If a name is no name for a channel of it.
+    """
+    if not names:
+        return domain
+    more = check_names("names of further forcing channels", names, needed=True)
+    other = copy(domain)
+    object.__setattr__(other, "forcing_channels", (*domain.forcing_channels, *more))
+    check_channels("further", other, (*domain.dims, "mask", "weights"))
+    return other
+
+
 def check_names(what: str, names: Sequence[str], needed: bool) -> tuple[str, ...]:
     """Require names, each once, and at least one where they are needed; they as a tuple."""
     check_type(what, names, tuple[str, ...])

@@ -168,6 +168,6 @@ def test_a_run_by_queries_keeps_them_in_its_file_and_exports_them(tmp_path, capl
     assert "the file holds where they lie" in made.card.read_text()
 
 
-def test_another_word_is_refused():
-    with pytest.raises(InputError, match=r"corrector\.inputs.*coordinates"):
-        load_config("quick", None, ['corrector.inputs=["time"]'])
+def test_another_word_is_a_variable_of_the_data_and_refused_where_there_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"corrector\.inputs: got 'coordinate'.*--data"):
+        run_of(tmp_path, "run", 'corrector.inputs=["coordinate"]')

@@ -1,6 +1,7 @@
 """Reference data: made once, kept as NetCDF, handed out in windows. And labelled images."""
 
 from zopde.data.batches import ImageBatches, Windows, first_steps, later_steps
+from zopde.data.clock import clock_channels
 from zopde.data.image_files import load_images
 from zopde.data.images import ImageData, Images, in_file_units, in_unit_range, standardised
 from zopde.data.trajectories import (
@@ -20,6 +21,7 @@ __all__ = [
     "Images",
     "Trajectories",
     "Windows",
+    "clock_channels",
     "first_steps",
     "from_dataset",
     "in_file_units",

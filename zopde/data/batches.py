@@ -113,6 +113,9 @@ class Windows:
         seed: Decides the order.
         every: Solver steps that are taken as one: `stepped` is behind so many (`later_steps`), the
             targets lie so far apart, and the forcing is that of each; windows start anywhere.
+        history: Earlier states that come with each window, `every` steps apart, the newest first:
+            those of the data. Where these begin, or a state was measured in part, the oldest state
+            from which on all are whole stands for those before it.
 
     Raises:
         InputError: If the trajectories are shorter than one window, or no window is left.
@@ -126,6 +129,7 @@ class Windows:
         batch: int,
         seed: int,
         every: int = 1,
+        history: int = 0,
     ) -> None:
         steps = trajectories.steps
         check_count("every", every)
@@ -137,6 +141,7 @@ class Windows:
             raise InputError("stepped", got=got, expected=expected)
         self._data, self._stepped, self._unroll, self._seed = trajectories, stepped, unroll, seed
         self._every, self._starts = every, steps - unroll * every + 1
+        self._history, self._whole = history, trajectories.whole if history else None
         usable = usable_starts(trajectories, stepped, unroll, every)
         self._windows = usable.flatten().nonzero().flatten().cpu()
         self._count = len(self._windows)
@@ -176,7 +181,22 @@ class Windows:
             forcing=forcing,
             initial=states[simulation, start],
             every=every,
+            past=self._past(simulation, start),
         )
+
+    def _past(
+        self, simulation: Int[Tensor, " batch"], start: Int[Tensor, " batch"]
+    ) -> Tensor | None:
+        if self._whole is None:
+            return None
+        at, past = start, []
+        for back in range(1, self._history + 1):
+            earlier = start - back * self._every
+            known = (earlier >= 0) & self._whole[simulation, earlier.clamp_min(0)].to(at.device)
+            # Behind a gap nothing is known any more
+            at = torch.where(known & (earlier == at - self._every), earlier, at)
+            past.append(self._data.states[simulation, at])
+        return torch.stack(past, dim=1)
 
 
 def usable_starts(

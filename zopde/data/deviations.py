@@ -39,3 +39,15 @@ def deviations(grid: Domain, values: Tensor) -> Float[Tensor, " channel"]:
     # What varies by round-off alone is constant: its size is its scale, and 1 that of nothing.
     constant = deviation <= _ROUNDING * size
     return torch.where(constant, torch.where(size > 0, size, 1.0), deviation)
+
+
+def means(grid: Domain, values: Tensor | None) -> Float[Tensor, " channel"]:
+    """Mean of every channel over the fluid; empty without any.
+
+    Args:
+        grid: Where the values live.
+        values: (simulation, time, channel, *space), all of them numbers, or None.
+    """
+    if values is None:
+        return torch.zeros(0)
+    return grid.fluid_values(values).transpose(0, 2).flatten(1).mean(dim=1)

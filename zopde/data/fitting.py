@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from zopde.contracts import Domain
+from zopde.data.clock import with_clock
 from zopde.data.layout import check_points
 from zopde.data.times import blur_of, check_times
 from zopde.data.units import METRES, is_share, same_unit
@@ -32,13 +33,13 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
         InputError: If it does not: a variable, dim, time or cell that is not the grid's, a gap
             between times, values that are not finite, or that stand for nothing.
     """
-    names = (*grid.channels, *grid.forcing_channels)
+    names, dims = (*grid.channels, *grid.forcing_channels), ("simulation", "time", *grid.dims)
+    if names[0] in dataset:
+        dataset = with_clock(_with_dims(dataset, names[0], dims), grid)
     for name in names:
         if name not in dataset:
             known = ", ".join(map(str, dataset.data_vars)) or "nothing"
             raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
-    dims = ("simulation", "time", *grid.dims)
-    dataset = _with_dims(dataset, names[0], dims)
     for name in grid.forcing_channels:  # one that does not change in time, or in space
         if set(dataset[name].dims) < set(dims):
             dataset = dataset.assign({name: dataset[name].broadcast_like(dataset[names[0]])})

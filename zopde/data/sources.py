@@ -55,7 +55,7 @@ def read_data(path: Path, names: Mapping[str, str], known: Iterable[str]) -> xr.
 
 def said_by(dataset: xr.Dataset, grid: Domain) -> Said:
     """What the files of one data set must say alike: units, places of cells, simulations."""
-    names = (*grid.channels, *grid.forcing_channels)
+    names = [n for n in (*grid.channels, *grid.forcing_channels) if n in dataset]
     units = {f"units of {n}": dataset[n].attrs.get("units") for n in names}
     told: dict[str, Any] = {key: str(unit) for key, unit in units.items() if unit is not None}
     for dim in ("simulation", *grid.dims):

@@ -140,6 +140,33 @@ def _seconds(one: Times, other: Times) -> float:
         raise InputError("data time", got=got, expected="one date", remedy=remedy) from error
 
 
+def since_1970(time: xr.DataArray, grid: Domain) -> np.ndarray:
+    """Times in the unit of the grid's dt: dates since 1970-01-01 00:00, numbers as they are.
+
+    Raises:
+        InputError: If they are no times by the rules of CF, or dates of a calendar not known here.
+    """
+    times = times_of(time, grid)
+    if time.dtype.kind in "mMO":  # `times` begin at the first
+        first: Any = time.values[0]
+    elif times.since[0]:
+        try:
+            first = _date(*times.since)
+        except Exception as error:  # no date, or one of a calendar that is not known here
+            got, remedy = f"times since {' '.join(times.since)}", "install cftime, or write numbers"
+            raise InputError("data time", got=got, expected="a date", remedy=remedy) from error
+    else:
+        return times.values
+    begin: Any = first
+    if isinstance(first, np.datetime64):
+        begin = first - np.datetime64("1970-01-01")
+    elif not isinstance(first, np.timedelta64):  # of another calendar
+        day = {"year": 1970, "month": 1, "day": 1, "hour": 0, "minute": 0, "second": 0}
+        begin = first - first.replace(**day, microsecond=0)
+    second = SECONDS.get(grid.unit("time").lower(), 1.0)
+    return times.values + float(np.timedelta64(begin) / np.timedelta64(1, "s")) / second
+
+
 def _date(date: str, calendar: str) -> Any:  # noqa: ANN401 - numpy's, or cftime's
     attributes = {"units": f"days since {date}", "calendar": calendar}
     return xr.decode_cf(xr.Dataset({"date": ((), 0, attributes)}))["date"].values[()]

@@ -96,6 +96,12 @@ class Trajectories:
         forcing = None if self.forcing is None else self.forcing.to(device, dtype)
         return replace(self, states=self.states.to(device, dtype), forcing=forcing)
 
+    def of_solver(self, grid: Domain) -> Trajectories:
+        """The same for a solver's grid, which has the first of the forcing channels, or none."""
+        own, forcing = len(grid.forcing_channels), self.forcing
+        forcing = None if forcing is None or not own else forcing[:, :, :own]
+        return replace(self, grid=grid, forcing=forcing)
+
     def state_scale(self) -> Float[Tensor, " channel"]:
         """Standard deviation of every state channel over all that was measured in the fluid."""
         return deviations(self.grid, self.states)

@@ -5,6 +5,7 @@ from zopde.hybrid.corrected import CorrectedSolver
 from zopde.hybrid.losses import LastLoss, Loss, MomentsLoss, RelativeLoss, SensorsLoss, SpectrumLoss
 from zopde.hybrid.repeated import Repeated
 from zopde.hybrid.rollouts import RolloutError, downsample, rollout, rollout_error
+from zopde.hybrid.told import Told
 from zopde.hybrid.unrolled import (
     INJECTIONS,
     InjectAfter,
@@ -32,6 +33,7 @@ __all__ = [
     "RolloutError",
     "SensorsLoss",
     "SpectrumLoss",
+    "Told",
     "UnrolledObjective",
     "climate_error",
     "downsample",

@@ -7,6 +7,8 @@ from typing import final
 from torch import nn
 
 from zopde.contracts import Domain, Forcing, Network, Solver, State, seedable, seeded
+from zopde.hybrid.past import Past, check_past, remembering
+from zopde.hybrid.told import told_of
 from zopde.hybrid.unrolled import INJECTIONS, Injection, held, repeated
 
 
@@ -15,7 +17,10 @@ class CorrectedSolver(nn.Module):
     """Lets a network correct every step of a solver.
 
     The solver stays a black box; the result is again a `Solver`, and a module that holds the
-    network: `corrected(state, forcing)` is one step.
+    network: `corrected(state, forcing)` is one step. Where the network is told more than the solver
+    (`network.told`, names), these are further forcing channels of its grid, behind the solver's.
+    Where it sees earlier states (`network.history`, how many), a step takes them, too, and refuses
+    to go without: nothing is kept from step to step. `zopde.rollout` hands them on.
 
     Args:
         solver: The solver S.
@@ -40,6 +45,7 @@ class CorrectedSolver(nn.Module):
     ) -> None:
         super().__init__()
         every = getattr(network, "every", 1) if every is None else every
+        solver = told_of(solver, getattr(network, "told", ()))
         self._solver, self.network, self._every = repeated(solver, every), network, every
         self._injection = held(injection or INJECTIONS[getattr(network, "inject", "after")], every)
         self.seedable = seedable(solver)
@@ -53,6 +59,11 @@ class CorrectedSolver(nn.Module):
         """The same with the solver's noise fixed; see `zopde.contracts.Seeded`."""
         return CorrectedSolver(seeded(self._solver, seed), self.network, self._injection, 1)
 
+    @property
+    def history(self) -> int:
+        """How many earlier states the network sees."""
+        return int(getattr(self.network, "history", 0))
+
     def extra_repr(self) -> str:
         """What a notebook shows above the network."""
         grid, times = self.grid, f", once in {self._every} steps" if self._every > 1 else ""
@@ -61,10 +72,21 @@ class CorrectedSolver(nn.Module):
         injection = getattr(self._injection, "_injection", self._injection)
         return f"{type(injection).__name__}{times}, {of}"
 
-    def forward(self, state: State, forcing: Forcing | None = None) -> State:
+    def forward(
+        self, state: State, forcing: Forcing | None = None, past: Past | None = None
+    ) -> State:
         """One corrected step, as `step`."""
-        return self.step(state, forcing)
+        return self.step(state, forcing, past)
 
-    def step(self, state: State, forcing: Forcing | None = None) -> State:
-        """One corrected step; see `zopde.Solver.step`."""
-        return self._injection.step(self._solver, self.network, state, forcing)
+    def step(self, state: State, forcing: Forcing | None = None, past: Past | None = None) -> State:
+        """One corrected step; see `zopde.Solver.step`.
+
+        Args:
+            state: (batch, channel, *space).
+            forcing: (batch, forcing_channel, *space), or None.
+            past: (batch, history, channel, *space), the states before `state`, each a corrected
+                step earlier, the newest first; None where `history` is 0.
+        """
+        check_past(state, past, self.history)
+        network = self.network if past is None else remembering(self.network, past)
+        return self._injection.step(self._solver, network, state, forcing)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zopde.contracts import Domain, Solver, State, seedable, seeded
 from zopde.errors import InputError
+from zopde.hybrid.past import past_of
 from zopde.validate import check_not_negative, check_positive, checked
 
 
@@ -27,7 +28,9 @@ def rollout(
 
         u[0] = initial,   u[t + 1] = step(u[t], f[t])
 
-    A state that stops being finite stays in the result, so that a divergence is seen.
+    A state that stops being finite stays in the result, so that a divergence is seen. A network
+    that sees earlier states (`CorrectedSolver.history`) is given those of this run; `initial`
+    stands for those that would come before it.
 
     Args:
         solver: What to step: a solver, or a `CorrectedSolver`.
@@ -42,12 +45,15 @@ def rollout(
     """
     check_not_negative("steps", steps)
     states, seeds = [initial], seeds if seedable(solver) else ()
+    history = getattr(solver, "history", 0)
     with torch.no_grad():
         for t in range(steps):
             now = seeded(solver, seeds[t]) if seeds else solver
             # Copies: a solver may write into its state, and answer in the same memory every time.
             driven = forcing(t) if forcing else None
-            states.append(now.step(states[-1].clone(), driven).clone())
+            past = {"past": past_of(states, history)} if history else {}
+            step: Callable[..., Tensor] = now.step
+            states.append(step(states[-1].clone(), driven, **past).clone())
             if progress:
                 progress(1)
     return torch.stack(states, dim=1)

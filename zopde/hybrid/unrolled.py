@@ -25,6 +25,7 @@ from zopde.contracts import (
 )
 from zopde.errors import InputError
 from zopde.hybrid.losses import Loss
+from zopde.hybrid.past import next_past, remembering
 from zopde.hybrid.repeated import Repeated
 from zopde.hybrid.still import Still
 
@@ -307,6 +308,7 @@ class UnrolledObjective:
         window = self._window
         state = window.stepped if window.initial is None else window.initial
         assert state is not None, "see Window"
+        past = window.past
         for k in range(window.unroll):
             solver = self.solver_at(k)
             forcing = None if window.forcing is None else window.forcing[:, k]
@@ -316,6 +318,9 @@ class UnrolledObjective:
                 corrector: Network = partial(ask_shared, network, num_probes)
             else:
                 corrector, forcing = network, repeat_states(forcing, num_probes)
+            if past is not None:
+                corrector = remembering(corrector, past)
+                past = next_past(past, state, num_probes if k == 0 else 1)
             state = self._injection.step(solver, corrector, state, forcing)
             yield state
             if self._nudge:

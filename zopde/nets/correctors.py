@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zopde.errors import InputError
-from zopde.validate import check_choice, check_count, checked
+from zopde.validate import check_choice, check_count, check_not_negative, checked
 
 Padding = str | tuple[str, ...]  # "periodic" or "zero"; one word, or one for each axis
 Inject = Literal["after", "before", "forcing", "parameter"]
@@ -119,7 +119,7 @@ class ResidualCorrector(nn.Module):
 class Normalised(nn.Module):
     """Lets a corrector work in physical units, and keeps the statistics that this takes.
 
-        C(v, f) = s * body( [v / s_v, f / s_f, fixed] )
+        C(v, f) = s * body( [v / s_v, f / s_f, (g - m) / s_g, fixed] )
 
     The standard deviations are buffers, saved with the weights: whoever loads the model has
     them. s is s_v; s_f for a correction of the forcing; 1 for the exponent of a parameter. Where
@@ -143,6 +143,11 @@ class Normalised(nn.Module):
         fixed: (fixed_channel, *space), further channels that the body sees, the same beside every
             state and kept with the weights, such as `zopde.nets.coordinate_channels(grid)`; None:
             none. A mask comes behind them.
+        told: Name -> mean m of each forcing channel g that the network sees and the solver is not
+            given; they are the last of the forcing, and a correction of the forcing is 0 for them.
+            See `zopde.hybrid.Told`.
+        history: Earlier states that the body sees as well, the newest first, divided by s_v; they
+            come as further channels of the forcing, behind all others. See `CorrectedSolver`.
     """
 
     state_scale: Tensor
@@ -151,6 +156,7 @@ class Normalised(nn.Module):
     mask: Tensor | None
     nearest: Tensor | None
     fixed: Tensor | None
+    mean: Tensor | None
 
     @checked
     def __init__(
@@ -165,15 +171,24 @@ class Normalised(nn.Module):
         mesh: Mapping[str, Tensor] | None = None,
         every: int = 1,
         fixed: Float[Tensor, "fixed_channel ..."] | None = None,
+        told: Mapping[str, float] | None = None,
+        history: int = 0,
     ) -> None:
         super().__init__()
         check_count("every", every)
-        self.body, self.inject, self.every = body, inject, every
+        check_not_negative("history", history)
+        self.body, self.inject, self.every, self.history = body, inject, every, history
+        self.told = tuple(told or {})
         # Kept in the shape that divides a state, so that torch.fx can follow `forward`.
         space = [1] * dims
         self.register_buffer("state_scale", state_scale.reshape(-1, *space).clone())
-        both = torch.cat([state_scale.flatten(), forcing_scale.flatten()])
+        past = state_scale.flatten().repeat(history)
+        both = torch.cat([state_scale.flatten(), forcing_scale.flatten(), past])
         self.register_buffer("input_scale", both.reshape(-1, *space))
+        own, before = len(forcing_scale) - len(self.told), len(both) - len(past) - len(self.told)
+        mean = [both.new_zeros(before), both.new_tensor([*(told or {}).values()]), 0 * past]
+        self.register_buffer("mean", torch.cat(mean).reshape(-1, *space) if told else None)
+        forcing_scale = forcing_scale[:own]
         of_forcing = {"forcing": forcing_scale, "parameter": torch.ones_like(forcing_scale)}
         scale = of_forcing.get(inject)
         other = None if scale is None else scale.reshape(-1, *space).clone()
@@ -189,8 +204,9 @@ class Normalised(nn.Module):
     ) -> Float[Tensor, "b o *space"]:
         """Correction of `state`, or of `forcing`, in its units."""
         raw = state if forcing is None else torch.cat([state, forcing], dim=1)
+        _check_channels(raw, self.input_scale)
         scale = self.state_scale if self.output_scale is None else self.output_scale
-        seen = raw / self.input_scale
+        seen = (raw if self.mean is None else raw - self.mean) / self.input_scale
         if self.nearest is not None and self.mask is not None:
             flat = seen.flatten(-self.mask.dim())
             seen = flat.index_select(-1, self.nearest).unflatten(-1, self.mask.shape)
@@ -200,7 +216,20 @@ class Normalised(nn.Module):
             if channels is not None:  # a sum, since torch.fx follows no expand(len(seen), ...)
                 seen = torch.cat([seen, torch.zeros_like(seen[:, :1]) + channels], dim=1)
         correction: Tensor = self.body(seen) * scale
+        if self.output_scale is not None and self.told:
+            none = [torch.zeros_like(correction[:, :1])] * len(self.told)
+            correction = torch.cat([correction, *none], dim=1)
         return correction if self.mask is None else torch.where(self.mask, correction, 0.0)
+
+
+def _check_channels(seen: Tensor, scale: Tensor) -> None:
+    """Require as many channels as there are scales: a single one would be repeated in silence."""
+    # Who traces a module has no shape to compare
+    tracing = torch.jit.is_tracing() or not isinstance(seen, Tensor)  # type: ignore[no-untyped-call, attr-defined]
+    if not tracing and seen.shape[1] != len(scale):
+        got = f"{seen.shape[1]} channels of state and forcing together"
+        expected = f"{len(scale)}, with all that it is told and the states before"
+        raise InputError("corrector", got=got, expected=expected)
 
 
 def check_sizes(**sizes: int) -> None:

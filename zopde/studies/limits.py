@@ -20,6 +20,7 @@ Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)"
 Members = Annotated[int, Meta(ge=2, le=10**5, description="a whole number from 2 to 1e5")]
 Inflation = Annotated[float, Meta(ge=1, le=100, description="a number in [1, 100]")]
 Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
+History = Annotated[int, Meta(ge=0, le=100, description="a whole number from 0 to 100")]
 Whole = Annotated[int, Meta(ge=0, le=_MOST, description="a whole number from 0 to 1e9")]
 Budget = Annotated[int, Meta(ge=1, le=10**15, description="a whole number from 1 to 1e15")]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1, description="a whole number from 0 to 2^63 - 1")]

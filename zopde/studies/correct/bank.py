@@ -138,9 +138,9 @@ def _snapshots(problem: Problem, solver: Solver, count: int) -> tuple[Step, Key]
     A forcing that stays the same throughout each run is a parameter of the run: distances count
     it, and each of its values gets its share of the snapshots.
     """
-    forcing, scale, groups = problem.train.forcing, None, None
+    forcing, scale, groups = problem.stepped_data.forcing, None, None
     if forcing is not None and torch.equal(forcing, forcing[:, :1].expand_as(forcing)):
-        scale = problem.train.forcing_scale()
+        scale = problem.stepped_data.forcing_scale()
         values: Tensor = forcing[:, 0].flatten(1).cpu()
         _, runs = torch.unique(values, dim=0, return_inverse=True)
         groups = runs.repeat_interleave(problem.train.steps)

@@ -58,7 +58,8 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
     """
     run, metrics, digest = model.run, model.run.metrics or {}, model.run.root / "data.sha256"
     answer = "factor" if network.inject == "parameter" else "correction"
-    added_to = grid.channels if network.output_scale is None else grid.forcing_channels
+    own = grid.forcing_channels[: len(grid.forcing_channels) - len(network.told)]
+    added_to = grid.channels if network.output_scale is None else own
     fields = {"state": grid.channels, "forcing": grid.forcing_channels, answer: added_to}
     inputs = [name for name in ("state", "forcing") if fields[name]]
     kind, sizes = str(network.state_scale.dtype).removeprefix("torch."), [*map(str, grid.shape)]
@@ -79,6 +80,8 @@ def card_of(model: Model, network: Normalised, grid: Domain, file: Path, agreeme
         c="double" if kind == "float64" else "float",
     )
     known = "" if network.fixed is None else "; the file holds where they lie"
+    if network.told:
+        known += f"; of `forcing`, the solver itself has nothing of {', '.join(network.told)}"
     data = run.settings["data"]
     words = {
         **{"file": file.name, "solver": run.subject, "run": run.root, "label": model.label},

@@ -188,6 +188,8 @@ def save_corrector(
         "inject": network.inject,
         "solver": spec,
         **({"every": network.every} if network.every > 1 else {}),  # else as files ever were
+        **({"told": list(network.told)} if network.told else {}),
+        **({"history": network.history} if network.history else {}),
     }
     write_model(path, "corrector", plan, network.state_dict())
 
@@ -217,7 +219,8 @@ def load_corrector(path: Path | str) -> Normalised:
     path = model_of(Path(path)).path if Path(path).is_dir() else path
     words = {"kind": str, "padding": Padding | None, "inject": Inject | None}
     types = {"sizes": dict[str, int], "inputs": int, "outputs": int, "solver": str}
-    plan, state = read_model(path, "corrector", {**types, **words, "every": int | None})
+    added = {"every": int | None, "told": list[str] | None, "history": int | None}
+    plan, state = read_model(path, "corrector", {**types, **words, **added})
     inject: Inject = plan["inject"] or "after"  # as every file before there was a choice
 
     def make() -> Normalised:
@@ -227,9 +230,11 @@ def load_corrector(path: Path | str) -> Normalised:
         inputs = plan["inputs"] + ("mask" in state) + (0 if fixed is None else len(fixed))
         shape = (inputs, plan["outputs"], plan["padding"], plan["sizes"], dims)
         mesh = {name: state[name] for name in MESH if name in state}
-        body, forcing_scale = body_of(plan["kind"], *shape, mesh), plan["inputs"] - len(scale)
-        what = dims, inject, *land, mesh, 1 if plan["every"] is None else plan["every"], fixed
-        network = Normalised(body, scale, scale.new_ones(forcing_scale), *what)
+        told, history = dict.fromkeys(plan["told"] or (), 0.0), plan["history"] or 0
+        forcing_scale = scale.new_ones(plan["inputs"] - len(scale) * (1 + history))
+        body, every = body_of(plan["kind"], *shape, mesh), plan["every"]
+        what = dims, inject, *land, mesh, 1 if every is None else every, fixed, told, history
+        network = Normalised(body, scale, forcing_scale, *what)
         return in_precision(network, scale.dtype)
 
     return built(path, make, state, plan["kind"] in KINDS)

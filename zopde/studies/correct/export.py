@@ -79,6 +79,9 @@ def export_corrector(
     for path in (to, card):
         check_new_file("--to", path, overwrite)
     network = load_corrector(model.path).requires_grad_(False)
+    if network.history:
+        got, expected = f"corrector.history = {network.history}", "0: a file keeps no earlier state"
+        raise InputError("export", got=got, expected=expected)
     grid, fields = _sample(model, network)
     content, off, largest = _tried(_Physical(network).eval(), to, fields)
     said = _SAID.format(states=len(fields[0]), off=off, largest=largest)
@@ -94,9 +97,13 @@ class _Physical(nn.Module):
     def __init__(self, network: Normalised) -> None:
         super().__init__()
         self.network, self.is_factor = network, network.inject == "parameter"
+        # What the network is told is not corrected, so the file leaves it out of the answer
+        self.own = None if network.output_scale is None else len(network.output_scale)
 
     def forward(self, state: Tensor, forcing: Tensor | None = None) -> Tensor:
         correction: Tensor = self.network(state, forcing)
+        if self.own is not None:
+            correction = correction[:, : self.own]
         return correction.exp() if self.is_factor else correction
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Literal, TypeVar
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zopde.contracts import Domain
+from zopde.data import clock_channels
 from zopde.errors import InputError, first_line
 from zopde.hybrid import INJECTIONS
 from zopde.memory import check_fits
@@ -27,6 +28,7 @@ from zopde.validate import check_choice
 _MOST_DIMS = 3  # of the convolutions that torch has
 _MOVE = 0.1  # of the weights of a copy
 _ROUNDING = 1e-3  # of a network's largest answer, in any precision
+_COORDINATES = "coordinates"
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -188,7 +190,13 @@ class CorrectorSettings:
     corrections.
     `inputs` are further channels that the network sees: "coordinates" tells it where it is, by the
     sine and the cosine of 2 pi x / L along a periodic axis, and by a number from -1 to 1 along any
-    other and on a mesh; see `zopde.nets.coordinate_channels`.
+    other and on a mesh; see `zopde.nets.coordinate_channels`. Any other name is a variable of the
+    data, such as a parameter of each simulation, of which the solver is not told.
+    `periods` tell it the time t of the data: sin and cos of 2 pi t / P for each period P, in the
+    unit of the grid's `dt`, such as a day; see `zopde.data.clock_channels`.
+    With a `history` of k it sees the k states before the one that the step starts from, too, each a
+    corrected step earlier: of the data in training, as far as they go back, and of the rollout
+    after it. Where a run begins, its first state stands for those before it.
     """
 
     kind: limits.Text = "auto"  # The network; "auto" takes one for the grid or mesh.
@@ -196,8 +204,10 @@ class CorrectorSettings:
     padding: Literal["auto", "periodic", "zero"] = "auto"  # What it sees beyond the border.
     inject: Inject = "after"  # Where its answer enters.
     every: limits.Count = 1  # Solver steps to a correction.
-    # What the network sees beside state and forcing.
-    inputs: tuple[Literal["coordinates"], ...] = ()
+    # What the network sees beside state and forcing: "coordinates", or variables of the data.
+    inputs: tuple[limits.Text, ...] = ()
+    periods: tuple[limits.Positive, ...] = ()  # Of the clocks that it sees, in time.
+    history: limits.History = 0  # So many earlier states it sees.
 
     def __post_init__(self) -> None:
         if ":" not in self.kind:
@@ -206,11 +216,28 @@ class CorrectorSettings:
             expected = '"auto": a class of your own pads as it likes'
             raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
 
-    def network(self, grid: Domain, scale: Tensor, forcing_scale: Tensor, seed: int) -> Normalised:
-        """An untrained corrector, its weights drawn by the seed; it divides by the two scales."""
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Forcing channels that the network sees and the solver is not given."""
+        names = (name for name in self.inputs if name != _COORDINATES)
+        return *names, *clock_channels(self.periods)
+
+    def alone(self) -> CorrectorSettings:
+        """The same network, which is told nothing, for who has no data to tell it."""
+        places = tuple(name for name in self.inputs if name == _COORDINATES)
+        return replace(self, inputs=places, periods=(), history=0)
+
+    def network(
+        self, grid: Domain, scale: Tensor, forcing_scale: Tensor, means: Tensor, seed: int
+    ) -> Normalised:
+        """An untrained corrector, its weights drawn by the seed; it divides by the two scales.
+
+        `grid` and `forcing_scale` have the channels of `told`, and `means`, of the forcing, too.
+        """
         body, land = self._body(grid, scale.dtype).drawn(scale, seed), (grid.fluid, grid.nearest)
         what = len(grid.shape), self.inject, *land, _mesh_of(grid, scale.dtype), self.every
-        return Normalised(body, scale, forcing_scale, *what, self._fixed(grid))
+        told = dict(zip(self.told, means[len(means) - len(self.told) :].tolist(), strict=True))
+        return Normalised(body, scale, forcing_scale, *what, self._fixed(grid), told, self.history)
 
     def kind_on(self, grid: Domain) -> str:
         """The kind by name, also where it goes by the domain."""
@@ -226,15 +253,18 @@ class CorrectorSettings:
         check_body(self._body(grid, dtype), torch.ones((), dtype=dtype), seed)
 
     def _fixed(self, grid: Domain) -> Tensor | None:
-        return coordinate_channels(grid) if "coordinates" in self.inputs else None
+        return coordinate_channels(grid) if _COORDINATES in self.inputs else None
 
     def _body(self, grid: Domain, dtype: torch.dtype) -> Body:
         words = tuple("periodic" if closed else "zero" for closed in grid.periodic)
         auto = words if len(set(words)) > 1 else words[0]
-        inputs = len(grid.channels) + len(grid.forcing_channels) + (grid.fluid is not None)
+        inputs = len(grid.channels) * (1 + self.history) + len(grid.forcing_channels)
+        inputs += grid.fluid is not None
         inputs += 0 if (fixed := self._fixed(grid)) is None else len(fixed)
         added_to = INJECTIONS[self.inject].adds_to
-        outputs = len(grid.channels if added_to == "state" else grid.forcing_channels)
+        outputs = len(grid.channels)
+        if added_to == "forcing":
+            outputs = len(grid.forcing_channels) - len(self.told)
         padding = auto if self.padding == "auto" else self.padding
         mesh = _mesh_of(grid, dtype)
         return Body(self.kind_on(grid), self.sizes, padding, inputs, outputs, grid.shape, mesh)

@@ -13,8 +13,10 @@ import torch
 
 from zopde.contracts import ReferenceSolver, Solver, seedable, seeded
 from zopde.data import Trajectories
+from zopde.data.deviations import means
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
+from zopde.domain import with_forcing
 from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
@@ -116,7 +118,7 @@ def open_few(config: CorrectionConfig, progress: Progress) -> tuple[Opened, str]
     """As few simulations as a batch has windows, and where they come from; nothing is written."""
     config = replace(config, run=replace(config.run, store=""))
     count, solver = config.training.batch, open_solver(config)
-    config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
+    _check_network(config, solver)
     reference = reference_of(config, solver, Path())
     if config.data.path:
         data, source = reference.load(), reference.source
@@ -142,12 +144,22 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
         )
     solver = open_solver(config)
     config.run.probed_by().check_solver(solver)
-    config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
+    _check_network(config, solver)
     reference = reference_of(config, solver, root.parent)
     if reference.missing:  # too few must be known before they are made
         simulations, unroll = reference.train + reference.test, config.training.unroll
         reference.check(simulations, reference.steps, unroll, config.corrector.every)
     return reference
+
+
+def _check_network(config: CorrectionConfig, solver: Solver) -> None:
+    """Build the network once, before anything is simulated."""
+    corrector = config.corrector
+    try:
+        grid = with_forcing(solver.grid, corrector.told)
+    except InputError as error:
+        raise error.of("corrector.inputs") from error
+    corrector.check_on(grid, config.dtype, config.run.seeds[0])
 
 
 def _opened(
@@ -169,11 +181,13 @@ def _opened(
     reference.check(data.simulations, data.steps, training.unroll, corrector.every)
     parts = reference.split(data.to(run.device, config.dtype), config.window, corrector.every)
     black_box, bear = run.guarded(solver, identity), run.failures != "raise"
-    stored = Stored(parts, corrector.inject, corrector.every, config.data.partial)
+    what = corrector.inject, corrector.every, config.data.partial, corrector.history
+    stored = Stored(parts, *what)
     problem = stored.problem(solver, black_box, bear, progress)
     runs = config.data.train - config.data.validation, config.data.validation
     planned = Planned(stored, problem, *((1, 1) if parts.told else runs), steps)
-    scales = problem.scale, problem.train.forcing_scale()
+    train = problem.train
+    scales = problem.scale, train.forcing_scale(), means(train.grid, train.forcing)
     unrolled = training.unroll, training.batch
     optimise = Optimise(
         training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
@@ -184,7 +198,7 @@ def _opened(
         spec=spec,
         identity=f"{identity} {run.dtype}",
         content=reference.content,
-        new_network=partial(corrector.network, solver.grid, *scales),
+        new_network=partial(corrector.network, train.grid, *scales),
         kind=corrector.kind_on(solver.grid),
         sizes=corrector.sizes,
         start=planned.schedule(1, non.batch, non.length, Optimise(lr=non.lr, warmup=non.warmup)),
@@ -308,6 +322,7 @@ def reference_of(config: CorrectionConfig, solver: Solver, folder: Path) -> Refe
         test=data.test,
         validation=data.validation,
         partial=data.partial,
+        told=config.corrector.told,
         seed=data.seed,
         device=config.run.device,
         dtype=config.dtype,

@@ -41,26 +41,29 @@ class Recorded(Wrapper):
         return torch.stack(self._given[::every], dim=1)
 
 
-def first_guess(test: Trajectories) -> Tensor:
-    """(simulation, time, parameter, *space), what the unseen runs' data hold of the parameter.
+def first_guess(test: Trajectories, names: Sequence[str]) -> Tensor:
+    """(simulation, time, parameter, *space), what the unseen runs' data hold of the parameters.
 
-    The states follow a correction each, as `Trajectories.strided` has them.
+    The states follow a correction each, as `Trajectories.strided` has them. The parameters are the
+    first of the forcing channels; others are for the network alone.
     """
     assert test.forcing is not None, "a parameter is a forcing channel"
     given = test.forcing[:, : test.steps].cpu()
     several = given.dim() > test.states.dim()  # one for each step to a correction
-    return given[:, :, 0] if several else given
+    return (given[:, :, 0] if several else given)[:, :, : len(names)]
 
 
-def save_given(given: Tensor, test: Trajectories, path: Path) -> None:
+def save_given(given: Tensor, test: Trajectories, names: Sequence[str], path: Path) -> None:
     """Write (simulation, time, parameter, *space) as rollouts are written."""
     whole: Any = test.grid
     units = {name: unit for name, unit in whole.units.items() if name not in whole.channels}
-    grid = replace(whole, channels=whole.forcing_channels, forcing_channels=(), units=units)
+    grid = replace(whole, channels=tuple(names), forcing_channels=(), units=units)
     save_states(given, Trajectories(grid, given, None, test.settings), path)
 
 
-def found_in(test: Trajectories, found: Mapping[str, Sequence[Tensor | None]]) -> dict[str, Any]:
+def found_in(
+    test: Trajectories, names: Sequence[str], found: Mapping[str, Sequence[Tensor | None]]
+) -> dict[str, Any]:
     """Mean, least and largest of each parameter, of the first guess and of every label.
 
     Over seeds, unseen runs, times and the fluid; the mean is by the weights of the cells. None
@@ -68,15 +71,15 @@ def found_in(test: Trajectories, found: Mapping[str, Sequence[Tensor | None]]) -
 
     Args:
         test: The unseen runs.
+        names: Of the parameters.
         found: Label -> (simulation, time, parameter, *space) of every seed; None without any.
     """
-    guess = {"first_guess": _told(first_guess(test), test.grid)}
+    guess = {"first_guess": _told(first_guess(test, names), names, test.grid)}
     given = {label: [one for one in of if one is not None] for label, of in found.items()}
-    return guess | {k: _told(torch.stack(of), test.grid) for k, of in given.items() if of}
+    return guess | {k: _told(torch.stack(of), names, test.grid) for k, of in given.items() if of}
 
 
-def _told(given: Tensor, grid: Domain) -> dict[str, Any]:
-    names = grid.forcing_channels
+def _told(given: Tensor, names: Sequence[str], grid: Domain) -> dict[str, Any]:
     values = grid.fluid_values(given).double()
     weights = values.new_ones(values.shape[-1])
     if grid.cell_weights is not None:

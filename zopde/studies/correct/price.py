@@ -64,7 +64,7 @@ _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is
 def begin_sample(opened: Opened, progress: Progress) -> Opened:
     """Measure what all labels share: a rollout, and how many probes share a pass."""
     problem = opened.problem
-    what = problem.solver, problem.test, None
+    what = problem.told(problem.solver), problem.test, None
     seconds = median_seconds(lambda: evaluate(*what, every=problem.every))
     opened = replace(opened, rollout_seconds=seconds / problem.test.steps * opened.rollout_steps)
     opened = decided(opened, progress)

@@ -14,7 +14,7 @@ from zopde.blackbox import CountedSolver, Dropping
 from zopde.contracts import Solver, seedable
 from zopde.data import Trajectories, Windows
 from zopde.files import digest_of
-from zopde.hybrid import INJECTIONS, Injection, LastLoss, Loss, UnrolledObjective
+from zopde.hybrid import INJECTIONS, Injection, LastLoss, Loss, Told, UnrolledObjective
 from zopde.interface import Step, Variable
 from zopde.interface.scales import channel_scale
 from zopde.nets import Normalised
@@ -52,11 +52,24 @@ class Problem:
     inject: Inject  # where the correction enters; a key of `INJECTIONS`
     every: int  # solver steps to a correction
     held: Trajectories | None = None  # reference data to choose the best weights by
+    history: int = 0  # earlier states that the network sees
 
     @cached_property  # every iteration divides by it
     def scale(self) -> Tensor:
         """(channel,), the training data's standard deviation."""
         return self.train.state_scale()
+
+    @cached_property
+    def stepped_data(self) -> Trajectories:
+        """The training data without what the network alone is told."""
+        return self.train.of_solver(self.solver.grid)
+
+    def told(self, solver: Solver) -> Solver:
+        """A solver, this one or one in its place, that takes the forcing as the data have it."""
+        grid = self.train.grid
+        return (
+            solver if grid.forcing_channels == solver.grid.forcing_channels else Told(solver, grid)
+        )
 
     @property
     def injection(self) -> Injection:
@@ -85,7 +98,8 @@ class Problem:
 
     def _numbers(self, variable: Variable) -> Tensor:
         """(channel, n), the training data of an input."""
-        values = self.train.states if variable == "state" else self.train.forcing
+        data = self.stepped_data
+        values = data.states if variable == "state" else data.forcing
         assert values is not None, "no forcing, no influence of it"
         if not bool(self.train.whole.all()):
             values = values[self.train.whole][None]
@@ -96,7 +110,7 @@ class Problem:
         numbers = self._numbers(variable)
         if cut.mu_of == "channel":
             return channel_scale(numbers, cut.mu)
-        scales = self.scale if variable == "state" else self.train.forcing_scale()
+        scales = self.scale if variable == "state" else self.stepped_data.forcing_scale()
         return scales.square().mean().sqrt().expand(len(numbers))
 
     def scales(self, cut: InterfaceCut) -> dict[Variable, Tensor]:
@@ -117,7 +131,7 @@ class Problem:
 
     def stored_steps(self, solver: Solver, rows: Tensor | None = None) -> Step:
         """Steps of the training data, all or those of some rows, as if `solver` had made them."""
-        data, stepped = self.train, self.stepped.flatten(0, 1)
+        data, stepped = self.stepped_data, self.stepped.flatten(0, 1)
         chosen: slice | Tensor = slice(None) if rows is None else rows.to(stepped.device)
         forcing = None if data.forcing is None else data.forcing[:, :-1].flatten(0, 1)[chosen]
         return Step(solver, data.states[:, :-1].flatten(0, 1)[chosen], forcing, stepped[chosen])
@@ -156,7 +170,8 @@ class Schedule:
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""
-        return Windows(problem.train, problem.later, self.unroll, self.batch, seed, problem.every)
+        what = self.unroll, self.batch, seed, problem.every, problem.history
+        return Windows(problem.train, problem.later, *what)
 
 
 @dataclass(frozen=True)
@@ -275,7 +290,7 @@ class Opened(Trainings):
             window = moved_off(window, schedule.noise, problem.scale, draw)
         seeds = noise_seeds(seed, at, window.unroll) if seedable(solver) else ()
         what = problem.scale, problem.injection, seeds, schedule.loss, schedule.nudge
-        return UnrolledObjective(solver, window, *what)
+        return UnrolledObjective(problem.told(solver), window, *what)
 
     def validation(self) -> Validation:
         """Looks at windows that no training sees, as long as its own, and by its loss."""
@@ -284,10 +299,10 @@ class Opened(Trainings):
             return UNWATCHED
         counter = CountedSolver(Dropping(problem.solver) if self.bear else problem.solver)
         starts = held.states[:, : held.steps + 1 - every]
-        windows = Windows(held, starts, self.training.unroll, 1, 0, every)
+        windows = Windows(held, starts, self.training.unroll, 1, 0, every, problem.history)
         window = replace(windows.spread(LOOKED_AT), stepped=None)
         what = window, problem.scale, problem.injection, noise_seeds(0, 0, window.unroll)
-        objective = UnrolledObjective(counter, *what, self.training.loss)
+        objective = UnrolledObjective(problem.told(counter), *what, self.training.loss)
 
         def loss_of(network: nn.Module) -> float:
             training = network.training

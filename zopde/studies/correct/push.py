@@ -27,7 +27,7 @@ class PushSettings:
     steps: limits.Count = 2  # Corrected steps of a window; the last one is learned.
     noise: limits.NotNegative = 0.0  # First states move by so many standard deviations.
 
-    def check(self, unroll: int) -> None:
+    def check(self, unroll: int, history: int = 0) -> None:
         """Require windows as the data have them, and more than NON learns.
 
         Raises:
@@ -36,6 +36,9 @@ class PushSettings:
         if self.steps == 1 and not self.noise:
             got, expected = "1, and push.noise is 0", "2 at least, or some noise: else it is NON"
             raise InputError("push.steps", got=got, expected=expected)
+        if history:  # the last step would have a gradient by the steps before
+            got = f"PUSH with corrector.history = {history}"
+            raise InputError("run.labels", got=got, expected="corrector.history = 0 for it")
         if self.steps > unroll:
             expected = f"at most training.unroll = {unroll}, for which there are data"
             raise InputError("push.steps", got=self.steps, expected=expected)

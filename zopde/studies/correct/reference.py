@@ -16,8 +16,17 @@ from torch import Tensor
 from zopde import __version__
 from zopde.blackbox import BlackBox
 from zopde.contracts import Domain, Downsampling, ReferenceSolver, Solver
-from zopde.data import Trajectories, load_trajectories, save_trajectories, simulate
+from zopde.data import (
+    Trajectories,
+    from_dataset,
+    load_trajectories,
+    save_trajectories,
+    simulate,
+    to_dataset,
+)
+from zopde.data.clock import is_clock
 from zopde.data.trajectories import Settings
+from zopde.domain import with_forcing
 from zopde.errors import InputError, SolverError, first_line
 from zopde.hybrid import downsample
 from zopde.memory import check_fits
@@ -63,6 +72,7 @@ class Reference:
     dtype: torch.dtype  # in which precision
     validation: int = 0  # of those to learn from, so many are looked at only
     partial: bool = False  # whether states may be NaN where nothing was measured
+    told: tuple[str, ...] = ()  # forcing channels that a network sees, and the solver has not
 
     @property
     def path(self) -> Path:
@@ -105,8 +115,14 @@ class Reference:
 
     def read(self, made_with: Settings | None = None) -> Trajectories:
         """The data of the files, whatever they were made with if that is not given."""
-        grid, names = self.solver.grid, self.names
+        grid, names = with_forcing(self.solver.grid, self.told), self.names
         return load_trajectories(self.files, grid, made_with, names, self.partial)
+
+    def _told(self, made: Trajectories) -> Trajectories:
+        """Data that were made, with what a network is told of their times."""
+        if not self.told:
+            return made
+        return from_dataset(to_dataset(made), with_forcing(made.grid, self.told))
 
     def load(self) -> Trajectories:
         """The data of the files, which must be there and made with the same."""
@@ -123,13 +139,16 @@ class Reference:
             progress.note(f"reference data: {self.source}{read}{own if known else early}")
             return data
         check_folder_writable("folder of the data file", self.path.parent)
-        data = self.make(progress)
+        data = self._made(progress)
         save_trajectories(data, self.path)
         progress.note(f"reference data: made {self.path}")
-        return data
+        return self._told(data)
 
     def make(self, progress: Progress) -> Trajectories:
         """Simulate the reference on the fine grid and bring it to the coarse one."""
+        return self._told(self._made(progress))
+
+    def _made(self, progress: Progress) -> Trajectories:
         fine_solver, coarse, coarse_forcing = self.planned()
         with progress.stage("reference data", self.skip + self.steps) as advance:
             made = simulate(
@@ -164,6 +183,10 @@ class Reference:
         if isinstance(grid, Mesh) and not isinstance(solver, Downsampling):
             got = "no `downsample` to bring a fine mesh to a coarse one"
             raise InputError(f"solver {self.spec!r}", got=got, expected="one, or data of its own")
+        if own := [name for name in self.told if not is_clock(name)]:
+            got, expected = ", ".join(map(repr, own)), "none where the solver makes its own data"
+            remedy = "name files that have them as variables, with --data"
+            raise InputError("corrector.inputs", got=got, expected=expected, remedy=remedy)
         fine_solver = on_cells(solver, "data.fine", self.fine)
         fine = fine_solver.grid
         try:
@@ -219,7 +242,7 @@ class Reference:
         seconds_a_step = median_seconds(lambda: run(0, _SAMPLE_STEPS)) / _SAMPLE_STEPS
         wanted = self.skip + self.steps - kept
         skip = max(2, min(wanted, int(seconds / seconds_a_step)))
-        return replace(run(skip, kept), settings={"skip": skip})
+        return self._told(replace(run(skip, kept), settings={"skip": skip}))
 
     def _check_fits(self, simulations: int, cells: int) -> None:
         """Require so many cells of every simulation to fit into the memory, with their forcing."""

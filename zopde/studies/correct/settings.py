@@ -222,7 +222,7 @@ class CorrectionConfig:
             )
         self.eki.check(self.run.labels)
         if "PUSH" in self.run.labels:
-            self.push.check(self.training.unroll)
+            self.push.check(self.training.unroll, self.corrector.history)
         if self.data.validation >= self.data.train and not self.data.path:  # one run has a tenth
             raise InputError(
                 "data.validation",

@@ -65,7 +65,8 @@ def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
     metrics["every"] = problem.every
     if problem.inject == "parameter":
         found = {label: [one.parameter for one in trained] for label, trained in results.items()}
-        metrics["learned_parameter"] = found_in(problem.test, found)
+        names = problem.solver.grid.forcing_channels
+        metrics["learned_parameter"] = found_in(problem.test, names, found)
     metrics["stored_solver_steps"] = problem.prepared
     metrics["checking_solver_steps"] = opened.checking
     metrics["steps"] = problem.test.steps * problem.every

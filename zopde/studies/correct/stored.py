@@ -29,6 +29,7 @@ class Stored:
     inject: Inject  # where the correction enters
     every: int  # solver steps to a correction
     gaps: bool  # whether states may have been measured in part
+    history: int = 0  # earlier states that the network sees
 
     def __post_init__(self) -> None:
         steps = self.parts.unseen.steps
@@ -41,7 +42,11 @@ class Stored:
         self, solver: Solver, black_box: Solver, again: bool, progress: Progress
     ) -> Problem:
         """Solver and data as all labels see them; `again` repeats a stored step that fails."""
-        seen, every = self.parts.seen, self.every
+        whole_data, every = self.parts.seen, self.every
+        seen = whole_data.of_solver(solver.grid)
+        if constant := _constant(whole_data, len(solver.grid.forcing_channels)):
+            told = "what is the same in all training data, so it cannot learn what that does"
+            progress.note(f"the network is told {told}: {', '.join(constant)}")
         if self.inject == "parameter" and seen.forcing is not None:
             guess = solver.grid.fluid_values(seen.forcing)
             if said := check_first_guess(solver.grid.forcing_channels, guess):
@@ -75,7 +80,7 @@ class Stored:
         return Problem(
             solver=black_box,
             twin=None if twin is None else Filled(twin),
-            train=seen,
+            train=whole_data,
             test=self.parts.unseen.strided(every),
             held=self.parts.held,
             stepped=stepped,
@@ -83,7 +88,17 @@ class Stored:
             prepared=steps,
             inject=self.inject,
             every=every,
+            history=self.history,
         )
+
+
+def _constant(data: Trajectories, own: int) -> list[str]:
+    """Names of what a network is told, and what is the same number in all the data."""
+    if data.forcing is None:
+        return []
+    numbers = data.grid.fluid_values(data.forcing).transpose(0, 2).flatten(1)[own:]
+    names = data.grid.forcing_channels[own:]
+    return [name for name, row in zip(names, numbers, strict=True) if bool((row == row[0]).all())]
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
     root, test = place.folder.root, opened.problem.test
     save_states(test.states, test, root / REFERENCE)
     if opened.problem.inject == "parameter":
-        save_given(first_guess(test), test, root / GUESS)
+        names = opened.problem.solver.grid.forcing_channels
+        save_given(first_guess(test, names), test, names, root / GUESS)
     for label, why in opened.skipped.items():
         place.progress.note(f"{label}: left out, {why}")
     opened = decided(opened, place.progress, place.folder)
@@ -135,15 +136,17 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)
     # A step that fails again and again is a rollout that diverged.
-    solver = Dropping(problem.solver) if opened.bear else problem.solver
-    recorded = Recorded(solver) if network and problem.inject == "parameter" else None
+    bare = Dropping(problem.solver) if opened.bear else problem.solver
+    recorded = Recorded(bare) if network and problem.inject == "parameter" else None
+    solver = problem.told(recorded or bare)
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
         how = advance, opened.judges, problem.every
-        evaluation = evaluate(recorded or solver, problem.test, network, *how)
+        evaluation = evaluate(solver, problem.test, network, *how)
     save_states(evaluation.predicted, problem.test, folder / "rollout.nc")
     parameter = recorded.given(problem.every) if recorded else None
     if parameter is not None:
-        save_given(parameter, problem.test, folder / FOUND)
+        names = problem.solver.grid.forcing_channels
+        save_given(parameter, problem.test, names, folder / FOUND)
     failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
     place.done(name, seed, cost, mae=float(evaluation.error.mean_mae.mean()))
     return Trained(cost, evaluation, failures, parameter)

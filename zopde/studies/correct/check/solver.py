@@ -93,6 +93,7 @@ def check_solver(
         InputError: On settings or data that will not do.
     """
     check_positive("amplitude", amplitude)
+    config = replace(config, corrector=config.corrector.alone())  # no solver is told
     solver, spec = open_solver(config), config.solver.spec
     config.corrector.check_on(solver.grid, config.dtype, config.run.seeds[0])
     reference, from_file = reference_of(config, solver, Path()), bool(config.data.path)
@@ -104,7 +105,7 @@ def check_solver(
     grid, training = solver.grid, config.training
     scale = states.state.new_full((len(grid.channels),), states.scale)
     forcing_scale = scale.new_ones(len(grid.forcing_channels))
-    network = config.corrector.network(grid, scale, forcing_scale, 0)
+    network = config.corrector.network(grid, scale, forcing_scale, forcing_scale, 0)
     points: dict[str, Point] = {}
     with (progress or Silent()).stage("checking the solver", 11) as advance:
         for point in _points(zo, cut, guard, solver, states, injection, every, network):

@@ -1,0 +1,302 @@
+"""A network that is told what the solver is not: parameters of the runs, and the time."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from zopde import (
+    CorrectedSolver,
+    Grid,
+    InputError,
+    Normalised,
+    load_corrector,
+    load_solver,
+    load_trajectories,
+    rollout,
+    run_correction,
+)
+from zopde.data import clock_channels, from_dataset
+from zopde.domain import with_forcing
+from zopde.hybrid import Told
+from zopde.progress import Silent
+from zopde.studies.correct import export_corrector, load_config
+
+SOLVERS = """
+import numpy as np
+import torch
+from zopde import Grid, Mesh, Scenario
+
+LAND = torch.ones(4, 6, dtype=torch.bool)
+LAND[1, 2:4] = False
+RING = np.arange(8)
+GRIDS = {
+    "ring": Grid((8,), (8.0,), 0.5, ("u",), units={"time": "h"}),
+    "land": Grid((4, 6), (4.0, 6.0), 0.5, ("u",), boundary="open", mask=LAND, units={"time": "h"}),
+    "cube": Grid((2, 3, 2), (1.0, 1.0, 1.0), 0.5, ("u",), units={"time": "h"}),
+    "mesh": Mesh(np.stack([np.cos(RING), np.sin(RING)], 1), 0.5, ("u",), units={"time": "h"},
+                 neighbours=np.stack([RING, np.roll(RING, -1)], 1)),
+    "pushed": Grid((8,), (8.0,), 0.5, ("u",), ("push",), units={"time": "h"}),
+}
+
+
+class Decay:
+    '''u' = 0.9 u + dt push; the truth decays by a rate of each run, and has a day of 6 hours.'''
+
+    differentiable = False
+
+    def __init__(self, kind="ring"):
+        self.grid = GRIDS[kind]
+
+    def step(self, state, forcing=None):
+        assert (forcing is None) == (not self.grid.forcing_channels)
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            return 0.9 * state + (0 if forcing is None else 0.5 * forcing)
+
+    def differentiable_twin(self):
+        twin = Decay()
+        twin.grid, twin.differentiable = self.grid, True
+        return twin
+
+
+class Makes(Decay):
+    def at(self, shape):
+        return Makes()
+
+    options = {}
+
+    def scenario(self, simulations, generator):
+        return Scenario(1 + torch.rand(simulations, 1, 8, generator=generator))
+"""
+RATES, DAY = np.linspace(0.5, 2.0, 8)[[0, 7, 3, 5, 1, 6, 2, 4]], 6.0
+CHANGES = [
+    *("data.train=6", "data.test=2", "corrector.sizes={width=6,depth=2,kernel=1}"),
+    *("training.unroll=3", "training.batch=4", 'training.length="20 iterations"'),
+    *('non.length="500 iterations"', "run.dtype=float64", "interface.way=dense"),
+]
+TOLD = ['corrector.inputs=["rate"]', "corrector.periods=[6.0]"]
+
+
+def data_of(shape, dims, units="hours since 1970-01-01 03:00", steps=24):
+    """Runs of the truth, and a clock that began three hours before they do."""
+    rng, times = np.random.default_rng(0), 0.5 * np.arange(steps + 1)
+    state = rng.uniform(1, 2, (8, *shape))
+    rates, states = RATES.reshape(8, *[1] * len(shape)), [state]
+    for t in times[:-1]:
+        state = state * (1 - 0.1 * rates) + 0.2 * np.sin(2 * np.pi * (t + 3) / DAY)
+        states.append(state)
+    return xr.Dataset(
+        {
+            "u": (("simulation", "time", *dims), np.stack(states, axis=1)),
+            "rate": ("simulation", RATES),
+            "push": ("simulation", 0.01 * RATES),
+            "flat": ("simulation", 0 * RATES + 3),
+        },
+        coords={"time": ("time", times, {"units": units})},
+    )
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def run_of(home, name, kind, *changes, progress=None):
+    (home / "decay.py").write_text(SOLVERS)
+    spec, options = f"{home / 'decay.py'}:Decay", {"kind": kind}
+    grid = load_solver(spec, options).grid
+    data = data_of(grid.shape, grid.dims)
+    if kind == "mesh":
+        data = data.assign_coords(
+            {name: ("point", at) for name, at in zip("xy", grid.positions.T.numpy(), strict=True)}
+        )
+    data.to_netcdf(home / "data.nc", engine="h5netcdf")
+    tables = {"solver": {"spec": spec, "options": options}}
+    changes = [*CHANGES, f"data.path={home / 'data.nc'}", *changes]
+    return run_correction(
+        load_config("quick", None, changes, tables), home / name, progress=progress
+    )
+
+
+def test_a_solver_is_not_given_what_a_network_is_told_exact(toy, gen):
+    told = Told(toy, with_forcing(toy.grid, ["rate", "hour"]))
+    state, forcing = (torch.randn(3, n, 8, 8, generator=gen) for n in (2, 4))
+    assert torch.equal(told.step(state, forcing), toy.step(state, forcing[:, :2]))
+    assert told.grid.forcing_channels == ("force_y", "force_x", "rate", "hour")
+    assert toy.grid.forcing_channels == ("force_y", "force_x")
+    for wrong in (None, forcing[:, :2]):
+        with pytest.raises(InputError, match=r"forcing: got .*expected \(batch, 4.*rate, hour"):
+            told.step(state, wrong)
+
+
+@pytest.mark.parametrize(
+    ("units", "begins"),
+    [
+        ("hours", 0.0),
+        ("minutes", 0.0),
+        ("hours since 1970-01-01 03:00", 3.0),
+        ("days since 1970-01-02", 24.0),
+        ("datetime", 24 * 3 + 6.0),
+    ],
+)
+def test_clocks_by_their_formula_golden(units, begins):
+    """The grid counts hours, whatever the file counts."""
+    names = clock_channels([24.0, 86164.0905])
+    assert names == ("sin 24", "cos 24", "sin 86164.0905", "cos 86164.0905")
+    grid = Grid((2,), (1.0,), 0.5, ("u",), names, units={"time": "h"})
+    hours = 0.5 * np.arange(9)
+    word = units.split()[0]
+    times = hours * {"hours": 1, "minutes": 60, "days": 1 / 24, "datetime": 1}[word]
+    if word == "datetime":
+        dates = np.datetime64("1970-01-04T06:00") + (60 * hours).astype("m8[m]")
+        time = ("time", dates.astype("M8[ns]"))
+    else:
+        time = ("time", times, {"units": units})
+    states = np.random.default_rng(0).random((9, 2))
+    found = from_dataset(xr.Dataset({"u": (("time", "x"), states)}, {"time": time}), grid)
+    angle = 2 * np.pi * (begins + hours) / 24.0
+    for channel, wave in enumerate((np.sin(angle), np.cos(angle))):
+        expected = torch.from_numpy(wave)[:, None].expand(9, 2)
+        torch.testing.assert_close(found.forcing[0, :, channel], expected)
+
+
+def test_a_clock_needs_times():
+    grid = Grid((2,), (1.0,), 0.5, ("u",), clock_channels([24.0]))
+    data = xr.Dataset({"u": (("time", "x"), np.random.default_rng(0).random((9, 2)))})
+    with pytest.raises(InputError, match=r"data: got no times, expected times.*sin 24"):
+        from_dataset(data, grid)
+
+
+def test_what_is_told_is_seen_about_its_mean_and_never_corrected_exact(gen):
+    class Whole(torch.nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return x[:, 1:2]
+
+    told, scales = {"rate": 300.0, "hour": 0.5}, torch.tensor([4.0, 1e-3, 0.5])
+    state = torch.randn(3, 1, 5, generator=gen)
+    forcing = torch.tensor([2.0, 300.001, 0.0]).view(1, 3, 1).expand(3, 3, 5)
+    network = Normalised(Whole(), torch.tensor([2.0]), scales, 1, "forcing", told=told)
+    answer = network(state, forcing)
+    expected = torch.tensor([0.5, 1.0, -1.0]).view(1, 3, 1).expand(3, 3, 5)
+    torch.testing.assert_close(network.body.seen[:, 1:], expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(answer[:, 0], torch.full((3, 5), 2.0))
+    assert answer.shape == (3, 3, 5)
+    assert not answer[:, 1:].any()
+    other = Normalised(Whole(), torch.tensor([2.0]), scales, 1, told=told)
+    assert other(state, forcing).shape == state.shape
+
+
+def test_rate_and_hour_of_each_run_are_learned_when_told_alone(tmp_path):
+    labels = 'run.labels=["SRC","NON","ZO-interface"]'
+    plain = run_of(tmp_path, "plain", "ring", labels)
+    told = run_of(tmp_path, "told", "ring", labels, *TOLD)
+    assert told["mae"]["NON"]["mean"] < 0.4 * plain["mae"]["NON"]["mean"]
+    assert told["mae"]["SRC"] == plain["mae"]["SRC"]
+    assert told["solver_steps"] == plain["solver_steps"]
+    assert told["parameters"] == plain["parameters"] + 3 * 6
+    # Whoever has the file, the solver and the data goes on from here
+    place = tmp_path / "told" / "ZO-interface" / "seed-0"
+    solver = load_solver(f"{tmp_path / 'decay.py'}:Decay")
+    corrected = CorrectedSolver(solver, load_corrector(place / "model.safetensors"))
+    assert corrected.grid.forcing_channels == ("rate", "sin 6", "cos 6")
+    data = load_trajectories(tmp_path / "data.nc", corrected.grid).take(slice(6, 8))
+    found = rollout(corrected, data.states[:, 0], 24, lambda t: data.forcing[:, t])
+    with xr.open_dataset(place / "rollout.nc") as file:
+        expected = torch.from_numpy(file["u"].values)[:, :, None]
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(InputError, match="rate, sin 6, cos 6"):
+        corrected.step(data.states[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "inject", "every", "labels"),
+    [
+        ("pushed", "after", 1, "NON,ZO-weights"),
+        ("pushed", "before", 1, "ZO-interface"),
+        ("pushed", "forcing", 1, "ZO-interface,ZO-bank"),
+        ("pushed", "parameter", 2, "ZO-interface"),
+        ("land", "after", 2, "ZO-interface"),
+        ("cube", "before", 1, "ZO-interface"),
+        ("mesh", "after", 1, "NOG"),
+    ],
+)
+def test_runs_of_all_kinds_end_as_with_the_twin_and_export(
+    kind, inject, every, labels, tmp_path, caplog
+):
+    names = ["SRC", *labels.split(","), "SOL"]
+    changes = ["data.validation=1", f"run.labels={names}".replace("'", '"')]
+    changes += [f"corrector.inject={inject}", f"corrector.every={every}", "zo.sparsity=0"]
+    changes += ["zo.mu=1e-5", "zo.scheme=central", "interface.scheme=central", "zo.score=none"]
+    changes += ["training.init=scratch", 'training.length="12 iterations"', *TOLD]
+    sizes = ["corrector.sizes={}"] if kind == "mesh" else []
+    metrics = run_of(tmp_path, "run", kind, *changes, *sizes)
+    assert not [record for record in caplog.records if record.name.startswith("zopde.oracle")]
+    error = {name: metrics["mae"][name]["mean"] for name in names}
+    for name in set(names) - {"SRC", "NON", "NOG"}:
+        assert error[name] == pytest.approx(error["SOL"], rel=1e-4)
+    if inject in ("forcing", "parameter"):  # the solver's one channel is asked for alone
+        steps = every * 3
+        probes = 2 * 8 * (2 * steps - 1)
+        assert metrics["solver_steps"]["ZO-interface"] == 12 * 4 * (steps + probes)
+    label = names[1]
+    network = load_corrector(tmp_path / "run" / label / "seed-0" / "model.safetensors")
+    assert network.told == ("rate", "sin 6", "cos 6")
+    made = export_corrector(tmp_path / "run", tmp_path / "c.pt2", label)
+    assert "the solver itself has nothing of rate, sin 6, cos 6" in made.card.read_text()
+    grid = load_solver(f"{tmp_path / 'decay.py'}:Decay", {"kind": kind}).grid
+    own = len(grid.forcing_channels)
+    state = torch.rand(3, 1, *grid.shape, dtype=torch.float64)
+    forcing = torch.rand(3, own + 3, *grid.shape, dtype=torch.float64)
+    answer = network(state, forcing).detach()[:, :1]
+    expected = answer.exp() if inject == "parameter" else answer
+    alone = torch.export.load(tmp_path / "c.pt2").module()
+    torch.testing.assert_close(alone(state, forcing), expected)
+
+
+def test_a_solver_that_makes_its_data_can_tell_the_time_alone(tmp_path, forecast):
+    (tmp_path / "decay.py").write_text(SOLVERS)
+    tables = {"solver": {"spec": f"{tmp_path / 'decay.py'}:Makes"}}
+    changes = [*CHANGES, "data.fine=[8]", "data.coarse=[8]", "data.steps=9", "data.skip=4"]
+    changes += ['non.length="5 iterations"', 'run.labels=["SRC","NON"]']
+    with pytest.raises(InputError, match=r"corrector\.inputs: got 'rate'.*--data"):
+        run_correction(load_config("quick", None, [*changes, TOLD[0]], tables), tmp_path / "no")
+    assert not list(tmp_path.glob("*.nc"))
+    config = load_config("quick", None, [*changes, TOLD[1]], tables)
+    planned = forecast(config, tmp_path / "none.nc")
+    metrics = run_correction(config, tmp_path / "run")
+    assert [row.label for row in planned] == ["data", "SRC", "NON"]
+    grid = with_forcing(load_solver(tables["solver"]["spec"]).grid, clock_channels([6.0]))
+    data = load_trajectories(next(tmp_path.glob("*.nc")), grid)
+    angle = torch.tensor(2 * np.pi * 0.5 * (4 + np.arange(10)) / 6.0)
+    torch.testing.assert_close(data.forcing[1, :, 0, 5], angle.sin())
+    assert metrics["parameters"] == 3 * 6 + 6 + 6 + 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ('["time"]', r"corrector\.inputs.*'time'.*another name"),
+        ('["u"]', r"corrector\.inputs.*channel 'u'"),
+        ('["rate", "rate"]', r"corrector\.inputs.*each once"),
+        ('["Rate"]', r"data.*got variables u, rate, push, flat, expected a variable 'Rate'"),
+    ],
+)
+def test_names_that_will_not_do_are_refused(names, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        run_of(tmp_path, "run", "ring", f"corrector.inputs={names}")
+
+
+def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
+    notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']
+    told = 'corrector.inputs=["rate","flat"]'
+    run_of(tmp_path, "run", "pushed", told, *few, progress=notes)
+    assert [line for line in notes.said if "is told" in line] == [
+        "the network is told what is the same in all training data, "
+        "so it cannot learn what that does: flat"
+    ]
