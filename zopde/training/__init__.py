@@ -5,6 +5,7 @@ from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise,
 from zopde.training.ensemble import EnsembleKalman, HasResiduals
 from zopde.training.gradients import (
     CrossEntropy,
+    EvolutionStrategy,
     Masked,
     NetworkOracle,
     OracleAt,
@@ -23,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "EnsembleKalman",
     "Event",
+    "EvolutionStrategy",
     "Fitted",
     "Gradient",
     "GradientSource",

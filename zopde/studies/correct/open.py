@@ -198,6 +198,7 @@ def _opened(
         interface=config.interface,
         cuts={label: cut for label in run.labels if (cut := config.cut_of(label))},
         ensemble=config.eki,
+        evolution=config.es,
         ensemble_iterations=planned.schedule(*unrolled, config.eki.length, optimise).iterations,
         labels=run.labels,
         seeds=run.seeds,

@@ -47,10 +47,11 @@ from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.tangent.price import as_dear, unfitted
 from zopde.timing import median_seconds
-from zopde.training import EnsembleKalman, Fitted, ZerothOrder
+from zopde.training import EnsembleKalman, EvolutionStrategy, Fitted, ZerothOrder
 from zopde.zo import cge
 
 _SAMPLE_PROBES = 32
+_SAMPLE_MEMBERS = 14  # and the network itself: one pass
 _SAMPLE_SECONDS = 2.0  # fewer probes where they take longer, two at least
 _SAMPLE_DIRECTIONS = 32
 _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is timed
@@ -143,6 +144,10 @@ def _seconds_and_queries(
     objective = stage.objective_at(0)
     if isinstance(stage.gradient, EnsembleKalman):
         return _ensemble_seconds(stage.gradient, objective, network)
+    if isinstance(stage.gradient, EvolutionStrategy):
+        with opened.workers.measured_here():
+            seconds, *counts = _ensemble_seconds(stage.gradient, objective, network)
+        return seconds / opened.workers.side_by_side, *counts
     if not isinstance(stage.gradient, ZerothOrder):
         return median_seconds(lambda: stage.gradient(network, objective, 0)), 1, 0
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
@@ -168,11 +173,12 @@ def _seconds_and_queries(
 
 
 def _ensemble_seconds(
-    source: EnsembleKalman, objective: Objective, network: nn.Module
+    source: EnsembleKalman | EvolutionStrategy, objective: Objective, network: nn.Module
 ) -> tuple[float, int, int]:
     """The same of an ensemble, from few of its members; each pass costs alike."""
-    few = replace(source, members=min(source.members, max(2, source.together - 1)))
-    few.build(network)
+    few = replace(source, members=min(source.members, _SAMPLE_MEMBERS))
+    if isinstance(few, EnsembleKalman):
+        few.build(network)
     checking = sum(few(network, objective, 0).checked.values())
     # At the third iteration nothing is verified
     seconds = median_seconds(lambda: few(network, objective, 2))
@@ -211,7 +217,7 @@ def _compared(interface: Interface, cut: InterfaceCut, iterations: int) -> int:
 def _steps_per_query(stage: Stage, network: nn.Module) -> int:
     """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
     before = stage.counter.steps
-    if isinstance(stage.gradient, ZerothOrder | EnsembleKalman):
+    if isinstance(stage.gradient, ZerothOrder | EnsembleKalman | EvolutionStrategy):
         with torch.no_grad():
             stage.objective_at(0)(network, 1)
     else:

@@ -20,7 +20,7 @@ from zopde.interface.scales import channel_scale
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import generator, noise_seeds
-from zopde.studies.correct.cuts import EnsembleCut, InterfaceCut, WeightCut
+from zopde.studies.correct.cuts import EnsembleCut, EvolutionCut, InterfaceCut, WeightCut
 from zopde.studies.correct.labels import LABELS, Label
 from zopde.studies.correct.push import PushSettings, moved_off
 from zopde.studies.correct.reference import Reference
@@ -175,6 +175,7 @@ class Opened(Trainings):
     weights: WeightCut  # the weight cut
     interface: InterfaceCut  # the interface cut, for all labels
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
+    evolution: EvolutionCut  # the cut of ES
     ensemble: EnsembleCut  # the cut of EKI and ETKI
     ensemble_iterations: int  # updates of these
     drop: bool  # whether failed steps are left out

@@ -17,7 +17,7 @@ from zopde.files import read_toml
 from zopde.hybrid import INJECTIONS
 from zopde.hybrid.losses import LOSSES
 from zopde.studies import limits
-from zopde.studies.correct.cuts import EnsembleCut, InterfaceCut, WeightCut
+from zopde.studies.correct.cuts import EnsembleCut, EvolutionCut, InterfaceCut, WeightCut
 from zopde.studies.correct.labels import LABELS, check_injection, check_labels, check_squares
 from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.push import PushSettings
@@ -175,7 +175,7 @@ class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
     They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `push`,
-    `zo`, `interface`, `eki` and `run`.
+    `zo`, `interface`, `eki`, `es` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -190,6 +190,7 @@ class CorrectionConfig:
     zo: WeightCut = field(default_factory=WeightCut)
     interface: InterfaceCut = field(default_factory=InterfaceCut)
     eki: EnsembleCut = field(default_factory=EnsembleCut)
+    es: EvolutionCut = field(default_factory=EvolutionCut)
     run: RunSettings = field(default_factory=RunSettings)
 
     RENAMED = (

@@ -41,6 +41,7 @@ from zopde.studies.settings import iterations_in
 from zopde.training import (
     Backprop,
     EnsembleKalman,
+    EvolutionStrategy,
     Fitted,
     GradientSource,
     Skipping,
@@ -230,6 +231,9 @@ def label_stage(
     stage = _backprop_stage(opened, schedule, solver, seed, interface)
     if label.gradient in ("eki", "etki"):
         return _ensemble_stage(opened, label.gradient, stage, seed)
+    if label.gradient == "es":
+        evolution = _evolution(opened, seed, pool, stage.counter)
+        return replace(stage, gradient=evolution)
     if label.gradient != "zo":
         return stage
     cut, every = opened.weights, iterations_in(opened.weights.resample, schedule.per_epoch)
@@ -244,12 +248,23 @@ def label_stage(
     return replace(stage, gradient=gradient)
 
 
+def _evolution(
+    opened: Opened, seed: int, pool: Executor | None, counter: CountedSolver
+) -> EvolutionStrategy:
+    """Pairs of moved networks; as many share a pass as the solver may have states of."""
+    cut, failed = opened.evolution, "drop" if opened.drop else "keep"
+    together = max(1, min(_TOGETHER, opened.interface.states // opened.training.batch))
+    oracles = opened.workers.oracle_at(together, cut.members + 1, pool, counter)
+    how = cut.members, cut.rank, cut.sigma, cut.shaping
+    return EvolutionStrategy(*how, oracles, seed, failed)
+
+
 def _ensemble_stage(
     opened: Opened, method: Literal["eki", "etki"], stage: Stage, seed: int
 ) -> Stage:
     """The same windows, on which an ensemble is moved."""
-    cut, states = opened.ensemble, opened.interface.states
-    together = max(1, min(_TOGETHER, states // stage.schedule.batch))
+    cut = opened.ensemble
+    together = max(1, min(_TOGETHER, opened.interface.states // stage.schedule.batch))
     how = cut.members, cut.spread, cut.noise, cut.inflation, seed, together
     source = EnsembleKalman(method, *how)
     schedule = replace(stage.schedule, iterations=opened.ensemble_iterations, optimise=source)
