@@ -173,7 +173,7 @@ class Study(Job):
     resumes_from: str = "*/seed-*/checkpoint.pt"
 
 
-STUDIES = ("correct", "classify", "defend", "certify")
+STUDIES = ("correct", "compare", "classify", "defend", "certify")
 
 
 def study_named(name: str) -> Study:
@@ -250,7 +250,7 @@ def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  
 
 
 def mean_costs(
-    results: Mapping[str, list[Any]], names: Sequence[str]
+    results: Mapping[str, Sequence[Any]], names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Costs of one seed, the rounded mean over the seeds, by name and label."""
 
@@ -271,7 +271,7 @@ def over_seeds(values: Sequence[float]) -> Metrics:
     return {"mean": fmean(values), "std": spread, "seeds": list(values)}
 
 
-def stopped_early(results: Mapping[str, list[Any]]) -> dict[str, str]:
+def stopped_early(results: Mapping[str, Sequence[Any]]) -> dict[str, str]:
     """Label -> why trainings stopped early; "" where none did."""
     return {
         label: "; ".join(result.cost.stopped for result in of_label if result.cost.stopped)

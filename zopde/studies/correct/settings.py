@@ -308,15 +308,19 @@ def load_config(
     Raises:
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
+    return build(CorrectionConfig, settings_over(preset, choices(file, changes, tables)))
+
+
+def settings_over(preset: str, chosen: Mapping[str, Any]) -> Tree:
+    """A preset, and over it what is chosen, unchecked; see `load_config`."""
     check_choice("preset", preset, PRESETS)
-    chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
     if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
         del tree["data"]["coarse"]  # another solver may have a grid of its own
         tree.pop("interface", None)  # and reach as far as it does
     if look_up(chosen, "corrector.kind") not in (None, tree["corrector"].get("kind")):
         tree["corrector"].pop("sizes", None)  # another network has sizes of its own
-    return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
+    return merge(_fit_preset(tree, chosen), chosen)
 
 
 def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ from zopde.training import Fitted
 _LATE = 0.2  # share of the rollout, its end, over which a spectrum is a mean
 
 
-def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
+def metrics_of(opened: Opened, results: Mapping[str, Sequence[Trained]]) -> Metrics:
     """The figures of a finished run."""
     problem, grid = opened.problem, opened.problem.test.grid
     metrics: Metrics = {"labels": list(results), "seeds": list(opened.seeds)}
@@ -107,7 +107,7 @@ def _kept(cost: Fitted, iterations: int) -> Metrics:
     return {"iteration": cost.best, "loss": loss, "short": short}
 
 
-def draw(opened: Opened, results: Mapping[str, list[Trained]], folder: RunFolder) -> None:
+def draw(opened: Opened, results: Mapping[str, Sequence[Trained]], folder: RunFolder) -> None:
     """Error over time, one unseen run and, where there is one, the vorticity of its last state."""
     problem, grid = opened.problem, opened.problem.test.grid
     curves = [

@@ -123,7 +123,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     network, cost = None, Fitted(0, 0, 0, 0.0)
     if label.trained:
         network = opened.new_network(seed)
-        cost = _train(opened, name, network, seed, place)
+        cost = fit_label(opened, name, network, seed, place)
         path = folder / MODEL
         network.eval()  # as whoever loads it has it
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
@@ -139,7 +139,8 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     return Trained(cost, evaluation, failures)
 
 
-def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
+def fit_label(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
+    """Train a network by a label, with all that comes before; from a checkpoint if there is one."""
     label, note = LABELS[name], place.progress.note
     costs: list[Fitted] = []
     ratios: LayerRatios | None = None
@@ -252,7 +253,8 @@ def _evolution(
     opened: Opened, seed: int, pool: Executor | None, counter: CountedSolver
 ) -> EvolutionStrategy:
     """Pairs of moved networks; as many share a pass as the solver may have states of."""
-    cut, failed = opened.evolution, "drop" if opened.drop else "keep"
+    cut = opened.evolution
+    failed: Failed = "drop" if opened.drop else "keep"
     together = max(1, min(_TOGETHER, opened.interface.states // opened.training.batch))
     oracles = opened.workers.oracle_at(together, cut.members + 1, pool, counter)
     how = cut.members, cut.rank, cut.sigma, cut.shaping
