@@ -36,14 +36,22 @@ class KeepsLooks(Validation):
         return seen
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What the budget pays of a label."""
+
+    iterations: int  # 0 where it pays none
+    least: int = 0  # solver steps of one iteration, and of what comes before
+    check: int = 0  # of what the history counts as one check
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compared(Opened):
     """A correction whose labels have iterations of their own."""
 
     compare: CompareSettings
     left_out: Mapping[str, str]  # label -> why it has no row
-    # Label -> its "iterations", 0 where the budget pays none, and the steps of one, "least"
-    plans: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    plans: Mapping[str, Plan] = field(default_factory=dict)  # of every label
     looks: Path | None = None  # where the networks of a training's looks are left
 
     @property
@@ -55,7 +63,7 @@ class Compared(Opened):
     def unpaid(self) -> dict[str, int]:
         """Label of which the budget pays no iteration -> the solver steps that one takes."""
         trained = {label: plan for label, plan in self.plans.items() if LABELS[label].trained}
-        return {label: plan["least"] for label, plan in trained.items() if not plan["iterations"]}
+        return {label: plan.least for label, plan in trained.items() if not plan.iterations}
 
     @property
     def trainings(self) -> list[tuple[str, int]]:
@@ -76,7 +84,7 @@ class Compared(Opened):
     def iterations_of(self, name: str) -> int:
         """Updates of a label, with those of its start."""
         start = self.start.iterations if self.starts_from_non(name) else 0
-        return start + self.plans[name]["iterations"]
+        return start + self.plans[name].iterations
 
     def lasting(self, iterations: int, rate: float) -> Compared:
         """The same, every label of so many iterations at this learning rate.

@@ -9,20 +9,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from zopde.files import reading
-from zopde.studies.compare.opened import Compared
-from zopde.studies.correct.counted import bare_gradient, queries_of_cut, ways_of
+from zopde.studies.compare.opened import Compared, Plan
+from zopde.studies.correct.counted import bare_gradient, ways_of
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.price import (
     measured_coloured,
     sample_interface,
+    sampled_gradient,
     stand_in_ratios,
     steps_compared,
     steps_per_query,
 )
 from zopde.studies.correct.train import label_stage, looks_of
+from zopde.studies.price import comparisons
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
-from zopde.training import EnsembleKalman, EvolutionStrategy, ZerothOrder
 
 PLAN = "plan.json"
 
@@ -34,6 +35,7 @@ class Count:
     once: int  # before the first iteration
     each: int  # of an iteration
     looks: Callable[[int], int]  # iterations -> what measures and compares now and then
+    check: int  # of what the history counts as one check
 
     def __call__(self, iterations: int) -> int:
         """All of them; those of the validation are no part of it."""
@@ -57,50 +59,59 @@ def planned(opened: Compared, place: Place | None = None) -> Compared:
     plans = {label: _plan_of(opened, label) for label in opened.possible}
     opened = replace(opened, plans=plans)
     if place:
-        place.folder.write_json(PLAN, plans)
+        place.folder.write_json(PLAN, {label: vars(plan) for label, plan in plans.items()})
     return opened
 
 
-def _read(text: str, opened: Compared) -> dict[str, dict[str, int]]:
-    plans: dict[str, dict[str, int]] = json.loads(text)
+def _read(text: str, opened: Compared) -> dict[str, Plan]:
+    plans = {label: Plan(**plan) for label, plan in json.loads(text).items()}
     for label in opened.possible:
-        if not all(plans[label][name] >= 0 for name in ("iterations", "least")):
+        if not all(isinstance(n, int) and n >= 0 for n in vars(plans[label]).values()):
             raise ValueError(f"{label}: {plans[label]}")
     return plans
 
 
-def _plan_of(opened: Compared, name: str) -> dict[str, int]:
-    """Iterations of a label, and the solver steps of one, with what comes before."""
+def _plan_of(opened: Compared, name: str) -> Plan:
     if not LABELS[name].trained:
-        return {"iterations": 0, "least": 0}
+        return Plan(0)
     count = count_of(opened, name)
     if not count.each:
-        return {"iterations": opened.training.iterations, "least": 0}
-    return {"iterations": count.affordable(opened.compare.budget), "least": count(1)}
+        return Plan(opened.training.iterations)
+    return Plan(count.affordable(opened.compare.budget), count(1), count.check)
 
 
 def count_of(opened: Compared, name: str) -> Count:
-    """Count the solver steps of a label, of which one unroll is tried, and no more than that."""
-    label, network = LABELS[name], opened.new_network(0)
+    """Count the solver steps of a label, of which a sample is made, of an iteration at most."""
     if name in opened.cuts:
         once, each, compared = _of_interface(opened, name)
+        check = 1
     else:
-        stage = label_stage(opened, label, network, 0, stand_in_ratios(opened, network))
-        a_query = steps_per_query(stage, network) if label.unrolled else 0
-        source, queries, scoring = stage.gradient, 1, 0
-        if isinstance(source, ZerothOrder):
-            queries = queries_of_cut(opened.weights, source.masks.active)
-        elif isinstance(source, EnsembleKalman | EvolutionStrategy):
-            queries = source.members + 1
-        if opened.needs_scores(label):
-            scoring = queries_of(opened.weights.score, opened.weights.score_directions)
-        once, each, compared = scoring * a_query, queries * a_query, _nothing
+        once, each, compared, check = _of_queries(opened, name)
 
     def looks(iterations: int) -> int:
         longer = replace(opened, training=replace(opened.training, iterations=iterations))
         return compared(iterations) + round(looks_of(longer, name) * each)
 
-    return Count(once, each, looks)
+    return Count(once, each, looks, check)
+
+
+def _of_queries(opened: Compared, name: str) -> tuple[int, int, Callable[[int], int], int]:
+    """Steps once, of an iteration, of what verifies its probes, and of one such check."""
+    label, network = LABELS[name], opened.new_network(0)
+    stage = label_stage(opened, label, network, 0, stand_in_ratios(opened, network))
+    a_query = steps_per_query(stage, network) if label.unrolled else 0
+    if label.gradient == "backprop":
+        return 0, a_query, _nothing, 1
+    _, queries, evaluations = sampled_gradient(opened, stage, network)
+    scoring = 0
+    if opened.needs_scores(label):
+        scoring = queries_of(opened.weights.score, opened.weights.score_directions)
+    check = 0 if label.by_residuals else a_query  # an ensemble is verified without the solver
+
+    def verified(iterations: int) -> int:
+        return comparisons(iterations) * evaluations * check
+
+    return scoring * a_query, queries * a_query, verified, check
 
 
 def _nothing(iterations: int) -> int:  # noqa: ARG001 - whatever they are

@@ -35,6 +35,7 @@ def metrics_of(opened: Compared, results: Mapping[str, list[Rival]]) -> Metrics:
         "tuning": {label: found.solver_steps for label, found in tuned.items()},
         "tuning_seconds": {label: round(found.seconds, 3) for label, found in tuned.items()},
         "unpaid": opened.unpaid,
+        "steps_of_a_check": {label: opened.plans[label].check for label in results},
     }
 
 
@@ -50,6 +51,10 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
     for label, steps in metrics["unpaid"].items():
         rows.append([label, "unpaid", *[""] * (len(columns) - 2)])
         notes.append(f"{label}: the budget pays no iteration, which takes {steps:,} solver steps.")
+    dear = {label: n for label, n in metrics["steps_of_a_check"].items() if n > 1}
+    if dear:
+        told = ", ".join(f"{label} {steps:,}" for label, steps in dear.items())
+        notes.append(f"Checks of these labels are evaluations, of so many solver steps: {told}.")
     title = f"{number(metrics['budget'])} solver steps a training; {plain.title}"
     return replace(plain, title=title, columns=columns, rows=rows, notes=[*notes, *plain.notes])
 

@@ -45,7 +45,7 @@ def price(opened: Compared, name: str, place: Place) -> Price:
     """What one label will cost: all its trainings, what tunes them, rollouts of all looks."""
     if name == "data" or not LABELS[name].trained:
         return price_of_label(opened, name, place)
-    iterations, compare = opened.plans[name]["iterations"], opened.compare
+    iterations, compare = opened.plans[name].iterations, opened.compare
     whole = price_of_label(opened.lasting(iterations, opened.rate), name, place)
     looks = compare.looks * len(opened.seeds) * opened.rollout_seconds
     tries = compare.rates if compare.rates > 1 and not LABELS[name].by_residuals else 0

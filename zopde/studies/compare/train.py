@@ -72,7 +72,7 @@ def train(opened: Compared, name: str, seed: int, place: Place) -> Rival:
         return Rival(**vars(train_label(opened, name, seed, place)), tuned=Tuned(None), curve=[])
     tuned = _tuned(opened, name, place)
     folder = place.of(name, seed)
-    planned = opened.lasting(opened.plans[name]["iterations"], tuned.rate or opened.rate)
+    planned = opened.lasting(opened.plans[name].iterations, tuned.rate or opened.rate)
     planned = replace(planned, looks=folder / "looks")
     trained = train_label(planned, name, seed, place)
     return Rival(**vars(trained), tuned=tuned, curve=_curve(planned, name, folder, trained.cost))
@@ -89,7 +89,7 @@ def _tuned(opened: Compared, name: str, place: Place) -> Tuned:
     if path.exists():
         with reading("file", path, *_KEPT):
             return Tuned(**json.loads(path.read_text(encoding="utf-8"))["found"])
-    iterations = max(1, round(opened.compare.share * opened.plans[name]["iterations"]))
+    iterations = max(1, round(opened.compare.share * opened.plans[name].iterations))
     losses, costs = {}, list[Fitted]()
     for rate in rates:
         trial = _Trial(place.folder, place.progress, place.pool, place.callbacks, rate)
@@ -100,7 +100,9 @@ def _tuned(opened: Compared, name: str, place: Place) -> Tuned:
     best = min(rates, key=lambda rate: losses[rate])
     told = ", ".join(f"{rate:.4g}: {losses[rate]:.4g}" for rate in sorted(rates))
     place.progress.note(f"{name}: learning rate {best:.4g}; validation losses of {told}")
-    tuned = Tuned(best, sum(c.all_steps for c in costs), sum(c.seconds for c in costs))
+    check = opened.plans[name].check
+    steps = sum(c.solver_steps + check * c.checking + c.validating for c in costs)
+    tuned = Tuned(best, steps, sum(c.seconds for c in costs))
     kept = {"found": vars(tuned), "losses": {f"{r:.4g}": finite(losses[r]) for r in rates}}
     write_text(path, json.dumps(kept, indent=2, allow_nan=False) + "\n")
     return tuned
@@ -113,7 +115,11 @@ def _curve(opened: Compared, name: str, folder: Path, cost: Fitted) -> list[Poin
     if path.exists():
         with reading("file", path, *_KEPT):
             return [Point(**point) for point in json.loads(path.read_text(encoding="utf-8"))]
-    spent, points, network = _spent(name, folder, cost), [], opened.new_network(0).eval()
+    spent, points, network = (
+        _spent(folder, cost, opened.plans[name].check),
+        [],
+        opened.new_network(0).eval(),
+    )
     for look in sorted(looks.glob("*.pt"), key=lambda look: int(look.stem)):
         with reading("file", look, *_KEPT):
             network.load_state_dict(load_tensors(look))
@@ -125,18 +131,17 @@ def _curve(opened: Compared, name: str, folder: Path, cost: Fitted) -> list[Poin
     return points
 
 
-def _spent(name: str, folder: Path, cost: Fitted) -> list[tuple[int, float]]:
+def _spent(folder: Path, cost: Fitted, check: int) -> list[tuple[int, float]]:
     """Solver steps and seconds before each iteration, and after the last one.
 
     The history of a training tells nothing of what came before it.
     """
-    compares = LABELS[name].gradient == "backprop"  # others check probes, which are no steps
     rows = read_history(folder / "history.csv")
     spent = [
         (0, 0.0),
-        *((row.solver_steps + compares * row.checking, row.seconds) for row in rows),
+        *((row.solver_steps + check * row.checking, row.seconds) for row in rows),
     ]
-    steps = cost.solver_steps + cost.checked.get("interface", 0) - spent[-1][0]
+    steps = cost.solver_steps + check * cost.checking - spent[-1][0]
     seconds = cost.seconds - spent[-1][1]
     return [(steps + a, seconds + b) for a, b in spent]
 
