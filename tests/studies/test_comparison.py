@@ -11,11 +11,11 @@ from zopde import InputError, load_corrector
 from zopde.errors import PausedError
 from zopde.files import read_rows
 from zopde.progress import Silent
-from zopde.studies.compare import load_comparison, run_comparison
-from zopde.studies.compare.opened import open_comparison
-from zopde.studies.compare.plan import Count, count_of
-from zopde.studies.compare.show import table_of
-from zopde.studies.compare.study import STUDY
+from zopde.studies.correct.compare import load_comparison, run_comparison
+from zopde.studies.correct.compare.open import open_comparison
+from zopde.studies.correct.compare.plan import Count, count_of
+from zopde.studies.correct.compare.show import table_of
+from zopde.studies.correct.compare.study import STUDY
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction
 from zopde.studies.correct.train import label_stage

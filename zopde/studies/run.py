@@ -173,12 +173,18 @@ class Study(Job):
     resumes_from: str = "*/seed-*/checkpoint.pt"
 
 
-STUDIES = ("correct", "compare", "classify", "defend", "certify")
+# Name of a job, and command -> where its `STUDY` is
+STUDIES = {
+    **{
+        name: f"zopde.studies.{name}.study" for name in ("correct", "classify", "defend", "certify")
+    },
+    "compare": "zopde.studies.correct.compare.study",
+}
 
 
 def study_named(name: str) -> Study:
     """The study of a command, loaded when it is needed."""
-    study: Study = import_module(f"zopde.studies.{name}.study").STUDY
+    study: Study = import_module(STUDIES[name]).STUDY
     return study
 
 

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from zopde.progress import Progress
-from zopde.studies.compare import show
-from zopde.studies.compare.opened import Compared, open_comparison
-from zopde.studies.compare.plan import PLAN, planned
-from zopde.studies.compare.settings import CompareConfig, load_comparison
-from zopde.studies.compare.train import train
+from zopde.studies.correct.compare import show
+from zopde.studies.correct.compare.open import Compared, open_comparison
+from zopde.studies.correct.compare.plan import PLAN, planned
+from zopde.studies.correct.compare.settings import CompareConfig, load_comparison
+from zopde.studies.correct.compare.train import train
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction, open_sample
 from zopde.studies.correct.price import begin_sample

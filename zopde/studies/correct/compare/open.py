@@ -12,7 +12,7 @@ from torch import nn
 from zopde.errors import InputError, first_line
 from zopde.files import save_tensors
 from zopde.progress import Progress
-from zopde.studies.compare.settings import CompareConfig, CompareSettings
+from zopde.studies.correct.compare.settings import CompareConfig, CompareSettings
 from zopde.studies.correct.cut import check_suits
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from zopde.files import reading
-from zopde.studies.compare.opened import Compared, Plan
+from zopde.studies.correct.compare.open import Compared, Plan
 from zopde.studies.correct.counted import bare_gradient, ways_of
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.price import (

@@ -12,9 +12,9 @@ from zopde.files import write_rows
 from zopde.numerals import count, number
 from zopde.report.compared import Race, save_race
 from zopde.report.page import Section
-from zopde.studies.compare.opened import Compared
-from zopde.studies.compare.train import Point, Rival
 from zopde.studies.correct import show
+from zopde.studies.correct.compare.open import Compared
+from zopde.studies.correct.compare.train import Point, Rival
 from zopde.studies.correct.table import table_of as table_of_correction
 from zopde.studies.folder import RunFolder
 from zopde.studies.report.found import FoundRun

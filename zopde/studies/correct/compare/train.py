@@ -12,7 +12,7 @@ from torch import nn
 
 from zopde.blackbox import Dropping
 from zopde.files import load_tensors, reading, write_text
-from zopde.studies.compare.opened import Compared
+from zopde.studies.correct.compare.open import Compared
 from zopde.studies.correct.evaluate import evaluate, finite
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.train import START, Trained, fit_label
