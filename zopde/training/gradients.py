@@ -104,9 +104,8 @@ class EvolutionStrategy:
 
     members: int  # moved networks of an iteration, two for each move; even
     rank: int  # of a matrix's move
-    sigma: (
-        float  # how far they move, as a share of each tensor's root mean square; see `relative_mu`
-    )
+    # How far they move, as a share of each tensor's root mean square; see `relative_mu`
+    sigma: float
     shaping: Shaping  # what stands in for the losses: "standard", "rank" or "none"
     oracle_at: OracleAt  # what evaluates the losses, as in `ZerothOrder`
     seed: int  # decides the moves, together with the iteration

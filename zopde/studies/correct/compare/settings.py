@@ -41,9 +41,9 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class CompareConfig(CorrectionConfig):
-    """All settings of a comparison: those of `CorrectionConfig`, and the table `compare`.
+    """All settings of a comparison: the table `compare`, and those of a correction.
 
-    `run.labels` are the rows. `training.length` holds for labels that take no solver step alone.
+    The other arguments are those of `CorrectionConfig`. `run.labels` are the rows. `training.length` holds for labels that take no solver step alone.
 
     Raises:
         InputError: If a value is outside its legal range, or there is no validation.
