@@ -21,13 +21,13 @@ class CompareSettings:
 
     A training gets as many iterations as `budget` solver steps pay, with all that its gradient
     takes once or now and then. Before it, `rates` learning rates are tried, each `factor` times the
-    one before, the settings' own in the middle, with the first seed and a `share` of the
-    iterations: the one whose best validation loss is least is taken for every seed. Along a
+    one before, the settings' own in the middle of an odd number, with the first seed and a `share`
+    of the iterations: the one whose best validation loss is least is taken for every seed. Along a
     training the validation is looked at `looks` times, in place of `training.validate_every`.
     """
 
     budget: limits.Budget = 100_000  # Solver steps of each training.
-    rates: limits.Count = 3  # Learning rates that are tried; 1 takes the settings' own.
+    rates: limits.Rates = 3  # Learning rates that are tried; 1 takes the settings' own.
     factor: limits.Factor = 3.0  # From one of them to the next.
     share: limits.PositiveShare = 0.25  # Of the iterations, when one is tried.
     looks: limits.Count = 10  # Looks at the validation along a training.
@@ -43,7 +43,8 @@ class CompareSettings:
 class CompareConfig(CorrectionConfig):
     """All settings of a comparison: the table `compare`, and those of a correction.
 
-    The other arguments are those of `CorrectionConfig`. `run.labels` are the rows. `training.length` holds for labels that take no solver step alone.
+    The other arguments are those of `CorrectionConfig`. `run.labels` are the rows.
+    `training.length` holds for labels that take no solver step alone.
 
     Raises:
         InputError: If a value is outside its legal range, or there is no validation.
