@@ -65,16 +65,18 @@ def test_iterations_are_what_the_budget_pays_exact(finished):
         assert BUDGET - plan[label]["least"] < spent <= BUDGET
 
 
-def test_what_verifies_probes_is_counted_in_solver_steps_exact(finished, tmp_path):
-    config, _, _ = finished
+@pytest.mark.parametrize(("label", "off"), [("ES", 0.0), ("ZO-weights", 0.1)])
+def test_what_verifies_probes_is_counted_in_solver_steps(label, off, toy_spec, tiny, tmp_path):
+    config = config_of(toy_spec, tiny, rows_of(["SRC", label]), "compare.budget=10000")
     opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
     opened = opened.lasting(5, 1e-3)
-    stage = label_stage(opened, LABELS["ES"], network := opened.new_network(0), 0)
+    stage = label_stage(opened, LABELS[label], network := opened.new_network(0), 0)
     what = stage.gradient, stage.schedule.optimise, 5, tmp_path / "fit"
     cost = fit(network, stage.objective_at, *what, lambda: stage.counter.steps)
-    count = count_of(opened, "ES")
+    count = count_of(opened, label)
     assert stage.counter.compared == cost.checking * count.check > 0
-    assert count(5) == stage.counter.steps + stage.counter.compared
+    # Later masks of ZO-weights may move weights of other layers than the first.
+    assert count(5) == pytest.approx(stage.counter.steps + stage.counter.compared, rel=off)
 
 
 @pytest.mark.parametrize(

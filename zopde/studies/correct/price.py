@@ -79,7 +79,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     interface, once, steps_once = sample_interface(opened, name)
     ratios = stand_in_ratios(opened, network)
     stage = label_stage(opened, label, network, 0, ratios, interface=interface)
-    seconds, queries, checking = sampled_gradient(opened, stage, network)
+    seconds, queries, checking = _seconds_and_queries(opened, stage, network)
     if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
         gradient = _measured_gradient(opened)
         seconds = gradient.seconds + _lookup_seconds(opened, opened.cuts[name], gradient)
@@ -100,7 +100,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     if opened.starts_from_non(name):
         start = start_stage(opened, 0)
         extra = start.schedule.iterations
-        seconds += sampled_gradient(opened, start, network)[0] * extra
+        seconds += _seconds_and_queries(opened, start, network)[0] * extra
         iterations, all_queries = iterations + extra, all_queries + extra
     validating = _validating(opened, stage.schedule.iterations)
     if validating:
@@ -139,7 +139,9 @@ def _price_of_data(to_make: Reference, like: State) -> Price:
     return Price("data", 0, 0, median_seconds(step) * steps, simulations * steps)
 
 
-def sampled_gradient(opened: Opened, stage: Stage, network: nn.Module) -> tuple[float, int, int]:
+def _seconds_and_queries(
+    opened: Opened, stage: Stage, network: nn.Module
+) -> tuple[float, int, int]:
     """Of one gradient, from as few probes as tell; and queries that verify them, each time."""
     objective = stage.objective_at(0)
     if isinstance(stage.gradient, EnsembleKalman):
@@ -272,7 +274,7 @@ def _measured_weights(opened: Opened, gradient: BareGradient) -> CutPrice:
     stage = label_stage(opened, LABELS["ZO-weights"], network, 0, stand_in_ratios(opened, network))
     assert isinstance(stage.gradient, ZerothOrder)
     counted = price_of_weights(opened.weights, stage.gradient.masks.active, gradient)
-    return replace(counted, seconds=sampled_gradient(opened, stage, network)[0])
+    return replace(counted, seconds=_seconds_and_queries(opened, stage, network)[0])
 
 
 def _measured_gradient(opened: Opened) -> BareGradient:

@@ -10,12 +10,11 @@ from functools import partial
 
 from zopde.files import reading
 from zopde.studies.correct.compare.open import Compared, Plan
-from zopde.studies.correct.counted import bare_gradient, ways_of
+from zopde.studies.correct.counted import bare_gradient, queries_of_cut, ways_of
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.price import (
     measured_coloured,
     sample_interface,
-    sampled_gradient,
     stand_in_ratios,
     steps_compared,
     steps_per_query,
@@ -24,6 +23,7 @@ from zopde.studies.correct.train import label_stage, looks_of
 from zopde.studies.price import comparisons
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
+from zopde.training import EnsembleKalman, EvolutionStrategy, ZerothOrder
 
 PLAN = "plan.json"
 
@@ -102,11 +102,17 @@ def _of_queries(opened: Compared, name: str) -> tuple[int, int, Callable[[int], 
     a_query = steps_per_query(stage, network) if label.unrolled else 0
     if label.gradient == "backprop":
         return 0, a_query, _nothing, 1
-    _, queries, evaluations = sampled_gradient(opened, stage, network)
-    scoring = 0
+    source, scoring, evaluations = stage.gradient, 0, 0
+    if isinstance(source, ZerothOrder):
+        queries = queries_of_cut(opened.weights, source.masks.active)
+    else:
+        assert isinstance(source, EnsembleKalman | EvolutionStrategy), "all that ask the loss"
+        queries = source.members + 1
     if opened.needs_scores(label):
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
     check = 0 if label.by_residuals else a_query  # an ensemble is verified without the solver
+    if check and queries * a_query <= opened.compare.budget:
+        evaluations = sum(source(network, stage.objective_at(0), 0).checked.values())
 
     def verified(iterations: int) -> int:
         return comparisons(iterations) * evaluations * check
