@@ -19,6 +19,7 @@ SETTING_OF = {
     "executor": "run.executor",
     "failures": "run.failures",
     "store": "run.store",
+    "budget": "compare.budget",
 }
 
 # What the keys of a cut's price are called above their columns.

@@ -1,4 +1,4 @@
-"""`zopde correct`, `classify` and `defend`: one factory makes them, for they differ in options."""
+"""`zopde correct`, `compare`, `classify` and `defend`: one factory makes the commands."""
 
 # Annotations are not postponed here: those of a command are made of the factory's arguments.
 import inspect
@@ -34,7 +34,9 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
     The study is loaded when the command runs, for help must be quick. `own` holds the types of the
     options that not every study has; each stands for a setting, and only the solver must be given.
     """
-    subject = "<solver>" if "solver" in own else name
+    solver = "solver" in own
+    subject = f"<solver>{'' if name == 'correct' else f'-{name}'}" if solver else name
+    presets_of = "correct" if solver else name
 
     def command(
         *,
@@ -42,7 +44,7 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
             str,
             Option(
                 help=f"Start from the settings of this preset: {presets}.",
-                autocompletion=lambda incomplete: preset_names(name, incomplete),
+                autocompletion=lambda incomplete: preset_names(presets_of, incomplete),
             ),
         ] = "quick",
         config_file: ConfigFile = None,
@@ -68,8 +70,8 @@ def study_command(name: str, about: str, presets: str, **own: Any) -> Callable[.
         if seeds is not None:
             tables.setdefault("run", {})["seeds"] = list(range(seeds))
         settings = study.load(preset, config_file, changes or (), tables)
-        stem = Path(given.get("solver", name).replace(":", "-")).name
-        folder = out or Path("runs") / f"{stem}-{preset}"
+        stem = Path(given.get("solver", "").replace(":", "-")).name
+        folder = out or Path("runs") / f"{subject.replace('<solver>', stem)}-{preset}"
         if dry_run:
             _dry_run(study, settings, folder, as_json)
             return
@@ -131,36 +133,50 @@ def _option(kind: Any, text: str) -> Any:  # noqa: ANN401 - types as typer reads
     return Annotated[kind | None, Option(help=text)]
 
 
-correct = study_command(
-    "correct",
-    "Train a network that corrects a solver, in several ways, and compare them on unseen runs.",
-    "quick (minutes) or paper (days)",
-    solver=SolverSpec,
-    data=_option(
+_OF_SOLVERS = {
+    "solver": SolverSpec,
+    "data": _option(
         Path,
         "Read reference data from this file, or from those of a pattern in quotes, or make it. "
         "Default: a file beside --out.",
     ),
-    device=Device,
-    chunk=_option(
+    "device": Device,
+    "chunk": _option(
         int,
         "Evaluate this many probes in a pass; 0: measure the best. Default: as in the settings.",
     ),
-    executor=_option(
+    "executor": _option(
         str,
         "Let dask (a local cluster of run.workers) or dask://host:port evaluate the probes of "
         "weights. Default: run.workers processes.",
     ),
-    failures=_option(
+    "failures": _option(
         str,
         "If a solver step fails: raise ends the run, retry repeats the step run.retries times "
         "and then ends the run, drop repeats it and then leaves it out. Default: as in the "
         "settings.",
     ),
-    store=_option(
+    "store": _option(
         Path,
         "Keep the results of the solver in this file, so that a resumed run makes no step "
         "twice; for slow solvers. Default: no file.",
+    ),
+}
+correct = study_command(
+    "correct",
+    "Train a network that corrects a solver, in several ways, and compare them on unseen runs.",
+    "quick (minutes) or paper (days)",
+    **_OF_SOLVERS,
+)
+compare = study_command(
+    "compare",
+    "Train a corrector in every way that applies, with the same number of solver steps.",
+    "those of zopde correct",
+    **_OF_SOLVERS,
+    budget=_option(
+        int,
+        "Let each training take so many solver steps, without those that tune its learning rate. "
+        "Default: 100,000.",
     ),
 )
 classify = study_command(

@@ -33,7 +33,8 @@ _ROOMS = re.compile(r"<!-- rooms:.*?-->\n(.*?)<!-- end of rooms -->", flags=re.D
 
 # Not imported by users, but shown: the tables of a run's config.toml, and the solvers' options.
 _TABLES = re.compile(
-    r"solvers\.|zopde\.studies\.(\w+\.)?settings\.|zopde\.studies\.correct\.(cuts|network|push)\."
+    r"solvers\.|zopde\.studies\.(\w+\.)?settings\."
+    r"|zopde\.studies\.correct\.(cuts|network|push|compare\.settings)\."
 )
 
 

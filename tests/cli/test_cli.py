@@ -125,6 +125,8 @@ def test_check_gradient_as_json(toy_spec, tiny, tmp_path):
         (["correct", "{toy}", "--out", "file"], "run folder"),
         (["correct", "{toy}", "--data", "file", "--out", "new"], "unreadable"),
         (["correct"], "Missing argument"),
+        (["compare", "{toy}", "--budget", "0"], "compare.budget: got 0"),
+        (["compare", "{toy}", "--budget", "1e5"], "Invalid value"),
         (["check", "gradient"], "Missing argument"),
         (["check", "gradent", "{toy}"], "No such command"),
         (["check", "gradient", "burgrs"], "did you mean 'burgers'"),

@@ -14,7 +14,7 @@ from zopde.cli.options import SETTING_OF
 from zopde.studies.run import study_named
 from zopde.studies.settings import as_tree
 
-STUDIES = ("correct", "classify", "defend")
+STUDIES = ("correct", "compare", "classify", "defend")
 OF_ALL = {
     *("preset", "config_file", "changes", "seeds", "out"),
     *("resume", "overwrite", "dry_run", "as_json"),
@@ -28,6 +28,7 @@ VALUES = {
     "executor": "dask://somewhere:1",
     "failures": "drop",
     "store": "answers",
+    "budget": 5000,
 }
 
 
@@ -71,7 +72,7 @@ def test_an_option_becomes_its_setting_exact(name, monkeypatch):
     for option in options:
         table, key = SETTING_OF[option].split(".")
         assert tree[table][key] == VALUES[option]
-    stem = "somewhere.py-Mine" if "solver" in options else name
+    stem = {"correct": "somewhere.py-Mine", "compare": "somewhere.py-Mine-compare"}.get(name, name)
     assert folder == Path("runs") / f"{stem}-quick"
     assert (resume, overwrite) == (False, False)
 

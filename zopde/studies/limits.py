@@ -18,6 +18,11 @@ Share = Annotated[float, Meta(ge=0, lt=1, description="a number in [0, 1)")]
 PositiveShare = Annotated[float, Meta(gt=0, le=1, description="a number in (0, 1]")]
 Probability = Annotated[float, Meta(gt=0, lt=1, description="a number in (0, 1)")]
 Members = Annotated[int, Meta(ge=2, le=10**5, description="a whole number from 2 to 1e5")]
+Pairs = Annotated[
+    int, Meta(ge=2, le=10**5, multiple_of=2, description="an even number from 2 to 1e5")
+]
+Rates = Annotated[int, Meta(ge=1, le=15, description="a whole number from 1 to 15")]
+Factor = Annotated[float, Meta(gt=1, le=100, description="a number in (1, 100]")]
 Inflation = Annotated[float, Meta(ge=1, le=100, description="a number in [1, 100]")]
 Count = Annotated[int, Meta(ge=1, le=_MOST, description="a whole number from 1 to 1e9")]
 History = Annotated[int, Meta(ge=0, le=100, description="a whole number from 0 to 100")]

@@ -173,12 +173,18 @@ class Study(Job):
     resumes_from: str = "*/seed-*/checkpoint.pt"
 
 
-STUDIES = ("correct", "classify", "defend", "certify")
+# Name of a job, and command -> where its `STUDY` is
+STUDIES = {
+    **{
+        name: f"zopde.studies.{name}.study" for name in ("correct", "classify", "defend", "certify")
+    },
+    "compare": "zopde.studies.correct.compare.study",
+}
 
 
 def study_named(name: str) -> Study:
     """The study of a command, loaded when it is needed."""
-    study: Study = import_module(f"zopde.studies.{name}.study").STUDY
+    study: Study = import_module(STUDIES[name]).STUDY
     return study
 
 
@@ -251,7 +257,7 @@ def price_study(study: Study, opened: Any, progress: Progress) -> list[Price]:  
 
 
 def mean_costs(
-    results: Mapping[str, list[Any]], names: Sequence[str]
+    results: Mapping[str, Sequence[Any]], names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Costs of one seed, the rounded mean over the seeds, by name and label."""
 
@@ -272,7 +278,7 @@ def over_seeds(values: Sequence[float]) -> Metrics:
     return {"mean": fmean(values), "std": spread, "seeds": list(values)}
 
 
-def stopped_early(results: Mapping[str, list[Any]]) -> dict[str, str]:
+def stopped_early(results: Mapping[str, Sequence[Any]]) -> dict[str, str]:
     """Label -> why trainings stopped early; "" where none did."""
     return {
         label: "; ".join(result.cost.stopped for result in of_label if result.cost.stopped)

@@ -6,6 +6,7 @@ from zopde.training.ensemble import EnsembleKalman, HasResiduals
 from zopde.training.forward import ForwardGradient
 from zopde.training.gradients import (
     CrossEntropy,
+    EvolutionStrategy,
     Masked,
     NetworkOracle,
     OracleAt,
@@ -24,6 +25,7 @@ __all__ = [
     "CrossEntropy",
     "EnsembleKalman",
     "Event",
+    "EvolutionStrategy",
     "Fitted",
     "ForwardGradient",
     "Gradient",

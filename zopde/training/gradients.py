@@ -19,8 +19,9 @@ from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
 from zopde.training.descent import Gradient, GradientSource
-from zopde.zo import cge, rge
+from zopde.zo import cge, es, rge
 from zopde.zo.cge import Failed, Scheme
+from zopde.zo.evolution import Shaping
 from zopde.zo.rge import Combine
 
 
@@ -94,6 +95,37 @@ class RandomDirections:
         estimate = rge(oracle, self.num_directions, self.mu, draw, **how)
         oracle.set_gradient(estimate.gradient)
         return Gradient(_number(estimate.loss), estimate.queries, checked=dict(oracle.checked))
+
+
+@final
+@dataclass(frozen=True)
+class EvolutionStrategy:
+    """Estimates gradients from pairs of moved networks, each matrix moved by one of low rank.
+
+    See `zopde.zo.es`. The gradient norm in the history is that of the shaped losses.
+    """
+
+    members: int  # moved networks of an iteration, two for each move; even
+    rank: int  # of a matrix's move
+    # How far they move, as a share of each tensor's root mean square; see `relative_mu`
+    sigma: float
+    shaping: Shaping  # what stands in for the losses: "standard", "rank" or "none"
+    oracle_at: OracleAt  # what evaluates the losses, as in `ZerothOrder`
+    seed: int  # decides the moves, together with the iteration
+    failed: Failed = "keep"  # what becomes of a member whose loss is not finite; see `zopde.zo.es`
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """A query for each member, and one for the network itself."""
+        oracle = self.oracle_at(network, objective)
+        oracle.at(iteration)
+        shapes = [part.shape for part in Coordinates(network).slices]
+        sizes, draw = relative_mu(network, self.sigma), generator(self.seed, "probes", iteration)
+        how = self.rank, self.shaping, self.failed
+        estimate = es(oracle, shapes, self.members, sizes, draw, *how)
+        oracle.set_gradient(estimate.gradient)
+        active = None if estimate.unknown is None else ~estimate.unknown
+        checked = dict(oracle.checked)
+        return Gradient(_number(estimate.loss), estimate.queries, active, checked=checked)
 
 
 def _number(loss: Tensor | None) -> float:

@@ -5,6 +5,7 @@ Without a gradient: ensemble Kalman inversion, from what an ensemble of weights 
 
 from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
+from zopde.zo.evolution import es, low_rank
 from zopde.zo.kalman import eki_update, etki_update, misfit_variance, refilled
 from zopde.zo.rge import rge
 
@@ -12,7 +13,9 @@ __all__ = [
     "Estimate",
     "cge",
     "eki_update",
+    "es",
     "etki_update",
+    "low_rank",
     "misfit_variance",
     "refilled",
     "rge",

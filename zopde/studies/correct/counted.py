@@ -87,6 +87,28 @@ def prices_of_interface(
 ) -> list[CutPrice]:
     """A gradient by every way of the interface cut, counted; what will not do says why.
 
+    Arguments are those of `ways_of`.
+    """
+    prices = []
+    for way, counted in ways_of(cut, solver, gradient, coloured, workers, like).items():
+        name = f"interface, {way}"
+        try:
+            prices.append(replace(counted(), cut=name))
+        except InputError as error:
+            prices.append(CutPrice(name, None, None, None, None, first_line(error)))
+    return prices
+
+
+def ways_of(
+    cut: InterfaceCut,
+    solver: Solver,
+    gradient: BareGradient,
+    coloured: Coloured,
+    workers: int,
+    like: Tensor,
+) -> dict[str, Callable[[], CutPrice]]:
+    """Way of the interface cut -> what counts a gradient by it, or raises an `InputError`.
+
     The way that the cut names does not matter; so many workers fill a bank side by side. A
     tangent's fit is timed on random numbers `like` the states.
     """
@@ -124,7 +146,7 @@ def prices_of_interface(
         note = f"{cut.directions} directions; error grows with training.unroll"
         return gradient.price(dict.fromkeys(inputs, cut.sides * cut.directions), 0, note)
 
-    ways: dict[str, Callable[[], CutPrice]] = {
+    return {
         "identity": identity,
         "dense": dense,
         "coloured": lambda: gradient.price(*coloured()),
@@ -133,14 +155,6 @@ def prices_of_interface(
         "tangent": tangent,
         "random": random,
     }
-    prices = []
-    for way, counted in ways.items():
-        name = f"interface, {way}"
-        try:
-            prices.append(replace(counted(), cut=name))
-        except InputError as error:
-            prices.append(CutPrice(name, None, None, None, None, first_line(error)))
-    return prices
 
 
 def fit_and_product(

@@ -168,6 +168,21 @@ class CorrectedCut:
     directions: limits.Count = 16  # Queries of a product; twice as many with the central scheme.
 
 
+class EvolutionCut:
+    """All weights are moved at once, each matrix by one of low rank: the label ES.
+
+    An iteration unrolls each of the `members`, which are pairs, and the network itself. A matrix is
+    moved by A B^T / sqrt(rank), A and B random with `rank` columns; see `zopde.zo.es`. `sigma` is
+    in units of each tensor's root mean square. Losses enter as `shaping` says: "standard" (in
+    standard deviations of the members' losses), "rank" (their ranks), "none" (as they are).
+    """
+
+    members: limits.Pairs = 64  # Networks of an iteration, two for each move.
+    rank: limits.Count = 1  # Of the move of a matrix.
+    sigma: limits.Positive = 0.03  # So far the members move.
+    shaping: Literal["standard", "rank", "none"] = "standard"  # What stands in for the losses.
+
+
 @dataclass(frozen=True)
 class EnsembleCut:
     """The weights of many networks are moved by what these predict: the labels EKI and ETKI.

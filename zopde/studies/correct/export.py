@@ -117,7 +117,7 @@ def _sample(model: Model, network: Normalised) -> tuple[Domain, Fields]:
         data = load_rollout(run.root / REFERENCE)  # the states that follow a correction
         grid = data.grid
     else:  # the forcing lies in the data file alone
-        config = build(CorrectionConfig, run.settings)
+        config: CorrectionConfig = build(run.study.settings, run.settings)
         data = reference_of(config, open_solver(config), run.root.parent).read()
         grid = strided(data.grid, network.every)
     fields = [data.states] if data.forcing is None else [data.states, data.forcing]

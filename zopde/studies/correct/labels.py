@@ -23,9 +23,9 @@ from zopde.validate import check_choice
 class Label:
     """One row of the table."""
 
-    # "none" (nothing is trained), "backprop", "zo", "forward" (slopes along random directions), or,
-    # without a gradient, "eki" or "etki"
-    gradient: Literal["none", "backprop", "zo", "forward", "eki", "etki"]
+    # "none" (nothing is trained), "backprop", "zo" or "es" (queries of the loss), "forward" (slopes
+    # along random directions), or, without a gradient, "eki" or "etki"
+    gradient: Literal["none", "backprop", "zo", "es", "forward", "eki", "etki"]
     unrolled: bool = True  # false trains on one step of stored data
     twin: bool = False  # steps the differentiable twin instead of the black box
     # How the black box is passed by back-propagation: "" (not at all), a way of the interface cut,
@@ -83,6 +83,7 @@ LABELS = {
     "ZO-bank": Label("backprop", way="bank"),
     "ZO-tangent": Label("backprop", way="tangent"),
     "ZO-random": Label("backprop", way="random"),
+    "ES": Label("es"),
     "EKI": Label("eki"),
     "ETKI": Label("etki"),
     "FG": Label("forward", twin=True),

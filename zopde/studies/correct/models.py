@@ -25,9 +25,9 @@ class Model(NamedTuple):
 def model_of(folder: Path, label: str | None = None, seed: int | None = None) -> Model:
     """The model of a label, by default of the least error that a black box can have, and a seed."""
     run = find_run(folder)
-    if run.study.name != "correct":
+    if run.study.name not in ("correct", "compare"):
         got = f"{folder}, a run of zopde {run.study.name}"
-        raise InputError("run folder", got=got, expected="a run of zopde correct")
+        raise InputError("run folder", got=got, expected="a run of zopde correct or compare")
     seed = run.seeds[0] if seed is None else seed
     if seed not in run.seeds:
         raise InputError("seed", got=seed, expected=f"one of {run.seeds}")

@@ -216,6 +216,7 @@ def _opened(
         emulator=config.emu,
         forward=config.fg,
         ensemble=config.eki,
+        evolution=config.es,
         ensemble_iterations=planned.schedule(*unrolled, config.eki.length, optimise).iterations,
         labels=run.labels,
         seeds=run.seeds,

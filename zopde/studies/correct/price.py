@@ -52,10 +52,11 @@ from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.tangent.price import as_dear, unfitted
 from zopde.timing import median_seconds
-from zopde.training import EnsembleKalman, Fitted, ZerothOrder
+from zopde.training import EnsembleKalman, EvolutionStrategy, Fitted, ZerothOrder
 from zopde.zo import cge
 
 _SAMPLE_PROBES = 32
+_SAMPLE_MEMBERS = 14  # and the network itself: one pass
 _SAMPLE_SECONDS = 2.0  # fewer probes where they take longer, two at least
 _SAMPLE_DIRECTIONS = 32
 _SLOW = 0.05  # seconds of a step of one state, from which on no larger batch is timed
@@ -80,8 +81,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     if not label.trained:
         return Price(name, 0, 0, last)
     network = opened.new_network(0)
-    interface, once, steps_once = _sample_interface(opened, name)
-    ratios = _stand_in_ratios(opened, network)
+    interface, once, steps_once = sample_interface(opened, name)
+    ratios = stand_in_ratios(opened, network)
     stage = label_stage(opened, label, network, 0, ratios, interface=interface)
     seconds, queries, checking = _seconds_and_queries(opened, stage, network)
     if name in opened.cuts and opened.cuts[name].way == "bank":  # the sample's holds but one
@@ -90,13 +91,15 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     iterations = stage.schedule.iterations
     checking *= comparisons(iterations)
     if interface:
-        checking = interface.cost.checking + _compared(interface, opened.cuts[name], iterations)
+        checking = interface.cost.checking + steps_compared(
+            interface, opened.cuts[name], iterations
+        )
     seconds, all_queries = seconds * iterations, queries * iterations
     if opened.needs_scores(label):
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
         seconds += _scoring_seconds(opened, network, scoring)
         all_queries += scoring
-    a_query = _steps_per_query(stage, network) if label.unrolled else 0
+    a_query = steps_per_query(stage, network) if label.unrolled else 0
     solver_steps = all_queries * a_query
     checking += round(looks_of(opened, name) * a_query)
     if opened.starts_from_non(name):
@@ -148,6 +151,10 @@ def _seconds_and_queries(
     objective = stage.objective_at(0)
     if isinstance(stage.gradient, EnsembleKalman):
         return _ensemble_seconds(stage.gradient, objective, network)
+    if isinstance(stage.gradient, EvolutionStrategy):
+        with opened.workers.measured_here():
+            seconds, queries, checking = _ensemble_seconds(stage.gradient, objective, network)
+        return seconds / opened.workers.side_by_side, queries, checking
     if not isinstance(stage.gradient, ZerothOrder):
         queries = stage.gradient(network, objective, 0).queries
         return median_seconds(lambda: stage.gradient(network, objective, 0)), queries, 0
@@ -174,11 +181,12 @@ def _seconds_and_queries(
 
 
 def _ensemble_seconds(
-    source: EnsembleKalman, objective: Objective, network: nn.Module
+    source: EnsembleKalman | EvolutionStrategy, objective: Objective, network: nn.Module
 ) -> tuple[float, int, int]:
     """The same of an ensemble, from few of its members; each pass costs alike."""
-    few = replace(source, members=min(source.members, max(2, source.together - 1)))
-    few.build(network)
+    few = replace(source, members=min(source.members, _SAMPLE_MEMBERS))
+    if isinstance(few, EnsembleKalman):
+        few.build(network)
     checking = sum(few(network, objective, 0).checked.values())
     # At the third iteration nothing is verified
     seconds = median_seconds(lambda: few(network, objective, 2))
@@ -186,7 +194,7 @@ def _ensemble_seconds(
     return seconds * queries / (few.members + 1), queries, checking
 
 
-def _sample_interface(opened: Opened, name: str) -> tuple[Interface | None, float, int]:
+def sample_interface(opened: Opened, name: str) -> tuple[Interface | None, float, int]:
     """An interface as the run's will be, and (seconds, solver steps) of getting ready.
 
     Of a bank one Jacobian is measured, and of a tangent nothing: its fit is timed on random
@@ -225,15 +233,15 @@ def _sample_of(opened: Opened, cut: InterfaceCut) -> tuple[Interface, float, int
     return interface, interface.cost.seconds * whole, interface.cost.solver_steps * whole
 
 
-def _compared(interface: Interface, cut: InterfaceCut, iterations: int) -> int:
+def steps_compared(interface: Interface, cut: InterfaceCut, iterations: int) -> int:
     """Solver steps that compare products while training, if none is found to be off."""
     return -(-iterations // cut.watch_every) * interface.of_a_look if cut.watch_every else 0
 
 
-def _steps_per_query(stage: Stage, network: nn.Module) -> int:
+def steps_per_query(stage: Stage, network: nn.Module) -> int:
     """Solver steps of a query: of its unroll, and of a backward pass that asks the solver."""
     before = stage.counter.steps
-    if isinstance(stage.gradient, ZerothOrder | EnsembleKalman):
+    if isinstance(stage.gradient, ZerothOrder | EnsembleKalman | EvolutionStrategy):
         with torch.no_grad():
             stage.objective_at(0)(network, 1)
     else:
@@ -242,7 +250,7 @@ def _steps_per_query(stage: Stage, network: nn.Module) -> int:
     return stage.counter.steps - before
 
 
-def _stand_in_ratios(opened: Opened, network: nn.Module) -> LayerRatios | None:
+def stand_in_ratios(opened: Opened, network: nn.Module) -> LayerRatios | None:
     """Other layers than the score's, but as many active weights, at no cost."""
     if opened.weights.score == "none":
         return None
@@ -272,7 +280,7 @@ def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
         advance(1, "a gradient")
         prices = [_measured_weights(opened, gradient)]
         advance(1, "weights")
-        coloured, workers = cache(partial(_measured_coloured, opened)), opened.workers.side_by_side
+        coloured, workers = cache(partial(measured_coloured, opened)), opened.workers.side_by_side
         what = cut, problem.solver, gradient, coloured, workers, problem.train.states
         for row in prices_of_interface(*what):
             if row.cut == "interface, bank" and row.seconds is not None:
@@ -286,7 +294,7 @@ def price_cuts(opened: Opened, progress: Progress) -> list[CutPrice]:
 
 def _measured_weights(opened: Opened, gradient: BareGradient) -> CutPrice:
     network = opened.new_network(0)
-    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, _stand_in_ratios(opened, network))
+    stage = label_stage(opened, LABELS["ZO-weights"], network, 0, stand_in_ratios(opened, network))
     assert isinstance(stage.gradient, ZerothOrder)
     counted = price_of_weights(opened.weights, stage.gradient.masks.active, gradient)
     return replace(counted, seconds=_seconds_and_queries(opened, stage, network)[0])
@@ -320,7 +328,8 @@ def _seconds_of_a_step(problem: Problem, states: int) -> float:
     return alone if alone > _SLOW else median_seconds(stepping(states)) / states
 
 
-def _measured_coloured(opened: Opened) -> tuple[dict[Variable, int], int, str]:
+def measured_coloured(opened: Opened) -> tuple[dict[Variable, int], int, str]:
+    """Solver steps of a product by input, solver steps once, and a note, of the coloured way."""
     counter = CountedSolver(opened.problem.solver)
     coloured = coloured_of(opened.interface, opened.problem, counter, 0)
     radii = (" x ".join(map(str, pullback.radius)) for pullback in coloured.values())

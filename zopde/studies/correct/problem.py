@@ -23,6 +23,7 @@ from zopde.seeding import generator, noise_seeds
 from zopde.studies.correct.cuts import (
     EmulatorCut,
     EnsembleCut,
+    EvolutionCut,
     ForwardCut,
     InterfaceCut,
     WeightCut,
@@ -199,6 +200,7 @@ class Opened(Trainings):
     cuts: Mapping[str, InterfaceCut]  # label -> its interface cut
     emulator: EmulatorCut  # the network of EMU
     forward: ForwardCut  # the directions of FG
+    evolution: EvolutionCut  # the cut of ES
     ensemble: EnsembleCut  # the cut of EKI and ETKI
     ensemble_iterations: int  # updates of these
     drop: bool  # whether failed steps are left out

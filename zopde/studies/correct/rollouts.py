@@ -96,7 +96,7 @@ def vorticity(run: FoundRun, states: dict[str, Tensor]) -> dict[str, Tensor]:
     if run.metrics is not None and not (run.root / "vorticity.png").exists():
         return {}  # a solver that has told none need not be built
     try:
-        solver = open_solver(build(CorrectionConfig, run.settings))
+        solver = open_solver(build(run.study.settings, run.settings))
         if not isinstance(solver, Vortical):
             return {}
         return {label: solver.vorticity(values) for label, values in states.items()}
@@ -111,7 +111,7 @@ def _reference(run: FoundRun, predicted: Tensor) -> Tensor | None:
         if kept.exists():
             states = load_rollout(kept).states
         else:
-            config = build(CorrectionConfig, run.settings)
+            config: CorrectionConfig = build(run.study.settings, run.settings)
             reference = reference_of(config, open_solver(config), run.root.parent)
             unseen = reference.split(reference.read(), config.window, config.corrector.every).unseen
             states = unseen.strided(config.corrector.every).states.to(config.dtype)

@@ -21,6 +21,7 @@ from zopde.studies.correct.cuts import (
     CorrectedCut,
     EmulatorCut,
     EnsembleCut,
+    EvolutionCut,
     ForwardCut,
     InterfaceCut,
     WeightCut,
@@ -185,7 +186,7 @@ class CorrectionConfig:
     """All settings of a correction run, checked when it is built.
 
     They are the tables of config.toml: `solver`, `data`, `corrector`, `non`, `training`, `push`,
-    `zo`, `interface`, `emu`, `cv`, `fg`, `eki` and `run`.
+    `zo`, `interface`, `emu`, `cv`, `fg`, `eki`, `es` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -203,6 +204,7 @@ class CorrectionConfig:
     cv: CorrectedCut = field(default_factory=CorrectedCut)
     fg: ForwardCut = field(default_factory=ForwardCut)
     eki: EnsembleCut = field(default_factory=EnsembleCut)
+    es: EvolutionCut = field(default_factory=EvolutionCut)
     run: RunSettings = field(default_factory=RunSettings)
 
     RENAMED = (
@@ -323,15 +325,19 @@ def load_config(
     Raises:
         InputError: On an unknown preset or key (naming the nearest), a wrong type or value.
     """
+    return build(CorrectionConfig, settings_over(preset, choices(file, changes, tables)))
+
+
+def settings_over(preset: str, chosen: Mapping[str, Any]) -> Tree:
+    """A preset, and over it what is chosen, unchecked; see `load_config`."""
     check_choice("preset", preset, PRESETS)
-    chosen = choices(file, changes, tables)
     tree = read_toml(_preset_file(preset, chosen))
     if look_up(chosen, "solver.spec") not in (None, tree["solver"]["spec"]):
         del tree["data"]["coarse"]  # another solver may have a grid of its own
         tree.pop("interface", None)  # and reach as far as it does
     if look_up(chosen, "corrector.kind") not in (None, tree["corrector"].get("kind")):
         tree["corrector"].pop("sizes", None)  # another network has sizes of its own
-    return build(CorrectionConfig, merge(_fit_preset(tree, chosen), chosen))
+    return merge(_fit_preset(tree, chosen), chosen)
 
 
 def _fit_preset(preset: Tree, chosen: Mapping[str, Any]) -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +25,7 @@ from zopde.studies.run import Metrics, Place, mean_costs, stopped_early
 from zopde.training import Fitted
 
 
-def metrics_of(opened: Opened, results: Mapping[str, list[Trained]]) -> Metrics:
+def metrics_of(opened: Opened, results: Mapping[str, Sequence[Trained]]) -> Metrics:
     """The figures of a finished run."""
     problem, grid = opened.problem, opened.problem.test.grid
     metrics: Metrics = {"labels": list(results), "seeds": list(opened.seeds)}
@@ -84,7 +84,7 @@ def _kept(cost: Fitted, iterations: int) -> Metrics:
     return {"iteration": cost.best, "loss": loss, "short": short}
 
 
-def draw(opened: Opened, results: Mapping[str, list[Trained]], place: Place) -> None:
+def draw(opened: Opened, results: Mapping[str, Sequence[Trained]], place: Place) -> None:
     """Error over time, one unseen run and, where there is one, the vorticity of its last state."""
     problem, grid = opened.problem, opened.problem.test.grid
     curves = [

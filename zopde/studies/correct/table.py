@@ -107,7 +107,7 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
     notes = [
         f"All trained labels also use {metrics['stored_solver_steps']:,} solver steps made once "
         "on the stored data. A query of a label that back-propagates, every one but ZO-weights, "
-        "FG, EKI and ETKI, comes with a backward pass."
+        "FG, ES, EKI and ETKI, comes with a backward pass."
     ]
     if (every := metrics.get("every", 1)) > 1:  # earlier versions had no choice
         notes.append(f"One in {every} steps is corrected; errors are of the states behind these.")

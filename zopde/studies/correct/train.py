@@ -43,6 +43,7 @@ from zopde.studies.settings import iterations_in
 from zopde.training import (
     Backprop,
     EnsembleKalman,
+    EvolutionStrategy,
     Fitted,
     GradientSource,
     Skipping,
@@ -130,7 +131,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     network, cost = None, Fitted(0, 0, 0, 0.0)
     if label.trained:
         network = opened.new_network(seed)
-        cost = _train(opened, name, network, seed, place)
+        cost = fit_label(opened, name, network, seed, place)
         path = folder / MODEL
         network.eval()  # as whoever loads it has it
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
@@ -152,7 +153,8 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
     return Trained(cost, evaluation, failures, parameter)
 
 
-def _train(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
+def fit_label(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
+    """Train a network by a label, with all that comes before; from a checkpoint if there is one."""
     label, note = LABELS[name], place.progress.note
     costs: list[Fitted] = []
     ratios: LayerRatios | None = None
@@ -247,6 +249,9 @@ def label_stage(
         return _ensemble_stage(opened, label.gradient, stage, seed)
     if label.gradient == "forward":
         return _forward_stage(opened, stage, network, seed)
+    if label.gradient == "es":
+        evolution = _evolution(opened, seed, pool, stage.counter)
+        return replace(stage, gradient=evolution)
     if label.gradient != "zo":
         return stage
     cut, every = opened.weights, iterations_in(opened.weights.resample, schedule.per_epoch)
@@ -270,6 +275,18 @@ def _forward_stage(opened: Opened, stage: Stage, network: nn.Module, seed: int) 
     )
     forwards = has_forward_mode(network, objective)
     return replace(stage, gradient=ForwardGradient(cut.directions, seed, cut.combine, forwards))
+
+
+def _evolution(
+    opened: Opened, seed: int, pool: Executor | None, counter: CountedSolver
+) -> EvolutionStrategy:
+    """Pairs of moved networks; as many share a pass as the solver may have states of."""
+    cut = opened.evolution
+    failed: Failed = "drop" if opened.drop else "keep"
+    together = max(1, min(_TOGETHER, opened.interface.states // opened.training.batch))
+    oracles = opened.workers.oracle_at(together, cut.members + 1, pool, counter)
+    how = cut.members, cut.rank, cut.sigma, cut.shaping
+    return EvolutionStrategy(*how, oracles, seed, failed)
 
 
 def _ensemble_stage(

@@ -74,7 +74,9 @@ class FoundRun:
 
 def find_run(root: Path) -> FoundRun:
     """The run in a folder."""
-    expected = "the folder of a run of `zopde correct`, `classify`, `defend` or `certify`"
+    expected = (
+        "the folder of a run of `zopde correct`, `compare`, `classify`, `defend` or `certify`"
+    )
     record = root / RECORD
     if not record.is_file():
         what = "without a config.toml" if root.is_dir() else "no folder"

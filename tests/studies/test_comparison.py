@@ -1,0 +1,234 @@
+"""`zopde compare`: what the budget pays, how rates are chosen, what the curve says."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zopde import InputError, load_corrector
+from zopde.errors import PausedError
+from zopde.files import read_rows
+from zopde.progress import Silent
+from zopde.studies.correct.compare import load_comparison, run_comparison
+from zopde.studies.correct.compare.open import open_comparison
+from zopde.studies.correct.compare.plan import Count, count_of
+from zopde.studies.correct.compare.show import table_of
+from zopde.studies.correct.compare.study import STUDY
+from zopde.studies.correct.labels import LABELS
+from zopde.studies.correct.open import open_correction
+from zopde.studies.correct.train import label_stage
+from zopde.studies.report import write_report
+from zopde.studies.run import price_study
+from zopde.training import fit, read_history
+
+BUDGET, UNROLL, BATCH, ENTRIES, MEMBERS = 400, 3, 2, 32, 4
+ROWS = ["SRC", "NON", "NOG", "ZO-dense", "ES", "EKI"]
+FORWARD = BATCH * (UNROLL - 1)
+EACH = {"NOG": FORWARD, "ZO-dense": FORWARD * (1 + ENTRIES), "EKI": FORWARD * (MEMBERS + 1)}
+# The first product of the dense way is exact, so nothing compares it; its noise is looked at.
+
+
+def config_of(spec, tiny, *changes):
+    few = [f"compare.budget={BUDGET}", "compare.looks=4", f"eki.members={MEMBERS}"]
+    more = [f"es.members={MEMBERS}", "training.look_every=0", "run.checkpoint_seconds=1e9"]
+    more += changes
+    return load_comparison("quick", None, [*tiny, *few, *more], {"solver": {"spec": spec}})
+
+
+def rows_of(labels):
+    return f"run.labels={json.dumps(labels)}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, toy_spec, tiny):
+    folder = tmp_path_factory.mktemp("compare") / "run"
+    config = config_of(toy_spec, tiny, rows_of(ROWS), "run.seeds=[0,1]")
+    return config, folder, run_comparison(config, folder)
+
+
+def curve_of(folder, label, seed=0):
+    return json.loads((folder / label / f"seed-{seed}" / "curve.json").read_text())
+
+
+def test_iterations_are_what_the_budget_pays_exact(finished):
+    _, folder, metrics = finished
+    for label, each in EACH.items():
+        assert metrics["iterations"][label] - 20 == BUDGET // each  # 20 of NON-start
+        assert metrics["solver_steps"][label] == BUDGET // each * each
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["NON"] == {"iterations": 12, "least": 0, "check": 0}
+    assert plan["ES"]["check"] == FORWARD
+    for label in ROWS[2:]:
+        spent = curve_of(folder, label)[-1]["solver_steps"]
+        assert BUDGET - plan[label]["least"] < spent <= BUDGET
+
+
+@pytest.mark.parametrize(("label", "off"), [("ES", 0.0), ("ZO-weights", 0.1)])
+def test_what_verifies_probes_is_counted_in_solver_steps(label, off, toy_spec, tiny, tmp_path):
+    config = config_of(toy_spec, tiny, rows_of(["SRC", label]), "compare.budget=10000")
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    opened = opened.lasting(5, 1e-3)
+    stage = label_stage(opened, LABELS[label], network := opened.new_network(0), 0)
+    what = stage.gradient, stage.schedule.optimise, 5, tmp_path / "fit"
+    cost = fit(network, stage.objective_at, *what, lambda: stage.counter.steps)
+    count = count_of(opened, label)
+    assert stage.counter.compared == cost.checking * count.check > 0
+    # Later masks of ZO-weights may move weights of other layers than the first.
+    assert count(5) == pytest.approx(stage.counter.steps + stage.counter.compared, rel=off)
+
+
+@pytest.mark.parametrize(
+    ("once", "each", "looks", "budget", "iterations"),
+    [(0, 7, 0, 20, 2), (0, 7, 0, 21, 3), (5, 7, 0, 20, 2), (21, 1, 0, 20, 0), (0, 2, 3, 22, 6)],
+)
+def test_affordable_exact(once, each, looks, budget, iterations):
+    """With `looks`, every second iteration begins with one that takes so many steps."""
+    count = Count(once, each, lambda n: looks * -(-n // 2), 1)
+    assert count.affordable(budget) == iterations
+    assert iterations == 0 or count(iterations) <= budget < count(iterations + 1)
+
+
+def test_the_rate_of_the_least_validation_loss_is_taken_for_every_seed(finished):
+    config, folder, metrics = finished
+    lr = config.training.lr
+    for label in ROWS[1:5]:
+        kept = json.loads((folder / label / "seed-0" / "tuning.json").read_text())
+        losses = {float(rate): loss for rate, loss in kept["losses"].items()}
+        assert sorted(losses) == pytest.approx([lr / 3, lr, 3 * lr], rel=1e-3)
+        assert metrics["learning_rate"][label] == kept["found"]["rate"]
+        chosen = min(losses, key=losses.get)
+        assert metrics["learning_rate"][label] == pytest.approx(chosen, rel=1e-3)
+        assert not (folder / label / "seed-1" / "tuning.json").exists()
+    assert metrics["learning_rate"]["EKI"] is metrics["learning_rate"]["SRC"] is None
+    trials = round(0.25 * (BUDGET // FORWARD))
+    rows = read_history(next((folder / "NOG" / "seed-0" / "tuning").iterdir()) / "history.csv")
+    assert len(rows) == trials
+    # Looks at 0, every quarter, and the end, of windows of the validation.
+    windows = 12 - UNROLL + 1
+    looks = len({*range(0, trials, -(-trials // 4)), trials})
+    assert metrics["tuning"]["NOG"] == 3 * (trials * FORWARD + looks * windows * UNROLL)
+    assert metrics["tuning"]["NON"] == metrics["validating"]["NON"] // 5 * 4 * 3  # 4 looks of 5
+
+
+def test_the_curve_ends_at_the_error_in_the_table_and_starts_at_that_of_the_start(finished):
+    _, folder, metrics = finished
+    for label in ROWS[1:]:
+        ends, starts = [], []
+        for seed in (0, 1):
+            points = curve_of(folder, label, seed)
+            assert [p["solver_steps"] for p in points] == sorted(p["solver_steps"] for p in points)
+            ends.append(points[-1]["mae"])
+            starts.append(points[0]["mae"])
+            assert points[0]["iteration"] == 0
+        assert sum(ends) / 2 == pytest.approx(metrics["mae"][label]["mean"], rel=1e-5)
+        begun = [curve_of(folder, "NOG", seed)[0]["mae"] for seed in (0, 1)]
+        if label != "NON":  # whose training is the start, gone on
+            assert starts == begun
+    rows = read_rows(folder / "curves.csv")
+    assert rows[0] == ["label", "seed", "iteration", "solver_steps", "seconds", "mae"]
+    assert {(row[0], row[1]) for row in rows[1:]} == {(k, s) for k in ROWS[1:] for s in "01"}
+    assert not list(folder.rglob("looks"))
+
+
+def test_the_table_is_written_three_times(finished):
+    _, folder, metrics = finished
+    shown = table_of(metrics)
+    assert [row[0] for row in shown.rows] == ROWS
+    assert shown.columns[-2:] == ["tuning", "learning\nrate"]
+    assert read_rows(folder / "comparison.csv")[1:] == [[*map(str, row)] for row in shown.rows]
+    text = (folder / "comparison.md").read_text()
+    assert all(f"| {' | '.join(row)} |" in text for row in shown.rows)
+    assert (folder / "comparison.png").stat().st_size > 10_000
+
+
+def test_a_report_a_model_and_a_dry_run_work_as_of_a_correction(finished, tmp_path):
+    config, folder, metrics = finished
+    page = write_report([folder], tmp_path / "page.html").read_text()
+    assert "Race" in page
+    assert load_corrector(folder)
+    opened = STUDY.sample(config, tmp_path / "none", Silent())
+    prices = {price.label: price for price in price_study(STUDY, opened, Silent())}
+    assert set(prices) == {"data", *ROWS}
+    for label in EACH:  # for both seeds, and three trials of a quarter
+        tries = 0.75 * 2 / 2 if label != "EKI" else 0
+        expected = metrics["solver_steps"][label] * (2 + tries)
+        assert prices[label].solver_steps == pytest.approx(expected, rel=0.01)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_paused_comparison_goes_on_exactly(finished, tmp_path):
+    config, folder, metrics = finished
+    for limit in (700, 2500):  # in a trial, and later
+        run = replace(config.run, solver_steps=limit)
+        with pytest.raises(PausedError):
+            run_comparison(replace(config, run=run), tmp_path / "run", resume=limit > 700)
+    again = run_comparison(config, tmp_path / "run", resume=True)
+    for figure in ("mae", "tuning", "learning_rate", "solver_steps", "validation"):
+        assert again[figure] == metrics[figure]
+    for label in ROWS[1:]:
+        one, other = (curve_of(f, label, 1) for f in (folder, tmp_path / "run"))
+        assert [(p["iteration"], p["mae"]) for p in one] == [
+            (p["iteration"], p["mae"]) for p in other
+        ]
+        files = [f / label / "seed-1" / "model.safetensors" for f in (folder, tmp_path / "run")]
+        whole, resumed = map(load_file, files)
+        assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_what_the_budget_does_not_pay_has_no_number(toy_spec, tiny, tmp_path):
+    rows = rows_of(["SRC", "NOG", "ZO-dense"])
+    poor = f"compare.budget={EACH['ZO-dense'] - 1}"
+    metrics = run_comparison(config_of(toy_spec, tiny, rows, poor), tmp_path / "run")
+    assert metrics["unpaid"] == {"ZO-dense": EACH["ZO-dense"]}
+    assert "ZO-dense" not in metrics["mae"]
+    shown = table_of(metrics)
+    assert shown.rows[-1][:3] == ["ZO-dense", "unpaid", ""]
+    assert "takes 132 solver steps" in shown.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "why"),
+    [
+        ("corrector.inject=before", "NOG", "they have no gradient"),
+        ("training.loss=relative", "ETKI", "residuals"),
+        ("training.init=scratch", "ZO-weights-scratch", "starts from scratch"),
+        ("training.init=non", "ZO-interface", "a row of its own"),
+        ("training.unroll=1", "PUSH", "push.steps"),
+        ("data.train=3", "ZO-coloured", "radius"),  # 4 x 4 cells
+    ],
+)
+def test_labels_that_do_not_suit_are_left_out_with_a_reason(
+    change, label, why, toy_spec, tiny, tmp_path
+):
+    config = config_of(toy_spec, tiny, change)
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    assert label not in opened.possible
+    assert why in opened.skipped[label]
+    assert "\n" not in opened.skipped[label]
+    assert {"ZO-dense", "ES", "SOL", "ID"} <= set(opened.possible)
+
+
+def test_a_black_box_has_no_row_for_its_twin(toy_spec, tiny, tmp_path):
+    config = config_of(toy_spec.replace("Toy", "Blind"), tiny)
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    assert opened.skipped["SOL"] == "the solver has no differentiable twin"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("compare.budget=0", "compare.budget: got 0"),
+        ("compare.factor=1", "compare.factor: got 1"),
+        ("compare.looks=0", "compare.looks"),
+        ("compare.share=0", "compare.share"),
+        ("compare.budgt=3", "did you mean 'compare.budget'"),
+        ("data.validation=0", "data.validation: got 0"),
+        ("data.train=1", "data.validation"),
+        (rows_of(["SRC", "ETKY"]), "ETKI"),
+    ],
+)
+def test_bad_settings_are_refused(change, words, toy_spec, tiny):
+    with pytest.raises(InputError, match=words):
+        config_of(toy_spec, tiny, change)

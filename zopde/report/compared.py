@@ -1,0 +1,82 @@
+"""What every label had reached after so many solver steps, and after so many seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from zopde.report.panels import COLOURS, legend, short_ticks
+
+_MARKS = "os^Dv<>pP*Xhd8"
+_OTHER = "#882255"  # of a label that has no colour
+_ROOM = 1.25  # above the largest error that must be seen, and below the least
+_SPAN = 1000.0  # of the axis of seconds
+
+
+@dataclass(frozen=True)
+class Race:
+    """The error of one label along its training."""
+
+    label: str
+    solver_steps: Float[np.ndarray, " look"]  # so far, mean over the seeds
+    seconds: Float[np.ndarray, " look"]  # likewise
+    # By the best weights so far; not finite where a run diverged
+    errors: Float[np.ndarray, "seed look"]
+
+
+def draw_race(races: Sequence[Race], free: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw error against solver steps and against seconds: the mean, shaded all that seeds reach.
+
+    Args:
+        races: A line with marks each.
+        free: Label that takes no solver step -> the error of every seed: a dashed line.
+    """
+    figure = Figure(figsize=(10.0, 5.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    panels[0].set(xlabel="solver steps, without tuning and validation", yscale="log")
+    panels[1].set(xlabel="seconds of training", xscale="log")
+    panels[0].set_ylabel("mean absolute error of the unseen runs")
+    for axes in panels:
+        axes.grid(alpha=0.25)
+        for label, values in free.items():
+            colour = COLOURS.get(label, _OTHER)
+            axes.axhline(np.mean(values), color=colour, ls="--", lw=1.4, label=f"{label}, no step")
+            axes.axhspan(min(values), max(values), color=colour, alpha=0.1, lw=0)
+    for number, race in enumerate(races):
+        colour, low, high = COLOURS.get(race.label, _OTHER), *_ends(race.errors)
+        style = {"drawstyle": "steps-post", "marker": _MARKS[number % len(_MARKS)], "ms": 4}
+        for axes, cost in zip(panels, (race.solver_steps, race.seconds), strict=True):
+            mean = race.errors.mean(axis=0)
+            axes.plot(cost, mean, color=colour, lw=1.5, label=race.label, **style)
+            axes.fill_between(cost, low, high, step="post", color=colour, alpha=0.12, lw=0)
+    _limit(panels, races, free)
+    handles = panels[0].get_legend_handles_labels()[0]
+    legend(figure, handles=handles, loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def _ends(errors: Float[np.ndarray, "seed look"]) -> tuple[np.ndarray, np.ndarray]:
+    return errors.min(axis=0), errors.max(axis=0)
+
+
+def _limit(panels: Any, races: Sequence[Race], free: Mapping[str, Sequence[float]]) -> None:  # noqa: ANN401
+    """Show what has a number, no error far above where somebody ended, no second before a few."""
+    ends = [
+        *(v for values in free.values() for v in values),
+        *(r.errors[:, -1].max() for r in races),
+    ]
+    known = [float(end) for end in ends if np.isfinite(end) and end > 0]
+    least = [float(np.nanmin(race.errors)) for race in races if np.isfinite(race.errors).any()]
+    if known:
+        panels[0].set_ylim(min([*known, *least]) / _ROOM, _ROOM * max(known))
+    last = max((float(race.seconds[-1]) for race in races), default=0.0)
+    if last > 0:
+        panels[1].set_xlim(max(last / _SPAN, 1e-3), 1.1 * last)
+    panels[0].set_xlim(0, None)
+    for axes in panels:
+        short_ticks(axes)
