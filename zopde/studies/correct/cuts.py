@@ -168,6 +168,7 @@ class CorrectedCut:
     directions: limits.Count = 16  # Queries of a product; twice as many with the central scheme.
 
 
+@dataclass(frozen=True)
 class EvolutionCut:
     """All weights are moved at once, each matrix by one of low rank: the label ES.
 

@@ -32,7 +32,7 @@ from zopde.studies.correct.pictures import pictures_of
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.reference import Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.correct.stored import Planned, Stored, check_starts
+from zopde.studies.correct.stored import Planned, Stored, with_starts
 from zopde.studies.model_file import named_network
 from zopde.training import Optimise
 
@@ -189,9 +189,7 @@ def _opened(
     train = problem.train
     scales = problem.scale, train.forcing_scale(), means(train.grid, train.forcing)
     unrolled = training.unroll, training.batch
-    optimise = Optimise(
-        training.optimizer, training.lr, training.warmup, training.clip, training.weight_decay
-    )
+    optimise = training.optimise
     opened = Opened(
         problem=problem,
         bare=solver,
@@ -235,9 +233,7 @@ def _opened(
         patience=training.patience,
         looked_at=planned.looked_at(training.unroll),
     )
-    if config.data.partial:
-        check_starts(opened)
-    return opened
+    return with_starts(opened) if config.data.partial else opened
 
 
 def _checked(opened: Opened, solver: Solver, progress: Progress) -> Opened:

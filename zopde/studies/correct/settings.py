@@ -31,6 +31,7 @@ from zopde.studies.correct.network import CorrectorSettings
 from zopde.studies.correct.push import PushSettings
 from zopde.studies.folder import look_up
 from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices, merge
+from zopde.training import Optimise
 from zopde.validate import check_choice
 
 PRESETS = ("quick", "paper")
@@ -121,6 +122,11 @@ class TrainingSettings:
     patience: limits.Whole = 0  # So many looks without a better one end it; 0: never.
     nudge: limits.Share = 0.0  # A step ends so much nearer to the reference; 0 leaves it free.
     look_every: limits.Whole = 100  # Iterations between looks at the gradient's noise; 0: none.
+
+    @property
+    def optimise(self) -> Optimise:
+        """How a gradient becomes an update."""
+        return Optimise(self.optimizer, self.lr, self.warmup, self.clip, self.weight_decay)
 
     def __post_init__(self) -> None:
         if ":" not in self.loss:
