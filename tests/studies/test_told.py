@@ -18,6 +18,7 @@ from zopde import (
 )
 from zopde.data import clock_channels, from_dataset
 from zopde.domain import with_forcing
+from zopde.errors import PausedError
 from zopde.hybrid import Told
 from zopde.progress import Silent
 from zopde.studies.correct import export_corrector, load_config
@@ -106,7 +107,7 @@ class Notes(Silent):
         self.said.append(text)
 
 
-def run_of(home, name, kind, *changes, progress=None):
+def run_of(home, name, kind, *changes, progress=None, resume=False):
     (home / "decay.py").write_text(SOLVERS)
     spec, options = f"{home / 'decay.py'}:Decay", {"kind": kind}
     grid = load_solver(spec, options).grid
@@ -118,9 +119,8 @@ def run_of(home, name, kind, *changes, progress=None):
     data.to_netcdf(home / "data.nc", engine="h5netcdf")
     tables = {"solver": {"spec": spec, "options": options}}
     changes = [*CHANGES, f"data.path={home / 'data.nc'}", *changes]
-    return run_correction(
-        load_config("quick", None, changes, tables), home / name, progress=progress
-    )
+    config = load_config("quick", None, changes, tables)
+    return run_correction(config, home / name, resume, progress=progress)
 
 
 def test_a_solver_is_not_given_what_a_network_is_told_exact(toy, gen):
@@ -300,3 +300,55 @@ def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
         "the network is told what is the same in all training data, "
         "so it cannot learn what that does: flat"
     ]
+
+
+RIVALS = '"EMU", "CV", "FG", "ES", "EKI", "ZO-interface", "SOL"'
+SMALL = [
+    *(f'run.labels=["SRC", {RIVALS}]', 'training.length="6 iterations"', "training.init=scratch"),
+    *("emu.fit=20", "emu.refit=5", "emu.refit_every=3", "emu.width=4", "fg.directions=2"),
+    *("es.members=6", "eki.members=6", 'eki.length="4 iterations"', "interface.watch_every=3"),
+    *("cv.directions=2", "training.look_every=0"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the derivative in use")
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["corrector.history=1"],
+        [*TOLD, "corrector.history=2", "corrector.every=2", "data.validation=2"],
+        [*TOLD, "corrector.inject=forcing"],
+    ],
+)
+def test_every_rival_is_told_and_remembers(more, tmp_path):
+    """One network each, trained twice: in one go, and paused in the middle."""
+    kind = "pushed" if "corrector.inject=forcing" in more else "ring"
+    whole = run_of(tmp_path, "whole", kind, *SMALL, *more)
+    errors = {label: of["mean"] for label, of in whole["mae"].items()}
+    assert np.isfinite(list(errors.values())).all()
+    found = set(errors.values())
+    assert len(found) >= len(errors) - 1, "two labels did the same, and not only exact derivatives"
+    half = sum(whole["solver_steps"].values()) // 2
+    with pytest.raises(PausedError):
+        run_of(tmp_path, "parts", kind, *SMALL, *more, f"run.solver_steps={half}")
+    again = run_of(tmp_path, "parts", kind, *SMALL, *more, resume=True)
+    assert again["mae"] == whole["mae"]
+    assert again["solver_steps"] == whole["solver_steps"]
+
+
+def test_a_parameter_is_what_the_solver_is_given_and_not_what_the_network_is_told(tmp_path):
+    changes = ["corrector.inject=parameter", "training.init=scratch", "corrector.every=2"]
+    metrics = run_of(
+        tmp_path, "run", "pushed", *changes, *TOLD, 'run.labels=["SRC","ZO-interface"]'
+    )
+    assert list(metrics["learned_parameter"]["first_guess"]) == ["push"]
+    found = metrics["learned_parameter"]["ZO-interface"]
+    assert list(found) == ["push"]
+    with xr.open_dataset(tmp_path / "run/ZO-interface/seed-0/parameter.nc") as file:
+        assert file["push"].dims == ("simulation", "time", "x")
+        assert "rate" not in file
+        assert float(file["push"].mean()) == pytest.approx(found["push"]["mean"], rel=1e-6)
+    with xr.open_dataset(tmp_path / "run/first_guess.nc") as file:
+        guess = file["push"].isel(time=0, x=0).values
+    np.testing.assert_allclose(guess, 0.01 * RATES[6:], rtol=1e-6)
