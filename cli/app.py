@@ -61,6 +61,9 @@ def main() -> None:
 def _run() -> int:
     try:
         check_system()
+        for word in sys.argv:
+            if "\0" in word:  # a program that calls `main` may pass one; typer stumbles over it
+                raise InputError("arguments", got=repr(word), expected="no null character")
         code = app(standalone_mode=False)
     except _UsageProblem as error:
         said: str = error.format_message()  # type: ignore[attr-defined]

@@ -136,7 +136,7 @@ def test_a_watched_bank_asks_what_was_planned(toy_spec, tiny, tmp_path, forecast
     ("changes", "words"),
     [
         (['run.labels=["SRC","NON","NOG","SOL"]'], "run.labels: got NON, NOG with .*: they have"),
-        (['run.labels=["SRC","NON"]'], "some of SRC, ID, ZO-weights, ZO-weights-scratch, ZO-inter"),
+        (['run.labels=["SRC","NON"]'], "some of SRC, ID, EMU, CV, ZO-weights, ZO-weights-s"),
         (["training.init=non"], "training.init: got 'non' with .*; --set training.init=scratch"),
         (["corrector.inject=during"], "corrector.inject: got 'during', expected one of"),
     ],

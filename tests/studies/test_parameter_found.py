@@ -121,9 +121,10 @@ def test_the_mean_is_over_the_fluid_by_the_weights_of_the_cells_exact():
     grid = Grid((3,), (3.0,), 0.1, ("u",), ("k",), mask=mask, weights=weights, boundary="open")
     forcing = torch.tensor([1.0, 5.0, 99.0]).expand(2, 3, 1, 3).contiguous()
     test = Trajectories(grid, torch.ones(2, 3, 1, 3), forcing)
-    gone = first_guess(test).clone()
+    guess = first_guess(test, ["k"])
+    gone = guess.clone()
     gone[1, 1] = torch.nan
-    told = found_in(test, {"SRC": [None], "NOG": [2 * first_guess(test)] * 2, "ID": [gone]})
+    told = found_in(test, ["k"], {"SRC": [None], "NOG": [2 * guess] * 2, "ID": [gone]})
     assert told["first_guess"]["k"] == {"mean": 2.0, "min": 1.0, "max": 5.0}
     assert told["NOG"]["k"] == {"mean": 4.0, "min": 2.0, "max": 10.0}
     assert told["ID"]["k"] == {"mean": None, "min": None, "max": None}

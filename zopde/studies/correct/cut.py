@@ -107,8 +107,7 @@ def check_suits(opened: Opened) -> None:
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
     if opened.ensemble.localised:
-        windows = opened.training.batch * opened.training.unroll
-        check_localised(windows * problem.train.states[0, 0].numel())
+        check_localised(opened.judged_numbers)
     check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
     check_pictures(opened.pictures, opened.possible, problem.test)
 

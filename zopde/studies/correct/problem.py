@@ -219,6 +219,12 @@ class Opened(Trainings):
     looked_at: int = 0  # windows of a look; 0 where there is no validation
 
     @property
+    def judged_numbers(self) -> int:
+        """Entries of all states in the windows of an iteration."""
+        windows = self.training.batch * self.training.unroll
+        return windows * self.problem.train.states[0, 0].numel()
+
+    @property
     def possible(self) -> list[str]:
         """Labels that the solver can be trained by."""
         return [label for label in self.labels if label not in self.skipped]
