@@ -20,8 +20,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import zopde
-from zopde.report.panels import COLOURS, save
 
+COLOURS = {"SRC": "0.3", "NON": "C8", "NOG": "C2", "ID": "C4", "SOL": "C6"}
 WINDOWS = {1: 16, 4: 8, 16: 4}  # k -> corrections of a window
 FREE = {"after": ["SRC", "NON", "NOG", "ID"], "before": ["SRC", "ID"]}
 
@@ -51,7 +51,7 @@ def drawn(found: dict[str, dict[int, Any]], solver: str) -> Figure:
         for label in runs[1]:
             seeds = [[fmean(of) for of in runs[every][label]["runs"]] for every in runs]
             low, high = [min(of) for of in seeds], [max(of) for of in seeds]
-            means, colour = [runs[every][label]["mean"] for every in runs], COLOURS[label]
+            means, colour = [runs[every][label]["mean"] for every in runs], COLOURS.get(label, "C1")
             style = (
                 "s--" if label == "SOL" else "o-"
             )  # the exact derivative lies on the measured one
@@ -86,7 +86,7 @@ def main() -> None:
                 lines.append(f"| {inject} | {every} | {label} | {of['mean']:.4f} | {spread} |")
     print(*lines, sep="\n")
     (given.folder / f"{given.solver}.md").write_text("\n".join(lines) + "\n")
-    save(drawn(found, given.solver), given.folder / f"{given.solver}.png")
+    drawn(found, given.solver).savefig(given.folder / f"{given.solver}.png", dpi=150)
 
 
 if __name__ == "__main__":
