@@ -18,9 +18,10 @@ from zopde.studies.correct.compare.show import table_of
 from zopde.studies.correct.compare.study import STUDY
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction
-from zopde.studies.correct.train import label_stage
+from zopde.studies.correct.train import fit_label, label_stage
+from zopde.studies.folder import RunFolder
 from zopde.studies.report import write_report
-from zopde.studies.run import price_study
+from zopde.studies.run import Place, price_study
 from zopde.training import fit, read_history
 
 BUDGET, UNROLL, BATCH, ENTRIES, MEMBERS = 400, 3, 2, 32, 4
@@ -77,6 +78,31 @@ def test_what_verifies_probes_is_counted_in_solver_steps(label, off, toy_spec, t
     assert stage.counter.compared == cost.checking * count.check > 0
     # Later masks of ZO-weights may move weights of other layers than the first.
     assert count(5) == pytest.approx(stage.counter.steps + stage.counter.compared, rel=off)
+
+
+LEARNED = ["emu.fit=5", "emu.refit=2", "interface.budget=160", "interface.fit=5", "fg.directions=3"]
+
+
+@pytest.mark.filterwarnings("ignore:the derivative in use")
+@pytest.mark.parametrize(
+    ("label", "base"),
+    [("EMU", "emulator"), ("FG", "emulator")]
+    + [("CV", base) for base in ("identity", "bank", "tangent", "emulator")],
+)
+def test_foreseen_steps_are_taken(label, base, toy_spec, tiny, tmp_path):
+    """With those of looks at what is learned: at iterations 0 and 10."""
+    quiet = "interface.watch_below=0", "interface.watch_error=1e9"  # nothing is mended
+    what = rows_of(["SRC", label]), f"cv.base={base}", "cv.directions=3", *LEARNED, *quiet
+    config = config_of(toy_spec, tiny, "compare.budget=10000", *what)
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    place = Place(RunFolder(tmp_path / "run"), Silent())
+    foreseen = count_of(opened, label)(11)
+    cost = fit_label(opened.lasting(11, 1e-3), label, opened.new_network(0), 0, place)
+    taken = cost.solver_steps + cost.checking
+    if base == "tangent":  # which is fitted from so many steps at the most
+        assert taken <= foreseen <= taken + opened.interface.budget
+    else:
+        assert foreseen == taken > 11 * FORWARD
 
 
 @pytest.mark.parametrize(
