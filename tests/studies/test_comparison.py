@@ -23,6 +23,7 @@ from zopde.studies.folder import RunFolder
 from zopde.studies.report import write_report
 from zopde.studies.run import Place, price_study
 from zopde.training import fit, read_history
+from zopde.zo import kalman
 
 BUDGET, UNROLL, BATCH, ENTRIES, MEMBERS = 400, 3, 2, 32, 4
 ROWS = ["SRC", "NON", "NOG", "ZO-dense", "ES", "EKI"]
@@ -236,6 +237,26 @@ def test_labels_that_do_not_suit_are_left_out_with_a_reason(
     assert {"ZO-dense", "ES", "SOL", "ID"} <= set(opened.possible)
 
 
+@pytest.mark.parametrize("rows", [[], [rows_of(["SRC", "NOG", "EKI"])]])
+def test_eki_is_localised_among_others(rows, toy_spec, tiny, tmp_path):
+    config = config_of(toy_spec, tiny, "eki.localised=true", *rows)
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    assert {"NOG", "EKI"} <= set(opened.possible)
+    stage = label_stage(opened, LABELS["EKI"], opened.new_network(0), 0)
+    assert stage.gradient.localised
+    assert config.with_labels("NOG", "EKI").eki.localised
+
+
+def test_a_label_alone_is_left_out_where_it_cannot_be_localised(
+    toy_spec, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kalman, "MOST_LOCALISED", 1)
+    config = config_of(toy_spec, tiny, "eki.localised=true", rows_of(["SRC", "NOG", "EKI"]))
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    assert opened.possible == ["SRC", "NOG"]
+    assert "eki.localised" in opened.skipped["EKI"]
+
+
 def test_a_black_box_has_no_row_for_its_twin(toy_spec, tiny, tmp_path):
     config = config_of(toy_spec.replace("Toy", "Blind"), tiny)
     opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
@@ -258,3 +279,9 @@ def test_a_black_box_has_no_row_for_its_twin(toy_spec, tiny, tmp_path):
 def test_bad_settings_are_refused(change, words, toy_spec, tiny):
     with pytest.raises(InputError, match=words):
         config_of(toy_spec, tiny, change)
+
+
+@pytest.mark.parametrize("change", [rows_of(["SRC", "ETKI"]), "training.loss=relative"])
+def test_what_eki_alone_can_have_is_refused_without_it(change, toy_spec, tiny):
+    with pytest.raises(InputError, match="eki.localised: got true .* expected EKI among them"):
+        config_of(toy_spec, tiny, "eki.localised=true", change)

@@ -59,12 +59,14 @@ class CompareConfig(CorrectionConfig):
             raise InputError("data.validation", got=0, expected=expected)
 
     def with_labels(self, *labels: str) -> CompareConfig:
-        """The same with other rows, SRC the first.
+        """The same with other rows, SRC the first; without EKI, nothing is localised.
 
         Raises:
             InputError: If one of them has no gradient here, or does not suit the loss.
         """
-        return replace(self, run=replace(self.run, labels=("SRC", *labels)))
+        localised = self.eki.localised and "EKI" in labels
+        run, eki = replace(self.run, labels=("SRC", *labels)), replace(self.eki, localised=localised)
+        return replace(self, run=run, eki=eki)
 
     def why_not(self, label: str) -> str:
         """Why a label has no row of its own; "" for one that may have."""
@@ -104,15 +106,14 @@ def load_comparison(
     """
     chosen = choices(file, changes, tables)
     tree = settings_over(preset, chosen)
-    named = look_up(chosen, "run.labels")
-    if named is None:
-        tree = merge(tree, {"run": {"labels": ["SRC"]}})
     if look_up(chosen, "data.validation") is None:
         train = look_up(tree, "data.train")
         known = train if isinstance(train, int) else DataSettings.train
         tree = merge(tree, {"data": {"validation": max(1, known // 5)}})
-    config = build(CompareConfig, tree)
-    if named is not None:
-        return config
-    suited = (label for label in LABELS if label != "SRC" and not config.why_not(label))
-    return config.with_labels(*suited)
+    if look_up(chosen, "run.labels") is not None:
+        return build(CompareConfig, tree)
+    # The rows are not known yet, and EKI, which can be localised, may be none of them.
+    bare = merge(tree, {"run": {"labels": ["SRC"]}, "eki": {"localised": False}})
+    config = build(CompareConfig, bare)
+    suited = [label for label in LABELS if not config.why_not(label)]
+    return build(CompareConfig, merge(tree, {"run": {"labels": suited}}))
