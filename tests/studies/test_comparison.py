@@ -60,7 +60,7 @@ def test_iterations_are_what_the_budget_pays_exact(finished):
         assert metrics["iterations"][label] - 20 == BUDGET // each  # 20 of NON-start
         assert metrics["solver_steps"][label] == BUDGET // each * each
     plan = json.loads((folder / "plan.json").read_text())
-    assert plan["NON"] == {"iterations": 12, "least": 0, "check": 0}
+    assert plan["NON"] == {"iterations": 12, "least": 0, "check": 0, "trial": 0}
     assert plan["ES"]["check"] == FORWARD
     for label in ROWS[2:]:
         spent = curve_of(folder, label)[-1]["solver_steps"]
@@ -178,10 +178,10 @@ def test_a_report_a_model_and_a_dry_run_work_as_of_a_correction(finished, tmp_pa
     opened = STUDY.sample(config, tmp_path / "none", Silent())
     prices = {price.label: price for price in price_study(STUDY, opened, Silent())}
     assert set(prices) == {"data", *ROWS}
-    for label in EACH:  # for both seeds, and three trials of a quarter
-        tries = 0.75 * 2 / 2 if label != "EKI" else 0
-        expected = metrics["solver_steps"][label] * (2 + tries)
-        assert prices[label].solver_steps == pytest.approx(expected, rel=0.01)
+    for label in ["NON", *EACH]:
+        for figure in "iterations", "solver_steps", "validating":  # of both seeds
+            assert getattr(prices[label], figure) == 2 * metrics[figure][label]
+        assert prices[label].tuning == metrics["tuning"][label]  # with the first seed alone
     assert not (tmp_path / "none").exists()
 
 

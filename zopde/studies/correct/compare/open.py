@@ -43,6 +43,7 @@ class Plan:
     iterations: int  # 0 where it pays none
     least: int = 0  # solver steps of one iteration, and of what comes before
     check: int = 0  # of what the history counts as one check
+    trial: int = 0  # solver steps of trying a learning rate, without those of the validation
 
 
 @dataclass(frozen=True, kw_only=True)

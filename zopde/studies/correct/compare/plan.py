@@ -78,7 +78,9 @@ def _plan_of(opened: Compared, name: str) -> Plan:
     count = count_of(opened, name)
     if not count.each:
         return Plan(opened.training.iterations)
-    return Plan(count.affordable(opened.compare.budget), count(1), count.check)
+    iterations = count.affordable(opened.compare.budget)
+    trial = count(opened.compare.trial_of(iterations))
+    return Plan(iterations, count(1), count.check, trial)
 
 
 def count_of(opened: Compared, name: str) -> Count:

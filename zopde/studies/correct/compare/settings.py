@@ -32,6 +32,10 @@ class CompareSettings:
     share: limits.PositiveShare = 0.25  # Of the iterations, when one is tried.
     looks: limits.Count = 10  # Looks at the validation along a training.
 
+    def trial_of(self, iterations: int) -> int:
+        """Iterations of a trial of a learning rate."""
+        return max(1, round(self.share * iterations))
+
     def rates_around(self, rate: float) -> list[float]:
         """The learning rates that are tried, the nearest to the settings' own first."""
         middle = (self.rates - 1) / 2
