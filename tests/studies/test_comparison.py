@@ -81,7 +81,8 @@ def test_what_verifies_probes_is_counted_in_solver_steps(label, off, toy_spec, t
     assert count(5) == pytest.approx(stage.counter.steps + stage.counter.compared, rel=off)
 
 
-LEARNED = ["emu.fit=5", "emu.refit=2", "interface.budget=160", "interface.fit=5", "fg.directions=3"]
+LEARNED = ["emu.fit=5", "emu.refit=2", "interface.budget=160", "interface.fit=5"]
+LEARNED += ["fg.directions=3", "cv.directions=3"]
 
 
 @pytest.mark.filterwarnings("ignore:the derivative in use")
@@ -93,7 +94,7 @@ LEARNED = ["emu.fit=5", "emu.refit=2", "interface.budget=160", "interface.fit=5"
 def test_foreseen_steps_are_taken(label, base, toy_spec, tiny, tmp_path):
     """With those of looks at what is learned: at iterations 0 and 10."""
     quiet = "interface.watch_below=0", "interface.watch_error=1e9"  # nothing is mended
-    what = rows_of(["SRC", label]), f"cv.base={base}", "cv.directions=3", *LEARNED, *quiet
+    what = rows_of(["SRC", label]), f"cv.base={base}", *LEARNED, *quiet
     config = config_of(toy_spec, tiny, "compare.budget=10000", *what)
     opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
     place = Place(RunFolder(tmp_path / "run"), Silent())
@@ -204,6 +205,24 @@ def test_a_paused_comparison_goes_on_exactly(finished, tmp_path):
         assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
+@pytest.mark.filterwarnings("ignore:the derivative in use")
+def test_emulators_and_slopes_are_compared_and_go_on_exactly(toy_spec, tiny, tmp_path):
+    rows = rows_of(["SRC", "EMU", "CV", "FG"])
+    config = config_of(toy_spec, tiny, rows, "compare.budget=60", "compare.rates=2", *LEARNED)
+    metrics = run_comparison(config, tmp_path / "whole")
+    for label in ("EMU", "CV", "FG"):
+        spent = curve_of(tmp_path / "whole", label)[-1]["solver_steps"]
+        assert spent == metrics["solver_steps"][label] + metrics["checking"][label]
+        assert 60 - 4 * FORWARD - 4 < spent <= 60  # less than an iteration and a look remain
+    limit = sum(metrics["tuning"].values()) // 2
+    paused = replace(config, run=replace(config.run, solver_steps=limit))
+    with pytest.raises(PausedError):
+        run_comparison(paused, tmp_path / "run")
+    again = run_comparison(config, tmp_path / "run", resume=True)
+    for figure in ("mae", "tuning", "learning_rate", "solver_steps", "checking"):
+        assert again[figure] == metrics[figure]
+
+
 def test_what_the_budget_does_not_pay_has_no_number(toy_spec, tiny, tmp_path):
     rows = rows_of(["SRC", "NOG", "ZO-dense"])
     poor = f"compare.budget={EACH['ZO-dense'] - 1}"
@@ -283,5 +302,5 @@ def test_bad_settings_are_refused(change, words, toy_spec, tiny):
 
 @pytest.mark.parametrize("change", [rows_of(["SRC", "ETKI"]), "training.loss=relative"])
 def test_what_eki_alone_can_have_is_refused_without_it(change, toy_spec, tiny):
-    with pytest.raises(InputError, match="eki.localised: got true .* expected EKI among them"):
+    with pytest.raises(InputError, match=r"eki\.localised: got true .* expected EKI among them"):
         config_of(toy_spec, tiny, "eki.localised=true", change)

@@ -68,9 +68,8 @@ class CompareConfig(CorrectionConfig):
         Raises:
             InputError: If one of them has no gradient here, or does not suit the loss.
         """
-        localised = self.eki.localised and "EKI" in labels
-        run, eki = replace(self.run, labels=("SRC", *labels)), replace(self.eki, localised=localised)
-        return replace(self, run=run, eki=eki)
+        eki = replace(self.eki, localised=self.eki.localised and "EKI" in labels)
+        return replace(self, run=replace(self.run, labels=("SRC", *labels)), eki=eki)
 
     def why_not(self, label: str) -> str:
         """Why a label has no row of its own; "" for one that may have."""
