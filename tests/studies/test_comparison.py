@@ -18,10 +18,12 @@ from zopde.studies.correct.compare.show import table_of
 from zopde.studies.correct.compare.study import STUDY
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction
-from zopde.studies.correct.train import label_stage
+from zopde.studies.correct.train import fit_label, label_stage
+from zopde.studies.folder import RunFolder
 from zopde.studies.report import write_report
-from zopde.studies.run import price_study
+from zopde.studies.run import Place, price_study
 from zopde.training import fit, read_history
+from zopde.zo import kalman
 
 BUDGET, UNROLL, BATCH, ENTRIES, MEMBERS = 400, 3, 2, 32, 4
 ROWS = ["SRC", "NON", "NOG", "ZO-dense", "ES", "EKI"]
@@ -58,7 +60,7 @@ def test_iterations_are_what_the_budget_pays_exact(finished):
         assert metrics["iterations"][label] - 20 == BUDGET // each  # 20 of NON-start
         assert metrics["solver_steps"][label] == BUDGET // each * each
     plan = json.loads((folder / "plan.json").read_text())
-    assert plan["NON"] == {"iterations": 12, "least": 0, "check": 0}
+    assert plan["NON"] == {"iterations": 12, "least": 0, "check": 0, "trial": 0}
     assert plan["ES"]["check"] == FORWARD
     for label in ROWS[2:]:
         spent = curve_of(folder, label)[-1]["solver_steps"]
@@ -77,6 +79,32 @@ def test_what_verifies_probes_is_counted_in_solver_steps(label, off, toy_spec, t
     assert stage.counter.compared == cost.checking * count.check > 0
     # Later masks of ZO-weights may move weights of other layers than the first.
     assert count(5) == pytest.approx(stage.counter.steps + stage.counter.compared, rel=off)
+
+
+LEARNED = ["emu.fit=5", "emu.refit=2", "interface.budget=160", "interface.fit=5"]
+LEARNED += ["fg.directions=3", "cv.directions=3"]
+
+
+@pytest.mark.filterwarnings("ignore:the derivative in use")
+@pytest.mark.parametrize(
+    ("label", "base"),
+    [("EMU", "emulator"), ("FG", "emulator")]
+    + [("CV", base) for base in ("identity", "bank", "tangent", "emulator")],
+)
+def test_foreseen_steps_are_taken(label, base, toy_spec, tiny, tmp_path):
+    """With those of looks at what is learned: at iterations 0 and 10."""
+    quiet = "interface.watch_below=0", "interface.watch_error=1e9"  # nothing is mended
+    what = rows_of(["SRC", label]), f"cv.base={base}", *LEARNED, *quiet
+    config = config_of(toy_spec, tiny, "compare.budget=10000", *what)
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    place = Place(RunFolder(tmp_path / "run"), Silent())
+    foreseen = count_of(opened, label)(11)
+    cost = fit_label(opened.lasting(11, 1e-3), label, opened.new_network(0), 0, place)
+    taken = cost.solver_steps + cost.checking
+    if base == "tangent":  # which is fitted from so many steps at the most
+        assert taken <= foreseen <= taken + opened.interface.budget
+    else:
+        assert foreseen == taken > 11 * FORWARD
 
 
 @pytest.mark.parametrize(
@@ -151,10 +179,10 @@ def test_a_report_a_model_and_a_dry_run_work_as_of_a_correction(finished, tmp_pa
     opened = STUDY.sample(config, tmp_path / "none", Silent())
     prices = {price.label: price for price in price_study(STUDY, opened, Silent())}
     assert set(prices) == {"data", *ROWS}
-    for label in EACH:  # for both seeds, and three trials of a quarter
-        tries = 0.75 * 2 / 2 if label != "EKI" else 0
-        expected = metrics["solver_steps"][label] * (2 + tries)
-        assert prices[label].solver_steps == pytest.approx(expected, rel=0.01)
+    for label in ["NON", *EACH]:
+        for figure in "iterations", "solver_steps", "validating":  # of both seeds
+            assert getattr(prices[label], figure) == 2 * metrics[figure][label]
+        assert prices[label].tuning == metrics["tuning"][label]  # with the first seed alone
     assert not (tmp_path / "none").exists()
 
 
@@ -175,6 +203,24 @@ def test_a_paused_comparison_goes_on_exactly(finished, tmp_path):
         files = [f / label / "seed-1" / "model.safetensors" for f in (folder, tmp_path / "run")]
         whole, resumed = map(load_file, files)
         assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.filterwarnings("ignore:the derivative in use")
+def test_emulators_and_slopes_are_compared_and_go_on_exactly(toy_spec, tiny, tmp_path):
+    rows = rows_of(["SRC", "EMU", "CV", "FG"])
+    config = config_of(toy_spec, tiny, rows, "compare.budget=60", "compare.rates=2", *LEARNED)
+    metrics = run_comparison(config, tmp_path / "whole")
+    for label in ("EMU", "CV", "FG"):
+        spent = curve_of(tmp_path / "whole", label)[-1]["solver_steps"]
+        assert spent == metrics["solver_steps"][label] + metrics["checking"][label]
+        assert 60 - 4 * FORWARD - 4 < spent <= 60  # less than an iteration and a look remain
+    limit = sum(metrics["tuning"].values()) // 2
+    paused = replace(config, run=replace(config.run, solver_steps=limit))
+    with pytest.raises(PausedError):
+        run_comparison(paused, tmp_path / "run")
+    again = run_comparison(config, tmp_path / "run", resume=True)
+    for figure in ("mae", "tuning", "learning_rate", "solver_steps", "checking"):
+        assert again[figure] == metrics[figure]
 
 
 def test_what_the_budget_does_not_pay_has_no_number(toy_spec, tiny, tmp_path):
@@ -210,6 +256,26 @@ def test_labels_that_do_not_suit_are_left_out_with_a_reason(
     assert {"ZO-dense", "ES", "SOL", "ID"} <= set(opened.possible)
 
 
+@pytest.mark.parametrize("rows", [[], [rows_of(["SRC", "NOG", "EKI"])]])
+def test_eki_is_localised_among_others(rows, toy_spec, tiny, tmp_path):
+    config = config_of(toy_spec, tiny, "eki.localised=true", *rows)
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    assert {"NOG", "EKI"} <= set(opened.possible)
+    stage = label_stage(opened, LABELS["EKI"], opened.new_network(0), 0)
+    assert stage.gradient.localised
+    assert config.with_labels("NOG", "EKI").eki.localised
+
+
+def test_a_label_alone_is_left_out_where_it_cannot_be_localised(
+    toy_spec, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kalman, "MOST_LOCALISED", 1)
+    config = config_of(toy_spec, tiny, "eki.localised=true", rows_of(["SRC", "NOG", "EKI"]))
+    opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
+    assert opened.possible == ["SRC", "NOG"]
+    assert "eki.localised" in opened.skipped["EKI"]
+
+
 def test_a_black_box_has_no_row_for_its_twin(toy_spec, tiny, tmp_path):
     config = config_of(toy_spec.replace("Toy", "Blind"), tiny)
     opened = open_comparison(config, tmp_path / "run", Silent(), open_correction)
@@ -232,3 +298,9 @@ def test_a_black_box_has_no_row_for_its_twin(toy_spec, tiny, tmp_path):
 def test_bad_settings_are_refused(change, words, toy_spec, tiny):
     with pytest.raises(InputError, match=words):
         config_of(toy_spec, tiny, change)
+
+
+@pytest.mark.parametrize("change", [rows_of(["SRC", "ETKI"]), "training.loss=relative"])
+def test_what_eki_alone_can_have_is_refused_without_it(change, toy_spec, tiny):
+    with pytest.raises(InputError, match=r"eki\.localised: got true .* expected EKI among them"):
+        config_of(toy_spec, tiny, "eki.localised=true", change)

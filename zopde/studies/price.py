@@ -35,6 +35,7 @@ class Price:
     # steps that compare its products
     checking: int = 0
     validating: int = 0  # solver steps of the validation, in the whole training
+    tuning: int = 0  # solver steps that find the learning rate, with those of the validation
 
 
 def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:

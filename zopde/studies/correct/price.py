@@ -107,7 +107,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
         extra = start.schedule.iterations
         seconds += _seconds_and_queries(opened, start, network)[0] * extra
         iterations, all_queries = iterations + extra, all_queries + extra
-    validating = _validating(opened, stage.schedule.iterations)
+    validating = steps_validating(opened, stage.schedule.iterations)
     if validating:
         seconds += validating * _seconds_of_a_step(opened.problem, opened.looked_at)
     return Price(
@@ -121,7 +121,7 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     )
 
 
-def _validating(opened: Opened, iterations: int) -> int:
+def steps_validating(opened: Opened, iterations: int) -> int:
     """Solver steps of the looks at the validation: before, after, and between."""
     looks = 1 + -(-iterations // opened.validate_every)
     return looks * opened.looked_at * opened.training.unroll * opened.problem.every

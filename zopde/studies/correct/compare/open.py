@@ -43,6 +43,7 @@ class Plan:
     iterations: int  # 0 where it pays none
     least: int = 0  # solver steps of one iteration, and of what comes before
     check: int = 0  # of what the history counts as one check
+    trial: int = 0  # solver steps of trying a learning rate, without those of the validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,9 @@ def open_comparison(
     suited = []
     for label in config.run.labels:
         own = {label: cuts[label]} if label in cuts else {}
+        ensemble = config.eki if label == "EKI" else alone.ensemble
         try:
-            check_suits(replace(alone, labels=("SRC", label), cuts=own))
+            check_suits(replace(alone, labels=("SRC", label), cuts=own, ensemble=ensemble))
             suited.append(label)
         except InputError as error:
             left_out[label] = first_line(error)
@@ -135,6 +137,7 @@ def open_comparison(
         **{entry.name: getattr(alone, entry.name) for entry in fields(alone) if entry.init}
         | {
             "labels": tuple(suited),
+            "ensemble": config.eki,
             "cuts": {label: cut for label, cut in cuts.items() if label in suited},
         },
         compare=config.compare,

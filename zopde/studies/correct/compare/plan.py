@@ -24,6 +24,7 @@ from zopde.studies.price import comparisons
 from zopde.studies.run import Place
 from zopde.studies.scores import queries_of
 from zopde.training import EnsembleKalman, EvolutionStrategy, ZerothOrder
+from zopde.training.forward import ForwardGradient
 
 PLAN = "plan.json"
 
@@ -77,7 +78,9 @@ def _plan_of(opened: Compared, name: str) -> Plan:
     count = count_of(opened, name)
     if not count.each:
         return Plan(opened.training.iterations)
-    return Plan(count.affordable(opened.compare.budget), count(1), count.check)
+    iterations = count.affordable(opened.compare.budget)
+    trial = count(opened.compare.trial_of(iterations))
+    return Plan(iterations, count(1), count.check, trial)
 
 
 def count_of(opened: Compared, name: str) -> Count:
@@ -103,6 +106,8 @@ def _of_queries(opened: Compared, name: str) -> tuple[int, int, Callable[[int], 
     if label.gradient == "backprop":
         return 0, a_query, _nothing, 1
     source, scoring, evaluations = stage.gradient, 0, 0
+    if isinstance(source, ForwardGradient):
+        return 0, source.directions * a_query, _nothing, 1
     if isinstance(source, ZerothOrder):
         queries = queries_of_cut(opened.weights, source.masks.active)
     else:
@@ -133,7 +138,8 @@ def _of_interface(opened: Compared, name: str) -> tuple[int, int, Callable[[int]
     batch = training.windows(problem, 0).batch(0).batch
     bare = bare_gradient(problem.injection, training.unroll, batch, 0.0, problem.every)
     coloured = partial(measured_coloured, replace(opened, interface=cut))
-    what = cut, problem.solver, bare, coloured, 1, problem.train.states
-    each = ways_of(*what)[cut.way]().steps
+    ways = ways_of(cut, problem.solver, bare, coloured, 1, problem.train.states)
+    # An emulator is no row of `ways_of`, and its products ask nothing of the solver.
+    each = bare.steps if cut.way == "emulator" else ways[cut.way]().steps
     assert each is not None, "else it raises"
     return once + interface.cost.checking, each, partial(steps_compared, interface, cut)

@@ -32,6 +32,10 @@ class CompareSettings:
     share: limits.PositiveShare = 0.25  # Of the iterations, when one is tried.
     looks: limits.Count = 10  # Looks at the validation along a training.
 
+    def trial_of(self, iterations: int) -> int:
+        """Iterations of a trial of a learning rate."""
+        return max(1, round(self.share * iterations))
+
     def rates_around(self, rate: float) -> list[float]:
         """The learning rates that are tried, the nearest to the settings' own first."""
         middle = (self.rates - 1) / 2
@@ -59,12 +63,13 @@ class CompareConfig(CorrectionConfig):
             raise InputError("data.validation", got=0, expected=expected)
 
     def with_labels(self, *labels: str) -> CompareConfig:
-        """The same with other rows, SRC the first.
+        """The same with other rows, SRC the first; without EKI, nothing is localised.
 
         Raises:
             InputError: If one of them has no gradient here, or does not suit the loss.
         """
-        return replace(self, run=replace(self.run, labels=("SRC", *labels)))
+        eki = replace(self.eki, localised=self.eki.localised and "EKI" in labels)
+        return replace(self, run=replace(self.run, labels=("SRC", *labels)), eki=eki)
 
     def why_not(self, label: str) -> str:
         """Why a label has no row of its own; "" for one that may have."""
@@ -104,15 +109,14 @@ def load_comparison(
     """
     chosen = choices(file, changes, tables)
     tree = settings_over(preset, chosen)
-    named = look_up(chosen, "run.labels")
-    if named is None:
-        tree = merge(tree, {"run": {"labels": ["SRC"]}})
     if look_up(chosen, "data.validation") is None:
         train = look_up(tree, "data.train")
         known = train if isinstance(train, int) else DataSettings.train
         tree = merge(tree, {"data": {"validation": max(1, known // 5)}})
-    config = build(CompareConfig, tree)
-    if named is not None:
-        return config
-    suited = (label for label in LABELS if label != "SRC" and not config.why_not(label))
-    return config.with_labels(*suited)
+    if look_up(chosen, "run.labels") is not None:
+        return build(CompareConfig, tree)
+    # The rows are not known yet, and EKI, which can be localised, may be none of them.
+    bare = merge(tree, {"run": {"labels": ["SRC"]}, "eki": {"localised": False}})
+    config = build(CompareConfig, bare)
+    suited = [label for label in LABELS if not config.why_not(label)]
+    return build(CompareConfig, merge(tree, {"run": {"labels": suited}}))

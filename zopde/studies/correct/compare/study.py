@@ -15,7 +15,7 @@ from zopde.studies.correct.compare.settings import CompareConfig, load_compariso
 from zopde.studies.correct.compare.train import train
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.open import open_correction, open_sample
-from zopde.studies.correct.price import begin_sample
+from zopde.studies.correct.price import begin_sample, steps_validating
 from zopde.studies.correct.price import price as price_of_label
 from zopde.studies.correct.study import STUDY as CORRECTION
 from zopde.studies.correct.train import begin as begin_correction
@@ -42,17 +42,21 @@ def sample(config: CompareConfig, root: Path, progress: Progress) -> Compared:
 
 
 def price(opened: Compared, name: str, place: Place) -> Price:
-    """What one label will cost: all its trainings, what tunes them, rollouts of all looks."""
+    """What one label will cost: all its trainings, rollouts of all looks, and what tunes them.
+
+    The steps that tune, with one seed, have a column of their own; their seconds are in `seconds`.
+    """
     if name == "data" or not LABELS[name].trained:
         return price_of_label(opened, name, place)
-    iterations, compare = opened.plans[name].iterations, opened.compare
-    whole = price_of_label(opened.lasting(iterations, opened.rate), name, place)
-    looks = compare.looks * len(opened.seeds) * opened.rollout_seconds
+    plan, compare, seeds = opened.plans[name], opened.compare, len(opened.seeds)
+    whole = price_of_label(opened.lasting(plan.iterations, opened.rate), name, place)
+    looks = compare.looks * seeds * opened.rollout_seconds
     tries = compare.rates if compare.rates > 1 and not LABELS[name].by_residuals else 0
-    more = 1 + tries * compare.share / len(opened.seeds)
-    figures = "iterations", "queries", "solver_steps", "checking", "validating"
-    grown = {figure: round(more * getattr(whole, figure)) for figure in figures}
-    return replace(whole, seconds=more * whole.seconds + looks, **grown)
+    more = 1 + tries * compare.share / seeds
+    iterations = compare.trial_of(plan.iterations)
+    validating = steps_validating(opened.lasting(iterations, opened.rate), iterations)
+    tuning = tries * (plan.trial + validating)
+    return replace(whole, seconds=more * whole.seconds + looks, tuning=tuning)
 
 
 def _same(opened: object) -> Compared:

@@ -89,7 +89,7 @@ def _tuned(opened: Compared, name: str, place: Place) -> Tuned:
     if path.exists():
         with reading("file", path, *_KEPT):
             return Tuned(**json.loads(path.read_text(encoding="utf-8"))["found"])
-    iterations = max(1, round(opened.compare.share * opened.plans[name].iterations))
+    iterations = opened.compare.trial_of(opened.plans[name].iterations)
     losses, costs = {}, list[Fitted]()
     for rate in rates:
         trial = _Trial(place.folder, place.progress, place.pool, place.callbacks, rate)
