@@ -38,6 +38,7 @@ GRIDS = {
     "mesh": Mesh(np.stack([np.cos(RING), np.sin(RING)], 1), 0.5, ("u",), units={"time": "h"},
                  neighbours=np.stack([RING, np.roll(RING, -1)], 1)),
     "pushed": Grid((8,), (8.0,), 0.5, ("u",), ("push",), units={"time": "h"}),
+    "four": Grid((4,), (4.0,), 1.0, ("u",)),
 }
 
 
@@ -95,6 +96,11 @@ def data_of(shape, dims, units="hours since 1970-01-01 03:00", steps=24):
         },
         coords={"time": ("time", times, {"units": units})},
     )
+
+
+def _decay(home):
+    (home / "decay.py").write_text(SOLVERS)
+    return f"{home / 'decay.py'}:Decay"
 
 
 class Notes(Silent):
@@ -163,6 +169,42 @@ def test_clocks_by_their_formula_golden(units, begins):
     for channel, wave in enumerate((np.sin(angle), np.cos(angle))):
         expected = torch.from_numpy(wave)[:, None].expand(9, 2)
         torch.testing.assert_close(found.forcing[0, :, channel], expected)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_states_what_is_told_and_clocks_are_of_one_type_exact(kind, tmp_path):
+    """Also where a file has wider numbers, or whole ones; a network then takes them as they are."""
+    names = ("rate", "age", "open", "sin 8", "cos 8")
+    grid = Grid((4,), (4.0,), 1.0, ("u",), names)
+    told = {"rate": np.array([0.1, 0.7]), "age": np.array([3, 40]), "open": np.array([True, False])}
+    states = np.random.default_rng(0).random((2, 6, 4)).astype(kind)
+    data = xr.Dataset(
+        {"u": (("simulation", "time", "x"), states)}
+        | {name: ("simulation", values) for name, values in told.items()},
+        {"time": np.arange(6.0)},
+    )
+    data.to_netcdf(tmp_path / "mine.nc", engine="h5netcdf")
+    found = load_trajectories(tmp_path / "mine.nc", grid)
+    assert found.states.dtype == found.forcing.dtype == torch.from_numpy(states).dtype
+    for channel, values in enumerate(told.values()):
+        assert found.forcing[:, 3, channel, 1].tolist() == values.astype(kind).tolist()
+    wave = np.sin(2 * np.pi * np.arange(6.0) / 8).astype(kind)
+    assert found.forcing[1, :, 3, 2].tolist() == wave.tolist()
+    body = torch.nn.Conv1d(6, 1, 1).to(found.states.dtype)
+    scales = found.state_scale(), found.forcing_scale()
+    network = Normalised(body, *scales, 1, told=dict.fromkeys(names, 0.0))
+    solver = load_solver(_decay(tmp_path), {"kind": "four"})
+    corrected = CorrectedSolver(solver, network)
+    states = rollout(corrected, found.states[:, 0], 5, lambda t: found.forcing[:, t])
+    assert states.dtype == found.states.dtype
+
+
+def test_a_number_too_large_for_the_type_of_the_states_is_refused():
+    grid = Grid((2,), (1.0,), 0.5, ("u",), ("rate",))
+    states = np.random.default_rng(0).random((9, 2)).astype("f4")
+    data = xr.Dataset({"u": (("time", "x"), states), "rate": ("time", np.full(9, 1e300))})
+    with pytest.raises(InputError, match="data 'rate': got NaN or infinity"):
+        from_dataset(data, grid)
 
 
 def test_a_clock_needs_times():

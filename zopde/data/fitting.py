@@ -44,7 +44,7 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
         if set(dataset[name].dims) < set(dims):
             dataset = dataset.assign({name: dataset[name].broadcast_like(dataset[names[0]])})
     for name in names:
-        _check_shape(dataset[name], grid)
+        _check_shape(dataset[name], grid, "f" if name in grid.channels else "biuf")
         _check_unit(dataset[name], grid)
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         check_times(dataset["time"], grid)
@@ -53,6 +53,9 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
         check_points(dataset, grid)
     else:
         dataset = _along_axes(dataset, grid)
+    kind = np.result_type(*(dataset[name].dtype for name in grid.channels))
+    for name in grid.forcing_channels:
+        dataset = dataset.assign({name: _of_type(dataset[name], kind)})
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
@@ -61,6 +64,14 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
     _check_weights(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
+
+
+def _of_type(variable: xr.DataArray, kind: np.dtype) -> xr.DataArray:
+    """A variable in another type; what it cannot hold becomes infinity."""
+    with np.errstate(over="ignore"):
+        found = variable.astype(kind, copy=False)
+    found.encoding = variable.encoding
+    return found
 
 
 def _along_axes(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
@@ -144,7 +155,8 @@ def with_name(dataset: xr.Dataset, old: str, new: str) -> xr.Dataset:
     return (dataset.swap_dims if taken else dataset.rename)({old: new})
 
 
-def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
+def _check_shape(variable: xr.DataArray, grid: Domain, kinds: str) -> None:
+    """Require the grid's dims and shape, and numbers of these kinds, as numpy names them."""
     wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
     what = f"data {variable.name!r}"
     if set(dims) != set(wanted):
@@ -160,7 +172,7 @@ def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
         else:
             remedy = f"data.dims, or such as xarray's {remedy}"
         raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
-    if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
+    if variable.dtype.kind not in kinds or variable.dtype.itemsize > 8:
         raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
     shape = tuple(variable.sizes[dim] for dim in grid.dims)
     if shape != grid.shape:
