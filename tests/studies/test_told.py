@@ -17,6 +17,7 @@ from zopde import (
     run_correction,
 )
 from zopde.data import clock_channels, from_dataset
+from zopde.data.deviations import constant_channels
 from zopde.domain import with_forcing
 from zopde.errors import PausedError
 from zopde.hybrid import Told
@@ -342,6 +343,50 @@ def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
         "the network is told what is the same in all training data, "
         "so it cannot learn what that does: flat"
     ]
+
+
+def test_a_sine_at_its_zeros_alone_is_told_in_vain(tmp_path):
+    """Two steps of half an hour make an hour: the sine is round-off, and the cosine is not."""
+    notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']
+    run_of(tmp_path, "run", "ring", "corrector.periods=[1.0]", *few, progress=notes)
+    assert [line.rpartition(": ")[2] for line in notes.said if "is told" in line] == ["sin 1"]
+    network = load_corrector(tmp_path / "run" / "NON" / "seed-0" / "model.safetensors")
+    assert network.input_scale[1] == 1
+    assert 0.9 < float(network.input_scale[2]) < 1.1
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("begin", [0.0, 4e4])
+def test_clocks_that_stand_still_are_constant_exact(kind, begin):
+    """A sine of round-off, and a year that is seen for eight hours a day long after its begin."""
+    names = (*clock_channels([1.0, 0.5, 1e9]), "rate", "tiny")
+    grid = Grid((2,), (1.0,), 0.5, ("u",), names)
+    states = np.random.default_rng(0).random((17, 2)).astype(kind)
+    told = {"rate": ("time", 1e5 + 1e-4 * np.arange(17.0)), "tiny": ("time", np.full(17, 1e-9))}
+    told["tiny"][1][3] = 2e-9
+    times = {"time": begin + 0.5 * np.arange(17)}
+    data = from_dataset(xr.Dataset({"u": (("time", "x"), states)} | told, times), grid)
+    still = ["sin 1", "sin 0.5", "cos 0.5", "sin 1000000000", "cos 1000000000", "rate"]
+    assert constant_channels(grid, data.forcing, names) == still
+    scales = dict(zip(names, data.forcing_scale().tolist(), strict=True))
+    assert [scales[name] for name in still[:5]] == [1.0] * 5
+    assert scales["rate"] == pytest.approx(1e5)
+    assert scales["tiny"] == pytest.approx(1e-9 * (16 / 17**2 * 34 / 33) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["corrector.periods=[0.5]"], r"periods: got 0\.5, expected 1 or more, 2 steps of the"),
+        (
+            ["corrector.periods=[6.0,1.9]", "corrector.every=2"],
+            r"periods: got 1\.9, expected 2 or more, 2 corrections; leave it out",
+        ),
+    ],
+)
+def test_a_period_that_the_network_cannot_follow_is_refused(changes, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        run_of(tmp_path, "run", "ring", *changes)
 
 
 RIVALS = '"EMU", "CV", "FG", "ES", "EKI", "ZO-interface", "SOL"'

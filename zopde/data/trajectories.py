@@ -110,7 +110,7 @@ class Trajectories:
         """Likewise of every forcing channel; empty without forcing."""
         if self.forcing is None:
             return self.states.new_zeros(0)
-        return deviations(self.grid, self.forcing)
+        return deviations(self.grid, self.forcing, self.grid.forcing_channels)
 
 
 Piece = tuple[Trajectories, Times | None]  # a file's

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from zopde.contracts import Domain
 from zopde.data import clock_channels
+from zopde.data.clock import is_clock
+from zopde.domain import with_forcing
 from zopde.errors import InputError, first_line
 from zopde.hybrid import INJECTIONS
 from zopde.memory import check_fits
@@ -28,6 +30,7 @@ from zopde.validate import check_choice
 _MOST_DIMS = 3  # of the convolutions that torch has
 _MOVE = 0.1  # of the weights of a copy
 _ROUNDING = 1e-3  # of a network's largest answer, in any precision
+_NEAR = 1e-9  # what a period may be too short by, for it was rounded
 _COORDINATES = "coordinates"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -226,6 +229,33 @@ class CorrectorSettings:
         """The same network, which is told nothing, for who has no data to tell it."""
         places = tuple(name for name in self.inputs if name == _COORDINATES)
         return replace(self, inputs=places, periods=(), history=0)
+
+    def told_on(self, grid: Domain) -> Domain:
+        """A solver's grid with the channels of `told` behind its own.
+
+        Raises:
+            InputError: If one is a channel that the solver has, or a name that no channel can have,
+                or if the network sees a period less than twice.
+        """
+        for name in self.told:
+            if name in grid.forcing_channels:
+                raise InputError(
+                    "corrector.periods" if is_clock(name) else "corrector.inputs",
+                    got=f"{name!r}, a forcing channel of the solver",
+                    expected="what the solver is not given",
+                    remedy="leave it out: the network sees it already",
+                )
+        shortest = 2 * self.every * grid.dt
+        for period in self.periods:
+            if period < (1 - _NEAR) * shortest:
+                steps = "2 steps of the solver" if self.every == 1 else "2 corrections"
+                remedy = "leave it out: the network sees a shorter one as another one, or as none"
+                expected = f"{shortest:g} or more, {steps}"
+                raise InputError("corrector.periods", got=period, expected=expected, remedy=remedy)
+        try:
+            return with_forcing(grid, self.told)
+        except InputError as error:
+            raise error.of("corrector.inputs") from error
 
     def network(
         self, grid: Domain, scale: Tensor, forcing_scale: Tensor, means: Tensor, seed: int
