@@ -1,10 +1,14 @@
 """A network that is told what the solver is not: parameters of the runs, and the time."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+import zopde
 from zopde import (
     CorrectedSolver,
     Grid,
@@ -94,6 +98,7 @@ def data_of(shape, dims, units="hours since 1970-01-01 03:00", steps=24):
             "rate": ("simulation", RATES),
             "push": ("simulation", 0.01 * RATES),
             "flat": ("simulation", 0 * RATES + 3),
+            "part": ("simulation", np.where(RATES > 1.9, np.nan, RATES)),
         },
         coords={"time": ("time", times, {"units": units})},
     )
@@ -257,6 +262,30 @@ def test_rate_and_hour_of_each_run_are_learned_when_told_alone(tmp_path):
         corrected.step(data.states[:, 0])
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_lines_of_the_page_do_what_the_run_did(every, tmp_path, monkeypatch):
+    """A file of single steps, a correction every few, in the file's own precision."""
+    more = [*TOLD, f"corrector.every={every}", 'run.labels=["SRC","NON"]']
+    run_of(tmp_path, "run", "pushed", *more, 'non.length="20 iterations"')
+    place = tmp_path / "run" / "NON" / "seed-0"
+    page = Path(__file__).parents[2] / "docs" / "howto" / "own-network.md"
+    blocks = [rest.partition("```")[0] for rest in page.read_text().split("```python\n")]
+    lines = [block for block in blocks if ".strided(" in block]
+    assert len(lines) == 2
+    with xr.open_dataset(place / "rollout.nc") as file:
+        expected = torch.from_numpy(file["u"].values)[:, :, None]
+    shutil.copy(place / "model.safetensors", tmp_path)
+    shutil.copy(tmp_path / "data.nc", tmp_path / "mine.nc")
+    monkeypatch.chdir(tmp_path)
+    solver = load_solver("decay.py:Decay", {"kind": "pushed"})
+    network = load_corrector(place / "model.safetensors")
+    for block in lines:
+        known = {"zopde": zopde, "solver": solver, "corrected": CorrectedSolver(solver, network)}
+        code = block.replace('"run"', '"model.safetensors"').replace(" 50,", " data.steps,")
+        exec(code, known)
+        torch.testing.assert_close(known["states"][6:8], expected)
+
+
 @pytest.mark.parametrize(
     ("kind", "inject", "every", "labels"),
     [
@@ -327,12 +356,24 @@ def test_a_solver_that_makes_its_data_can_tell_the_time_alone(tmp_path, forecast
         ('["time"]', r"corrector\.inputs.*'time'.*another name"),
         ('["u"]', r"corrector\.inputs.*channel 'u'"),
         ('["rate", "rate"]', r"corrector\.inputs.*each once"),
-        ('["Rate"]', r"data.*got variables u, rate, push, flat, expected a variable 'Rate'"),
+        ('["coordinates", "coordinates"]', r"corrector\.inputs: got .*each once"),
+        (
+            '["push"]',
+            r"corrector\.inputs: got 'push', a forcing.*leave it out: the network sees it",
+        ),
+        ('["sin 8"]', r"corrector\.inputs: got sin 8, .*corrector\.periods=\[8\]"),
+        ('["nope"]', r"a variable 'nope'; .*corrector\.inputs.*\"coordinates\""),
+        ('["part"]', r"data 'part': got NaN.*'part' is.*corrector\.inputs.*known everywhere"),
+        ('["rate"]\ncorrector.periods=[8,8]', r"corrector\.periods: got \[8\.0, 8\.0\].*each once"),
+        (
+            '["Rate"]',
+            r"data.*got variables u, rate, push, flat, part, expected a variable 'Rate'.*'rate'\?",
+        ),
     ],
 )
 def test_names_that_will_not_do_are_refused(names, said, tmp_path):
     with pytest.raises(InputError, match=said):
-        run_of(tmp_path, "run", "ring", f"corrector.inputs={names}")
+        run_of(tmp_path, "run", "pushed", *f"corrector.inputs={names}".split("\n"))
 
 
 def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):

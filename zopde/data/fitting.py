@@ -16,6 +16,7 @@ from zopde.data.units import METRES, is_share, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.mesh import AXES, Mesh
+from zopde.validate import nearest
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,16 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
     for name in names:
         if name not in dataset:
             known = ", ".join(map(str, dataset.data_vars)) or "nothing"
-            raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
+            remedy = nearest(name, map(str, dataset.data_vars))
+            if name in grid.forcing_channels:
+                what = 'what a network is told (corrector.inputs) is a variable, or "coordinates"'
+                remedy = f"{what}; {remedy}".removesuffix("; ")
+            raise InputError(
+                "data",
+                got=f"variables {known}",
+                expected=f"a variable {name!r}",
+                remedy=remedy,
+            )
     for name in grid.forcing_channels:  # one that does not change in time, or in space
         if set(dataset[name].dims) < set(dims):
             dataset = dataset.assign({name: dataset[name].broadcast_like(dataset[names[0]])})
@@ -59,7 +69,7 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
-        _check_values(fluid, partial and name in grid.channels)
+        _check_values(fluid, name in grid.channels, partial)
     _check_mask(dataset, grid)
     _check_weights(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
@@ -310,13 +320,18 @@ def _limits(variable: xr.DataArray, what: str) -> np.ndarray:
     return ends.astype(variable.dtype)
 
 
-def _check_values(variable: xr.DataArray, partial: bool) -> None:
+def _check_values(variable: xr.DataArray, is_state: bool, partial: bool) -> None:
     values, what = variable.values, f"data {variable.name!r}"
-    bad = np.argwhere(np.isinf(values) if partial else ~np.isfinite(values))
+    bad = np.argwhere(np.isinf(values) if partial and is_state else ~np.isfinite(values))
     if len(bad):
         got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
         remedy = "a _FillValue is read as NaN: fill or cut out those cells, or leave them out by "
-        remedy += "the mask of the grid; states that were measured in part need data.partial=true"
+        remedy += "the mask of the grid; "
+        if is_state:
+            remedy += "states that were measured in part need data.partial=true"
+        else:
+            remedy += f"{variable.name!r} is a forcing or one of corrector.inputs, which must be "
+            remedy += "known everywhere, also with data.partial"
         raise InputError(what, got=got, expected="finite values", remedy=remedy)
     values = values[~np.isnan(values)]
     if not values.size:

@@ -196,7 +196,8 @@ class CorrectorSettings:
     other and on a mesh; see `zopde.nets.coordinate_channels`. Any other name is a variable of the
     data, such as a parameter of each simulation, of which the solver is not told.
     `periods` tell it the time t of the data: sin and cos of 2 pi t / P for each period P, in the
-    unit of the grid's `dt`, such as a day; see `zopde.data.clock_channels`.
+    unit of the grid's `dt`, such as a day, of two corrected steps at least; see
+    `zopde.data.clock_channels`.
     With a `history` of k it sees the k states before the one that the step starts from, too, each a
     corrected step earlier: of the data in training, as far as they go back, and of the rollout
     after it. Where a run begins, its first state stands for those before it.
@@ -218,6 +219,17 @@ class CorrectorSettings:
         elif self.padding != "auto":
             expected = '"auto": a class of your own pads as it likes'
             raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
+        clocks = [clock_channels([period]) for period in self.periods]
+        for name, said, given in (
+            ("corrector.inputs", self.inputs, self.inputs),
+            ("corrector.periods", clocks, self.periods),
+        ):
+            if len(set(said)) < len(said):
+                raise InputError(name, got=list(given), expected="each once")
+        if wrong := [name for name in self.inputs if is_clock(name)]:
+            remedy = f"give the period in corrector.periods=[{wrong[0].split()[1]}]"
+            expected = "variables of the data"
+            raise InputError("corrector.inputs", got=wrong[0], expected=expected, remedy=remedy)
 
     @property
     def told(self) -> tuple[str, ...]:
