@@ -117,6 +117,18 @@ def test_sensors_on_land_are_refused_and_a_mesh_has_the_nearest_point():
             SensorsLoss([outside])(here, here, mesh)
 
 
+@pytest.mark.parametrize("positions", [[], [[1.0, 2.0]], [1.0], [[1.0], []]])
+def test_positions_of_another_kind_are_refused(positions):
+    line = Grid((4,), (4.0,), 0.1, ("u",))
+    mesh = Mesh([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 0.1, ("u",), cells=[[0, 1, 2]])
+    field = states(1, 1, line)
+    with pytest.raises(InputError, match=r"expected \[\[x\], \.\.\.\], 1 number for each position"):
+        SensorsLoss(positions)(field, field, line)
+    here = torch.zeros(1, 1, 1, 3)
+    with pytest.raises(InputError, match=r"\[\[x, y\], \.\.\.\], 2 numbers for each position"):
+        SensorsLoss([[1.0]])(here, here, mesh)
+
+
 def test_cells_count_by_their_weight_and_land_not_at_all():
     mask = np.ones((2, 2), dtype=bool)
     mask[0, 0] = False
