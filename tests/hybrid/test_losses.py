@@ -94,7 +94,7 @@ def test_sensors_interpolate_linearly_and_across_a_periodic_edge(falling):
     assert felt(2.0, 2.25) == pytest.approx(3 * 2.0 + 1.75)
     assert felt(3.5, 7.9) == pytest.approx(3 * 3.5 + 3.5)  # between 7.5 and 0.5, both 3.5 off
     assert felt(0.1, 2.5) == pytest.approx(3 * 0.5 + 1.5)  # beyond the last centre
-    bad = {(1.0,): "positions of 2 numbers", ("a", "b"): "positions", (6.0, 1.0): "6 along y"}
+    bad = {(1.0,): "2 numbers for each", ("a", "b"): "positions", (6.0, 1.0): "6 along y"}
     for position, what in {**bad, (math.nan, 1.0): "nan along y"}.items():
         with pytest.raises(InputError, match=what):
             felt(*position)

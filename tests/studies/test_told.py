@@ -386,6 +386,13 @@ def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
     ]
 
 
+def test_a_run_that_tells_nothing_says_nothing_of_it(tmp_path):
+    """Also where the solver has a forcing, of which nothing is the network's alone."""
+    notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']
+    run_of(tmp_path, "run", "pushed", *few, progress=notes)
+    assert not [line for line in notes.said if "is told" in line]
+
+
 def test_a_sine_at_its_zeros_alone_is_told_in_vain(tmp_path):
     """Two steps of half an hour make an hour: the sine is round-off, and the cosine is not."""
     notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']

@@ -40,7 +40,9 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
     for name in names:
         if name not in dataset:
             known = ", ".join(map(str, dataset.data_vars)) or "nothing"
-            remedy = nearest(name, map(str, dataset.data_vars))
+            remedy = nearest(
+                name, [str(other) for other in dataset.data_vars if other not in names]
+            )
             if name in grid.forcing_channels:
                 what = 'what a network is told (corrector.inputs) is a variable, or "coordinates"'
                 remedy = f"{what}; {remedy}".removesuffix("; ")

@@ -95,9 +95,9 @@ class Stored:
 
 def _constant(data: Trajectories, own: int) -> list[str]:
     """Names of what a network is told, and what is the same in all the data but for round-off."""
-    if data.forcing is None:
-        return []
     names = data.grid.forcing_channels[own:]
+    if data.forcing is None or not names:
+        return []
     return constant_channels(data.grid, data.forcing[:, :, own:], names)
 
 
