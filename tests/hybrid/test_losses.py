@@ -94,7 +94,7 @@ def test_sensors_interpolate_linearly_and_across_a_periodic_edge(falling):
     assert felt(2.0, 2.25) == pytest.approx(3 * 2.0 + 1.75)
     assert felt(3.5, 7.9) == pytest.approx(3 * 3.5 + 3.5)  # between 7.5 and 0.5, both 3.5 off
     assert felt(0.1, 2.5) == pytest.approx(3 * 0.5 + 1.5)  # beyond the last centre
-    bad = {(1.0,): "positions of 2 numbers", ("a", "b"): "positions", (6.0, 1.0): "6 along y"}
+    bad = {(1.0,): "2 numbers for each", ("a", "b"): "positions", (6.0, 1.0): "6 along y"}
     for position, what in {**bad, (math.nan, 1.0): "nan along y"}.items():
         with pytest.raises(InputError, match=what):
             felt(*position)
@@ -115,6 +115,18 @@ def test_sensors_on_land_are_refused_and_a_mesh_has_the_nearest_point():
     for outside in ([0.1, 1.8], [math.nan, 0.1]):
         with pytest.raises(InputError, match="places between"):
             SensorsLoss([outside])(here, here, mesh)
+
+
+@pytest.mark.parametrize("positions", [[], [[1.0, 2.0]], [1.0], [[1.0], []]])
+def test_positions_of_another_kind_are_refused(positions):
+    line = Grid((4,), (4.0,), 0.1, ("u",))
+    mesh = Mesh([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 0.1, ("u",), cells=[[0, 1, 2]])
+    field = states(1, 1, line)
+    with pytest.raises(InputError, match=r"expected \[\[x\], \.\.\.\], 1 number for each position"):
+        SensorsLoss(positions)(field, field, line)
+    here = torch.zeros(1, 1, 1, 3)
+    with pytest.raises(InputError, match=r"\[\[x, y\], \.\.\.\], 2 numbers for each position"):
+        SensorsLoss([[1.0]])(here, here, mesh)
 
 
 def test_cells_count_by_their_weight_and_land_not_at_all():

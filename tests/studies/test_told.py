@@ -1,13 +1,16 @@
 """A network that is told what the solver is not: parameters of the runs, and the time."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+import zopde
 from zopde import (
     CorrectedSolver,
-    Grid,
     InputError,
     Normalised,
     load_corrector,
@@ -16,7 +19,7 @@ from zopde import (
     rollout,
     run_correction,
 )
-from zopde.data import clock_channels, from_dataset
+from zopde.data import clock_channels
 from zopde.domain import with_forcing
 from zopde.errors import PausedError
 from zopde.hybrid import Told
@@ -92,6 +95,7 @@ def data_of(shape, dims, units="hours since 1970-01-01 03:00", steps=24):
             "rate": ("simulation", RATES),
             "push": ("simulation", 0.01 * RATES),
             "flat": ("simulation", 0 * RATES + 3),
+            "part": ("simulation", np.where(RATES > 1.9, np.nan, RATES)),
         },
         coords={"time": ("time", times, {"units": units})},
     )
@@ -134,44 +138,6 @@ def test_a_solver_is_not_given_what_a_network_is_told_exact(toy, gen):
             told.step(state, wrong)
 
 
-@pytest.mark.parametrize(
-    ("units", "begins"),
-    [
-        ("hours", 0.0),
-        ("minutes", 0.0),
-        ("hours since 1970-01-01 03:00", 3.0),
-        ("days since 1970-01-02", 24.0),
-        ("datetime", 24 * 3 + 6.0),
-    ],
-)
-def test_clocks_by_their_formula_golden(units, begins):
-    """The grid counts hours, whatever the file counts."""
-    names = clock_channels([24.0, 86164.0905])
-    assert names == ("sin 24", "cos 24", "sin 86164.0905", "cos 86164.0905")
-    grid = Grid((2,), (1.0,), 0.5, ("u",), names, units={"time": "h"})
-    hours = 0.5 * np.arange(9)
-    word = units.split()[0]
-    times = hours * {"hours": 1, "minutes": 60, "days": 1 / 24, "datetime": 1}[word]
-    if word == "datetime":
-        dates = np.datetime64("1970-01-04T06:00") + (60 * hours).astype("m8[m]")
-        time = ("time", dates.astype("M8[ns]"))
-    else:
-        time = ("time", times, {"units": units})
-    states = np.random.default_rng(0).random((9, 2))
-    found = from_dataset(xr.Dataset({"u": (("time", "x"), states)}, {"time": time}), grid)
-    angle = 2 * np.pi * (begins + hours) / 24.0
-    for channel, wave in enumerate((np.sin(angle), np.cos(angle))):
-        expected = torch.from_numpy(wave)[:, None].expand(9, 2)
-        torch.testing.assert_close(found.forcing[0, :, channel], expected)
-
-
-def test_a_clock_needs_times():
-    grid = Grid((2,), (1.0,), 0.5, ("u",), clock_channels([24.0]))
-    data = xr.Dataset({"u": (("time", "x"), np.random.default_rng(0).random((9, 2)))})
-    with pytest.raises(InputError, match=r"data: got no times, expected times.*sin 24"):
-        from_dataset(data, grid)
-
-
 def test_what_is_told_is_seen_about_its_mean_and_never_corrected_exact(gen):
     class Whole(torch.nn.Module):
         def forward(self, x):
@@ -212,6 +178,30 @@ def test_rate_and_hour_of_each_run_are_learned_when_told_alone(tmp_path):
     torch.testing.assert_close(found, expected)
     with pytest.raises(InputError, match="rate, sin 6, cos 6"):
         corrected.step(data.states[:, 0])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_lines_of_the_page_do_what_the_run_did(every, tmp_path, monkeypatch):
+    """A file of single steps, a correction every few, in the file's own precision."""
+    more = [*TOLD, f"corrector.every={every}", 'run.labels=["SRC","NON"]']
+    run_of(tmp_path, "run", "pushed", *more, 'non.length="20 iterations"')
+    place = tmp_path / "run" / "NON" / "seed-0"
+    page = Path(__file__).parents[2] / "docs" / "howto" / "own-network.md"
+    blocks = [rest.partition("```")[0] for rest in page.read_text().split("```python\n")]
+    lines = [block for block in blocks if ".strided(" in block]
+    assert len(lines) == 2
+    with xr.open_dataset(place / "rollout.nc") as file:
+        expected = torch.from_numpy(file["u"].values)[:, :, None]
+    shutil.copy(place / "model.safetensors", tmp_path)
+    shutil.copy(tmp_path / "data.nc", tmp_path / "mine.nc")
+    monkeypatch.chdir(tmp_path)
+    solver = load_solver("decay.py:Decay", {"kind": "pushed"})
+    network = load_corrector(place / "model.safetensors")
+    for block in lines:
+        known = {"zopde": zopde, "solver": solver, "corrected": CorrectedSolver(solver, network)}
+        code = block.replace('"run"', '"model.safetensors"').replace(" 50,", " data.steps,")
+        exec(code, known)
+        torch.testing.assert_close(known["states"][6:8], expected)
 
 
 @pytest.mark.parametrize(
@@ -284,12 +274,24 @@ def test_a_solver_that_makes_its_data_can_tell_the_time_alone(tmp_path, forecast
         ('["time"]', r"corrector\.inputs.*'time'.*another name"),
         ('["u"]', r"corrector\.inputs.*channel 'u'"),
         ('["rate", "rate"]', r"corrector\.inputs.*each once"),
-        ('["Rate"]', r"data.*got variables u, rate, push, flat, expected a variable 'Rate'"),
+        ('["coordinates", "coordinates"]', r"corrector\.inputs: got .*each once"),
+        (
+            '["push"]',
+            r"corrector\.inputs: got 'push', a forcing.*leave it out: the network sees it",
+        ),
+        ('["sin 8"]', r"corrector\.inputs: got sin 8, .*corrector\.periods=\[8\]"),
+        ('["nope"]', r"a variable 'nope'; .*corrector\.inputs.*\"coordinates\""),
+        ('["part"]', r"data 'part': got NaN.*'part' is.*corrector\.inputs.*known everywhere"),
+        ('["rate"]\ncorrector.periods=[8,8]', r"corrector\.periods: got \[8\.0, 8\.0\].*each once"),
+        (
+            '["Rate"]',
+            r"data.*got variables u, rate, push, flat, part, expected a variable 'Rate'.*'rate'\?",
+        ),
     ],
 )
 def test_names_that_will_not_do_are_refused(names, said, tmp_path):
     with pytest.raises(InputError, match=said):
-        run_of(tmp_path, "run", "ring", f"corrector.inputs={names}")
+        run_of(tmp_path, "run", "pushed", *f"corrector.inputs={names}".split("\n"))
 
 
 def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
@@ -300,6 +302,38 @@ def test_what_never_changes_is_told_in_vain_and_a_line_says_so(tmp_path):
         "the network is told what is the same in all training data, "
         "so it cannot learn what that does: flat"
     ]
+
+
+def test_a_run_that_tells_nothing_says_nothing_of_it(tmp_path):
+    """Also where the solver has a forcing, of which nothing is the network's alone."""
+    notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']
+    run_of(tmp_path, "run", "pushed", *few, progress=notes)
+    assert not [line for line in notes.said if "is told" in line]
+
+
+def test_a_sine_at_its_zeros_alone_is_told_in_vain(tmp_path):
+    """Two steps of half an hour make an hour: the sine is round-off, and the cosine is not."""
+    notes, few = Notes(), ['run.labels=["SRC","NON"]', 'non.length="2 iterations"']
+    run_of(tmp_path, "run", "ring", "corrector.periods=[1.0]", *few, progress=notes)
+    assert [line.rpartition(": ")[2] for line in notes.said if "is told" in line] == ["sin 1"]
+    network = load_corrector(tmp_path / "run" / "NON" / "seed-0" / "model.safetensors")
+    assert network.input_scale[1] == 1
+    assert 0.9 < float(network.input_scale[2]) < 1.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["corrector.periods=[0.5]"], r"periods: got 0\.5, expected 1 or more, 2 steps of the"),
+        (
+            ["corrector.periods=[6.0,1.9]", "corrector.every=2"],
+            r"periods: got 1\.9, expected 2 or more, 2 corrections; leave it out",
+        ),
+    ],
+)
+def test_a_period_that_the_network_cannot_follow_is_refused(changes, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        run_of(tmp_path, "run", "ring", *changes)
 
 
 RIVALS = '"EMU", "CV", "FG", "ES", "EKI", "ZO-interface", "SOL"'

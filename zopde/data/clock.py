@@ -45,9 +45,8 @@ def with_clock(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
     if clocks and "time" not in dataset.coords:
         expected = f"times, of which {', '.join(clocks)} are made"
         raise InputError("data", got="no times", expected=expected)
-    kind = dataset[grid.channels[0]].dtype
     for name, found in clocks.items():
         angle = 2 * np.pi * since_1970(dataset["time"], grid) / float(found[2])
         wave = np.sin(angle) if found[1] == "sin" else np.cos(angle)
-        dataset = dataset.assign({name: ("time", wave.astype(kind))})
+        dataset = dataset.assign({name: ("time", wave)})
     return dataset

@@ -16,6 +16,7 @@ from zopde.data.units import METRES, is_share, same_unit
 from zopde.errors import InputError
 from zopde.grid import Grid
 from zopde.mesh import AXES, Mesh
+from zopde.validate import nearest
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,23 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
     for name in names:
         if name not in dataset:
             known = ", ".join(map(str, dataset.data_vars)) or "nothing"
-            raise InputError("data", got=f"variables {known}", expected=f"a variable {name!r}")
+            remedy = nearest(
+                name, [str(other) for other in dataset.data_vars if other not in names]
+            )
+            if name in grid.forcing_channels:
+                what = 'what a network is told (corrector.inputs) is a variable, or "coordinates"'
+                remedy = f"{what}; {remedy}".removesuffix("; ")
+            raise InputError(
+                "data",
+                got=f"variables {known}",
+                expected=f"a variable {name!r}",
+                remedy=remedy,
+            )
     for name in grid.forcing_channels:  # one that does not change in time, or in space
         if set(dataset[name].dims) < set(dims):
             dataset = dataset.assign({name: dataset[name].broadcast_like(dataset[names[0]])})
     for name in names:
-        _check_shape(dataset[name], grid)
+        _check_shape(dataset[name], grid, "f" if name in grid.channels else "biuf")
         _check_unit(dataset[name], grid)
     if "time" in dataset.coords and dataset.sizes["time"] > 1:
         check_times(dataset["time"], grid)
@@ -53,14 +65,25 @@ def fitted(dataset: xr.Dataset, grid: Domain, partial: bool = False) -> xr.Datas
         check_points(dataset, grid)
     else:
         dataset = _along_axes(dataset, grid)
+    kind = np.result_type(*(dataset[name].dtype for name in grid.channels))
+    for name in grid.forcing_channels:
+        dataset = dataset.assign({name: _of_type(dataset[name], kind)})
     for name in names:
         fluid = _on_fluid(dataset[name], grid)
         _check_marked(fluid)
-        _check_values(fluid, partial and name in grid.channels)
+        _check_values(fluid, name in grid.channels, partial)
     _check_mask(dataset, grid)
     _check_weights(dataset, grid)
     _warn_of_empty_states(dataset, grid.channels)
     return dataset
+
+
+def _of_type(variable: xr.DataArray, kind: np.dtype) -> xr.DataArray:
+    """A variable in another type; what it cannot hold becomes infinity."""
+    with np.errstate(over="ignore"):
+        found = variable.astype(kind, copy=False)
+    found.encoding = variable.encoding
+    return found
 
 
 def _along_axes(dataset: xr.Dataset, grid: Domain) -> xr.Dataset:
@@ -144,7 +167,8 @@ def with_name(dataset: xr.Dataset, old: str, new: str) -> xr.Dataset:
     return (dataset.swap_dims if taken else dataset.rename)({old: new})
 
 
-def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
+def _check_shape(variable: xr.DataArray, grid: Domain, kinds: str) -> None:
+    """Require the grid's dims and shape, and numbers of these kinds, as numpy names them."""
     wanted, dims = ("simulation", "time", *grid.dims), [str(dim) for dim in variable.dims]
     what = f"data {variable.name!r}"
     if set(dims) != set(wanted):
@@ -160,7 +184,7 @@ def _check_shape(variable: xr.DataArray, grid: Domain) -> None:
         else:
             remedy = f"data.dims, or such as xarray's {remedy}"
         raise InputError(what, got=f"dims {tuple(dims)}", expected=str(wanted), remedy=remedy)
-    if variable.dtype.kind != "f" or variable.dtype.itemsize > 8:
+    if variable.dtype.kind not in kinds or variable.dtype.itemsize > 8:
         raise InputError(what, got=f"type {variable.dtype}", expected="real numbers")
     shape = tuple(variable.sizes[dim] for dim in grid.dims)
     if shape != grid.shape:
@@ -298,13 +322,18 @@ def _limits(variable: xr.DataArray, what: str) -> np.ndarray:
     return ends.astype(variable.dtype)
 
 
-def _check_values(variable: xr.DataArray, partial: bool) -> None:
+def _check_values(variable: xr.DataArray, is_state: bool, partial: bool) -> None:
     values, what = variable.values, f"data {variable.name!r}"
-    bad = np.argwhere(np.isinf(values) if partial else ~np.isfinite(values))
+    bad = np.argwhere(np.isinf(values) if partial and is_state else ~np.isfinite(values))
     if len(bad):
         got = f"NaN or infinity, first at {tuple(map(int, bad[0]))}, {len(bad):,} values in all"
         remedy = "a _FillValue is read as NaN: fill or cut out those cells, or leave them out by "
-        remedy += "the mask of the grid; states that were measured in part need data.partial=true"
+        remedy += "the mask of the grid; "
+        if is_state:
+            remedy += "states that were measured in part need data.partial=true"
+        else:
+            remedy += f"{variable.name!r} is a forcing or one of corrector.inputs, which must be "
+            remedy += "known everywhere, also with data.partial"
         raise InputError(what, got=got, expected="finite values", remedy=remedy)
     values = values[~np.isnan(values)]
     if not values.size:

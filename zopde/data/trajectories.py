@@ -110,7 +110,7 @@ class Trajectories:
         """Likewise of every forcing channel; empty without forcing."""
         if self.forcing is None:
             return self.states.new_zeros(0)
-        return deviations(self.grid, self.forcing)
+        return deviations(self.grid, self.forcing, self.grid.forcing_channels)
 
 
 Piece = tuple[Trajectories, Times | None]  # a file's
@@ -341,8 +341,12 @@ def from_dataset(dataset: xr.Dataset, grid: Domain) -> Trajectories:
             in any order, "t" or "Time" for "time", "simulation" only where there are several.
             Attributes `dt` and `extent`, times (also those of CF), coordinates and units, as far
             as they are there, must agree with the grid; descending coordinates are turned round.
-            What lies outside of the grid's mask is not looked at, and becomes 0.
+            What lies outside of the grid's mask is not looked at, and becomes 0. A forcing may
+            have whole numbers.
         grid: What the solver expects.
+
+    Returns:
+        States and forcing, clocks too, in one dtype: that of the states.
 
     Raises:
         InputError: On a missing variable, other dims or shape, a gap between times, NaN, a fill

@@ -15,6 +15,7 @@ from torch import Tensor
 from zopde.contracts import Domain
 from zopde.errors import InputError, first_line
 from zopde.grid import Grid
+from zopde.mesh import AXES
 
 Rollouts = Float[Tensor, "window time channel *space"]
 PerWindow = Float[Tensor, " window"]
@@ -199,7 +200,8 @@ def _corners(
     except (TypeError, ValueError):
         places = torch.empty(0)
     if places.dim() != 2 or places.shape[1] != axes or not len(places):
-        expected = f"a list of positions of {axes} numbers each"
+        one = ", ".join(domain.dims if isinstance(domain, Grid) else AXES[:axes])
+        expected = f"[[{one}], ...], {axes} number{'s' * (axes > 1)} for each position"
         raise InputError("sensors positions", got=repr(positions), expected=expected)
     if not isinstance(domain, Grid):
         points: Tensor = domain.positions  # type: ignore[attr-defined]  # a mesh

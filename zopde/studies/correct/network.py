@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from zopde.contracts import Domain
 from zopde.data import clock_channels
+from zopde.data.clock import is_clock
+from zopde.domain import with_forcing
 from zopde.errors import InputError, first_line
 from zopde.hybrid import INJECTIONS
 from zopde.memory import check_fits
@@ -28,6 +30,7 @@ from zopde.validate import check_choice
 _MOST_DIMS = 3  # of the convolutions that torch has
 _MOVE = 0.1  # of the weights of a copy
 _ROUNDING = 1e-3  # of a network's largest answer, in any precision
+_NEAR = 1e-9  # what a period may be too short by, for it was rounded
 _COORDINATES = "coordinates"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -193,7 +196,8 @@ class CorrectorSettings:
     other and on a mesh; see `zopde.nets.coordinate_channels`. Any other name is a variable of the
     data, such as a parameter of each simulation, of which the solver is not told.
     `periods` tell it the time t of the data: sin and cos of 2 pi t / P for each period P, in the
-    unit of the grid's `dt`, such as a day; see `zopde.data.clock_channels`.
+    unit of the grid's `dt`, such as a day, of two corrected steps at least; see
+    `zopde.data.clock_channels`.
     With a `history` of k it sees the k states before the one that the step starts from, too, each a
     corrected step earlier: of the data in training, as far as they go back, and of the rollout
     after it. Where a run begins, its first state stands for those before it.
@@ -215,6 +219,17 @@ class CorrectorSettings:
         elif self.padding != "auto":
             expected = '"auto": a class of your own pads as it likes'
             raise InputError("corrector.padding", got=repr(self.padding), expected=expected)
+        clocks = [clock_channels([period]) for period in self.periods]
+        for name, said, given in (
+            ("corrector.inputs", self.inputs, self.inputs),
+            ("corrector.periods", clocks, self.periods),
+        ):
+            if len(set(said)) < len(said):
+                raise InputError(name, got=list(given), expected="each once")
+        if wrong := [name for name in self.inputs if is_clock(name)]:
+            remedy = f"give the period in corrector.periods=[{wrong[0].split()[1]}]"
+            expected = "variables of the data"
+            raise InputError("corrector.inputs", got=wrong[0], expected=expected, remedy=remedy)
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -226,6 +241,33 @@ class CorrectorSettings:
         """The same network, which is told nothing, for who has no data to tell it."""
         places = tuple(name for name in self.inputs if name == _COORDINATES)
         return replace(self, inputs=places, periods=(), history=0)
+
+    def told_on(self, grid: Domain) -> Domain:
+        """A solver's grid with the channels of `told` behind its own.
+
+        Raises:
+            InputError: If one is a channel that the solver has, or a name that no channel can have,
+                or if the network sees a period less than twice.
+        """
+        for name in self.told:
+            if name in grid.forcing_channels:
+                raise InputError(
+                    "corrector.periods" if is_clock(name) else "corrector.inputs",
+                    got=f"{name!r}, a forcing channel of the solver",
+                    expected="what the solver is not given",
+                    remedy="leave it out: the network sees it already",
+                )
+        shortest = 2 * self.every * grid.dt
+        for period in self.periods:
+            if period < (1 - _NEAR) * shortest:
+                steps = "2 steps of the solver" if self.every == 1 else "2 corrections"
+                remedy = "leave it out: the network sees a shorter one as another one, or as none"
+                expected = f"{shortest:g} or more, {steps}"
+                raise InputError("corrector.periods", got=period, expected=expected, remedy=remedy)
+        try:
+            return with_forcing(grid, self.told)
+        except InputError as error:
+            raise error.of("corrector.inputs") from error
 
     def network(
         self, grid: Domain, scale: Tensor, forcing_scale: Tensor, means: Tensor, seed: int

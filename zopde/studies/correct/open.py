@@ -16,7 +16,6 @@ from zopde.data import Trajectories
 from zopde.data.deviations import means
 from zopde.data.sources import data_files
 from zopde.data.trajectories import recorded_settings
-from zopde.domain import with_forcing
 from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.identity import content_of, content_of_code, files_of, solver_identity
@@ -155,11 +154,7 @@ def _planned(config: CorrectionConfig, root: Path, progress: Progress) -> Refere
 def _check_network(config: CorrectionConfig, solver: Solver) -> None:
     """Build the network once, before anything is simulated."""
     corrector = config.corrector
-    try:
-        grid = with_forcing(solver.grid, corrector.told)
-    except InputError as error:
-        raise error.of("corrector.inputs") from error
-    corrector.check_on(grid, config.dtype, config.run.seeds[0])
+    corrector.check_on(corrector.told_on(solver.grid), config.dtype, config.run.seeds[0])
 
 
 def _opened(

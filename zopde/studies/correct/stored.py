@@ -10,6 +10,7 @@ from zopde.blackbox import Dropping, Filled, Retrying
 from zopde.contracts import Differentiable, Solver
 from zopde.data import Trajectories, first_steps, later_steps
 from zopde.data.batches import usable_starts
+from zopde.data.deviations import constant_channels
 from zopde.errors import InputError, MistakeError, SolverError
 from zopde.hybrid import INJECTIONS
 from zopde.nets.correctors import Inject
@@ -93,12 +94,11 @@ class Stored:
 
 
 def _constant(data: Trajectories, own: int) -> list[str]:
-    """Names of what a network is told, and what is the same number in all the data."""
-    if data.forcing is None:
-        return []
-    numbers = data.grid.fluid_values(data.forcing).transpose(0, 2).flatten(1)[own:]
+    """Names of what a network is told, and what is the same in all the data but for round-off."""
     names = data.grid.forcing_channels[own:]
-    return [name for name, row in zip(names, numbers, strict=True) if bool((row == row[0]).all())]
+    if data.forcing is None or not names:
+        return []
+    return constant_channels(data.grid, data.forcing[:, :, own:], names)
 
 
 @dataclass(frozen=True)
