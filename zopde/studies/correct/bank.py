@@ -15,7 +15,6 @@ from zopde.interface import (
     BankPullback,
     JacobianStore,
     Key,
-    Probing,
     Pullback,
     Step,
     Variable,
@@ -50,12 +49,13 @@ class BankAt:
         fallback: Pullback | None = None,
     ) -> None:
         self._cut, self._solver = cut, problem.solver
-        scales, self._own, self._started = problem.scales(cut), keeping.own, False
+        probing = problem.probing(cut, keeping.executor)
+        self._own, self._started = keeping.own, False
         self._looks = Looks(cut, seed, products, keeping.own, self._mend, fallback)
         self._kept = JacobianStore(self._file("bank"), keeping.identity)
         grid = problem.solver.grid
         self.solver_steps = steps_of_bank(cut, grid, problem.variables)
-        title = f"{cut.snapshots * len(scales)} Jacobians"
+        title = f"{cut.snapshots * len(probing)} Jacobians"
         with keeping.progress.stage(title, self.solver_steps) as advance:
             shared = JacobianStore(keeping.shared, keeping.identity, advance)
             snapshots, key = _snapshots(problem, counter, cut.snapshots)
@@ -64,12 +64,12 @@ class BankAt:
                     cut.snapshots + cut.more_snapshots,
                     key,
                     variable,
-                    Probing(cut.mu, cut.scheme, cut.states, keeping.executor, scale),
+                    asked,
                     shared,
                     self._file(f"bank/{variable}.pt"),
-                    cut.limit_gib / len(scales),
+                    cut.limit_gib / len(probing),
                 )
-                for variable, scale in scales.items()
+                for variable, asked in probing.items()
             }
             for bank in self.banks.values():
                 bank.add(snapshots)

@@ -106,7 +106,7 @@ def check_suits(opened: Opened) -> None:
         watched = {"bank", "tangent", "regressed", "emulator"}.intersection(ways)
         if cut.way in ("coloured", "regressed") or (watched and cut.fallback == "coloured"):
             coloured_of(cut, problem, CountedSolver(problem.solver), 0)
-    if opened.ensemble.localised:
+    if opened.ensemble.localised and "EKI" in opened.labels:
         check_localised(opened.judged_numbers)
     check_judged(opened.training, problem, opened.seeds[0], opened.labels, opened.metrics)
     check_pictures(opened.pictures, opened.possible, problem.test)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from shutil import rmtree
 from typing import NamedTuple
 
 import torch
@@ -15,7 +13,7 @@ from torch import Generator
 
 from zopde.contracts import Solver
 from zopde.files import digest_of, identity_of, load_tensors, reading, save_tensors, write_rows
-from zopde.interface import Agreement, Probing, Pullback, Step, Variable, Watch, by_variable
+from zopde.interface import Agreement, Pullback, Step, Variable, Watch, by_variable
 from zopde.progress import Silent
 from zopde.seeding import generator, global_stream
 from zopde.studies.correct.cuts import EmulatorCut, InterfaceCut
@@ -64,13 +62,8 @@ class EmulatorAt:
         fallback: Pullback | None = None,
     ) -> None:
         self._settings, self._keeping, self._seed = settings, keeping, seed
-        self._probing = {
-            variable: Probing(cut.mu, cut.scheme, cut.states, keeping.executor, scale)
-            for variable, scale in problem.scales(cut).items()
-        }
-        self._folder = keeping.own or Path(tempfile.mkdtemp(prefix="zopde-"))
-        if keeping.own is None:
-            weakref.finalize(self, rmtree, self._folder, ignore_errors=True)
+        self._probing = problem.probing(cut, keeping.executor)
+        self._folder = keeping.folder_of(self)
         self._looks = Looks(cut, seed, products, keeping.own, self._badly, fallback)
         # The products of the last input are taken at all steps.
         self._last, (*_, self._steps) = problem.variables[-1], products.values()

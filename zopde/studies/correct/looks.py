@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -36,6 +39,14 @@ class Keeping:
     own: Path | None = None
     executor: Executor | None = None  # worker processes; None is this process
     progress: Progress = field(default_factory=Silent)  # who is watching
+
+    def folder_of(self, owner: object) -> Path:
+        """`own`, or, without one, a folder that is there as long as `owner`."""
+        if self.own is not None:
+            return self.own
+        folder = Path(tempfile.mkdtemp(prefix="zopde-"))
+        weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
 
 class Look(NamedTuple):

@@ -31,7 +31,7 @@ from zopde.studies.correct.pictures import pictures_of
 from zopde.studies.correct.problem import Opened
 from zopde.studies.correct.reference import Reference, on_cells
 from zopde.studies.correct.settings import CorrectionConfig
-from zopde.studies.correct.stored import Planned, Stored, with_starts
+from zopde.studies.correct.stored import Planned, Stored, check_starts
 from zopde.studies.model_file import named_network
 from zopde.training import Optimise
 
@@ -183,8 +183,7 @@ def _opened(
     planned = Planned(stored, problem, *((1, 1) if parts.told else runs), steps)
     train = problem.train
     scales = problem.scale, train.forcing_scale(), means(train.grid, train.forcing)
-    unrolled = training.unroll, training.batch
-    optimise = training.optimise
+    unrolled, optimise = (training.unroll, training.batch), training.optimise
     opened = Opened(
         problem=problem,
         bare=solver,
@@ -228,7 +227,9 @@ def _opened(
         patience=training.patience,
         looked_at=planned.looked_at(training.unroll),
     )
-    return with_starts(opened) if config.data.partial else opened
+    if config.data.partial:
+        check_starts(opened)
+    return opened
 
 
 def _checked(opened: Opened, solver: Solver, progress: Progress) -> Opened:

@@ -91,9 +91,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     iterations = stage.schedule.iterations
     checking *= comparisons(iterations)
     if interface:
-        checking = interface.cost.checking + steps_compared(
-            interface, opened.cuts[name], iterations
-        )
+        compared = steps_compared(interface, opened.cuts[name], iterations)
+        checking = interface.cost.checking + compared
     seconds, all_queries = seconds * iterations, queries * iterations
     if opened.needs_scores(label):
         scoring = queries_of(opened.weights.score, opened.weights.score_directions)
@@ -156,8 +155,9 @@ def _seconds_and_queries(
             seconds, queries, checking = _ensemble_seconds(stage.gradient, objective, network)
         return seconds / opened.workers.side_by_side, queries, checking
     if not isinstance(stage.gradient, ZerothOrder):
-        queries = stage.gradient(network, objective, 0).queries
-        return median_seconds(lambda: stage.gradient(network, objective, 0)), queries, 0
+        asked = list[int]()  # by each of the calls that are timed
+        took = median_seconds(lambda: asked.append(stage.gradient(network, objective, 0).queries))
+        return took, asked[-1], 0
     cut, workers, active = opened.weights, opened.workers, stage.gradient.masks.active
     chunk = workers.probes_per_pass(cut.chunk, active)
     oracle = WeightOracle(network, objective, chunk)

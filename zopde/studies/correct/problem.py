@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from zopde.files import digest_of
 from zopde.hybrid import INJECTIONS, Injection, LastLoss, Loss, Told, UnrolledObjective
 from zopde.interface import Step, Variable
 from zopde.interface.scales import channel_scale
+from zopde.interface.vjp import Probing
 from zopde.nets import Normalised
 from zopde.nets.correctors import Inject
 from zopde.seeding import generator, noise_seeds
@@ -68,9 +70,8 @@ class Problem:
     def told(self, solver: Solver) -> Solver:
         """A solver, this one or one in its place, that takes the forcing as the data have it."""
         grid = self.train.grid
-        return (
-            solver if grid.forcing_channels == solver.grid.forcing_channels else Told(solver, grid)
-        )
+        same = grid.forcing_channels == solver.grid.forcing_channels
+        return solver if same else Told(solver, grid)
 
     @property
     def injection(self) -> Injection:
@@ -117,6 +118,13 @@ class Problem:
     def scales(self, cut: InterfaceCut) -> dict[Variable, Tensor]:
         """The same of every input."""
         return {variable: self.scale_of(variable, cut) for variable in self.variables}
+
+    def probing(self, cut: InterfaceCut, executor: Executor | None) -> dict[Variable, Probing]:
+        """How the derivative by every input is asked for."""
+        return {
+            variable: Probing(cut.mu, cut.scheme, cut.states, executor, scale)
+            for variable, scale in self.scales(cut).items()
+        }
 
     def odd_channels(self, cut: InterfaceCut) -> str:
         """What there is to say of channels whose `mu` cannot be in standard deviations."""
@@ -219,6 +227,11 @@ class Opened(Trainings):
     looked_at: int = 0  # windows of a look; 0 where there is no validation
 
     @property
+    def bearing(self) -> Solver:
+        """The solver, a step of which may fail: the state then diverges, and the run goes on."""
+        return Dropping(self.problem.solver) if self.bear else self.problem.solver
+
+    @property
     def judged_numbers(self) -> int:
         """Entries of all states in the windows of an iteration."""
         windows = self.training.batch * self.training.unroll
@@ -305,7 +318,7 @@ class Opened(Trainings):
         problem, held, every = self.problem, self.problem.held, self.problem.every
         if held is None:
             return UNWATCHED
-        counter = CountedSolver(Dropping(problem.solver) if self.bear else problem.solver)
+        counter = CountedSolver(self.bearing)
         starts = held.states[:, : held.steps + 1 - every]
         windows = Windows(held, starts, self.training.unroll, 1, 0, every, problem.history)
         window = replace(windows.spread(LOOKED_AT), stepped=None)

@@ -136,12 +136,11 @@ def _windows(data: Trajectories, begun: Tensor, unroll: int, every: int) -> int:
     return int(usable_starts(data, begun, unroll, every).sum())
 
 
-def with_starts(opened: Opened) -> Opened:
-    """The same; windows to start at are required, where data were measured in part."""
+def check_starts(opened: Opened) -> None:
+    """Require windows to start at for every stage, where data were measured in part."""
     names = [name for name in opened.possible if LABELS[name].trained]
     if any(map(opened.starts_from_non, names)):
         opened.start.windows(opened.problem, 0)
     for schedule in (opened.training, *(opened.schedule_of(LABELS[name]) for name in names)):
         schedule.windows(opened.problem, 0)
     opened.validation()
-    return opened

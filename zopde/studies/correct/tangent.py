@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
 from zopde.contracts import Solver
 from zopde.errors import SolverError
 from zopde.files import digest_of, identity_of, load_tensors, reading, save_tensors
-from zopde.interface import Agreement, Probing, Pullback, Step, Variable, by_variable
+from zopde.interface import Agreement, Pullback, Step, Variable, by_variable
 from zopde.seeding import generator
 from zopde.studies.correct.cuts import InterfaceCut
 from zopde.studies.correct.looks import Keeping, Looks
@@ -55,14 +51,9 @@ class TangentAt:
         fallback: Pullback | None = None,
     ) -> None:
         self._cut, self._keeping, self._fallback = cut, keeping, fallback
-        self._probing = {
-            variable: Probing(cut.mu, cut.scheme, cut.states, keeping.executor, scale)
-            for variable, scale in problem.scales(cut).items()
-        }
+        self._probing = problem.probing(cut, keeping.executor)
         self._scale, self._seed = problem.scale, seed
-        self._folder = keeping.own or Path(tempfile.mkdtemp(prefix="zopde-"))
-        if keeping.own is None:
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = keeping.folder_of(self)
         self._bound, self._started, self._repairs = cut.watch_error, False, 0
         self._looks = Looks(cut, seed, products, keeping.own, self._mend, fallback)
         self.learned = self._learned(problem, counter)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from zopde.blackbox import CountedSolver, Dropping, failures_of
+from zopde.blackbox import CountedSolver, failures_of
 from zopde.contracts import Objective, Solver
 from zopde.files import reading
 from zopde.interface import InterfaceSolver
@@ -136,10 +136,8 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         network.eval()  # as whoever loads it has it
         save_corrector(network, opened.kind, opened.sizes, opened.spec, path)
     before = failures_of(problem.solver)
-    # A step that fails again and again is a rollout that diverged.
-    bare = Dropping(problem.solver) if opened.bear else problem.solver
-    recorded = Recorded(bare) if network and problem.inject == "parameter" else None
-    solver = problem.told(recorded or bare)
+    recorded = Recorded(opened.bearing) if network and problem.inject == "parameter" else None
+    solver = problem.told(recorded or opened.bearing)
     with place.progress.stage(f"{name}, rollouts", problem.test.steps) as advance:
         how = advance, opened.judges, problem.every
         evaluation = evaluate(solver, problem.test, network, *how)

@@ -127,9 +127,8 @@ def open_comparison(
     suited = []
     for label in config.run.labels:
         own = {label: cuts[label]} if label in cuts else {}
-        ensemble = config.eki if label == "EKI" else alone.ensemble
         try:
-            check_suits(replace(alone, labels=("SRC", label), cuts=own, ensemble=ensemble))
+            check_suits(replace(alone, labels=("SRC", label), cuts=own, ensemble=config.eki))
             suited.append(label)
         except InputError as error:
             left_out[label] = first_line(error)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import nn
 
-from zopde.blackbox import Dropping
 from zopde.files import load_tensors, reading, write_text
 from zopde.studies.correct.compare.open import Compared
 from zopde.studies.correct.evaluate import evaluate, finite
@@ -115,11 +114,8 @@ def _curve(opened: Compared, name: str, folder: Path, cost: Fitted) -> list[Poin
     if path.exists():
         with reading("file", path, *_KEPT):
             return [Point(**point) for point in json.loads(path.read_text(encoding="utf-8"))]
-    spent, points, network = (
-        _spent(folder, cost, opened.plans[name].check),
-        [],
-        opened.new_network(0).eval(),
-    )
+    spent, points = _spent(folder, cost, opened.plans[name].check), []
+    network = opened.new_network(0).eval()
     for look in sorted(looks.glob("*.pt"), key=lambda look: int(look.stem)):
         with reading("file", look, *_KEPT):
             network.load_state_dict(load_tensors(look))
@@ -137,10 +133,8 @@ def _spent(folder: Path, cost: Fitted, check: int) -> list[tuple[int, float]]:
     The history of a training tells nothing of what came before it.
     """
     rows = read_history(folder / "history.csv")
-    spent = [
-        (0, 0.0),
-        *((row.solver_steps + check * row.checking, row.seconds) for row in rows),
-    ]
+    spent = [(0, 0.0)]
+    spent += [(row.solver_steps + check * row.checking, row.seconds) for row in rows]
     steps = cost.solver_steps + check * cost.checking - spent[-1][0]
     seconds = cost.seconds - spent[-1][1]
     return [(steps + a, seconds + b) for a, b in spent]
@@ -149,6 +143,5 @@ def _spent(folder: Path, cost: Fitted, check: int) -> list[tuple[int, float]]:
 def _error(opened: Compared, network: nn.Module) -> float | None:
     """The mean absolute error of a network on the unseen runs; None where one diverges."""
     problem = opened.problem
-    solver = Dropping(problem.solver) if opened.bear else problem.solver
-    evaluation = evaluate(solver, problem.test, network, every=problem.every)
+    evaluation = evaluate(opened.bearing, problem.test, network, every=problem.every)
     return finite(evaluation.error.mean_mae.mean())
