@@ -221,8 +221,8 @@ def test_the_mesh_that_is_shown_is_corrected(tmp_path, monkeypatch):
 
 
 def test_prices_that_are_shown_add_up():
-    """The sums of which-cut.md, as they stand there."""
-    text = (DOCS / "which-cut.md").read_text().replace("\n", " ")
+    """The sums of ways.md, as they stand there."""
+    text = (DOCS / "ways.md").read_text().replace("\n", " ")
     sums = re.findall(r"((?:\(\d+ \+ \d+\))(?: · \d+)+) = ([\d,]+)", text)
     assert len(sums) >= 5
     for product, total in sums:

@@ -48,7 +48,7 @@ class CorrectedPullback:
     where D is large. So most are chosen (`chosen`): w itself, moved by one cell, its image under
     the step, all by channel and by region. They suit an error that is w filtered by a local
     stencil whose weights vary slowly; the rest, and the last one in any case, are random. Where w
-    is off by little, they remove little (docs/which-cut.md has figures).
+    is off by little, they remove little (docs/ways.md has figures).
 
     Queries: q solver steps per state and step, twice as many with the central scheme. Randomness:
     the random directions. Probes that failed are left out. Source: control variates as in Arisaka

@@ -148,7 +148,7 @@ def differentiable(
     The solver stays a black box. How its derivative is measured is the `way`: "auto" takes
     "coloured" where a step reaches a few cells only; else "bank" where the state has few entries;
     else "tangent", a network that learns the derivative from `budget` solver steps. The rule and
-    the other ways: docs/which-cut.md. The products 1, 2, 4, 8 and then every tenth are compared
+    the other ways: docs/ways.md. The products 1, 2, 4, 8 and then every tenth are compared
     with the solver; a warning says where one does not fit.
 
     Queries: coloured, at most 64 solver steps for each input, and comparisons, to measure the

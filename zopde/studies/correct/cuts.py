@@ -44,7 +44,7 @@ class InterfaceCut:
 
     `way` says how the solver's vector-Jacobian product is measured: "auto" (the run chooses one of
     coloured, bank and tangent when it begins, by their solver steps, and keeps to it; see
-    docs/which-cut.md), "coloured" (for local
+    docs/ways.md), "coloured" (for local
     solvers: entries whose responses cannot overlap share a probe; `radius` in cells along each
     axis, [] measures it, and `allow_bias` accepts one that the solver's step leaves), "regressed"
     (as coloured, but every probe moves all entries, and least squares tell them apart: for solvers
