@@ -4,19 +4,20 @@
 
 The problem of Gjini, Morzfeld, Dunbar and Schneider, "The Ensemble Kalman Inversion Race" (2025,
 arXiv 2511.15853): Lorenz-96 with a forcing F of the place. Case "61": 100 variables, F(x) = 8 + 6
-sin(4 pi x / 10), and a network of 61 weights; case "1000": as many variables, F[k] = 8 + 2 e[k] with
-independent normal e[k], and a weight for each. Every way starts from F = 8 and is judged alike: the
-means and standard deviations in time of each variable, over eight runs of what it has found, against
-those of the truth over 64 runs, in standard deviations sigma of one run (1,000 steps of 0.05 after
-80 that are left out). The root mean square of that is `rmse`; the goal is 1.0, as in the race. Judging
-is not counted.
+sin(4 pi x / 10), and a network of 61 weights; case "1000": as many variables, F[k] = 8 + 2 e[k]
+with independent normal e[k], and a weight for each. Every way starts from F = 8 and is judged
+alike: the means and standard deviations in time of each variable, over eight runs of what it has
+found, against those of the truth over 64 runs, in standard deviations sigma of one run (1,000 steps
+of 0.05 after 80 that are left out). The root mean square of that is `rmse`; the goal is 1.0, as in
+the race. Judging is not counted.
 
 Two kinds of data. *Climate*: only those means and deviations, of the truth, which is the race's own
-problem. *Windows*: stretches of six steps of the truth, from known states. `etki` moves 100 networks
-by what each predicts, `localised` is EKI with chance correlations damped, `measured` goes down the
-gradient that `zopde.differentiable` measures at the solver's interface (Adam), `identity` takes the
-derivative for the identity and dt, which is free. Solver steps until the goal was reached first, and
-those of all iterations. What the paper counts, runs of the model, are these divided by 1,080.
+problem. *Windows*: stretches of six steps of the truth, from known states. `etki` moves 100
+networks by what each predicts, `localised` is EKI with chance correlations damped, `measured` goes
+down the gradient that `zopde.differentiable` measures at the solver's interface (Adam), `identity`
+takes the derivative for the identity and dt, which is free. Solver steps until the goal was reached
+first, and those of all iterations. What the paper counts, runs of the model, are these divided by
+1,080.
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class World:
         """(BATCH, WINDOW + 1, 1, place), drawn from the truth."""
         runs = torch.randint(len(self.states), (BATCH,), generator=draw)
         starts = torch.randint(self.states.shape[1] - WINDOW, (BATCH,), generator=draw)
-        rows = [self.states[run, at : at + WINDOW + 1] for run, at in zip(runs, starts, strict=True)]
+        rows = [
+            self.states[run, at : at + WINDOW + 1] for run, at in zip(runs, starts, strict=True)
+        ]
         return torch.stack(rows)
 
 
@@ -255,10 +258,13 @@ def main() -> None:
             for seed in range(given.seeds):
                 found = raced(world, *WAYS[title], seed)
                 if given.json:
-                    print(json.dumps({"case": name, "way": title, "seed": seed, **found}), flush=True)
+                    print(
+                        json.dumps({"case": name, "way": title, "seed": seed, **found}), flush=True
+                    )
                 else:
-                    text = f"{name:>4} weights, {title}, seed {seed}: {found['to_goal']} steps to the goal"
-                    print(f"{text}, {found['steps']} in all, rmse {found['rmse'][-1]:.2f}", flush=True)
+                    what, steps = f"{name:>4} weights, {title}, seed {seed}", found["steps"]
+                    ends = f"{steps} in all, rmse {found['rmse'][-1]:.2f}"
+                    print(f"{what}: {found['to_goal']} steps to the goal, {ends}", flush=True)
 
 
 if __name__ == "__main__":

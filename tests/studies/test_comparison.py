@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,7 @@ from zopde import InputError, load_corrector
 from zopde.errors import PausedError
 from zopde.files import read_rows
 from zopde.progress import Silent
+from zopde.report.compared import Race, draw_race
 from zopde.studies.correct.compare import load_comparison, run_comparison
 from zopde.studies.correct.compare.open import open_comparison
 from zopde.studies.correct.compare.plan import Count, count_of
@@ -164,11 +166,34 @@ def test_the_table_is_written_three_times(finished):
     _, folder, metrics = finished
     shown = table_of(metrics)
     assert [row[0] for row in shown.rows] == ROWS
-    assert shown.columns[-2:] == ["tuning", "learning\nrate"]
+    assert shown.columns[-3:] == ["tuning", "learning\nrate", "vs NON\nby seed"]
     assert read_rows(folder / "comparison.csv")[1:] == [[*map(str, row)] for row in shown.rows]
     text = (folder / "comparison.md").read_text()
     assert all(f"| {' | '.join(row)} |" in text for row in shown.rows)
     assert (folder / "comparison.png").stat().st_size > 10_000
+
+
+def test_labels_are_set_beside_non_with_the_same_seed(finished):
+    metrics = json.loads(json.dumps(finished[2]))
+    metrics["mae"]["NON"]["runs"] = [[1.0, 3.0], [0.1, 0.3]]
+    metrics["mae"]["NOG"]["runs"] = [[1.0, 2.0], [0.2, 0.3]]  # 0.75 and 1.25 of them
+    metrics["mae"]["ES"]["runs"] = [[None, 2.0], [0.1, 0.2]]
+    metrics["mae"]["EKI"]["runs"] = [[None, 2.0], [None, 0.2]]
+    beside = {row[0]: row[-1] for row in table_of(metrics).rows}
+    assert beside["SRC"] == beside["NON"] == ""
+    assert beside["NOG"] == "+0.0 %, 1 of 2"
+    assert beside["ES"] == "-25.0 %, 1 of 2"
+    assert beside["EKI"] == "diverged"
+
+
+def test_labels_that_never_leave_their_start_share_one_line():
+    along = np.array([0.0, 50.0, 100.0])
+    flat = [Race(label, along, along, np.full((2, 3), 0.5)) for label in ("ES", "EKI")]
+    races = [*flat, Race("NOG", along, along, np.array([[0.5, 0.4, 0.3], [0.5, 0.5, 0.5]]))]
+    told = [line.get_label() for line in draw_race(races, {"NON": [0.4, 0.5]}).axes[0].lines]
+    assert "no better than the start: ES, EKI" in told
+    assert "NOG" in told
+    assert "ES" not in told
 
 
 def test_a_report_a_model_and_a_dry_run_work_as_of_a_correction(finished, tmp_path):

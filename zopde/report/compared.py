@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from zopde.report.panels import COLOURS, legend, short_ticks
 _MARKS = "os^Dv<>pP*Xhd8"
 _OTHER = "#882255"  # of a label that has no colour
 _ROOM = 1.25  # above the largest error that must be seen, and below the least
+_WIDTH = 40  # letters of a line of the legend
 _SPAN = 1000.0  # of the axis of seconds
 
 
@@ -28,12 +30,17 @@ class Race:
     # By the best weights so far; not finite where a run diverged
     errors: Float[np.ndarray, "seed look"]
 
+    @property
+    def stayed(self) -> bool:
+        """Whether no seed found anything better than its start."""
+        return bool((self.errors == self.errors[:, :1]).all())
+
 
 def draw_race(races: Sequence[Race], free: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw error against solver steps and against seconds: the mean, shaded all that seeds reach.
+    """Draw error against solver steps and seconds: means, and at the end what seeds reach.
 
     Args:
-        races: A line with marks each.
+        races: A line with marks each; those that end as they began share a dotted line.
         free: Label that takes no solver step -> the error of every seed: a dashed line.
     """
     figure = Figure(figsize=(10.0, 5.6), layout="constrained")
@@ -41,27 +48,41 @@ def draw_race(races: Sequence[Race], free: Mapping[str, Sequence[float]]) -> Fig
     panels[0].set(xlabel="solver steps, without tuning and validation", yscale="log")
     panels[1].set(xlabel="seconds of training", xscale="log")
     panels[0].set_ylabel("mean absolute error of the unseen runs")
+    moved = [race for race in races if not race.stayed]
     for axes in panels:
         axes.grid(alpha=0.25)
         for label, values in free.items():
             colour = COLOURS.get(label, _OTHER)
             axes.axhline(np.mean(values), color=colour, ls="--", lw=1.4, label=f"{label}, no step")
-            axes.axhspan(min(values), max(values), color=colour, alpha=0.1, lw=0)
-    for number, race in enumerate(races):
-        colour, low, high = COLOURS.get(race.label, _OTHER), *_ends(race.errors)
+        for start, labels in _stayed(races).items():
+            told = f"no better than the start: {', '.join(labels)}"
+            axes.axhline(
+                start, color="0.6", ls=":", lw=1.4, label=fill(told, _WIDTH, break_on_hyphens=False)
+            )
+    for number, race in enumerate(moved):
+        colour, mean = COLOURS.get(race.label, _OTHER), race.errors.mean(axis=0)
         style = {"drawstyle": "steps-post", "marker": _MARKS[number % len(_MARKS)], "ms": 4}
+        reach = np.abs(
+            np.array([[race.errors[:, -1].min()], [race.errors[:, -1].max()]]) - mean[-1]
+        )
         for axes, cost in zip(panels, (race.solver_steps, race.seconds), strict=True):
-            mean = race.errors.mean(axis=0)
             axes.plot(cost, mean, color=colour, lw=1.5, label=race.label, **style)
-            axes.fill_between(cost, low, high, step="post", color=colour, alpha=0.12, lw=0)
-    _limit(panels, races, free)
+            axes.errorbar(
+                cost[-1:], mean[-1:], yerr=reach, color=colour, lw=1, capsize=3, alpha=0.6
+            )
+    _limit(panels, moved or races, free)
     handles = panels[0].get_legend_handles_labels()[0]
     legend(figure, handles=handles, loc="outside lower center", ncols=6, fontsize=8)
     return figure
 
 
-def _ends(errors: Float[np.ndarray, "seed look"]) -> tuple[np.ndarray, np.ndarray]:
-    return errors.min(axis=0), errors.max(axis=0)
+def _stayed(races: Sequence[Race]) -> dict[float, list[str]]:
+    """Error at the start -> the labels that never found anything better."""
+    found: dict[float, list[str]] = {}
+    for race in races:
+        if race.stayed:
+            found.setdefault(float(race.errors.mean(axis=0)[0]), []).append(race.label)
+    return found
 
 
 def _limit(panels: Any, races: Sequence[Race], free: Mapping[str, Sequence[float]]) -> None:  # noqa: ANN401

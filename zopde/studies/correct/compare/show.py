@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from zopde.files import write_rows
-from zopde.numerals import count, number
+from zopde.numerals import change, count, number
 from zopde.report.compared import Race, draw_race
 from zopde.report.page import Section
 from zopde.report.panels import save
 from zopde.studies.correct import page, show
 from zopde.studies.correct.compare.open import Compared
 from zopde.studies.correct.compare.train import Point, Rival
+from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.table import table_of as table_of_correction
 from zopde.studies.report.found import FoundRun
 from zopde.studies.report.sections import kept_picture
@@ -41,13 +43,14 @@ def metrics_of(opened: Compared, results: Mapping[str, list[Rival]]) -> Metrics:
 
 def table_of(metrics: Mapping[str, Any]) -> Table:
     """The table of a correction, with learning rates and the steps that found them."""
-    plain = table_of_correction(metrics)
-    rows = []
+    plain, base, rows = table_of_correction(metrics), _base(metrics), []
     for label, row in zip(metrics["labels"], plain.rows, strict=True):
         rate = metrics["learning_rate"][label]
         shown = "" if rate is None else number(rate)
-        rows.append([*row, count(metrics["tuning"][label]), shown])
-    columns, notes = [*plain.columns, "tuning", "learning\nrate"], []
+        beside = [] if base is None else [_beside(metrics, label, base)]
+        rows.append([*row, count(metrics["tuning"][label]), shown, *beside])
+    heads = ["tuning", "learning\nrate", *([] if base is None else [f"vs {base}\nby seed"])]
+    columns, notes = [*plain.columns, *heads], []
     for label, steps in metrics["unpaid"].items():
         rows.append([label, "unpaid", *[""] * (len(columns) - 2)])
         notes.append(f"{label}: the budget pays no iteration, which takes {steps:,} solver steps.")
@@ -57,6 +60,27 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
         notes.append(f"Checks of these labels are evaluations, of so many solver steps: {told}.")
     title = f"{number(metrics['budget'])} solver steps a training; {plain.title}"
     return replace(plain, title=title, columns=columns, rows=rows, notes=[*notes, *plain.notes])
+
+
+def _base(metrics: Mapping[str, Any]) -> str | None:
+    """The free label beside which the others are set, seed by seed; None without any."""
+    return next((label for label in ("NON", "ID") if label in metrics["mae"]), None)
+
+
+def _beside(metrics: Mapping[str, Any], label: str, base: str) -> str:
+    """By how much a label is off the base with the same seed, and in how many seeds it is below."""
+    runs, others = metrics["mae"][label]["runs"], metrics["mae"][base]["runs"]
+    if label == base or not LABELS[label].trained:
+        return ""
+    pairs = [
+        fmean(own) / fmean(other)
+        for own, other in zip(runs, others, strict=True)
+        if None not in own and None not in other
+    ]
+    if not pairs:
+        return "diverged"
+    below = sum(pair < 1 for pair in pairs)
+    return f"{change(100 * (fmean(pairs) - 1))} %, {below} of {len(runs)}"
 
 
 def draw(opened: Compared, results: Mapping[str, list[Rival]], place: Place) -> None:
