@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, final
 
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
 from zopde.blackbox import CountedSolver
 from zopde.contracts import Objective
@@ -24,7 +24,6 @@ from zopde.studies.correct.problem import Opened
 from zopde.training import (
     EvolutionStrategy,
     ForwardGradient,
-    Gradient,
     GradientSource,
     ZerothOrder,
 )
@@ -82,10 +81,6 @@ class Looked:
 
     source: Rated  # what looks
     twin: CountedSolver | None  # by which the exact gradient comes
-
-    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
-        """See `Rated`."""
-        return self.source(network, objective, iteration)
 
     @property
     def evaluations(self) -> int:

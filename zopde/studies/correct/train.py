@@ -204,8 +204,8 @@ def _fit(
     gradient, schedule, interface = stage.gradient, stage.schedule, stage.interface
     own, title, compared = place.of(name, seed), f"{name}, seed {seed}", stage.compared
     if rating_of(opened, name).looks:
-        gradient = looked = rated(opened, name, gradient, seed, own / QUALITY)
-        compared = partial(stage.compared, looked)
+        looked = rated(opened, name, gradient, seed, own / QUALITY)
+        gradient, compared = looked.source, partial(stage.compared, looked)
     if looks_of(opened, name):
         signals = Signals(own / SIGNAL, title, schedule.unroll, place.progress.note)
         gradient = Heard(gradient, schedule.look_every, signals.tell)
