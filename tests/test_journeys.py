@@ -13,7 +13,7 @@ from zopde import UnrolledObjective, WeightOracle, Window, cge
 from zopde.studies.correct import load_config, run_correction
 
 ROOT = Path(__file__).parent.parent
-WEIGHT_PROBE, INTERFACE_ITERATION, SETTING = 10, 14, 6
+WEIGHT_PROBE, INTERFACE_ITERATION, SETTING = 10, 15, 6
 
 
 @contextmanager

@@ -74,27 +74,13 @@ def forward_steps(opened: Opened) -> int:
     return bare_gradient(problem.injection, training.unroll, batch, 0.0, problem.every).steps
 
 
-@final
-@dataclass(frozen=True)
-class Looked:
-    """A source of gradients that is looked at, and what the looks take."""
+def rated(
+    opened: Opened, name: str, source: GradientSource, seed: int, path: Path
+) -> tuple[Rated, CountedSolver | None]:
+    """The source of a label's gradients, looked at, and the twin that tells the exact ones.
 
-    source: Rated  # what looks
-    twin: CountedSolver | None  # by which the exact gradient comes
-
-    @property
-    def evaluations(self) -> int:
-        """Of the loss, in all looks so far."""
-        return self.source.evaluations
-
-    @property
-    def twin_steps(self) -> int:
-        """Solver steps of the twin, in all looks so far."""
-        return 0 if self.twin is None else self.twin.compared
-
-
-def rated(opened: Opened, name: str, source: GradientSource, seed: int, path: Path) -> Looked:
-    """The source of a label's gradients, looked at; what looks find lies at `path`."""
+    What looks find lies at `path`.
+    """
     problem, schedule = opened.problem, opened.training
     windows, twin, exact_at = schedule.windows(problem, seed), None, None
     if problem.twin is not None:
@@ -106,7 +92,7 @@ def rated(opened: Opened, name: str, source: GradientSource, seed: int, path: Pa
     again = _redrawn(source) if rating_of(opened, name).draws else None
     sized = LABELS[name].gradient != "es" or _sized(opened)
     tell = partial(add_look, path)
-    return Looked(Rated(source, schedule.look_every, tell, seed, exact_at, again, sized), twin)
+    return Rated(source, schedule.look_every, tell, seed, exact_at, again, sized), twin
 
 
 def _redrawn(source: GradientSource) -> GradientSource:

@@ -29,7 +29,7 @@ from zopde.studies.correct.parameter import FILE as FOUND
 from zopde.studies.correct.parameter import GUESS, Recorded, first_guess, save_given
 from zopde.studies.correct.problem import Opened, Schedule
 from zopde.studies.correct.quality import FILE as QUALITY
-from zopde.studies.correct.quality import Looked, rated, rating_of, read_qualities, said
+from zopde.studies.correct.quality import rated, rating_of, read_qualities, said
 from zopde.studies.correct.ways import decided
 from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import (
@@ -55,7 +55,7 @@ from zopde.training import (
 )
 from zopde.training.forward import ForwardGradient, has_forward_mode
 from zopde.training.loop import fit_watched
-from zopde.training.quality import Quality
+from zopde.training.quality import Quality, Rated
 from zopde.training.signal import Heard, share_of_look
 from zopde.training.validation import UNWATCHED
 from zopde.zo.cge import Failed
@@ -88,14 +88,16 @@ class Stage:
     counter: CountedSolver  # counts the solver steps
     interface: Interface | None = None  # what passes the solver by queries
 
-    def compared(self, looked: Looked | None = None) -> dict[str, int]:
+    def compared(
+        self, looked: Rated | None = None, twin: CountedSolver | None = None
+    ) -> dict[str, int]:
         """What was compared besides its gradients, as `Fitted.checked` counts it.
 
         A source that verifies stacked probes counts evaluations, so looks at it count likewise.
         """
         if isinstance(self.gradient, ZerothOrder | EvolutionStrategy | EnsembleKalman):
             return {"gradient": looked.evaluations} if looked else {}
-        return {"interface": self.counter.compared + (looked.twin_steps if looked else 0)}
+        return {"interface": self.counter.compared + (twin.compared if twin else 0)}
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
@@ -205,7 +207,7 @@ def _fit(
     own, title, compared = place.of(name, seed), f"{name}, seed {seed}", stage.compared
     if rating_of(opened, name).looks:
         looked = rated(opened, name, gradient, seed, own / QUALITY)
-        gradient, compared = looked.source, partial(stage.compared, looked)
+        gradient, compared = looked[0], partial(stage.compared, *looked)
     if looks_of(opened, name):
         signals = Signals(own / SIGNAL, title, schedule.unroll, place.progress.note)
         gradient = Heard(gradient, schedule.look_every, signals.tell)
