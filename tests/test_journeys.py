@@ -13,7 +13,7 @@ from zopde import UnrolledObjective, WeightOracle, Window, cge
 from zopde.studies.correct import load_config, run_correction
 
 ROOT = Path(__file__).parent.parent
-WEIGHT_PROBE, INTERFACE_ITERATION, SETTING = 10, 14, 6
+WEIGHT_PROBE, INTERFACE_ITERATION, SETTING = 10, 15, 6
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def second_iteration(label, changes, spec, folder):
 def test_one_iteration_by_queries_at_the_interface(toy_spec, tiny, tmp_path):
     """Coloured, the way by default, on the toy solver; from one update to the next."""
     changes = [change for change in tiny if not change.startswith("interface.")]
-    changes += ["data.coarse=[8,8]"]
+    changes += ["data.coarse=[8,8]", "training.look_every=100"]
     files = second_iteration("ZO-interface", changes, toy_spec, tmp_path / "run")
     assert "zopde/interface/coloured.py" in files
     assert len(files) <= INTERFACE_ITERATION, sorted(files)

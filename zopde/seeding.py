@@ -13,7 +13,7 @@ import torch
 # A purpose's place is part of every stream: new ones go to the end.
 _PURPOSES = (
     *("data", "weights", "order", "mask", "scores", "probes"),
-    *("noise", "augment", "smoothing", "attack", "votes", "ensemble", "push"),
+    *("noise", "augment", "smoothing", "attack", "votes", "ensemble", "push", "quality"),
 )
 
 
@@ -26,7 +26,7 @@ def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     Args:
         seed: The run's seed, >= 0.
         purpose: "data", "weights", "order", "mask", "scores", "probes", "noise", "augment",
-            "smoothing", "attack", "votes", "ensemble" or "push".
+            "smoothing", "attack", "votes", "ensemble", "push" or "quality".
         index: Number of the draw: an epoch, a mask, an image.
     """
     words = np.random.SeedSequence([seed, _PURPOSES.index(purpose), index]).generate_state(2)

@@ -31,8 +31,8 @@ class Price:
     seconds_per_epoch: float = 0.0  # likewise
     money: float = 0.0  # of the queries, in the currency of `classifier.price`
     certification: int = 0  # images that the classifier sees for the certificates
-    # Evaluations that verify stacked probes, as many as the sample took; of an interface, solver
-    # steps that compare its products
+    # Evaluations that verify stacked probes, as many as the sample took, and look at the estimate;
+    # of labels that back-propagate, solver steps that compare products and look at gradients
     checking: int = 0
     validating: int = 0  # solver steps of the validation, in the whole training
     tuning: int = 0  # solver steps that find the learning rate, with those of the validation

@@ -17,6 +17,7 @@ from zopde.training.gradients import (
 )
 from zopde.training.history import Row, read_history
 from zopde.training.loop import Fitted, fit, load_checkpoint, not_measured, save_checkpoint
+from zopde.training.quality import Quality, Rated
 from zopde.training.validation import Validation
 
 __all__ = [
@@ -35,7 +36,9 @@ __all__ = [
     "NetworkOracle",
     "Optimise",
     "OracleAt",
+    "Quality",
     "RandomDirections",
+    "Rated",
     "Row",
     "RunningStatistics",
     "Skipping",

@@ -23,7 +23,8 @@ class Row:
     agreement: float | None  # of a bank of Jacobians with the solver, a cosine
     error: float | None  # of the bank along the same direction, relative
     variance: float | None  # of the entries of a product from random directions
-    # Queries that verified stacked probes, and solver steps that compared an interface, so far
+    # Queries that verified stacked probes, and solver steps that compared products, so far; and
+    # what looks at the gradient took, in the same unit
     checking: int
     validation: float | None  # the loss before the update where a look was due
     seconds: float  # of training, so far

@@ -41,8 +41,9 @@ class Fitted:
     stopped: str = ""  # why it ended early; empty if it did not
     failures: dict[str, int] = field(default_factory=dict)  # failed solver steps, by reason
     skipped: int = 0  # iterations without an update, because their base run failed
-    # Calls of the network -> evaluations that verified their probes, besides `queries`; "interface"
-    # -> solver steps that compared its products, besides `solver_steps`
+    # Calls of the network -> evaluations that verified their probes, besides `queries`; "gradient"
+    # -> those of looks at such an estimate; "interface" -> solver steps that compared products or
+    # looked at other gradients, besides `solver_steps`
     checked: dict[str, int] = field(default_factory=dict)
     best: int | None = None  # updates of the weights that were kept; None without a validation
     validation: float | None = None  # their loss on the validation data

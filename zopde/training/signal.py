@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from zopde.contracts import Objective, counted_apart
@@ -71,15 +72,26 @@ def signal_of(network: nn.Module, objective: Any, iteration: int) -> Signal | No
 
 def _gradients(network: nn.Module, pieces: Sequence[Objective]) -> Tensor | None:
     """(window, weight), in double precision; None where a loss is not finite."""
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    rows = []
+    rows = list[Tensor]()
     for piece in pieces:
-        loss = piece(network, 1)[0]
-        if not bool(loss.isfinite()):
+        if (row := exact_gradient(network, piece)) is None:
             return None
-        parts: Any = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        rows.append(torch.cat([reals(part).flatten() for part in parts]).double())
+        rows.append(row)
     return torch.stack(rows) if rows else None
+
+
+def exact_gradient(network: nn.Module, objective: Objective) -> Float[Tensor, " d"] | None:
+    """Back-propagate through an objective, and leave `.grad` as it is.
+
+    Returns:
+        (d,), of all trainable weights, in double precision; None where the loss is not finite.
+    """
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    loss = objective(network, 1)[0]
+    if not bool(loss.isfinite()):
+        return None
+    parts: Any = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    return torch.cat([reals(part).flatten() for part in parts]).double()
 
 
 @final

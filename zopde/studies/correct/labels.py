@@ -61,11 +61,21 @@ class Label:
         return self.gradient in ("backprop", "forward") and self.unrolled and not self.pushed
 
     @property
+    def estimates(self) -> bool:
+        """Whether its gradient stands for that of an unroll's loss, and may be off.
+
+        Not so those of NON and PUSH, exact ones of another loss, nor SOL's, the exact one. EKI and
+        ETKI have none.
+        """
+        return self.gradient in ("zo", "es") or (self.back_propagates_windows and self != _EXACT)
+
+    @property
     def through_solver(self) -> bool:
         """Whether the gradient, if any, takes the solver's derivative into account."""
         return self.gradient != "backprop" or self.twin or bool(self.way)
 
 
+_EXACT = Label("backprop", twin=True)
 LABELS = {
     "SRC": Label("none", unrolled=False),
     "NON": Label("backprop", unrolled=False),
@@ -87,7 +97,7 @@ LABELS = {
     "EKI": Label("eki"),
     "ETKI": Label("etki"),
     "FG": Label("forward", twin=True),
-    "SOL": Label("backprop", twin=True),
+    "SOL": _EXACT,
 }
 """Row of the table of results -> what sets it apart from the others."""
 

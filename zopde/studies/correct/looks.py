@@ -21,11 +21,12 @@ from zopde.interface import Agreement, Pullback, Step, Variable, Watch
 from zopde.progress import Progress, Silent
 from zopde.seeding import generator
 from zopde.studies.correct.cuts import InterfaceCut
+from zopde.training.quality import Quality
 from zopde.training.signal import Signal
 
 WATCH = "watch.csv"
 SIGNAL = "signal.csv"
-_AGAIN = "restore it, or start over with --overwrite"
+AGAIN = "restore it, or start over with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,19 @@ class Looks:
 
 def _read_looks(path: Path) -> list[Look]:
     """What a watch saw; a last row that is cut short is none."""
-    with reading("file", path, "what the run wrote", _AGAIN):
+    with reading("file", path, "what the run wrote", AGAIN):
         head, *whole = read_rows(path)
         if "error" not in head:  # an earlier version: mean and least agreement, then as now
             whole = [[row[0], row[2], "nan", row[3], str(int(row[4] != "0"))] for row in whole]
         return [Look(int(i), float(a), float(e), int(n), int(f)) for i, a, e, n, f in whole]
+
+
+def add_look(path: Path, seen: Signal | Quality) -> None:
+    """Write a row behind those of earlier iterations; what came later is found again."""
+    with reading("file", path, "what the run wrote", AGAIN):
+        rows = read_rows(path)[1:] if path.exists() else []
+        kept = [row for row in rows if int(row[0]) < seen.iteration]
+    write_rows(path, [seen._fields, *kept, seen])
 
 
 @dataclass
@@ -165,10 +174,7 @@ class Signals:
 
     def tell(self, seen: Signal) -> None:
         """Write a row, and warn where the gradient is lost."""
-        with reading("file", self.file, "what the run wrote", _AGAIN):
-            rows = read_rows(self.file)[1:] if self.file.exists() else []
-            kept = [row for row in rows if int(row[0]) < seen.iteration]
-        write_rows(self.file, [Signal._fields, *kept, seen])
+        add_look(self.file, seen)
         if seen.is_lost and not self._said:
             self._said = True
             self.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -10,7 +11,7 @@ import numpy as np
 
 from zopde.errors import InputError
 from zopde.grid import Grid
-from zopde.numerals import change, measured
+from zopde.numerals import change, measured, number
 from zopde.report.curves import Curve, draw_error_over_time
 from zopde.report.fields import Film, animate, draw_fields, draw_vorticity
 from zopde.report.page import Drawn, Section, folded, moving, table, text
@@ -27,6 +28,8 @@ from zopde.studies.correct.evaluate import error_curve, summary
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.parameter import parameter_drawn
 from zopde.studies.correct.pictures import FOLDER, draw_own, picture_named
+from zopde.studies.correct.quality import FIGURES, read_qualities
+from zopde.studies.correct.quality import FILE as QUALITY
 from zopde.studies.correct.rollouts import Rollouts, read_rollouts, until_measured, vorticity
 from zopde.studies.correct.table import measure_heads, measures, notes_of
 from zopde.studies.correct.train import START
@@ -61,6 +64,7 @@ def page_of(run: FoundRun) -> Page:
         Section("Result", _result(run, rollouts)),
         _error_section(run, rollouts),
         Section("Learning", figures=learning),
+        _gradient_section(run),
         motion,
         _fields_section(run, rollouts),
         _spectrum_section(rollouts),
@@ -261,6 +265,23 @@ def _spectrum_section(rollouts: Rollouts | None) -> Section:
     return Section(title, figures={"energy_spectrum": drawn})
 
 
+def _gradient_section(run: FoundRun) -> Section:
+    """How good the gradients of every training were, at every look."""
+    rows = []
+    for label in run.labels:
+        for seed in run.seeds:
+            for look in read_qualities(run.of(label, seed) / QUALITY):
+                figures = (_figure(getattr(look, name)) for name in FIGURES)
+                at = [label, str(seed), str(look.iteration)]
+                rows.append([*at, *figures, number(look.queries), look.reference])
+    caption = (
+        "Against the exact gradient at the same weights: cosine of the angle, relative error, "
+        "variance over the estimate's own draws. By differences, figures are estimates themselves."
+    )
+    heads = ("label", "seed", "iteration", *FIGURES, "queries", "reference")
+    return Section("Gradients", table(heads, rows, caption) if rows else "")
+
+
 def _parameter_section(run: FoundRun) -> Section:
     """What was found inside the solver, in figures and as a picture."""
     rows = [
@@ -272,6 +293,10 @@ def _parameter_section(run: FoundRun) -> Section:
     body = table(("", "parameter", "mean", "least", "largest"), rows, caption) if rows else ""
     figures = parameter_drawn(RunFolder(run.root), run.labels, run.seeds[0])
     return Section("Learned parameter", body, figures)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "-"
 
 
 def _number(value: float | None) -> str:

@@ -36,6 +36,7 @@ from zopde.studies.correct.emulator import (
 from zopde.studies.correct.evaluate import evaluate
 from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.problem import Opened, Problem
+from zopde.studies.correct.quality import forward_steps, rating_of
 from zopde.studies.correct.reference import Reference
 from zopde.studies.correct.train import (
     Stage,
@@ -101,6 +102,11 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001
     a_query = steps_per_query(stage, network) if label.unrolled else 0
     solver_steps = all_queries * a_query
     checking += round(looks_of(opened, name) * a_query)
+    rating = rating_of(opened, name)
+    if isinstance(stage.gradient, ZerothOrder | EvolutionStrategy):  # counted in evaluations
+        checking += rating.cost(1, queries)
+    elif rating.looks:
+        checking += rating.cost(forward_steps(opened), queries * a_query)
     if opened.starts_from_non(name):
         start = start_stage(opened, 0)
         extra = start.schedule.iterations

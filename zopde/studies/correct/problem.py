@@ -175,7 +175,7 @@ class Schedule:
     loss: Loss | None = None  # what judges a window; None: squares
     nudge: float = 0.0  # how far a state is pulled towards the reference at every step
     noise: float = 0.0  # standard deviations by which the first states are moved
-    look_every: int = 0  # iterations from one look at the gradient's noise to the next; 0: none
+    look_every: int = 0  # iterations from one look at a gradient to the next; 0: none
 
     def windows(self, problem: Problem, seed: int) -> Windows:
         """The stretches of reference data, shuffled by the seed."""

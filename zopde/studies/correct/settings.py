@@ -104,7 +104,8 @@ class TrainingSettings:
     `nudge` is for chaotic systems, whose gradients explode over many steps: within a window every
     state is pulled towards the reference, u + nudge (r - u), after it was judged. Every
     `look_every` iterations the signal and the noise of a gradient through the solver are measured
-    (signal.csv), in solver steps that are counted as checking; see docs/howto/statistics.md.
+    (signal.csv), and an estimated gradient is compared with the exact one (gradient.csv), in solver
+    steps that are counted as checking; see docs/howto/statistics.md and docs/gradient-right.md.
     """
 
     length: limits.Length = "200 iterations"  # How long this stage lasts.
@@ -121,7 +122,7 @@ class TrainingSettings:
     validate_every: limits.Count = 20  # Iterations from one look at the validation to the next.
     patience: limits.Whole = 0  # So many looks without a better one end it; 0: never.
     nudge: limits.Share = 0.0  # A step ends so much nearer to the reference; 0 leaves it free.
-    look_every: limits.Whole = 100  # Iterations between looks at the gradient's noise; 0: none.
+    look_every: limits.Whole = 100  # Iterations between looks at a gradient; 0: none.
 
     @property
     def optimise(self) -> Optimise:

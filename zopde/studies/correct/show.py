@@ -19,6 +19,7 @@ from zopde.studies.correct.labels import LABELS
 from zopde.studies.correct.parameter import found_in, parameter_drawn
 from zopde.studies.correct.pictures import FOLDER, Picture, draw_own
 from zopde.studies.correct.problem import Opened
+from zopde.studies.correct.quality import by_label
 from zopde.studies.correct.rollouts import until_measured
 from zopde.studies.correct.train import Trained
 from zopde.studies.run import Metrics, Place, mean_costs, stopped_early
@@ -45,6 +46,8 @@ def metrics_of(opened: Opened, results: Mapping[str, Sequence[Trained]]) -> Metr
             for label, trained in results.items()
             if LABELS[label].trained
         }
+    if qualities := by_label(results):
+        metrics["gradient"] = qualities
     metrics["init"] = {
         label: ("non" if opened.starts_from_non(label) else "scratch")
         if LABELS[label].trained

@@ -94,8 +94,9 @@ def run_correction(
 
     Returns:
         The content of the folder's `metrics.json`: `mae`, `relative_error`, `nrmse`,
-        `correlation_time`, `diverged`, `queries`, `solver_steps`, `seconds` by label, and what is
-        needed to repeat the run.
+        `correlation_time`, `diverged`, `queries`, `solver_steps`, `seconds` by label, `gradient`
+        (label -> mean `cosine`, `error`, `variance` of its looks), and what is needed to repeat the
+        run.
 
     Raises:
         InputError: On settings, data or a folder that will not do; nothing is overwritten.

@@ -15,7 +15,7 @@ _ROOM = 60  # characters of a terminal that columns of single channels may take
 def table_of(metrics: Mapping[str, Any]) -> Table:
     """The table of results, one row per label; the spread over seeds where there are several."""
     labels, several = metrics["labels"], len(metrics["seeds"]) > 1
-    checking = metrics.get("checking", {})
+    checking, gradients = metrics.get("checking", {}), metrics.get("gradient", {})
     costs = {"iterations": metrics["iterations"], "queries": metrics["queries"]}
     if any(checking.values()):
         costs["checking"] = checking
@@ -27,18 +27,24 @@ def table_of(metrics: Mapping[str, Any]) -> Table:
             *(label, *_reached(metrics, label, several)),
             *(count(of_label[label]) for of_label in costs.values()),
             number(metrics["seconds"][label]),
+            *([_cosine(gradients.get(label))] if gradients else []),
         ]
         for label in labels
     ]
-    spread = ["± seeds"] if several else []
+    spread, heads = ["± seeds"] if several else [], ["cosine"] if gradients else []
     return Table(
         f"{metrics['test_runs']} unseen runs, {metrics['steps']} steps, "
         f"{metrics['parameters']:,} weights, seeds {', '.join(map(str, metrics['seeds']))}",
-        ["label", "MAE", "± runs", *spread, "vs SRC", *costs, "seconds"],
+        ["label", "MAE", "± runs", *spread, "vs SRC", *costs, "seconds", *heads],
         rows,
         notes_of(metrics),
         _measures(metrics) if "nrmse" in metrics else None,  # earlier versions had none
     )
+
+
+def _cosine(found: Mapping[str, float | None] | None) -> str:
+    """Of a label's gradients with the exact ones; nothing where nobody looked."""
+    return "" if found is None or found["cosine"] is None else f"{found['cosine']:.2f}"
 
 
 def _reached(metrics: Mapping[str, Any], label: str, several: bool) -> list[str]:
@@ -113,6 +119,10 @@ def notes_of(metrics: Mapping[str, Any]) -> list[str]:
         notes.append(f"One in {every} steps is corrected; errors are of the states behind these.")
     if metrics.get("split"):  # earlier versions had none
         notes.append(f"Reference data: {metrics['split']}.")
+    if metrics.get("gradient"):
+        notes.append(
+            "cosine: of gradient and exact gradient, mean over the looks; see gradient.csv."
+        )
     scratch = [label for label, start in metrics["init"].items() if start == "scratch"]
     if scratch:
         stage = "" if "non" in metrics["init"].values() else ", as all trained labels"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from zopde.studies.correct.models import MODEL
 from zopde.studies.correct.parameter import FILE as FOUND
 from zopde.studies.correct.parameter import GUESS, Recorded, first_guess, save_given
 from zopde.studies.correct.problem import Opened, Schedule
+from zopde.studies.correct.quality import FILE as QUALITY
+from zopde.studies.correct.quality import rated, rating_of, read_qualities, said
 from zopde.studies.correct.ways import decided
 from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import (
@@ -52,6 +55,7 @@ from zopde.training import (
 )
 from zopde.training.forward import ForwardGradient, has_forward_mode
 from zopde.training.loop import fit_watched
+from zopde.training.quality import Quality, Rated
 from zopde.training.signal import Heard, share_of_look
 from zopde.training.validation import UNWATCHED
 from zopde.zo.cge import Failed
@@ -71,6 +75,7 @@ class Trained:
     failures: Counter[str]  # failed solver steps by reason, of training and rollouts
     # (simulation, time, parameter, *space), what each step of the rollouts had; None without any
     parameter: Tensor | None = None
+    qualities: Sequence[Quality] = ()  # what looks at its gradients found
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,17 @@ class Stage:
     schedule: Schedule  # how long, and how gradients become updates
     counter: CountedSolver  # counts the solver steps
     interface: Interface | None = None  # what passes the solver by queries
+
+    def compared(
+        self, looked: Rated | None = None, twin: CountedSolver | None = None
+    ) -> dict[str, int]:
+        """What was compared besides its gradients, as `Fitted.checked` counts it.
+
+        A source that verifies stacked probes counts evaluations, so looks at it count likewise.
+        """
+        if isinstance(self.gradient, ZerothOrder | EvolutionStrategy | EnsembleKalman):
+            return {"gradient": looked.evaluations} if looked else {}
+        return {"interface": self.counter.compared + (twin.compared if twin else 0)}
 
 
 def begin(opened: Opened, place: Place, resume: bool) -> Opened:  # noqa: ARG001
@@ -148,7 +164,7 @@ def train(opened: Opened, name: str, seed: int, place: Place) -> Trained:
         save_given(parameter, problem.test, names, folder / FOUND)
     failures = Counter(cost.failures) + (failures_of(problem.solver) - before)
     place.done(name, seed, cost, mae=float(evaluation.error.mean_mae.mean()))
-    return Trained(cost, evaluation, failures, parameter)
+    return Trained(cost, evaluation, failures, parameter, read_qualities(folder / QUALITY))
 
 
 def fit_label(opened: Opened, name: str, network: nn.Module, seed: int, place: Place) -> Fitted:
@@ -177,6 +193,8 @@ def fit_label(opened: Opened, name: str, network: nn.Module, seed: int, place: P
     if scored:
         stage = label_stage(opened, label, network, seed, ratios, place.pool, interface)
         costs.append(_fit(opened, network, stage, name, seed, place))
+        if looks := read_qualities(place.of(name, seed) / QUALITY):
+            note(f"{name}, seed {seed}: {said(looks)}")
         if interface and (seen := interface.finish(costs[-1].iterations)):
             note(f"{name}, seed {seed}: {seen}")
     return total_cost(costs)
@@ -186,22 +204,24 @@ def _fit(
     opened: Opened, network: nn.Module, stage: Stage, name: str, seed: int, place: Place
 ) -> Fitted:
     gradient, schedule, interface = stage.gradient, stage.schedule, stage.interface
-    looked = bool(looks_of(opened, name))
-    if looked:
-        file, title = place.of(name, seed) / SIGNAL, f"{name}, seed {seed}"
-        signals = Signals(file, title, schedule.unroll, place.progress.note)
+    own, title, compared = place.of(name, seed), f"{name}, seed {seed}", stage.compared
+    if rating_of(opened, name).looks:
+        looked = rated(opened, name, gradient, seed, own / QUALITY)
+        gradient, compared = looked[0], partial(stage.compared, *looked)
+    if looks_of(opened, name):
+        signals = Signals(own / SIGNAL, title, schedule.unroll, place.progress.note)
         gradient = Heard(gradient, schedule.look_every, signals.tell)
     gradient = Skipping(gradient) if opened.drop else gradient
     return fit_watched(
         *(network, stage.objective_at, gradient, schedule.optimise, schedule.iterations),
-        *(place.of(name, seed), place.progress, f"{name}, seed {seed}"),
+        *(own, place.progress, title),
         solver_steps=lambda: stage.counter.steps,
         every_seconds=opened.every_seconds,
         agreement=interface.agreement if interface else not_measured,
         variance=interface.variance if interface else not_measured,
         failures=lambda: failures_of(stage.counter),
         told=place.telling(name, seed),
-        compared=lambda: {"interface": stage.counter.compared} if interface or looked else {},
+        compared=compared,
         # The start is part of a training: what is kept of it is where it ends.
         validation=UNWATCHED if name == START else opened.validation(),
     )

@@ -19,6 +19,7 @@ from zopde.studies.correct.price import (
     steps_compared,
     steps_per_query,
 )
+from zopde.studies.correct.quality import forward_steps, rating_of
 from zopde.studies.correct.train import label_stage, looks_of
 from zopde.studies.price import comparisons
 from zopde.studies.run import Place
@@ -91,9 +92,12 @@ def count_of(opened: Compared, name: str) -> Count:
     else:
         once, each, compared, check = _of_queries(opened, name)
 
+    forward = forward_steps(opened)
+
     def looks(iterations: int) -> int:
         longer = replace(opened, training=replace(opened.training, iterations=iterations))
-        return compared(iterations) + round(looks_of(longer, name) * each)
+        noise = round(looks_of(longer, name) * each)
+        return compared(iterations) + noise + rating_of(longer, name).cost(forward, each)
 
     return Count(once, each, looks, check)
 

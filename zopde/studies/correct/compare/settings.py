@@ -93,7 +93,8 @@ def load_comparison(
     """Read the settings of a comparison: a preset of `load_config`, and over it what is chosen.
 
     Without `run.labels`, every label that suits the settings has a row. Without `data.validation`,
-    a fifth of the training simulations is the validation.
+    a fifth of the training simulations is the validation. Without `training.look_every`, nobody
+    looks at gradients: of a way that is dear, a look would take an iteration from its budget.
 
     Args:
         preset: "quick" or "paper".
@@ -109,6 +110,8 @@ def load_comparison(
     """
     chosen = choices(file, changes, tables)
     tree = settings_over(preset, chosen)
+    if look_up(chosen, "training.look_every") is None:
+        tree = merge(tree, {"training": {"look_every": 0}})
     if look_up(chosen, "data.validation") is None:
         train = look_up(tree, "data.train")
         known = train if isinstance(train, int) else DataSettings.train
