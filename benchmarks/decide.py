@@ -121,8 +121,10 @@ def answers_needed(path: Path | None, count: int) -> dict[str, Any]:
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     found: dict[str, Any] = {}
     limits = thresholds(RADII, SIGMA, ALPHA, N)
-    for axes, radius, limit in zip(figure.subplots(1, 2, sharey=True), RADII, limits, strict=True):
-        grid = np.linspace(0.5, 1.0, 101)
+    for axes, radius, limit in zip(
+        figure.subplots(1, len(RADII), sharey=True), RADII, limits, strict=True
+    ):
+        grid = np.linspace(max(0.5, 1 - 5 * (1 - limit)), 1.0, 101)
         for name, says in METHODS.items():
             rules, draw = bounds(says, limit), np.random.default_rng(0)
             means = [simulate(rules, np.full(count, p), draw)[1].mean() for p in grid]

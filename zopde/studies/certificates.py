@@ -141,8 +141,11 @@ def _row(number: int, line: str, columns: Sequence[str]) -> Row:
     try:
         cells = dict(zip(columns, line.split("\t"), strict=True))
         row = Row(
-            *(int(cells[name]) for name in ("index", "label", "prediction")),
-            *(float(cells[name]) for name in ("radius", "seconds")),
+            int(cells["index"]),
+            int(cells["label"]),
+            int(cells["prediction"]),
+            float(cells["radius"]),
+            float(cells["seconds"]),
             int(cells.get("answers", 0)),
             tuple(cells["verdicts"].split(",")) if "verdicts" in cells else (),
         )
