@@ -73,7 +73,8 @@ def run_certification(
     Returns:
         The content of the folder's `metrics.json`: `certified_accuracy` at some radii with its
         band, `largest_radius`, and what is needed to repeat the run. Where radii were decided, also
-        `verdicts`, how often each was given, and `answers`, what an image took.
+        `verdicts`, how often each was given, and `answers`, what an image took; `largest_radius`
+        is the largest of them then.
     """
     curves = [show.read_curve(Path(other)) for other in beside]
     study = replace(
