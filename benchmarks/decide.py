@@ -168,15 +168,21 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     model = load_base_classifier(options.model, scale) if options.model else trained(data)
     smooth = Smooth(model, len(data.classes), SIGMA)
     every = max(1, len(data.test) // options.images)
-    agree, certified, asked = dict.fromkeys(RADII, 0), dict.fromkeys(RADII, 0), []
     chosen = range(0, every * options.images, every)
+    asked: dict[str, list[int]] = {name: [] for name in ("all", *map(str, RADII))}
+    agree, certified = dict.fromkeys(RADII, 0), dict.fromkeys(RADII, 0)
     for index in chosen:
         x = data.test.pixels[index].float() / scale
-        draws = [torch.Generator().manual_seed(2 * index + part) for part in (0, 1)]
-        fixed = smooth.certify(x, N0, N, ALPHA, draws[0])
-        found = smooth.decide(x, RADII, N0, N, ALPHA, draws[1])
-        asked.append(found.answers)
+
+        def draw(part: int, index: int = index) -> torch.Generator:
+            return torch.Generator().manual_seed(2 * index + part)
+
+        fixed = smooth.certify(x, N0, N, ALPHA, draw(0))
+        found = smooth.decide(x, RADII, N0, N, ALPHA, draw(1))
+        asked["all"].append(found.answers)
         for radius, said in zip(RADII, found.verdicts, strict=True):
+            alone = smooth.decide(x, [radius], N0, N, ALPHA, draw(1))
+            asked[str(radius)].append(alone.answers)
             holds = fixed.prediction >= 0 and fixed.radius >= radius
             certified[radius] += holds
             same = fixed.prediction == found.prediction or not holds
@@ -186,10 +192,10 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
         "images": total,
         "agreement_percent": {radius: 100 * count / total for radius, count in agree.items()},
         "certified_percent": {radius: 100 * count / total for radius, count in certified.items()},
-        "answers_mean": float(np.mean(asked)),
-        "answers_median": float(np.median(asked)),
-        "answers_90_percent": float(np.quantile(asked, 0.9)),
-        "times_fewer": (N0 + N) / float(np.mean(asked)),
+        # Of all radii together, and of each alone.
+        "answers_mean": {name: float(np.mean(of)) for name, of in asked.items()},
+        "answers_median": {name: float(np.median(of)) for name, of in asked.items()},
+        "times_fewer": {name: (N0 + N) / float(np.mean(of)) for name, of in asked.items()},
     }
 
 

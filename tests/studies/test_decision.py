@@ -143,7 +143,7 @@ def test_what_cannot_be_decided_or_shown_raises(home, data, finished, tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             deciding(home, **change)
-    with pytest.raises(InputError, match="radius: got 0.1, .* decided: 0.05, 0.3"):
+    with pytest.raises(InputError, match=r"radius: got 0.1, .* decided: 0.05, 0.3"):
         run_certification(deciding(home), tmp_path / "run", images=data, at=(0.1,))
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="'decide'"):
