@@ -31,11 +31,23 @@ def certify(
     ] = 0.25,
     n0: Annotated[int, Option(help="Choose the class from this many noisy samples.")] = 100,
     n: Annotated[
-        int, Option("--n", help="Bound the probability of the class from this many noisy samples.")
+        int,
+        Option(
+            "--n",
+            help="Bound the probability of the class from this many noisy samples; with --decide, "
+            "ask for at most this many.",
+        ),
     ] = 10_000,
     alpha: Annotated[
         float, Option(help="Accept a wrong certificate with this probability.")
     ] = 0.001,
+    decide: Annotated[
+        list[float] | None,
+        Option(
+            help="Decide whether the answer holds within this radius, from as few samples as that "
+            "takes; repeatable. Default: none, and the radius is looked for."
+        ),
+    ] = None,
     batch: Annotated[int, Option(help="Classify this many samples at a time.")] = 1000,
     every: Annotated[int, Option(help="Certify one image out of this many; 1: each.")] = 1,
     max_images: Annotated[int, Option(help="Certify at most this many images; 0: all.")] = 0,
@@ -48,14 +60,17 @@ def certify(
     ] = None,
     radius: Annotated[
         list[float] | None,
-        Option(help="Print the accuracy at this radius; repeatable. Default: 0, 0.25, 0.5, 0.75."),
+        Option(
+            help="Print the accuracy at this radius; repeatable. Default: the radii that are "
+            "decided, or 0, 0.25, 0.5, 0.75."
+        ),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Certify a classifier by randomized smoothing: find the radius in which an answer holds."""
-    from zopde.studies.certify import RADII, CertifyConfig, run_certification
+    from zopde.studies.certify import CertifyConfig, run_certification
     from zopde.studies.run import study_named
 
     config = CertifyConfig(
@@ -67,6 +82,7 @@ def certify(
         n0=n0,
         n=n,
         alpha=alpha,
+        decide=tuple(decide or ()),
         batch=batch,
         every=every,
         images=max_images,
@@ -75,7 +91,7 @@ def certify(
     )
     with prints_to_stderr():
         metrics = run_certification(
-            config, out, resume, overwrite, Watcher(), None, beside or (), radius or RADII
+            config, out, resume, overwrite, Watcher(), None, beside or (), radius or ()
         )
     if as_json:
         say_json(metrics)

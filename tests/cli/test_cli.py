@@ -137,6 +137,8 @@ def test_check_gradient_as_json(toy_spec, tiny, tmp_path):
         (["certify"], "Missing argument"),
         (["certify", "none.safetensors"], "model file: got none.safetensors"),
         (["certify", "torch.nn:Flatten", "--sigma", "-1"], "sigma: got -1"),
+        (["certify", "torch.nn:Flatten", "--decide", "-1"], "decide: got (-1.0,)"),
+        (["certify", "torch.nn:Flatten", "--decide", "9"], "the fewest that decide"),
         (["certify", "torch.nn:Flatten", "--part", "trian"], "did you mean 'train'"),
         (["certify", "torch.nn:Flatten"], "expected scores (2, 10)"),
         (["certify", "torch.nn:Flaten"], "did you mean 'Flatten'"),

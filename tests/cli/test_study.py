@@ -103,8 +103,9 @@ def test_certify_hands_every_option_on_exact(monkeypatch):
         "scale": 2.0,
         "sigma": 0.5,
         "n0": 3,
-        "n": 4,
+        "n": 40,
         "alpha": 0.25,
+        "decide": (0.125, 0.25),
         "batch": 5,
         "every": 6,
         "images": 7,
@@ -114,7 +115,8 @@ def test_certify_hands_every_option_on_exact(monkeypatch):
     words = [
         word
         for key, value in values.items()
-        for word in (f"--{'max-images' if key == 'images' else key}", str(value))
+        for each in (value if isinstance(value, tuple) else [value])
+        for word in (f"--{'max-images' if key == 'images' else key}", str(each))
     ]
     calls = []
     monkeypatch.setattr(

@@ -64,9 +64,10 @@ def certified(tmp_path_factory):
     home = tmp_path_factory.mktemp("certified")
     (home / "mine.py").write_text(MODEL)
     config = CertifyConfig(f"{home}/mine.py:bright", n0=10, n=50, images=4, sigma=0.5)
-    for name, each in (("one", config), ("two", replace(config, sigma=0.1))):
+    configs = {"one": config, "two": replace(config, sigma=0.1, decide=(0.02, 0.05))}
+    for name, each in configs.items():
         run_certification(each, home / name, images=few())
-    return home, config
+    return home, configs
 
 
 def test_a_defence_on_one_page(defended):
@@ -147,13 +148,14 @@ def test_the_command_makes_the_same_settings_exact(defended, certified, monkeypa
     folder, config = defended
     preset, changes = changes_from_preset(find_run(folder))
     assert load_defence(preset, None, [f"{k}={v}" for k, v in changes.items()]) == config
-    home, config = certified
-    command = reproduce(find_run(home / "one")).replace("\\\n", "").split()
-    assert command[:2] == ["zopde", "certify"]
+    home, configs = certified
     seen = []
     monkeypatch.setattr(
         "zopde.studies.certify.run_certification", lambda *given: seen.append(given) or 1 / 0
     )
-    with pytest.raises(ZeroDivisionError):
-        CliRunner().invoke(app, command[1:], catch_exceptions=False)
-    assert seen[0][0] == config
+    for name, config in configs.items():
+        command = reproduce(find_run(home / name)).replace("\\\n", "").split()
+        assert command[:2] == ["zopde", "certify"]
+        with pytest.raises(ZeroDivisionError):
+            CliRunner().invoke(app, command[1:], catch_exceptions=False)
+        assert seen[-1][0] == config

@@ -11,21 +11,43 @@ from zopde.smoothing.bounds import (
     sign_test,
     upper_bound,
 )
-from zopde.smoothing.smooth import ABSTAIN, BaseClassifier, Certificate, Smooth, votes
+from zopde.smoothing.sequential import (
+    Verdict,
+    fewest_answers,
+    log_evidence,
+    looks,
+    thresholds,
+    verdict,
+)
+from zopde.smoothing.smooth import (
+    ABSTAIN,
+    BaseClassifier,
+    Certificate,
+    Decision,
+    Smooth,
+    votes,
+)
 
 __all__ = [
     "ABSTAIN",
     "BaseClassifier",
     "Certificate",
     "CertifiedShare",
+    "Decision",
     "Smooth",
+    "Verdict",
     "attack",
     "certified_accuracy",
     "certified_radius",
     "check_alpha",
+    "fewest_answers",
     "largest_radius",
+    "log_evidence",
+    "looks",
     "lower_bound",
     "sign_test",
+    "thresholds",
     "upper_bound",
+    "verdict",
     "votes",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, final
 
@@ -12,11 +12,13 @@ from torch import Generator, Tensor, nn
 
 from zopde.errors import InputError
 from zopde.smoothing.bounds import certified_radius, check_alpha, lower_bound, sign_test
+from zopde.smoothing.sequential import Verdict, looks, thresholds, verdict
 from zopde.validate import check_count, check_positive, checked
 
 ABSTAIN = -1
 """The prediction of a smoothed classifier that is not sure enough of any class."""
 _ENTRIES = 2**18  # of a block of noise: 1 MiB in single precision
+_ROWS = 64  # of a block where nobody knows how many will be needed
 BaseClassifier = Callable[[Tensor], Any]
 """(batch, channel, y, x) -> scores (batch, classes), or labels (batch,) of an integer type."""
 
@@ -29,12 +31,21 @@ class Certificate(NamedTuple):
     lower: float  # lower bound of the probability that the base classifier says that class
 
 
+class Decision(NamedTuple):
+    """What was decided about the smoothed classifier at one input, radius by radius."""
+
+    prediction: int  # the class, or -1: no radius is certified
+    radius: float  # the largest that is certified, in the units of the input; 0 with -1
+    answers: int  # of the base classifier, those that chose the class among them
+    verdicts: tuple[Verdict, ...]  # on each radius
+
+
 @final
 class NoiseStream:
-    """n rows of N(0, 1), taken a few at a time; how few changes no number.
+    """Rows of N(0, 1), taken a few at a time; how few changes no number.
 
     A generator gives other numbers for other shapes. So they are drawn in blocks whose size
-    follows from the row's shape and n alone, and what a call leaves over waits for the next.
+    follows from the row's shape and `rows` alone, and what a call leaves over waits for the next.
     """
 
     def __init__(
@@ -142,7 +153,54 @@ class Smooth:
             return Certificate(ABSTAIN, 0.0, lower)
         return Certificate(chosen, certified_radius(self.sigma, lower), lower)
 
-    @torch.no_grad()
+    def decide(
+        self,
+        x: Float[Tensor, "channel y x"],
+        radii: Sequence[float],
+        n0: int,
+        most: int,
+        alpha: float,
+        generator: Generator,
+        batch: int = 1000,
+    ) -> Decision:
+        """Decide whether g(x) holds within given radii, and ask only until that is clear.
+
+        n0 samples choose the class. Others are asked for, up to `most`, until its probability is
+        seen to be above p0 = Phi(R / sigma), "yes", or below, "no"; see `verdict`. Each verdict is
+        wrong with a probability of at most `alpha`, whenever it falls; all radii share the answers.
+        An image of which the base classifier is sure takes fewer answers than the count that
+        `certify` needs, by far; one at the threshold takes them all and stays "undecided".
+
+        Args:
+            x: As in `counts`.
+            radii: R, one or more, each >= 0 and within reach of `most` answers.
+            n0: Samples that choose the class, >= 1.
+            most: Samples that may decide, >= 1.
+            alpha: In (0, 1).
+            generator: Decides the noise; that of a sample depends on nothing but its number.
+            batch: As in `counts`.
+
+        Raises:
+            InputError: If an argument or the classifier's answer will not do.
+        """
+        check_alpha(alpha)
+        limits = thresholds(radii, self.sigma, alpha, most)
+        chosen = int(self.counts(x, n0, generator, batch).argmax())
+        stream = NoiseStream(x.shape, _ROWS, generator, _exact(x).dtype)
+        verdicts: list[Verdict] = ["undecided"] * len(limits)
+        asked = favourable = 0
+        for look in looks(most):
+            favourable += int(self._counts(x, look - asked, stream, batch)[chosen])
+            asked = look
+            for i, limit in enumerate(limits):
+                if verdicts[i] == "undecided":
+                    verdicts[i] = verdict(favourable, asked, limit, alpha)
+            if "undecided" not in verdicts:
+                break
+        held = [radius for radius, said in zip(radii, verdicts, strict=True) if said == "yes"]
+        prediction = chosen if held else ABSTAIN
+        return Decision(prediction, float(max(held, default=0.0)), n0 + asked, tuple(verdicts))
+
     def counts(
         self, x: Float[Tensor, "channel y x"], n: int, generator: Generator, batch: int = 1000
     ) -> Int[Tensor, " classes"]:
@@ -159,8 +217,12 @@ class Smooth:
         """
         check_count("n", n)
         check_count("batch", batch)
-        exact = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        stream = NoiseStream(exact.shape, n, generator, exact.dtype)
+        return self._counts(x, n, NoiseStream(x.shape, n, generator, _exact(x).dtype), batch)
+
+    @torch.no_grad()
+    def _counts(self, x: Tensor, n: int, stream: NoiseStream, batch: int) -> Tensor:
+        """The votes of the next n rows of the stream."""
+        exact = _exact(x)
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
         with _evaluating(self.base_classifier):
             for first in range(0, n, batch):
@@ -171,6 +233,10 @@ class Smooth:
                 classes = votes(self.base_classifier(noisy), len(noisy), self.num_classes)
                 counts += torch.bincount(classes, minlength=self.num_classes)
         return counts
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def votes(answer: Any, batch: int, num_classes: int) -> Int[Tensor, " batch"]:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from zopde.errors import InputError, SolverError, first_line
 from zopde.files import digest_of
 from zopde.progress import Progress
 from zopde.smoothing import Smooth, votes
-from zopde.studies.certificates import Sampling
+from zopde.studies.certificates import RADII, Sampling
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.classifiers import content_of, to_device
 from zopde.studies.defended import load_base_classifier
 from zopde.studies.run import Trainings
+from zopde.validate import check_not_negative
 
 LABEL = "certificates"  # the one row of a certification: nothing is trained
 MODEL, DATA = "model.digest", "data.sha256"
@@ -36,6 +38,7 @@ class Opened(Trainings):
     scale: float  # what a pixel of the file is divided by
     smooth: Smooth  # the smoothed classifier
     sampling: Sampling  # how an image is certified
+    at: tuple[float, ...]  # radii of the table of results
     model: str  # name of the classifier
     model_digest: str  # its content
     device: str  # where it computes
@@ -57,8 +60,13 @@ def open_certification(
     root: Path,
     progress: Progress,  # noqa: ARG001 - other studies make data
     data: ImageData | None = None,
+    at: Sequence[float] = (),
 ) -> Opened:
-    """The images, `data` or the settings', and the classifier, which has answered for one."""
+    """The images, `data` or the settings', and the classifier, which has answered for one.
+
+    The table of results is to have the radii `at`; () are those decided, or `RADII`.
+    """
+    _check_shown(at, config.decide)
     data = data or load_images(config.data)
     images = data.test if config.part == "test" else data.train
     scale = config.scale or data.brightest()
@@ -70,7 +78,8 @@ def open_certification(
         tuple(range(0, len(images), config.every))[: config.images or None],
         scale,
         Smooth(classifier, len(data.classes), config.sigma),
-        Sampling(config.n0, config.n, config.alpha, config.batch),
+        Sampling(config.n0, config.n, config.alpha, config.batch, config.decide),
+        tuple(at) or config.decide or RADII,
         config.model,
         content_of(config.model, root / MODEL),
         config.device,
@@ -79,6 +88,17 @@ def open_certification(
     )
     _try(opened)
     return opened
+
+
+def _check_shown(at: Sequence[float], decided: Sequence[float]) -> None:
+    """Require radii of which something will be known."""
+    for radius in at:
+        check_not_negative("radius", radius)
+        if decided and radius not in decided:
+            expected = f"one that is decided: {', '.join(f'{each:g}' for each in decided)}"
+            raise InputError(
+                "radius", got=f"{radius:g}", expected=expected, remedy="decide it, too"
+            )
 
 
 @torch.no_grad()

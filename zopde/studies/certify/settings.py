@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from zopde.smoothing import thresholds
 from zopde.studies import limits
-from zopde.studies.settings import check_fields
+from zopde.studies.settings import check_fields, check_names
 from zopde.validate import check_device
 
 
@@ -27,8 +28,11 @@ class CertifyConfig:
     # Standard deviation of the noise, in the units of the model's input
     sigma: limits.Positive = 0.25
     n0: limits.Count = 100  # samples that choose the class
-    n: limits.Count = 10_000  # samples that bound its probability
+    # Samples that bound its probability; with `decide` no more than these
+    n: limits.Count = 10_000
     alpha: limits.Probability = 0.001  # probability with which a certificate may be wrong
+    # Radii of which each is decided, by as few samples as that takes; none: the radius is sought
+    decide: tuple[limits.NotNegative, ...] = ()
     batch: limits.Count = 1000  # samples that are classified at a time
     every: limits.Count = 1  # only every so many images
     images: limits.Whole = 0  # at most so many images; 0: all
@@ -39,3 +43,6 @@ class CertifyConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_device("device", self.device)
+        if self.decide:
+            check_names("decide", self.decide)
+            thresholds(self.decide, self.sigma, self.alpha, self.n)

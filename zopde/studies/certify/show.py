@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from zopde.numerals import measured, number
 from zopde.report.classifiers import Certified, draw_certified_accuracy
 from zopde.report.page import Drawn, Section, text
 from zopde.report.panels import save
-from zopde.smoothing import CertifiedShare, certified_accuracy, largest_radius
-from zopde.studies.certificates import FILE, RADII, Row, read_rows
+from zopde.smoothing import CertifiedShare, Verdict, certified_accuracy, largest_radius
+from zopde.studies.certificates import FILE, Row, read_rows
 from zopde.studies.certify.open import LABEL, Opened
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.folder import RECORD, read_record
@@ -28,9 +29,7 @@ PICTURE = "certified_accuracy.png"
 _POINTS = 400  # of a curve
 
 
-def metrics_of(
-    opened: Opened, results: Mapping[str, list[list[Row]]], at: Sequence[float] = RADII
-) -> Metrics:
+def metrics_of(opened: Opened, results: Mapping[str, list[list[Row]]]) -> Metrics:
     """The figures of a finished certification, certified accuracy at some radii among them."""
     rows, sampling, sigma = results[LABEL][0], opened.sampling, opened.smooth.sigma
     return {
@@ -50,12 +49,34 @@ def metrics_of(
                 "percent": 100 * share.share,
                 "band": [100 * share.low, 100 * share.high],
             }
-            for share in _shares(rows, at)
+            for share in _shares(rows, opened.at)
         ],
         "abstained": sum(row.prediction < 0 for row in rows),
         "mean_radius": fmean(row.radius * row.correct for row in rows),
-        "largest_radius": largest_radius(sigma, sampling.n, sampling.alpha),
+        "largest_radius": max(
+            sampling.decide, default=largest_radius(sigma, sampling.n, sampling.alpha)
+        ),
+        **(_decided(rows, sampling.decide) if sampling.decide else {}),
         "seconds": round(sum(row.seconds for row in rows), 3),
+    }
+
+
+def _decided(rows: Sequence[Row], radii: Sequence[float]) -> Metrics:
+    """How often each verdict was given, and what it took."""
+    verdicts = zip(*(row.verdicts for row in rows), strict=True)
+    counts = [Counter(of_radius) for of_radius in verdicts]
+    asked = np.array([row.answers for row in rows])
+    return {
+        "verdicts": [
+            {"radius": radius, **{said: count[said] for said in get_args(Verdict)}}
+            for radius, count in zip(radii, counts, strict=True)
+        ],
+        "answers": {
+            "mean": float(asked.mean()),
+            "median": float(np.median(asked)),
+            "90 %": float(np.quantile(asked, 0.9, method="higher")),
+            "all": int(asked.sum()),
+        },
     }
 
 
@@ -94,23 +115,38 @@ def _shares(rows: Sequence[Row], at: Sequence[float]) -> list[CertifiedShare]:
 
 def table_of(metrics: Mapping[str, Any]) -> Table:
     """The table of results, one row per radius."""
+    verdicts = {at["radius"]: at for at in metrics.get("verdicts", ())}
+    said = get_args(Verdict) if verdicts else ()
+    most = "at most " if verdicts else ""
     return Table(
         f"{metrics['data']}, {metrics['images']:,} {metrics['part']} images, sigma "
-        f"{metrics['sigma']:g}, n {metrics['n']:,}",
-        ("radius", "certified accuracy", "95 % band"),
+        f"{metrics['sigma']:g}, n {most}{metrics['n']:,}",
+        ("radius", "certified accuracy", "95 % band", *said),
         [
             [
                 f"{at['radius']:g}",
                 f"{measured(at['percent'])[0]} %",
                 "{} ... {} %".format(*(measured(end)[0] for end in at["band"])),
+                *(f"{verdicts[at['radius']][each]:,}" for each in said),
             ]
             for at in metrics["certified_accuracy"]
         ],
         [
             f"radii and sigma are in units of the model's input, {metrics['input']}",
-            f"largest radius that n and alpha allow: {metrics['largest_radius']:.4g}",
+            _reach(metrics),
             f"abstained: {metrics['abstained']:,}; {number(metrics['seconds'])} s",
         ],
+    )
+
+
+def _reach(metrics: Mapping[str, Any]) -> str:
+    """How far certificates may go, or what deciding about some radii took."""
+    if "answers" not in metrics:
+        return f"largest radius that n and alpha allow: {metrics['largest_radius']:.4g}"
+    asked, fixed = metrics["answers"], metrics["n0"] + metrics["n"]
+    return (
+        f"answers per image: {asked['mean']:,.0f} on average, {asked['median']:,.0f} for half of "
+        f"the images, {asked['90 %']:,.0f} for 90 %; {fixed:,} at most"
     )
 
 
@@ -150,9 +186,8 @@ def _lead(metrics: Metrics) -> str:
     return (
         f"{metrics['data']}: {metrics['images']:,} {metrics['part']} images, noise of "
         f"{metrics['sigma']:g}, in units of the model's input, {metrics['input']}; n = "
-        f"{metrics['n']:,}, each certificate wrong with probability {metrics['alpha']:g} at most. "
-        f"The largest radius that allows is {metrics['largest_radius']:.4g}; the model abstained "
-        f"{metrics['abstained']:,} times."
+        f"{metrics['n']:,}, each certificate wrong with probability {metrics['alpha']:g} at most; "
+        f"{_reach(metrics)}. The model abstained {metrics['abstained']:,} times."
     )
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from zopde.data import ImageData
 from zopde.progress import Progress
-from zopde.studies.certificates import FILE, RADII, Row, certify_images
+from zopde.studies.certificates import FILE, Row, certify_images
 from zopde.studies.certify import show
 from zopde.studies.certify.open import DATA, MODEL, Opened, open_certification
 from zopde.studies.certify.settings import CertifyConfig
 from zopde.studies.folder import METRICS
 from zopde.studies.run import Metrics, Place, Study, run_study
-from zopde.validate import check_not_negative, checked
+from zopde.validate import checked
 
 
 def _certify(opened: Opened, label: str, seed: int, place: Place) -> list[Row]:  # noqa: ARG001
@@ -58,7 +58,7 @@ def run_certification(
     progress: Progress | None = None,
     images: ImageData | None = None,
     beside: Sequence[Path | str] = (),
-    at: Sequence[float] = RADII,
+    at: Sequence[float] = (),
 ) -> Metrics:
     """Certify a model on images, one flushed line per image in `certificates.tsv`.
 
@@ -67,19 +67,19 @@ def run_certification(
 
     `images` are data of your own, and None reads `config.data`. The curves of the runs in the
     folders `beside` are drawn in the same picture; `at` holds the radii, >= 0, of
-    `certified_accuracy`. The other arguments and errors are those of `run_correction`.
+    `certified_accuracy`: () are `config.decide`, whose radii alone can be shown where there are
+    some, or `RADII`. The other arguments and errors are those of `run_correction`.
 
     Returns:
         The content of the folder's `metrics.json`: `certified_accuracy` at some radii with its
-        band, `largest_radius`, and what is needed to repeat the run.
+        band, `largest_radius`, and what is needed to repeat the run. Where radii were decided, also
+        `verdicts`, how often each was given, and `answers`, what an image took; `largest_radius`
+        is the largest of them then.
     """
-    for radius in at:
-        check_not_negative("radius", radius)
     curves = [show.read_curve(Path(other)) for other in beside]
     study = replace(
         STUDY,
-        open=partial(open_certification, data=images),
-        metrics=partial(show.metrics_of, at=at),
+        open=partial(open_certification, data=images, at=at),
         draw=partial(show.draw, beside=curves),
     )
     return run_study(study, config, folder, resume, overwrite, progress)

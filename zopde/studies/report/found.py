@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +130,17 @@ def reproduce(run: FoundRun) -> str:
     if run.study.presets:
         options = [f"--set {shlex.quote(f'{key}={value}')}" for key, value in changes.items()]
     else:
-        options = [f"--{_OPTION.get(key, key)} {shlex.quote(v)}" for key, v in changes.items()]
+        options = [
+            f"--{_OPTION.get(key, key)} {shlex.quote(str(each))}"
+            for key in changes
+            for each in _each(run.settings[key])
+        ]
     return " \\\n  ".join([shlex.join(words), *options, f"--out runs/{shlex.quote(run.name)}"])
+
+
+def _each(value: Any) -> Sequence[Any]:  # noqa: ANN401
+    """Values of an option that may be repeated; one, where it may not."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _changes(run: FoundRun, preset: str) -> Changes:
