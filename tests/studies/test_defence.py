@@ -31,6 +31,7 @@ TINY = {
         "lr": LR,
     },
     "zo": {"directions": 2, "weights": 10, "score_directions": 2, "resample": "2 iterations"},
+    "surrogate": {"first": 9, "updates": 2, "below": 0.0},
     "certify": {"images": 3, "n0": 10, "n": 20},
     "run": {"seeds": [0], "checkpoint_seconds": 1e-3},
 }
