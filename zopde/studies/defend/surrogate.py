@@ -18,7 +18,8 @@ from zopde.seeding import generator, global_stream
 from zopde.studies.defend.budget import CHECK_EVERY
 from zopde.zo.rge import rademacher
 
-_FIRST, _NEXT = 500, 8  # updates of the first fit, and of each later one
+_FIRST, _NEXT = 500, 8  # updates of the first fit at least, and of each later one
+_EPOCHS = 4  # of the first fit at least
 _BATCH = 64
 _LR = 2e-3
 _NUMBERS = 2**24  # of the images that are kept; the oldest are forgotten
@@ -58,18 +59,20 @@ class Surrogate:
 
     def begin(self, images: Tensor, answers: Float[Tensor, "n class"]) -> None:
         """Learn the first answers."""
-        centred = _centred(answers)
-        self._scale = centred.std().clamp_min(torch.finfo(centred.dtype).tiny)
-        self._images, self._answers = images, centred
-        self._fit(_FIRST, 0)
+        self._scale = _centred(answers).std().clamp_min(torch.finfo(answers.dtype).tiny)
+        self._remember(images, answers)
+        self._fit(max(_FIRST, _EPOCHS * len(self._images) // _BATCH), 0)
 
     def learn(self, images: Tensor, answers: Float[Tensor, "n class"]) -> None:
         """Learn some more, among all that are remembered."""
-        most = max(1, _NUMBERS // images[0].numel())
         self.batches += 1
+        self._remember(images, answers)
+        self._fit(_NEXT, self.batches)
+
+    def _remember(self, images: Tensor, answers: Tensor) -> None:
+        most = max(1, _NUMBERS // images[0].numel())
         self._images = torch.cat([self._images, images])[-most:]
         self._answers = torch.cat([self._answers, _centred(answers)])[-most:]
-        self._fit(_NEXT, self.batches)
 
     @torch.enable_grad()  # type: ignore[no-untyped-call]
     def _fit(self, updates: int, number: int) -> None:
