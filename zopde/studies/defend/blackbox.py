@@ -63,6 +63,10 @@ class BlackBox:
     with the same m draws e_j ~ N(0, I) for every image: a label alone is piecewise constant, its
     differences vanish, and only averaged over noise does it say which way is better. That takes
     m queries for each score, and `mu` of the order of tau; a smaller one again meets steps.
+
+    Raises:
+        InputError: If answers have another shape than announced, or are of another kind:
+            probabilities are in [0, 1] and add up to 1, logits do not.
     """
 
     classifier: Classifier

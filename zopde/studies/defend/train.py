@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import final
@@ -188,7 +188,11 @@ def _fit(
     most = budget.queries if label.zeroth_order else 0
     box = opened.black_box(seed, most, before.queries)
     title = f"{name}, seed {seed}"
-    losses = Losses(*(opened, label, defence, seed, box), partial(_note, place, title))
+
+    def tell(text: str) -> None:
+        place.progress.note(f"{title}: {text}")
+
+    losses = Losses(opened, label, defence, seed, box, tell)
     surrogate = losses.surrogate
     network = front if surrogate is None else Learning(front, surrogate)
     try:
@@ -208,17 +212,13 @@ def _fit(
         )
         source.judge(network, cost.iterations)
     except BudgetSpentError as spent:
-        place.progress.note(f"{title}: {spent}")
+        tell(str(spent))
         cost = replace(_so_far(folder), stopped=str(spent))
     best = load_checkpoint(folder / BEST) or {"iteration": None}
     if "network" in best:
         network.load_state_dict(best["network"])
     defence.eval()
     return replace(cost, queries=box.ledger.queries), best["iteration"]
-
-
-def _note(place: Place, title: str, text: str) -> None:
-    place.progress.note(f"{title}: {text}")
 
 
 def _so_far(folder: Path) -> Fitted:
