@@ -74,7 +74,7 @@ class Surrogate:
         self._images = torch.cat([self._images, images])[-most:]
         self._answers = torch.cat([self._answers, _centred(answers)])[-most:]
 
-    @torch.enable_grad()  # type: ignore[no-untyped-call]
+    @torch.enable_grad()
     def _fit(self, updates: int, number: int) -> None:
         draw = generator(self._seed, "order", 2**32 + number)
         rows = torch.randint(len(self._images), (updates, _BATCH), generator=draw)
@@ -82,7 +82,7 @@ class Surrogate:
             off = _centred(self._network(self._images[chosen]))
             off = off - self._answers[chosen] / self._scale
             self._optimizer.zero_grad()
-            off.square().mean().backward()  # type: ignore[no-untyped-call]
+            off.square().mean().backward()
             self._optimizer.step()
 
     def state(self) -> dict[str, Any]:
