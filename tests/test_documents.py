@@ -14,6 +14,7 @@ import typer.main
 from zopde.cli.app import app
 from zopde.studies.classify import ClassificationConfig
 from zopde.studies.correct import CorrectionConfig
+from zopde.studies.defend import load_defence
 from zopde.studies.settings import as_tree
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +137,7 @@ def command_of(words):
 
 
 def settings():
-    trees = as_tree(CorrectionConfig()), as_tree(ClassificationConfig())
+    trees = map(as_tree, (CorrectionConfig(), ClassificationConfig(), load_defence()))
     return {f"{table}.{key}" for tree in trees for table, keys in tree.items() for key in keys}
 
 

@@ -31,6 +31,7 @@ TINY = {
         "lr": LR,
     },
     "zo": {"directions": 2, "weights": 10, "score_directions": 2, "resample": "2 iterations"},
+    "surrogate": {"first": 9, "updates": 2, "below": 0.0},
     "certify": {"images": 3, "n0": 10, "n": 20},
     "run": {"seeds": [0], "checkpoint_seconds": 1e-3},
 }
@@ -96,6 +97,23 @@ def test_queries_are_as_many_as_foretold_exact(finished):
             assert budget.total(METHODS[name], length + 4) > 2_000 - 30
 
 
+def test_queries_of_a_surrogate_are_as_many_as_foretold_exact(finished):
+    """Looks as above; then the first images, and of every second batch a label, scores, a check."""
+    _, metrics = finished
+    looks = 10 + 10 * 3
+    batches = 2 * 6 * (1 + 1)
+    check = 2 * 6  # of the first batch, by central differences
+    assert metrics["queries"]["SUR-DS"] == looks + 9 + batches + check
+    assert metrics["queries"]["SUR-AE-DS"] == metrics["queries"]["SUR-DS"]
+    assert metrics["queries"]["KD-AE-DS"] == looks + 20
+    budget = open_defence(tiny(), Path(), Silent(), few()).budget
+    for iterations in range(1, 90):  # the last batch of an epoch is smaller
+        seen = [min(6, 20 - 6 * (i % 4)) for i in range(0, iterations, 2)]
+        looks = -(-iterations // -(-iterations // 3)) + 1
+        total = 10 + 10 * looks + 9 + 2 * sum(seen) + 2 * sum(seen[::10])
+        assert budget.total(METHODS["SUR-DS"], iterations) == total
+
+
 def test_a_model_gives_the_same_answers_as_its_run(finished):
     folder, _ = finished
     whole = load_defended(folder / "DeepZero" / "seed-0" / "model.safetensors")
@@ -120,8 +138,10 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["ZO-AE-DS-CGE", "ZO-DS", "DeepZero"])
-def test_a_killed_run_resumes(finished, name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "most"), [("ZO-AE-DS-CGE", 900), ("ZO-DS", 900), ("DeepZero", 900), ("SUR-AE-DS", 72)]
+)
+def test_a_killed_run_resumes(finished, name, most, tmp_path):
     """Killed within training, then within certification: the same bits, the same ledger."""
     config = tiny(run={"methods": [name]})
 
@@ -137,7 +157,7 @@ def test_a_killed_run_resumes(finished, name, tmp_path):
         def classifier(images):
             nonlocal asked
             asked += len(images)
-            if stop == "training" and asked > 900:
+            if stop == "training" and asked > most:
                 raise KilledError
             return by_brightness(images)
 

@@ -13,9 +13,13 @@ from zopde.studies.defend.blackbox import BlackBox, BudgetSpentError, Ledger
 IMAGES = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, 1, 2, 2).contiguous()
 
 
-def two_scores(images):
+def two_shares(images):
     level = images.mean(dim=(1, 2, 3))
     return torch.stack([1 - level, level], dim=1)
+
+
+def two_scores(images):
+    return 2 * two_shares(images)
 
 
 def labels_only(images):
@@ -34,8 +38,15 @@ def test_the_ledger_counts_images_exact():
 
 
 def test_probabilities_become_log_scores_exact():
-    box = BlackBox(two_scores, 2, Ledger(), answers="probabilities")
-    assert box.scores(IMAGES).softmax(dim=1) == pytest.approx(two_scores(IMAGES), abs=1e-6)
+    box = BlackBox(two_shares, 2, Ledger(), answers="probabilities")
+    assert box.scores(IMAGES).softmax(dim=1) == pytest.approx(two_shares(IMAGES), abs=1e-6)
+
+
+def test_answers_of_another_kind_than_announced_are_refused():
+    with pytest.raises(InputError, match=r"sum is 1, expected logits.*answers=probabilities"):
+        BlackBox(two_shares, 2, Ledger()).scores(IMAGES)
+    with pytest.raises(InputError, match=r"from 0 to 2.*expected probabilities.*answers=logits"):
+        BlackBox(two_scores, 2, Ledger(), answers="probabilities").scores(IMAGES)
 
 
 def test_labels_become_shares_of_votes_exact():

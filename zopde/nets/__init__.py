@@ -3,7 +3,7 @@
 from zopde.nets.classifiers import CifarResNet, SmallCNN
 from zopde.nets.coordinates import coordinate_channels
 from zopde.nets.correctors import ConvCorrector, Normalised, ResidualCorrector
-from zopde.nets.defences import Decoder, DnCNN, Encoder
+from zopde.nets.defences import Decoder, DnCNN, Encoder, ScoreNet
 from zopde.nets.graph import GraphCorrector
 from zopde.nets.kinds import build_corrector
 
@@ -16,6 +16,7 @@ __all__ = [
     "GraphCorrector",
     "Normalised",
     "ResidualCorrector",
+    "ScoreNet",
     "SmallCNN",
     "build_corrector",
     "coordinate_channels",

@@ -1,4 +1,4 @@
-"""The networks of a defence: a denoiser, and an encoder and decoder with the cut between them."""
+"""The networks of a defence: a denoiser, encoder and decoder, and what stands for a classifier."""
 
 from __future__ import annotations
 
@@ -119,6 +119,35 @@ class Decoder(nn.Module):
         """The image."""
         x: Tensor = self.layers(z)
         return x
+
+
+@final
+class ScoreNet(nn.Module):
+    """Gives scores of an image: a small classifier that is smooth, so that its slopes mean much.
+
+        y = W h_L + b,   h_k = silu(conv3x3(h_(k-1))),   h_0 = x
+
+    The first convolution keeps the image's size, each later one halves it, down to 2 x 2 pixels.
+
+    Args:
+        channels: Of an image.
+        side: Its height and width in pixels.
+        classes: How many scores it gives.
+        width: Channels of every convolution.
+    """
+
+    def __init__(self, channels: int, side: int, classes: int, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
+        while side > 2:
+            layers += [nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU()]
+            side = (side + 1) // 2
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side**2, classes))
+
+    def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch classes"]:
+        """Scores."""
+        scores: Tensor = self.layers(x)
+        return scores
 
 
 def _plan(channels: int, side: int, latent: int) -> list[tuple[tuple[int, int], _Level]]:

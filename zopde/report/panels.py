@@ -61,6 +61,10 @@ COLOURS = {
     "ZO-DS": "#56B4E9",
     "ZO-AE-DS-RGE": "#E69F00",
     "ZO-AE-DS-CGE": "#CC79A7",
+    "ZO-AE-DS-V": "#AA4499",
+    "SUR-DS": "#EE7733",
+    "SUR-AE-DS": "#D55E00",
+    "KD-AE-DS": "#882255",
 }
 _NOTHING = "#bbbbbb"  # an obstacle, or a run that diverged
 _LAND = "#888888"

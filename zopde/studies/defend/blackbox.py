@@ -17,6 +17,10 @@ from zopde.studies.classifiers import Classifier
 
 Answers = Literal["logits", "probabilities", "labels"]
 _LEAST = 1e-12  # probability, so that its logarithm exists
+_DIGITS, _ROUNDED = (
+    1e-5,
+    0.05,
+)  # what a sum of shares is off 1 by: in full, in few digits
 
 
 class BudgetSpentError(ClassifierError):
@@ -59,6 +63,10 @@ class BlackBox:
     with the same m draws e_j ~ N(0, I) for every image: a label alone is piecewise constant, its
     differences vanish, and only averaged over noise does it say which way is better. That takes
     m queries for each score, and `mu` of the order of tau; a smaller one again meets steps.
+
+    Raises:
+        InputError: If answers have another shape than announced, or are of another kind:
+            probabilities are in [0, 1] and add up to 1, logits do not.
     """
 
     classifier: Classifier
@@ -147,6 +155,21 @@ class BlackBox:
         bad = labels and bool(((answer < 0) | (answer >= self.classes)).any())
         if bad or not bool(answer.double().isfinite().all()):
             raise ClassifierError(f"{self.answers} out of range or not finite")
+        if not labels:
+            self._check_kind(answer.double())
+
+    def _check_kind(self, answer: Float[Tensor, "n class"]) -> None:
+        """Refuse logits that were announced as probabilities, and probabilities as logits."""
+        off = float((answer.sum(dim=1) - 1).abs().max())
+        within = bool(((answer >= -_DIGITS) & (answer <= 1 + _DIGITS)).all())
+        if self.answers == "probabilities" and not (within and off <= _ROUNDED):
+            got = f"answers from {float(answer.min()):.3g} to {float(answer.max()):.3g}, of which "
+            got += f"the sum over the classes is off 1 by {off:.2g}"
+            remedy = "scores of any other kind are classifier.answers=logits"
+            raise InputError("classifier", got=got, expected="probabilities", remedy=remedy)
+        if self.answers == "logits" and within and off <= _DIGITS:
+            got, remedy = "numbers from 0 to 1 whose sum is 1", "classifier.answers=probabilities"
+            raise InputError("classifier", got=got, expected="logits", remedy=remedy)
 
 
 def check_votes(answers: Answers, votes: int) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from zopde.errors import InputError
 from zopde.studies.defend.labels import LABELS, Gradient, Label
 
+CHECK_EVERY = 10  # batches that a surrogate learns
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -18,30 +20,49 @@ class Budget:
     iterations: int  # updates of a label that back-propagates
     # Gradient -> evaluations of one image's scores, for its loss and gradient
     evaluations: Mapping[Gradient, int]
+    differences: int  # evaluations of a difference
     score: int  # queries of one evaluation
     scoring: int  # evaluations of the loss that score the layers, once, for weights
     images: int  # training images
     batch: int  # of them at a time
     watch: int  # looks at the watched images before the last one
     watched: int  # how many there are
+    first: int  # images whose answers a surrogate learns before the first update
+    updates: int  # for every batch that the classifier sees, where there is a surrogate
 
     def total(self, label: Label, iterations: int) -> int:
         """Queries of a training of that length, exactly."""
         looks = -(-iterations // self.every(iterations)) + 1
-        per_epoch = -(-self.images // self.batch)
-        epochs, rest = divmod(iterations, per_epoch)
-        images = epochs * self.images + min(rest * self.batch, self.images)
-        total = self.watched * (1 + looks * self.score) + images * self._per_image(label)
+        total = self.watched * (1 + looks * self.score)
+        if label.gradient == "distilled":
+            return total + self.images * self.score
+        stride = self.updates if label.surrogate else 1
+        batches = -(-iterations // stride)
+        total += self._seen(batches, stride) * self._per_image(label)
+        if label.surrogate:
+            checked = self._seen(-(-batches // CHECK_EVERY), CHECK_EVERY * stride)
+            total += (self.first + checked * self.differences) * self.score
         if label.gradient == "weights":
             total += min(self.batch, self.images) * (1 + self.scoring * self.score)
         return total
+
+    def _seen(self, batches: int, stride: int) -> int:
+        """Images of so many batches, `stride` apart; the last one of an epoch is smaller."""
+        per_epoch = -(-self.images // self.batch)
+        starts = [number * stride % per_epoch * self.batch for number in range(per_epoch)]
+        sizes = [min(self.batch, self.images - start) for start in starts]
+        periods, rest = divmod(batches, per_epoch)
+        return periods * sum(sizes) + sum(sizes[:rest])
 
     def every(self, iterations: int) -> int:
         """Iterations between two looks."""
         return max(1, -(-iterations // self.watch))
 
     def iterations_of(self, name: str) -> int:
-        """Updates of a label: what its budget pays for, one at least, or as many as are set."""
+        """Updates of a label: what its budget pays for, one at least, or as many as are set.
+
+        One that has a surrogate makes no more than are set.
+        """
         label = LABELS[name]
         if not label.trained:
             return 0
@@ -68,5 +89,6 @@ class Budget:
             total = self.total(label, iterations)
             return total + (self.watch - looks) * self.watched * self.score
 
-        lengths = range(1, self.queries // self._per_image(label) + 1)
+        most = self.iterations if label.surrogate else self.queries // self._per_image(label)
+        lengths = range(1, most + 1)
         return bisect_right(lengths, self.queries, key=bound)

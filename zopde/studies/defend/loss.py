@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.contracts import Forcing, Network, Objective, State, ask_shared
-from zopde.interface import DensePullback, Pullback, RandomPullback, queried
+from zopde.interface import Agreement, DensePullback, Probing, Pullback, RandomPullback, queried
 from zopde.seeding import generator
 from zopde.studies.defend.blackbox import BlackBox
 from zopde.studies.defend.labels import Label
 from zopde.studies.defend.open import TRAINING, Opened
+from zopde.studies.defend.surrogate import SurrogatePullback
 from zopde.studies.defended import Defence
 from zopde.training import load_checkpoint, save_checkpoint
 
@@ -50,6 +51,29 @@ def by_queries(box: BlackBox, decode: Decode, pullback: Pullback) -> Entropies:
     """Losses that back-propagation can pass: the pullback finds each image's gradient."""
     inside = LossBox(box, decode)
     return lambda cut, targets: queried(inside, pullback, cut, targets)[:, 0]
+
+
+@final
+@dataclass(frozen=True)
+class ScoreBox:
+    """Decoder and classifier as one black box: a vector of scores for each image."""
+
+    box: BlackBox  # the classifier
+    decode: Decode  # from the cut to an image
+
+    def step(self, state: State, forcing: Forcing | None = None) -> Float[Tensor, "n class"]:  # noqa: ARG002
+        """Log-scores at `state`, the cut. See `Stepping`."""
+        return self.box.scores(self.decode(state))
+
+
+def by_scores(box: BlackBox, decode: Decode, pullback: Pullback) -> Entropies:
+    """As `by_queries`, but the pullback finds the Jacobian of the scores times a vector alone.
+
+    That vector is the derivative of the loss by the scores, which is known without a query:
+    softmax(scores) less one at the target.
+    """
+    inside = ScoreBox(box, decode)
+    return entropies_of(lambda cut: queried(inside, pullback, cut), lambda cut: cut)
 
 
 @final
@@ -108,17 +132,44 @@ class Losses:
     """
 
     def __init__(
-        self, opened: Opened, label: Label, defence: Defence, seed: int, box: BlackBox
+        self,
+        opened: Opened,
+        label: Label,
+        defence: Defence,
+        seed: int,
+        box: BlackBox,
+        tell: Callable[[str], None],
     ) -> None:
         self._opened, self._label, self._seed, self.box = opened, label, seed, box
         self._decode = defence.decoder.requires_grad_(False)
-        self._batches = opened.images.batches(seed, opened.budget.batch)
+        self._batches, self._tell = opened.images.batches(seed, opened.budget.batch), tell
+        self.surrogate = opened.new_surrogate(seed) if label.surrogate else None
+
+    def begin(self) -> None:
+        """Let the surrogate, if there is one, learn the answers to some clean images."""
+        if self.surrogate is not None:
+            all_of_them = self._label.gradient == "distilled"
+            count = self._opened.budget.images if all_of_them else self._opened.budget.first
+            clean = self._opened.images.first(self._seed, count)
+            self.surrogate.begin(clean, self.box.scores(clean))
+
+    def agreement(self) -> Agreement | None:
+        """How well the surrogate agreed with the classifier at the latest check."""
+        return None if self.surrogate is None else self.surrogate.agreement
 
     def at(self, iteration: int) -> Stability:
-        """The loss on a batch, whose labels take queries."""
+        """The loss on a batch, whose labels take queries unless the surrogate gives all."""
         pixels, images = self._batches.at(iteration)[0], self._opened.images
         clean, noisy = images.pair(pixels, self._seed, TRAINING, iteration)
+        if self.surrogate is not None and not self._asks(iteration):
+            entropies = entropies_of(self.surrogate.scores, self._decode)
+            return self._on(clean, noisy, self.surrogate.labels(clean), entropies)
         return self._on(clean, noisy, self.box.labels(clean), self._entropies(iteration))
+
+    def _asks(self, iteration: int) -> bool:
+        """Whether the classifier sees the batch of an iteration that has a surrogate."""
+        distilled = self._label.gradient == "distilled"
+        return not distilled and iteration % self._opened.budget.updates == 0
 
     @torch.no_grad()
     def watched(self, network: nn.Module, path: Path) -> float:
@@ -136,15 +187,22 @@ class Losses:
         return Stability(clean, noisy, targets, entropies, self._decode, self._opened.mse)
 
     def _entropies(self, iteration: int) -> Entropies:
-        queries, gradient = self._opened.queries, self._label.gradient
-        mu = queries.mu_latent if self._label.autoencoder else queries.mu
-        pullback: Pullback
-        if gradient == "cge":
-            pullback = DensePullback(mu, queries.scheme, _ENTRIES, 1.0)
-        elif gradient == "rge":
-            draw, count = generator(self._seed, "probes", iteration), queries.directions
-            pullback = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, 1.0)
-        else:
+        gradient = self._label.gradient
+        if gradient in {"weights", "backprop"}:
             scores = self.box.scores_with_graph if gradient == "backprop" else self.box.scores
             return entropies_of(scores, self._decode)
-        return by_queries(self.box, self._decode, pullback)
+        ask = by_scores if self._label.scores else by_queries
+        return ask(self.box, self._decode, self._pullback(iteration))
+
+    def _pullback(self, iteration: int) -> Pullback:
+        queries, opened = self._opened.queries, self._opened
+        mu = queries.mu_latent if self._label.autoencoder else queries.mu
+        if self._label.gradient == "cge":
+            return DensePullback(mu, queries.scheme, _ENTRIES, 1.0)
+        draw, count = generator(self._seed, "probes", iteration), queries.directions
+        random = RandomPullback(draw, count, mu, queries.scheme, _ENTRIES, 1.0)
+        if self.surrogate is None:
+            return random
+        probing, below = Probing(mu, queries.scheme), opened.below
+        more = below, random, self._seed, self._tell
+        return SurrogatePullback(self.surrogate, self._decode, probing, *more)

@@ -32,6 +32,7 @@ from zopde.studies.classifiers import (
 from zopde.studies.defend.blackbox import BlackBox, Ledger
 from zopde.studies.defend.budget import Budget
 from zopde.studies.defend.settings import DefenceConfig, DefenceQuerySettings, DefenceSettings
+from zopde.studies.defend.surrogate import Surrogate
 from zopde.studies.defended import Defence
 from zopde.studies.run import Trainings, records_of, run_study, study_named
 from zopde.studies.scores import queries_of
@@ -86,6 +87,12 @@ class NoisyImages:
         chosen = torch.randperm(len(train), generator=generator(seed, "order", 2**31))[:count]
         return self.pair(train.pixels[chosen], seed, WATCHING, 0)
 
+    def first(self, seed: int, count: int) -> Float[Tensor, "count channel y x"]:
+        """Clean training images, drawn by the seed: all, in another order, where so many."""
+        train = self.data.train
+        chosen = torch.randperm(len(train), generator=generator(seed, "order", 2**31 + 1))[:count]
+        return self.inputs(train.pixels[chosen])
+
     def judged(self, count: int) -> Images:
         """Test images that are certified: evenly spread over all."""
         test = self.data.test
@@ -111,6 +118,7 @@ class Opened(Trainings):
     mse: float  # weight of the reconstruction in its loss
     queries: DefenceQuerySettings  # the estimates
     resample: int  # updates after which a mask is drawn anew
+    below: float  # least cosine at which a surrogate is trusted
     # Seed -> the classifier; until `begin` an untrained one, where there is none
     classifier: Callable[[int], Classifier]
     box: BlackBox  # it as a black box, at its price, but of no seed
@@ -137,6 +145,12 @@ class Opened(Trainings):
             ledger=Ledger(self.box.ledger.price, budget, queries),
             identity=identity_of(self.spec, self.box.answers, self.model_file(seed)),
         )
+
+    def new_surrogate(self, seed: int) -> Surrogate:
+        """One that knows nothing yet."""
+        data = self.images.data
+        shape = data.channels, data.train.pixels.shape[-1], self.box.classes
+        return Surrogate(*shape, seed, self.images.device)
 
     def new_defence(self, seed: int, autoencoder: bool) -> Defence:
         """An untrained one; the denoisers of a seed are alike."""
@@ -169,12 +183,15 @@ def open_defence(
         training.queries,
         training.iterations,
         config.evaluations(data.channels),
+        config.zo.sides,
         named.votes if named.answers == "labels" else 1,
         queries_of(config.zo.score, config.zo.score_directions),
         len(data.train),
         training.batch,
         training.watch,
         min(training.watch_images, len(data.train)),
+        min(config.surrogate.first, len(data.train)),
+        config.surrogate.updates,
     )
     for label in run.methods:
         budget.iterations_of(label)  # one that pays for nothing must be known now
@@ -198,6 +215,7 @@ def open_defence(
         training.mse,
         config.zo,
         iterations_in(config.zo.resample, per_epoch),
+        config.surrogate.below,
         lambda _: classifier,
         box,
         named.spec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -56,7 +57,8 @@ def price(opened: Opened, name: str, place: Place) -> Price:  # noqa: ARG001 - n
 def _update(opened: Opened, name: str, seed: int) -> float:
     label = LABELS[name]
     defence = opened.new_defence(seed, label.autoencoder).eval()
-    losses = Losses(opened, label, defence, seed, opened.black_box(seed))
+    trusting = replace(opened, below=0.0)  # a surrogate that has learned nothing
+    losses = Losses(trusting, label, defence, seed, opened.black_box(seed), lambda _: None)
     masks = None
     if label.gradient == "weights":
         total = free_convolutions(defence.front)

@@ -80,9 +80,10 @@ class StabilitySettings:
 
     `queries` is the budget of every method by queries: images that the classifier sees, for
     labels, scores of the layers, losses and gradients alike. A method makes as many updates as
-    it pays for. `iterations` are those of methods that back-propagate. `lr` is by method. `mse`
-    weighs the reconstruction; `warmup` as elsewhere. `watch` times in a training the loss is
-    taken on `watch_images` images, and the best network is the one that is kept.
+    it pays for. `iterations` are those of methods that back-propagate, and the most of those with
+    a surrogate. `lr` is by method. `mse` weighs the reconstruction; `warmup` as elsewhere. `watch`
+    times in a training the loss is taken on `watch_images` images, and the best network is the one
+    that is kept.
     """
 
     queries: limits.Budget = 1_000_000
@@ -117,6 +118,27 @@ class DefenceQuerySettings:
     resample: limits.Length = "5 epochs"
     chunk: limits.Count = 32
 
+    @property
+    def sides(self) -> int:
+        """Evaluations of a difference."""
+        return 2 if self.scheme == "central" else 1
+
+
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """The network that SUR-DS, SUR-AE-DS and KD-AE-DS fit to the classifier's answers.
+
+    It learns the answers to `first` clean images before the first update (KD-AE-DS: to all
+    of them, and to nothing else), and then those of every batch that the classifier sees. For each
+    such batch there are `updates` of the denoiser. Now and then its slopes are compared with
+    measured ones: where their cosine is less than `below`, queries of directions take its place;
+    with 0 they never do.
+    """
+
+    first: limits.Count = 1024
+    updates: limits.Count = 1
+    below: limits.Share = 0.2
+
 
 @dataclass(frozen=True)
 class CertifySettings:
@@ -147,7 +169,7 @@ class DefenceConfig:
     """All settings of a defence run, checked when it is built.
 
     They are the tables of config.toml: `data`, `classifier`, `defence`, `pretraining`,
-    `training`, `zo`, `certify` and `run`.
+    `training`, `zo`, `surrogate`, `certify` and `run`.
 
     Raises:
         InputError: If a value is outside its legal range.
@@ -159,6 +181,7 @@ class DefenceConfig:
     pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
     training: StabilitySettings = field(default_factory=StabilitySettings)
     zo: DefenceQuerySettings = field(default_factory=DefenceQuerySettings)
+    surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
     certify: CertifySettings = field(default_factory=CertifySettings)
     run: DefendRunSettings = field(default_factory=DefendRunSettings)
 
@@ -179,11 +202,11 @@ class DefenceConfig:
         zo, sizes = self.zo, self.defence
         kernels = max(0, sizes.depth - 2) * sizes.width**2 + 2 * channels * sizes.width
         weights = min(zo.weights, 9 * kernels)  # of 3 x 3 convolutions there are no more
-        sides = 2 if zo.scheme == "central" else 1
         return {
             "backprop": 1,
-            "rge": 1 + sides * zo.directions,
-            "cge": 1 + sides * sizes.latent,
+            "rge": 1 + zo.sides * zo.directions,
+            "cge": 1 + zo.sides * sizes.latent,
+            "surrogate": 1,
             "weights": 1 + weights if zo.scheme_weights == "forward" else 2 * weights,
         }
 

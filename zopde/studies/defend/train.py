@@ -26,6 +26,7 @@ from zopde.studies.defend.blackbox import BudgetSpentError
 from zopde.studies.defend.labels import LABELS, Label
 from zopde.studies.defend.loss import Losses, Reconstruction, without_queries
 from zopde.studies.defend.open import AUTOENCODER, DENOISER, PRETRAINING, Opened
+from zopde.studies.defend.surrogate import Learning
 from zopde.studies.defended import Defence, Defended, save_defended
 from zopde.studies.folder import RECORD, RunFolder
 from zopde.studies.run import Place
@@ -186,26 +187,36 @@ def _fit(
     before, front, length = _so_far(folder), defence.front, budget.iterations_of(name)
     most = budget.queries if label.zeroth_order else 0
     box = opened.black_box(seed, most, before.queries)
-    losses = Losses(opened, label, defence, seed, box)
+    title = f"{name}, seed {seed}"
+
+    def tell(text: str) -> None:
+        place.progress.note(f"{title}: {text}")
+
+    losses = Losses(opened, label, defence, seed, box, tell)
+    surrogate = losses.surrogate
+    network = front if surrogate is None else Learning(front, surrogate)
     try:
         masks = None
         if label.gradient == "weights":
             masks = _masks(opened, front, losses, seed, place.folder, folder)
+        if not before.iterations:
+            losses.begin()
         inner, every = gradient_of(opened, masks), budget.every(length)
         source = Watched(inner, losses, folder, every, before.queries)
         cost = fit_watched(
-            *(front, losses.at, source, opened.optimise[name], length),
-            *(folder, place.progress, f"{name}, seed {seed}"),
+            *(network, losses.at, source, opened.optimise[name], length),
+            *(folder, place.progress, title),
             every_seconds=opened.every_seconds,
             told=place.telling(name, seed),
+            agreement=losses.agreement,
         )
-        source.judge(front, cost.iterations)
+        source.judge(network, cost.iterations)
     except BudgetSpentError as spent:
-        place.progress.note(f"{name}, seed {seed}: {spent}")
+        tell(str(spent))
         cost = replace(_so_far(folder), stopped=str(spent))
     best = load_checkpoint(folder / BEST) or {"iteration": None}
     if "network" in best:
-        front.load_state_dict(best["network"])
+        network.load_state_dict(best["network"])
     defence.eval()
     return replace(cost, queries=box.ledger.queries), best["iteration"]
 
