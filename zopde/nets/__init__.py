@@ -7,6 +7,7 @@ from zopde.nets.defences import Decoder, DnCNN, Encoder
 from zopde.nets.graph import GraphCorrector
 from zopde.nets.grounding import FrameFeatures, GroundingModel, GroundingPrompts
 from zopde.nets.kinds import build_corrector
+from zopde.nets.projected import Projected
 from zopde.nets.spans import recall_at, temporal_distance
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "GroundingModel",
     "GroundingPrompts",
     "Normalised",
+    "Projected",
     "ResidualCorrector",
     "SmallCNN",
     "build_corrector",
