@@ -11,7 +11,7 @@ from zopde import __version__
 from zopde.cli.certify import attack, certify
 from zopde.cli.check import check
 from zopde.cli.console import complain, complain_of_usage, say
-from zopde.cli.study import classify, compare, correct, defend
+from zopde.cli.study import classify, compare, correct, defend, prompt
 from zopde.cli.tools import data, doctor, export, report, serve, simulate, solvers
 from zopde.errors import InputError, PausedError, SolverError, check_system, refusal
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-studies = (correct, compare, classify, defend, certify, attack)
+studies = (correct, compare, classify, defend, certify, attack, prompt)
 for command in (*studies, report, export, serve, simulate, solvers, doctor):
     app.command()(command)
 app.add_typer(check, name="check")
@@ -103,7 +103,8 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 
 def _interrupted() -> int:
-    where = dict.fromkeys(("correct", "compare", "classify", "defend"), "the last checkpoint")
+    trained = ("correct", "compare", "classify", "defend", "prompt")
+    where = dict.fromkeys(trained, "the last checkpoint")
     where["certify"] = "the last image"
     place = next((where[word] for word in sys.argv if word in where), "")
     remedy = f"; the same command with --resume goes on from {place}" if place else ""

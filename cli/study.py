@@ -1,4 +1,4 @@
-"""`zopde correct`, `compare`, `classify` and `defend`: one factory makes the commands."""
+"""`zopde correct`, `compare`, `classify`, `defend`, `prompt`: one factory makes the commands."""
 
 # Annotations are not postponed here: those of a command are made of the factory's arguments.
 import inspect
@@ -197,4 +197,10 @@ defend = study_command(
         "Defend this classifier: model.safetensors, package.module:name, file.py:name or a URL. "
         "Default: train one on the clean images first.",
     ),
+)
+prompt = study_command(
+    "prompt",
+    "Adapt a frozen model that grounds sentences in videos, by prompts found by queries.",
+    "quick (digits)",
+    device=Device,
 )

@@ -17,6 +17,7 @@ from zopde.cli.app import _run, app
 from zopde.studies.classify import ClassificationConfig
 from zopde.studies.correct.settings import CorrectionConfig
 from zopde.studies.defend import DefenceConfig
+from zopde.studies.prompt import PromptConfig, load_prompting
 
 FOREIGN = (
     "unexpected",
@@ -31,6 +32,7 @@ KINDS = {
     CorrectionConfig: load_config,
     ClassificationConfig: load_classification,
     DefenceConfig: load_defence,
+    PromptConfig: load_prompting,
 }
 
 
@@ -209,6 +211,7 @@ BASES = {
     "classify": ["--data", "none.npz", "--dry-run"],
     "defend": ["--data", "none.npz", "--dry-run"],
     "certify": ["torch.nn:Flatten", "--data", "none.npz"],
+    "prompt": ["--set", "data.other=none.py:both", "--dry-run"],
     "attack": ["nowhere"],
     "report": ["nowhere"],
     "export": ["nowhere", "--to", "none.pt"],

@@ -124,7 +124,7 @@ def test_completion_knows_the_solvers_exact():
     assert list(solver_names("wa")) == ["wake"]
 
 
-@pytest.mark.parametrize("name", ["correct", "classify", "defend"])
+@pytest.mark.parametrize("name", ["correct", "classify", "defend", "prompt"])
 def test_completion_knows_the_presets_exact(name):
     assert set(preset_names(name)) == set(study_named(name).presets)
     assert list(preset_names(name, "qui")) == ["quick"]

@@ -14,7 +14,7 @@ from zopde.cli.options import SETTING_OF
 from zopde.studies.run import study_named
 from zopde.studies.settings import as_tree
 
-STUDIES = ("correct", "compare", "classify", "defend")
+STUDIES = ("correct", "compare", "classify", "defend", "prompt")
 OF_ALL = {
     *("preset", "config_file", "changes", "seeds", "out"),
     *("resume", "overwrite", "dry_run", "as_json"),

@@ -20,7 +20,7 @@ from zopde.seeding import generator
 from zopde.validate import check_count
 
 
-def _chosen(count: int, batch: int, per_epoch: int, seed: int, i: int) -> Int[Tensor, " batch"]:
+def shuffled(count: int, batch: int, per_epoch: int, seed: int, i: int) -> Int[Tensor, " batch"]:
     """Which of `count` things batch i holds: all are shuffled anew every epoch, by the seed."""
     epoch, place = divmod(i, per_epoch)
     return _order(count, seed, epoch)[place * batch : (place + 1) * batch]
@@ -65,7 +65,7 @@ class ImageBatches:
 
     def at(self, i: int) -> tuple[Shaped[Tensor, "batch channel y x"], Tensor]:
         """Pixels, in the units of the file, and labels of batch i."""
-        chosen = _chosen(len(self._images), self._batch, self.per_epoch, self._seed, i)
+        chosen = shuffled(len(self._images), self._batch, self.per_epoch, self._seed, i)
         draw = generator(self._seed, "augment", i)
         pixels = self._images.pixels[chosen]
         if self._pad:
@@ -160,7 +160,7 @@ class Windows:
 
     def batch(self, i: int) -> Window:
         """Batch i."""
-        return self._cut(_chosen(self._count, self._batch, self.per_epoch, self._seed, i))
+        return self._cut(shuffled(self._count, self._batch, self.per_epoch, self._seed, i))
 
     def spread(self, most: int) -> Window:
         """At most so many windows, the same ones always, from the first start to the last."""

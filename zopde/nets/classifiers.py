@@ -89,9 +89,9 @@ class CifarResNet(nn.Module):
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.stages = nn.Sequential(
-            _stage(width, width, blocks),
-            _stage(width, 2 * width, blocks),
-            _stage(2 * width, 4 * width, blocks),
+            stage(width, width, blocks),
+            stage(width, 2 * width, blocks),
+            stage(2 * width, 4 * width, blocks),
         )
         self.head = nn.Linear(4 * width, classes)
         for module in self.modules():
@@ -125,5 +125,6 @@ class _Block(nn.Module):
         return torch.relu(residual + x)
 
 
-def _stage(before: int, after: int, blocks: int) -> nn.Sequential:
+def stage(before: int, after: int, blocks: int) -> nn.Sequential:
+    """Residual blocks in a row; the first changes `before` to `after` channels, if they differ."""
     return nn.Sequential(_Block(before, after), *(_Block(after, after) for _ in range(blocks - 1)))

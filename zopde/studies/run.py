@@ -176,7 +176,8 @@ class Study(Job):
 # Name of a job, and command -> where its `STUDY` is
 STUDIES = {
     **{
-        name: f"zopde.studies.{name}.study" for name in ("correct", "classify", "defend", "certify")
+        name: f"zopde.studies.{name}.study"
+        for name in ("correct", "classify", "defend", "certify", "prompt")
     },
     "compare": "zopde.studies.correct.compare.study",
 }
