@@ -26,7 +26,7 @@ TINY = {
     "prompts": {"border": 1, "tokens": 2},
     "training": {"queries": 50, "iterations": 3, "batch": 4},
     "zo": {"entries": 8, "directions": 5, "directions_projected": 2, "dimension": 6, "rank": 2},
-    "run": {"seeds": [0], "checkpoint_seconds": 1e-3},
+    "run": {"seeds": [0], "methods": list(LABELS), "checkpoint_seconds": 1e-3},
 }
 
 
