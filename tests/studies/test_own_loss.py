@@ -152,6 +152,9 @@ def test_a_loss_without_a_gradient_trains_by_its_values_alone(tmp_path):
     labels = ("SRC", "NON", "ZO-weights")
     metrics = run_correction(settings("judge.py:deaf", labels=labels), tmp_path / "other")
     assert metrics["loss"]["ZO-weights"] != metrics["loss"]["NON"]
+    # The twin cannot tell how good that gradient is; the loss itself does.
+    looks = (tmp_path / "other" / "ZO-weights" / "seed-0" / "gradient.csv").read_text()
+    assert looks.splitlines()[1].endswith("differences")
 
 
 @pytest.mark.parametrize(

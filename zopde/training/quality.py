@@ -20,7 +20,7 @@ from zopde.oracle.state import Replaced
 from zopde.oracle.verify import aside, resolution
 from zopde.seeding import generator
 from zopde.training.descent import Gradient, GradientSource
-from zopde.training.signal import exact_gradient
+from zopde.training.signal import slope_of
 
 _DIRECTIONS = 2  # orthogonal to the gradient, along which the loss is asked
 _STEP = 1e-3  # of the weights' norm: how far a difference moves them
@@ -44,6 +44,7 @@ class _Exact(NamedTuple):
 
     square: float  # |g*|^2
     along: float  # <g, g*>, g the estimate
+    reference: str = "differences"  # or "twin"
 
 
 @final
@@ -56,10 +57,11 @@ class Rated:
         cosine = <g, g*> / (|g| |g*|),   error = |g - g*| / |g*|,
         variance = |g - g'|^2 / (2 |g*|^2),   g' an estimate by other draws
 
-    Where there is a differentiable twin, g* comes by back-propagation through it. Without one, the
-    loss is asked at 2 (q + 1) moved weights, q = 2: central differences over 1e-3 |w|, w all
-    trained weights, along the unit direction of g and along q random ones that are orthogonal to g
-    and to each other. With the slopes s_g and s_j, and d weights,
+    Where there is a differentiable twin, g* comes by back-propagation through it. Without one, or
+    with a loss that has no gradient, the loss is asked at 2 (q + 1) moved weights, q = 2: central
+    differences over 1e-3 |w|, w all trained weights, along the unit direction of g and along q
+    random ones that are orthogonal to g and to each other. With the slopes s_g and s_j, and d
+    weights,
 
         <g, g*> = |g| s_g,   |g*|^2 = s_g^2 + (d - 1) / q sum_j s_j^2
 
@@ -115,22 +117,23 @@ class Rated:
         cosine = _over(exact.along, float(found.norm()) * math.sqrt(exact.square))
         if not self.sized:
             error = variance = math.nan
-        reference = "twin" if self.exact_at else "differences"
-        self.tell(Quality(iteration, cosine, error, variance, queries, reference))
+        self.tell(Quality(iteration, cosine, error, variance, queries, exact.reference))
 
     def _exact(
         self, network: nn.Module, objective: Objective, iteration: int, found: Tensor
     ) -> _Exact | None:
         """By the twin, or by differences; None where a loss is not finite."""
-        if self.exact_at is None:
-            self.evaluations += EVALUATIONS
-            draw = generator(self.seed, "quality", iteration)
-            return _by_differences(network, objective, found, draw)
-        self.evaluations += 1
-        exact = exact_gradient(network, self.exact_at(iteration))
-        if exact is None or not bool(exact.isfinite().all()):
-            return None
-        return _Exact(float(exact @ exact), float(exact @ found.to(exact)))
+        if self.exact_at is not None:
+            self.evaluations += 1
+            loss = self.exact_at(iteration)(network, 1)[0]
+            if loss.requires_grad:  # not so with a judge that gives plain numbers
+                exact = slope_of(loss, network)
+                if exact is None or not bool(exact.isfinite().all()):
+                    return None
+                return _Exact(float(exact @ exact), float(exact @ found.to(exact)), "twin")
+        self.evaluations += EVALUATIONS
+        draw = generator(self.seed, "quality", iteration)
+        return _by_differences(network, objective, found, draw)
 
 
 @torch.no_grad()

@@ -74,22 +74,21 @@ def _gradients(network: nn.Module, pieces: Sequence[Objective]) -> Tensor | None
     """(window, weight), in double precision; None where a loss is not finite."""
     rows = list[Tensor]()
     for piece in pieces:
-        if (row := exact_gradient(network, piece)) is None:
+        if (row := slope_of(piece(network, 1)[0], network)) is None:
             return None
         rows.append(row)
     return torch.stack(rows) if rows else None
 
 
-def exact_gradient(network: nn.Module, objective: Objective) -> Float[Tensor, " d"] | None:
-    """Back-propagate through an objective, and leave `.grad` as it is.
+def slope_of(loss: Tensor, network: nn.Module) -> Float[Tensor, " d"] | None:
+    """Back-propagate one loss that has a graph, and leave `.grad` as it is.
 
     Returns:
-        (d,), of all trainable weights, in double precision; None where the loss is not finite.
+        (d,), by all trainable weights, in double precision; None where the loss is not finite.
     """
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    loss = objective(network, 1)[0]
     if not bool(loss.isfinite()):
         return None
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
     parts: Any = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
     return torch.cat([reals(part).flatten() for part in parts]).double()
 
