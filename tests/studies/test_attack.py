@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from toy_halves import MODEL
 
 from zopde import CertifyConfig, InputError, load_classification, load_images, run_certification
 from zopde.data import ImageData, Images
@@ -12,24 +13,6 @@ from zopde.studies.certificates import FILE
 from zopde.studies.certify import AttackSettings, attack_certificates, load_base_classifier
 from zopde.studies.classifiers import StandardisedClassifier, save_classifier
 from zopde.studies.classify.open import open_classification
-
-MODEL = """
-import torch
-from torch import nn
-
-
-class Bright(nn.Module):  # the brighter half of an image; the gradient is the same everywhere
-    def forward(self, x):
-        halves = x.mean(dim=1).unflatten(2, (2, -1)).mean(dim=(1, 3))
-        return torch.stack([halves[:, 0], halves[:, 1]], dim=1) * 20
-
-
-bright = Bright()
-
-
-def labels(x):
-    return bright(x).argmax(dim=1)
-"""
 
 
 @pytest.fixture(scope="module")

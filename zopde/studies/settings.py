@@ -200,6 +200,16 @@ def check_names(name: str, given: Sequence[Any], known: Iterable[str] | None = N
         raise InputError(name, got=list(given), expected="some, each once")
 
 
+def check_rates(given: Mapping[str, float], known: Iterable[str], methods: Iterable[str]) -> None:
+    """Require of `training.lr` names that are known, and a learning rate for each of `methods`."""
+    for method in given:
+        check_choice("training.lr", method, known)
+    for method in methods:
+        if method not in given:
+            expected = "a learning rate for every method"
+            raise InputError(f"training.lr.{method}", got="none", expected=expected)
+
+
 def check_fields(values: Any) -> None:  # noqa: ANN401 - any dataclass instance
     """Require of settings that were not read but made in Python what `build` requires."""
     for name, hint in get_type_hints(type(values), include_extras=True).items():

@@ -17,10 +17,8 @@ from zopde.studies.classifiers import Classifier
 
 Answers = Literal["logits", "probabilities", "labels"]
 _LEAST = 1e-12  # probability, so that its logarithm exists
-_DIGITS, _ROUNDED = (
-    1e-5,
-    0.05,
-)  # what a sum of shares is off 1 by: in full, in few digits
+_DIGITS = 1e-5  # what a sum of shares is off 1 by
+_ROUNDED = 0.05  # likewise, where they have few digits
 
 
 class BudgetSpentError(ClassifierError):

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.studies import limits
 from zopde.studies.defend.blackbox import Answers, check_votes
 from zopde.studies.defend.labels import LABELS, Gradient
 from zopde.studies.run import study_named
-from zopde.studies.settings import ImageSettings, SeedSettings, check_names, load
-from zopde.validate import check_choice
+from zopde.studies.settings import ImageSettings, SeedSettings, check_names, check_rates, load
 
 PRESETS = ("quick", "fashion", "cifar10")
 """What `load_defence` finds in the package, by name."""
@@ -187,12 +185,8 @@ class DefenceConfig:
 
     def __post_init__(self) -> None:
         check_names("run.methods", self.run.methods, LABELS)
-        for method in self.training.lr:
-            check_choice("training.lr", method, LABELS)
-        for method in self.run.methods:
-            if LABELS[method].trained and method not in self.training.lr:
-                expected = "a learning rate for every method"
-                raise InputError(f"training.lr.{method}", got="none", expected=expected)
+        trained = [method for method in self.run.methods if LABELS[method].trained]
+        check_rates(self.training.lr, LABELS, trained)
         check_votes(self.classifier.answers, self.classifier.votes)
         if not self.classifier.spec:
             self.classifier_training()

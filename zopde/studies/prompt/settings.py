@@ -12,8 +12,7 @@ from zopde.errors import InputError
 from zopde.memory import check_fits
 from zopde.studies import limits
 from zopde.studies.prompt.labels import LABELS
-from zopde.studies.settings import SeedSettings, check_names, load
-from zopde.validate import check_choice
+from zopde.studies.settings import SeedSettings, check_names, check_rates, load
 
 PRESETS = ("quick",)
 """What `load_prompting` finds in the package, by name."""
@@ -134,12 +133,9 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         check_names("run.methods", self.run.methods, LABELS)
-        for method in self.training.lr:
-            check_choice("training.lr", method, LABELS)
-        for method in self.run.methods:
-            if LABELS[method].gradient != "none" and method not in self.training.lr:
-                expected = "a learning rate for every method"
-                raise InputError(f"training.lr.{method}", got="none", expected=expected)
+        trained = [name for name in self.run.methods if LABELS[name].gradient != "none"]
+        check_rates(self.training.lr, LABELS, trained)
+        for method in trained:
             if not self.updates(method) and LABELS[method].zeroth_order:
                 expected = f"{self.queries_per_update(method):,} at least, for one of {method}"
                 raise InputError("training.queries", got=self.training.queries, expected=expected)
