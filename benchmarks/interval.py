@@ -23,6 +23,7 @@ import zopde
 
 COLOURS = {"SRC": "0.3", "NON": "C8", "NOG": "C2", "ID": "C4", "SOL": "C6"}
 WINDOWS = {1: 16, 4: 8, 16: 4}  # k -> corrections of a window
+PRESET = {"kuramoto-sivashinsky": "every-step"}  # of the others: quick
 FREE = {"after": ["SRC", "NON", "NOG", "ID"], "before": ["SRC", "ID"]}
 
 
@@ -36,7 +37,7 @@ def mae_of(solver: str, every: int, inject: str, way: str, seeds: int, folder: P
     }
     if inject == "before":
         tables["training"] |= {"init": "scratch", "lr": 1e-2, "length": "400 iterations"}
-    config = zopde.load_config(tables=tables)
+    config = zopde.load_config(PRESET.get(solver, "quick"), tables=tables)
     return zopde.run_correction(config, folder, resume=folder.exists())["mae"]
 
 

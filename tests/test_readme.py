@@ -17,7 +17,7 @@ def test_the_two_lines_come_first():
     first_screen = README.splitlines()[:16]
     lines = [line for line in first_screen if line.startswith("python3 -m venv")]
     assert len(lines) == 2
-    assert lines[0].endswith("pip install -e . && zopde correct burgers")
+    assert lines[0].endswith("pip install -e . && zopde correct kuramoto-sivashinsky")
     assert lines[1].endswith('pip install -e ".[test]" && pytest')
 
 

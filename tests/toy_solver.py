@@ -101,11 +101,19 @@ class Mortal(NoTwin):
 
     def step(self, state, forcing=None):
         self.steps_here += 1
-        died = len(list(self.marks.iterdir()))
-        if self.steps_here == self.after and died < self.lives:
-            (self.marks / f"{os.getpid()}").touch()
+        if self.steps_here == self.after and self._takes_a_life():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(state, forcing)
+
+    def _takes_a_life(self):
+        """Whether one was left. Two that die at once do not take the same: a file is made once."""
+        for life in range(self.lives):
+            try:
+                (self.marks / f"{life}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
 
 
 class OddError(Exception):

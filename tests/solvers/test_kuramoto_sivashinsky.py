@@ -164,7 +164,7 @@ def test_a_short_run_with_measured_derivatives_is_the_one_with_exact_ones_agrees
     changes += ["data.train=2", "data.test=1", "non.length='2 iterations'", "training.batch=1"]
     changes += ["training.length='4 iterations'", "training.unroll=4", "training.warmup=0"]
     changes += ['run.labels=["SRC","NOG","ZO-dense","SOL"]', "interface.scheme=central"]
-    config = load_config("quick", None, changes, {"solver": {"spec": "kuramoto-sivashinsky"}})
+    config = load_config("every-step", None, changes, {"solver": {"spec": "kuramoto-sivashinsky"}})
     mae = run_correction(config, tmp_path / "run")["mae"]
     ignored, measured, exact = (mae[label]["mean"] for label in ("NOG", "ZO-dense", "SOL"))
     assert abs(measured - exact) < 0.1 * abs(ignored - exact)

@@ -61,7 +61,13 @@ class Place:
             callback(event)
 
     def done(self, label: str, seed: int, cost: Fitted, **scores: float) -> None:
-        """Let the callbacks hear that a training has ended, what it cost and how good it is."""
+        """Say in a line that a training has ended, and let the callbacks hear of it.
+
+        So the rows of the table appear one by one, while others are still trained.
+        """
+        steps = f", {cost.all_steps:,} solver steps" if cost.all_steps else ""
+        reached = ", ".join(f"{of.replace('_', ' ')} {score:.4g}" for of, score in scores.items())
+        self.progress.note(f"{label}, seed {seed}: {reached}{steps}, {cost.seconds:.0f} s")
         self.tell(
             Event("training", label, seed, {**vars(cost), "all_steps": cost.all_steps, **scores})
         )

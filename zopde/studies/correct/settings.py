@@ -34,7 +34,7 @@ from zopde.studies.settings import ProbeSettings, Tree, as_tree, build, choices,
 from zopde.training import Optimise
 from zopde.validate import check_choice
 
-PRESETS = ("quick", "paper")
+PRESETS = ("quick", "every-step", "paper")
 """What `load_config` finds in the package, by name."""
 
 
@@ -321,7 +321,7 @@ def load_config(
     others share those in `presets/`.
 
     Args:
-        preset: "quick" or "paper", embedded in the package.
+        preset: "quick", "paper", or another that the solver has, embedded in the package.
         file: TOML file laid over the preset.
         changes: Texts "table.key=value" laid over that.
         tables: Nested dicts laid over all.
