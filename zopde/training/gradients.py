@@ -204,8 +204,12 @@ class CrossEntropy:
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
+        return self.per_sample(network, num_probes).mean(dim=1)
+
+    def per_sample(self, network: Network, num_probes: int) -> Float[Tensor, "num_probes batch"]:
+        """One loss per probe and image; see `zopde.contracts.PerSample`."""
         logits = ask_shared(network, num_probes, self.x)
         # With the classes in front, states side by side are one long vector per class.
         labels = self.labels.repeat(num_probes)[None]
         losses = F.cross_entropy(logits.t()[None], labels, reduction="none")
-        return losses.view(num_probes, -1).mean(dim=1)
+        return losses.view(num_probes, -1)
