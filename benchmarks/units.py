@@ -63,32 +63,31 @@ def exact(network: nn.Module, loss: CrossEntropy) -> Tensor:
     return torch.cat([slope.flatten() for slope in slopes])
 
 
-def timed(estimate: Callable[[], Estimate]) -> tuple[Estimate, float]:
-    """An estimate, and the seconds it took."""
-    began = time.perf_counter()
-    return estimate(), time.perf_counter() - began
+def both(
+    network: nn.Module, loss: CrossEntropy, chunk: int, mu: float, units_first: bool
+) -> dict[str, float]:
+    """Queries, seconds and cosines of both ways; each begins with nothing known."""
+    ways: dict[str, Callable[[], Estimate]] = {
+        "weights": lambda: cge(WeightOracle(network, loss, chunk, verify=False), mu=mu),
+        "units": lambda: unitwise(UnitOracle(network, loss, chunk, verify=False), mu=mu),
+    }
+    truth, row = exact(network, loss), dict[str, float]()
+    for name in sorted(ways, reverse=not units_first):
+        began = time.perf_counter()
+        found = ways[name]()
+        row[f"{name}_seconds"] = time.perf_counter() - began
+        row[f"{name}_queries"] = found.queries
+        row[f"{name}_cosine"] = float(torch.cosine_similarity(found.gradient, truth, dim=0))
+    return {**row, "ratio": row["weights_seconds"] / row["units_seconds"]}
 
 
 def compare(name: str, batch: int, chunk: int, mu: float, repeats: int) -> dict[str, float]:
-    """Both ways in turns, a new seed each time."""
+    """Medians over seeds; the two ways take turns in going first."""
     make, shape = CASES[name]
-    rows: list[dict[str, float]] = []
+    rows = []
     for seed in range(repeats):
         torch.manual_seed(seed)
-        network, loss = make(), data(shape, batch, seed)
-        units, by_units = timed(
-            lambda: unitwise(UnitOracle(network, loss, chunk, verify=False), mu=mu)
-        )
-        weights, by_weights = timed(
-            lambda: cge(WeightOracle(network, loss, chunk, verify=False), mu=mu)
-        )
-        truth = exact(network, loss)
-        row = {"weights_queries": weights.queries, "units_queries": units.queries}
-        row |= {"weights_seconds": by_weights, "units_seconds": by_units}
-        row |= {"ratio": by_weights / by_units}
-        for side, found in (("weights", weights), ("units", units)):
-            row[f"{side}_cosine"] = float(torch.cosine_similarity(found.gradient, truth, dim=0))
-        rows.append(row)
+        rows.append(both(make(), data(shape, batch, seed), chunk, mu, seed % 2 == 0))
     return {key: median(row[key] for row in rows) for key in rows[0]}
 
 

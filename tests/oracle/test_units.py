@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from zopde import InputError, WeightOracle, cge
+from zopde import InputError
 from zopde.contracts import ask_shared
 from zopde.errors import ObjectiveError
-from zopde.oracle import UnitOracle, WeightOracles
+from zopde.oracle import UnitOracle, WeightOracles, unit_checks, units
+from zopde.oracle.unit_change import UnitChange
 from zopde.training import CrossEntropy
 from zopde.zo import unitwise
 
@@ -195,25 +196,65 @@ def test_a_network_that_mixes_samples_raises():
 
 
 class Outside(nn.Module):
-    """Reads a layer's weight beside the layer."""
+    """Reads a layer's weight beside the layer, in code that cannot be traced."""
 
     def __init__(self):
         super().__init__()
         self.enter, self.leave = nn.Linear(12, 6), nn.Linear(6, 3)
 
     def forward(self, x):
-        bound = vars(self)["_parameters"].get("none", self.enter.weight.detach().norm())
-        return self.leave(torch.tanh(self.enter(x)) * bound)
+        size = self.enter.weight.norm() if float(x.detach().sum()) < 1e9 else 0
+        return self.leave(torch.tanh(self.enter(x)) * size)
 
 
-def test_a_weight_that_acts_elsewhere_is_probed_itself(caplog):
+class InFront(Outside):
+    """Reads it in front of the layer."""
+
+    def forward(self, x):
+        size = self.enter.weight.norm() if float(x.detach().sum()) < 1e9 else 0
+        return self.leave(torch.tanh(self.enter(x * size)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Outside, "outside its output"), (InFront, "in front")]
+)
+def test_a_weight_that_acts_elsewhere_is_probed_itself_agrees(kind, words, caplog):
     _, objective = case("mlp")
     torch.manual_seed(1)
-    net = Outside().double()
+    net = kind().double()
     found = unitwise(UnitOracle(net, objective), mu=MU)
-    plain = cge(WeightOracle(net, objective, stacked=False), mu=MU)
-    torch.testing.assert_close(found.gradient, plain.gradient, rtol=0, atol=1e-6)
-    assert found.queries > 72
+    assert found.queries == 78 + 3 + 1
+    assert f"units of enter.weight: its weight acts {words}" in caplog.text
+    torch.testing.assert_close(found.gradient, exact(net, objective), rtol=0, atol=2e-6)
+
+
+def test_a_wrong_rule_is_found(monkeypatch, caplog):
+    net, objective = case("group norms")
+    right = units.weight_gradient
+    monkeypatch.setattr(
+        unit_checks, "weight_gradient", lambda *given: right(*given[:2], 0.9 * given[2])
+    )
+    found = unitwise(UnitOracle(net, objective, 4), mu=MU)
+    assert "its gradient does not follow from its input" in caplog.text
+    assert found.queries == sum(p.numel() for p in net.parameters()) + 1
+    torch.testing.assert_close(found.gradient, exact(net, objective), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("faulty", [lambda self, y: y.add_(1e-3), lambda self, y: 1 / 0])
+def test_wrong_stacked_units_are_found(monkeypatch, caplog, faulty):
+    net, objective = case("group norms")
+    monkeypatch.setattr(UnitChange, "_add_steps", faulty)
+    found = unitwise(UnitOracle(net, objective, 4), mu=MU)
+    assert "stacked units differ from single ones" in caplog.text or "ZeroDivision" in caplog.text
+    assert found.queries == sum(p.numel() for p in net.parameters()) + 1
+    torch.testing.assert_close(found.gradient, exact(net, objective), rtol=0, atol=1e-6)
+
+
+def test_it_is_examined_again_at_some_gradients_exact():
+    net, objective = case("mlp")
+    oracles = WeightOracles(4, make=UnitOracle)
+    checking = [unitwise(oracles(net, objective), mu=MU).checking for _ in range(9)]
+    assert [n + 1 for n, queries in enumerate(checking) if queries] == [1, 4, 8]
 
 
 class Doubled(nn.Linear):

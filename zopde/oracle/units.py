@@ -143,7 +143,7 @@ class UnitOracle(WeightOracle):
         steps = torch.full((len(units),), mu, dtype=torch.float64)
         with self._by_units.at_these_weights():
             losses = in_passes(self._chunks, units, steps, self._pass_of_units)
-        return torch.cat(losses) if losses else torch.zeros(0, self._batch)
+        return torch.cat(losses) if losses else self._losses.new_zeros(0, self._batch)
 
     def from_units(
         self, units: Int[Tensor, " n"], slopes: Float[Tensor, "n batch"]

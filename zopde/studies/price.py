@@ -42,10 +42,10 @@ class Price:
 def seconds_of_a_probe(
     ask: Callable[[Tensor, float], Tensor], passes: list[Tensor], mu: float
 ) -> float:
-    """Time of one probe of `ask`, a method `coordinates` of an oracle or its like: the mean over samples that are spread over all passes alike.
+    """Time of one probe, the mean over samples that are spread over all passes alike.
 
-    A probe of a late layer costs a fraction of an early one's. `passes` are the coordinates of each
-    pass.
+    A probe of a late layer costs a fraction of an early one's. `ask` is `coordinates` of an oracle,
+    or `units`, and `passes` are the coordinates, or the units, of each pass.
     """
     ask(passes[0], mu)  # makes what all passes share
     stride = max(1, len(passes) // _PASSES)
