@@ -77,7 +77,7 @@ def unitwise(
         >>> from zopde.training import CrossEntropy
         >>> from zopde.zo import unitwise
         >>> _ = torch.manual_seed(0)
-        >>> net = torch.nn.Linear(50, 2).double()
+        >>> net = torch.nn.Sequential(torch.nn.Linear(50, 2)).double()
         >>> loss = CrossEntropy(torch.randn(8, 50).double(), torch.randint(2, (8,)))
         >>> unitwise(UnitOracle(net, loss)).queries  # in place of 103
         3
