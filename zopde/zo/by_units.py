@@ -52,9 +52,9 @@ def unitwise(
     `indices`; the latter are probed as `cge` does.
 
     Bias: as `cge`, in the pre-activations: mu times half the second derivative. Round-off adds
-    about eps |l_s| / mu to each slope, and one unit's slope in one sample is small: in float32 a mu
-    of 1e-2 is often better than the 1e-3 that weights want. Queries: forward n + m + 1, central 2 (n + m) + 1, for n
-    units and m weights. Randomness: none.
+    about eps |l_s| / mu to each slope, and one unit's slope in one sample is small: in float32, a
+    mu that suits weights may be too small (docs/results.md has a case). Queries: forward n + m + 1,
+    central 2 (n + m) + 1, for n units and m weights. Randomness: none.
 
     Args:
         oracle: Moves weights and units; a `zopde.oracle.UnitOracle`.
