@@ -23,6 +23,7 @@ __all__ = [
     "Network",
     "Objective",
     "Oracle",
+    "PerSample",
     "ReferenceSolver",
     "Scenario",
     "Seeded",
@@ -323,6 +324,25 @@ class Objective(Protocol):
 
         Returns:
             One loss per probe.
+        """
+
+
+@runtime_checkable
+class PerSample(Protocol):
+    """An objective that also tells the loss of each sample; `zopde.oracle.UnitOracle` needs it.
+
+    The objective itself is then the mean of these over the batch, and the network is called once.
+    """
+
+    def per_sample(self, network: Network, num_probes: int) -> Float[Tensor, "num_probes batch"]:
+        """Evaluate every probe, one loss per sample.
+
+        Args:
+            network: As an `Objective` gets it.
+            num_probes: How many probes lie side by side.
+
+        Returns:
+            (num_probes, batch): entry (p, s) depends on no other sample than s.
         """
 
 

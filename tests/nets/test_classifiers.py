@@ -44,3 +44,17 @@ def test_a_shortcut_pads_as_many_channels_in_front_as_behind_exact():
 def test_sizes_that_are_none_raises(depth, width):
     with pytest.raises(InputError):
         CifarResNet(3, 10, depth, width)
+
+
+@pytest.mark.parametrize("make", [SmallCNN, CifarResNet])
+def test_group_norms_take_the_place_of_batch_norms_exact(make):
+    sizes = {"width": 8} if make is CifarResNet else {"depth": 2, "width": 8}
+    plain, grouped = make(3, 10, **sizes), make(3, 10, **sizes, groups=4)
+    kinds = [type(module).__name__ for module in plain.modules()]
+    swapped = [kind.replace("BatchNorm2d", "GroupNorm") for kind in kinds]
+    assert [type(module).__name__ for module in grouped.modules()] == swapped
+    assert Coordinates(grouped).total == Coordinates(plain).total
+    images = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(grouped(images)[:1], grouped(images[:1]))
+    with pytest.raises(InputError, match=r"groups.*divisor of 8"):
+        make(3, 10, **sizes, groups=3)

@@ -27,6 +27,11 @@ class SmallCNN(nn.Module):
         classes: How many there are.
         depth: Levels; each halves the image.
         width: Channels of every level.
+        groups: Of channels that are normalised together, by GroupNorm; it keeps samples apart. 0:
+            BatchNorm.
+
+    Raises:
+        InputError: If the width cannot be divided by the groups.
 
     Example:
         >>> from zopde.nets import SmallCNN
@@ -34,10 +39,12 @@ class SmallCNN(nn.Module):
         [730, 3700, 12610]
     """
 
-    def __init__(self, in_channels: int, classes: int, depth: int = 1, width: int = 18) -> None:
+    def __init__(
+        self, in_channels: int, classes: int, depth: int = 1, width: int = 18, groups: int = 0
+    ) -> None:
         super().__init__()
         sizes = [in_channels] + [width] * depth
-        self.levels = nn.Sequential(*(_level(before, after) for before, after in pairwise(sizes)))
+        self.levels = nn.Sequential(*(_level(*pair, groups) for pair in pairwise(sizes)))
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch classes"]:
@@ -48,9 +55,17 @@ class SmallCNN(nn.Module):
         return logits
 
 
-def _level(before: int, after: int) -> nn.Sequential:
+def _level(before: int, after: int, groups: int) -> nn.Sequential:
     convolution = nn.Conv2d(before, after, 3, padding=1)
-    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(convolution, _norm(after, groups), nn.ReLU(), nn.MaxPool2d(2))
+
+
+def _norm(channels: int, groups: int) -> nn.Module:
+    """GroupNorm, or BatchNorm for 0 groups."""
+    if groups and channels % groups:
+        expected = f"a divisor of {channels} channels, or 0 for BatchNorm"
+        raise InputError("groups", got=groups, expected=expected)
+    return nn.GroupNorm(groups, channels) if groups else nn.BatchNorm2d(channels)
 
 
 @final
@@ -69,9 +84,10 @@ class CifarResNet(nn.Module):
         classes: How many there are.
         depth: 20, 32, 44, 56, ...
         width: Channels of the first stage, even.
+        groups: As in `SmallCNN`.
 
     Raises:
-        InputError: If the depth is not 6 n + 2, or the width is odd.
+        InputError: If the depth is not 6 n + 2, the width is odd, or the groups do not divide it.
 
     Example:
         >>> from zopde.nets import CifarResNet
@@ -79,7 +95,9 @@ class CifarResNet(nn.Module):
         269722
     """
 
-    def __init__(self, in_channels: int, classes: int, depth: int = 20, width: int = 16) -> None:
+    def __init__(
+        self, in_channels: int, classes: int, depth: int = 20, width: int = 16, groups: int = 0
+    ) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise InputError("depth", got=depth, expected="6 n + 2: 20, 32, 44, 56, ...")
@@ -87,11 +105,11 @@ class CifarResNet(nn.Module):
             raise InputError("width", got=width, expected="an even number >= 2")
         blocks = (depth - 2) // 6
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = _norm(width, groups)
         self.stages = nn.Sequential(
-            stage(width, width, blocks),
-            stage(width, 2 * width, blocks),
-            stage(2 * width, 4 * width, blocks),
+            stage(width, width, blocks, groups),
+            stage(width, 2 * width, blocks, groups),
+            stage(2 * width, 4 * width, blocks, groups),
         )
         self.head = nn.Linear(4 * width, classes)
         for module in self.modules():
@@ -107,16 +125,16 @@ class CifarResNet(nn.Module):
 
 @final
 class _Block(nn.Module):
-    """relu(x' + BatchNorm(conv(relu(BatchNorm(conv(x)))))), x' the shortcut."""
+    """relu(x' + norm(conv(relu(norm(conv(x)))))), x' the shortcut."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, groups: int = 0) -> None:
         super().__init__()
         self._missing = (after - before) // 2
         stride = 2 if self._missing else 1
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(after)
+        self.norm1 = _norm(after, groups)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(after)
+        self.norm2 = _norm(after, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
@@ -125,6 +143,7 @@ class _Block(nn.Module):
         return torch.relu(residual + x)
 
 
-def stage(before: int, after: int, blocks: int) -> nn.Sequential:
+def stage(before: int, after: int, blocks: int, groups: int = 0) -> nn.Sequential:
     """Residual blocks in a row; the first changes `before` to `after` channels, if they differ."""
-    return nn.Sequential(_Block(before, after), *(_Block(after, after) for _ in range(blocks - 1)))
+    later = (_Block(after, after, groups) for _ in range(blocks - 1))
+    return nn.Sequential(_Block(before, after, groups), *later)

@@ -4,11 +4,13 @@ from zopde.oracle.by_objective import WeightOracles
 from zopde.oracle.chunks import peak_bytes
 from zopde.oracle.coordinates import relative_mu
 from zopde.oracle.executor import ExecutorOracle
+from zopde.oracle.units import UnitOracle
 from zopde.oracle.weights import WeightOracle
 from zopde.oracle.workers import WorkerPool
 
 __all__ = [
     "ExecutorOracle",
+    "UnitOracle",
     "WeightOracle",
     "WeightOracles",
     "WorkerPool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,20 +39,22 @@ class Price:
     tuning: int = 0  # solver steps that find the learning rate, with those of the validation
 
 
-def seconds_of_a_probe(oracle: Oracle, passes: list[Tensor], mu: float) -> float:
-    """Time of one coordinate probe, the mean over samples that are spread over all passes alike.
+def seconds_of_a_probe(
+    ask: Callable[[Tensor, float], Tensor], passes: list[Tensor], mu: float
+) -> float:
+    """Time of one probe, the mean over samples that are spread over all passes alike.
 
-    A probe of a late layer costs a fraction of an early one's. `passes` are the coordinates of each
-    pass.
+    A probe of a late layer costs a fraction of an early one's. `ask` is `coordinates` of an oracle,
+    or `units`, and `passes` are the coordinates, or the units, of each pass.
     """
-    oracle.coordinates(passes[0], mu)  # makes what all passes share
+    ask(passes[0], mu)  # makes what all passes share
     stride = max(1, len(passes) // _PASSES)
     seconds, probes = 0.0, 0
     # Middle of the stretches first: one sample may well be all.
     for start in [*range(stride // 2, stride), *range(stride // 2)]:
         sample = torch.cat(passes[start::stride])
         began = time.perf_counter()
-        oracle.coordinates(sample, mu).sum().item()  # a GPU has answered only now
+        ask(sample, mu).sum().item()  # a GPU has answered only now
         seconds += time.perf_counter() - began
         probes += len(sample)
         if seconds > _ENOUGH:

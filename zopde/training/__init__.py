@@ -5,6 +5,7 @@ from zopde.training.descent import Backprop, Gradient, GradientSource, Optimise,
 from zopde.training.ensemble import EnsembleKalman, HasResiduals
 from zopde.training.forward import ForwardGradient
 from zopde.training.gradients import (
+    ByUnits,
     CrossEntropy,
     EvolutionStrategy,
     Masked,
@@ -22,6 +23,7 @@ from zopde.training.validation import Validation
 
 __all__ = [
     "Backprop",
+    "ByUnits",
     "Callback",
     "CrossEntropy",
     "EnsembleKalman",

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from zopde.contracts import Network, Objective, Oracle, ask_shared
-from zopde.oracle import relative_mu
+from zopde.oracle import UnitOracle, relative_mu
 from zopde.oracle.coordinates import Coordinates, check_flat, from_reals, reals
 from zopde.oracle.norms import uses_batch_statistics
 from zopde.seeding import generator
 from zopde.sparsity import Masks
 from zopde.training.descent import Gradient, GradientSource
-from zopde.zo import cge, es, rge
+from zopde.zo import cge, es, rge, unitwise
 from zopde.zo.cge import Failed, Scheme
 from zopde.zo.evolution import Shaping
 from zopde.zo.rge import Combine
@@ -70,6 +70,32 @@ class ZerothOrder:
         oracle.set_gradient(estimate.gradient)
         if estimate.unknown is not None:
             active = active & ~estimate.unknown.to(active.device)
+        loss = _number(estimate.loss)
+        return Gradient(loss, estimate.queries, active, checked=dict(oracle.checked))
+
+
+@final
+@dataclass(frozen=True)
+class ByUnits:
+    """Estimates gradients by units where a layer has fewer than active weights.
+
+    See `zopde.zo.unitwise`.
+    """
+
+    masks: Masks  # as in `ZerothOrder`, which weights an iteration asks for
+    mu: float  # finite-difference step, in the units of weights and of pre-activations
+    scheme: Scheme  # "forward" or "central"
+    # (network, objective) -> what moves weights and units: a `zopde.oracle.UnitOracle`
+    oracle_at: Callable[[nn.Module, Objective], UnitOracle]
+
+    def __call__(self, network: nn.Module, objective: Objective, iteration: int) -> Gradient:
+        """A query for every unit or weight that is moved, and one for the base."""
+        active = self.masks.mask(iteration)
+        oracle = self.oracle_at(network, objective)
+        oracle.at(iteration)
+        check_flat("mask", active, oracle.num_coordinates)
+        estimate = unitwise(oracle, active.nonzero().flatten(), self.mu, self.scheme)
+        oracle.set_gradient(estimate.gradient)
         loss = _number(estimate.loss)
         return Gradient(loss, estimate.queries, active, checked=dict(oracle.checked))
 
@@ -204,8 +230,12 @@ class CrossEntropy:
 
     def __call__(self, network: Network, num_probes: int) -> Float[Tensor, " num_probes"]:
         """One loss per probe; see `zopde.contracts.Objective`."""
+        return self.per_sample(network, num_probes).mean(dim=1)
+
+    def per_sample(self, network: Network, num_probes: int) -> Float[Tensor, "num_probes batch"]:
+        """One loss per probe and image; see `zopde.contracts.PerSample`."""
         logits = ask_shared(network, num_probes, self.x)
         # With the classes in front, states side by side are one long vector per class.
         labels = self.labels.repeat(num_probes)[None]
         losses = F.cross_entropy(logits.t()[None], labels, reduction="none")
-        return losses.view(num_probes, -1).mean(dim=1)
+        return losses.view(num_probes, -1)

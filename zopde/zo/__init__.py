@@ -3,6 +3,7 @@
 Without a gradient: ensemble Kalman inversion, from what an ensemble of weights predicts.
 """
 
+from zopde.zo.by_units import unitwise
 from zopde.zo.cge import cge
 from zopde.zo.estimate import Estimate
 from zopde.zo.evolution import es, low_rank
@@ -19,4 +20,5 @@ __all__ = [
     "misfit_variance",
     "refilled",
     "rge",
+    "unitwise",
 ]

@@ -15,9 +15,11 @@ from zopde.data.images import Images, per_class
 from zopde.errors import InputError, first_line
 from zopde.identity import content_of_code
 from zopde.memory import check_fits
+from zopde.oracle.unit_checks import check_unmixed
 from zopde.progress import Progress
 from zopde.seeding import generator, global_stream
 from zopde.studies.classifiers import build_classifier
+from zopde.studies.classify.labels import LABELS
 from zopde.studies.classify.settings import ClassificationConfig, QuerySettings
 from zopde.studies.model_file import check_storable, named_network
 from zopde.studies.run import Trainings, records_of
@@ -93,7 +95,10 @@ def open_classification(
 
     per_epoch = batches(0).per_epoch
     new_network = partial(_new_network, network.kind, network.sizes, data, config.run.device)
-    new_network(config.run.seeds[0])  # one that does not suit must be known now
+    made = new_network(config.run.seeds[0])  # one that does not suit must be known now
+    by_queries = any(LABELS[name].gradient == "cge" for name in config.run.methods)
+    if by_queries and config.zo.estimator == "units":
+        check_unmixed(made)
     return Opened(
         images,
         network.kind,

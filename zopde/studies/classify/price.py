@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from zopde.contracts import Objective
 from zopde.errors import InputError
+from zopde.oracle import UnitOracle
 from zopde.oracle.coordinates import Coordinates
+from zopde.oracle.norms import uses_batch_statistics
 from zopde.sparsity import LayerMasks
 from zopde.studies.classify.labels import LABELS, Label
 from zopde.studies.classify.open import Opened
@@ -59,8 +61,14 @@ def _probing(
 ) -> tuple[int, float, int]:
     """Queries and seconds of a gradient by queries, and the queries that verify it, each time."""
     queries, workers, rge = opened.queries, opened.workers, label.gradient == "rge"
-    base = median_seconds(lambda: objective(network, 1))  # for the running statistics
+    sides, statistics = 1, any(map(uses_batch_statistics, network.modules()))
+    sides += queries.scheme == "central"
+    alone = statistics + (sides == 1)  # queries that move nothing
+    base = median_seconds(lambda: objective(network, 1))
     active = _active(opened, label, network, place)
+    if queries.estimator == "units" and not rge:
+        count, seconds, checking = _by_units(opened, network, objective, active)
+        return sides * count + 1, base + sides * seconds, checking
     count = queries.directions or len(active) if rge else len(active)
     oracle = workers.oracle_at(queries.chunk, count, place.pool)(network, objective)
     if workers.elsewhere:
@@ -69,8 +77,25 @@ def _probing(
         seconds = seconds_of_directions(oracle, count, 2 * queries.chunk)
     else:
         passes = list(active.split(workers.probes_per_pass(queries.chunk, count)))
-        seconds = count * seconds_of_a_probe(oracle, passes, queries.mu)
-    return count + 2, 2 * base + seconds, sum(oracle.checked.values())
+        seconds = count * seconds_of_a_probe(oracle.coordinates, passes, queries.mu)
+    checking = sum(oracle.checked.values())
+    return sides * count + alone, alone * base + sides * seconds, checking
+
+
+def _by_units(
+    opened: Opened, network: nn.Module, objective: Objective, active: Tensor
+) -> tuple[int, float, int]:
+    """How many units and weights an iteration moves, in how many seconds, and what is examined."""
+    queries = opened.queries
+    oracle = UnitOracle(network, objective, queries.chunk)
+    oracle.samples()  # names the units, and examines them
+    units, weights = oracle.cheaper(active)
+    seconds = 0.0
+    for ask, moved in ((oracle.units, units), (oracle.coordinates, weights)):
+        if len(moved):
+            passes = list(moved.split(queries.chunk))
+            seconds += len(moved) * seconds_of_a_probe(ask, passes, queries.mu)
+    return len(units) + len(weights), seconds, sum(oracle.checked.values())
 
 
 def _active(opened: Opened, label: Label, network: nn.Module, place: Place) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from zopde.errors import InputError
 from zopde.studies import limits
 from zopde.studies.classify.labels import LABELS
 from zopde.studies.settings import ImageSettings, ProbeSettings, check_names, load
@@ -22,6 +23,9 @@ PRESETS = (
 @dataclass(frozen=True)
 class NetworkSettings:
     """The network: "cnn", "resnet", or a module of the user's, and its sizes.
+
+    Those of zopde's own are `depth`, `width`, and `groups`: GroupNorm of so many groups takes the
+    place of BatchNorm, which samples need that do not mix (`zo.estimator = "units"`).
 
     Any other `kind` is a class "package.module:Class" or "file.py:Class", built as
     `Class(in_channels, classes, **sizes)`, that maps (batch, channel, y, x) to logits.
@@ -55,8 +59,13 @@ class QuerySettings:
     with back-propagation takes its exact twin "grasp"). The mask is drawn anew every
     `resample`. `directions` is RGE's q; 0: as many as weights; `combine` says how these
     become a gradient, see `zopde.rge`. `chunk` probes share a pass.
+
+    `estimator` says what CGE and DeepZero move: every weight, or with "units" the pre-activations
+    of layers that have fewer of them than weights; see `zopde.zo.unitwise`. `mu` is then in the
+    units of the pre-activations, too. The run's own process moves units.
     """
 
+    estimator: Literal["weights", "units"] = "weights"
     mu: limits.Difference = 5e-3
     scheme: Literal["forward", "central"] = "forward"
     sparsity: limits.Share = 0.9
@@ -98,6 +107,10 @@ class ClassificationConfig:
 
     def __post_init__(self) -> None:
         check_names("run.methods", self.run.methods, LABELS)
+        if self.zo.estimator == "units" and self.run.probed_by().elsewhere:
+            got, expected = '"units" with workers', "this process alone, which moves units"
+            remedy = "set run.workers=0 and run.executor empty, or zo.estimator to weights"
+            raise InputError("zo.estimator", got=got, expected=expected, remedy=remedy)
 
 
 def load_classification(

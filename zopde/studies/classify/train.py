@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zopde.oracle import UnitOracle, WeightOracles
 from zopde.oracle.coordinates import Coordinates, from_reals, reals
 from zopde.sparsity import FixedMask, LayerMasks, Masks, RandomMasks, Scores, kept_mask
 from zopde.studies.classifiers import StandardisedClassifier, save_classifier
@@ -21,6 +22,7 @@ from zopde.studies.run import Place, total_cost
 from zopde.studies.scores import FILE, Scoring, cost_of, ratios_from, scores_by, tell, write_scoring
 from zopde.training import (
     Backprop,
+    ByUnits,
     Fitted,
     GradientSource,
     Masked,
@@ -166,5 +168,8 @@ def gradient_of(
         directions = RandomDirections(q, *how)
         return RunningStatistics(directions)
     masks = masks or RandomMasks(total, sparsity=0.0, every=1, seed=seed)
+    if queries.estimator == "units":
+        moving = WeightOracles(queries.chunk, make=UnitOracle)
+        return RunningStatistics(ByUnits(masks, queries.mu, queries.scheme, moving))
     oracles = opened.workers.oracle_at(queries.chunk, masks.active, pool)
     return RunningStatistics(ZerothOrder(masks, queries.mu, queries.scheme, oracles))
