@@ -39,9 +39,14 @@ class There(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.tolist:  # torch has none for such a class
+            return args[0].cpu().tolist()
+        if function == torch.Tensor.data.__get__ and not args[0].is_inference():
+            with torch.inference_mode(False):  # what is shared is no new tensor
+                return cls(args[0].here)
         with torch._C.DisableTorchFunctionSubclass():
             answer = function(*args, **(kwargs or {}))
-        if function is torch.Tensor.data.__set__ and isinstance(args[0], There):
+        if function == torch.Tensor.data.__set__ and isinstance(args[0], There):
             args[0].here = args[1].here
         return answer
 
@@ -156,6 +161,7 @@ def set_up():
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("aten", "IMPL")
     _KEPT.append(library)
+    library.impl("_copy_from", lambda source, to, *rest: _written(to, source, *rest), "PrivateUse1")
     for name, function in _factories():
         try:
             library.impl(name, _made(function), "PrivateUse1")
