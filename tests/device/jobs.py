@@ -14,9 +14,6 @@ import networks
 from zopde import WeightOracle, cge, load_classification, run_classification
 from zopde.studies.correct import load_config, run_correction
 
-LENGTHS = ["2 iterations", "6 iterations"]
-"""Two runs that differ in nothing but four iterations: what an iteration asks is the difference."""
-
 CLASSIFY = [
     "network.sizes={depth=1,width=4}",
     "training.batch=480",

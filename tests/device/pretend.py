@@ -41,9 +41,6 @@ class There(torch.Tensor):
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         if function is torch.Tensor.tolist:  # torch has none for such a class
             return args[0].cpu().tolist()
-        if function == torch.Tensor.data.__get__ and not args[0].is_inference():
-            with torch.inference_mode(False):  # what is shared is no new tensor
-                return cls(args[0].here)
         with torch._C.DisableTorchFunctionSubclass():
             answer = function(*args, **(kwargs or {}))
         if function == torch.Tensor.data.__set__ and isinstance(args[0], There):
@@ -116,6 +113,9 @@ def _run(function, args, kwargs):
     COUNTS["reads"] += _waits(name, args, values)
     args_here, kwargs_here = _pytree.tree_unflatten([_here(v) for v in values], form)
     answer = function(*args_here, **kwargs_here)
+    if function.is_view and not args[0].is_inference():
+        with torch.inference_mode(False):  # a view of a tensor is one of its kind
+            return _pytree.tree_map(_there, answer)
     written = [
         args[place] if place < len(args) else kwargs.get(argument.name)
         for place, argument in enumerate(function._schema.arguments)
