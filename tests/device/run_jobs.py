@@ -31,6 +31,7 @@ if __name__ == "__main__":
             found = run(*line)
         except Exception:
             found = {"error": traceback.format_exc()}
-        print(json.dumps({"job": line, **found}), flush=True)
+        sys.stdout.write(json.dumps({"job": line, **found}) + "\n")
+        sys.stdout.flush()
     # torch's thread for gradients ends with an error where a backend in Python was used.
     os._exit(0)
