@@ -50,7 +50,7 @@ def unchanged(network: nn.Module) -> Iterator[None]:
         before.append((module, dict(own), dict(module._buffers)))
         if module._buffers:
             module._buffers.update({n: _copied(v, memo) for n, v in module._buffers.items()})
-        written = {n: v for n, v in own.items() if type(v) is Tensor}
+        written = {n: v for n, v in own.items() if _is_plain(v)}
         if not type(module).__module__.startswith("torch.nn."):  # those write tensors alone
             written |= {n: own[n] for n in own.keys() - _MODULE}
         own.update({n: _copied(v, memo) for n, v in written.items()})
@@ -67,6 +67,11 @@ def unchanged(network: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor, of whatever class a device has, and no parameter."""
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+
+
 def _copied(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
     """A copy of what can be written to; parameters, modules and all else are the same objects.
 
@@ -75,7 +80,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
     if id(value) in memo:
         return memo[id(value)]
     copied = value
-    if type(value) is Tensor:
+    if _is_plain(value):
         copied = value.clone()
     elif isinstance(value, list | deque):
         memo[id(value)] = copied = copy.copy(value)  # it may hold itself
