@@ -22,7 +22,7 @@ _OWN = {"correct": "solver", "classify": "network", "defend": "defence", "certif
 Changes = dict[str, str]
 _CHUNK = "chunk.txt"
 # An injection decides the preset's labels and start, so it is laid over the preset first.
-_DECIDES = ("corrector.inject", "after")
+_DECIDES = "corrector.inject"
 _OPTION = {"images": "max-images"}  # where a setting and its option differ
 
 
@@ -144,17 +144,22 @@ def _each(value: Any) -> Sequence[Any]:  # noqa: ANN401
 
 
 def _changes(run: FoundRun, preset: str) -> Changes:
-    decisive, usual = _DECIDES
-    value = look_up(run.settings, decisive)
-    changes = {} if value in (None, usual) else {decisive: literal(value)}
     subject = {run.study.subject: literal(run.subject)} if run.study.subject else {}
-    laid_over = [f"{name}={text}" for name, text in (subject | changes).items()]
-    assert run.study.load is not None
-    default = dotted(as_tree(run.study.load(preset, None, laid_over)))
+    default, changes = _loaded(run, preset, subject), Changes()
+    decisive = look_up(run.settings, _DECIDES)
+    if decisive not in (None, default.get(_DECIDES)):
+        changes[_DECIDES] = literal(decisive)
+        default = _loaded(run, preset, subject | changes)
     for name, value in dotted(run.settings).items():
         if name != run.study.subject and default.get(name) != value:
             changes[name] = literal(value)
     return changes
+
+
+def _loaded(run: FoundRun, preset: str, laid_over: Changes) -> Tree:
+    assert run.study.load is not None
+    texts = [f"{name}={text}" for name, text in laid_over.items()]
+    return dotted(as_tree(run.study.load(preset, None, texts)))
 
 
 def dotted(tree: Tree) -> Tree:
