@@ -122,9 +122,9 @@ def _dry_run(study: Any, settings: Any, folder: Path, as_json: bool) -> None:  #
 
 
 def preset_names(study: str, incomplete: str = "") -> Iterator[str]:
-    """Names of a study's presets, for the shell to complete; the study is not loaded."""
-    folder = files("zopde") / "studies" / study / "presets"
-    names = sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.is_file())
+    """Names of a study's presets, also of those that one solver has; the study is not loaded."""
+    folder = Path(str(files("zopde") / "studies" / study / "presets"))
+    names = sorted({file.stem for file in folder.rglob("*.toml")})
     return (name for name in names if name.startswith(incomplete))
 
 
