@@ -62,8 +62,8 @@ def refused(tmp_path, tiny, toy_spec, monkeypatch):
 )
 def test_cells_that_do_not_divide_the_fine_ones_raise(refused, solver, coarse):
     fine = [289] if solver == "heat-mesh" else [64] * len(coarse)
-    interface = "interface.way=identity"
-    line = refused(solver, f"data.coarse={coarse}", f"data.fine={fine}", interface)
+    simple = "interface.way=identity", "corrector.every=1"
+    line = refused(solver, f"data.coarse={coarse}", f"data.fine={fine}", *simple)
     assert line.startswith("data.coarse: ")
 
 
