@@ -270,7 +270,7 @@ class UnrolledObjective:
         weights = getattr(self._grid, "cell_weights", None)
         if weights is not None:  # to count w-fold is to have a scale smaller by the root of w
             self._scale = self._scale / weights.to(scale).sqrt()
-        missing = window.targets.isnan()
+        missing = filled(self._grid, window.targets).isnan()  # land is never measured
         self._missing = missing if bool(missing.any()) else None
         if self._missing is not None:  # the rest counts the more
             there = (~missing).to(scale) * (1.0 if weights is None else weights.to(scale))
