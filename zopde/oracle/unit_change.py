@@ -22,7 +22,7 @@ class UnitChange(LayerChange):
             self._space, last = shape[:-1], shape[-1]
             self.channels, self._pixels = block.positions % last, block.positions // last
         else:
-            self._space, size = shape[1:], max(1, torch.Size(shape[1:]).numel())
+            self._space, size = shape[1:], torch.Size(shape[1:]).numel()
             self.channels, self._pixels = block.positions // size, block.positions % size
 
     def of_probes(self, x: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ def _probing(
 ) -> tuple[int, float, int]:
     """Queries and seconds of a gradient by queries, and the queries that verify it, each time."""
     queries, workers, rge = opened.queries, opened.workers, label.gradient == "rge"
-    sides, statistics = 1, any(map(uses_batch_statistics, network.modules()))
-    sides += queries.scheme == "central"
+    sides = 2 if queries.scheme == "central" else 1
+    statistics = any(map(uses_batch_statistics, network.modules()))  # a forward of their own
     alone = statistics + (sides == 1)  # queries that move nothing
     base = median_seconds(lambda: objective(network, 1))
     active = _active(opened, label, network, place)
