@@ -63,7 +63,7 @@ def _level(before: int, after: int, groups: int) -> nn.Sequential:
 def _norm(channels: int, groups: int) -> nn.Module:
     """GroupNorm, or BatchNorm for 0 groups."""
     if groups and channels % groups:
-        expected = f"a divisor of {channels} channels, or 0 for BatchNorm"
+        expected = f"a divisor of {channels} channels; without it there is BatchNorm"
         raise InputError("groups", got=groups, expected=expected)
     return nn.GroupNorm(groups, channels) if groups else nn.BatchNorm2d(channels)
 

@@ -24,7 +24,7 @@ _STEP = 3.0  # of a unit, in the root mean square of its layer's output
 _ROUND_OFF = 100.0  # in units of eps, what a loss behind many layers may be off by
 
 REMEDY = (
-    "take GroupNorm in its place (network.sizes.groups=8 in `zopde classify`) or norms in eval "
+    "take GroupNorm in its place (network.sizes.groups=2 in `zopde classify`) or norms in eval "
     "mode, or probe weights"
 )
 
